@@ -1,0 +1,183 @@
+"""Every setting of every command, with its default: frozen values, filled from TOML, flags and `--set`.
+
+The field's names are the keys that users type; a comment behind a field is its help text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Divergence = Literal["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation"]
+SourceKind = Literal["offline", "online-teacher", "online-student", "mixture"]
+TargetKind = Literal["dense", "top-k", "sampled"]
+DTypeName = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSettings:
+    path: str = ""  # JSONL or Parquet with prompt and optional response, or a directory written by generate
+    max_prompt_tokens: int = 1024  # longer prompts are dropped or cut, see on_long
+    max_response_tokens: int = 128  # longer responses are cut (and lose their EOS)
+    on_long: Literal["drop", "cut"] = "drop"  # what happens to a prompt beyond its maximum
+    on_bad_line: Literal["stop", "skip"] = "stop"  # unreadable lines: stop with the place, or skip and count
+    limit: int = 0  # use the first so many prompts; 0: all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchitectureSettings:
+    """A native decoder trained from scratch."""
+
+    hidden_size: int = 128
+    num_layers: int = 2
+    num_heads: int = 4
+    num_kv_heads: int = 0  # 0: as many as num_heads
+    intermediate_size: int = 0  # 0: 8/3 of hidden_size, rounded up to a multiple of 16
+    max_positions: int = 256
+    tie_head: bool = False
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerSettings:
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 20
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip_norm: float = 1.0  # 0: no clipping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingSettings:
+    temperature: float = 1.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    greedy: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossSettings:
+    divergence: Divergence = "forward_kl"
+    beta: float = 0.5  # jsd: M = β·P_teacher + (1−β)·P_student; the scale falls with β towards 0 and 1
+    skew: float = 0.1  # skewed_kl: KL(teacher ‖ skew·teacher + (1−skew)·student)
+    temperature: float = 1.0  # both distributions at T, loss (and so gradient) times T²
+    ce_weight: float = 0.0  # adds ce_weight · cross-entropy on the response tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSettings:
+    kind: SourceKind = "offline"
+    online_fraction: float = 0.5  # mixture: share of every batch that is written afresh
+    online_by: Literal["teacher", "student"] = "teacher"  # mixture: who writes that share
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSettings:
+    count: int = 12  # evaluations per run beside the one at step 0
+    spacing: Literal["log", "linear"] = "log"  # evenly in log(step) or in step
+    batch_size: int = 64
+    student_samples: bool = True  # also sample the student afresh (fixed seed) at every evaluation
+    bootstrap: int = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSettings:
+    every_steps: int = 0  # 0: only at evaluations and at the end
+    keep: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SftSettings:
+    out: Path = Path("runs/sft")
+    model: str = ""  # directory to start from; empty: a new native decoder from `architecture`
+    tokenizer: str = ""  # with a new decoder: directory with tokenizer.json, or empty to train one
+    tokenizer_size: int = 1024  # size of a tokenizer trained on the data
+    architecture: ArchitectureSettings = field(default_factory=ArchitectureSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    validation_fraction: float = 0.05  # share of prompts (by hash of id) kept for validation; 0: none
+    epochs: int = 8
+    batch_size: int = 32
+    optimizer: OptimizerSettings = field(
+        default_factory=lambda: OptimizerSettings(learning_rate=1.5e-3, schedule="cosine", warmup_steps=50)
+    )
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    seed: int = 0
+    dtype: DTypeName = "auto"
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateSettings:
+    out: Path = Path("responses")
+    model: str = ""
+    data: DataSettings = field(default_factory=DataSettings)
+    samples: int = 1  # responses per prompt: the generation budget
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    batch_size: int = 256
+    seed: int = 0
+    dtype: DTypeName = "auto"
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSettings:
+    out: Path = Path("cache")
+    teacher: str = ""
+    data: DataSettings = field(default_factory=DataSettings)
+    kind: TargetKind = "top-k"
+    top_k: int = 64
+    sampled: int = 16  # ids per token with kind = sampled
+    temperatures: tuple[float, ...] = ()  # also keep the log-tail at these T (top-k)
+    generate: bool = False  # write the responses with the teacher and score them in the same pass
+    samples: int = 1
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    epochs: int = 1  # planned passes over the cache: the recommended kind depends on it
+    batch_size: int = 32
+    shard_tokens: int = 1 << 20
+    shard_bytes: int = 1 << 28
+    seed: int = 0
+    dtype: DTypeName = "auto"
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillSettings:
+    out: Path = Path("runs/distill")
+    student: str = ""
+    teacher: str = ""  # a live teacher; needed for online-teacher and online-student
+    cache: str = ""  # targets from a cache instead of a live teacher
+    data: DataSettings = field(default_factory=DataSettings)  # prompts (and offline responses) without a cache
+    oracle: str = ""  # for the golden metric
+    bank: str = ""  # a frozen bank of held-out prompts; empty: no evaluation
+    source: SourceSettings = field(default_factory=SourceSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    epochs: int = 1
+    steps: int = 0  # stop after so many optimizer steps; 0: after `epochs`
+    batch_size: int = 32  # sequences per optimizer step over all ranks
+    micro_batch_size: int = 0  # sequences per forward; 0: batch_size (no gradient accumulation)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    profile: bool = False  # log the time split: data, forward, loss, backward, optimizer
+    seed: int = 0
+    dtype: DTypeName = "auto"
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateSettings:
+    out: Path = Path("evaluation.json")
+    student: str = ""
+    teacher: str = ""
+    oracle: str = ""
+    bank: str = ""  # directory of a frozen bank, or a JSONL of prompts from which one is made beside `out`
+    data: DataSettings = field(default_factory=DataSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    seed: int = 0
+    dtype: DTypeName = "auto"
+    device: str = "auto"
