@@ -67,3 +67,9 @@ class Preempted(ThackError):
     """Stopped cleanly at a step boundary after a signal: run the same command again."""
 
     exit_code = 75
+
+
+class Interrupted(ThackError):
+    """Stopped by Ctrl-C, with what was done so far kept: run the same command again."""
+
+    exit_code = 130

@@ -1,0 +1,5 @@
+"""Settings: frozen values, read strictly from TOML files, `--set` and flags."""
+
+from thack.config.strict import describe, from_dict, load, to_dict, to_toml
+
+__all__ = ["describe", "from_dict", "load", "to_dict", "to_toml"]

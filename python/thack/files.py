@@ -1,0 +1,191 @@
+"""Files that are whole or absent: atomic writes, atomic directories, content fingerprints, claimed outputs.
+
+Every write goes to a temporary name in the same directory, is fsynced, renamed, and the directory is
+fsynced: a reader, or a machine that loses power, sees the old file or the new one, never a part. Modes
+follow the umask, as a file written by `open` would.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from thack.errors import DataError, ThackError, UsageError
+
+MARKER = "thack.json"  # names what a directory written by thack holds
+
+_ADVICE = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "disk quota exceeded",
+    errno.EACCES: "permission denied",
+    errno.EROFS: "read-only file system",
+    errno.ENOTDIR: "a part of this path is a file",
+}
+
+
+@contextmanager
+def explained(path: Path | str) -> Iterator[None]:
+    """Turn the operating system's refusals to write `path` into errors a user can act on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _ADVICE:
+            raise
+        hint = "nothing is lost: free space and run the same command again"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise ThackError(
+            f"cannot write {path}: {_ADVICE[error.errno]}",
+            hint=hint if full else "choose another --out, or change its permissions",
+        ) from error
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make renames inside `directory` durable; file systems that cannot do that are left alone."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`, atomically and durably."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    with explained(path):
+        try:
+            descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    fsync_directory(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of the UTF-8 encoding."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, obj: object) -> None:
+    """Write `obj` for people: indented, keys in their order, one newline at the end; no NaN."""
+    write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def canonical_json(obj: object) -> bytes:
+    """The one encoding of `obj` to hash or compare: sorted keys, no spaces, UTF-8, no NaN."""
+    text = json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; what cannot be read is a `DataError` that names the file and the place."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path} is a directory, not a JSON file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise DataError(f"{path}: not JSON ({error.msg.lower()} at {place})") from error
+
+
+@contextmanager
+def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary directory beside `path` that becomes `path` if the block succeeds.
+
+    Everything in it is fsynced first. With `replace` an existing directory gives way, else it is an error.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            _fsync_tree(temporary)
+            if replace and path.exists():
+                old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
+                os.rename(path, old)
+                os.rename(temporary, path)
+                shutil.rmtree(old)
+            elif path.exists():
+                raise UsageError(f"{path} already exists")
+            else:
+                os.rename(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    fsync_directory(path.parent)
+
+
+def _fsync_tree(root: Path) -> None:
+    for directory, _, names in os.walk(root):
+        for name in names:
+            with open(Path(directory, name), "rb") as file:
+                os.fsync(file.fileno())
+        fsync_directory(Path(directory))
+
+
+def digest(data: bytes | memoryview | Iterable[bytes | memoryview]) -> str:
+    """`sha256:<hex>` of one buffer, or of the concatenation of several."""
+    state = hashlib.sha256()
+    for part in [data] if isinstance(data, bytes | bytearray | memoryview) else data:
+        state.update(part)
+    return f"sha256:{state.hexdigest()}"
+
+
+def file_digest(path: Path) -> str:
+    """`sha256:<hex>` of a file's content."""
+    with open(path, "rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def directory_kind(directory: Path) -> str | None:
+    """What thack wrote into `directory` ("run", "cache", "responses", ...), or None if it was not thack."""
+    for name in (MARKER, "manifest.json"):
+        with suppress(DataError):
+            content = read_json(directory / name)
+            if isinstance(content, dict) and isinstance(content.get("kind"), str):
+                return str(content["kind"])
+    return None
+
+
+def claim_output(directory: Path, kind: str, resume: bool = True) -> None:
+    """Make `directory` ours for a `kind` of output, or refuse to touch what somebody else put there.
+
+    An empty or absent directory is created and marked. One that holds the same kind is kept, for resuming,
+    unless `resume` is False.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"--out {directory} is a file", hint="give a directory that is new or empty")
+    found = directory_kind(directory) if directory.exists() else None
+    if found is None and directory.exists() and any(directory.iterdir()):
+        names = sorted(entry.name for entry in directory.iterdir())
+        raise UsageError(
+            f"--out {directory} holds files that thack did not write",
+            details=["found: " + ", ".join(names[:5]) + (", …" if len(names) > 5 else "")],
+            hint="give a directory that is new or empty",
+        )
+    if found is not None and found != kind:
+        raise UsageError(f"--out {directory} holds a {found}, not a {kind}", hint="give another directory")
+    if found is not None and not resume:
+        raise UsageError(f"--out {directory} already holds a {kind}", hint="remove it, or give another --out")
+    with explained(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    if found is None:
+        write_json(directory / MARKER, {"kind": kind, "format": 1})

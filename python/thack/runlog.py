@@ -1,0 +1,98 @@
+"""metrics.jsonl: what happened in a run, one JSON object per line, readable while it is being written."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from thack.errors import DataError
+from thack.files import explained, write_bytes
+
+
+class RunLog:
+    """Appends rows to a log; every row is flushed, and a torn last line of a killed run is cut off first."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                _cut_torn_line(path)
+            self._file = open(path, "ab")  # noqa: SIM115 - closed by close()
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one row; numbers that are not finite become null, since JSON has no name for them."""
+        text = json.dumps(_finite(row), ensure_ascii=False, allow_nan=False)
+        with explained(self.path):
+            self._file.write(text.encode() + b"\n")
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Make all rows so far durable: before a checkpoint that counts on them."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All rows of a log. A last line that a killed writer left torn is left out; any other is an error."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist") from error
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):  # no newline behind it
+                break
+            raise DataError(f"{path}:{number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number}: a {type(row).__name__}, not an object")
+        rows.append(row)
+    return rows
+
+
+def truncate_after(path: Path, step: int) -> None:
+    """Drop the rows of later steps than `step`, so that a resumed run writes each row once.
+
+    Rows without a step stay.
+    """
+    if path.exists():
+        kept = [row for row in read(path) if row.get("step", step) <= step]
+        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in kept]
+        write_bytes(path, b"".join(lines))
+
+
+def _cut_torn_line(path: Path) -> None:
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

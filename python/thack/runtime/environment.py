@@ -1,0 +1,97 @@
+"""What a number depends on beside its settings: versions, machine, threads. Kept with every run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from thack.runtime.device import cpu_flags, fast_bf16_flag
+from thack.runtime.ranks import current_rank
+from thack.runtime.threads import limits, threads
+
+_PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "transformers", "matplotlib", "pyarrow")
+
+
+def environment() -> dict[str, Any]:
+    """Plain values, ready for environment.json; nothing that names the user or the machine's paths."""
+    rank = current_rank()
+    return {
+        "thack": version("thack"),
+        "git": _git_revision(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": {name: found for name in _PACKAGES if (found := version(name))},
+        "cpu": cpu_name(),
+        "simd": simd_level(),
+        "bf16": fast_bf16_flag() or "emulated",
+        "threads": threads(),
+        "thread_limits": limits(),
+        "gpus": gpus(),
+        "world_size": rank.world_size,
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
+def version(package: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    if package == "thack":
+        return native_version()
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def native_version() -> str:
+    """The version of the native module, which is the package's: both come from Cargo.toml."""
+    from thack import _thack
+
+    return str(_thack.__version__)
+
+
+def simd_level() -> str:
+    """The vector instructions that the Rust kernels use on this CPU."""
+    from thack import _thack
+
+    return str(_thack.simd_level())
+
+
+def cpu_name() -> str:
+    """The model as the kernel names it."""
+    if platform.system() == "Linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def gpus() -> list[str]:
+    """Names of the GPUs that torch can use, without importing torch if nothing has yet."""
+    if "torch" not in sys.modules and not _may_have_gpu():
+        return []
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.cuda.get_device_name(index) for index in range(count)]
+
+
+def _may_have_gpu() -> bool:
+    return platform.system() != "Linux" or Path("/proc/driver/nvidia").exists() or Path("/dev/kfd").exists()
+
+
+def _git_revision() -> str | None:
+    """The commit of the checkout thack runs from, with + where files differ from it; None when installed."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,89 @@
+"""How many threads this process may use: what the kernel, the container and the scheduler grant.
+
+`os.cpu_count()` counts the machine's cores, also where a container or a Slurm step may use two of them;
+a pool of that size runs several times slower than one of the right size.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from thack.errors import UsageError
+
+
+def limits(environ: Mapping[str, str] = os.environ, cgroups: Path = Path("/sys/fs/cgroup")) -> dict[str, int]:
+    """Every limit that was found, by name; the smallest binds."""
+    found = {"affinity mask": _affinity()}
+    quota = _cgroup_quota(cgroups)
+    if quota is not None:
+        found["cgroup quota"] = quota
+    for name in ("SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS"):
+        value = environ.get(name, "").split(",")[0].strip()
+        if value.isdigit() and int(value) > 0:
+            found[name] = int(value)
+    return found
+
+
+def threads(environ: Mapping[str, str] = os.environ) -> int:
+    """THACK_NUM_THREADS if set, else the smallest of `limits`."""
+    wanted = environ.get("THACK_NUM_THREADS", "").strip()
+    if not wanted:
+        return min(limits(environ).values())
+    if not wanted.isdigit() or int(wanted) < 1:
+        raise UsageError(f"THACK_NUM_THREADS is {wanted!r}", hint="give a whole number, 1 or more, or unset it")
+    return int(wanted)
+
+
+def apply_threads() -> int:
+    """Tell torch, and the Rust pool through its environment variable, how many threads to use."""
+    import torch
+
+    number = threads()
+    os.environ["THACK_NUM_THREADS"] = str(number)
+    torch.set_num_threads(number)
+    return number
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cgroup_quota(root: Path) -> int | None:
+    """CPUs by the tightest cgroup quota on the way up from this process (v2, then v1), rounded up."""
+    quotas = [_v2_quota(folder / "cpu.max") for folder in _own_cgroups(root)]
+    for controller in ("cpu", "cpu,cpuacct"):
+        folder = root / controller
+        quotas.append(_v1_quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"))
+    known = [quota for quota in quotas if quota is not None]
+    return max(1, math.ceil(min(known))) if known else None
+
+
+def _own_cgroups(root: Path) -> list[Path]:
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    own = next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
+    parts = Path(own).parts
+    return [root.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+
+
+def _v2_quota(path: Path) -> float | None:
+    try:
+        quota, period = path.read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _v1_quota(quota_path: Path, period_path: Path) -> float | None:
+    try:
+        quota, period = int(quota_path.read_text()), int(period_path.read_text())
+        return quota / period if quota > 0 and period > 0 else None
+    except (OSError, ValueError):
+        return None
