@@ -1,0 +1,72 @@
+"""Divergences on the whole vocabulary, with the gradient worked out in the forward.
+
+N response tokens, V vocabulary. One [N, V] tensor is kept for the backward: the gradient itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thack.config.settings import Divergence
+from thack.errors import MismatchError
+from thack.losses.formulas import resolve, terms
+
+
+def dense_divergence(
+    student_logits_NV: Tensor,
+    log_probs_NV: Tensor,
+    *,
+    kind: Divergence = "forward_kl",
+    beta: float = 0.5,
+    skew: float = 0.1,
+    temperature: float = 1.0,
+) -> Tensor:
+    """loss_N = T² · Σ_v f(p_v, q_v) in nats, p = softmax(log_probs/T), q = softmax(student_logits/T).
+
+    T² scales loss and gradient together (Hinton et al., arXiv 1503.02531, section 2). Computed in
+    float32 (float64 for float64 logits); the gradient goes to the logits only.
+    """
+    if student_logits_NV.shape != log_probs_NV.shape:
+        raise MismatchError(
+            "student logits and dense target have different shapes",
+            details=(f"student  {tuple(student_logits_NV.shape)}", f"target   {tuple(log_probs_NV.shape)}"),
+        )
+    resolved = resolve(kind, beta, skew, temperature)
+    loss_N: Tensor = _Dense.apply(student_logits_NV, log_probs_NV, resolved, beta, skew, temperature)  # type: ignore[no-untyped-call]
+    return loss_N
+
+
+class _Dense(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits_NV: Tensor,
+        log_p_NV: Tensor,
+        kind: Divergence,
+        beta: float,
+        skew: float,
+        temperature: float,
+    ) -> Tensor:
+        dtype = torch.promote_types(logits_NV.dtype, torch.float32)
+        scaled_NV = logits_NV.to(dtype)
+        log_p_NV = log_p_NV.to(dtype)
+        if temperature != 1:
+            scaled_NV = scaled_NV / temperature
+            log_p_NV = torch.log_softmax(log_p_NV / temperature, dim=1)
+        log_q_NV = torch.log_softmax(scaled_NV, dim=1)
+        f_NV, g_NV = terms(kind, log_p_NV, log_q_NV, beta=beta, skew=skew)
+        loss_N = f_NV.sum(dim=1)
+        if ctx.needs_input_grad[0]:
+            grad_NV = torch.addcmul(g_NV, log_q_NV.exp_(), g_NV.sum(dim=1, keepdim=True), value=-1)
+            # T² from the loss times 1/T from the logits' scale.
+            ctx.save_for_backward(grad_NV.mul_(temperature).to(logits_NV.dtype))
+        return loss_N * temperature**2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_NV,) = ctx.saved_tensors
+        return grad_NV * grad_N.to(grad_NV.dtype).unsqueeze(1), None, None, None, None, None
