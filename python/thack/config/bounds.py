@@ -22,33 +22,27 @@ _SHARE = Rule(lambda value: 0 <= value <= 1, "between 0 and 1")
 _PROPER_SHARE = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
 _SEED = Rule(lambda value: 0 <= value < 1 << 64, "between 0 and 2^64 − 1")
 
-_RULES: dict[str, Rule] = {
-    **dict.fromkeys(
-        (
-            "batch_size", "bootstrap", "epochs", "hidden_size", "keep", "max_positions", "max_prompt_tokens",
-            "max_response_tokens", "num_heads", "num_layers", "sampled", "samples", "shard_bytes", "shard_tokens",
-            "tokenizer_size",
-        ),
-        _COUNT,
+_WORDS = {
+    _COUNT: (
+        "batch_size bootstrap epochs hidden_size keep max_positions max_prompt_tokens max_response_tokens"
+        " num_heads num_layers sampled samples shard_bytes shard_tokens tokenizer_size"
     ),
-    **dict.fromkeys(
-        (
-            "ce_weight", "clip_norm", "count", "every_steps", "intermediate_size", "limit", "micro_batch_size",
-            "num_kv_heads", "steps", "warmup_steps", "weight_decay",
-        ),
-        _NON_NEGATIVE,
+    _NON_NEGATIVE: (
+        "ce_weight clip_norm count every_steps intermediate_size limit micro_batch_size num_kv_heads"
+        " steps top_k warmup_steps weight_decay"
     ),
-    **dict.fromkeys(("learning_rate", "temperature"), _POSITIVE),
-    **dict.fromkeys(("beta", "skew", "online_fraction", "min_p"), _SHARE),
-    **dict.fromkeys(("beta1", "beta2", "dropout", "validation_fraction"), _PROPER_SHARE),
-    "seed": _SEED,
-    "temperatures": Rule(lambda values: all(value > 0 for value in values), "a list of numbers above 0"),
-    "top_k": _NON_NEGATIVE,
-    "top_p": Rule(lambda value: 0 < value <= 1, "above 0 and at most 1"),
-}  # fmt: skip
+    _POSITIVE: "learning_rate temperature",
+    _SHARE: "beta skew online_fraction min_p",
+    _PROPER_SHARE: "beta1 beta2 dropout validation_fraction",
+    _SEED: "seed",
+    Rule(lambda values: all(value > 0 for value in values), "a list of numbers above 0"): "temperatures",
+    Rule(lambda value: 0 < value <= 1, "above 0 and at most 1"): "top_p",
+}
+
+RULES = {name: rule for rule, names in _WORDS.items() for name in names.split()}
 
 
 def out_of_bounds(name: str, value: Any) -> str | None:
     """The words for what `name` accepts, if `value` is not that."""
-    rule = _RULES.get(name)
+    rule = RULES.get(name)
     return None if rule is None or rule.accepts(value) else rule.words

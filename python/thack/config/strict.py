@@ -14,7 +14,6 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -155,7 +154,9 @@ def _collect(
             try:
                 converted = _convert(hint, value)
             except TypeError:
-                problems.append(f"{dotted} = {_show(value)}: must be {_accepts(hint)}{_near(hint, value)}{place}")
+                problems.append(
+                    f"{dotted} = {_show(value)}: must be {_accepts(hint)}{_near(hint, value)}{place}"
+                )
                 continue
             complaint = out_of_bounds(name, converted)
             if complaint:
@@ -185,9 +186,9 @@ def _convert(hint: Any, value: Any) -> Any:
         return float(value)
     if hint is float and isinstance(value, float) and not math.isfinite(value):
         raise TypeError
-    if hint is type(None) and value is None:
+    if value is None and isinstance(None, hint):
         return None
-    if isinstance(value, bool) != (hint is bool) or not isinstance(value, hint):
+    if isinstance(value, bool) != (hint == bool) or not isinstance(value, hint):
         raise TypeError
     return value
 
@@ -235,8 +236,7 @@ def _show(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-@cache
-def _hints(cls: type[Any]) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
@@ -251,7 +251,8 @@ def _required(cls: type[Any]) -> list[Key]:
 
 def _build(cls: type[T], leaves: Mapping[Key, Any], prefix: Key) -> T:
     required = {key[-1]: leaves[(*prefix, *key)] for key in _required(cls) if (*prefix, *key) in leaves}
-    return _replace(cls(**required), leaves, prefix)
+    built: T = _replace(cls(**required), leaves, prefix)
+    return built
 
 
 def _replace(instance: Any, leaves: Mapping[Key, Any], prefix: Key) -> Any:
@@ -317,8 +318,7 @@ def _describe(instance: Any, prefix: str) -> list[Setting]:
     return found
 
 
-@cache
-def _comments(cls: type[Any]) -> dict[str, str]:
+def _comments(cls: Any) -> dict[str, str]:
     """The comment behind each field in the source of `cls`: written once, for readers and for help."""
     import inspect
 

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from thack.runtime.device import cpu_flags, fast_bf16_flag
+from thack.runtime.device import fast_bf16_flag
 from thack.runtime.ranks import current_rank
 from thack.runtime.threads import limits, threads
 

@@ -43,12 +43,14 @@ def _read(environ: Mapping[str, str], names: tuple[str, str, str]) -> Rank:
         raise UsageError("rank variables are not whole numbers", details=pairs)
     rank = Rank(*map(int, values))
     if rank.rank >= rank.world_size:
-        raise UsageError(f"rank {rank.rank} of {rank.world_size}: ranks count from 0", details=[", ".join(names)])
+        raise UsageError(
+            f"rank {rank.rank} of {rank.world_size}: ranks count from 0", details=[", ".join(names)]
+        )
     return rank
 
 
 def master_address(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """Where ranks meet: MASTER_ADDR and MASTER_PORT, else the first node of the Slurm step and a job's port."""
+    """Where ranks meet: MASTER_ADDR and MASTER_PORT, else the step's first node and a port of the job."""
     host = environ.get("MASTER_ADDR") or first_host(environ.get("SLURM_STEP_NODELIST", "")) or "127.0.0.1"
     job = environ.get("SLURM_JOB_ID", "0")
     default = 29500 + (int(job) % 1000 if job.isdigit() else 0)

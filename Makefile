@@ -1,0 +1,107 @@
+# Everything lives in .venv/ (Python) and target/ (Rust) of this checkout; each step leaves a stamp and is
+# done once. Needs CPython >= 3.11, Rust, make and a C compiler, nothing else.
+
+PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p; done) python3)
+BIN := .venv/bin
+STAMPS := .venv/stamps
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv"
+RUST := $(shell find rust -name '*.rs' 2>/dev/null) $(wildcard Cargo.toml Cargo.lock build.rs)
+TESTS ?= tests/python
+WORKERS ?= 2
+
+.DEFAULT_GOAL := install
+.DELETE_ON_ERROR:
+.PHONY: install demo demo-quick test test-rust test-python lint lint-rust lint-python format bench wheel sdist \
+	check-wheel miri clean help
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
+
+install: $(STAMPS)/native ## what the demo needs, in .venv/
+	@echo "installed in .venv/ · next: make demo, or $(BIN)/thack --help"
+
+$(STAMPS)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: \
+	$(PYTHON) is older than 3.11; name another: make PYTHON=python3.12" >&2; exit 2; }
+	@command -v cargo >/dev/null || { echo "error: no cargo; install Rust from https://rustup.rs" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@mkdir -p $(STAMPS) && touch $@
+
+# The packages alone: the extension is built beside them, so that its build sees the same environment.
+$(STAMPS)/packages: pyproject.toml $(STAMPS)/uv
+	$(RUN) $(BIN)/uv pip install --quiet -r pyproject.toml --extra hf --extra plot --extra data 'maturin>=1.9,<2'
+	@touch $@
+
+$(STAMPS)/native: $(RUST) pyproject.toml $(STAMPS)/packages
+	$(RUN) $(BIN)/maturin develop --release --locked --uv --quiet
+	@touch $@
+
+$(STAMPS)/dev: pyproject.toml $(STAMPS)/packages
+	$(RUN) $(BIN)/uv pip install --quiet -r pyproject.toml --extra test --extra lint
+	@touch $@
+
+$(STAMPS)/dist: pyproject.toml $(STAMPS)/packages
+	$(RUN) $(BIN)/uv pip install --quiet -r pyproject.toml --extra dist
+	@touch $@
+
+demo: $(STAMPS)/native ## the controlled experiment at laptop size, ending in a verdict and report.html
+	$(BIN)/thack demo --out runs/demo
+
+demo-quick: $(STAMPS)/native ## the same, small enough for a smoke test
+	$(BIN)/thack demo --quick --out runs/demo-quick
+
+test: lint test-rust test-python ## everything: linters, types, layers, Rust and Python tests
+
+lint: lint-rust lint-python ## formatters in check mode, clippy, ruff, mypy, stubtest, import layers
+
+lint-rust:
+	cargo fmt --check
+	cargo clippy --locked --all-targets --quiet -- -D warnings
+	PYO3_PYTHON="$(CURDIR)/$(BIN)/python" cargo clippy --locked --all-targets --features python --quiet -- -D warnings
+
+lint-python: $(STAMPS)/native $(STAMPS)/dev
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/ruff check --quiet
+	$(RUN) $(BIN)/mypy
+	$(RUN) MYPYPATH=python $(BIN)/stubtest thack._thack
+	$(RUN) $(BIN)/lint-imports
+
+test-rust: ## cargo test, without any Python
+	cargo test --locked --release --quiet
+
+test-python: $(STAMPS)/native $(STAMPS)/dev ## pytest, warnings as errors; TESTS=path runs a part
+	$(RUN) OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -q $(TESTS)
+
+miri: ## the unsafe parts under Miri; needs nightly Rust with miri
+	@if cargo +nightly miri --version >/dev/null 2>&1; then cargo +nightly miri test; \
+	else echo "SKIPPED miri: needs nightly Rust (rustup toolchain install nightly --component miri)"; fi
+
+format: $(STAMPS)/dev ## rewrite sources in the house style
+	cargo fmt
+	$(BIN)/ruff check --quiet --fix
+	$(BIN)/ruff format --quiet
+
+bench: $(STAMPS)/native ## every benchmark; see benches/LOG.md for dated numbers
+	$(RUN) $(BIN)/python benches/run.py
+
+wheel: $(STAMPS)/dist sdist ## dist/*.whl for old glibc (manylinux_2_28) by zig, checked, and the sdist
+	rm -f dist/*.whl
+ifeq ($(shell uname -s),Linux)
+	$(RUN) $(BIN)/maturin build --release --locked --zig --compatibility manylinux_2_28 --out dist
+	$(RUN) $(BIN)/auditwheel show dist/*.whl
+else
+	$(RUN) $(BIN)/maturin build --release --locked --out dist
+endif
+
+sdist: $(STAMPS)/packages
+	rm -f dist/*.tar.gz
+	$(RUN) $(BIN)/maturin sdist --out dist
+
+check-wheel: wheel ## installs the wheel, and a wheel built from the sdist, into clean environments and runs them
+	.ci/check-wheel
+
+clean: ## removes what make made, the environment included; runs/ stays
+	rm -rf .venv target dist python/thack/_thack.*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find python tests benches -name __pycache__ -type d -prune -exec rm -rf {} +
