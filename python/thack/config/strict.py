@@ -188,7 +188,7 @@ def _convert(hint: Any, value: Any) -> Any:
         raise TypeError
     if value is None and isinstance(None, hint):
         return None
-    if isinstance(value, bool) != (hint == bool) or not isinstance(value, hint):
+    if isinstance(value, bool) != (hint in (bool,)) or not isinstance(value, hint):
         raise TypeError
     return value
 
