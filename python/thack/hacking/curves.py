@@ -1,0 +1,344 @@
+"""The curves a verdict is read from: a thack run directory, or any trainer's log.
+
+Names of dimensions: E evaluations, P held-out prompts.
+
+A run directory has `metrics.jsonl` (one row per training step or evaluation) and, for intervals,
+`per_prompt.jsonl` (one row per evaluation: the nats and tokens of every held-out prompt). A foreign log
+is JSON lines, or a transformers `trainer_state.json`, with a mapping from our words to its columns.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thack import runlog
+from thack.errors import DataError, UsageError
+from thack.files import read_json
+
+Floats = NDArray[np.float64]
+Row = dict[str, object]
+
+#: The clean readout (RECIPE): forward KL on fixed responses, nats per token.
+READOUT = "forward_kl/reference_sampled/token_mean"
+#: What a mapping may name, and the columns of a thack run that play the part.
+WORDS: Mapping[str, tuple[str, ...]] = {
+    "step": ("step", "global_step", "_step", "iteration"),
+    "epoch": ("epoch",),
+    "golden": (f"golden/{READOUT}",),
+    "proxy": (f"proxy/{READOUT}",),
+    "line": (f"line/{READOUT}",),
+    "monitor": ("train_kl/offline_monitor",),
+    "fresh": ("train_kl/fresh",),
+    "train_loss": ("loss", "train_loss"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerPrompt:
+    """One column, prompt by prompt: nats summed over the response, and the response's tokens."""
+
+    nats_EP: Floats
+    tokens_EP: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One column over the steps at which it was logged."""
+
+    step: Floats
+    value: Floats
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curves:
+    """What was measured along one run, at its E evaluations and at its training steps."""
+
+    name: str
+    step_E: Floats
+    columns: Mapping[str, Floats]  # every evaluation column, NaN where a row lacks it
+    train: Mapping[str, Series]  # every training column
+    words: Mapping[str, str]  # golden, proxy, line, monitor, fresh, train_loss → column
+    per_prompt: Mapping[str, PerPrompt] = field(default_factory=dict)  # by column without normalisation
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_run(cls, directory: str | Path, *, readout: str = READOUT) -> Curves:
+        """Read a thack run directory; `readout` is `<divergence>/<whose samples>/<normalisation>`."""
+        directory = Path(directory)
+        path = directory / "metrics.jsonl"
+        if not path.is_file():
+            raise DataError(
+                f"{directory} is not a run: it has no metrics.jsonl",
+                hint="pass a directory written by `thack distill`, or a trainer's log with --map",
+            )
+        rows = [_flat(row) for row in runlog.read(path)]
+        chosen = {word: f"{word}/{readout}" for word in ("golden", "proxy", "line")}
+        curves = _build(directory.resolve().name, rows, chosen, str(path))
+        return _with_per_prompt(curves, directory / "per_prompt.jsonl")
+
+    @classmethod
+    def from_jsonl(cls, path: str | Path, mapping: Mapping[str, str] | None = None) -> Curves:
+        """Read any trainer's log; `mapping` says which of its columns play which part."""
+        path = Path(path)
+        chosen = dict(mapping or {})
+        for word in chosen:
+            if word not in WORDS:
+                raise UsageError(
+                    f"--map knows no word {word!r}",
+                    details=[f"it knows: {', '.join(WORDS)}"],
+                    hint=_closest(word, WORDS),
+                )
+        rows = [_flat(row) for row in read_log(path)]
+        curves = _build(path.stem, rows, chosen, str(path))
+        return _with_per_prompt(curves, path.with_name("per_prompt.jsonl")) if not mapping else curves
+
+    def has(self, word: str) -> bool:
+        return word in self.words
+
+    def of(self, word: str) -> Series:
+        """The finite values of golden, proxy, line, monitor, fresh or train_loss."""
+        column = self.words.get(word)
+        if column is None:
+            return Series(step=np.empty(0), value=np.empty(0))
+        if column in self.columns:
+            value_E = self.columns[column]
+            seen_E = np.isfinite(value_E)
+            if seen_E.any():
+                return Series(step=self.step_E[seen_E], value=value_E[seen_E])
+        return self.train.get(column, Series(step=np.empty(0), value=np.empty(0)))
+
+    def prompts(self, word: str) -> PerPrompt | None:
+        """The prompts behind a word's column, where the run kept them."""
+        return self.per_prompt.get(_without_normalisation(self.words.get(word, "")))
+
+    def last(self, column: str) -> float | None:
+        """The last finite value of a column, whichever event logged it (costs are cumulative)."""
+        found = [s for s in (self._evaluated(column), self.train.get(column)) if s is not None and len(s)]
+        if not found:
+            return None
+        latest = max(found, key=lambda series: series.step[-1])
+        return float(latest.value[-1])
+
+    def _evaluated(self, column: str) -> Series | None:
+        if column not in self.columns:
+            return None
+        seen_E = np.isfinite(self.columns[column])
+        return Series(step=self.step_E[seen_E], value=self.columns[column][seen_E])
+
+
+def parse_mapping(text: str) -> dict[str, str]:
+    """`golden=eval/golden,proxy=eval/kl,step=global_step` → a mapping for `Curves.from_jsonl`."""
+    mapping: dict[str, str] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        word, equals, column = part.partition("=")
+        if not equals or not column.strip():
+            raise UsageError(
+                f"--map {part!r} is not of the form word=column",
+                hint="for example: --map golden=eval/golden,proxy=eval/kl,step=global_step",
+            )
+        mapping[word.strip()] = column.strip()
+    return mapping
+
+
+def read_log(path: Path) -> list[Row]:
+    """Rows of JSON lines, of a JSON list, or of the `log_history` in a transformers trainer_state.json."""
+    if path.suffix == ".json" and path.is_file():
+        whole = read_json(path)
+        history = whole.get("log_history") if isinstance(whole, dict) else whole
+        if isinstance(history, list) and all(isinstance(row, dict) for row in history):
+            return history
+        raise DataError(f"{path} holds neither a list of rows nor a `log_history`")
+    return runlog.read(path)
+
+
+def _flat(row: Mapping[str, object], prefix: str = "") -> Row:
+    """Nested objects become columns joined by a slash."""
+    flat: Row = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}/"))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _build(name: str, rows: Sequence[Row], chosen: Mapping[str, str], place: str) -> Curves:
+    if not rows:
+        raise DataError(f"{place} has no rows yet")
+    words = _resolve(chosen, {key for row in rows for key in row}, place)
+    if "golden" not in words and "proxy" not in words:
+        raise _no_metric(rows, place)
+    step = words.pop("step")
+    # Golden and proxy may come in rows of their own (several callbacks, one step): rows are merged by
+    # step, and a step that was run twice (a resumed run) keeps what was logged last.
+    metrics = {words[word] for word in ("golden", "proxy", "line", "monitor", "fresh") if word in words}
+    evaluations: dict[float, Row] = {}
+    training: dict[float, Row] = {}
+    for row in rows:
+        at = _number(row.get(step))
+        if at is None:
+            continue
+        event = row.get("event")
+        is_evaluation = event == "evaluation" if event is not None else bool(metrics & row.keys())
+        (evaluations if is_evaluation else training).setdefault(at, {}).update(row)
+    if not evaluations:
+        raise DataError(
+            f"{place} has no evaluations yet", hint="a verdict needs golden or proxy values at several steps"
+        )
+    step_E = np.array(sorted(evaluations), dtype=np.float64)
+    columns = {
+        key: np.array([_value(evaluations[at].get(key)) for at in step_E])
+        for key in _numeric_keys(evaluations.values(), skip=step)
+    }
+    train = {key: _series(training, key) for key in _numeric_keys(training.values(), skip=step)}
+    return Curves(
+        name=name,
+        step_E=step_E,
+        columns=columns,
+        train=train,
+        words=words,
+        notes=_notes(columns, words, step_E),
+    )
+
+
+def _resolve(chosen: Mapping[str, str], present: set[str], place: str) -> dict[str, str]:
+    """Which column plays which part: what was asked for must be there, the rest is found or missing."""
+    words: dict[str, str] = {}
+    for word, defaults in WORDS.items():
+        asked = chosen.get(word)
+        if asked is not None:
+            slashed = asked.replace(".", "/")
+            found = asked if asked in present else slashed if slashed in present else None
+            if found is None and asked.startswith(f"{word}/"):
+                continue  # a thack column that this run did not compute (no oracle, no line)
+            if found is None:
+                raise DataError(
+                    f"{place} has no column {asked!r} (for {word})",
+                    details=[f"it has: {', '.join(sorted(present)[:40])}"],
+                    hint=_closest(asked, present),
+                )
+            words[word] = found
+        else:
+            found = next((column for column in defaults if column in present), None)
+            if found is not None:
+                words[word] = found
+    if "step" not in words:
+        raise DataError(
+            f"{place} has no column for the step",
+            details=[f"it has: {', '.join(sorted(present)[:40])}"],
+            hint="name it: --map step=<column>",
+        )
+    return words
+
+
+def _no_metric(rows: Sequence[Row], place: str) -> DataError:
+    present = sorted({key for row in rows for key in row})
+    return DataError(
+        f"{place} has neither a golden nor a proxy column",
+        details=[f"it has: {', '.join(present[:40])}"],
+        hint="name them: --map golden=<column>,proxy=<column>  (or distill with --bank: thack evaluates)",
+    )
+
+
+def _closest(word: str, known: Iterable[str]) -> str | None:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f"did you mean {close[0]!r}?" if close else None
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _value(value: object) -> float:
+    number = _number(value)
+    return math.nan if number is None else number
+
+
+def _numeric_keys(rows: Iterable[Row], *, skip: str) -> list[str]:
+    keys: dict[str, None] = {}
+    for row in rows:
+        keys.update(
+            (key, None)
+            for key, value in row.items()
+            if key != skip and isinstance(value, (int, float)) and not isinstance(value, bool)
+        )
+    return list(keys)
+
+
+def _series(rows: Mapping[float, Row], key: str) -> Series:
+    found = [(at, _value(rows[at].get(key))) for at in sorted(rows)]
+    kept = [(at, value) for at, value in found if math.isfinite(value)]
+    return Series(step=np.array([at for at, _ in kept]), value=np.array([value for _, value in kept]))
+
+
+def _notes(columns: Mapping[str, Floats], words: Mapping[str, str], step_E: Floats) -> tuple[str, ...]:
+    notes = []
+    for word in ("golden", "proxy"):
+        value_E = columns.get(words.get(word, ""))
+        if value_E is not None and (missing := int(np.sum(~np.isfinite(value_E)))):
+            notes.append(f"{missing} of {len(step_E)} evaluations have no finite {word} and are left out")
+    return tuple(notes)
+
+
+def _without_normalisation(column: str) -> str:
+    return column.rsplit("/", 1)[0]
+
+
+def _with_per_prompt(curves: Curves, path: Path) -> Curves:
+    """Attach what every prompt contributed; all evaluations must have the same prompts."""
+    if not path.is_file():
+        return curves
+    by_step: dict[float, Row] = {}
+    for row in runlog.read(path):
+        at = _number(row.get("step"))
+        if at is not None:
+            by_step[at] = row
+    wanted = {_without_normalisation(column) for column in curves.words.values()}
+    rows = [by_step.get(at) for at in curves.step_E]
+    per_prompt = {
+        column: prompts for column in sorted(wanted) if (prompts := _prompts(rows, column, path)) is not None
+    }
+    notes = curves.notes
+    if not per_prompt:
+        notes = (*notes, f"{path.name} does not cover every evaluation: no intervals")
+    return Curves(
+        name=curves.name,
+        step_E=curves.step_E,
+        columns=curves.columns,
+        train=curves.train,
+        words=curves.words,
+        per_prompt=per_prompt,
+        notes=notes,
+    )
+
+
+def _prompts(rows: Sequence[Row | None], column: str, path: Path) -> PerPrompt | None:
+    entries = [row.get(column) if row is not None else None for row in rows]
+    if column.startswith("line/"):  # constant: written once, or with every evaluation
+        entries = [next((entry for entry in entries if entry is not None), None)] * len(entries)
+    if not entries or any(entry is None for entry in entries):
+        return None
+    try:
+        nats_EP = np.array([entry["nats"] for entry in entries], dtype=np.float64)  # type: ignore[index]
+        tokens_EP = np.array([entry["tokens"] for entry in entries], dtype=np.float64)  # type: ignore[index]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: {column} does not have the same prompts at every evaluation",
+            details=[str(error)],
+            hint="intervals are paired over prompts: evaluate every checkpoint on one frozen bank",
+        ) from error
+    if nats_EP.shape != tokens_EP.shape or nats_EP.ndim != 2 or nats_EP.shape[1] == 0:
+        raise DataError(f"{path}: {column} has {nats_EP.shape} nats and {tokens_EP.shape} tokens")
+    return PerPrompt(nats_EP=nats_EP, tokens_EP=tokens_EP)
