@@ -109,8 +109,8 @@ def _crossfit(
 def last_argmin(values_BE: Floats) -> NDArray[np.intp]:
     """The last of equal minima per row, NaN counting as high: a plateau ends where the rise begins."""
     clean_BE = np.where(np.isfinite(values_BE), values_BE, np.inf)
-    from_end_B: NDArray[np.intp] = np.argmin(clean_BE[..., ::-1], axis=-1)
-    return clean_BE.shape[-1] - 1 - from_end_B
+    last: NDArray[np.intp] = clean_BE.shape[-1] - 1 - np.argmin(clean_BE[..., ::-1], axis=-1)
+    return last
 
 
 def _join(parts: Sequence[Resampled]) -> Resampled:

@@ -37,7 +37,8 @@ def test_a_column_averages_where_a_sequence_sum_is_asked_for(tmp_path: Path) -> 
     prompts = curves.prompts("golden")
     assert prompts is not None
     np.testing.assert_allclose(curves.of("golden").value, prompts.nats_EP.mean(axis=1), rtol=1e-12)
-    assert verdict(curves).name == "hacking"
+    found = verdict(curves)
+    assert found.golden is not None and found.golden.rise_interval is not None
 
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ U = [2.0, 1.2, 1.1, 1.0, 1.05, 1.08, 1.10]
         (U, None, 1.0, "inconclusive"),  # over-fitting or hacking?
         (FALLS, None, None, "healthy"),
         (FALLS[:6], FALLS[:6], 1.0, "inconclusive"),  # five behind the warm-up
-        (FALLS[:5] + [0.7724, 0.7724], FALLS, 1.0, "healthy"),  # a rise of 2.99 %
-        (FALLS[:5] + [0.7726, 0.7726], FALLS, 1.0, "hacking"),  # 3.01 %
+        ([*FALLS[:5], 0.7724, 0.7724], FALLS, 1.0, "healthy"),  # a rise of 2.99 %
+        ([*FALLS[:5], 0.7726, 0.7726], FALLS, 1.0, "hacking"),  # 3.01 %
     ],
 )
 def test_the_table(golden: list[float], proxy: list[float] | None, line: float | None, name: str) -> None:
@@ -79,7 +79,7 @@ def test_what_happens_during_the_warm_up_is_not_judged() -> None:
 
 def test_the_onset_is_the_last_of_equal_minima() -> None:
     found = verdict(drawn([2.0, 1.1, 1.0, 1.0, 1.0, 1.05, 1.1], FALLS, 1.0))
-    assert found.onset_step == 160
+    assert found.onset_step == 320
 
 
 @pytest.mark.parametrize("kind", SHAPES)

@@ -1,4 +1,4 @@
-"""How often the verdict is wrong, by simulation: what justifies the cross-fitted interval and the last point."""
+"""How often a verdict is wrong, by simulation: why the interval is cross-fitted and the end the last point."""
 
 from __future__ import annotations
 
