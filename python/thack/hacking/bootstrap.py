@@ -106,6 +106,20 @@ def _crossfit(
     )
 
 
+def paired_band(
+    column: PerPrompt, anchor: int, *, normalisation: str, resamples: int, confidence: float, seed: int
+) -> tuple[Floats, Floats]:
+    """Interval of each evaluation's ratio to evaluation `anchor`: what is common to both cancels."""
+    tokens_EP = np.ones_like(column.tokens_EP) if normalisation == "sequence_sum" else column.tokens_EP
+    blocks = _draws(column.nats_EP.shape[1], resamples, seed)
+    at_BE = np.concatenate(
+        [(counts_BP @ column.nats_EP.T) / (counts_BP @ tokens_EP.T) for counts_BP in blocks]
+    )
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low_E, high_E = np.quantile(at_BE / at_BE[:, anchor : anchor + 1], tails, axis=0)
+    return low_E, high_E
+
+
 def last_argmin(values_BE: Floats) -> NDArray[np.intp]:
     """The last of equal minima per row, NaN counting as high: a plateau ends where the rise begins."""
     clean_BE = np.where(np.isfinite(values_BE), values_BE, np.inf)

@@ -129,6 +129,7 @@ def _evaluation_rows(
         row["train_kl/fresh"] = float(shape.proxy(np.array([step]))[0] * 0.95)
         row["generated_tokens"] = 9_000 if kind == "hacking" else int(9_000 * (1 + step / 16))
         row["teacher_tokens"] = int(550 * step)
+        row["seconds"] = round(0.04 * step, 3)
         rows.append(row)
         prompt_rows.append(prompts)
     return rows, prompt_rows
@@ -146,7 +147,7 @@ def _train_rows(last: int, kind: str, seed: int) -> list[dict[str, object]]:
             "lr": 1e-3,
             "grad_norm": 0.7,
             "tokens": 550,
-            "seconds": 0.04,
+            "seconds": round(0.04 * step, 3),
         }
         for step in range(1, last + 1, 2)
     ]

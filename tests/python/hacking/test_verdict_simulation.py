@@ -1,4 +1,4 @@
-"""How often a verdict is wrong, by simulation: why the interval is cross-fitted and the end the last point."""
+"""How often a verdict is wrong, by simulation: why the interval is cross-fitted and the end the last."""
 
 from __future__ import annotations
 

@@ -1,0 +1,89 @@
+"""Signals without an oracle, on curves whose nature is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import STEPS, Noise, write_run
+
+from thack.errors import UsageError
+from thack.hacking import Curves, Thresholds, detect, slope_ratio, training_stalled, verdict_without_oracle
+from thack.hacking.curves import READOUT
+
+STEP_E = np.array(STEPS, dtype=float)
+
+
+def curves(proxy: np.ndarray, monitor: np.ndarray | None) -> Curves:
+    columns = {f"proxy/{READOUT}": proxy}
+    words = {"proxy": f"proxy/{READOUT}"}
+    if monitor is not None:
+        columns["train_kl/offline_monitor"] = monitor
+        words["monitor"] = "train_kl/offline_monitor"
+    return Curves(name="drawn", step_E=STEP_E, columns=columns, train={}, words=words)
+
+
+def law(exponent: float) -> np.ndarray:
+    return (1 + STEP_E) ** -exponent
+
+
+def test_a_student_that_learns_the_task_raises_no_alarm() -> None:
+    found = slope_ratio(curves(law(0.4), law(0.5)))
+    assert found.state == "quiet" and found.value == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_student_that_memorises_is_dated_to_where_the_proxy_bends() -> None:
+    bent = np.where(STEP_E <= 79, law(0.4), 80**-0.4 * ((1 + STEP_E) / 80) ** -0.05)
+    found = slope_ratio(curves(bent, law(0.5)))
+    assert found.fired and found.onset_step == 79 and found.alarm_step == 130
+    assert found.value == pytest.approx(0.1, abs=0.01)
+
+
+def test_the_slope_ratio_does_not_depend_on_units() -> None:
+    plain, scaled = slope_ratio(curves(law(0.1), law(0.5))), slope_ratio(curves(8 * law(0.1), 3 * law(0.5)))
+    assert plain.fired and plain.value == pytest.approx(scaled.value)
+
+
+def test_where_training_does_not_fall_there_is_no_ratio() -> None:
+    flat = np.ones(len(STEP_E))
+    assert slope_ratio(curves(law(0.4), flat)).state == "not enough data"
+    assert training_stalled(curves(law(0.4), flat)).fired
+    assert not training_stalled(curves(law(0.4), law(0.3))).fired
+
+
+def test_the_gap_fires_once_the_held_out_proxy_is_twice_the_training_kl() -> None:
+    gap = detect(curves(law(0.1), law(0.3)))[1]
+    assert gap.fired and gap.alarm_step == 48
+    assert not detect(curves(law(0.3), law(0.3)))[1].fired
+
+
+@pytest.mark.parametrize(("exponent", "fires"), [(0.3, False), (0.03, True), (-0.05, True)])
+def test_a_proxy_that_leaves_its_power_law_fires(exponent: float, fires: bool) -> None:
+    bent = np.where(STEP_E <= 79, law(0.4), 80**-0.4 * ((1 + STEP_E) / 80) ** -exponent)
+    assert detect(curves(bent, None))[2].fired is fires
+
+
+def test_without_a_monitor_the_verdict_is_open() -> None:
+    found = verdict_without_oracle(curves(law(0.4), None))
+    assert found.name == "inconclusive" and "train_kl/offline_monitor" in found.reasons[0]
+
+
+def test_over_fitting_is_told_from_hacking_by_the_proxy() -> None:
+    rising = np.where(STEP_E <= 79, law(0.4), 80**-0.4 * ((1 + STEP_E) / 80) ** 0.1)
+    assert verdict_without_oracle(curves(rising, law(0.5))).name == "over-fitting suspected"
+    level = np.where(STEP_E <= 79, law(0.4), 80**-0.4)
+    assert verdict_without_oracle(curves(level, law(0.5))).name == "hacking suspected"
+
+
+@pytest.mark.parametrize(("kind", "name"), [("hacking", "hacking suspected"), ("healthy", "no alarm")])
+def test_the_synthetic_runs(kind: str, name: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", kind, noise=Noise(prompt=0.03, checkpoint=0.0), with_oracle=False)
+    found = verdict_without_oracle(Curves.from_run(run))
+    assert found.name == name
+    assert "not validated" in found.reasons[-1]
+
+
+def test_a_window_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match="window"):
+        Thresholds(window=(0.9, 0.1))
