@@ -1,0 +1,172 @@
+"""Checkpoints that are whole or do not count: no pickle, and a list of every file with size and hash.
+
+    step_000500/  model.safetensors config.json tokenizer.json …   what `LanguageModel.save` writes
+                  optimizer.safetensors  trainer.json  [responses.json]  COMMIT.json
+
+Written to a temporary directory, fsynced, renamed. A directory whose COMMIT.json is missing or does not
+match is as good as absent: reading falls back to the one before, which is why two are kept.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from thack.errors import DataError, ThackError
+from thack.files import atomic_directory, canonical_json, file_digest, read_json, write_bytes, write_json
+from thack.models.protocol import LanguageModel
+from thack.targets import TokenSequence
+
+COMMIT = "COMMIT.json"
+_NAME = re.compile(r"step_(\d{6,})")
+_SLOTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What a run needs beside the weights to go on as if nothing had happened."""
+
+    step: int
+    trainer: Mapping[str, Any]  # plain JSON: counters, best validation
+    responses: Sequence[TokenSequence] | None = None  # the open window's, where they cannot be written again
+
+
+def save_checkpoint(
+    folder: Path, model: LanguageModel, optimizer: torch.optim.Optimizer, snapshot: Snapshot
+) -> Path:
+    """Write folder/step_NNNNNN, complete and durable, and return it; replaces one of the same step."""
+    directory = folder / f"step_{snapshot.step:06d}"
+    with atomic_directory(directory, replace=True) as temporary:
+        model.save(temporary)
+        save_file(optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+        if snapshot.responses is not None:
+            write_bytes(temporary / "responses.json", canonical_json([_row(s) for s in snapshot.responses]))
+        write_json(temporary / "trainer.json", {"step": snapshot.step, **snapshot.trainer})
+        write_json(temporary / COMMIT, {"format": 1, "step": snapshot.step, "files": _listing(temporary)})
+    return directory
+
+
+def check_checkpoint(directory: Path) -> None:
+    """Raise DataError unless every file listed in COMMIT.json is there with its size and hash."""
+    commit = read_json(directory / COMMIT)
+    if not isinstance(commit, dict) or not isinstance(commit.get("files"), dict):
+        raise DataError(f"{directory / COMMIT} is not a list of files")
+    for name, expected in commit["files"].items():
+        path = directory / name
+        if not path.is_file():
+            raise DataError(f"{path} is missing")
+        found = {"bytes": path.stat().st_size, "digest": None}
+        if found["bytes"] == expected["bytes"]:
+            found["digest"] = file_digest(path)
+        if found != expected:
+            raise DataError(
+                f"{path} is damaged",
+                details=(f"written  {expected}", f"found    {found}"),
+            )
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """All checkpoint directories, oldest first, whole or not."""
+    found = [path for path in folder.glob("step_*") if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=step_of)
+
+
+def step_of(directory: Path) -> int:
+    match = _NAME.fullmatch(directory.name)
+    assert match is not None, directory
+    return int(match[1])
+
+
+def latest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint, and one line for every newer one that was passed over."""
+    passed_over: list[str] = []
+    for directory in reversed(checkpoints(folder)):
+        try:
+            check_checkpoint(directory)
+        except ThackError as error:
+            passed_over.append(f"{directory.name}: {error.message}")
+        else:
+            return directory, passed_over
+    return None, passed_over
+
+
+def read_snapshot(directory: Path) -> Snapshot:
+    """What a verified checkpoint holds beside the model and its optimizer."""
+    trainer = read_json(directory / "trainer.json")
+    responses = directory / "responses.json"
+    return Snapshot(
+        step=trainer["step"],
+        trainer=trainer,
+        responses=[_sequence(row) for row in read_json(responses)] if responses.exists() else None,
+    )
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state by slot and parameter name: `exp_avg.layers.0.attention.wq.weight`."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        for slot, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{slot}.{name}"] = value.detach().contiguous()
+    return tensors
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> None:
+    """Put saved state behind every trained parameter; raises DataError if it is not this model's."""
+    tensors = load_file(directory / "optimizer.safetensors")
+    places = {
+        f"{slot}.{name}": (parameter, slot)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        for slot in _SLOTS
+    }
+    if places.keys() != tensors.keys():
+        strange = sorted(places.keys() ^ tensors.keys())
+        raise DataError(
+            f"the optimizer state in {directory} is another model's",
+            details=(f"{len(strange)} entries differ, the first is {strange[0]}",),
+        )
+    for key, (parameter, slot) in places.items():
+        device = "cpu" if slot == "step" and not parameter.is_cuda else parameter.device
+        optimizer.state[parameter][slot] = tensors[key].to(device)
+
+
+def prune_checkpoints(folder: Path, keep: int, protect: frozenset[int] = frozenset()) -> None:
+    """Remove all but the newest `keep` (at least two) and the protected steps.
+
+    Called after a newer one has been written and read back, so that a whole one is always left.
+    """
+    for directory in checkpoints(folder)[: -max(2, keep)]:
+        if step_of(directory) not in protect:
+            shutil.rmtree(directory)
+
+
+def _listing(directory: Path) -> dict[str, dict[str, Any]]:
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "digest": file_digest(path)}
+        for path in paths
+    }
+
+
+def _row(sequence: TokenSequence) -> dict[str, Any]:
+    return {
+        "index": sequence.index,
+        "prompt_id": sequence.prompt_id,
+        "sample": sequence.sample,
+        "prompt_ids": sequence.prompt_ids.tolist(),
+        "response_ids": sequence.response_ids.tolist(),
+    }
+
+
+def _sequence(row: Mapping[str, Any]) -> TokenSequence:
+    ids = {key: np.asarray(row[key], dtype=np.int32) for key in ("prompt_ids", "response_ids")}
+    return TokenSequence(index=row["index"], prompt_id=row["prompt_id"], sample=row["sample"], **ids)

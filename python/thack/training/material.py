@@ -1,0 +1,113 @@
+"""What a run trains on: sequences by position in the data set, and what is known of the teacher on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from thack.errors import ModelError
+from thack.losses.vocabulary import log_probs
+from thack.models.batch import Batch
+from thack.models.protocol import LanguageModel
+from thack.targets import DenseTarget, Target, TokenSequence
+from thack.training.narrow import narrow_target
+
+if TYPE_CHECKING:
+    from thack.cache import Cache
+    from thack.responses.sources import ResponseSource
+
+
+class Material(Protocol):
+    """Who wrote the responses is one question, where the target distribution comes from another."""
+
+    keeps_responses: bool  # whether an open window's responses must be saved to go on within it
+    generated_tokens: int  # written for training so far
+    teacher_tokens: int  # scored by a live teacher so far
+
+    def __len__(self) -> int:
+        """Positions in the data set."""
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        """The sequences of one window, in the order of `positions`."""
+
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch) -> Target | None:
+        """The teacher's distributions for the rows of `batch`; None: train on the tokens alone."""
+
+
+class Pairs:
+    """Given responses and nothing else: supervised fine-tuning."""
+
+    keeps_responses = False
+    generated_tokens = 0
+    teacher_tokens = 0
+
+    def __init__(self, sequences: Sequence[TokenSequence]) -> None:
+        self._sequences = list(sequences)
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        return [self._sequences[i] for i in positions]
+
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch) -> None:
+        return None
+
+
+class Cached:
+    """Responses and targets of a cache, both by position: text and teacher cannot come apart (trap 21)."""
+
+    keeps_responses = False
+    generated_tokens = 0
+    teacher_tokens = 0
+
+    def __init__(self, cache: Cache, width: int) -> None:
+        self._cache = cache
+        self._width = width
+
+    def __len__(self) -> int:
+        return len(self._cache)
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        return [self._cache.sequences(int(i)) for i in positions]
+
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch) -> Target:
+        _, target = self._cache.targets([s.index for s in sequences])
+        return narrow_target(target.to(batch.device), self._width)
+
+
+class Live:
+    """Responses from any source, scored by the teacher as they come."""
+
+    def __init__(self, source: ResponseSource, teacher: LanguageModel, width: int, *, online: bool) -> None:
+        self._source = source
+        self._teacher = teacher
+        self._width = width
+        self.keeps_responses = online
+        self.teacher_tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @property
+    def generated_tokens(self) -> int:
+        return self._source.generated_tokens
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        return list(self._source.sequences(positions, epoch))
+
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch) -> DenseTarget:
+        self.teacher_tokens += len(batch.labels_N)
+        return teacher_target(self._teacher, batch, self._width)
+
+
+def teacher_target(teacher: LanguageModel, batch: Batch, width: int) -> DenseTarget:
+    """The live teacher's whole distribution on every row of `batch`."""
+    with torch.no_grad():
+        found = log_probs(teacher(batch), width)
+        if torch.isnan(found.sum()):
+            raise ModelError("the teacher gives NaN logits", hint="check its weights, or use --set dtype=float32")
+    return DenseTarget(log_probs_NV=found)

@@ -1,0 +1,170 @@
+"""The directory of one run: settings, environment, logs, checkpoints, and how it ended.
+
+    config.toml  environment.json  manifest.json  STATUS.json  metrics.jsonl  per_prompt.jsonl
+    checkpoints/step_000500/…  model/
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from thack import config, runlog
+from thack.errors import DataError, UsageError
+from thack.files import atomic_directory, claim_output, read_json, write_json, write_text
+from thack.runlog import RunLog
+from thack.runtime.environment import environment
+from thack.runtime.progress import Progress
+from thack.training.checkpoint import COMMIT, latest_checkpoint, step_of
+
+# Settings that a resumed run may change: they do not change what it computes.
+_FREE = ("out", "checkpoint", "profile")
+# Files of a checkpoint that are not part of the model.
+_NOT_MODEL = (COMMIT, "trainer.json", "optimizer.safetensors", "responses.json")
+
+
+class RunDirectory:
+    """Claimed by `kind` of run ("sft", "distill"); writes only where `writes` (the first rank)."""
+
+    def __init__(self, path: Path, settings: Any, kind: str, *, writes: bool = True) -> None:
+        self.path = path
+        self.settings = settings
+        self.kind = kind
+        self.writes = writes
+        self.log: RunLog | None = None
+        self.per_prompt: RunLog | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    def claim(self) -> None:
+        """Make the directory ours; a run that was started with other settings is refused."""
+        if self.writes:
+            claim_output(self.path, "run")
+            self._check_settings()
+            if not (self.path / "config.toml").exists():
+                write_text(self.path / "config.toml", config.to_toml(self.settings))
+
+    def finished(self) -> bool:
+        """Whether this very run has already come to its end."""
+        status = self.status()
+        return status.get("state") == "finished" and self.model.is_dir()
+
+    def status(self) -> dict[str, Any]:
+        path = self.path / "STATUS.json"
+        return dict(read_json(path)) if path.exists() else {}
+
+    def set_status(self, state: str, *, step: int, exit_code: int = 0, reason: str = "") -> None:
+        """STATUS.json: running, stopped (75: requeue), failed or finished; sbatch templates read it."""
+        if self.writes:
+            status = {"state": state, "step": step, "exit_code": exit_code, "reason": reason}
+            write_json(self.path / "STATUS.json", status)
+
+    def write_facts(self, manifest: Mapping[str, Any]) -> None:
+        """manifest.json (what went in, by fingerprint) and environment.json."""
+        if self.writes:
+            write_json(self.path / "manifest.json", {"kind": "run", "format": 1, "command": self.kind, **manifest})
+            write_json(self.path / "environment.json", environment())
+
+    def resumable(self, progress: Progress) -> Path | None:
+        """The newest whole checkpoint; damaged ones are passed over with a note."""
+        directory, passed_over = latest_checkpoint(self.checkpoints)
+        for line in passed_over:
+            progress.note(f"passed over a checkpoint that is not whole: {line}")
+        if directory is not None:
+            progress.note(f"going on from step {step_of(directory)} of {self.path}")
+        return directory
+
+    def open_logs(self, step: int) -> None:
+        """Open the logs for a run that goes on from `step`: rows of later steps are dropped first."""
+        if not self.writes:
+            return
+        for name in ("metrics.jsonl", "per_prompt.jsonl"):
+            path = self.path / name
+            if step == 0:
+                path.unlink(missing_ok=True)
+            runlog.truncate_after(path, step)
+        self.log = RunLog(self.path / "metrics.jsonl")
+        self.per_prompt = RunLog(self.path / "per_prompt.jsonl")
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        if self.log is not None:
+            self.log.append(row)
+
+    def append_per_prompt(self, row: Mapping[str, Any]) -> None:
+        if self.per_prompt is not None:
+            self.per_prompt.append(row)
+
+    def sync(self) -> None:
+        """Make all rows durable: a checkpoint must never be newer than the rows up to it."""
+        for log in (self.log, self.per_prompt):
+            if log is not None:
+                log.sync()
+
+    def close(self) -> None:
+        for log in (self.log, self.per_prompt):
+            if log is not None:
+                log.close()
+
+    def publish(self, checkpoint: Path) -> Path:
+        """model/: a checkpoint's model files alone, as transformers and vLLM load them."""
+        if self.writes:
+            with atomic_directory(self.model, replace=True) as temporary:
+                for path in checkpoint.iterdir():
+                    if path.name not in _NOT_MODEL:
+                        _link(path, temporary / path.name)
+        return self.model
+
+    def _check_settings(self) -> None:
+        path = self.path / "config.toml"
+        if not path.exists():
+            return
+        earlier = config.load(type(self.settings), [path], [], {})
+        before, now = _flat(config.to_dict(earlier)), _flat(config.to_dict(self.settings))
+        changed = [
+            key
+            for key in sorted(before.keys() | now.keys())
+            if key.split(".")[0] not in _FREE and before.get(key) != now.get(key)
+        ]
+        if changed:
+            raise UsageError(
+                f"{self.path} was started with other settings",
+                details=[f"{key}  {before.get(key)!r} then, {now.get(key)!r} now" for key in changed],
+                hint="give another --out, or the same settings",
+            )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        rows |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return rows
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link where the file system has them: the weights need not lie there twice."""
+    if source.is_dir():
+        shutil.copytree(source, target)
+        return
+    with suppress(OSError):
+        os.link(source, target)
+        return
+    shutil.copyfile(source, target)
+
+
+def final_model(directory: Path) -> Path:
+    """Where the model of a finished run lies; raises DataError if it is not there."""
+    model = directory / "model"
+    if not model.is_dir():
+        raise DataError(f"{directory} holds no finished model", hint="run the same command again to finish it")
+    return model
