@@ -3,8 +3,10 @@
 //!
 //! Nothing here knows Python except the `python` module, which the feature of that name switches on.
 
+pub mod codec;
 pub mod error;
 pub mod kernels;
+pub mod shard;
 
 #[cfg(feature = "python")]
 mod python;

@@ -1,6 +1,7 @@
 //! The only place that names PyO3: short methods, the GIL released around the work.
 
 mod kernels;
+mod store;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -45,5 +46,6 @@ pub(crate) fn released<T: Send>(
 fn _thack(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     kernels::register(module)?;
+    store::register(module)?;
     Ok(())
 }

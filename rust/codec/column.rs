@@ -1,0 +1,59 @@
+//! K numbers of w bits each: whole bytes as byte arrays, the remaining w mod 8 bits as bit planes.
+//!
+//! Plane j holds bit j of every number, number i at place i. For K = 64 a plane is one machine word,
+//! which SIMD turns into 64 lanes (and back) in one instruction, where packed 11-bit fields take many.
+
+use super::bits::{BitReader, BitWriter};
+
+/// Writes the low `width` bits of each value.
+pub fn put(writer: &mut BitWriter<'_>, values: &[u32], width: u32) {
+    let mut shift = 0;
+    while shift + 8 <= width {
+        for &value in values {
+            writer.put((value >> shift) & 0xff, 8);
+        }
+        shift += 8;
+    }
+    for bit in shift..width {
+        for &value in values {
+            writer.put((value >> bit) & 1, 1);
+        }
+    }
+}
+
+/// Reads a column into `values`.
+pub fn get(reader: &mut BitReader<'_>, values: &mut [u32], width: u32) {
+    values.fill(0);
+    let mut shift = 0;
+    while shift + 8 <= width {
+        for value in &mut *values {
+            *value |= reader.get(8) << shift;
+        }
+        shift += 8;
+    }
+    for bit in shift..width {
+        for value in &mut *values {
+            *value |= reader.get(1) << bit;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_of_any_width_comes_back() {
+        for width in 0..=20u32 {
+            for k in [1usize, 3, 8, 64, 65] {
+                let values: Vec<u32> =
+                    (0..k as u32).map(|i| i.wrapping_mul(0x9e37_79b9) & ((1 << width) - 1)).collect();
+                let mut bytes = vec![0u8; (k * width as usize).div_ceil(8)];
+                put(&mut BitWriter::new(&mut bytes), &values, width);
+                let mut back = vec![0u32; k];
+                get(&mut BitReader::new(&bytes), &mut back, width);
+                assert_eq!(back, values);
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! What one response position costs on disk: fixed-size records.
+//!
+//! A record is one bit stream, least significant bit first, padded with zeros to whole bytes. Its
+//! size follows from the layout alone, so that a shard is a plain `[tokens, stride]` array and any
+//! token is found by multiplication. Encoding is deterministic, and decoding accepts a byte string
+//! only if it is the one that encoding would write for some row: ids increasing and below the
+//! vocabulary, finite numbers, zero padding.
+//!
+//! | kind | record |
+//! |---|---|
+//! | dense | V × f32 log-probabilities, exactly as the teacher gave them |
+//! | top-k | f16 top, f16 range, f16 log-tail, f16 log-tail per temperature, K quantised log-probs, K ids |
+//! | sampled | τ and largest weight in 15 bits, entropy in 14, K × 4-bit weights, K ids |
+
+mod bits;
+mod column;
+mod dense;
+mod dither;
+mod error;
+mod ids;
+mod layout;
+mod minifloat;
+mod rows;
+mod sampled;
+mod topk;
+
+pub use dense::DenseLayout;
+pub use dither::Dither;
+pub use error::{DecodeError, EncodeError, LayoutError};
+pub use ids::IdLayout;
+pub use layout::{Decoder, Layout};
+pub use rows::{At, SampledRows, SampledRowsMut, TopKRows, TopKRowsMut};
+pub use sampled::{SampledLayout, SampledRow, SampledRowMut};
+pub use topk::{TopKLayout, TopKRow, TopKRowMut};

@@ -1,0 +1,371 @@
+//! The store: layouts of records, shards written and read, small files published.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pyo3::buffer::{Element, PyBuffer};
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyDict};
+
+use super::released;
+use crate::codec::{DecodeError, EncodeError, Layout, SampledRows, SampledRowsMut, TopKRows, TopKRowsMut};
+use crate::error::{Class, Error, Result};
+use crate::shard::{self, FileStorage, Published, Sequence};
+
+/// Adds the store to the module.
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<RecordLayout>()?;
+    module.add_class::<ShardWriter>()?;
+    module.add_class::<CacheReader>()?;
+    module.add_function(wrap_pyfunction!(publish, module)?)?;
+    module.add_function(wrap_pyfunction!(sweep, module)?)?;
+    module.add_function(wrap_pyfunction!(verify_shard, module)?)?;
+    module.add_function(wrap_pyfunction!(shard_metadata, module)?)?;
+    module.add_function(wrap_pyfunction!(shard_name, module)?)
+}
+
+type Metadata = BTreeMap<String, String>;
+
+/// Layout of one record, from a cache's metadata.
+#[pyclass(frozen)]
+struct RecordLayout(Layout);
+
+#[pymethods]
+impl RecordLayout {
+    #[new]
+    fn new(metadata: Metadata) -> PyResult<Self> {
+        Ok(Self(layout(&metadata)?))
+    }
+
+    #[getter]
+    fn stride(&self) -> usize {
+        self.0.stride()
+    }
+
+    fn encode_dense(&self, py: Python<'_>, log_probs: PyBuffer<f32>) -> PyResult<Py<PyByteArray>> {
+        let Layout::Dense(layout) = self.0 else { return Err(wrong_kind("dense")) };
+        let log_probs = input(py, &log_probs)?;
+        let rows = log_probs.len() / layout.vocab_size() as usize;
+        let records = released(py, || {
+            let mut records = vec![0; rows * layout.stride()];
+            layout.encode_rows(&log_probs, &mut records).map_err(unwritable)?;
+            Ok(records)
+        })?;
+        Ok(PyByteArray::new(py, &records).unbind())
+    }
+
+    fn decode_dense(&self, py: Python<'_>, records: PyBuffer<u8>, log_probs: PyBuffer<f32>) -> PyResult<()> {
+        let Layout::Dense(layout) = self.0 else { return Err(wrong_kind("dense")) };
+        let records = input(py, &records)?;
+        expect(&log_probs, records.len() / 4)?;
+        let decoded = released(py, || {
+            let mut decoded = vec![0.0; records.len() / 4];
+            layout.decode_rows(&records, &mut decoded).map_err(unreadable)?;
+            Ok(decoded)
+        })?;
+        log_probs.copy_from_slice(py, &decoded)
+    }
+
+    fn encode_top_k(
+        &self,
+        py: Python<'_>,
+        ids: PyBuffer<i32>,
+        log_probs: PyBuffer<f32>,
+        log_tails: PyBuffer<f32>,
+        log_tails_at: PyBuffer<f32>,
+    ) -> PyResult<Py<PyByteArray>> {
+        let Layout::TopK(layout) = self.0 else { return Err(wrong_kind("top-k")) };
+        let rows = ids.item_count() / layout.k();
+        expect(&log_probs, rows * layout.k())?;
+        expect(&log_tails, if layout.has_tail() { rows } else { 0 })?;
+        expect(&log_tails_at, rows * layout.num_temperatures())?;
+        let (ids, log_probs) = (input(py, &ids)?, input(py, &log_probs)?);
+        let (log_tails, log_tails_at) = (input(py, &log_tails)?, input(py, &log_tails_at)?);
+        let records = released(py, || {
+            let mut records = vec![0; rows * layout.stride()];
+            let rows = TopKRows {
+                ids: &ids,
+                log_probs: &log_probs,
+                log_tails: &log_tails,
+                log_tails_at: &log_tails_at,
+            };
+            layout.encode_rows(rows, &mut records).map_err(unwritable)?;
+            Ok(records)
+        })?;
+        Ok(PyByteArray::new(py, &records).unbind())
+    }
+
+    fn decode_top_k(
+        &self,
+        py: Python<'_>,
+        records: PyBuffer<u8>,
+        ids: PyBuffer<i32>,
+        log_probs: PyBuffer<f32>,
+        log_tails: PyBuffer<f32>,
+        log_tails_at: PyBuffer<f32>,
+    ) -> PyResult<()> {
+        let Layout::TopK(layout) = self.0 else { return Err(wrong_kind("top-k")) };
+        let records = input(py, &records)?;
+        let rows = records.len() / layout.stride();
+        let mut decoded_ids = vec![0; expect(&ids, rows * layout.k())?];
+        let mut decoded = vec![0.0; expect(&log_probs, rows * layout.k())?];
+        let mut tails = vec![0.0; expect(&log_tails, if layout.has_tail() { rows } else { 0 })?];
+        let mut tails_at = vec![0.0; expect(&log_tails_at, rows * layout.num_temperatures())?];
+        released(py, || {
+            let rows = TopKRowsMut {
+                ids: &mut decoded_ids,
+                log_probs: &mut decoded,
+                log_tails: &mut tails,
+                log_tails_at: &mut tails_at,
+            };
+            layout.decode_rows(&records, rows).map_err(unreadable)
+        })?;
+        ids.copy_from_slice(py, &decoded_ids)?;
+        log_probs.copy_from_slice(py, &decoded)?;
+        log_tails.copy_from_slice(py, &tails)?;
+        log_tails_at.copy_from_slice(py, &tails_at)
+    }
+
+    /// `keys` is int64 [N, 3]: example, sample and position of each row.
+    #[expect(clippy::too_many_arguments, reason = "one per array of a sampled target")]
+    fn encode_sampled(
+        &self,
+        py: Python<'_>,
+        ids: PyBuffer<i32>,
+        weights: PyBuffer<f32>,
+        counts: PyBuffer<i32>,
+        taus: PyBuffer<f32>,
+        entropies: PyBuffer<f32>,
+        keys: PyBuffer<i64>,
+        seed: u64,
+    ) -> PyResult<Py<PyByteArray>> {
+        let Layout::Sampled(layout) = self.0 else { return Err(wrong_kind("sampled")) };
+        let rows = expect(&counts, ids.item_count() / layout.k())?;
+        expect(&ids, rows * layout.k())?;
+        expect(&weights, rows * layout.k())?;
+        expect(&taus, rows)?;
+        expect(&entropies, rows)?;
+        expect(&keys, 3 * rows)?;
+        let (ids, weights, counts) = (input(py, &ids)?, input(py, &weights)?, input(py, &counts)?);
+        let (taus, entropies, keys) = (input(py, &taus)?, input(py, &entropies)?, input(py, &keys)?);
+        let records = released(py, || {
+            let mut records = vec![0; rows * layout.stride()];
+            let rows = SampledRows {
+                ids: &ids,
+                weights: &weights,
+                counts: &counts,
+                taus: &taus,
+                entropies: &entropies,
+                keys: &keys,
+                seed,
+            };
+            layout.encode_rows(rows, &mut records).map_err(unwritable)?;
+            Ok(records)
+        })?;
+        Ok(PyByteArray::new(py, &records).unbind())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one per array of a sampled target")]
+    fn decode_sampled(
+        &self,
+        py: Python<'_>,
+        records: PyBuffer<u8>,
+        ids: PyBuffer<i32>,
+        weights: PyBuffer<f32>,
+        counts: PyBuffer<i32>,
+        taus: PyBuffer<f32>,
+        entropies: PyBuffer<f32>,
+    ) -> PyResult<()> {
+        let Layout::Sampled(layout) = self.0 else { return Err(wrong_kind("sampled")) };
+        let records = input(py, &records)?;
+        let rows = records.len() / layout.stride();
+        let mut decoded_ids = vec![0; expect(&ids, rows * layout.k())?];
+        let mut decoded = vec![0.0; expect(&weights, rows * layout.k())?];
+        let mut decoded_counts = vec![0; expect(&counts, rows)?];
+        let mut decoded_taus = vec![0.0; expect(&taus, rows)?];
+        let mut decoded_entropies = vec![0.0; expect(&entropies, rows)?];
+        released(py, || {
+            let rows = SampledRowsMut {
+                ids: &mut decoded_ids,
+                weights: &mut decoded,
+                counts: &mut decoded_counts,
+                taus: &mut decoded_taus,
+                entropies: &mut decoded_entropies,
+            };
+            layout.decode_rows(&records, rows).map_err(unreadable)
+        })?;
+        ids.copy_from_slice(py, &decoded_ids)?;
+        weights.copy_from_slice(py, &decoded)?;
+        counts.copy_from_slice(py, &decoded_counts)?;
+        taus.copy_from_slice(py, &decoded_taus)?;
+        entropies.copy_from_slice(py, &decoded_entropies)
+    }
+}
+
+/// A shard being written. Dropped without `finish`, it leaves nothing behind.
+#[pyclass]
+struct ShardWriter(Option<shard::ShardWriter>);
+
+#[pymethods]
+impl ShardWriter {
+    #[new]
+    fn new(path: PathBuf, metadata: Metadata) -> PyResult<Self> {
+        let stride = layout(&metadata)?.stride();
+        let writer = shard::ShardWriter::create(Arc::new(FileStorage), &path, metadata, stride);
+        Ok(Self(Some(writer.map_err(Error::from)?)))
+    }
+
+    /// Appends records of the next response tokens.
+    fn records(&mut self, py: Python<'_>, records: PyBuffer<u8>) -> PyResult<()> {
+        let records = input(py, &records)?;
+        let writer = self.open()?;
+        released(py, || Ok(writer.records(&records)?))
+    }
+
+    /// Appends one sequence, whose records are appended before or after.
+    fn sequence(
+        &mut self,
+        py: Python<'_>,
+        numbers: (u64, u64, u64),
+        prompt_id: &str,
+        prompt: PyBuffer<i32>,
+        response: PyBuffer<i32>,
+    ) -> PyResult<()> {
+        let (prompt, response) = (input(py, &prompt)?, input(py, &response)?);
+        let (sequence, example, sample) = numbers;
+        let row = Sequence { sequence, example, sample, prompt_id, prompt: &prompt, response: &response };
+        self.open()?.sequence(row);
+        Ok(())
+    }
+
+    /// Commits the shard: tokens, sequences, bytes, root, and whether it had not been there before.
+    fn finish(&mut self, py: Python<'_>) -> PyResult<(u64, u64, u64, String, bool)> {
+        let writer = self.0.take().ok_or_else(closed)?;
+        let written = released(py, || Ok(writer.finish()?))?;
+        let new = written.published == Published::New;
+        Ok((written.counts.tokens, written.counts.sequences, written.file_length, hex(&written.root), new))
+    }
+}
+
+impl ShardWriter {
+    fn open(&mut self) -> PyResult<&mut shard::ShardWriter> {
+        self.0.as_mut().ok_or_else(|| closed().into())
+    }
+}
+
+fn closed() -> Error {
+    Error::new(Class::Usage, "this shard is finished already")
+}
+
+/// Random access to the sequences of a cache.
+#[pyclass(frozen)]
+struct CacheReader(shard::CacheReader);
+
+#[pymethods]
+impl CacheReader {
+    #[new]
+    fn new(directory: PathBuf, firsts: Vec<u64>, expected: Metadata) -> Self {
+        Self(shard::CacheReader::new(Arc::new(FileStorage), &directory, firsts, expected))
+    }
+
+    /// (numbers int64 [4, B]: example, sample, prompt length, response length; prompt ids;
+    /// prompts int32; responses int32; records), packed in the order given.
+    #[expect(clippy::type_complexity, reason = "unpacked at its only call")]
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        sequences: Vec<u64>,
+    ) -> PyResult<(
+        Bound<'py, PyByteArray>,
+        Vec<String>,
+        Bound<'py, PyByteArray>,
+        Bound<'py, PyByteArray>,
+        Bound<'py, PyByteArray>,
+    )> {
+        let batch = released(py, || Ok(self.0.read(&sequences)?))?;
+        let numbers = [&batch.examples, &batch.samples, &batch.prompt_lengths, &batch.response_lengths];
+        let numbers: Vec<u8> =
+            numbers.into_iter().flatten().flat_map(|number| number.to_le_bytes()).collect();
+        let ids = |ids: &[i32]| ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
+        Ok((
+            PyByteArray::new(py, &numbers),
+            batch.prompt_ids,
+            PyByteArray::new(py, &ids(&batch.prompts)),
+            PyByteArray::new(py, &ids(&batch.responses)),
+            PyByteArray::new(py, &batch.records),
+        ))
+    }
+}
+
+/// Writes a small file durably, once; False if the same bytes were there. Other bytes are an error.
+#[pyfunction]
+fn publish(py: Python<'_>, path: PathBuf, data: Vec<u8>) -> PyResult<bool> {
+    released(py, || Ok(shard::publish(&FileStorage, &path, &data)? == Published::New))
+}
+
+/// Removes the temporary files of killed writers.
+#[pyfunction]
+fn sweep(py: Python<'_>, directory: PathBuf) -> PyResult<usize> {
+    released(py, || Ok(shard::sweep(&FileStorage, &directory)?))
+}
+
+/// Checks a shard, all of it with `full`: (tokens, sequences, bytes, root).
+#[pyfunction]
+fn verify_shard(py: Python<'_>, path: PathBuf, full: bool) -> PyResult<(u64, u64, u64, String)> {
+    let report = released(py, || Ok(shard::verify(&FileStorage, &path, full)?))?;
+    Ok((report.tokens, report.sequences, report.file_length, hex(&report.root)))
+}
+
+/// The metadata of a shard.
+#[pyfunction]
+fn shard_metadata(py: Python<'_>, path: PathBuf) -> PyResult<Py<PyDict>> {
+    let reader = released(py, || Ok(shard::ShardReader::open(&FileStorage, &path)?))?;
+    let entries = PyDict::new(py);
+    for (key, value) in &reader.header().metadata {
+        entries.set_item(key, value)?;
+    }
+    Ok(entries.unbind())
+}
+
+/// Name of a shard's file.
+#[pyfunction]
+fn shard_name(shard: usize) -> String {
+    shard::shard_name(shard)
+}
+
+fn layout(metadata: &Metadata) -> Result<Layout> {
+    Layout::from_metadata(metadata).map_err(|error| Error::new(Class::Cache, error.to_string()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn input<T: Element>(py: Python<'_>, buffer: &PyBuffer<T>) -> PyResult<Vec<T>> {
+    buffer.to_vec(py)
+}
+
+fn expect<T: Element>(buffer: &PyBuffer<T>, count: usize) -> Result<usize> {
+    if buffer.item_count() == count {
+        return Ok(count);
+    }
+    let message = format!("an array has {} elements, expected {count}", buffer.item_count());
+    Err(Error::new(Class::Usage, message))
+}
+
+fn wrong_kind(kind: &str) -> PyErr {
+    Error::new(Class::Usage, format!("this layout is not of {kind} records")).into()
+}
+
+fn unwritable((row, error): (usize, EncodeError)) -> Error {
+    Error::new(Class::Model, format!("the teacher's row {row} cannot be kept: {error}"))
+}
+
+fn unreadable((row, error): (usize, DecodeError)) -> Error {
+    Error::new(Class::Cache, format!("row {row}: {error}"))
+}

@@ -1,0 +1,138 @@
+//! Reads one shard: what is returned has been checked, chunk by chunk.
+
+use std::path::{Path, PathBuf};
+
+use super::checksum::{self, CHUNK};
+use super::error::{Fault, ShardError};
+use super::header::{Header, MAX_FILE_BYTES, MAX_HEADER_BYTES};
+use super::index::Index;
+use super::storage::{ReadFile, Storage, read_exact_at, uninterrupted};
+use super::trailer::{self, Trailer};
+
+/// An open shard whose length, trailer, table of checksums and header are good.
+pub struct ShardReader {
+    path: PathBuf,
+    file: Box<dyn ReadFile>,
+    header: Header,
+    trailer: Trailer,
+    checksums: Vec<u32>,
+}
+
+impl ShardReader {
+    /// Opens a shard. Costs four reads, and memory for the header and 4 bytes per 16 KiB of file.
+    pub fn open(storage: &dyn Storage, path: &Path) -> Result<Self, ShardError> {
+        Self::open_inner(storage, path).map_err(|fault| ShardError::new(path, fault))
+    }
+
+    fn open_inner(storage: &dyn Storage, path: &Path) -> Result<Self, Fault> {
+        let file = uninterrupted(|| storage.open(path)).map_err(Fault::Io)?;
+        let length = file.length().map_err(Fault::Io)?;
+        let trailer = read_trailer(&*file, length)?;
+        let header = read_header(&*file, length)?;
+        if header.file_length() != length {
+            return Err(Fault::Length { expected: header.file_length(), found: length });
+        }
+        let checksums = read_table(&*file, &header, &trailer)?;
+        let reader = Self { path: path.to_owned(), file, header, trailer, checksums };
+        reader.read(0, reader.header.length)?;
+        Ok(reader)
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    #[must_use]
+    pub fn trailer(&self) -> &Trailer {
+        &self.trailer
+    }
+
+    pub(super) fn checksums(&self) -> &[u32] {
+        &self.checksums
+    }
+
+    pub(super) fn file(&self) -> &dyn ReadFile {
+        &*self.file
+    }
+
+    /// Where the sequences stand.
+    pub fn index(&self) -> Result<Index, ShardError> {
+        let (start, end) =
+            (self.header.tensor("sequence").start, self.header.tensor("response_tokens").start);
+        let index = self.read(start, end).and_then(|bytes| Index::from_bytes(&self.header, &bytes));
+        index.map_err(|fault| ShardError::new(&self.path, fault))
+    }
+
+    /// Bytes `from..to` of a tensor, counted in its elements of `size` bytes.
+    pub fn tensor(&self, name: &str, size: u64, from: u64, to: u64) -> Result<Vec<u8>, ShardError> {
+        let start = self.header.tensor(name).start;
+        self.read(start + from * size, start + to * size).map_err(|fault| ShardError::new(&self.path, fault))
+    }
+
+    /// Bytes `start..end` of the file, from chunks whose checksums hold. Both lie before the table.
+    fn read(&self, start: u64, end: u64) -> Result<Vec<u8>, Fault> {
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        let first = start / CHUNK as u64;
+        let base = first * CHUNK as u64;
+        let stop = (checksum::count(end) * CHUNK as u64).min(self.header.checked_length());
+        let mut bytes = vec![0; (stop - base) as usize];
+        read_exact_at(&*self.file, &mut bytes, base).map_err(Fault::Io)?;
+        for (chunk, part) in (first..).zip(bytes.chunks(CHUNK)) {
+            if self.checksums.get(chunk as usize) != Some(&checksum::of(part)) {
+                return Err(Fault::Chunk { chunk });
+            }
+        }
+        bytes.truncate((end - base) as usize);
+        bytes.drain(..(start - base) as usize);
+        Ok(bytes)
+    }
+}
+
+fn read_trailer(file: &dyn ReadFile, length: u64) -> Result<Trailer, Fault> {
+    if length < 8 + trailer::LENGTH as u64 {
+        return Err(Fault::Truncated { length });
+    }
+    if length > MAX_FILE_BYTES {
+        return Err(Fault::TooLong { length });
+    }
+    let mut bytes = [0; trailer::LENGTH];
+    read_exact_at(file, &mut bytes, length - trailer::LENGTH as u64).map_err(Fault::Io)?;
+    let trailer = Trailer::from_bytes(&bytes).ok_or(Fault::Trailer)?;
+    if trailer.file_length != length {
+        return Err(Fault::Length { expected: trailer.file_length, found: length });
+    }
+    Ok(trailer)
+}
+
+fn read_header(file: &dyn ReadFile, length: u64) -> Result<Header, Fault> {
+    let mut bytes = [0; 8];
+    read_exact_at(file, &mut bytes, 0).map_err(Fault::Io)?;
+    let json_length = u64::from_le_bytes(bytes);
+    if json_length > MAX_HEADER_BYTES {
+        return Err(Fault::HeaderTooLarge { length: json_length });
+    }
+    if json_length > length - 8 {
+        return Err(Fault::Truncated { length });
+    }
+    let mut json = vec![0; json_length as usize];
+    read_exact_at(file, &mut json, 8).map_err(Fault::Io)?;
+    Header::from_json(&json)
+}
+
+fn read_table(file: &dyn ReadFile, header: &Header, trailer: &Trailer) -> Result<Vec<u32>, Fault> {
+    let tensor = header.tensor("checksums");
+    let mut bytes = vec![0; (tensor.end - tensor.start) as usize];
+    read_exact_at(file, &mut bytes, tensor.start).map_err(Fault::Io)?;
+    if checksum::of(&bytes) != trailer.table_checksum {
+        return Err(Fault::ChecksumTable);
+    }
+    Ok(bytes.chunks_exact(4).map(|part| u32::from_le_bytes([part[0], part[1], part[2], part[3]])).collect())
+}
