@@ -1,0 +1,254 @@
+"""Distillation of a teacher into a student: checks, assembly, and then the loop.
+
+Two axes: who wrote the responses (`settings.source`), and where the target distributions come from (a cache
+or a live teacher). A cache's responses are fixed, so only offline runs can use one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thack.cache import Cache
+from thack.config.settings import DistillSettings
+from thack.errors import MismatchError, UsageError
+from thack.losses import token_losses
+from thack.losses.vocabulary import common_width
+from thack.metrics.bank import PromptBank
+from thack.metrics.distance import Evaluator
+from thack.metrics.monitor import FixedKL
+from thack.models.load import load_model
+from thack.models.protocol import LanguageModel
+from thack.responses import prepare
+from thack.runtime.device import apply_threads, choose_device, choose_dtype
+from thack.runtime.progress import SILENT, Progress
+from thack.targets import Target
+from thack.training.canary import check_alignment
+from thack.training.checkpoint import Snapshot, read_snapshot, restore_optimizer
+from thack.training.clock import Clock
+from thack.training.loop import Job, Row, train
+from thack.training.material import Cached, Live, Material
+from thack.training.monitors import training_monitors
+from thack.training.optimizer import build_optimizer
+from thack.training.plan import Plan, evaluation_steps, plan_steps
+from thack.training.rundir import RunDirectory
+from thack.training.setup import finish, recorded, width_of
+from thack.training.source import build_source
+from thack.training.team import Team
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """A finished run: its directory, and the student in it."""
+
+    path: Path
+    model: Path
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cast:
+    """The models of a run; the student's weights are those of the checkpoint it goes on from."""
+
+    student: LanguageModel
+    teacher: LanguageModel | None
+    oracle: LanguageModel | None
+    cache: Cache | None
+    width: int  # ids on which student and teacher are compared
+
+
+def run_distill(settings: DistillSettings, progress: Progress = SILENT) -> RunResult:
+    """Distill as `settings` say into settings.out; a finished run is returned, a stopped one goes on."""
+    check_combination(settings)
+    run = RunDirectory(settings.out, settings, "distill")
+    run.claim()
+    if run.finished():
+        progress.note(f"{run.path} is already there")
+        return RunResult(path=run.path, model=run.model, steps=int(run.status()["step"]))
+    apply_threads()
+    with recorded(run):
+        job, start = prepare_distill(settings, run, progress)
+        train(job, start)
+        finish(job, job.team)
+    return RunResult(path=run.path, model=run.model, steps=job.plan.total_steps)
+
+
+def check_combination(settings: DistillSettings) -> None:
+    """Refuse what cannot work before anything is loaded."""
+    kind = settings.source.kind
+    if not settings.student:
+        raise UsageError("distilling needs a student", hint="give --student DIR")
+    if not settings.cache and not settings.teacher:
+        raise UsageError("distilling needs a teacher", hint="give --cache DIR, or --teacher DIR")
+    if settings.cache and kind != "offline":
+        raise UsageError(
+            f"source.kind = {kind} does not go with a cache",
+            details=("responses written afresh have no cached distributions",),
+            hint="leave --cache out and give --teacher and --data",
+        )
+    if not settings.cache and not settings.data.path:
+        raise UsageError("distilling without a cache needs prompts", hint="give --data prompts.jsonl")
+    if settings.bank and not (settings.teacher or settings.oracle):
+        raise UsageError("evaluating on a bank needs a reference", hint="give --teacher or --oracle, or no --bank")
+
+
+def prepare_distill(settings: DistillSettings, run: RunDirectory, progress: Progress) -> tuple[Job, Snapshot]:
+    """The job, and the point from which it goes on."""
+    device = choose_device(settings.device)
+    checkpoint = run.resumable(progress)
+    cast = load_cast(settings, checkpoint, device)
+    material, lengths = build_material(settings, cast, progress)
+    plan = Plan(
+        num_sequences=len(material),
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        total_steps=plan_steps(len(material), settings.batch_size, settings.epochs, settings.steps),
+        window_steps=settings.source.refresh_steps,
+        lengths=lengths,
+    )
+    optimizer = build_optimizer(cast.student, settings.optimizer)  # type: ignore[arg-type]
+    start = Snapshot(step=0, trainer={})
+    if checkpoint:
+        start = read_snapshot(checkpoint)
+        restore_optimizer(cast.student, optimizer, checkpoint)  # type: ignore[arg-type]
+    dtype, reason = choose_dtype(settings.dtype, device, width=width_of(cast.student))
+    bank = PromptBank.load(settings.bank) if settings.bank else None
+    run.open_logs(start.step)
+    run.write_facts(_facts(cast, bank, len(material), f"{dtype} ({reason})".removeprefix("torch.")))
+    steps = evaluation_steps(plan.total_steps, settings.evaluation.count, settings.evaluation.spacing)
+    job = Job(
+        name=run.path.name,
+        model=cast.student,
+        material=material,
+        loss=_loss(settings, cast.width),
+        evaluate=build_evaluation(settings, cast, bank, material, plan, run),
+        evaluation_steps=frozenset(steps),
+        plan=plan,
+        optimizer=optimizer,
+        optimizer_settings=settings.optimizer,
+        checkpoint=settings.checkpoint,
+        run=run,
+        spent=start.trainer,
+        micro_batch_size=settings.micro_batch_size,
+        dtype=dtype,
+        team=Team(),
+        clock=Clock(precise=settings.profile),
+        profile=settings.profile,
+        progress=progress,
+    )
+    return job, start
+
+
+def load_cast(settings: DistillSettings, checkpoint: Path | None, device: torch.device) -> Cast:
+    """Load every model, and refuse those that do not belong together."""
+    student = load_model(checkpoint or settings.student, role="student", device=device)
+    teacher = load_model(settings.teacher, role="teacher", device=device) if settings.teacher else None
+    oracle = load_model(settings.oracle, role="oracle", device=device) if settings.oracle else None
+    cache = Cache.open(Path(settings.cache)) if settings.cache else None
+    widths = {"student": student.vocab_size}
+    if teacher is not None:
+        check_same_tokenizer("teacher", teacher.tokenizer.fingerprint(), student)
+        widths["teacher"] = teacher.vocab_size
+    if cache is not None:
+        check_same_tokenizer("cache", cache.meta.tokenizer, student)
+        check_same_teacher(cache, teacher)
+        widths["cache"] = cache.meta.vocab_size
+    width = common_width(student.tokenizer.size, **widths)
+    return Cast(student=student, teacher=teacher, oracle=oracle, cache=cache, width=width)
+
+
+def check_same_tokenizer(role: str, fingerprint: str, student: LanguageModel) -> None:
+    """Raise MismatchError unless ids mean the same words on both sides (trap 20)."""
+    own = student.tokenizer.fingerprint()
+    if fingerprint != own:
+        raise MismatchError(
+            f"the {role} was made for another tokenizer than the student's",
+            details=(f"{role:<8} {fingerprint}", f"student  {own}"),
+            hint=f"ids would mean different words: take a {role} and a student that share a tokenizer",
+        )
+
+
+def check_same_teacher(cache: Cache, teacher: LanguageModel | None) -> None:
+    """A live teacher beside a cache serves the proxy metric: it has to be the one that was cached."""
+    if teacher is not None and cache.meta.teacher != teacher.fingerprint():
+        raise MismatchError(
+            "the cache holds another teacher's distributions",
+            details=(f"cache    {cache.meta.teacher}", f"teacher  {teacher.fingerprint()}"),
+            hint="give the teacher that was cached, or cache this one",
+        )
+
+
+def build_material(
+    settings: DistillSettings, cast: Cast, progress: Progress
+) -> tuple[Material, np.ndarray | None]:
+    """What to train on, and its lengths where they are known before the run."""
+    if cast.cache is not None:
+        skipped = check_alignment(cast.cache)
+        if skipped:
+            progress.note(skipped)
+        _warn_about_reuse(settings, cast.cache, progress)
+        return Cached(cast.cache, cast.width), None
+    assert cast.teacher is not None
+    offline = settings.source.kind == "offline"
+    prepared = prepare(settings.data, cast.student.tokenizer, need_response=offline)
+    source = build_source(settings, prepared.sequences, cast.teacher, cast.student)
+    return Live(source, cast.teacher, cast.width, size=len(prepared.sequences), online=not offline), None
+
+
+def _warn_about_reuse(settings: DistillSettings, cache: Cache, progress: Progress) -> None:
+    """Sampled targets that are seen again are fixed noise, which the student memorises (RECIPE, trap 8)."""
+    if cache.meta.kind == "sampled" and settings.epochs > 1 and cache.meta.k < 64:
+        progress.note(
+            f"warning: {settings.epochs} epochs over {cache.meta.k} sampled ids per token: the student will "
+            "memorise their noise; cache top-k, or 64 sampled ids and more"
+        )
+
+
+def build_evaluation(
+    settings: DistillSettings, cast: Cast, bank: PromptBank | None, material: Material, plan: Plan, run: RunDirectory
+) -> Callable[[int], Row]:
+    """step → all columns: the bank's, and the teacher's distance on fixed training responses."""
+    evaluator = None
+    if bank is not None:
+        evaluator = Evaluator(bank, cast.teacher, cast.oracle, settings.evaluation, seed=settings.seed)
+    monitors: dict[str, FixedKL] = {}
+
+    def evaluate(step: int) -> Row:
+        if cast.teacher is not None and evaluator is not None and not monitors:
+            monitors.update(training_monitors(settings, cast.teacher, cast.width, material, plan))
+        columns: Row = {name: monitor.measure(cast.student) for name, monitor in monitors.items()}
+        if evaluator is not None:
+            found = evaluator.evaluate(cast.student)
+            columns |= found.columns
+            run.append_per_prompt(found.per_prompt_row(step))
+        return columns
+
+    return evaluate
+
+
+def _loss(settings: DistillSettings, width: int) -> Callable[[Tensor, Target | None, Tensor], Tensor]:
+    def loss(logits_NV: Tensor, target: Target | None, labels_N: Tensor) -> Tensor:
+        assert target is not None
+        return token_losses(logits_NV[:, :width], target, labels_N, settings.loss)
+
+    return loss
+
+
+def _facts(cast: Cast, bank: PromptBank | None, num_sequences: int, dtype: str) -> dict[str, Any]:
+    """What went in, by content."""
+    models = {"student": cast.student, "teacher": cast.teacher, "oracle": cast.oracle}
+    return {
+        "models": {role: model.fingerprint() for role, model in models.items() if model is not None},
+        "cache": None if cast.cache is None else cast.cache.meta.fingerprint,
+        "bank": None if bank is None else bank.fingerprint(),
+        "tokenizer": cast.student.tokenizer.fingerprint(),
+        "compared_ids": cast.width,
+        "sequences": num_sequences,
+        "dtype": dtype,
+    }
