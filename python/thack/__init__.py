@@ -1,0 +1,84 @@
+"""thack: cache what a teacher knows, distill it into a student, and see the moment it learns the mistakes.
+
+Everything here is public and kept; it is imported when first used, so that `import thack` stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thack.api import (
+        cache_logits,
+        demo,
+        distill,
+        evaluate,
+        generate,
+        report,
+        sft,
+        verdict,
+    )
+    from thack.cache import Cache
+    from thack.errors import ThackError
+    from thack.metrics import PromptBank
+
+_HOMES = {
+    "cache_logits": "thack.api",
+    "demo": "thack.api",
+    "distill": "thack.api",
+    "evaluate": "thack.api",
+    "generate": "thack.api",
+    "report": "thack.api",
+    "sft": "thack.api",
+    "verdict": "thack.api",
+    "Cache": "thack.cache",
+    "PromptBank": "thack.metrics",
+    "ThackError": "thack.errors",
+}
+
+__all__ = [
+    "Cache",
+    "PromptBank",
+    "ThackError",
+    "__version__",
+    "cache_logits",
+    "demo",
+    "distill",
+    "evaluate",
+    "generate",
+    "report",
+    "sft",
+    "verdict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name == "__version__":
+        return import_module("thack._thack").__version__
+    raise AttributeError(f"module 'thack' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Verb(ModuleType):
+    """A subpackage with the name of a verb: `thack.report(...)` works, imported or not."""
+
+    def __call__(self, *arguments: Any, **keys: Any) -> Any:
+        return getattr(import_module("thack.api"), self.__name__.rpartition(".")[2])(*arguments, **keys)
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and _HOMES.get(name) == "thack.api":
+            value.__class__ = _Verb
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -29,6 +29,7 @@ class Setting:
     """One key as users type it, for help and documentation."""
 
     key: str
+    hint: Any  # its type
     accepts: str
     default: Any
     help: str
@@ -314,7 +315,8 @@ def _describe(instance: Any, prefix: str) -> list[Setting]:
         if dataclasses.is_dataclass(value):
             found += _describe(value, f"{key}.")
         else:
-            found.append(Setting(key, _accepts(hints[field.name]), value, texts.get(field.name, "")))
+            hint = hints[field.name]
+            found.append(Setting(key, hint, _accepts(hint), value, texts.get(field.name, "")))
     return found
 
 

@@ -6,11 +6,11 @@ import os
 import platform
 import subprocess
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from thack.runtime.device import fast_bf16_flag
+from thack.runtime.device import cpu_flags, fast_bf16_flag
 from thack.runtime.ranks import current_rank
 from thack.runtime.threads import limits, threads
 
@@ -49,16 +49,18 @@ def version(package: str) -> str | None:
 
 def native_version() -> str:
     """The version of the native module, which is the package's: both come from Cargo.toml."""
-    from thack import _thack
-
-    return str(_thack.__version__)
+    return str(import_module("thack._thack").__version__)
 
 
 def simd_level() -> str:
-    """The vector instructions that the Rust kernels use on this CPU."""
-    from thack import _thack
-
-    return str(_thack.simd_level())
+    """The widest vector instructions of this CPU that the Rust kernels know: they dispatch at run time."""
+    flags = cpu_flags()
+    known = {
+        "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+        "avx2": {"avx2", "fma"},
+        "neon": {"asimd"},
+    }
+    return next((level for level, needed in known.items() if needed <= flags), "scalar")
 
 
 def cpu_name() -> str:

@@ -1,0 +1,129 @@
+"""The verbs as functions: what a command calls, and what `import thack` exports, lazily.
+
+Every verb takes the keys of its settings as keyword arguments, nested groups as mappings or settings
+objects, dotted keys through a mapping, and `config` files below them:
+
+    thack.distill(student="./student", cache="cache/", loss={"divergence": "jsd"}, out="runs/a")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from thack.config import load, to_dict
+from thack.config.settings import (
+    CacheSettings,
+    DistillSettings,
+    EvaluateSettings,
+    GenerateSettings,
+    SftSettings,
+)
+from thack.files import write_text
+from thack.runtime.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from thack.experiment.demo import DemoResult
+    from thack.hacking import OracleFreeVerdict, Verdict
+    from thack.metrics import Evaluation
+    from thack.training import RunResult
+
+S = TypeVar("S")
+PathLike = str | Path
+
+
+def sft(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **keys: Any) -> Path:
+    """Train a model on prompts with responses; gives its directory. Keys: `SftSettings`."""
+    from thack.training import run_sft
+
+    return run_sft(settings(SftSettings, config, keys), progress=progress)
+
+
+def generate(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **keys: Any) -> dict[str, Any]:
+    """Write responses to prompts with a model; gives counts and the directory. Keys: `GenerateSettings`."""
+    from thack.responses.run import run_generate
+
+    return run_generate(settings(GenerateSettings, config, keys), progress=progress)
+
+
+def cache_logits(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **keys: Any) -> Path:
+    """Score responses with a teacher, keep what it knows; gives the directory. Keys: `CacheSettings`."""
+    from thack.cache.capture import capture
+
+    return capture(settings(CacheSettings, config, keys), progress)
+
+
+def distill(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **keys: Any) -> RunResult:
+    """Train a student to match a teacher, from a cache or live. Keys: `DistillSettings`."""
+    from thack.training import run_distill
+
+    return run_distill(settings(DistillSettings, config, keys), progress=progress)
+
+
+def evaluate(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **keys: Any) -> Evaluation:
+    """Golden and proxy of a student on a frozen bank of held-out prompts. Keys: `EvaluateSettings`."""
+    from thack.metrics import run_evaluate
+
+    return run_evaluate(settings(EvaluateSettings, config, keys), progress=progress)
+
+
+def verdict(
+    run: PathLike, *, mapping: str | None = None, sets: Sequence[str] = ()
+) -> Verdict | OracleFreeVerdict:
+    """Judge a run directory, or another trainer's log with a `mapping` ("golden=eval/kl,step=global_step").
+
+    Without a golden column the oracle-free detector speaks. A run directory gets its verdict.json.
+    """
+    from thack.hacking import Curves, Margins, parse_mapping, verdict_without_oracle
+    from thack.hacking import verdict as judge
+
+    path = Path(run)
+    margins = load(Margins, [], sets)
+    words = parse_mapping(mapping or "")
+    curves = Curves.from_run(path) if path.is_dir() else Curves.from_jsonl(path, words)
+    if not curves.has("golden"):
+        return verdict_without_oracle(curves)
+    found = judge(curves, margins)
+    if path.is_dir():
+        write_text(path / "verdict.json", found.to_json())
+    return found
+
+
+def report(runs: PathLike | Sequence[PathLike], out: PathLike | None = None) -> Path:
+    """Write one self-contained HTML page about runs; by default report.html in the first."""
+    from thack.report import write_report
+
+    paths = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
+    path = Path(out) if out is not None else paths[0] / "report.html"
+    write_report(paths, path)
+    return path
+
+
+def demo(
+    out: PathLike = "runs/demo",
+    *,
+    seeds: Sequence[int] = (0,),
+    quick: bool = False,
+    sets: Sequence[str] = (),
+    progress: Progress = SILENT,
+) -> DemoResult:
+    """The controlled experiment at laptop size, from Python's own docstrings to a verdict and a report."""
+    from thack.experiment.demo import run_demo
+
+    return run_demo(Path(out), seeds=seeds, quick=quick, sets=sets, progress=progress)
+
+
+def settings(cls: type[S], config: Sequence[PathLike], keys: Mapping[str, Any]) -> S:
+    """The settings of a verb from files and keyword arguments, as strict as the command line."""
+    files = [config] if isinstance(config, str | Path) else config
+    return load(
+        cls, [Path(file) for file in files], (), {key: _plain(key, value) for key, value in keys.items()}
+    )
+
+
+def _plain(key: str, value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    return {"path": str(value)} if key == "data" and isinstance(value, str | Path) else value

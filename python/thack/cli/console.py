@@ -1,0 +1,89 @@
+"""What a person sees: results on stdout; progress, notes and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from thack.errors import ThackError
+
+# of verdicts
+STYLES = {"hacking": "bold red", "over-fitting": "yellow", "healthy": "green", "no alarm": "green"}
+
+
+def out() -> Console:
+    """Results. Made anew for every use, so that redirected streams are seen; nothing is wrapped in a pipe."""
+    return _console(stderr=False)
+
+
+def err() -> Console:
+    """Everything that is not a result."""
+    return _console(stderr=True)
+
+
+def _console(stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = 10_000  # a log line stays one line
+        console.soft_wrap = True
+    return console
+
+
+def print_json(document: Any) -> None:
+    """The one document of `--json`."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def print_error(error: ThackError) -> None:
+    """One red line, the two values or the place, and what to type next."""
+    console = err()
+    console.print(Text.assemble(("error: ", "bold red"), (error.message, "red")), soft_wrap=True)
+    for detail in error.details:
+        console.print(Text(f"  {detail}"), soft_wrap=True)
+    if error.hint:
+        console.print(Text(f"  {error.hint}", style="cyan"), soft_wrap=True)
+
+
+def error_document(error: ThackError) -> dict[str, Any]:
+    """What `--json` prints instead of a result."""
+    return {
+        "error": error.message,
+        "details": list(error.details),
+        "hint": error.hint,
+        "exit_code": error.exit_code,
+    }
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number for a table cell: a dash for what was not measured."""
+    return (
+        "–"
+        if value is None
+        else f"{value:.{digits}g}"
+        if abs(value) < 1e-3 and value
+        else f"{value:.{digits}f}"
+    )
+
+
+def percent(fraction: float | None) -> str:
+    """A signed change in percent."""
+    return "–" if fraction is None else f"{fraction:+.1%}".replace("%", " %")
+
+
+def count(value: float) -> str:
+    """A count with thousands separated."""
+    return f"{value:,.0f}"
+
+
+def byte_size(value: float) -> str:
+    """Bytes in the largest unit that leaves a number above one."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(value) < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

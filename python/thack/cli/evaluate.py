@@ -1,0 +1,48 @@
+"""thack evaluate: golden and proxy of one student on a bank of held-out prompts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from thack.cli.app import app
+from thack.cli.console import number, out
+from thack.cli.verbs import Call, Flag, verb
+from thack.config.settings import EvaluateSettings
+
+FLAGS = {
+    "student": Flag(key="student", help="directory of the model to judge"),
+    "teacher": Flag(key="teacher", help="directory of its teacher, for the proxy metric"),
+    "oracle": Flag(key="oracle", help="directory of the ground truth, for the golden metric"),
+    "bank": Flag(key="bank"),
+    "out": Flag(key="out", help="the JSON file to write"),
+    "seed": Flag(key="seed", help="fixes the sampled responses"),
+    "device": Flag(key="device", help="auto, cpu, cuda, cuda:1 or mps"),
+}
+
+
+@verb(
+    app,
+    "evaluate",
+    EvaluateSettings,
+    flags=FLAGS,
+    example="thack evaluate --student runs/a --teacher ./teacher --oracle ./oracle --bank held_out.jsonl",
+    set_example="evaluation.bootstrap=2000",
+)
+def evaluate(call: Call[EvaluateSettings]) -> None:
+    """Measure golden and proxy of a student on a frozen bank of held-out prompts."""
+    from thack.metrics import run_evaluate
+
+    result = run_evaluate(call.settings, progress=call.progress)
+    call.emit(result, lambda: _show(result["columns"], str(call.settings.out)))
+
+
+def _show(columns: dict[str, Any], written: str) -> None:
+    table = Table("metric, nats", "value", "95 % interval", box=None, pad_edge=False)
+    for name, value in columns.items():
+        if not name.endswith(("/low", "/high")):
+            low, high = columns.get(f"{name}/low"), columns.get(f"{name}/high")
+            table.add_row(name, number(value), f"{number(low)} … {number(high)}" if low is not None else "")
+    out().print(table)
+    out().print(f"written: {written}")

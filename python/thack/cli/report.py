@@ -1,0 +1,31 @@
+"""thack report: one page about one or several runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thack.cli.app import app
+from thack.cli.console import out, print_json
+from thack.cli.verbs import Json, Verbose, epilog
+
+
+@app.command("report", epilog=epilog("thack report runs/a runs/b --out report.html"))
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories, shown side by side.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--out", help="The HTML file; by default report.html in the first run.")
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write one self-contained HTML page about runs: verdicts, curves, settings, costs."""
+    from thack.report import write_report
+
+    path = output or runs[0] / "report.html"
+    write_report(runs, path)
+    print_json({"out": str(path)}) if as_json else out().print(f"report: {path}")

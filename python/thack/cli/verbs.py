@@ -1,0 +1,220 @@
+"""How a command is made from a settings class: flags are keys, so that the two cannot drift apart.
+
+A verb names its settings, the keys that get a flag of their own, and an example; its function receives a
+`Call` with the checked settings and prints what came out.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_origin
+
+import typer
+
+from thack.cli.console import err, print_json
+from thack.config import describe, load, to_toml
+from thack.errors import UsageError
+from thack.runtime.progress import SILENT, Progress
+from thack.runtime.ranks import current_rank
+from thack.runtime.status import recorded
+
+S = TypeVar("S")
+
+KEYS = "Settings"  # panel of the flags that every verb has
+state = {"verbose": False, "json": False}  # of this process: what the error handler needs to know
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """A flag for one key; `implies` sets other keys when it is given, unless they are given too."""
+
+    key: str
+    help: str = ""
+    implies: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[S]):
+    """One use of a verb: its settings, where progress goes, how results are printed."""
+
+    settings: S
+    progress: Progress
+    json: bool
+
+    def emit(self, document: Any, show: Callable[[], None]) -> None:
+        """Print the result: as one JSON document, or by `show` for people."""
+        if self.json:
+            print_json(document)
+        else:
+            show()
+
+
+def note_verbose(value: bool) -> bool:
+    state["verbose"] = state["verbose"] or value
+    return value
+
+
+def note_json(value: bool) -> bool:
+    state["json"] = state["json"] or value
+    return value
+
+
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", callback=note_verbose, help="Show tracebacks.", rich_help_panel=KEYS),
+]
+Json = Annotated[
+    bool, typer.Option("--json", callback=note_json, help="Print one JSON document.", rich_help_panel=KEYS)
+]
+_Config = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--config", metavar="FILE", help="A TOML file of settings; may be repeated.", rich_help_panel=KEYS
+    ),
+]
+_Show = Annotated[
+    bool, typer.Option("--show-settings", help="Print every setting as TOML, and stop.", rich_help_panel=KEYS)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=KEYS)]
+
+
+def verb(
+    app: typer.Typer,
+    name: str,
+    cls: type[S],
+    *,
+    flags: Mapping[str, Flag],
+    example: str,
+    set_example: str,
+    records: bool = False,
+    many: bool = False,
+) -> Callable[[Callable[[Call[S]], None]], Callable[..., None]]:
+    """Register a function of a `Call` as command `name`.
+
+    `records`: its function leaves STATUS.json in `out` to us. `many`: several processes may run it together.
+    """
+
+    def decorate(function: Callable[[Call[S]], None]) -> Callable[..., None]:
+        def command(**values: Any) -> None:
+            common = {key: values.pop(key) for key in _COMMON}
+            settings = load(cls, common["config"] or [], common["sets"] or [], _overrides(flags, values))
+            if common["show_settings"]:
+                sys.stdout.write(to_toml(settings, comments=True))
+                return
+            if current_rank().world_size > 1 and not many:
+                raise UsageError(
+                    f"thack {name} runs as one process, but {current_rank().world_size} were started",
+                    hint="start it once; cache-logits is the one to start many times",
+                )
+            recording = recorded(Path(getattr(settings, "out", "."))) if records else nullcontext()
+            with shown_progress(common["quiet"]) as progress, recording:
+                function(Call(settings=settings, progress=progress, json=common["as_json"]))
+
+        command.__name__ = name.replace("-", "_")
+        command.__doc__ = function.__doc__
+        command.__signature__ = _signature(cls, flags, set_example)  # type: ignore[attr-defined]
+        app.command(name, epilog=epilog(example))(command)
+        return command
+
+    return decorate
+
+
+def epilog(example: str) -> str:
+    """An example at the end of --help, on a line of its own."""
+    return f"Example:\n\n[bold]  {example}[/]"
+
+
+def shown_progress(quiet: bool) -> AbstractContextManager[Progress]:
+    """Bars on a terminal, lines elsewhere, nothing if `quiet`."""
+    if quiet:
+        return nullcontext(SILENT)
+    from thack.cli.progress import make_progress
+
+    return make_progress()
+
+
+def _overrides(flags: Mapping[str, Flag], values: Mapping[str, Any]) -> dict[str, Any]:
+    given = {flags[name].key: value for name, value in values.items() if value is not None}
+    implied = {
+        key: value
+        for name, flag in flags.items()
+        if values.get(name) is not None
+        for key, value in flag.implies.items()
+    }
+    return implied | given
+
+
+def _signature(cls: type[Any], flags: Mapping[str, Flag], set_example: str) -> inspect.Signature:
+    settings = {setting.key: setting for setting in describe(cls)}
+    parameters = []
+    for name, flag in flags.items():
+        setting = settings[flag.key]
+        shown = "" if setting.default in ("", ()) else f" [dim]\\[{_plain(setting.default)}][/]"
+        text = _sentence(flag.help or setting.help)
+        if get_origin(setting.hint) is Literal:
+            text = f"{text[:-1]}: {setting.accepts}."
+        option = typer.Option(
+            f"--{name.replace('_', '-')}", help=text + shown, metavar=_metavar(setting.hint)
+        )
+        parameters.append(_parameter(name, Annotated[_option_type(setting.hint), option], None))
+    set_help = typer.Option(
+        "--set", metavar="KEY=VALUE", help=f"Any setting, e.g. {set_example}.", rich_help_panel=KEYS
+    )
+    common = [
+        _parameter("config", _Config, None),
+        _parameter("sets", Annotated[list[str] | None, set_help], None),
+        _parameter("show_settings", _Show, False),
+        _parameter("as_json", Json, False),
+        _parameter("quiet", Quiet, False),
+        _parameter("verbose", Verbose, False),
+    ]
+    return inspect.Signature([*parameters, *common])
+
+
+_COMMON = ("config", "sets", "show_settings", "as_json", "quiet", "verbose")
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _option_type(hint: Any) -> Any:
+    """Texts and numbers by typer; words from a list are checked by `load`, which says "did you mean"."""
+    if hint in (bool, int, float):
+        return hint | None
+    return str | None
+
+
+def _metavar(hint: Any) -> str | None:
+    if hint is bool:
+        return None
+    if hint in (int, float):
+        return "N"
+    if hint is Path:
+        return "PATH"
+    return "WORD" if get_origin(hint) is Literal else "TEXT"
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
+
+
+def command_line() -> str:
+    """What the user typed, to type again."""
+    import shlex
+
+    return shlex.join(["thack", *sys.argv[1:]])
+
+
+def warn(message: str) -> None:
+    """A yellow line on stderr."""
+    err().print(f"warning: {message}", style="yellow", markup=False)
