@@ -1,0 +1,191 @@
+"""The tables of the page: results, detectors, costs, settings, every column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from thack.hacking.curves import Curves
+from thack.hacking.words import percent, percent_interval
+from thack.report.colours import Colour
+from thack.report.html import folded, table, tag, text
+from thack.report.runs import COSTS, Run, Subject, shown
+
+DASH = "–"
+
+
+def pill(name: str) -> str:
+    return tag("span", text(name), class_=f"pill {name.split()[0]}")
+
+
+def swatch(colour: Colour) -> str:
+    return f'<span class="swatch" style="background:var(--{colour.variable})"></span>'
+
+
+def results(subject: Subject, colours: Sequence[Colour]) -> str:
+    """One row per run: what the verdict rests on."""
+    several = any(run.seed is not None for run in subject.runs) and len(subject.runs) > len(subject.arms)
+    head = ["run", *(["seed"] if several else []), "golden: start", "minimum @ step", "end", "rise"]
+    head += ["proxy: then → end", "KL(oracle‖teacher)", "verdict"]
+    rows = []
+    for arm, colour in zip(subject.arms, colours, strict=True):
+        for run in arm.runs:
+            seed = [DASH if run.seed is None else str(run.seed)] if several else []
+            rows.append([f"{swatch(colour)}{text(arm.name)}", *seed, *_result(run)])
+    return table(head, rows, class_="results stacked")
+
+
+def _result(run: Run) -> list[str]:
+    found = run.verdict
+    golden = found.golden
+    if golden is None:
+        proxy = f"{found.proxy.start:.3f} → {found.proxy.end:.3f}" if found.proxy is not None else DASH
+        return [DASH, DASH, DASH, DASH, proxy, DASH, pill(run.suspicion.name)]
+    rise = tag("strong", percent(golden.rise))
+    if golden.rise_interval is not None:
+        rise += tag("small", " " + percent_interval(golden.rise_interval))
+    proxy = DASH
+    if found.proxy is not None and found.proxy_at_onset is not None:
+        proxy = f"{found.proxy_at_onset:.3f} → {found.proxy.end:.3f}"
+    line = DASH
+    if found.line is not None:
+        line = f"{found.line:.3f}" + tag(
+            "small", f" ends {text(found.side)}" if found.side in ("above", "below") else ""
+        )
+    onset = ""
+    if found.onset_interval is not None:
+        onset = tag("small", f" [{found.onset_interval[0]:g}, {found.onset_interval[1]:g}]")
+    return [
+        f"{golden.start:.3f}",
+        f"{golden.minimum:.3f} @ {golden.minimum_step:g}{onset}",
+        f"{golden.end:.3f}",
+        rise,
+        proxy,
+        line,
+        pill(found.name),
+    ]
+
+
+def detectors(subject: Subject, colours: Sequence[Colour]) -> str:
+    """Each detector that needs no oracle, beside the onset that the oracle shows."""
+    head = ["run", *(found.name for found in subject.runs[0].suspicion.detections), "golden’s onset"]
+    rows = []
+    for arm, colour in zip(subject.arms, colours, strict=True):
+        for run in arm.runs:
+            name = f"{swatch(colour)}{text(arm.name)}" + (
+                "" if run.seed is None else f" <small>{run.seed}</small>"
+            )
+            cells = []
+            for found in run.suspicion.detections:
+                value = "" if found.value is None else tag("small", f" {found.value:.2f}")
+                alarm = f"alarm @ {found.alarm_step:g}" if found.alarm_step is not None else text(found.state)
+                cells.append((tag("strong", alarm) if found.fired else alarm) + value)
+            onset = run.verdict.onset_step
+            rows.append([name, *cells, DASH if onset is None else f"{onset:g}"])
+    return table(head, rows, class_="stacked")
+
+
+def costs(subject: Subject, colours: Sequence[Colour]) -> str:
+    present = [column for column in COSTS if any(column in run.costs for run in subject.runs)]
+    if not present:
+        return ""
+    rows = []
+    for arm, colour in zip(subject.arms, colours, strict=True):
+        for run in arm.runs:
+            name = f"{swatch(colour)}{text(arm.name)}" + (
+                "" if run.seed is None else f" <small>{run.seed}</small>"
+            )
+            rows.append(
+                [name, *(f"{run.costs[column]:,.0f}" if column in run.costs else DASH for column in present)]
+            )
+    return table(["run", *(COSTS[column] for column in present)], rows, class_="numbers")
+
+
+def settings(subject: Subject) -> str:
+    """What differs between the runs side by side; what they share folded away."""
+    runs = [run for run in subject.runs if run.config]
+    if not runs:
+        return ""
+    keys = list(dict.fromkeys(key for run in runs for key in run.config))
+    differing = [key for key in keys if len({shown(run.config.get(key, "")) for run in runs}) > 1]
+    shared = [key for key in keys if key not in differing]
+    parts = []
+    if differing and len(runs) > 1:
+        head = ["setting", *(text(_label(run)) for run in runs)]
+        rows = [[tag("code", text(key)), *(_setting(run, key) for run in runs)] for key in differing]
+        parts.append(table(head, rows, class_="wide"))
+    body = table(["setting", "value"], [[tag("code", text(key)), _setting(runs[0], key)] for key in shared])
+    title = f"{len(shared)} settings that all runs share" if len(runs) > 1 else f"{len(shared)} settings"
+    return "".join(parts) + folded(title, body)
+
+
+def _label(run: Run) -> str:
+    return run.arm if run.seed is None else f"{run.arm} {run.seed}"
+
+
+def _setting(run: Run, key: str) -> str:
+    return tag("code", text(shown(run.config[key]))) if key in run.config else DASH
+
+
+def environment(subject: Subject) -> str:
+    found = {shown(dict(run.environment)): run.environment for run in subject.runs if run.environment}
+    parts = []
+    for number, facts in enumerate(found.values(), start=1):
+        rows = [[text(key), tag("code", text(shown(value)))] for key, value in facts.items()]
+        title = "environment" if len(found) == 1 else f"environment {number} of {len(found)}"
+        parts.append(folded(title, table(["fact", "value"], rows)))
+    return "".join(parts)
+
+
+def columns(subject: Subject, colours: Sequence[Colour]) -> str:
+    """Every metric column of every run: start, minimum and its step, end, rise."""
+    parts = []
+    for arm, colour in zip(subject.arms, colours, strict=True):
+        for run in arm.runs:
+            rows = [row for column in _metric_columns(run.curves) if (row := _column(run.curves, column))]
+            title = f"all {len(rows)} columns of {_label(run)}"
+            head = ["column", "start", "minimum", "at step", "end", "rise"]
+            parts.append(folded(title, table(head, rows, class_="numbers wide")))
+        del colour
+    return "".join(parts)
+
+
+def _metric_columns(curves: Curves) -> list[str]:
+    skipped = {"epoch", "step", *COSTS}
+    return [c for c in curves.columns if not c.endswith(("/low", "/high")) and c not in skipped]
+
+
+def _column(curves: Curves, column: str) -> list[str] | None:
+    value_E = curves.columns[column]
+    seen = np.flatnonzero(np.isfinite(value_E))
+    if not len(seen):
+        return None
+    lowest = seen[np.argmin(value_E[seen])]
+    start, low, end = (float(value_E[at]) for at in (seen[0], lowest, seen[-1]))
+    rise = percent(end / low - 1) if low > 0 else DASH
+    return [
+        tag("code", text(column)),
+        f"{start:.4g}",
+        f"{low:.4g}",
+        f"{curves.step_E[lowest]:g}",
+        f"{end:.4g}",
+        rise,
+    ]
+
+
+def examples(subject: Subject) -> str:
+    """What the models wrote for the same prompts, where a run kept it."""
+    run = next((run for run in subject.runs if run.examples), None)
+    if run is None:
+        return ""
+    roles = list(dict.fromkeys(role for row in run.examples for role in row))
+    roles.sort(
+        key=lambda role: (
+            ("prompt", "oracle", "teacher", "student").index(role)
+            if role in ("prompt", "oracle", "teacher", "student")
+            else 9
+        )
+    )
+    rows = [[text(row.get(role, DASH)) for role in roles] for row in run.examples]
+    return table(roles, rows, class_="examples stacked")

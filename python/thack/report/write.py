@@ -1,0 +1,42 @@
+"""Write the report and the files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from thack.files import explained, write_text
+from thack.hacking import Margins
+from thack.report.figures import colours_of
+from thack.report.lines import table_of
+from thack.report.page import render
+from thack.report.panels import Drawn, draw
+from thack.report.runs import load
+from thack.report.style import available
+from thack.report.svg import file_svg, inline_svg
+
+
+def write_report(
+    runs: Sequence[Path], out: Path, *, title: str | None = None, margins: Margins | None = None
+) -> Path:
+    """Write one HTML file about one or several runs, and plots/*.svg with their numbers as CSV beside it.
+
+    Runs that differ in their seed only are one arm, shown as a band: `experiment.json` beside the report or the
+    runs says so (`{"title": …, "runs": [{"path": …, "arm": …, "seed": …}]}`), or names such as `offline-seed3`.
+    Without matplotlib the page has its tables and says what to install.
+    """
+    subject = load(runs, out, title=title, margins=margins)
+    colours = colours_of(subject.arms)
+    drawn: list[Drawn] = draw(subject) if available() else []
+    svgs = {one.name: inline_svg(one.figure, name=one.name, label=one.title) for one in drawn}
+    page = render(subject, colours, drawn, svgs)
+    plots = out.parent / "plots"
+    with explained(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if drawn:
+            plots.mkdir(exist_ok=True)
+    for one in drawn:
+        write_text(plots / f"{one.name}.svg", file_svg(one.figure))
+        write_text(plots / f"{one.name}.csv", table_of(subject.arms, one.words))
+    write_text(out, page)
+    return out
