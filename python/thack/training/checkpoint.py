@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from thack.errors import DataError, ThackError
-from thack.files import atomic_directory, canonical_json, file_digest, read_json, write_bytes, write_json
+from thack.files import atomic_directory, canonical_json, digest, file_digest, read_json, write_bytes, write_json
 from thack.models.protocol import LanguageModel
 from thack.targets import TokenSequence
 
@@ -51,15 +51,17 @@ def save_checkpoint(
         if snapshot.responses is not None:
             write_bytes(temporary / "responses.json", canonical_json([_row(s) for s in snapshot.responses]))
         write_json(temporary / "trainer.json", {"step": snapshot.step, **snapshot.trainer})
-        write_json(temporary / COMMIT, {"format": 1, "step": snapshot.step, "files": _listing(temporary)})
+        commit = {"format": 1, "step": snapshot.step, "files": _listing(temporary)}
+        write_json(temporary / COMMIT, {**commit, "digest": digest(canonical_json(commit))})
     return directory
 
 
 def check_checkpoint(directory: Path) -> None:
     """Raise DataError unless every file listed in COMMIT.json is there with its size and hash."""
     commit = read_json(directory / COMMIT)
-    if not isinstance(commit, dict) or not isinstance(commit.get("files"), dict):
-        raise DataError(f"{directory / COMMIT} is not a list of files")
+    own = commit.pop("digest", None) if isinstance(commit, dict) else None
+    if own is None or own != digest(canonical_json(commit)):
+        raise DataError(f"{directory / COMMIT} is damaged")
     for name, expected in commit["files"].items():
         path = directory / name
         if not path.is_file():

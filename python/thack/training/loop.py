@@ -74,7 +74,7 @@ def train(job: Job, start: Snapshot) -> None:
     model.train()
     with _own_randomness(), StopFlag(run.path) as stop, job.progress.task(job.name, plan.total_steps, "step") as bar:
         bar.advance(step)
-        if step == 0:
+        if step == 0 and 0 in job.evaluation_steps:
             _evaluate(job, step, began)
         while step < plan.total_steps:
             with clock("data"):

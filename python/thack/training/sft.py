@@ -111,7 +111,7 @@ def prepare_sft(
         material=Pairs(training),
         loss=lambda logits_NV, _, labels_N: cross_entropy(logits_NV, labels_N),
         evaluate=lambda step: _validate(model, held_out, step, state),
-        evaluation_steps=frozenset(ends),
+        evaluation_steps=frozenset([0, *ends]),
         plan=plan,
         optimizer=optimizer,
         optimizer_settings=settings.optimizer,

@@ -1,0 +1,111 @@
+"""Trap 27: a checkpoint is whole or it does not exist."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from thack.errors import DataError
+from thack.training.checkpoint import (
+    Snapshot,
+    check_checkpoint,
+    checkpoints,
+    latest_checkpoint,
+    prune_checkpoints,
+    read_snapshot,
+    restore_optimizer,
+    save_checkpoint,
+    step_of,
+)
+from thack.training.optimizer import build_optimizer
+
+from .small import OPTIMIZER, model, run_job, sequences
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "a"
+    run_job(path, total_steps=3)
+    return path / "checkpoints"
+
+
+def test_every_file_is_listed_and_none_is_a_pickle(run: Path) -> None:
+    newest = checkpoints(run)[-1]
+    listed = json.loads((newest / "COMMIT.json").read_text())["files"]
+    assert set(listed) | {"COMMIT.json"} == {path.name for path in newest.iterdir()}
+    assert {Path(name).suffix for name in listed} <= {".json", ".safetensors"}
+    check_checkpoint(newest)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_trap_27_torn_truncated_and_flipped_never_load(run: Path, data: st.DataObject) -> None:
+    newest = checkpoints(run)[-1]
+    path = data.draw(st.sampled_from(sorted(newest.iterdir())))
+    content = path.read_bytes()
+    damage = data.draw(st.sampled_from(["missing", "truncated", "flipped", "longer"]))
+    try:
+        if damage == "missing":
+            path.unlink()
+        elif damage == "truncated":
+            path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+        elif damage == "longer":
+            path.write_bytes(content + b"x")
+        else:
+            place = data.draw(st.integers(0, len(content) - 1))
+            bit = 1 << data.draw(st.integers(0, 7))
+            path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+        found, passed_over = latest_checkpoint(run)
+        assert found is not None
+        if step_of(found) == 3:  # white space of COMMIT.json
+            assert path.name == "COMMIT.json" and json.loads(path.read_bytes()) == json.loads(content)
+        else:
+            assert step_of(found) == 2
+            assert passed_over and passed_over[0].startswith("step_000003: ")
+    finally:
+        path.write_bytes(content)
+
+
+def test_unfinished_directories_are_not_checkpoints(run: Path) -> None:
+    (run / ".step_000009.1.tmp").mkdir(exist_ok=True)
+    (run / "step_000010").mkdir(exist_ok=True)
+    found, passed_over = latest_checkpoint(run)
+    assert found is not None and step_of(found) == 3
+    assert "step_000010" in passed_over[0]
+    (run / "step_000010").rmdir()
+
+
+def test_pruning_keeps_at_least_two_and_the_protected(tmp_path: Path) -> None:
+    run_job(tmp_path / "a", total_steps=6)
+    folder = tmp_path / "a" / "checkpoints"
+    prune_checkpoints(folder, 3, frozenset([1]))
+    assert [step_of(p) for p in checkpoints(folder)] == [1, 4, 5, 6]
+    prune_checkpoints(folder, 0)
+    assert [step_of(p) for p in checkpoints(folder)] == [5, 6]
+
+
+def test_optimizer_of_another_model_is_refused(run: Path) -> None:
+    other = torch.nn.Linear(2, 2)
+    with pytest.raises(DataError, match="another model's"):
+        restore_optimizer(other, build_optimizer(other, OPTIMIZER), checkpoints(run)[-1])
+
+
+def test_responses_of_an_open_window_come_back_as_they_were(tmp_path: Path) -> None:
+    student = model()
+    optimizer = build_optimizer(student, OPTIMIZER)
+    pairs = sequences(5)
+    snapshot = Snapshot(step=4, trainer={"seconds": 1.5}, responses=pairs)
+    back = read_snapshot(save_checkpoint(tmp_path, student, optimizer, snapshot))
+    assert back.step == 4 and back.trainer["seconds"] == 1.5
+    assert back.responses is not None
+    for ours, theirs in zip(pairs, back.responses, strict=True):
+        assert (ours.index, ours.prompt_id, ours.sample) == (theirs.index, theirs.prompt_id, theirs.sample)
+        assert np.array_equal(ours.prompt_ids, theirs.prompt_ids)
+        assert np.array_equal(ours.response_ids, theirs.response_ids)
+        assert theirs.response_ids.dtype == np.int32
