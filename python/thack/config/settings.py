@@ -73,6 +73,7 @@ class SourceSettings:
     kind: SourceKind = "offline"
     online_fraction: float = 0.5  # mixture: share of every batch that is written afresh
     online_by: Literal["teacher", "student"] = "teacher"  # mixture: who writes that share
+    refresh_steps: int = 16  # online responses are written for so many steps at once, at most an epoch
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
 
 

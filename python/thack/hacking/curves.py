@@ -34,7 +34,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "golden": (f"golden/{READOUT}",),
     "proxy": (f"proxy/{READOUT}",),
     "line": (f"line/{READOUT}",),
-    "monitor": ("train_kl/offline_monitor",),
+    "monitor": ("train_kl/monitor", "train_kl/offline_monitor"),
     "fresh": ("train_kl/fresh",),
     "train_loss": ("loss", "train_loss"),
 }
