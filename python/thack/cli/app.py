@@ -118,11 +118,12 @@ def _bug(error: Exception) -> ThackError:
     )
 
 
-def _usage_error(error: Any) -> UsageError | None:
+def _usage_error(error: Exception) -> UsageError | None:
     """What typer has to say about a wrong flag, as our one line; None for anything else."""
     if not isinstance(error, typer.BadParameter.__mro__[1]):
         return None
-    context = getattr(error, "ctx", None)
+    raised: Any = error
+    context = raised.ctx
     path = context.command_path if context is not None else "thack"
-    message = str(error.format_message()).rstrip(".")
+    message = str(raised.format_message()).rstrip(".")
     return UsageError(message[:1].lower() + message[1:], hint=f"see: {path} --help")
