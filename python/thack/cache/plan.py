@@ -1,0 +1,238 @@
+"""plan.json: what a cache will hold, fixed before the first byte of it is written.
+
+The plan says which sequences stand in which shard, independently of ranks and of bytes written, and in
+which batches the teacher sees them, since a matrix product differs in the last bit with its batch. So a
+cache is the same, byte for byte, for one process or many, uninterrupted or resumed, on one build and kind
+of device. A plan is identified by the hash of its canonical JSON, which every shard carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thack import _thack
+from thack.config.settings import CacheSettings
+from thack.errors import CacheError, MismatchError, UsageError
+from thack.files import canonical_json, digest, read_json
+from thack.targets import TokenSequence
+
+FORMAT = 1
+NAME = "plan.json"
+SHARDS = "shards"
+MAX_SEQUENCES = 1 << 18  # per shard: bounds a reader's index
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What is kept of each distribution."""
+
+    kind: str
+    vocab_size: int
+    k: int = 0
+    value_bits: int = 8
+    tail: str = "exact"  # or "none": an import from a source that does not have it
+    temperatures: tuple[float, ...] = ()
+
+    def metadata(self) -> dict[str, str]:
+        """The words that name this layout in a shard."""
+        words = {"kind": self.kind, "vocab_size": str(self.vocab_size)}
+        if self.kind != "dense":
+            words["k"] = str(self.k)
+        if self.kind == "top-k":
+            words |= {"value_bits": str(self.value_bits), "tail": self.tail}
+            words["temperatures"] = ",".join(map(repr, self.temperatures))
+        return words
+
+    def layout(self) -> _thack.RecordLayout:
+        return _thack.RecordLayout(self.metadata())
+
+    @property
+    def stride(self) -> int:
+        """Bytes per response token."""
+        return self.layout().stride
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A planned cache. `firsts` has the number of the first sequence of each shard, and at its end of all."""
+
+    record: Record
+    fingerprints: Mapping[str, str]  # teacher, tokenizer, data, settings
+    firsts: tuple[int, ...]
+    batch_size: int
+    seed: int
+    samples: int
+    device: str
+    dtype: str
+    threads: int
+    build: str
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.firsts) - 1
+
+    @property
+    def num_sequences(self) -> int:
+        return self.firsts[-1]
+
+    def shard(self, number: int) -> range:
+        """Sequences of one shard."""
+        return range(self.firsts[number], self.firsts[number + 1])
+
+    def to_dict(self) -> dict[str, Any]:
+        record = {name: getattr(self.record, name) for name in Record.__slots__}
+        names = [name for name in Plan.__slots__ if name not in ("record", "firsts", "fingerprints")]
+        return {
+            "kind": "cache plan",
+            "format": FORMAT,
+            "record": {**record, "temperatures": list(self.record.temperatures)},
+            "fingerprints": dict(self.fingerprints),
+            "firsts": list(self.firsts),
+            **{name: getattr(self, name) for name in names},
+        }
+
+    def to_bytes(self) -> bytes:
+        return canonical_json(self.to_dict())
+
+    def fingerprint(self) -> str:
+        return digest(self.to_bytes())
+
+    def metadata(self, shard: int) -> dict[str, str]:
+        """What a shard says about itself."""
+        return {**self.identity(), "shard": str(shard), **self.record.metadata()}
+
+    def identity(self) -> dict[str, str]:
+        """What every shard of this plan says."""
+        return {"format": f"thack-shard {FORMAT}", "plan": self.fingerprint(), **dict(self.fingerprints)}
+
+
+def shard_path(directory: Path, shard: int) -> Path:
+    return directory / SHARDS / _thack.shard_name(shard)
+
+
+def record_of(settings: CacheSettings, vocab_size: int) -> Record:
+    """The record that the settings ask for."""
+    if settings.kind == "dense":
+        return Record(kind="dense", vocab_size=vocab_size)
+    k = settings.top_k if settings.kind == "top-k" else settings.sampled
+    if not 1 <= k <= vocab_size:
+        key = "top_k" if settings.kind == "top-k" else "sampled"
+        raise UsageError(f"{key} = {k}: a teacher of {vocab_size:,} ids has room for 1 to {vocab_size:,}")
+    if settings.kind == "sampled" and settings.temperatures:
+        raise UsageError(
+            "temperatures are not defined on sampled targets",
+            hint="leave temperatures empty, or use --top-k",
+        )
+    if any(not 0.05 <= t <= 100 for t in settings.temperatures) or len(settings.temperatures) > 16:
+        raise UsageError(f"temperatures = {settings.temperatures}: up to 16 numbers from 0.05 to 100")
+    temperatures = tuple(sorted({float(t) for t in settings.temperatures} - {1.0}))
+    return Record(kind=settings.kind, vocab_size=vocab_size, k=k, temperatures=temperatures)
+
+
+def partition(
+    sequences: Sequence[TokenSequence], stride: int, settings: CacheSettings, response_bound: int = 0
+) -> tuple[int, ...]:
+    """Cut the sequences into shards, each within its caps of tokens and bytes, none empty.
+
+    `response_bound` stands for the length of responses that are not written yet.
+    """
+    firsts, tokens, size = [0], 0, 0
+    for number, sequence in enumerate(sequences):
+        length = response_bound or len(sequence.response_ids)
+        bytes_ = length * (stride + 4) + 4 * len(sequence.prompt_ids) + 64
+        held = number - firsts[-1]
+        if held and (
+            tokens + length > settings.shard_tokens
+            or size + bytes_ > settings.shard_bytes
+            or held == MAX_SEQUENCES
+        ):
+            firsts.append(number)
+            tokens = size = 0
+        tokens += length
+        size += bytes_
+    return (*firsts, len(sequences))
+
+
+def data_fingerprint(sequences: Sequence[TokenSequence]) -> str:
+    """Of the ids that the teacher sees, their order and the names of the prompts; not of files or times."""
+
+    def parts() -> Any:
+        for s in sequences:
+            name = s.prompt_id.encode()
+            yield b"%d %d %d %d " % (len(name), len(s.prompt_ids), len(s.response_ids), s.sample)
+            yield name
+            yield s.prompt_ids.astype("<i4").tobytes()
+            yield s.response_ids.astype("<i4").tobytes()
+
+    return digest(parts())
+
+
+def read_plan(directory: Path) -> Plan:
+    """The plan of a cache directory."""
+    if not directory.is_dir():
+        raise CacheError(f"{directory} does not exist", hint="make a cache with: thack cache-logits")
+    if not (directory / NAME).is_file():
+        raise CacheError(f"{directory} is not a cache: it has no {NAME}", hint="make one: thack cache-logits")
+    content = read_json(directory / NAME)
+    try:
+        if content["kind"] != "cache plan" or content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}")
+        record = content["record"]
+        plan = Plan(
+            record=Record(**{**record, "temperatures": tuple(record["temperatures"])}),
+            firsts=tuple(content["firsts"]),
+            **{name: content[name] for name in Plan.__slots__ if name not in ("record", "firsts")},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CacheError(
+            f"{directory / NAME}: not the plan of a cache this thack can read ({error})"
+        ) from error
+    if list(plan.firsts) != sorted(set(plan.firsts)) or plan.firsts[:1] != (0,) or plan.num_shards < 1:
+        raise CacheError(f"{directory / NAME}: its shards are out of order")
+    return plan
+
+
+def adopt(directory: Path, plan: Plan) -> Plan:
+    """Publish `plan`, or go on with the one that is there; another plan is refused, with what differs.
+
+    The number of threads is not asked for but recorded: whoever goes on uses the first one's.
+    """
+    if (directory / NAME).is_file():
+        return _same_plan(directory, plan)
+    try:
+        _thack.publish(directory / NAME, plan.to_bytes())
+    except MismatchError:
+        return _same_plan(directory, plan)  # another rank was quicker
+    return plan
+
+
+def _same_plan(directory: Path, plan: Plan) -> Plan:
+    found = read_plan(directory)
+    ours, theirs = _flat(plan.to_dict()), _flat(found.to_dict())
+    differing = [key for key in ours if key != "threads" and ours[key] != theirs.get(key)]
+    if differing:
+        width = max(map(len, differing))
+        raise MismatchError(
+            f"{directory} was begun as another cache",
+            details=[
+                f"{key:<{width}}  {_short(theirs.get(key))} there, {_short(ours[key])} now"
+                for key in differing[:8]
+            ],
+            hint="give another --out, or the same settings, teacher and data as before",
+        )
+    return found
+
+
+def _flat(plan: dict[str, Any]) -> dict[str, Any]:
+    flat = {key: value for key, value in plan.items() if not isinstance(value, dict)}
+    for group in ("record", "fingerprints"):
+        flat |= {f"{group}.{key}": value for key, value in plan[group].items()}
+    return flat
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:28] + "…"

@@ -1,0 +1,88 @@
+"""A teacher that costs nothing, and sequences for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from thack.config.settings import CacheSettings
+from thack.models.batch import Batch
+from thack.targets import TokenSequence
+
+VOCAB = 50
+
+
+class FakeTokenizer:
+    size = VOCAB
+    eos_id = 0
+    pad_id = 0
+
+    def __init__(self, name: str = "fake") -> None:
+        self.name = name
+
+    def fingerprint(self) -> str:
+        return f"sha256:tokenizer-{self.name}"
+
+
+class FakeTeacher(torch.nn.Module):
+    """Logits are a fixed function of the previous token and the position; peaked enough to have heads."""
+
+    is_encoder_decoder = False
+    max_positions = 64
+
+    def __init__(self, vocab: int = VOCAB, name: str = "fake", tokenizer: str = "fake") -> None:
+        super().__init__()
+        self.vocab_size = vocab
+        self.tokenizer = FakeTokenizer(tokenizer)
+        self.name = name
+        generator = torch.Generator().manual_seed(7)
+        self.table = 3 * torch.randn(vocab, vocab, generator=generator)
+        self.calls = 0
+        self.poison: float | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def fingerprint(self) -> str:
+        return f"sha256:teacher-{self.name}"
+
+    def forward(self, batch: Batch, *, project: bool = True) -> Tensor:
+        self.calls += 1
+        rows = []
+        for prompt, response in zip(batch.prompts, batch.responses, strict=True):
+            previous = np.concatenate([prompt[-1:], response[:-1]]).astype(np.int64)
+            bias = torch.arange(len(previous), dtype=torch.float32)[:, None] * 0.1
+            rows.append(self.table[torch.from_numpy(previous)] * (1 + bias))
+        logits = torch.cat(rows)
+        if self.poison is not None:
+            logits[len(logits) // 2, 3] = self.poison
+        return logits
+
+
+def make_sequences(count: int, *, seed: int = 0, vocab: int = VOCAB) -> list[TokenSequence]:
+    rng = np.random.default_rng(seed)
+    return [
+        TokenSequence(
+            index=i,
+            prompt_id=f"p{i:04d}-ü",
+            prompt_ids=rng.integers(0, vocab, rng.integers(1, 9)).astype(np.int32),
+            response_ids=rng.integers(0, vocab, rng.integers(1, 12)).astype(np.int32),
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def teacher() -> FakeTeacher:
+    return FakeTeacher()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> CacheSettings:
+    """Three shards or so of forty sequences."""
+    return CacheSettings(out=tmp_path / "cache", kind="dense", shard_tokens=100, batch_size=4, device="cpu")
