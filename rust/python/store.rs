@@ -15,6 +15,7 @@ use crate::shard::{self, FileStorage, Published, Sequence};
 
 /// Adds the store to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("TEMPORARY", shard::TEMPORARY)?;
     module.add_class::<RecordLayout>()?;
     module.add_class::<ShardWriter>()?;
     module.add_class::<CacheReader>()?;
@@ -239,6 +240,11 @@ impl ShardWriter {
         Ok(())
     }
 
+    /// Gives the shard up and removes what was written of it.
+    fn abandon(&mut self) {
+        self.0 = None;
+    }
+
     /// Commits the shard: tokens, sequences, bytes, root, and whether it had not been there before.
     fn finish(&mut self, py: Python<'_>) -> PyResult<(u64, u64, u64, String, bool)> {
         let writer = self.0.take().ok_or_else(closed)?;
@@ -276,6 +282,7 @@ impl CacheReader {
         &self,
         py: Python<'py>,
         sequences: Vec<u64>,
+        with_records: bool,
     ) -> PyResult<(
         Bound<'py, PyByteArray>,
         Vec<String>,
@@ -283,7 +290,7 @@ impl CacheReader {
         Bound<'py, PyByteArray>,
         Bound<'py, PyByteArray>,
     )> {
-        let batch = released(py, || Ok(self.0.read(&sequences)?))?;
+        let batch = released(py, || Ok(self.0.read(&sequences, with_records)?))?;
         let numbers = [&batch.examples, &batch.samples, &batch.prompt_lengths, &batch.response_lengths];
         let numbers: Vec<u8> =
             numbers.into_iter().flatten().flat_map(|number| number.to_le_bytes()).collect();

@@ -71,8 +71,8 @@ impl CacheReader {
         Self { storage, paths, firsts, expected, pool: Mutex::default() }
     }
 
-    /// Reads sequences by their numbers, in any order, with repeats.
-    pub fn read(&self, sequences: &[u64]) -> Result<Batch, ShardError> {
+    /// Reads sequences by their numbers, in any order, with repeats; their records too if asked for.
+    pub fn read(&self, sequences: &[u64], with_records: bool) -> Result<Batch, ShardError> {
         let mut places: Vec<(usize, usize)> = Vec::with_capacity(sequences.len());
         for (place, &sequence) in sequences.iter().enumerate() {
             places.push((self.shard_of(sequence)?, place));
@@ -82,7 +82,7 @@ impl CacheReader {
         for group in places.chunk_by(|a, b| a.0 == b.0) {
             let shard = self.open(group[0].0)?;
             for &(_, place) in group {
-                pieces[place] = Some(shard.read(sequences[place])?);
+                pieces[place] = Some(shard.read(sequences[place], with_records)?);
             }
         }
         Ok(gather(pieces.into_iter().flatten()))
@@ -163,7 +163,7 @@ impl Pool {
 }
 
 impl OpenShard {
-    fn read(&self, sequence: u64) -> Result<Piece, ShardError> {
+    fn read(&self, sequence: u64, with_records: bool) -> Result<Piece, ShardError> {
         let failed = |fault| ShardError::new(self.reader.path(), fault);
         let index = &self.index;
         let slot =
@@ -173,13 +173,14 @@ impl OpenShard {
         let (prompt_from, prompt_to) = span(&index.prompt_starts);
         let (id_from, id_to) = span(&index.prompt_id_starts);
         let id = self.reader.tensor("prompt_ids", 1, id_from, id_to)?;
+        let records_to = if with_records { to } else { from };
         Ok(Piece {
             example: index.example[slot],
             sample: index.sample[slot],
             prompt_id: String::from_utf8(id).map_err(|_| failed(Fault::Index("a prompt id is not UTF-8")))?,
             prompt: self.reader.tensor("prompt_tokens", 4, prompt_from, prompt_to)?,
             response: self.reader.tensor("response_tokens", 4, from, to)?,
-            records: self.reader.tensor("records", self.reader.header().counts.stride, from, to)?,
+            records: self.reader.tensor("records", self.reader.header().counts.stride, from, records_to)?,
         })
     }
 }
