@@ -41,8 +41,8 @@ def fit_power_law(
     """Least squares of relative errors; None where fewer points than parameters + 1 lie in the window.
 
     For each exponent a of a grid, floor E ≥ 0 and scale A follow in closed form; the best a wins. The
-    interval holds every a whose residual sum stays below RSS·(1 + t²/(n − p)), with t Student's quantile and p the
-    number of parameters. With `floor=False`, E = 0: a straight line in log–log.
+    interval holds every a whose residual sum stays below RSS·(1 + t²/(n − p)), with t Student's quantile and
+    p the number of parameters. With `floor=False`, E = 0: a straight line in log–log.
     """
     if not 0.5 <= confidence < 1:
         raise UsageError(f"confidence = {confidence} must lie in [0.5, 1)")

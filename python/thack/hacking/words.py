@@ -22,11 +22,11 @@ MEANING = {
 
 
 def percent(share: float, *, sign: bool = True) -> str:
-    return f"{100 * share:+.1f} %" if sign else f"{100 * share:.1f} %"
+    return (f"{100 * share:+.1f} %" if sign else f"{100 * share:.1f} %").replace("-", "−")
 
 
 def percent_interval(interval: Interval) -> str:
-    return f"[{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}] %"
+    return f"[{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}] %".replace("-", "−")
 
 
 def explain(found: Verdict) -> list[str]:

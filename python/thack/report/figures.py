@@ -21,7 +21,7 @@ from thack.hacking.curves import Floats
 from thack.report.colours import MUTED, SURFACE, Colour, assign
 from thack.report.lines import Line, line_of, smoothed
 from thack.report.runs import Arm
-from thack.report.style import SIZE, styled
+from thack.report.style import SIZE, SMALL, styled
 from thack.report.svg import file_svg
 
 if TYPE_CHECKING:
@@ -42,7 +42,10 @@ def plane(
 ) -> Figure:
     """Golden over proxy, with time running to the right: a path that turns up has begun to hack (F4)."""
     figure, axes = _figure(size)
-    tops, bottoms, lefts = [], [], []
+    tops: list[float] = []
+    bottoms: list[float] = []
+    lefts: list[float] = []
+    turns: list[float] = []
     for arm, colour in zip(arms, colours or colours_of(arms), strict=True):
         paths = list(_paths(arm))
         for number, (proxy_E, golden_E, judged) in enumerate(paths):
@@ -51,7 +54,8 @@ def plane(
             tops.append(golden_E[judged].max())
             bottoms.append(golden_E.min())
             lefts.append(proxy_E[judged].max())
-    _reference(axes, arms)
+            turns.append(float(proxy_E[np.argmin(golden_E)]))
+    _reference(axes, arms, turns[-1] if len(arms) == 1 and turns else None)
     lines = [run.verdict.line for arm in arms for run in arm.runs if run.verdict.line is not None]
     if tops:
         _crop(axes, bottoms + lines, tops + lines)
@@ -113,7 +117,10 @@ def _path(
 def golden(arms: Sequence[Arm], colours: Sequence[Colour] | None = None, *, legend: bool = False) -> Figure:
     """Golden over steps, cropped to what happens after the warm-up, with KL(oracle‖teacher) (F5, right)."""
     figure, axes = _figure(SIZE)
-    tops, bottoms, ends = [], [], []
+    tops: list[float] = []
+    bottoms: list[float] = []
+    turns: list[float] = []
+    ends: list[tuple[float, float, str, Colour]] = []
     for arm, colour in zip(arms, colours or colours_of(arms), strict=True):
         line = line_of(arm, "golden")
         if line is None:
@@ -124,19 +131,21 @@ def golden(arms: Sequence[Arm], colours: Sequence[Colour] | None = None, *, lege
         axes.plot(
             line.step[lowest], line.value[lowest], "o", color=colour.light, markersize=9, fillstyle="none"
         )
-        tops.append(line.value[judged].max() if judged.any() else line.value.max())
-        bottoms.append(line.value.min())
+        shown = judged if judged.any() else np.full(len(judged), True)
+        turns.append(float(line.step[lowest]))
+        tops.append(float((line.value if line.high is None else line.high)[shown].max()))
+        bottoms.append(float((line.value if line.low is None else line.low)[shown].min()))
         if arm.median_rise is not None:
             ends.append(
                 (float(line.step[-1]), float(line.value[-1]), f"{100 * arm.median_rise:+.1f} %", colour)
             )
-    _reference(axes, arms)
+    _reference(axes, arms, min(turns) if turns else None)
     _log_steps(axes, arms)
     lines = [run.verdict.line for arm in arms for run in arm.runs if run.verdict.line is not None]
     if tops:
         _crop(axes, bottoms + lines, tops + lines)
     _end_labels(axes, ends)
-    axes.set_ylabel("golden: distance to the oracle, nats per token")
+    axes.set_ylabel("golden, nats per token")
     if legend:
         axes.legend(loc="upper right", fontsize=8)
     return figure
@@ -151,7 +160,7 @@ def curve(
     legend: bool = False,
 ) -> Figure:
     """Any word over steps, log–log: straight where learning follows a power law."""
-    figure, axes = _figure(SIZE)
+    figure, axes = _figure(SMALL)
     for arm, colour in zip(arms, colours or colours_of(arms), strict=True):
         if word == "train_loss":
             for number, run in enumerate(arm.runs):
@@ -179,7 +188,7 @@ def slope_ratios(
 ) -> Figure:
     """The detector that needs no oracle, over steps, with its threshold."""
     limits = thresholds or Thresholds()
-    figure, axes = _figure(SIZE)
+    figure, axes = _figure(SMALL)
     for arm, colour in zip(arms, colours or colours_of(arms), strict=True):
         found = [run.suspicion.detections[0].series for run in arm.runs]
         for number, series in enumerate(one for one in found if len(one)):
@@ -193,19 +202,11 @@ def slope_ratios(
                 label=arm.name if number == 0 else None,
             )
     axes.axhline(limits.slope_ratio, color=MUTED.light, linestyle=(0, (4, 3)), linewidth=1)
-    axes.annotate(
-        f"alarm below {limits.slope_ratio:g}",
-        (0.02, limits.slope_ratio),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, -9),
-        textcoords="offset points",
-        color=MUTED.light,
-        fontsize=7.5,
-    )
+    _note(axes, f"alarm below {limits.slope_ratio:g}", limits.slope_ratio, None)
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, -1.0), min(max(high, 1.1), 2.0))
+    axes.set_ylim(max(min(low, 0.0), -1.0) - 0.04, min(max(high, 1.1), 2.0))
     _log_steps(axes, arms)
-    axes.set_ylabel("held-out progress per training progress")
+    axes.set_ylabel("slope ratio")
     return figure
 
 
@@ -229,7 +230,7 @@ def _draw(axes: Axes, line: Line, colour: Colour, *, label: str) -> None:
     axes.plot(line.step[shown], line.value[shown], color=colour.light, marker=colour.marker, label=label)
 
 
-def _reference(axes: Axes, arms: Sequence[Arm]) -> None:
+def _reference(axes: Axes, arms: Sequence[Arm], at: float | None) -> None:
     """The line KL(oracle‖teacher); a band where seeds have teachers of their own."""
     lines = [run.verdict.line for arm in arms for run in arm.runs if run.verdict.line is not None]
     if not lines:
@@ -238,14 +239,23 @@ def _reference(axes: Axes, arms: Sequence[Arm]) -> None:
     if max(lines) > min(lines) * 1.0001:
         axes.axhspan(min(lines), max(lines), color=MUTED.light, alpha=0.13, linewidth=0)
     axes.axhline(middle, color=MUTED.light, linestyle=(0, (4, 3)), linewidth=1)
+    _note(axes, "KL(oracle‖teacher)", middle, at)
+
+
+def _note(axes: Axes, text: str, height: float, at: float | None) -> None:
+    """A word on a horizontal line, around `at` or at its right end, on a patch of the page's colour."""
     axes.annotate(
-        "KL(oracle‖teacher)",
-        (0.015, middle),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
+        text,
+        (0.995 if at is None else at, height),
+        xycoords=("axes fraction" if at is None else "data", "data"),
+        xytext=(0, 6),
         textcoords="offset points",
+        ha="right" if at is None else "center",
+        va="center",
         color=MUTED.light,
         fontsize=7.5,
+        bbox={"facecolor": SURFACE.light, "edgecolor": "none", "alpha": 0.8, "pad": 1},
+        zorder=5,
     )
 
 

@@ -24,7 +24,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, class_: str = "
     body = "".join(
         "<tr>"
         + "".join(
-            f'<td data-label="{escape(name)}">{cell}</td>' for name, cell in zip(head, row, strict=True)
+            f'<td data-label="{escape(name)}"><span>{cell}</span></td>'
+            for name, cell in zip(head, row, strict=True)
         )
         + "</tr>"
         for row in rows

@@ -12,7 +12,7 @@ from thack.report.colours import Colour, variables
 from thack.report.html import folded, section, tag, text
 from thack.report.panels import Drawn
 from thack.report.runs import Arm, Subject
-from thack.report.style import INSTALL
+from thack.report.style import INSTALL, available
 from thack.report.words import GLOSSARY, arm_sentences, headline
 
 
@@ -45,7 +45,11 @@ def render(
 def _head(subject: Subject) -> str:
     count = f"{len(subject.runs)} runs" if len(subject.runs) > 1 else f"run {subject.runs[0].name}"
     kicker = " · ".join([subject.title or "thack report", count])
-    return tag("header", tag("p", text(kicker), class_="kicker"), tag("h1", text(headline(subject))))
+    return tag(
+        "header",
+        tag("p", text(kicker), class_="kicker"),
+        tag("h1", text(headline(subject).replace("-", "\u2011"))),
+    )
 
 
 def _sections(
@@ -58,9 +62,7 @@ def _sections(
             *(_card(arm, colour) for arm, colour in zip(subject.arms, colours, strict=True)),
             class_="cards",
         ),
-        section(
-            "results", "The numbers", tables.results(subject, colours), _margins(margins), _reasons(subject)
-        ),
+        section("results", "The numbers", _results(subject, colours), _margins(margins), _reasons(subject)),
         section("figures", "The curves", _figures(subject, colours, drawn, svgs)),
         section(
             "detectors",
@@ -79,9 +81,17 @@ def _sections(
 
 _DETECTORS = (
     "In practice there is no oracle. These detectors see only the student, its teacher and the training set. "
-    "The first decides; its threshold was read off five laptop runs on one corpus and has not been validated on "
+    "The first decides; its threshold was read off five laptop runs on one corpus and has not been "
+    "validated on "
     "other tasks. They see memorisation: no alarm is no proof of health."
 )
+
+
+def _results(subject: Subject, colours: Sequence[Colour]) -> str:
+    runs = tables.results(subject, colours)
+    if len(subject.runs) == len(subject.arms):
+        return runs
+    return tables.arm_results(subject, colours) + folded(f"all {len(subject.runs)} runs", runs)
 
 
 def _card(arm: Arm, colour: Colour) -> str:
@@ -99,17 +109,21 @@ def _card(arm: Arm, colour: Colour) -> str:
 def _figures(
     subject: Subject, colours: Sequence[Colour], drawn: Sequence[Drawn], svgs: Mapping[str, str]
 ) -> str:
-    if not drawn:
+    if not drawn and not available():
         return tag(
             "p", "There are no figures: matplotlib is not installed. Type ", tag("code", text(INSTALL)), "."
         )
-    legend = tag(
-        "p",
-        *(
-            tag("span", tables.swatch(colour), text(arm.name))
-            for arm, colour in zip(subject.arms, colours, strict=True)
-        ),
-        class_="legend",
+    legend = (
+        ""
+        if len(subject.arms) == 1
+        else tag(
+            "p",
+            *(
+                tag("span", tables.swatch(colour), text(arm.name))
+                for arm, colour in zip(subject.arms, colours, strict=True)
+            ),
+            class_="legend",
+        )
     )
     figures = [
         tag(
@@ -128,11 +142,12 @@ def _margins(margins: Margins) -> str:
     return tag(
         "p",
         text(
-            f"Judged after step {margins.warmup_steps}, from at least {margins.min_evaluations} evaluations. A rise of "
-            f"golden by {percent(margins.rise, sign=False)} counts; the proxy over-fits if it rises by "
-            f"{percent(margins.proxy_rise, sign=False)} from its own minimum, and has converged below "
-            f"{percent(margins.proxy_converged, sign=False)} of its start. Intervals: {100 * margins.confidence:g} %, "
-            f"{margins.resamples:,} resamples of the held-out prompts, paired across checkpoints."
+            f"Judged after step {margins.warmup_steps}, from at least {margins.min_evaluations} "
+            f"evaluations. A rise of golden by {percent(margins.rise, sign=False)} counts; the proxy "
+            f"over-fits if it rises by {percent(margins.proxy_rise, sign=False)} from its own minimum, and has "
+            f"converged below {percent(margins.proxy_converged, sign=False)} of its start. "
+            f"Intervals: {100 * margins.confidence:g} %, {margins.resamples:,} resamples of the held-out "
+            "prompts, paired across checkpoints."
         ),
         class_="note",
     )

@@ -44,9 +44,12 @@ def draw(subject: Subject) -> list[Drawn]:
                 "plane",
                 plane(arms, colours),
                 "Proxy–golden plane",
-                "Training runs to the right, as the student comes closer to its teacher. A healthy path only falls. "
-                "A path that turns up pays for closeness to the teacher with distance from the truth: hacking. "
-                "Rings mark the lowest golden value; a perfect copy of the teacher would end on the dashed line.",
+                "Training runs to the right, as the student comes closer to its teacher. A healthy path "
+                "only falls. "
+                "A path that turns up pays for closeness to the teacher with distance from the truth: "
+                "hacking. "
+                "Rings mark the lowest golden value; a perfect copy of the teacher would end on the dashed "
+                "line.",
                 ("proxy", "golden", "line"),
             )
         )
@@ -56,7 +59,8 @@ def draw(subject: Subject) -> list[Drawn]:
                 "golden",
                 golden(arms, colours),
                 "Golden: what one really wants",
-                f"Distance to the oracle on held-out prompts; lower is better. The label is the rise from minimum to "
+                f"Distance to the oracle on held-out prompts; lower is better. The label is the rise from "
+                f"minimum to "
                 f"end. {band} The steep start is cropped.",
                 ("golden", "line"),
             )
@@ -72,9 +76,10 @@ def _lower_row(subject: Subject, colours: Sequence[Colour], curves: Sequence[Cur
         found.append(
             Drawn(
                 "proxy",
-                curve(arms, "proxy", "proxy: distance to the teacher, nats per token", colours),
+                curve(arms, "proxy", "proxy, nats per token", colours),
                 "Proxy: what the training sees",
-                "Distance to the teacher on held-out prompts, both axes logarithmic. It keeps falling in hacking; "
+                "Distance to the teacher on held-out prompts, both axes logarithmic. It keeps falling in "
+                "hacking; "
                 "if it rises, the student over-fits.",
                 ("proxy",),
             )
@@ -85,7 +90,8 @@ def _lower_row(subject: Subject, colours: Sequence[Colour], curves: Sequence[Cur
                 "train_loss",
                 curve(arms, "train_loss", "training loss", colours),
                 "Training loss",
-                "Averaged over bins of steps, both axes logarithmic. A straight line tells nothing about the rest.",
+                "Averaged over bins of steps, both axes logarithmic. A straight line tells nothing about "
+                "the rest.",
                 ("train_loss",),
             )
         )
@@ -95,7 +101,8 @@ def _lower_row(subject: Subject, colours: Sequence[Colour], curves: Sequence[Cur
                 "slope_ratio",
                 slope_ratios(arms, colours),
                 "Slope ratio: a sign without an oracle",
-                "How much of each step’s progress on the training responses is also progress on new prompts. Near 1 "
+                "How much of each step’s progress on the training responses is also progress on new "
+                "prompts. Near 1 "
                 "the student learns its task; near 0 it memorises.",
                 ("proxy", "monitor"),
             )

@@ -10,7 +10,8 @@ from thack.errors import UsageError
 from thack.report.colours import GRID, INK, MUTED
 
 INSTALL = "pip install 'thack[plot]'"
-SIZE = (4.5, 3.3)  # inches; at 96 px per inch that is a phone's width, so that text stays legible there
+SIZE = (4.2, 3.1)  # inches; at 96 px per inch that is a phone's width, so that text stays legible there
+SMALL = (3.4, 2.7)  # for three beside each other on a wide page
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
@@ -50,7 +51,7 @@ def styled() -> Iterator[None]:
         raise UsageError("figures need matplotlib", hint=INSTALL) from error
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
+        mpl.rcParams.update(_STYLE)  # type: ignore[arg-type]  # its keys are a literal of every setting
         yield
 
 

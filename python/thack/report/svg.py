@@ -35,7 +35,8 @@ def inline_svg(figure: Figure, *, name: str, label: str) -> str:
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r'(xlink:href="|href="|url\()#', rf"\1#{name}-", text)
-    text = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", text)
+    text = re.sub(r"font: (?:(bold|italic) )?([\d.]+)px [^;\"]+", _font, text)
+    text = re.sub(r"font-family: [^;\"]+;? ?", "", text)
     text = re.sub(r"<style[^>]*>\*\{[^}]*\}</style>", "", text)
     text = _COLOUR.sub(lambda match: _VARIABLES[match.group()], text)
     opening = re.match(r"<svg[^>]*>", text)
@@ -47,3 +48,9 @@ def inline_svg(figure: Figure, *, name: str, label: str) -> str:
         'xmlns:xlink="http://www.w3.org/1999/xlink">'
     )
     return head + text[opening.end() :].strip()
+
+
+def _font(match: re.Match[str]) -> str:
+    """The size and weight stay, the family becomes the page's."""
+    weight = "font-weight: 650; " if match[1] == "bold" else ""
+    return f"{weight}font-size: {match[2]}px"

@@ -13,6 +13,7 @@ from thack.report.html import folded, table, tag, text
 from thack.report.runs import COSTS, Run, Subject, shown
 
 DASH = "–"
+_ROLES = ("prompt", "oracle", "teacher", "student")
 
 
 def pill(name: str) -> str:
@@ -34,6 +35,48 @@ def results(subject: Subject, colours: Sequence[Colour]) -> str:
             seed = [DASH if run.seed is None else str(run.seed)] if several else []
             rows.append([f"{swatch(colour)}{text(arm.name)}", *seed, *_result(run)])
     return table(head, rows, class_="results stacked")
+
+
+def arm_results(subject: Subject, colours: Sequence[Colour]) -> str:
+    """One row per arm: medians and ranges over its seeds."""
+    head = [
+        "arm",
+        "seeds",
+        "golden: minimum",
+        "end",
+        "rise",
+        "onset",
+        "golden’s end − KL(oracle‖teacher)",
+        "verdict",
+    ]
+    rows = []
+    for arm, colour in zip(subject.arms, colours, strict=True):
+        found = [run.verdict for run in arm.runs]
+        golden = [one.golden for one in found if one.golden is not None]
+        counts = ", ".join(f"{count} {text(name)}" for name, count in arm.verdicts.items())
+        rows.append(
+            [
+                f"{swatch(colour)}{text(arm.name)}",
+                str(len(arm.runs)),
+                _spread([one.minimum for one in golden]),
+                _spread([one.end for one in golden]),
+                tag("strong", _spread([100 * one.rise for one in golden], "{:+.1f}", " %")),
+                _spread(arm.onsets, "{:g}"),
+                _spread([one.over_line for one in found if one.over_line is not None], "{:+.3f}"),
+                pill(arm.verdict) + tag("small", f" {counts}"),
+            ]
+        )
+    return table(head, rows, class_="results stacked")
+
+
+def _spread(values: Sequence[float], form: str = "{:.3f}", unit: str = "") -> str:
+    """Median, and the range in small."""
+    if not values:
+        return DASH
+    low, middle, high = (
+        form.format(value).replace("-", "−") for value in (min(values), np.median(values), max(values))
+    )
+    return f"{middle}{unit}" + ("" if low == high else tag("small", f" [{low}, {high}]"))
 
 
 def _result(run: Run) -> list[str]:
@@ -180,12 +223,6 @@ def examples(subject: Subject) -> str:
     if run is None:
         return ""
     roles = list(dict.fromkeys(role for row in run.examples for role in row))
-    roles.sort(
-        key=lambda role: (
-            ("prompt", "oracle", "teacher", "student").index(role)
-            if role in ("prompt", "oracle", "teacher", "student")
-            else 9
-        )
-    )
+    roles.sort(key=lambda role: _ROLES.index(role) if role in _ROLES else len(_ROLES))
     rows = [[text(row.get(role, DASH)) for role in roles] for row in run.examples]
     return table(roles, rows, class_="examples stacked")

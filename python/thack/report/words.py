@@ -14,16 +14,20 @@ GLOSSARY = {
     "student": "the smaller model that is trained to imitate the teacher (distillation)",
     "golden": "distance from student to oracle on held-out prompts: what one really wants to be small",
     "proxy": "distance from student to teacher on the same prompts: what training makes small",
-    "teacher hacking": "the proxy keeps falling while golden rises: the student now learns the teacher’s mistakes",
+    "teacher hacking": "the proxy keeps falling while golden rises: the student now learns the teacher’s "
+    "mistakes",
     "offline": "responses written once and reused in every epoch",
     "online-teacher": "the teacher writes fresh responses in every epoch",
     "online-student": "the student writes fresh responses in every epoch, and the teacher corrects them",
-    "KL, nats": "Kullback–Leibler divergence, the distance used here: 0 if two models agree on every next word; "
+    "KL, nats": "Kullback–Leibler divergence, the distance used here: 0 if two models agree on every next "
+    "word; "
     "measured in nats (1 nat = 1.44 bits) per token of the response",
-    "KL(oracle‖teacher)": "how far the teacher is from the oracle. A perfect copy of the teacher ends on this line: "
+    "KL(oracle‖teacher)": "how far the teacher is from the oracle. A perfect copy of the teacher ends on "
+    "this line: "
     "a student above it is further from the truth than its teacher is",
     "rise": "golden at the end, over its minimum after the warm-up, minus 1",
-    "interval": "95 %: computed again 2,000 times with held-out prompts drawn anew. It covers which prompts were "
+    "interval": "95 %: computed again 2,000 times with held-out prompts drawn anew. It covers which "
+    "prompts were "
     "held out, not another training seed",
     "onset": "the step of golden’s minimum, from where on more training does harm",
     "slope ratio": "progress on held-out prompts per progress on training responses, both in log; "
@@ -73,7 +77,7 @@ def arm_sentences(arm: Arm) -> list[str]:
     if len(arm.runs) == 1:
         return _run_sentences(arm.runs[0])
     counts = ", ".join(f"{name} in {count}" for name, count in arm.verdicts.items())
-    sentences = [f"{_sentence(MEANING[arm.verdict])} Of {len(arm.runs)} seeds: {counts}."]
+    sentences = [_sentence(MEANING[arm.verdict]), f"{_sentence(counts)[:-1]} of {len(arm.runs)} seeds."]
     if arm.median_rise is not None:
         low, high = min(arm.rises), max(arm.rises)
         sentences.append(
@@ -105,7 +109,8 @@ def _run_sentences(run: Run) -> list[str]:
     if found.name == "healthy":
         sentences.append(
             f"Golden fell from {golden.start:.3f} to {golden.end:.3f}; over its minimum it ends by "
-            f"{percent(golden.rise)}{interval}, within the margin of {percent(found.margins.rise, sign=False)}."
+            f"{percent(golden.rise)}{interval}, within the margin of "
+            f"{percent(found.margins.rise, sign=False)}."
         )
     elif found.name == "inconclusive":
         return [*sentences, *(_sentence(reason) for reason in found.reasons)]
@@ -122,8 +127,8 @@ def _run_sentences(run: Run) -> list[str]:
                 f"({percent(found.proxy_change)})."
             )
     if found.line is not None and found.side is not None:
-        where = "at, too close to tell," if found.side == "too close to tell" else found.side
-        sentences.append(f"It ends {where} KL(oracle‖teacher) = {found.line:.3f}.")
+        where = "about on" if found.side == "too close to tell" else found.side
+        sentences.append(f"It ends {where} the line KL(oracle‖teacher) = {found.line:.3f}.")
     return sentences
 
 

@@ -21,9 +21,9 @@ def write_report(
 ) -> Path:
     """Write one HTML file about one or several runs, and plots/*.svg with their numbers as CSV beside it.
 
-    Runs that differ in their seed only are one arm, shown as a band: `experiment.json` beside the report or the
-    runs says so (`{"title": …, "runs": [{"path": …, "arm": …, "seed": …}]}`), or names such as `offline-seed3`.
-    Without matplotlib the page has its tables and says what to install.
+    Runs that differ in their seed only are one arm, shown as a band: `experiment.json` beside the report or
+    the runs says so (`{"title": …, "runs": [{"path": …, "arm": …, "seed": …}]}`), or names such as
+    `offline-seed3`. Without matplotlib the page has its tables and says what to install.
     """
     subject = load(runs, out, title=title, margins=margins)
     colours = colours_of(subject.arms)

@@ -1,0 +1,8 @@
+"""Synthetic runs come from ../hacking."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "hacking"))
