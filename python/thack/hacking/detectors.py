@@ -5,10 +5,10 @@ the turn to, and when one could have known. The thresholds were read off a handf
 and have not been validated on other tasks; every detection carries that sentence.
 
 What each needs (columns of metrics.jsonl):
-    slope_ratio          proxy, train_kl/offline_monitor
-    memorisation_gap     proxy, train_kl/offline_monitor (and train_kl/fresh, shown beside)
+    slope_ratio          proxy, train_kl/monitor
+    memorisation_gap     proxy, train_kl/monitor (and train_kl/fresh, shown beside)
     power_law_deviation  proxy
-    training_stalled     train_kl/offline_monitor, or the training loss
+    training_stalled     train_kl/monitor, or the training loss
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def _first_below(
     """Fires at the first value beyond the threshold."""
     if not len(series):
         return _silent(
-            name, threshold, "needs the held-out proxy and train_kl/offline_monitor at some evaluations"
+            name, threshold, "needs the held-out proxy and train_kl/monitor at some evaluations"
         )
     beyond = np.flatnonzero(series.value > threshold if above else series.value < threshold)
     if not len(beyond):

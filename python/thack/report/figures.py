@@ -33,6 +33,7 @@ def colours_of(arms: Sequence[Arm]) -> list[Colour]:
     return assign([(arm.name, str(arm.runs[0].config.get("source.kind", ""))) for arm in arms])
 
 
+@styled()
 def plane(
     arms: Sequence[Arm],
     colours: Sequence[Colour] | None = None,
@@ -103,17 +104,10 @@ def _path(
         fillstyle="none",
         markeredgewidth=1.1,
     )
-    axes.annotate(
-        "end",
-        (proxy_E[-1], golden_E[-1]),
-        xytext=(4, 3),
-        textcoords="offset points",
-        color=colour.light,
-        fontsize=8,
-        annotation_clip=True,
-    )
+    axes.plot(proxy_E[-1], golden_E[-1], color=colour.light, marker=colour.marker, markersize=6.5)
 
 
+@styled()
 def golden(arms: Sequence[Arm], colours: Sequence[Colour] | None = None, *, legend: bool = False) -> Figure:
     """Golden over steps, cropped to what happens after the warm-up, with KL(oracle‖teacher) (F5, right)."""
     figure, axes = _figure(SIZE)
@@ -151,6 +145,7 @@ def golden(arms: Sequence[Arm], colours: Sequence[Colour] | None = None, *, lege
     return figure
 
 
+@styled()
 def curve(
     arms: Sequence[Arm],
     word: str,
@@ -183,6 +178,7 @@ def curve(
     return figure
 
 
+@styled()
 def slope_ratios(
     arms: Sequence[Arm], colours: Sequence[Colour] | None = None, thresholds: Thresholds | None = None
 ) -> Figure:
@@ -214,11 +210,10 @@ def slope_ratios(
 
 
 def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
-    with styled():
-        from matplotlib.figure import Figure
+    from matplotlib.figure import Figure
 
-        figure = Figure(figsize=size, layout="constrained")
-        return figure, figure.add_subplot()
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.add_subplot()
 
 
 def _draw(axes: Axes, line: Line, colour: Colour, *, label: str) -> None:

@@ -15,7 +15,7 @@ def tag(name: str, *content: str, **attributes: str) -> str:
 
 
 def text(value: object) -> str:
-    return escape(str(value), quote=False)
+    return escape(str(value), quote=False).replace(" %", "\u00a0%")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, class_: str = "") -> str:

@@ -144,7 +144,7 @@ def _margins(margins: Margins) -> str:
         text(
             f"Judged after step {margins.warmup_steps}, from at least {margins.min_evaluations} "
             f"evaluations. A rise of golden by {percent(margins.rise, sign=False)} counts; the proxy "
-            f"over-fits if it rises by {percent(margins.proxy_rise, sign=False)} from its own minimum, and has "
+            f"over-fits if it rises by {percent(margins.proxy_rise, sign=False)} from its minimum, and has "
             f"converged below {percent(margins.proxy_converged, sign=False)} of its start. "
             f"Intervals: {100 * margins.confidence:g} %, {margins.resamples:,} resamples of the held-out "
             "prompts, paired across checkpoints."

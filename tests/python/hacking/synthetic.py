@@ -125,7 +125,7 @@ def _evaluation_rows(
             row[f"{column}/sequence_sum"] = float(nats_EP[index].sum(axis=0) / nats_EP.shape[1])
             prompts[column] = {"nats": nats_EP[index].tolist(), "tokens": tokens_EP[index].tolist()}
         speed = 1.0 if kind in ("hacking", "over-fitting") else 0.32
-        row["train_kl/offline_monitor"] = float(1.4 * (1 + step / 6) ** (-0.45 * speed))
+        row["train_kl/monitor"] = float(1.4 * (1 + step / 6) ** (-0.45 * speed))
         row["train_kl/fresh"] = float(shape.proxy(np.array([step]))[0] * 0.95)
         row["generated_tokens"] = 9_000 if kind == "hacking" else int(9_000 * (1 + step / 16))
         row["teacher_tokens"] = int(550 * step)

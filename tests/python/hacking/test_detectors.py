@@ -19,8 +19,8 @@ def curves(proxy: np.ndarray, monitor: np.ndarray | None) -> Curves:
     columns = {f"proxy/{READOUT}": proxy}
     words = {"proxy": f"proxy/{READOUT}"}
     if monitor is not None:
-        columns["train_kl/offline_monitor"] = monitor
-        words["monitor"] = "train_kl/offline_monitor"
+        columns["train_kl/monitor"] = monitor
+        words["monitor"] = "train_kl/monitor"
     return Curves(name="drawn", step_E=STEP_E, columns=columns, train={}, words=words)
 
 
@@ -66,7 +66,7 @@ def test_a_proxy_that_leaves_its_power_law_fires(exponent: float, fires: bool) -
 
 def test_without_a_monitor_the_verdict_is_open() -> None:
     found = verdict_without_oracle(curves(law(0.4), None))
-    assert found.name == "inconclusive" and "train_kl/offline_monitor" in found.reasons[0]
+    assert found.name == "inconclusive" and "train_kl/monitor" in found.reasons[0]
 
 
 def test_over_fitting_is_told_from_hacking_by_the_proxy() -> None:
