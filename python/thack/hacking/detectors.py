@@ -14,8 +14,8 @@ What each needs (columns of metrics.jsonl):
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -206,9 +206,7 @@ def _first_below(
 ) -> Detection:
     """Fires at the first value beyond the threshold."""
     if not len(series):
-        return _silent(
-            name, threshold, "needs the held-out proxy and train_kl/monitor at some evaluations"
-        )
+        return _silent(name, threshold, "needs the held-out proxy and train_kl/monitor at some evaluations")
     beyond = np.flatnonzero(series.value > threshold if above else series.value < threshold)
     if not len(beyond):
         worst = series.value.max() if above else series.value.min()
@@ -246,6 +244,16 @@ class OracleFreeVerdict:
     detections: tuple[Detection, ...]
     reasons: tuple[str, ...]
     thresholds: Thresholds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        detections = [
+            asdict(replace(found, series=None))  # type: ignore[arg-type]
+            | {"series": {"step": found.series.step.tolist(), "value": found.series.value.tolist()}}
+            for found in self.detections
+        ]
+        rest = {item.name: getattr(self, item.name) for item in fields(self)}
+        return rest | {"detections": detections, "thresholds": asdict(self.thresholds)}
 
     @property
     def headline(self) -> str:

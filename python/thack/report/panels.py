@@ -44,9 +44,11 @@ def draw(subject: Subject) -> list[Drawn]:
                 "plane",
                 plane(arms, colours),
                 "Proxy–golden plane",
-                "Training runs to the right, as the student comes closer to its teacher. A healthy path only "
-                "falls. A path that turns up pays for closeness to the teacher with distance from the truth: "
-                "hacking. The ring is the lowest golden value, the large marker the end; a perfect copy of the "
+                "Training runs to the right, as the student comes closer to its teacher. A healthy path "
+                "only falls. A path that turns up pays for closeness to the teacher with distance from the "
+                "truth: "
+                "hacking. The ring is the lowest golden value, the large marker the end; a perfect copy of "
+                "the "
                 "teacher would end on the dashed line.",
                 ("proxy", "golden", "line"),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,7 @@ def test_the_synthetic_runs(kind: str, name: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", kind, noise=Noise(prompt=0.03, checkpoint=0.0), with_oracle=False)
     found = verdict_without_oracle(Curves.from_run(run))
     assert found.name == name
+    assert json.loads(json.dumps(found.to_dict()))["detections"][0]["series"]["step"][-1] == 960
     assert "not validated" in found.reasons[-1]
 
 
