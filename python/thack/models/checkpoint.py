@@ -1,0 +1,167 @@
+"""Model directories: config.json, safetensors weights, tokenizer. Weights are never unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from thack import files
+from thack.errors import ModelError
+from thack.models.architecture import Architecture
+from thack.models.tokenizer import Tokenizer
+
+# Ours → transformers', inside one layer; fused matrices name their parts.
+_LAYER_NAMES = {
+    "attention_norm": ("input_layernorm",),
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "q_norm": ("self_attn.q_norm",),
+    "k_norm": ("self_attn.k_norm",),
+    "output": ("self_attn.o_proj",),
+    "mlp_norm": ("post_attention_layernorm",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+_TOP_NAMES = {"embedding": "model.embed_tokens", "norm": "model.norm", "lm_head": "lm_head"}
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """config.json of a model directory."""
+    path = directory / "config.json"
+    if not directory.is_dir():
+        raise ModelError(f"no such model directory: {directory}", hint="give a directory that holds config.json")
+    try:
+        config = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(
+            f"no config.json in {directory}", hint="give a directory as save_pretrained or thack writes it"
+        ) from None
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: holds {type(config).__name__}, expected an object")
+    return config
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """All tensors of model.safetensors, or of the shards that model.safetensors.index.json lists."""
+    index = directory / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(f"{index}: not an index of shards ({error})") from error
+    weights: dict[str, Tensor] = {}
+    for name in names:
+        path = directory / name
+        if Path(name).name != name:
+            raise ModelError(f"{index}: shard name {name!r} is not a plain file name")
+        if not path.is_file():
+            raise ModelError(f"no {name} in {directory}", hint=_advice(directory))
+        try:
+            weights.update(safetensors.torch.load_file(path))
+        except SafetensorError as error:
+            raise ModelError(f"{path}: damaged or not safetensors ({error})") from error
+    return weights
+
+
+def _advice(directory: Path) -> str:
+    if any(directory.glob("*.bin")):
+        return "pickled weights are not loaded: save again with save_pretrained(DIR, safe_serialization=True)"
+    return "the directory holds no weights"
+
+
+def _names(name: str, architecture: Architecture) -> list[tuple[str, int]]:
+    """transformers' names for one of our parameters, each with its rows."""
+    parts = name.split(".")
+    if parts[0] != "blocks":
+        return [(f"{_TOP_NAMES[parts[0]]}.{parts[1]}", -1)]
+    a = architecture
+    rows = {
+        "qkv": [a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim, a.num_kv_heads * a.head_dim],
+        "gate_up": [a.intermediate_size, a.intermediate_size],
+    }.get(parts[2], [-1])
+    theirs = [f"model.layers.{parts[1]}.{part}.{parts[3]}" for part in _LAYER_NAMES[parts[2]]]
+    return list(zip(theirs, rows, strict=True))
+
+
+def to_transformers(state: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+    """Our parameters under transformers' names, fused matrices split; a tied head is left out."""
+    weights: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name == "lm_head.weight" and architecture.tie_head:
+            continue
+        targets = _names(name, architecture)
+        sizes = [rows if rows >= 0 else tensor.shape[0] for _, rows in targets]
+        for (target, _), part in zip(targets, tensor.detach().split(sizes), strict=True):
+            weights[target] = part
+    return weights
+
+
+def from_transformers(
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], architecture: Architecture
+) -> dict[str, Tensor]:
+    """transformers' tensors under our names; missing, surplus and misshapen ones are named."""
+    state: dict[str, Tensor] = {}
+    left = {name for name in weights if not name.endswith("rotary_emb.inv_freq")}
+    if architecture.tie_head:
+        left.discard("lm_head.weight")
+    for name, ours in expected.items():
+        if name == "lm_head.weight" and architecture.tie_head:
+            continue
+        targets = [target for target, _ in _names(name, architecture)]
+        missing = [target for target in targets if target not in weights]
+        if missing:
+            raise ModelError(f"weights lack {missing[0]}", hint="the directory is incomplete, or config.json is another model's")
+        left.difference_update(targets)
+        state[name] = torch.cat([weights[target] for target in targets])
+        if state[name].shape != ours.shape:
+            raise ModelError(
+                f"{targets[0]} does not fit config.json",
+                details=[f"weights {tuple(state[name].shape)}", f"config  {tuple(ours.shape)}"],
+            )
+    if left:
+        raise ModelError(f"weights hold {len(left)} tensors that config.json does not name, such as {min(left)}")
+    if architecture.tie_head:
+        state["lm_head.weight"] = state["embedding.weight"]
+    return state
+
+
+def save(directory: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:
+    """Write a model directory that transformers and vLLM load as it is."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
+    data = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    files.write_bytes(directory / "model.safetensors", data)
+    files.write_json(directory / "config.json", dict(config))
+    generation = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    files.write_json(directory / "generation_config.json", generation)
+    tokenizer.save(directory)
+
+
+def fingerprint(architecture: object, weights: Mapping[str, Tensor]) -> str:
+    """sha256 over what is computed: shapes and numbers. bfloat16 weights loaded as float32 count the same."""
+    names = sorted(weights)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        digests = list(pool.map(lambda name: _tensor_digest(weights[name]), names))
+    facts = asdict(architecture) if isinstance(architecture, Architecture) else architecture
+    if isinstance(facts, dict):
+        facts = {key: value for key, value in facts.items() if key not in ("source", "dropout")}
+    content = json.dumps([facts, list(zip(names, digests, strict=True))], sort_keys=True, default=str)
+    return "sha256:" + hashlib.sha256(content.encode()).hexdigest()
+
+
+def _tensor_digest(tensor: Tensor) -> str:
+    flat = tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous()
+    header = f"{tuple(tensor.shape)}".encode()
+    return hashlib.sha256(header + flat.view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
