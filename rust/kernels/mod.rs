@@ -1,1 +1,4 @@
-//! Row kernels: one pass over a row of logits, then work on the few blocks that matter.
+//! Work over rows of logits: each kernel is written once over sixteen lanes and dispatched at run time.
+
+pub mod element;
+pub mod simd;
