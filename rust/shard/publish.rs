@@ -98,7 +98,7 @@ fn write_whole(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> io::Result<(
 fn read_whole(storage: &dyn Storage, path: &Path, limit: u64) -> Result<Vec<u8>, ShardError> {
     let read = || -> io::Result<Vec<u8>> {
         let file = uninterrupted(|| storage.open(path))?;
-        let mut bytes = vec![0; file.length()?.min(limit) as usize];
+        let mut bytes = vec![0; uninterrupted(|| file.length())?.min(limit) as usize];
         read_exact_at(&*file, &mut bytes, 0)?;
         Ok(bytes)
     };

@@ -26,7 +26,7 @@ impl ShardReader {
 
     fn open_inner(storage: &dyn Storage, path: &Path) -> Result<Self, Fault> {
         let file = uninterrupted(|| storage.open(path)).map_err(Fault::Io)?;
-        let length = file.length().map_err(Fault::Io)?;
+        let length = uninterrupted(|| file.length()).map_err(Fault::Io)?;
         let trailer = read_trailer(&*file, length)?;
         let header = read_header(&*file, length)?;
         if header.file_length() != length {
