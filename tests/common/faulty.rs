@@ -98,13 +98,24 @@ impl Faulty {
         state.names.iter().map(|(path, &inode)| (path.clone(), state.inodes[inode].bytes.clone())).collect()
     }
 
-    /// Puts a file there, durably.
+    /// Puts a file there, for a test without crashes.
     pub fn put(&self, path: &Path, bytes: Vec<u8>) {
         let mut state = self.lock();
-        state.inodes.push(Inode { durable: bytes.clone(), bytes });
+        state.inodes.push(Inode { durable: Vec::new(), bytes });
         let inode = state.inodes.len() - 1;
         state.names.insert(path.to_owned(), inode);
-        state.durable_names.insert(path.to_owned(), inode);
+    }
+
+    /// Takes a file out, without a copy.
+    pub fn take(&self, path: &Path) -> Vec<u8> {
+        let mut state = self.lock();
+        let inode = state.names.remove(path).unwrap();
+        state.durable_names.remove(path);
+        let bytes = std::mem::take(&mut state.inodes[inode].bytes);
+        if inode + 1 == state.inodes.len() {
+            state.inodes.pop();
+        }
+        bytes
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,0 +1,204 @@
+//! Damaged, cut, swapped, renamed and made-up files: an error or the same data, never a panic.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::faulty::Faulty;
+use common::job;
+use proptest::prelude::*;
+use thack::shard::{verify, Fault, ShardReader, Storage};
+
+fn long() -> bool {
+    std::env::var("THACK_LONG").is_ok_and(|value| value == "1")
+}
+
+/// A cache whose only shard has about 64 KiB.
+fn big_shard() -> (PathBuf, Vec<u8>) {
+    let storage = Faulty::default();
+    let shared: Arc<dyn Storage> = Arc::new(storage.clone());
+    let path = job::shard_path(0);
+    job::write_shard(&shared, &path, 0, 0..340).unwrap();
+    let bytes = storage.files()[&path].clone();
+    assert!((62_000..70_000).contains(&bytes.len()), "{}", bytes.len());
+    (path, bytes)
+}
+
+fn open(path: &Path, bytes: &[u8]) -> Faulty {
+    let storage = Faulty::default();
+    storage.put(path, bytes.to_vec());
+    storage
+}
+
+/// Trap 19: stock safetensors readers accept about half of all bit flips.
+#[test]
+fn every_flipped_bit_is_detected() {
+    let (path, bytes) = big_shard();
+    let storage = Faulty::default();
+    let mut flipped = bytes.clone();
+    let (mut ours, mut stock) = (0usize, 0usize);
+    for bit in 0..bytes.len() * 8 {
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        storage.put(&path, std::mem::take(&mut flipped));
+        ours += usize::from(verify(&storage, &path, true).is_err());
+        flipped = storage.take(&path);
+        if bit % 101 == 0 {
+            stock += usize::from(safetensors::SafeTensors::deserialize(&flipped).is_err());
+        }
+        flipped[bit / 8] ^= 1 << (bit % 8);
+    }
+    let bits = bytes.len() * 8;
+    println!("{ours} of {bits} flipped bits detected; the stock reader: {stock} of {}", bits.div_ceil(101));
+    assert_eq!(ours, bits);
+}
+
+/// Reading at random from a flipped shard gives an error or what was written.
+#[test]
+fn reads_of_flipped_shards_give_errors_or_the_same() {
+    let (path, bytes) = big_shard();
+    let wanted: Vec<u64> = (0..340).step_by(60).collect();
+    let reader = |storage: &Faulty| {
+        let expected = [("plan".to_owned(), "sha256:of-the-plan".to_owned())].into();
+        let shared: Arc<dyn Storage> = Arc::new(storage.clone());
+        thack::shard::CacheReader::new(shared, &job::directory(), vec![0, 340], expected)
+    };
+    let good = reader(&open(&path, &bytes)).read(&wanted, true).unwrap();
+    let (mut errors, mut same) = (0, 0);
+    for bit in (0..bytes.len() * 8).step_by(if long() { 1 } else { 67 }) {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        match reader(&open(&path, &flipped)).read(&wanted, true) {
+            Err(_) => errors += 1,
+            Ok(found) => {
+                assert_eq!((&found.records, &found.responses), (&good.records, &good.responses), "bit {bit}");
+                assert_eq!((&found.prompts, &found.prompt_ids), (&good.prompts, &good.prompt_ids), "bit {bit}");
+                same += 1;
+            }
+        }
+    }
+    println!("reads of flipped shards: {errors} errors, {same} unharmed, 0 wrong");
+}
+
+#[test]
+fn every_truncation_and_extension_is_detected() {
+    let (path, bytes) = big_shard();
+    let step = if long() { 1 } else { 13 };
+    for length in (0..bytes.len()).rev().step_by(step).chain([0, 1, 7, 8, 63, 64, 71, 72]) {
+        let storage = open(&path, &bytes[..length]);
+        assert!(verify(&storage, &path, false).is_err(), "cut to {length}");
+    }
+    for extra in [1, 7, 64, 4096] {
+        for fill in [0, 0x20, 0xff] {
+            let mut longer = bytes.clone();
+            longer.resize(bytes.len() + extra, fill);
+            assert!(verify(&open(&path, &longer), &path, false).is_err());
+        }
+        let doubled = [&bytes[..], &bytes[bytes.len() - extra..]].concat();
+        assert!(verify(&open(&path, &doubled), &path, false).is_err());
+    }
+}
+
+#[test]
+fn zeroed_and_swapped_pages_are_detected() {
+    let (path, bytes) = big_shard();
+    for page in [512, 4096] {
+        let pages = bytes.len() / page;
+        for a in 0..pages {
+            let mut zeroed = bytes.clone();
+            zeroed[a * page..(a + 1) * page].fill(0);
+            if zeroed != bytes {
+                assert!(verify(&open(&path, &zeroed), &path, true).is_err(), "page {a} of {page} zeroed");
+            }
+            let b = (a * 7 + 3) % pages;
+            let mut swapped = bytes.clone();
+            let first = swapped[a * page..(a + 1) * page].to_vec();
+            swapped.copy_within(b * page..(b + 1) * page, a * page);
+            swapped[b * page..(b + 1) * page].copy_from_slice(&first);
+            if swapped != bytes {
+                assert!(verify(&open(&path, &swapped), &path, true).is_err(), "pages {a} and {b} swapped");
+            }
+        }
+    }
+}
+
+/// A shard under another's name, or of another plan: valid in itself, refused in its place.
+#[test]
+fn shards_in_the_wrong_place_are_refused() {
+    let storage = Faulty::default();
+    let shared: Arc<dyn Storage> = Arc::new(storage.clone());
+    job::run(&shared).unwrap();
+    let files = storage.files();
+    storage.put(&job::shard_path(0), files[&job::shard_path(1)].clone());
+    let error = job::reader(&shared).read(&[0], true).unwrap_err();
+    assert!(matches!(error.fault, Fault::Foreign { .. }), "{error}");
+    let expected = [("plan".to_owned(), "sha256:another".to_owned())].into();
+    let other = thack::shard::CacheReader::new(Arc::clone(&shared), &job::directory(), job::firsts(), expected);
+    let error = other.read(&[5], true).unwrap_err();
+    assert!(error.to_string().contains("sha256:another"), "{error}");
+}
+
+#[test]
+fn verify_names_the_chunk() {
+    let (path, mut bytes) = big_shard();
+    bytes[40_000] ^= 1;
+    let error = verify(&open(&path, &bytes), &path, true).unwrap_err();
+    assert!(matches!(error.fault, Fault::Chunk { chunk: 2 }), "{error}");
+    assert!(error.to_string().contains("shard-00000.safetensors: chunk 2 (from byte 32768)"), "{error}");
+}
+
+/// Headers that promise the world are refused before anything of that size is allocated.
+#[test]
+fn bombs_are_refused() {
+    let (path, bytes) = big_shard();
+    for length in [1u64 << 20 | 1, 1 << 40, u64::MAX, bytes.len() as u64] {
+        let mut bomb = bytes.clone();
+        bomb[..8].copy_from_slice(&length.to_le_bytes());
+        assert!(ShardReader::open(&open(&path, &bomb), &path).is_err());
+    }
+    let nested = "[".repeat(1 << 20);
+    let mut bomb = (nested.len() as u64).to_le_bytes().to_vec();
+    bomb.extend_from_slice(nested.as_bytes());
+    bomb.extend_from_slice(&bytes[bytes.len() - 64..]);
+    assert!(ShardReader::open(&open(&path, &bomb), &path).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: if long() { 20_000 } else { 500 }, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// What we accept, the safetensors crate accepts, with the same tensors; random changes to the header.
+    #[test]
+    fn what_we_accept_the_stock_reader_accepts(
+        edits in prop::collection::vec((0usize..1600, any::<u8>()), 0..3),
+        cut in 0usize..3,
+    ) {
+        let storage = Faulty::default();
+        let shared: Arc<dyn Storage> = Arc::new(storage.clone());
+        let path = job::shard_path(0);
+        job::write_shard(&shared, &path, 0, 0..3).unwrap();
+        let mut bytes = storage.take(&path);
+        for (at, value) in edits {
+            bytes[at] = value;
+        }
+        bytes.truncate(bytes.len() - cut);
+        let ours = ShardReader::open(&open(&path, &bytes), &path);
+        let stock = safetensors::SafeTensors::deserialize(&bytes);
+        if let Ok(reader) = ours {
+            let stock = stock.unwrap();
+            prop_assert_eq!(stock.names().len(), reader.header().tensors.len());
+            for tensor in &reader.header().tensors {
+                let view = stock.tensor(tensor.name).unwrap();
+                prop_assert_eq!(view.data(), &bytes[tensor.start as usize..tensor.end as usize]);
+                let shape: Vec<usize> = tensor.shape.iter().map(|&axis| axis as usize).collect();
+                prop_assert_eq!(view.shape(), &shape[..]);
+            }
+        }
+    }
+
+    /// Any bytes at all.
+    #[test]
+    fn made_up_files_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+        let path = job::shard_path(0);
+        prop_assert!(verify(&open(&path, &bytes), &path, true).is_err());
+    }
+}
