@@ -99,7 +99,7 @@ def _line(found: Verdict, golden: Extent) -> list[str]:
         text = f"golden ends at {line}, too close to tell above from below"
     if found.over_line is not None and found.over_line_interval is not None:
         low, high = found.over_line_interval
-        text += f" (by {found.over_line:+.3f} [{low:+.3f}, {high:+.3f}] nats)"
+        text += f" (by {found.over_line:+.3f} [{low:+.3f}, {high:+.3f}] nats)".replace("-", "−")
     if found.name == "hacking" and found.side == "above":
         text += ": the student is now further from the truth than its teacher is"
     elif found.name == "hacking" and found.side == "below":

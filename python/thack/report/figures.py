@@ -65,7 +65,7 @@ def plane(
     axes.set_xlabel("proxy: distance to the teacher, nats per token  (closer →)")
     axes.set_ylabel("golden: distance to the oracle")
     if legend:
-        axes.legend(loc="upper right", fontsize=8)
+        _legend(figure, len(arms))
     return figure
 
 
@@ -141,7 +141,7 @@ def golden(arms: Sequence[Arm], colours: Sequence[Colour] | None = None, *, lege
     _end_labels(axes, ends)
     axes.set_ylabel("golden, nats per token")
     if legend:
-        axes.legend(loc="upper right", fontsize=8)
+        _legend(figure, len(arms))
     return figure
 
 
@@ -174,7 +174,7 @@ def curve(
     _log_values(axes)
     axes.set_ylabel(label)
     if legend:
-        axes.legend(fontsize=8)
+        _legend(figure, len(arms))
     return figure
 
 
@@ -207,6 +207,10 @@ def slope_ratios(
 
 
 # --- shared drawing --------------------------------------------------------------------------------------
+
+
+def _legend(figure: Figure, num_arms: int) -> None:
+    figure.legend(loc="outside upper left", ncols=min(num_arms, 4), fontsize=8.5)
 
 
 def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:

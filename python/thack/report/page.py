@@ -68,13 +68,13 @@ def _sections(
             "detectors",
             "Signs that need no oracle",
             tag("p", text(_DETECTORS)),
-            tables.detectors(subject, colours),
+            _detectors(subject, colours),
             _meanings(subject),
         ),
         section("examples", "What they wrote", tables.examples(subject)),
         section("costs", "Costs", tables.costs(subject, colours)),
         section("settings", "Settings", tables.settings(subject), tables.environment(subject)),
-        section("columns", "Every column", tables.columns(subject, colours)),
+        section("columns", "Every column", tables.columns(subject)),
         section("glossary", "Words", _glossary()),
     ]
 
@@ -92,6 +92,13 @@ def _results(subject: Subject, colours: Sequence[Colour]) -> str:
     if len(subject.runs) == len(subject.arms):
         return runs
     return tables.arm_results(subject, colours) + folded(f"all {len(subject.runs)} runs", runs)
+
+
+def _detectors(subject: Subject, colours: Sequence[Colour]) -> str:
+    runs = tables.detectors(subject, colours)
+    if len(subject.runs) == len(subject.arms):
+        return runs
+    return tables.arm_detectors(subject, colours) + folded(f"all {len(subject.runs)} runs", runs)
 
 
 def _card(arm: Arm, colour: Colour) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from thack.hacking.curves import Curves
 from thack.hacking.words import percent, percent_interval
 from thack.report.colours import Colour
 from thack.report.html import folded, table, tag, text
-from thack.report.runs import COSTS, Run, Subject, shown
+from thack.report.runs import COSTS, Arm, Run, Subject, shown
 
 DASH = "–"
 _ROLES = ("prompt", "oracle", "teacher", "student")
@@ -114,39 +114,59 @@ def detectors(subject: Subject, colours: Sequence[Colour]) -> str:
     """Each detector that needs no oracle, beside the onset that the oracle shows."""
     head = ["run", *(found.name for found in subject.runs[0].suspicion.detections), "golden’s onset"]
     rows = []
-    for arm, colour in zip(subject.arms, colours, strict=True):
-        for run in arm.runs:
-            name = f"{swatch(colour)}{text(arm.name)}" + (
-                "" if run.seed is None else f" <small>{run.seed}</small>"
-            )
-            cells = []
-            for found in run.suspicion.detections:
-                value = "" if found.value is None else tag("small", f" {found.value:.2f}")
-                alarm = f"alarm @ {found.alarm_step:g}" if found.alarm_step is not None else text(found.state)
-                cells.append((tag("strong", alarm) if found.fired else alarm) + value)
-            onset = run.verdict.onset_step
-            rows.append([name, *cells, DASH if onset is None else f"{onset:g}"])
+    for run, colour in _each(subject, colours):
+        cells = []
+        for found in run.suspicion.detections:
+            value = "" if found.value is None else tag("small", f" {found.value:.2f}")
+            alarm = text(found.state) if found.alarm_step is None else f"alarm @ {found.alarm_step:g}"
+            cells.append((tag("strong", alarm) if found.fired else alarm) + value)
+        onset = run.verdict.onset_step
+        rows.append([_name(run, colour), *cells, DASH if onset is None else f"{onset:g}"])
     return table(head, rows, class_="stacked")
 
 
+def arm_detectors(subject: Subject, colours: Sequence[Colour]) -> str:
+    """How often each detector fired in an arm, and when in the median."""
+    names = [found.name for found in subject.runs[0].suspicion.detections]
+    rows = []
+    for arm, colour in zip(subject.arms, colours, strict=True):
+        cells = []
+        for number in range(len(names)):
+            found = [run.suspicion.detections[number] for run in arm.runs]
+            steps = [one.alarm_step for one in found if one.alarm_step is not None]
+            when = tag("small", f" @ {_spread(steps, '{:g}')}") if steps else ""
+            cells.append(
+                (tag("strong", f"{len(steps)} of {len(found)}") if steps else f"0 of {len(found)}") + when
+            )
+        rows.append([f"{swatch(colour)}{text(arm.name)}", *cells, _spread(arm.onsets, "{:g}")])
+    return table(["arm", *names, "golden’s onset"], rows, class_="stacked")
+
+
 def costs(subject: Subject, colours: Sequence[Colour]) -> str:
+    """Totals of each run; the median run of an arm with several seeds."""
     present = [column for column in COSTS if any(column in run.costs for run in subject.runs)]
     if not present:
         return ""
     rows = []
     for arm, colour in zip(subject.arms, colours, strict=True):
-        for run in arm.runs:
-            name = f"{swatch(colour)}{text(arm.name)}" + (
-                "" if run.seed is None else f" <small>{run.seed}</small>"
-            )
-            rows.append(
-                [name, *(f"{run.costs[column]:,.0f}" if column in run.costs else DASH for column in present)]
-            )
-    return table(["run", *(COSTS[column] for column in present)], rows, class_="numbers")
+        found = [[run.costs[column] for run in arm.runs if column in run.costs] for column in present]
+        cells = [f"{np.median(values):,.0f}" if values else DASH for values in found]
+        rows.append([f"{swatch(colour)}{text(arm.name)}", *cells])
+    first = "run" if len(subject.runs) == len(subject.arms) else "arm, per run"
+    return table([first, *(COSTS[column] for column in present)], rows, class_="numbers")
+
+
+def _each(subject: Subject, colours: Sequence[Colour]) -> Iterator[tuple[Run, Colour]]:
+    for arm, colour in zip(subject.arms, colours, strict=True):
+        yield from ((run, colour) for run in arm.runs)
+
+
+def _name(run: Run, colour: Colour) -> str:
+    return f"{swatch(colour)}{text(run.arm)}" + ("" if run.seed is None else tag("small", f" {run.seed}"))
 
 
 def settings(subject: Subject) -> str:
-    """What differs between the runs side by side; what they share folded away."""
+    """What differs between the arms side by side; what they share folded away."""
     runs = [run for run in subject.runs if run.config]
     if not runs:
         return ""
@@ -154,13 +174,20 @@ def settings(subject: Subject) -> str:
     differing = [key for key in keys if len({shown(run.config.get(key, "")) for run in runs}) > 1]
     shared = [key for key in keys if key not in differing]
     parts = []
-    if differing and len(runs) > 1:
-        head = ["setting", *(text(_label(run)) for run in runs)]
-        rows = [[tag("code", text(key)), *(_setting(run, key) for run in runs)] for key in differing]
-        parts.append(table(head, rows, class_="wide"))
+    if differing:
+        head = ["setting", *(text(arm.name) for arm in subject.arms)]
+        rows = [[tag("code", text(key)), *(_values(arm, key) for arm in subject.arms)] for key in differing]
+        parts.append(table(head, rows))
     body = table(["setting", "value"], [[tag("code", text(key)), _setting(runs[0], key)] for key in shared])
     title = f"{len(shared)} settings that all runs share" if len(runs) > 1 else f"{len(shared)} settings"
     return "".join(parts) + folded(title, body)
+
+
+def _values(arm: Arm, key: str) -> str:
+    """A setting of an arm: its value, or its seeds' values as long as they can be read."""
+    found = list(dict.fromkeys(_setting(run, key) for run in arm.runs))
+    short = sum(map(len, found)) < 40 * 6
+    return ", ".join(found) if len(found) == 1 or short else f"{len(found)} values"
 
 
 def _label(run: Run) -> str:
@@ -181,16 +208,15 @@ def environment(subject: Subject) -> str:
     return "".join(parts)
 
 
-def columns(subject: Subject, colours: Sequence[Colour]) -> str:
+def columns(subject: Subject) -> str:
     """Every metric column of every run: start, minimum and its step, end, rise."""
     parts = []
-    for arm, colour in zip(subject.arms, colours, strict=True):
-        for run in arm.runs:
-            rows = [row for column in _metric_columns(run.curves) if (row := _column(run.curves, column))]
-            title = f"all {len(rows)} columns of {_label(run)}"
-            head = ["column", "start", "minimum", "at step", "end", "rise"]
-            parts.append(folded(title, table(head, rows, class_="numbers wide")))
-        del colour
+    head = ["column", "start", "minimum", "at step", "end", "rise"]
+    for run in subject.runs:
+        rows = [row for column in _metric_columns(run.curves) if (row := _column(run.curves, column))]
+        parts.append(
+            folded(f"all {len(rows)} columns of {_label(run)}", table(head, rows, class_="numbers wide"))
+        )
     return "".join(parts)
 
 
