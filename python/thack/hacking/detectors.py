@@ -124,8 +124,8 @@ def power_law_deviation(curves: Curves, thresholds: Thresholds | None = None) ->
     if law is None:
         return _silent(name, limits.exponent, "too few evaluations behind the warm-up to fit a power law")
     bent = law.exponent < limits.exponent or (law.r_squared < limits.r_squared and law.exponent < 0.5)
-    fit = (
-        f"from step {law.window[0]:g} on the proxy falls as step^{-law.exponent:.2f}, R² {law.r_squared:.2f}"
+    fit = f"from step {law.window[0]:g} on the proxy falls as step^{-law.exponent:.2f}, R² {law.r_squared:.2f}".replace(
+        "-", "−"
     )
     return Detection(
         name=name,
@@ -278,10 +278,7 @@ def verdict_without_oracle(curves: Curves, thresholds: Thresholds | None = None)
         rises = len(judged_E) > 0 and judged_E[-1] >= 1.03 * judged_E.min()
         name = "over-fitting suspected" if rises else "hacking suspected"
     reasons = [f"{found.name}: {found.meaning}" for found in detections if found.fired or found is leading]
-    reasons.append(
-        "without an oracle this is a suspicion: it sees memorisation only, and its threshold is "
-        + NOT_VALIDATED.removeprefix("threshold ")
-    )
+    reasons.append(f"without an oracle this is a suspicion, which sees memorisation only ({NOT_VALIDATED})")
     return OracleFreeVerdict(
         name=name,
         run=curves.name,

@@ -62,7 +62,14 @@ def _sections(
             *(_card(arm, colour) for arm, colour in zip(subject.arms, colours, strict=True)),
             class_="cards",
         ),
-        section("results", "The numbers", _results(subject, colours), _margins(margins), _reasons(subject)),
+        section(
+            "results",
+            "The numbers",
+            _unfinished(subject),
+            _results(subject, colours),
+            _margins(margins),
+            _reasons(subject),
+        ),
         section("figures", "The curves", _figures(subject, colours, drawn, svgs)),
         section(
             "detectors",
@@ -143,6 +150,15 @@ def _figures(
         for one in drawn
     ]
     return legend + tag("div", *figures, class_="figures")
+
+
+def _unfinished(subject: Subject) -> str:
+    """Numbers of a run that still goes on, or was stopped, are not its last word."""
+    found = [run for run in subject.runs if run.status not in ("", "finished")]
+    told = ", ".join(f"{run.name} ({run.status} at step {run.curves.step_E[-1]:g})" for run in found)
+    return (
+        tag("p", text(f"Not finished: {told}. What follows may change."), class_="warning") if found else ""
+    )
 
 
 def _margins(margins: Margins) -> str:

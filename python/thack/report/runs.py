@@ -40,6 +40,7 @@ class Run:
     config: Mapping[str, object]  # flat: "source.kind" → "offline"
     environment: Mapping[str, object]
     examples: tuple[Mapping[str, str], ...]
+    status: str  # of STATUS.json: running, stopped, failed, finished; empty where nobody says
 
     @property
     def costs(self) -> dict[str, float]:
@@ -153,8 +154,9 @@ def _run(path: Path, place: tuple[str, int | None] | None, margins: Margins | No
         verdict=verdict(curves, margins),
         suspicion=verdict_without_oracle(curves),
         config=_config(directory / "config.toml"),
-        environment=_environment(directory / "environment.json"),
+        environment=_json(directory / "environment.json"),
         examples=_examples(directory / "examples.jsonl"),
+        status=str(_json(directory / "STATUS.json").get("state", "")),
     )
 
 
@@ -172,7 +174,7 @@ def _config(path: Path) -> dict[str, object]:
         raise DataError(f"{path} is not TOML ({error})") from error
 
 
-def _environment(path: Path) -> dict[str, object]:
+def _json(path: Path) -> dict[str, object]:
     return _flat(read_json(path)) if path.is_file() else {}
 
 

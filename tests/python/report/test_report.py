@@ -210,6 +210,12 @@ def test_examples_are_shown_and_escaped(tmp_path: Path) -> None:
     assert "def f(a&lt;b)" in found and "returns &amp; stays" in found
 
 
+def test_a_run_that_goes_on_is_marked(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", noise=NOISE)
+    (run / "STATUS.json").write_text(json.dumps({"state": "stopped", "step": 960}))
+    assert "Not finished: run (stopped at step 960)" in write_report([run], run / "report.html").read_text()
+
+
 def test_no_runs_and_broken_settings_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least one run"):
         write_report([], tmp_path / "report.html")
