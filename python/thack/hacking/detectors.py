@@ -124,9 +124,8 @@ def power_law_deviation(curves: Curves, thresholds: Thresholds | None = None) ->
     if law is None:
         return _silent(name, limits.exponent, "too few evaluations behind the warm-up to fit a power law")
     bent = law.exponent < limits.exponent or (law.r_squared < limits.r_squared and law.exponent < 0.5)
-    fit = f"from step {law.window[0]:g} on the proxy falls as step^{-law.exponent:.2f}, R² {law.r_squared:.2f}".replace(
-        "-", "−"
-    )
+    exponent = f"{-law.exponent:.2f}".replace("-", "−")
+    fit = f"from step {law.window[0]:g} on the proxy falls as step^{exponent}, R² {law.r_squared:.2f}"
     return Detection(
         name=name,
         state="alarm" if bent else "quiet",
