@@ -1,0 +1,72 @@
+"""`thack generate`: responses to prompts, with their exact token ids."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from thack.config.settings import GenerateSettings
+from thack.config.strict import to_dict
+from thack.corpus import read_records
+from thack.errors import UsageError
+from thack.files import claim_output
+from thack.models.load import load_model
+from thack.responses.data import prepare
+from thack.responses.sampler import generate
+from thack.responses.store import write_responses
+from thack.runtime.device import apply_threads, choose_device, choose_dtype
+from thack.runtime.progress import SILENT, Progress
+from thack.targets import TokenSequence
+
+
+def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> dict[str, Any]:
+    """Write settings.samples responses per prompt into settings.out; returns the manifest and the directory."""
+    _check(settings)
+    claim_output(settings.out, "responses")
+    apply_threads()
+    device = choose_device(settings.device)
+    model = load_model(settings.model, role="model", device=device)
+    dtype, _ = choose_dtype(settings.dtype, device, width=model.head().in_features)
+    model.to(dtype)  # type: ignore[attr-defined]
+    records = read_records(Path(settings.data.path), settings.data.on_bad_line)
+    prepared = prepare(settings.data, model.tokenizer, need_response=False, records=records)
+    progress.note(str(prepared.report))
+    sequences: list[TokenSequence] = []
+    for sample in range(settings.samples):
+        responses = generate(
+            model,
+            [s.prompt_ids for s in prepared.sequences],
+            indices=[s.index for s in prepared.sequences],
+            max_new_tokens=settings.data.max_response_tokens,
+            sampling=settings.sampling,
+            seed=settings.seed,
+            sample=sample,
+            batch_size=settings.batch_size,
+            progress=progress,
+        )
+        sequences += [
+            replace(s, response_ids=ids, sample=sample)
+            for s, ids in zip(prepared.sequences, responses, strict=True)
+        ]
+    manifest = write_responses(
+        settings.out,
+        sequences,
+        model.tokenizer,
+        prompts={record.prompt_id: record.prompt for record in records},
+        facts={
+            "model": model.fingerprint(),
+            "seed": settings.seed,
+            "samples": settings.samples,
+            "sampling": to_dict(settings.sampling),
+            "dtype": str(dtype).removeprefix("torch."),
+        },
+    )
+    return {**manifest, "out": str(settings.out)}
+
+
+def _check(settings: GenerateSettings) -> None:
+    if not settings.model:
+        raise UsageError("generating needs a model", hint="give --model DIR")
+    if not settings.data.path:
+        raise UsageError("generating needs prompts", hint="give --data prompts.jsonl")

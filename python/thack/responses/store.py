@@ -1,0 +1,68 @@
+"""Responses on disk: one JSON object per line, and a manifest that names the tokenizer of their ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from thack.errors import DataError
+from thack.files import claim_output, digest, read_json, write_bytes, write_json
+from thack.models.tokenizer import Tokenizer
+from thack.targets import TokenSequence
+
+RESPONSES, MANIFEST = "responses.jsonl", "manifest.json"
+
+
+def write_responses(
+    directory: Path,
+    sequences: Sequence[TokenSequence],
+    tokenizer: Tokenizer,
+    *,
+    prompts: Mapping[str, str],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write responses.jsonl, and then the manifest with the content's hash; `facts` say how they were made."""
+    claim_output(directory, "responses")
+    lines = b"".join(_line(s, tokenizer, prompts[s.prompt_id]) for s in sequences)
+    write_bytes(directory / RESPONSES, lines)
+    ended = sum(1 for s in sequences if s.response_ids[-1] == tokenizer.eos_id)
+    manifest = {
+        "kind": "responses",
+        "format": 1,
+        "tokenizer": tokenizer.fingerprint(),
+        "content": digest(lines),
+        "responses": len(sequences),
+        "tokens": sum(len(s.response_ids) for s in sequences),
+        "finished": ended / max(len(sequences), 1),
+        **facts,
+    }
+    write_json(directory / MANIFEST, manifest)
+    return manifest
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest of a responses directory; None for other paths. A torn directory is refused."""
+    if not path.is_dir():
+        return None
+    if not (path / MANIFEST).is_file():
+        raise DataError(
+            f"{path} holds no finished responses", hint="run the same `thack generate` command again"
+        )
+    manifest = read_json(path / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("kind") != "responses":
+        raise DataError(f"{path} is not a directory of responses", hint="give one that `thack generate` wrote")
+    return manifest
+
+
+def _line(sequence: TokenSequence, tokenizer: Tokenizer, prompt: str) -> bytes:
+    row = {
+        "id": sequence.prompt_id,
+        "prompt": prompt,
+        "response": tokenizer.decode(sequence.response_ids),
+        "response_ids": sequence.response_ids.tolist(),
+        "sample": sequence.sample,
+        "finished": bool(sequence.response_ids[-1] == tokenizer.eos_id),
+    }
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
