@@ -39,6 +39,17 @@ def dense_divergence(
     return loss_N
 
 
+def _forward_kl(log_p_NV: Tensor, log_q_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """(loss_N, gradient q·Σp − p), the terms of `formulas` in half the passes where everything is finite.
+
+    Uses log_q_NV up: it holds the gradient afterwards.
+    """
+    p_NV = log_p_NV.exp()
+    loss_N = torch.linalg.vecdot(p_NV, log_p_NV - log_q_NV)
+    grad_NV = log_q_NV.exp_().mul_(p_NV.sum(dim=1, keepdim=True)).sub_(p_NV)
+    return loss_N, grad_NV
+
+
 class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -57,13 +68,17 @@ class _Dense(torch.autograd.Function):
             scaled_NV = scaled_NV / temperature
             log_p_NV = torch.log_softmax(log_p_NV / temperature, dim=1)
         log_q_NV = torch.log_softmax(scaled_NV, dim=1)
-        f_NV, g_NV = terms(kind, log_p_NV, log_q_NV, beta=beta, skew=skew)
-        loss_N = f_NV.sum(dim=1)
-        if ctx.needs_input_grad[0]:
+        loss_N, grad_NV = _forward_kl(log_p_NV, log_q_NV) if kind == "forward_kl" else (None, None)
+        if loss_N is None or grad_NV is None or not torch.isfinite(loss_N).all():
+            log_q_NV = torch.log_softmax(scaled_NV, dim=1)
+            f_NV, g_NV = terms(kind, log_p_NV, log_q_NV, beta=beta, skew=skew)
+            loss_N = f_NV.sum(dim=1)
             grad_NV = torch.addcmul(g_NV, log_q_NV.exp_(), g_NV.sum(dim=1, keepdim=True), value=-1)
+        if ctx.needs_input_grad[0]:
             # T² from the loss times 1/T from the logits' scale.
-            ctx.save_for_backward(grad_NV.mul_(temperature).to(logits_NV.dtype))
-        return loss_N * temperature**2
+            grad_NV = grad_NV if temperature == 1 else grad_NV.mul_(temperature)
+            ctx.save_for_backward(grad_NV.to(logits_NV.dtype))
+        return loss_N if temperature == 1 else loss_N * temperature**2
 
     @staticmethod
     @torch.autograd.function.once_differentiable
