@@ -1,0 +1,133 @@
+"""Who wrote the response, and when: offline (once), or online (afresh every epoch) by teacher or student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from thack.config.settings import SamplingSettings
+from thack.errors import UsageError
+from thack.models.protocol import LanguageModel
+from thack.responses.sampler import generate
+from thack.targets import TokenSequence
+
+
+class ResponseSource(Protocol):
+    """Responses to the prompts of a data set, by position."""
+
+    @property
+    def generated_tokens(self) -> int:
+        """Response tokens written so far: the cost of being online."""
+
+    def __len__(self) -> int:
+        """Positions in the data set."""
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        """The responses to train on in `epoch`, in the order of `positions`."""
+
+
+class Offline:
+    """Responses written once and used in every epoch."""
+
+    generated_tokens = 0
+
+    def __init__(self, sequences: Sequence[TokenSequence]) -> None:
+        self._sequences = list(sequences)
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        return [self._sequences[i] for i in positions]
+
+
+class Online:
+    """Responses written when they are asked for, by a live model: the teacher, or the student as it is then.
+
+    The numbers of a draw depend on (seed, epoch, prompt, sample) alone, so the teacher's response to a prompt
+    in an epoch is the same for any batch size, rank count or resume point.
+    """
+
+    def __init__(
+        self,
+        writer: LanguageModel,
+        prompts: Sequence[TokenSequence],
+        *,
+        max_new_tokens: int,
+        sampling: SamplingSettings,
+        seed: int,
+        batch_size: int = 256,
+    ) -> None:
+        self._writer = writer
+        self._prompts = list(prompts)
+        self._max_new_tokens = max_new_tokens
+        self._sampling = sampling
+        self._seed = seed
+        self._batch_size = batch_size
+        self.generated_tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        asked = [self._prompts[i] for i in positions]
+        if not asked:
+            return []
+        responses = generate(
+            self._writer,
+            [s.prompt_ids for s in asked],
+            indices=[s.index for s in asked],
+            max_new_tokens=self._max_new_tokens,
+            sampling=self._sampling,
+            seed=self._seed,
+            epoch=epoch + 1,  # epoch 0 is what `generate` writes: the offline responses
+            batch_size=self._batch_size,
+        )
+        self.generated_tokens += sum(len(ids) for ids in responses)
+        return [replace(s, response_ids=ids) for s, ids in zip(asked, responses, strict=True)]
+
+
+class Mixture:
+    """A fixed share of fresh responses: in every epoch round(fraction · n) positions are online, and over E
+    epochs each position is online ⌊fraction · E⌋ or ⌈fraction · E⌉ times.
+
+    Position i has the phase u_i = (place of i in a random order + ½) / n, and is online in epoch e where
+    ⌊(e+1) · fraction + u_i⌋ > ⌊e · fraction + u_i⌋: a pure function that every rank agrees on.
+    """
+
+    def __init__(self, offline: ResponseSource, online: ResponseSource, *, fraction: float, seed: int) -> None:
+        if not 0 <= fraction <= 1:
+            raise UsageError(f"source.online_fraction = {fraction} must lie between 0 and 1")
+        if len(offline) != len(online):
+            raise UsageError(
+                "a mixture needs one offline response per prompt",
+                details=[f"offline  {len(offline):,} responses", f"online   {len(online):,} prompts"],
+            )
+        self._offline, self._online = offline, online
+        self._fraction = fraction
+        order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(offline))
+        self._phase_N = (order + 0.5) / len(offline)
+
+    @property
+    def generated_tokens(self) -> int:
+        return self._online.generated_tokens
+
+    def __len__(self) -> int:
+        return len(self._offline)
+
+    def is_online(self, positions: np.ndarray, epoch: int) -> np.ndarray:
+        """bool per position: whether its response is written afresh in `epoch`."""
+        phase = self._phase_N[positions]
+        before, after = epoch * self._fraction + phase, (epoch + 1) * self._fraction + phase
+        found: np.ndarray = np.floor(after) > np.floor(before)
+        return found
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        fresh = self.is_online(positions, epoch)
+        found: dict[int, TokenSequence] = {}
+        for source, mine in ((self._online, positions[fresh]), (self._offline, positions[~fresh])):
+            found |= {int(i): s for i, s in zip(mine, source.sequences(mine, epoch), strict=True)}
+        return [found[int(i)] for i in positions]
