@@ -191,8 +191,10 @@ class Llama(nn.Module):
     def rope(self, length: int) -> tuple[Tensor, Tensor]:
         """cos and sin [length, D/2] on this model's device, from a table that grows as needed."""
         if self._tables is None or self._tables[0].shape[0] < length or self._tables[0].device != self.device:
-            cos, sin = self.architecture.rope_tables(max(length, 64))
-            self._tables = cos.to(self.device), sin.to(self.device)
+            # The table outlives the call: one made in inference mode could not take part in training.
+            with torch.inference_mode(False):
+                cos, sin = self.architecture.rope_tables(max(length, 64))
+                self._tables = cos.to(self.device), sin.to(self.device)
         return self._tables[0][:length], self._tables[1][:length]
 
     def _check_length(self, length: int) -> None:
