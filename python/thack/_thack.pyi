@@ -1,7 +1,11 @@
 from collections.abc import Mapping, Sequence
 from os import PathLike
 
-from typing_extensions import Buffer
+from typing import Any
+
+import numpy as np
+
+Buffer = bytes | bytearray | memoryview | np.ndarray[Any, Any]
 
 __version__: str
 

@@ -91,17 +91,17 @@ def prepare_job(
     progress: Progress = SILENT,
 ) -> Job:
     """Read the data, load the teacher, and agree on the plan."""
-    teacher = teacher or _load_teacher(settings)
+    teacher = teacher or load_teacher(settings)
     if sequences is None:
-        sequences = _read_data(settings, teacher, progress)
-    numbered = _numbered(sequences, settings.samples if settings.generate else 1)
-    plan = make_plan(settings, teacher, numbered)
+        sequences = read_data(settings, teacher, progress)
+    every = numbered(sequences, settings.samples if settings.generate else 1)
+    plan = make_plan(settings, teacher, every)
     directory = Path(settings.out).expanduser()
     return Job(
         directory=directory,
         settings=settings,
         teacher=teacher,
-        sequences=numbered,
+        sequences=every,
         plan=adopt(directory, plan),
         rank=rank or current_rank(),
     )
@@ -135,7 +135,7 @@ def make_plan(settings: CacheSettings, teacher: LanguageModel, sequences: Sequen
     if not sequences:
         raise UsageError("the data holds no sequence to cache", hint="check --data and its limits")
     record = record_of(settings, teacher.vocab_size)
-    dtype, _ = choose_dtype(settings.dtype, teacher.device)
+    dtype, _ = choose_dtype(settings.dtype, teacher.device, width=teacher.head().in_features)
     bound = settings.data.max_response_tokens if settings.generate else 0
     return Plan(
         record=record,
@@ -158,7 +158,7 @@ def make_plan(settings: CacheSettings, teacher: LanguageModel, sequences: Sequen
 
 def settings_fingerprint(settings: CacheSettings) -> str:
     """Of the settings that change what is stored; not of paths, nor of what the plan itself records."""
-    kept = ["generate", "shard_tokens", "shard_bytes"] + (["sampling"] if settings.generate else [])
+    kept = ["generate", "shard_tokens", "shard_bytes", "dtype"] + (["sampling"] if settings.generate else [])
     chosen = {key: value for key, value in to_dict(settings).items() if key in kept}
     if settings.generate:
         chosen["max_response_tokens"] = settings.data.max_response_tokens
@@ -182,16 +182,14 @@ def _check(settings: CacheSettings, has_teacher: bool) -> None:
         raise UsageError(f"{low[0]} = {getattr(settings, low[0])}: must be at least 1")
 
 
-def _load_teacher(settings: CacheSettings) -> LanguageModel:
+def load_teacher(settings: CacheSettings) -> LanguageModel:
     from thack.models.load import load_model
     from thack.runtime.device import choose_device
 
     return load_model(settings.teacher, role="teacher", device=choose_device(settings.device))
 
 
-def _read_data(
-    settings: CacheSettings, teacher: LanguageModel, progress: Progress
-) -> Sequence[TokenSequence]:
+def read_data(settings: CacheSettings, teacher: LanguageModel, progress: Progress) -> Sequence[TokenSequence]:
     from thack.responses.data import prepare
 
     prepared = prepare(settings.data, teacher.tokenizer, need_response=not settings.generate)
@@ -199,7 +197,7 @@ def _read_data(
     return prepared.sequences
 
 
-def _numbered(sequences: Sequence[TokenSequence], samples: int) -> list[TokenSequence]:
+def numbered(sequences: Sequence[TokenSequence], samples: int) -> list[TokenSequence]:
     """One entry per sequence of the cache: each prompt `samples` times, its samples side by side."""
     if samples == 1:
         return list(sequences)
@@ -238,7 +236,7 @@ def _make_shards(job: Job, progress: Progress) -> None:
     with StopFlag() as stop, RunLog(journal) as log, progress.task("cache", total, "sequences") as task:
         for number in wanted:
             started = time.perf_counter()
-            tokens, sequences, size, root, is_new = _make_shard(job, scorer, number, stop, task)
+            tokens, sequences, size, root, is_new = _make_shard(job, scorer, number, stop, task, progress)
             seconds = round(time.perf_counter() - started, 3)
             log.append(
                 {"shard": number, "sequences": sequences, "tokens": tokens, "bytes": size}
@@ -247,14 +245,14 @@ def _make_shards(job: Job, progress: Progress) -> None:
 
 
 def _make_shard(
-    job: Job, scorer: Scorer, number: int, stop: StopFlag, task: Task
+    job: Job, scorer: Scorer, number: int, stop: StopFlag, task: Task, progress: Progress
 ) -> tuple[int, int, int, str, bool]:
     from thack.cache.pipeline import Packer
 
     wanted = job.plan.shard(number)
     sequences = [(i, job.sequences[i]) for i in wanted]
     if job.settings.generate:
-        sequences = scorer.write_responses(sequences)
+        sequences = scorer.write_responses(sequences, progress)
     writer = _thack.ShardWriter(shard_path(job.directory, number), job.plan.metadata(number))
     try:
         with Packer(writer, job.plan) as packer:

@@ -68,11 +68,11 @@ def read_manifest(directory: Path, plan: Plan) -> dict[str, Any]:
             )
         return manifest
     manifest = read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("plan") != plan.fingerprint():
+    found = manifest.get("plan") if isinstance(manifest, dict) else None
+    if found != plan.fingerprint():
         raise CacheError(
             f"{path} belongs to another plan",
-            details=[f"manifest {manifest.get('plan') if isinstance(manifest, dict) else manifest}"]
-            + [f"plan     {plan.fingerprint()}"],
+            details=[f"manifest {found}", f"plan     {plan.fingerprint()}"],
             hint="make the cache anew in another directory",
         )
-    return manifest
+    return dict(manifest)

@@ -33,7 +33,7 @@ class Record:
     vocab_size: int
     k: int = 0
     value_bits: int = 8
-    tail: str = "exact"  # or "none": an import from a source that does not have it
+    tail: str = "exact"  # imports: "estimated" as 1 − Σ of the kept, or "none"
     temperatures: tuple[float, ...] = ()
 
     def metadata(self) -> dict[str, str]:
@@ -198,7 +198,8 @@ def read_plan(directory: Path) -> Plan:
 def adopt(directory: Path, plan: Plan) -> Plan:
     """Publish `plan`, or go on with the one that is there; another plan is refused, with what differs.
 
-    The number of threads is not asked for but recorded: whoever goes on uses the first one's.
+    Threads and number format are not asked for but recorded: whoever goes on uses the first one's. (A
+    format that was asked for is part of the settings.)
     """
     if (directory / NAME).is_file():
         return _same_plan(directory, plan)
@@ -212,7 +213,7 @@ def adopt(directory: Path, plan: Plan) -> Plan:
 def _same_plan(directory: Path, plan: Plan) -> Plan:
     found = read_plan(directory)
     ours, theirs = _flat(plan.to_dict()), _flat(found.to_dict())
-    differing = [key for key in ours if key != "threads" and ours[key] != theirs.get(key)]
+    differing = [key for key in ours if key not in ("threads", "dtype") and ours[key] != theirs.get(key)]
     if differing:
         width = max(map(len, differing))
         raise MismatchError(

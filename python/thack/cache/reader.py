@@ -95,7 +95,7 @@ class Cache:
             k=record.vocab_size if record.kind == "dense" else record.k,
             vocab_size=record.vocab_size,
             temperatures=record.temperatures,
-            has_tail=record.kind != "top-k" or record.tail == "exact",
+            has_tail=record.kind != "top-k" or record.tail != "none",
             stride=record.stride,
             num_sequences=len(self),
             num_tokens=self._tokens,

@@ -92,13 +92,13 @@ def decode(records: bytearray, record: Record, layout: _thack.RecordLayout) -> T
         return DenseTarget(log_probs_NV=torch.from_numpy(dense))
     ids, values = np.empty((n, record.k), np.int32), np.empty((n, record.k), np.float32)
     if record.kind == "top-k":
-        tail = np.empty(n if record.tail == "exact" else 0, np.float32)
+        tail = np.empty(n if record.tail != "none" else 0, np.float32)
         tails_at = np.empty((len(record.temperatures), n), np.float32)
         layout.decode_top_k(records, ids, values, tail, tails_at)
         return TopKTarget(
             ids_NK=torch.from_numpy(ids),
             log_probs_NK=torch.from_numpy(values),
-            log_tail_N=torch.from_numpy(tail) if record.tail == "exact" else None,
+            log_tail_N=torch.from_numpy(tail) if record.tail != "none" else None,
             vocab_size=record.vocab_size,
             log_tail_at={t: torch.from_numpy(tails_at[i]) for i, t in enumerate(record.temperatures)},
         )

@@ -16,6 +16,7 @@ from thack.cache.records import row_keys, select
 from thack.config.settings import CacheSettings
 from thack.errors import ModelError
 from thack.models.batch import Batch
+from thack.runtime.progress import SILENT, Progress
 from thack.targets import Target, TokenSequence
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Scorer:
                 return Scored(target.to("cpu"), keys, None)
             return _off_the_gpu(target, keys)
 
-    def write_responses(self, sequences: Sequence[Numbered]) -> list[Numbered]:
+    def write_responses(self, sequences: Sequence[Numbered], progress: Progress = SILENT) -> list[Numbered]:
         """The teacher's own responses to a shard's prompts, by numbers that only seed and prompt decide."""
         from thack.responses.sampler import generate
 
@@ -93,6 +94,7 @@ class Scorer:
                 sampling=settings.sampling,
                 seed=settings.seed,
                 sample=sample,
+                progress=progress,
             )
             written += [
                 (i, replace(s, response_ids=ids)) for (i, s), ids in zip(group, responses, strict=True)
@@ -109,7 +111,7 @@ def _off_the_gpu(target: Target, keys: np.ndarray) -> Scored:
     """Start the copy into pinned memory; whoever packs waits for it, the teacher goes on."""
     fields = {field.name: _pinned(getattr(target, field.name)) for field in dataclasses.fields(target)}
     copied = dataclasses.replace(target, **fields)
-    event = torch.cuda.Event()
+    event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
     return Scored(copied, keys, event)
 

@@ -44,6 +44,9 @@ class FakeTeacher(torch.nn.Module):
         self.calls = 0
         self.poison: float | None = None
 
+    def head(self) -> torch.nn.Linear:
+        return torch.nn.Linear(8, self.vocab_size)
+
     @property
     def device(self) -> torch.device:
         return torch.device("cpu")

@@ -1,0 +1,192 @@
+"""Rows of ids and log-probabilities as other tools write them, one sequence at a time, checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thack.errors import DataError, UsageError
+from thack.files import digest
+from thack.targets import TokenSequence
+
+Entry = tuple[np.ndarray, np.ndarray]  # ids int64, natural log-probabilities float64
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence, and for each response token the ids that the source kept."""
+
+    sequence: TokenSequence
+    entries: list[Entry]
+    place: str  # where in the source it stands
+
+    @property
+    def width(self) -> int:
+        """Ids that every position has."""
+        return min(len(ids) for ids, _ in self.entries)
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Read a source by its suffix: .jsonl (vLLM, OpenAI style), .safetensors or .parquet."""
+    readers = {".jsonl": _jsonl, ".safetensors": _safetensors, ".parquet": _parquet}
+    if not path.is_file():
+        raise DataError(f"{path} does not exist")
+    if path.suffix not in readers:
+        raise UsageError(f"{path}: unknown kind of file", hint=f"accepted: {', '.join(readers)}")
+    return readers[path.suffix](path)
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                content = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: not JSON ({error})") from error
+            if not isinstance(content, dict):
+                raise DataError(f"{path}:{number}: not an object")
+            try:
+                yield _from_json(content, number)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                if isinstance(error, DataError):
+                    raise DataError(f"{path}:{number}: {error.message}", hint=error.hint) from error
+                said = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
+                raise DataError(f"{path}:{number}: not a row of prompt_logprobs ({said})") from error
+
+
+def _from_json(content: Mapping[str, Any], number: int) -> Row:
+    """`prompt_token_ids` and `prompt_logprobs` of prompt and response, and `prompt_length`.
+
+    prompt_logprobs[i] describes token i given those before it; the first is null. Each holds the k most
+    likely ids, and the actual token too where it is not among them: k or k + 1 entries.
+    """
+    ids = np.asarray(content["prompt_token_ids"], dtype=np.int64)
+    given = content["prompt_logprobs"]
+    length = content["prompt_length"]
+    if len(given) != len(ids):
+        raise DataError(f"{len(given)} entries of prompt_logprobs for {len(ids)} tokens")
+    if not (isinstance(length, int) and 1 <= length < len(ids)):
+        raise DataError(f"prompt_length is {length}: must leave a prompt and a response of {len(ids)} tokens")
+    entries = []
+    for place in range(length, len(ids)):
+        if not isinstance(given[place], Mapping) or not given[place]:
+            raise DataError(f"token {place} has no log-probabilities")
+        entry = _entry(given[place])
+        if ids[place] not in entry[0]:
+            raise DataError(
+                f"token {place} is {ids[place]}, which its own log-probabilities do not hold",
+                hint="rows are shifted against the tokens, or belong to another text",
+            )
+        entries.append(_without_extra(entry, given[place], int(ids[place])))
+    return _row(content, ids[:length], ids[length:], entries, number - 1, f"line {number}")
+
+
+def _entry(given: Mapping[str, Any]) -> Entry:
+    ids = np.fromiter((int(key) for key in given), dtype=np.int64, count=len(given))
+    values = (item["logprob"] if isinstance(item, Mapping) else item for item in given.values())
+    return ids, np.fromiter((float(value) for value in values), dtype=np.float64, count=len(given))
+
+
+def _without_extra(entry: Entry, given: Mapping[str, Any], actual: int) -> Entry:
+    """Drop the actual token where it was only added: its rank says that it is not among the k."""
+    item = given.get(str(actual))
+    rank = item.get("rank") if isinstance(item, Mapping) else None
+    if isinstance(rank, int) and rank >= len(entry[0]) and len(entry[0]) > 1:
+        kept = entry[0] != actual
+        if (entry[1][kept] >= entry[1][~kept].max()).all():
+            return entry[0][kept], entry[1][kept]
+    return entry
+
+
+def _row(
+    content: Mapping[str, Any],
+    prompt: np.ndarray,
+    response: np.ndarray,
+    entries: list[Entry],
+    index: int,
+    place: str,
+) -> Row:
+    prompt_ids = np.ascontiguousarray(prompt, dtype=np.int32)
+    name = content.get("id") or digest(prompt_ids.tobytes())[7:23]
+    sequence = TokenSequence(
+        index=index,
+        prompt_id=str(name),
+        prompt_ids=prompt_ids,
+        response_ids=np.ascontiguousarray(response, dtype=np.int32),
+    )
+    return Row(sequence, entries, place)
+
+
+def _safetensors(path: Path) -> Iterator[Row]:
+    """ids [N,K], logprobs [N,K], response_tokens [N], response_starts [S+1], prompt_tokens, prompt_starts."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise DataError(f"{path}: not a safetensors file ({error})") from error
+    tensors = {("logprobs" if name == "log_probs" else name): value for name, value in tensors.items()}
+    needed = ["ids", "logprobs", "response_tokens", "response_starts", "prompt_tokens", "prompt_starts"]
+    lacking = [name for name in needed if name not in tensors]
+    if lacking:
+        raise DataError(f"{path}: no tensor {lacking[0]!r}", hint=f"needed: {', '.join(needed)}")
+    ids, values, tokens, starts, prompts, prompt_starts = (tensors[name] for name in needed)
+    if ids.ndim != 2 or ids.shape != values.shape or len(tokens) != len(ids):
+        shapes = f"ids {ids.shape}, logprobs {values.shape}, response_tokens {tokens.shape}"
+        raise DataError(f"{path}: rows do not match: {shapes}")
+    for name, array, end in (
+        ("response_starts", starts, len(tokens)),
+        ("prompt_starts", prompt_starts, len(prompts)),
+    ):
+        if len(array) != len(starts) or array[0] != 0 or array[-1] != end or (np.diff(array) < 1).any():
+            raise DataError(f"{path}: {name} must rise from 0 to {end}, one more than there are sequences")
+    for s in range(len(starts) - 1):
+        first, last = int(starts[s]), int(starts[s + 1])
+        entries = [(ids[n].astype(np.int64), values[n].astype(np.float64)) for n in range(first, last)]
+        prompt = prompts[int(prompt_starts[s]) : int(prompt_starts[s + 1])]
+        yield _row({}, prompt, tokens[first:last], entries, s, f"sequence {s}")
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    """Columns prompt_ids, response_ids (lists of ids), ids and logprobs (lists of k per response token)."""
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise UsageError("reading Parquet needs pyarrow", hint="pip install 'thack[data]'") from error
+    needed = ["prompt_ids", "response_ids", "ids", "logprobs"]
+    file = parquet.ParquetFile(path)
+    lacking = [name for name in needed if name not in file.schema_arrow.names]
+    if lacking:
+        raise DataError(f"{path}: no column {lacking[0]!r}", hint=f"needed: {', '.join(needed)}")
+    extra = ["id"] if "id" in file.schema_arrow.names else []
+    index = 0
+    for batch in file.iter_batches(batch_size=256, columns=needed + extra):
+        for content in batch.to_pylist():
+            yield _from_columns(content, index, path)
+            index += 1
+
+
+def _from_columns(content: Mapping[str, Any], index: int, path: Path) -> Row:
+    ids, values = content["ids"], content["logprobs"]
+    widths: Sequence[tuple[int, int]] = [(len(a), len(b)) for a, b in zip(ids, values, strict=False)]
+    if len(ids) != len(values) or len(ids) != len(content["response_ids"]) or any(a != b for a, b in widths):
+        raise DataError(f"{path}: row {index}: ids, logprobs and response_ids do not match")
+    if not ids or not content["prompt_ids"]:
+        raise DataError(f"{path}: row {index}: an empty prompt or response")
+    entries = [(np.asarray(a, np.int64), np.asarray(b, np.float64)) for a, b in zip(ids, values, strict=True)]
+    return _row(
+        content,
+        np.asarray(content["prompt_ids"]),
+        np.asarray(content["response_ids"]),
+        entries,
+        index,
+        f"row {index}",
+    )

@@ -1,0 +1,205 @@
+"""Rows of other tools come in checked and aligned, and go out plain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from thack.cache import Cache, export_cache, import_cache, inspect
+from thack.cache.capture import capture
+from thack.cache.exchange import ImportSettings
+from thack.config.settings import CacheSettings
+from thack.errors import DataError, ThackError, UsageError
+from thack.targets import TopKTarget
+
+from .conftest import VOCAB, FakeTeacher, make_sequences
+
+K = 4
+
+
+def line(seed: int, *, prompt: int = 3, response: int = 4) -> dict[str, Any]:
+    """One line as vLLM writes it: k entries, or k + 1 where the actual token is not among the k."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, VOCAB, prompt + response)
+    rows: list[Any] = [None]
+    for token in ids[1:]:
+        log_p = np.log(rng.dirichlet(np.full(VOCAB, 0.3)))
+        order = np.argsort(-log_p)
+        kept = list(order[:K]) + ([token] if token not in order[:K] else [])
+        ranks = {int(v): int(np.where(order == v)[0][0]) + 1 for v in kept}
+        rows.append({str(v): {"logprob": float(log_p[v]), "rank": ranks[int(v)]} for v in kept})
+    return {
+        "id": f"line{seed}",
+        "prompt_token_ids": ids.tolist(),
+        "prompt_logprobs": rows,
+        "prompt_length": prompt,
+    }
+
+
+def settings_for(source: Path, out: Path, **changes: Any) -> ImportSettings:
+    return ImportSettings(source=source, out=out, vocab_size=VOCAB, tokenizer="sha256:t", **changes)
+
+
+def write_jsonl(path: Path, lines: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(item) + "\n" for item in lines))
+    return path
+
+
+def test_prompt_logprobs_come_in_aligned(tmp_path: Path) -> None:
+    lines = [line(seed) for seed in range(5)]
+    source = write_jsonl(tmp_path / "rows.jsonl", lines)
+    cache = Cache.open(import_cache(settings_for(source, tmp_path / "cache", shard_tokens=8)))
+    assert cache.meta.k == K and cache.meta.num_shards > 1
+    sequences, target = cache.targets([2])
+    assert isinstance(target, TopKTarget) and target.log_tail_N is not None
+    assert sequences[0].prompt_id == "line2"
+    assert sequences[0].response_ids.tolist() == lines[2]["prompt_token_ids"][3:]
+    for n in range(len(target)):
+        given = lines[2]["prompt_logprobs"][3 + n]
+        best = sorted(given, key=lambda v: -given[v]["logprob"])[:K]
+        assert sorted(map(int, best)) == target.ids_NK[n].tolist()
+        want = [given[str(v)]["logprob"] for v in target.ids_NK[n].tolist()]
+        np.testing.assert_allclose(target.log_probs_NK[n], want, atol=0.05)
+        rest = 1 - sum(np.exp(want))
+        np.testing.assert_allclose(target.log_tail_N[n], np.log(rest), atol=2e-3)
+    said = inspect(tmp_path / "cache")
+    assert not said["exact_tail"] and "approximate" in said["losses"]["forward_kl"]
+
+
+def test_without_a_tail_every_loss_is_refused(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "rows.jsonl", [line(1)])
+    directory = import_cache(settings_for(source, tmp_path / "cache", estimate_tail=False))
+    _, target = Cache.open(directory).targets([0])
+    assert isinstance(target, TopKTarget) and target.log_tail_N is None
+    assert all(said.startswith("refused") for said in inspect(directory)["losses"].values())
+
+
+def shifted(item: dict[str, Any]) -> None:
+    item["prompt_logprobs"] = [None, *item["prompt_logprobs"][2:], item["prompt_logprobs"][1]]
+
+
+def short(item: dict[str, Any]) -> None:
+    item["prompt_logprobs"].pop()
+
+
+def nan(item: dict[str, Any]) -> None:
+    next(iter(item["prompt_logprobs"][5].values()))["logprob"] = float("nan")
+
+
+def positive(item: dict[str, Any]) -> None:
+    next(iter(item["prompt_logprobs"][-1].values()))["logprob"] = 0.5
+
+
+def beyond(item: dict[str, Any]) -> None:
+    item["prompt_logprobs"][4]["999"] = {"logprob": -0.01}
+
+
+def too_much_mass(item: dict[str, Any]) -> None:
+    for entry in item["prompt_logprobs"][3].values():
+        entry["logprob"] = -0.5
+
+
+def few(item: dict[str, Any]) -> None:
+    row = item["prompt_logprobs"][4]
+    token = str(item["prompt_token_ids"][4])
+    item["prompt_logprobs"][4] = {token: row[token]}
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (shifted, "its own log-probabilities do not hold"),
+        (short, "entries of prompt_logprobs for"),
+        (nan, "not a log-probability"),
+        (positive, "not a log-probability"),
+        (beyond, "outside the vocabulary"),
+        (too_much_mass, "sum to"),
+        (few, "1 entries, expected 4"),
+        (lambda item: item.pop("prompt_length"), "prompt_length"),
+        (lambda item: item.update(prompt_length=7), "must leave"),
+        (lambda item: item.update(prompt_length=0), "must leave"),
+        (lambda item: item["prompt_logprobs"].__setitem__(4, None), "has no log-probabilities"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(
+    tmp_path: Path, damage: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    bad = line(2)
+    damage(bad)
+    source = write_jsonl(tmp_path / "rows.jsonl", [line(1), bad])
+    with pytest.raises(DataError, match=said) as caught:
+        import_cache(settings_for(source, tmp_path / "cache", k=K))
+    assert "rows.jsonl" in str(caught.value) and "2" in str(caught.value)
+    assert not list((tmp_path / "cache" / "shards").iterdir())
+
+
+def arrays(rows: int = 6) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(3)
+    ids = np.stack([np.sort(rng.choice(VOCAB, K, replace=False)) for _ in range(rows)])
+    log_p = np.log(rng.dirichlet(np.ones(K + 1), rows)[:, :K]).astype(np.float32)
+    return {
+        "ids": ids.astype(np.int32),
+        "logprobs": log_p,
+        "response_tokens": rng.integers(0, VOCAB, rows).astype(np.int32),
+        "response_starts": np.asarray([0, 2, rows]),
+        "prompt_tokens": np.asarray([1, 2, 3], dtype=np.int32),
+        "prompt_starts": np.asarray([0, 1, 3]),
+    }
+
+
+def test_plain_safetensors_and_parquet_give_the_same_cache(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    given = arrays()
+    save_file(given, tmp_path / "rows.safetensors")
+    table = {"prompt_ids": [[1], [2, 3]], "response_ids": [], "ids": [], "logprobs": []}
+    for first, last in ((0, 2), (2, 6)):
+        table["response_ids"].append(given["response_tokens"][first:last].tolist())
+        table["ids"].append(given["ids"][first:last].tolist())
+        table["logprobs"].append(given["logprobs"][first:last].tolist())
+    parquet.write_table(pyarrow.table(table), tmp_path / "rows.parquet")
+    caches = [
+        Cache.open(import_cache(settings_for(tmp_path / f"rows.{kind}", tmp_path / kind)))
+        for kind in ("safetensors", "parquet")
+    ]
+    (_, a), (_, b) = (cache.targets([1, 0]) for cache in caches)
+    assert torch.equal(a.ids_NK, b.ids_NK) and torch.equal(a.log_probs_NK, b.log_probs_NK)
+    np.testing.assert_array_equal(a.ids_NK[:4], given["ids"][2:])
+
+
+@pytest.mark.parametrize("name", ["ids", "logprobs", "response_starts", "prompt_starts", "response_tokens"])
+def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, name: str) -> None:
+    given = arrays()
+    given[name] = given[name][:-1]
+    save_file(given, tmp_path / "rows.safetensors")
+    with pytest.raises(DataError):
+        import_cache(settings_for(tmp_path / "rows.safetensors", tmp_path / "cache"))
+
+
+def test_unknown_sources_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b")
+    for name in ("rows.csv", "nowhere.jsonl"):
+        with pytest.raises(ThackError):
+            import_cache(settings_for(tmp_path / name, tmp_path / "cache"))
+
+
+def test_export_is_what_import_and_stock_readers_take(
+    settings: CacheSettings, teacher: FakeTeacher, tmp_path: Path
+) -> None:
+    directory = capture(settings, teacher=teacher, sequences=make_sequences(12))
+    paths = export_cache(directory, tmp_path / "plain")
+    cache = Cache.open(directory)
+    assert len(paths) == cache.meta.num_shards
+    first = load_file(paths[0])
+    _, target = cache.targets(cache.plan.shard(0))
+    np.testing.assert_array_equal(first["log_probs"], target.log_probs_NV)
+    with pytest.raises(UsageError, match="not empty"):
+        export_cache(directory, tmp_path / "plain")

@@ -1,0 +1,106 @@
+"""inspect, verify and probe: what is there, whether it is whole, what it would cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from thack.cache import Cache, inspect, probe, verify
+from thack.cache.capture import capture
+from thack.cache.estimate import estimate
+from thack.cache.probe import threshold
+from thack.config.settings import CacheSettings
+from thack.errors import CacheError
+from thack.runtime.ranks import Rank
+
+from .conftest import VOCAB, FakeTeacher, make_sequences
+
+
+def test_inspect_tells_what_is_there(settings: CacheSettings, teacher: FakeTeacher) -> None:
+    sequences = make_sequences(30)
+    directory = capture(settings, teacher=teacher, sequences=sequences)
+    said = inspect(directory)
+    assert said["complete"] and said["kind"] == "dense" and said["bytes_per_token"] == 4 * VOCAB
+    assert said["tokens"] == sum(len(s.response_ids) for s in sequences)
+    assert said["fingerprints"]["teacher"] == teacher.fingerprint()
+    assert set(said["losses"].values()) == {"exact, at any temperature"}
+
+
+def test_inspect_tells_what_is_missing(settings: CacheSettings, teacher: FakeTeacher, tmp_path: Path) -> None:
+    directory = capture(settings, teacher=teacher, sequences=make_sequences(40), rank=Rank(1, 2, 0))
+    said = inspect(directory)
+    assert not said["complete"] and 0 in said["missing_shards"] and said["tokens"] is None
+    with pytest.raises(CacheError, match="does not exist"):
+        inspect(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CacheError, match="is not a cache"):
+        inspect(tmp_path / "empty")
+
+
+def test_verify_names_the_shard_and_the_cause(settings: CacheSettings, teacher: FakeTeacher) -> None:
+    directory = capture(settings, teacher=teacher, sequences=make_sequences(40))
+    assert verify(directory, full=True)["ok"]
+    path = sorted((directory / "shards").iterdir())[1]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    found = verify(directory, full=True)
+    assert not found["ok"] and [row["shard"] for row in found["damaged"]] == [1]
+    assert "chunk 0" in found["damaged"][0]["cause"]
+    with pytest.raises(CacheError, match="chunk 0"):
+        Cache.open(directory).targets(Cache.open(directory).plan.shard(1))
+    path.write_bytes(whole[:-1])
+    assert "trailer" in verify(directory)["damaged"][0]["cause"]
+    path.unlink()
+    assert verify(directory)["damaged"][0]["shard"] == 1
+    path.write_bytes(sorted((directory / "shards").iterdir())[0].read_bytes())
+    assert "belongs elsewhere" in verify(directory)["damaged"][0]["cause"]
+    path.write_bytes(whole)
+    assert verify(directory, full=True)["ok"]
+
+
+def test_verify_writes_the_manifest_that_nobody_wrote(settings: CacheSettings, teacher: FakeTeacher) -> None:
+    directory = capture(settings, teacher=teacher, sequences=make_sequences(40))
+    manifest = (directory / "manifest.json").read_bytes()
+    (directory / "manifest.json").unlink()
+    assert verify(directory)["complete"]
+    assert (directory / "manifest.json").read_bytes() == manifest
+
+
+def test_probe_compares_and_recommends(settings: CacheSettings, teacher: FakeTeacher) -> None:
+    found = probe(settings, teacher=teacher, sequences=make_sequences(30), tokens=1e12)
+    rows = {(row["kind"], row["ids"]): row for row in found["rows"]}
+    assert rows["dense", VOCAB]["retained_mass"] == 1 and ("top-k", 64) not in rows
+    assert 0 < rows["top-k", 4]["retained_mass"] < rows["top-k", 16]["retained_mass"] < 1
+    top = rows["top-k", 16]
+    assert top["retained_mass"] + top["tail_mass"] == pytest.approx(1, abs=1e-5)
+    assert rows["sampled", 16]["noise"] < rows["sampled", 4]["noise"]
+    assert found["recommended"]["kind"] == "sampled"
+    sizing = {(row["kind"], row["ids"]): row for row in found["sizing"]}
+    assert sizing["dense", VOCAB]["bytes"] == pytest.approx(1e12 * (4 * VOCAB + 4))
+    assert sizing["dense", VOCAB]["shards"] * settings.shard_bytes >= 1e12 * 4 * VOCAB
+    many = probe(replace(settings, epochs=10), teacher=teacher, sequences=make_sequences(9))
+    assert many["recommended"]["kind"] == "dense"
+
+
+def test_threshold_solves_its_equation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for scale in (0.1, 1.0, 5.0):
+        p = torch.softmax(scale * torch.randn(200, 60, generator=generator, dtype=torch.float64), 1)
+        p = p.sort(1, descending=True).values
+        for k in (1, 4, 16, 59):
+            tau = threshold(p, k)
+            total = torch.minimum(torch.ones(()), p / tau[:, None]).sum(1)
+            torch.testing.assert_close(total, torch.full_like(total, k))
+
+
+def test_dry_run_writes_nothing_and_is_right(settings: CacheSettings, teacher: FakeTeacher) -> None:
+    sequences = make_sequences(40)
+    said = estimate(settings, teacher=teacher, sequences=sequences)
+    assert not Path(settings.out).exists()
+    directory = capture(settings, teacher=teacher, sequences=sequences)
+    real = inspect(directory)
+    assert said["tokens"] == real["tokens"] and said["shards"] == real["shards"]
+    assert said["tokens_per_s"] > 0
