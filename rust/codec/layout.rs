@@ -33,7 +33,8 @@ impl Layout {
             "sampled" => Ok(Self::Sampled(SampledLayout::new(k()?, vocab_size as u32))),
             "top-k" => {
                 let has_tail = match text("tail") {
-                    "exact" => true,
+                    // An estimate is stored alike, and named so that nobody takes it for exact.
+                    "exact" | "estimated" => true,
                     "none" => false,
                     _ => return Err(bad("tail")),
                 };
