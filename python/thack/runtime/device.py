@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["apply_threads", "choose_device", "choose_dtype", "cpu_flags", "fast_bf16_flag", "threads"]
 
-_MIN_WIDTH = 256  # narrower products are bound by overhead, where autocast's casts only cost
+_MIN_WIDTH = 128  # narrower products are bound by overhead, where autocast's casts only cost
 
 
 def choose_device(name: str = "auto") -> torch.device:
