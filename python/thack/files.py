@@ -165,6 +165,14 @@ def directory_kind(directory: Path) -> str | None:
     return None
 
 
+def _foreign_names(directory: Path) -> list[str]:
+    """What somebody else put there; not a marker of ours that a killed process left unfinished."""
+    if not directory.exists():
+        return []
+    names = sorted(entry.name for entry in directory.iterdir())
+    return [name for name in names if not (name.startswith(f".{MARKER}.") and name.endswith(".tmp"))]
+
+
 def claim_output(directory: Path, kind: str, resume: bool = True) -> None:
     """Make `directory` ours for a `kind` of output, or refuse to touch what somebody else put there.
 
@@ -174,8 +182,7 @@ def claim_output(directory: Path, kind: str, resume: bool = True) -> None:
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"--out {directory} is a file", hint="give a directory that is new or empty")
     found = directory_kind(directory) if directory.exists() else None
-    if found is None and directory.exists() and any(directory.iterdir()):
-        names = sorted(entry.name for entry in directory.iterdir())
+    if found is None and (names := _foreign_names(directory)):
         raise UsageError(
             f"--out {directory} holds files that thack did not write",
             details=["found: " + ", ".join(names[:5]) + (", …" if len(names) > 5 else "")],

@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -42,6 +43,8 @@ def job(out: Path) -> int:
         try:
             capture(settings(out), teacher=SlowTeacher(), sequences=SEQUENCES)
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return pid
