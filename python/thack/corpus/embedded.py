@@ -24,7 +24,16 @@ from thack.errors import UsageError
 Task = Literal["docstring", "signature", "continuation"]
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
-_SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3", "turtledemo"}
+_SKIPPED = {
+    "test",
+    "tests",
+    "idle_test",
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "lib2to3",
+    "turtledemo",
+}
 _MAX_SIGNATURE_CHARS = 160
 _MIN_WORDS = 3
 _MAX_LINES = 4  # of a continuation

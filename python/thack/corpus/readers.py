@@ -98,9 +98,13 @@ def _record(row: Any) -> Record:
 def _conversation(row: Mapping[str, Any]) -> Record:
     """Chat messages: the last one is the response if the assistant said it."""
     messages = row["messages"]
-    shaped = isinstance(messages, list) and messages and all(
-        isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in messages
+    shaped = (
+        isinstance(messages, list)
+        and messages
+        and all(
+            isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+            for m in messages
+        )
     )
     if not shaped:
         raise BadLine("`messages` is not a list of objects with role and content")

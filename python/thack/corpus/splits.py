@@ -9,9 +9,7 @@ from thack.corpus.record import Record
 from thack.errors import UsageError
 
 
-def split_by_hash(
-    records: Sequence[Record], sizes: Mapping[str, int], *, salt: str = ""
-) -> dict[str, list[Record]]:
+def split_by_hash(records: Sequence[Record], sizes: Mapping[str, int], *, salt: str = "") -> dict[str, list[Record]]:
     """Deal distinct prompts out by the order of hash(salt, id): so many to each name, no prompt twice.
 
     All records of a prompt go to the same set. Independent of the order of `records`.

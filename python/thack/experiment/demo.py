@@ -10,7 +10,7 @@ from pathlib import Path
 
 from thack.config.settings import SourceKind
 from thack.config.strict import load, to_dict, to_toml
-from thack.experiment.pipeline import Pipeline
+from thack.experiment.pipeline import Pipeline, prepare_seeds
 from thack.experiment.settings import ExperimentSettings
 from thack.experiment.stages import Stage
 from thack.files import claim_output, write_json, write_text
@@ -63,11 +63,10 @@ def run_experiment(settings: ExperimentSettings, out: Path, progress: Progress =
     pipeline = Pipeline(settings, out, progress)
     corpus = pipeline.corpus()
     oracle = pipeline.oracle(corpus)
-    arms = []
-    for seed in settings.seeds:
-        shared = pipeline.seed(corpus, oracle, seed)
-        for source in settings.arms:
-            arms.append(_judge(source, seed, pipeline.arm(oracle, shared, source)))
+    shared = prepare_seeds(pipeline, corpus, oracle)
+    cells = [(seed, source) for seed in shared for source in settings.arms]
+    runs = pipeline.side_by_side([("arm", (oracle, seed, source)) for seed, source in cells])
+    arms = [_judge(source, seed.seed, run) for (seed, source), run in zip(cells, runs, strict=True)]
     write_json(out / "experiment.json", _summary(settings, arms))
     report = write_report([arm.path for arm in arms], out / "report.html", title=settings.title)
     return DemoResult(arms=tuple(arms), report=report, seconds=time.monotonic() - started)

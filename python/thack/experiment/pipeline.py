@@ -1,15 +1,16 @@
 """The street, walked once per seed: each stage is what a command would do, made once and reused by content.
 
-    corpus → oracle → splits → oracle's responses → teacher, student → offline cache, bank → arms → verdicts
+corpus → oracle → splits → oracle's responses → teacher, student → offline cache, bank → arms → verdicts
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from thack.cache.capture import capture
 from thack.config.settings import (
@@ -24,7 +25,8 @@ from thack.config.settings import (
 from thack.config.strict import to_dict
 from thack.experiment.corpus import PAIRS, write_corpus, write_splits
 from thack.experiment.settings import ExperimentSettings, RoleSettings
-from thack.experiment.stages import Stage, stage
+from thack.experiment.stages import NotMade, Stage, stage
+from thack.experiment.workers import run_all
 from thack.metrics import PromptBank
 from thack.models.load import load_model
 from thack.responses.run import run_generate
@@ -51,6 +53,7 @@ class Pipeline:
     settings: ExperimentSettings
     root: Path
     progress: Progress
+    only_find: bool = False  # look for stages, and raise NotMade instead of making them
 
     def corpus(self) -> Stage:
         s = self.settings
@@ -65,25 +68,16 @@ class Pipeline:
     def oracle(self, corpus: Stage) -> Stage:
         return self._role("oracle", self.settings.oracle, self.settings.oracle_seed, corpus, corpus, PAIRS)
 
-    def seed(self, corpus: Stage, oracle: Stage, seed: int) -> Seed:
-        """Splits, the oracle's responses, teacher and student fine-tuned on them, the cache and the bank."""
+    def splits(self, corpus: Stage, seed: int) -> Stage:
         s = self.settings
-        sizes = {"sizes": [s.num_sft_prompts, s.num_distill_prompts, s.num_held_out_prompts]}
-        splits = self._make(
-            "splits",
-            {"corpus": corpus.key, "name": s.name, "seed": seed, **sizes},
-            lambda path: write_splits(path, s, corpus.path, seed),
-        )
-        pairs = self._responses(oracle, splits, seed)
-        teacher = self._role("teacher", s.teacher, seed, corpus, pairs, "")
-        return Seed(
-            seed=seed,
-            splits=splits,
-            teacher=teacher,
-            student=self._role("student", s.student, seed, corpus, pairs, ""),
-            cache=self._cache(teacher, splits, seed),
-            bank=self._bank(oracle, teacher, splits, seed),
-        )
+        sizes = [s.num_sft_prompts, s.num_distill_prompts, s.num_held_out_prompts]
+        inputs = {"corpus": corpus.key, "name": s.name, "seed": seed, "sizes": sizes}
+        return self._make("splits", inputs, lambda path: write_splits(path, s, corpus.path, seed))
+
+    def fine_tuned(self, role: Literal["teacher", "student"], corpus: Stage, pairs: Stage, seed: int) -> Stage:
+        """A teacher or student, trained on the oracle's responses."""
+        settings = self.settings.teacher if role == "teacher" else self.settings.student
+        return self._role(role, settings, seed, corpus, pairs, "")
 
     def arm(self, oracle: Stage, shared: Seed, source: SourceKind) -> Stage:
         """Distill one student: the run directory, with its metrics and checkpoints."""
@@ -93,13 +87,23 @@ class Pipeline:
             "upstream": [oracle.key, shared.teacher.key, shared.student.key, shared.bank.key],
             "data": shared.cache.key if settings.cache else shared.splits.key,
         }
-        name = f"seed{shared.seed}-{source}"
-        return stage(
-            self.root / "runs",
-            name,
-            inputs,
-            lambda path: run_distill(replace(settings, out=path), progress=self.progress, name=source),
-        )
+
+        def make(path: Path) -> None:
+            run_distill(replace(settings, out=path), progress=self.progress, name=source)
+
+        return stage(self.root / "runs", f"seed{shared.seed}-{source}", inputs, make, only_find=self.only_find)
+
+    def side_by_side(self, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Stage]:
+        """The stages of several methods, each given by name and arguments: those not yet made, in parallel."""
+        found: dict[int, Stage] = {}
+        finder = replace(self, only_find=True)
+        for i, (method, arguments) in enumerate(calls):
+            with suppress(NotMade):
+                found[i] = getattr(finder, method)(*arguments)
+        missing = [i for i in range(len(calls)) if i not in found]
+        work = [_Call(self.settings, self.root, *calls[i]) for i in missing]
+        found |= dict(zip(missing, run_all(work, self.progress), strict=True))
+        return [found[i] for i in range(len(calls))]
 
     def _arm_settings(self, oracle: Stage, shared: Seed, source: SourceKind) -> DistillSettings:
         offline = source == "offline"
@@ -115,9 +119,7 @@ class Pipeline:
             seed=shared.seed,
         )
 
-    def _role(
-        self, name: str, role: RoleSettings, seed: int, corpus: Stage, data: Stage, file: str
-    ) -> Stage:
+    def _role(self, name: str, role: RoleSettings, seed: int, corpus: Stage, data: Stage, file: str) -> Stage:
         def make(path: Path) -> None:
             settings = SftSettings(
                 out=path,
@@ -135,7 +137,7 @@ class Pipeline:
         inputs = {"role": to_dict(role), "seed": seed, "data": data.key, "lengths": self._lengths()}
         return self._make(name, inputs, make)
 
-    def _responses(self, oracle: Stage, splits: Stage, seed: int) -> Stage:
+    def responses(self, oracle: Stage, splits: Stage, seed: int) -> Stage:
         def make(path: Path) -> None:
             settings = GenerateSettings(
                 out=path,
@@ -148,7 +150,7 @@ class Pipeline:
         inputs = {"oracle": oracle.key, "splits": splits.key, "seed": seed, "lengths": self._lengths()}
         return self._make("oracle-responses", inputs, make)
 
-    def _cache(self, teacher: Stage, splits: Stage, seed: int) -> Stage:
+    def cache(self, teacher: Stage, splits: Stage, seed: int) -> Stage:
         def make(path: Path) -> None:
             settings = CacheSettings(
                 out=path,
@@ -170,7 +172,7 @@ class Pipeline:
         }
         return self._make("cache", inputs, make)
 
-    def _bank(self, oracle: Stage, teacher: Stage, splits: Stage, seed: int) -> Stage:
+    def bank(self, oracle: Stage, teacher: Stage, splits: Stage, seed: int) -> Stage:
         def make(path: Path) -> None:
             models = {
                 role: load_model(final_model(stage.path), role=role)
@@ -195,7 +197,7 @@ class Pipeline:
         return self._make("bank", inputs, make)
 
     def _make(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], object]) -> Stage:
-        return stage(self.root / "stages", name, inputs, make)
+        return stage(self.root / "stages", name, inputs, make, only_find=self.only_find)
 
     def _data(self, path: str) -> DataSettings:
         return DataSettings(
@@ -206,6 +208,41 @@ class Pipeline:
 
     def _lengths(self) -> list[int]:
         return [self.settings.max_prompt_tokens, self.settings.max_response_tokens]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One method of a pipeline, for a worker process."""
+
+    settings: ExperimentSettings
+    root: Path
+    method: str
+    arguments: tuple[Any, ...]
+
+    def __call__(self, progress: Progress) -> Stage:
+        made: Stage = getattr(Pipeline(self.settings, self.root, progress), self.method)(*self.arguments)
+        return made
+
+
+def prepare_seeds(pipeline: Pipeline, corpus: Stage, oracle: Stage) -> list[Seed]:
+    """Everything that the arms of each seed stand on; what does not depend on each other, side by side."""
+    seeds = pipeline.settings.seeds
+    splits = [pipeline.splits(corpus, seed) for seed in seeds]
+    pairs = [pipeline.responses(oracle, split, seed) for split, seed in zip(splits, seeds, strict=True)]
+    students = [("fine_tuned", ("student", corpus, p, seed)) for p, seed in zip(pairs, seeds, strict=True)]
+    teachers = [("fine_tuned", ("teacher", corpus, p, seed)) for p, seed in zip(pairs, seeds, strict=True)]
+    tuned = pipeline.side_by_side([*students, *teachers])
+    return [
+        Seed(
+            seed=seed,
+            splits=split,
+            student=student,
+            teacher=teacher,
+            cache=pipeline.cache(teacher, split, seed),
+            bank=pipeline.bank(oracle, teacher, split, seed),
+        )
+        for seed, split, student, teacher in zip(seeds, splits, tuned[: len(seeds)], tuned[len(seeds) :], strict=True)
+    ]
 
 
 def _without_paths(settings: dict[str, Any]) -> dict[str, Any]:

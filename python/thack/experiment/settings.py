@@ -48,8 +48,6 @@ class ExperimentSettings:
     teacher: RoleSettings = field(default_factory=RoleSettings)
     student: RoleSettings = field(default_factory=RoleSettings)
     target: TargetKind = "dense"  # in the offline cache; the online arms score with the live teacher
-    distill: DistillSettings = field(
-        default_factory=lambda: DistillSettings(checkpoint=CheckpointSettings(keep=2))
-    )
+    distill: DistillSettings = field(default_factory=lambda: DistillSettings(checkpoint=CheckpointSettings(keep=2)))
     arms: tuple[SourceKind, ...] = ("offline", "online-teacher", "online-student")
     seeds: tuple[int, ...] = (0,)

@@ -29,12 +29,25 @@ class Stage:
     reused: bool
 
 
-def stage(root: Path, name: str, inputs: Mapping[str, Any], make: Callable[[Path], object]) -> Stage:
+class NotMade(Exception):
+    """A stage is not there yet, and was only looked for."""
+
+
+def stage(
+    root: Path,
+    name: str,
+    inputs: Mapping[str, Any],
+    make: Callable[[Path], object],
+    *,
+    only_find: bool = False,
+) -> Stage:
     """Make `root/name-<key>` by `make(path)` unless it is there already; `inputs` decide the key."""
     key = digest(canonical_json({"name": name, "inputs": dict(inputs)}))
     path = root / f"{name}-{key.removeprefix('sha256:')[:10]}"
     if (path / DONE).exists():
         return Stage(name=name, path=path, key=key, seconds=read_json(path / DONE)["seconds"], reused=True)
+    if only_find:
+        raise NotMade(name)
     root.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     make(path)

@@ -36,7 +36,10 @@ class Report:
             "without response, dropped": self.without_response,
             "unreadable lines skipped": len(self.skipped_lines),
         }
-        parts = [f"{self.kept:,} of {self.records:,} records", *(f"{n:,} {what}" for what, n in counts.items() if n)]
+        parts = [
+            f"{self.kept:,} of {self.records:,} records",
+            *(f"{n:,} {what}" for what, n in counts.items() if n),
+        ]
         return " · ".join([*parts, *(f"skipped {line}" for line in self.skipped_lines[:3])])
 
 

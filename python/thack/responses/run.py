@@ -46,8 +46,7 @@ def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> dic
             progress=progress,
         )
         sequences += [
-            replace(s, response_ids=ids, sample=sample)
-            for s, ids in zip(prepared.sequences, responses, strict=True)
+            replace(s, response_ids=ids, sample=sample) for s, ids in zip(prepared.sequences, responses, strict=True)
         ]
     manifest = write_responses(
         settings.out,

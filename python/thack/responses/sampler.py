@@ -52,9 +52,7 @@ def generate(
     try:
         with torch.inference_mode(), progress.task(task, len(prompts), "responses") as shown:
             for rows in _batches(prompts, batch_size):
-                written = _write(
-                    model, [prompts[i] for i in rows], keys_N4[rows], max_new_tokens, sampling, seed
-                )
+                written = _write(model, [prompts[i] for i in rows], keys_N4[rows], max_new_tokens, sampling, seed)
                 for i, response in zip(rows, written, strict=True):
                     responses[i] = response
                 shown.advance(len(rows))

@@ -47,9 +47,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     if not path.is_dir():
         return None
     if not (path / MANIFEST).is_file():
-        raise DataError(
-            f"{path} holds no finished responses", hint="run the same `thack generate` command again"
-        )
+        raise DataError(f"{path} holds no finished responses", hint="run the same `thack generate` command again")
     manifest = read_json(path / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("kind") != "responses":
         raise DataError(f"{path} is not a directory of responses", hint="give one that `thack generate` wrote")
