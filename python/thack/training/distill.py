@@ -25,7 +25,6 @@ from thack.metrics.distance import Evaluator
 from thack.metrics.monitor import FixedKL
 from thack.models.load import load_model
 from thack.models.protocol import LanguageModel
-from thack.responses import prepare
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
 from thack.runtime.progress import SILENT, Progress
 from thack.targets import Target
@@ -63,8 +62,11 @@ class Cast:
     width: int  # ids on which student and teacher are compared
 
 
-def run_distill(settings: DistillSettings, progress: Progress = SILENT) -> RunResult:
-    """Distill as `settings` say into settings.out; a finished run is returned, a stopped one goes on."""
+def run_distill(settings: DistillSettings, progress: Progress = SILENT, *, name: str = "") -> RunResult:
+    """Distill as `settings` say into settings.out; a finished run is returned, a stopped one goes on.
+
+    `name` stands before the progress bar.
+    """
     check_combination(settings)
     run = RunDirectory(settings.out, settings, "distill")
     run.claim()
@@ -74,6 +76,7 @@ def run_distill(settings: DistillSettings, progress: Progress = SILENT) -> RunRe
     apply_threads()
     with recorded(run):
         job, start = prepare_distill(settings, run, progress)
+        job.name = name or run.path.name
         train(job, start)
         finish(job, job.team)
     return RunResult(path=run.path, model=run.model, steps=job.plan.total_steps)
@@ -196,9 +199,9 @@ def build_material(
         return Cached(cast.cache, cast.width), None
     assert cast.teacher is not None
     offline = settings.source.kind == "offline"
-    prepared = prepare(settings.data, cast.student.tokenizer, need_response=offline)
-    source = build_source(settings, prepared.sequences, cast.teacher, cast.student)
-    return Live(source, cast.teacher, cast.width, size=len(prepared.sequences), online=not offline), None
+    source, data = build_source(settings, cast.teacher, cast.student, progress)
+    lengths = np.array([len(s.prompt_ids) + len(s.response_ids) for s in data]) if offline else None
+    return Live(source, data, cast.teacher, cast.width, keeps_responses=not offline), lengths
 
 
 def _warn_about_reuse(settings: DistillSettings, cache: Cache, progress: Progress) -> None:

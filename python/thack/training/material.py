@@ -82,11 +82,20 @@ class Cached:
 class Live:
     """Responses from any source, scored by the teacher as they come."""
 
-    def __init__(self, source: ResponseSource, teacher: LanguageModel, width: int, *, online: bool) -> None:
+    def __init__(
+        self,
+        source: ResponseSource,
+        data: Sequence[TokenSequence],
+        teacher: LanguageModel,
+        width: int,
+        *,
+        keeps_responses: bool,
+    ) -> None:
+        self.data = data  # the data set's prompts by position
         self._source = source
         self._teacher = teacher
         self._width = width
-        self.keeps_responses = online
+        self.keeps_responses = keeps_responses
         self.teacher_tokens = 0
 
     def __len__(self) -> int:

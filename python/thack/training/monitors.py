@@ -1,6 +1,7 @@
 """Two fixed sets on training prompts, for the detectors that need no oracle.
 
-    train_kl/monitor   the responses that the student trains on (of the first epoch, if they are written afresh)
+    train_kl/monitor   the responses that an offline student trains on: from the cache or the data; where all are
+                       written afresh, what the teacher would have written for an offline run
     train_kl/fresh     other responses of the teacher to the same prompts, never trained on
 
 Memorisation drives the first down and leaves the second and the held-out proxy behind.
@@ -8,6 +9,7 @@ Memorisation drives the first down and leaves the second and the held-out proxy 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +19,7 @@ from thack.metrics.monitor import FixedKL
 from thack.models.protocol import LanguageModel
 from thack.responses.sampler import generate
 from thack.targets import TokenSequence
-from thack.training.material import Material
+from thack.training.material import Live, Material
 from thack.training.plan import Plan, shuffled
 
 MONITOR, FRESH = "train_kl/monitor", "train_kl/fresh"
@@ -30,16 +32,27 @@ def training_monitors(
 ) -> dict[str, FixedKL]:
     """Both sets; the same for every restart, since nothing in them depends on the student."""
     positions = np.sort(shuffled(len(material), plan.seed, 0, stream=3)[:_PROMPTS])
-    trained = material.monitor_sequences(positions)
+    if isinstance(material, Live) and material.keeps_responses:
+        prompts = [material.data[i] for i in positions]
+        trained = _written(teacher, prompts, settings, sample=0)
+    else:
+        trained = prompts = material.sequences(positions, 0)
+    fresh = _written(teacher, prompts, settings, sample=_SAMPLE)
+    sets = {MONITOR: trained, FRESH: fresh}
+    return {name: FixedKL(sequences, teacher, width) for name, sequences in sets.items()}
+
+
+def _written(
+    teacher: LanguageModel, prompts: Sequence[TokenSequence], settings: DistillSettings, *, sample: int
+) -> list[TokenSequence]:
+    """Responses of the teacher at temperature 1, by a fixed seed."""
     responses = generate(
         teacher,
-        [s.prompt_ids for s in trained],
-        indices=np.array([s.index for s in trained]),
+        [s.prompt_ids for s in prompts],
+        indices=[s.index for s in prompts],
         max_new_tokens=settings.data.max_response_tokens,
         sampling=SamplingSettings(),
         seed=settings.seed,
-        sample=_SAMPLE,
+        sample=sample,
     )
-    fresh: list[TokenSequence] = [replace(s, response_ids=r) for s, r in zip(trained, responses, strict=True)]
-    sets = {MONITOR: trained, FRESH: fresh}
-    return {name: FixedKL(sequences, teacher, width) for name, sequences in sets.items()}
+    return [replace(s, response_ids=ids, sample=sample) for s, ids in zip(prompts, responses, strict=True)]

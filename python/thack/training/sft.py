@@ -40,11 +40,13 @@ def run_sft(
     progress: Progress = SILENT,
     *,
     validation: Sequence[Record] | None = None,
+    name: str = "",
 ) -> Path:
     """Train on pairs of prompt and response; returns the directory of the model with the best validation loss.
 
     `records` stand in for settings.data.path, `validation` for the share of prompts that
     settings.validation_fraction takes out. A finished run is returned as it is, a stopped one goes on.
+    `name` stands before the progress bar.
     """
     run = RunDirectory(settings.out, settings, "sft")
     run.claim()
@@ -54,6 +56,7 @@ def run_sft(
     apply_threads()
     with recorded(run):
         job, start = prepare_sft(settings, run, records, validation, progress)
+        job.name = name or run.path.name
         train(job, start)
         finish(job, job.team)
     return run.model
@@ -67,19 +70,18 @@ def prepare_sft(
     progress: Progress,
 ) -> tuple[Job, Snapshot]:
     """The job, and the point from which it goes on."""
-    if records is None:
-        if not settings.data.path:
-            raise UsageError("there is nothing to train on", hint="give --data pairs.jsonl")
-        records = read_records(Path(settings.data.path), settings.data.on_bad_line)
+    if records is None and not settings.data.path:
+        raise UsageError("there is nothing to train on", hint="give --data pairs.jsonl")
     device = choose_device(settings.device)
     checkpoint = run.resumable(progress)
     model = load_model(checkpoint, role="student", device=device) if checkpoint else _first_model(settings, records)
     model.to(device)  # type: ignore[attr-defined]
-    pairs = prepare(settings.data, model.tokenizer, need_response=True, records=records).sequences
+    pairs = prepare(settings.data, model.tokenizer, need_response=True, records=records)
+    progress.note(str(pairs.report))
     held_out = None
     if validation is not None:
         held_out = prepare(settings.data, model.tokenizer, need_response=True, records=validation).sequences
-    training, held_out = split_validation(pairs, held_out, settings.validation_fraction)
+    training, held_out = split_validation(pairs.sequences, held_out, settings.validation_fraction)
     plan = Plan(
         num_sequences=len(training),
         batch_size=settings.batch_size,
@@ -127,14 +129,15 @@ def prepare_sft(
     return job, start
 
 
-def _first_model(settings: SftSettings, records: Sequence[Record]) -> LanguageModel:
+def _first_model(settings: SftSettings, records: Sequence[Record] | None) -> LanguageModel:
     """The model to start from: a directory, or a new decoder with a given or a new tokenizer."""
     if settings.model:
         return load_model(settings.model, role="student")
     if settings.tokenizer:
         tokenizer = Tokenizer.load(settings.tokenizer)
     else:
-        texts = [text for r in records for text in (r.prompt, r.response) if text]
+        read = read_records(Path(settings.data.path), settings.data.on_bad_line) if records is None else records
+        texts = [text for r in read for text in (r.prompt, r.response) if text]
         tokenizer = Tokenizer.train(texts, settings.tokenizer_size)
     return new_decoder(settings.architecture, tokenizer, settings.seed)
 

@@ -1,0 +1,40 @@
+"""Who writes the responses of a run: settings and models to a `ResponseSource`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from thack.config.settings import DistillSettings
+from thack.models.protocol import LanguageModel
+from thack.responses.data import prepare
+from thack.responses.sources import Mixture, Offline, Online, ResponseSource
+from thack.runtime.progress import Progress
+from thack.targets import TokenSequence
+
+
+def build_source(
+    settings: DistillSettings, teacher: LanguageModel, student: LanguageModel, progress: Progress
+) -> tuple[ResponseSource, list[TokenSequence]]:
+    """The source, and its data set: prompts by position, with responses where the data holds them."""
+    source = settings.source
+    given = source.kind in ("offline", "mixture")
+    prepared = prepare(settings.data, student.tokenizer, need_response=given)
+    progress.note(str(prepared.report))
+    data = prepared.sequences
+    if source.kind == "offline":
+        return Offline(data), data
+    by_student = source.kind == "online-student" or (source.kind == "mixture" and source.online_by == "student")
+    online = _online(settings, student if by_student else teacher, data)
+    if source.kind == "mixture":
+        return Mixture(Offline(data), online, fraction=source.online_fraction, seed=settings.seed), data
+    return online, data
+
+
+def _online(settings: DistillSettings, writer: LanguageModel, prompts: Sequence[TokenSequence]) -> Online:
+    return Online(
+        writer,
+        prompts,
+        max_new_tokens=settings.data.max_response_tokens,
+        sampling=settings.source.sampling,
+        seed=settings.seed,
+    )
