@@ -35,7 +35,7 @@ def dense_divergence(
             details=(f"student  {tuple(student_logits_NV.shape)}", f"target   {tuple(log_probs_NV.shape)}"),
         )
     resolved = resolve(kind, beta, skew, temperature)
-    loss_N: Tensor = _Dense.apply(student_logits_NV, log_probs_NV, resolved, beta, skew, temperature)  # type: ignore[no-untyped-call]
+    loss_N: Tensor = _Dense.apply(student_logits_NV, log_probs_NV, resolved, beta, skew, temperature)
     return loss_N
 
 

@@ -74,7 +74,7 @@ def fused_divergence(
     common factor, so weights belong here and not behind. Frozen hidden states or a frozen head cost nothing.
     """
     size = chunk or chunk_tokens(hidden_NH.shape[1], head.weight_VH.shape[0])
-    total: Tensor = _Fused.apply(  # type: ignore[no-untyped-call]
+    total: Tensor = _Fused.apply(
         hidden_NH, head.weight_VH, head.bias_V, head, target, labels_N, settings, width, weights_N, size
     )
     return total
@@ -110,8 +110,15 @@ class _Fused(torch.autograd.Function):
             raw_CV = torch.mm(x_CH, cast_VH.t(), out=buffer_CV[: x_CH.shape[0]])
             if bias_V is not None:
                 raw_CV += bias_V
-            loss, grad_CV = _chunk(raw_CV, head, _rows(target, rows, width or vocab_size), labels_N[rows], settings,
-                                   width or vocab_size, None if weights_N is None else weights_N[rows])
+            loss, grad_CV = _chunk(
+                raw_CV,
+                head,
+                _rows(target, rows, width or vocab_size),
+                labels_N[rows],
+                settings,
+                width or vocab_size,
+                None if weights_N is None else weights_N[rows],
+            )
             total += loss
             if grad_NH is not None:
                 torch.mm(grad_CV, cast_VH, out=grad_NH[rows])

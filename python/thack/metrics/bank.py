@@ -126,9 +126,7 @@ class PromptBank:
     def check_writer(self, role: Writer, model: LanguageModel) -> None:
         """Refuse a reference model that did not write the bank's fixed responses."""
         if role not in self.responses:
-            raise UsageError(
-                f"the bank holds no responses of the {role}", hint=f"make it again with --{role}"
-            )
+            raise UsageError(f"the bank holds no responses of the {role}", hint=f"make it again with --{role}")
         if self.origin.get(role) != model.fingerprint():
             raise MismatchError(
                 f"the bank's {role} responses were written by another model",

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -90,7 +89,7 @@ def _three(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
 
 
 def _weighted_sum(weights_NV: Tensor, values_NV: Tensor) -> Tensor:
-    sums_N = torch.linalg.vecdot(weights_NV, values_NV)
+    sums_N: Tensor = torch.linalg.vecdot(weights_NV, values_NV)
     if torch.isfinite(sums_N).all():
         return sums_N
     return torch.where(weights_NV > 0, weights_NV * values_NV, 0).sum(dim=1)
@@ -196,7 +195,9 @@ class Evaluator:
             for number, sequences in enumerate(self._batches(self.bank.sequences("teacher"))):
                 batch = Batch.of(sequences, self.teacher.device)
                 teacher_NV = self._reference("teacher", number, batch, width)
-                sums.add(sequences, batch, three_divergences(_log_probs(self.oracle, batch, width, "oracle"), teacher_NV))
+                sums.add(
+                    sequences, batch, three_divergences(_log_probs(self.oracle, batch, width, "oracle"), teacher_NV)
+                )
             self._line = line | sums.columns("line", "student_sampled")
         return self._line
 

@@ -71,5 +71,3 @@ def open_bank(
     bank.save(frozen)
     progress.note(f"bank of {len(bank)} prompts frozen in {frozen}: give --bank {frozen} next time")
     return bank
-
-

@@ -40,14 +40,12 @@ class Snapshot:
     responses: Sequence[TokenSequence] | None = None  # the open window's, where they cannot be written again
 
 
-def save_checkpoint(
-    folder: Path, model: LanguageModel, optimizer: torch.optim.Optimizer, snapshot: Snapshot
-) -> Path:
+def save_checkpoint(folder: Path, model: LanguageModel, optimizer: torch.optim.Optimizer, snapshot: Snapshot) -> Path:
     """Write folder/step_NNNNNN, complete and durable, and return it; replaces one of the same step."""
     directory = folder / f"step_{snapshot.step:06d}"
     with atomic_directory(directory, replace=True) as temporary:
         model.save(temporary)
-        save_file(optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+        save_file(optimizer_tensors(as_module(model), optimizer), temporary / "optimizer.safetensors")
         if snapshot.responses is not None:
             write_bytes(temporary / "responses.json", canonical_json([_row(s) for s in snapshot.responses]))
         write_json(temporary / "trainer.json", {"step": snapshot.step, **snapshot.trainer})
@@ -112,6 +110,12 @@ def read_snapshot(directory: Path) -> Snapshot:
     )
 
 
+def as_module(model: LanguageModel) -> nn.Module:
+    """Every `LanguageModel` is one."""
+    assert isinstance(model, nn.Module)
+    return model
+
+
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state by slot and parameter name: `exp_avg.layers.0.attention.wq.weight`."""
     tensors: dict[str, Tensor] = {}
@@ -154,8 +158,7 @@ def prune_checkpoints(folder: Path, keep: int, protect: frozenset[int] = frozens
 def _listing(directory: Path) -> dict[str, dict[str, Any]]:
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     return {
-        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "digest": file_digest(path)}
-        for path in paths
+        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "digest": file_digest(path)} for path in paths
     }
 
 

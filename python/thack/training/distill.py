@@ -29,7 +29,7 @@ from thack.runtime.device import apply_threads, choose_device, choose_dtype
 from thack.runtime.progress import SILENT, Progress
 from thack.targets import Target
 from thack.training.canary import check_alignment
-from thack.training.checkpoint import Snapshot, read_snapshot, restore_optimizer
+from thack.training.checkpoint import Snapshot, as_module, read_snapshot, restore_optimizer
 from thack.training.clock import Clock
 from thack.training.loop import Job, Row, train
 from thack.training.material import Cached, Live, Material
@@ -115,11 +115,11 @@ def prepare_distill(settings: DistillSettings, run: RunDirectory, progress: Prog
         window_steps=settings.source.refresh_steps,
         lengths=lengths,
     )
-    optimizer = build_optimizer(cast.student, settings.optimizer)  # type: ignore[arg-type]
+    optimizer = build_optimizer(as_module(cast.student), settings.optimizer)
     start = Snapshot(step=0, trainer={})
     if checkpoint:
         start = read_snapshot(checkpoint)
-        restore_optimizer(cast.student, optimizer, checkpoint)  # type: ignore[arg-type]
+        restore_optimizer(as_module(cast.student), optimizer, checkpoint)
     dtype, reason = choose_dtype(settings.dtype, device, width=width_of(cast.student))
     bank = PromptBank.load(settings.bank) if settings.bank else None
     run.open_logs(start.step)
@@ -187,9 +187,7 @@ def check_same_teacher(cache: Cache, teacher: LanguageModel | None) -> None:
         )
 
 
-def build_material(
-    settings: DistillSettings, cast: Cast, progress: Progress
-) -> tuple[Material, np.ndarray | None]:
+def build_material(settings: DistillSettings, cast: Cast, progress: Progress) -> tuple[Material, np.ndarray | None]:
     """What to train on, and its lengths where they are known before the run."""
     if cast.cache is not None:
         skipped = check_alignment(cast.cache)

@@ -69,7 +69,7 @@ def train(job: Job, start: Snapshot) -> None:
     """
     model, plan, run, team, clock = job.model, job.plan, job.run, job.team, job.clock
     step, began = start.step, perf_counter() - float(start.trainer.get("seconds", 0.0))
-    window, sequences = None, start.responses
+    window, sequences = None, list(start.responses or [])
     parameters = [p for p in model.parameters() if p.requires_grad]
     model.train()
     with _own_randomness(), StopFlag(run.path) as stop, job.progress.task(job.name, plan.total_steps, "step") as bar:
@@ -80,7 +80,7 @@ def train(job: Job, start: Snapshot) -> None:
             with clock("data"):
                 if window is None or step == window.first_step + len(window.batches):
                     window = plan.window(step)
-                    if sequences is None or step == window.first_step:
+                    if not sequences or step == window.first_step:
                         sequences = _write(job, window)
                 batch = _batch_of(window, sequences, step)
                 num_tokens = sum(len(s.response_ids) for s in batch)
@@ -98,7 +98,7 @@ def train(job: Job, start: Snapshot) -> None:
                 with clock("loss"):
                     share_of_loss = job.loss(logits_NV, target, rows.labels_N).sum() / num_tokens
                 with clock("backward"):
-                    share_of_loss.backward()
+                    share_of_loss.backward()  # type: ignore[no-untyped-call]
                 loss += float(share_of_loss.detach())
 
             with clock("optimizer"):

@@ -23,9 +23,17 @@ if TYPE_CHECKING:
 class Material(Protocol):
     """Who wrote the responses is one question, where the target distribution comes from another."""
 
-    keeps_responses: bool  # whether an open window's responses must be saved to go on within it
-    generated_tokens: int  # written for training so far
-    teacher_tokens: int  # scored by a live teacher so far
+    @property
+    def keeps_responses(self) -> bool:
+        """Whether an open window's responses must be saved, to go on within it."""
+
+    @property
+    def generated_tokens(self) -> int:
+        """Response tokens written for training so far."""
+
+    @property
+    def teacher_tokens(self) -> int:
+        """Response tokens scored by a live teacher so far."""
 
     def __len__(self) -> int:
         """Positions in the data set."""

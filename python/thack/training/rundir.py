@@ -1,7 +1,7 @@
 """The directory of one run: settings, environment, logs, checkpoints, and how it ended.
 
-    config.toml  environment.json  manifest.json  STATUS.json  metrics.jsonl  per_prompt.jsonl
-    checkpoints/step_000500/…  model/
+config.toml  environment.json  manifest.json  STATUS.json  metrics.jsonl  per_prompt.jsonl
+checkpoints/step_000500/…  model/
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from thack.responses import prepare
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
 from thack.runtime.progress import SILENT, Progress
 from thack.targets import TokenSequence
-from thack.training.checkpoint import Snapshot, read_snapshot, restore_optimizer
+from thack.training.checkpoint import Snapshot, as_module, read_snapshot, restore_optimizer
 from thack.training.loop import Job, Row, train
 from thack.training.material import Pairs
 from thack.training.optimizer import build_optimizer
@@ -75,7 +75,7 @@ def prepare_sft(
     device = choose_device(settings.device)
     checkpoint = run.resumable(progress)
     model = load_model(checkpoint, role="student", device=device) if checkpoint else _first_model(settings, records)
-    model.to(device)  # type: ignore[attr-defined]
+    as_module(model).to(device)
     pairs = prepare(settings.data, model.tokenizer, need_response=True, records=records)
     progress.note(str(pairs.report))
     held_out = None
@@ -90,11 +90,11 @@ def prepare_sft(
         lengths=np.array([len(s.prompt_ids) + len(s.response_ids) for s in training]),
     )
     dtype, reason = choose_dtype(settings.dtype, device, width=width_of(model))
-    optimizer = build_optimizer(model, settings.optimizer)  # type: ignore[arg-type]
+    optimizer = build_optimizer(as_module(model), settings.optimizer)
     start = Snapshot(step=0, trainer={})
     if checkpoint:
         start = read_snapshot(checkpoint)
-        restore_optimizer(model, optimizer, checkpoint)  # type: ignore[arg-type]
+        restore_optimizer(as_module(model), optimizer, checkpoint)
     run.open_logs(start.step)
     state: Row = dict(start.trainer.get("state", {}))
     run.write_facts(

@@ -13,9 +13,7 @@ def kl(a_NV: Tensor, b_NV: Tensor) -> Tensor:
     return (safe_a * (safe_a.log() - safe_b.log())).sum(dim=1)
 
 
-def of_probabilities(
-    kind: str, p_NV: Tensor, q_NV: Tensor, *, beta: float = 0.5, skew: float = 0.1
-) -> Tensor:
+def of_probabilities(kind: str, p_NV: Tensor, q_NV: Tensor, *, beta: float = 0.5, skew: float = 0.1) -> Tensor:
     if kind == "forward_kl" or (kind == "jsd" and beta == 0):
         return kl(p_NV, q_NV)
     if kind == "reverse_kl" or (kind == "jsd" and beta == 1):

@@ -69,9 +69,7 @@ def test_reference_values_of_generalised_jsd(temperature: float, values: list[fl
 def test_value_and_gradient_equal_the_definition(kind: str, temperature: float) -> None:
     student, teacher = random_pair(3)
     ours, theirs = student.clone().requires_grad_(), student.clone().requires_grad_()
-    loss = dense_divergence(
-        ours, torch.log_softmax(teacher, 1), kind=kind, beta=0.3, skew=0.2, temperature=temperature
-    )
+    loss = dense_divergence(ours, torch.log_softmax(teacher, 1), kind=kind, beta=0.3, skew=0.2, temperature=temperature)
     expected = reference.dense(kind, theirs, teacher, beta=0.3, skew=0.2, temperature=temperature)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     weights = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64)

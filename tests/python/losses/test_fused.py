@@ -55,9 +55,7 @@ def test_equals_the_plain_head(divergence: Any, chunk: int, softcap: float | Non
         head = Projection(weight_VH=leaves[1], bias_V=leaves[2], scale=0.7, softcap=softcap)
         target = DenseTarget(log_probs_NV=teacher)
         if fused:
-            loss = fused_divergence(
-                leaves[0], head, target, labels, settings, weights_N=weights, chunk=chunk
-            )
+            loss = fused_divergence(leaves[0], head, target, labels, settings, weights_N=weights, chunk=chunk)
         else:
             logits = head.shape(nn.functional.linear(*leaves))
             loss = (token_losses(logits, target, labels, settings) * weights).sum()
@@ -92,9 +90,7 @@ def test_trap_24_nothing_as_large_as_the_logits_is_ever_allocated() -> None:
     tokens, hidden_size, vocab, chunk = 512, 16, 300, 32
     hidden = torch.randn(tokens, hidden_size, requires_grad=True)
     weight = torch.randn(vocab, hidden_size, requires_grad=True)
-    teacher = ProjectedTeacher(
-        hidden_NH=torch.randn(tokens, 12), head=Projection(weight_VH=torch.randn(vocab, 12))
-    )
+    teacher = ProjectedTeacher(hidden_NH=torch.randn(tokens, 12), head=Projection(weight_VH=torch.randn(vocab, 12)))
     labels = torch.randint(vocab, (tokens,))
     settings = LossSettings(ce_weight=0.5)
     with LargestAllocation() as seen:
@@ -115,9 +111,7 @@ def test_trap_24_weight_gradient_is_added_up_in_float32() -> None:
     exact = weight.double().requires_grad_()
     fused_divergence(hidden.bfloat16().double(), Projection(weight_VH=exact), target, labels, LossSettings()).backward()
     half = weight.clone().requires_grad_()  # float32 master weights under bfloat16 hidden states
-    fused_divergence(
-        hidden.bfloat16(), Projection(weight_VH=half), target, labels, LossSettings(), chunk=16
-    ).backward()
+    fused_divergence(hidden.bfloat16(), Projection(weight_VH=half), target, labels, LossSettings(), chunk=16).backward()
     assert half.grad is not None and exact.grad is not None and half.grad.dtype is torch.float32
     error = (half.grad - exact.grad).norm() / exact.grad.norm()
     assert error < 0.01

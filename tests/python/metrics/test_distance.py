@@ -86,9 +86,7 @@ def test_every_column_equals_its_definition(cast: tuple[Llama, Llama, Llama], ba
             assert found.columns[f"{name}/sequence_sum"] == pytest.approx(nats.mean(), rel=1e-4)
 
 
-def test_all_columns_are_there_with_intervals_around_them(
-    cast: tuple[Llama, Llama, Llama], bank: PromptBank
-) -> None:
+def test_all_columns_are_there_with_intervals_around_them(cast: tuple[Llama, Llama, Llama], bank: PromptBank) -> None:
     oracle, teacher, student = cast
     columns = evaluate(student, bank, teacher=teacher, oracle=oracle, settings=SETTINGS).columns
     assert len(columns) == 3 * 3 * 2 * 2 * 3
@@ -108,9 +106,7 @@ def test_the_teacher_as_student_is_at_distance_zero_and_on_the_line(
         assert golden == columns[f"line/{divergence}/reference_sampled/token_mean"]
 
 
-def test_trap_25_evaluating_twice_gives_the_same_numbers(
-    cast: tuple[Llama, Llama, Llama], bank: PromptBank
-) -> None:
+def test_trap_25_evaluating_twice_gives_the_same_numbers(cast: tuple[Llama, Llama, Llama], bank: PromptBank) -> None:
     oracle, teacher, student = cast
     evaluator = Evaluator(bank, teacher, oracle, SETTINGS)
     first = evaluator.evaluate(student)
@@ -137,9 +133,7 @@ def test_one_reference_is_enough(cast: tuple[Llama, Llama, Llama], bank: PromptB
         evaluate(student, bank, settings=SETTINGS)
 
 
-def test_models_that_did_not_write_the_bank_are_refused(
-    cast: tuple[Llama, Llama, Llama], bank: PromptBank
-) -> None:
+def test_models_that_did_not_write_the_bank_are_refused(cast: tuple[Llama, Llama, Llama], bank: PromptBank) -> None:
     oracle, _, student = cast
     with pytest.raises(MismatchError, match=r"teacher responses were written by another model[\s\S]*given"):
         evaluate(student, bank, teacher=student, settings=SETTINGS)
@@ -185,9 +179,7 @@ def test_a_bank_comes_back_as_it_was_and_tampering_is_seen(bank: PromptBank, tmp
         PromptBank.load(tmp_path / "nowhere")
 
 
-def test_responses_are_the_same_for_the_same_seed_only(
-    cast: tuple[Llama, Llama, Llama], bank: PromptBank
-) -> None:
+def test_responses_are_the_same_for_the_same_seed_only(cast: tuple[Llama, Llama, Llama], bank: PromptBank) -> None:
     oracle, teacher, _ = cast
     plain = PromptBank(ids=bank.ids, texts=bank.texts)
     again = plain.with_responses(teacher, oracle=oracle, seed=3, max_new_tokens=9)

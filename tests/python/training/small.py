@@ -40,9 +40,7 @@ def tokenizer() -> Tokenizer:
 
 
 def model(seed: int = 0, dropout: float = 0.0, width: int = 16) -> Llama:
-    settings = ArchitectureSettings(
-        hidden_size=width, num_layers=2, num_heads=2, max_positions=48, dropout=dropout
-    )
+    settings = ArchitectureSettings(hidden_size=width, num_layers=2, num_heads=2, max_positions=48, dropout=dropout)
     return new_decoder(settings, tokenizer(), seed)
 
 
