@@ -1,0 +1,272 @@
+"""run_sft and run_distill on directories, as the commands call them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from thack.cache.capture import capture
+from thack.config.settings import (
+    ArchitectureSettings,
+    CacheSettings,
+    CheckpointSettings,
+    DataSettings,
+    DistillSettings,
+    EvaluationSettings,
+    LossSettings,
+    OptimizerSettings,
+    SftSettings,
+    SourceSettings,
+)
+from thack.corpus import Record
+from thack.errors import MismatchError, Preempted, UsageError
+from thack.metrics import PromptBank
+from thack.models.load import load_model
+from thack.models.tokenizer import Tokenizer
+from thack.runtime.progress import SILENT
+from thack.training import RunResult, final_model, run_distill, run_sft
+from thack.training.checkpoint import checkpoints, step_of
+from thack.training.rundir import RunDirectory
+
+from .small import model, rows, tokenizer
+
+DATA = DataSettings(max_prompt_tokens=24, max_response_tokens=7)
+GOLDEN = "golden/forward_kl/reference_sampled/token_mean"
+PROXY = "proxy/forward_kl/reference_sampled/token_mean"
+
+
+def records(count: int, start: int = 0) -> list[Record]:
+    return [
+        Record(prompt_id=f"id{i}", prompt=f"def f{i}(x)", response=f"give {i % 3} back")
+        for i in range(start, start + count)
+    ]
+
+
+def write(path: Path, found: list[Record]) -> Path:
+    rows = [{"id": r.prompt_id, "prompt": r.prompt, "response": r.response} for r in found]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """oracle/, teacher/, student/ (random, but sure of themselves), bank/, cache/, prompts.jsonl."""
+    root = tmp_path_factory.mktemp("world")
+    cast = {role: model(seed) for seed, role in enumerate(("oracle", "teacher", "student"))}
+    for role, member in cast.items():
+        with torch.no_grad():
+            member.lm_head.weight.mul_(20 if role != "student" else 1)
+        member.save(root / role)
+    PromptBank.from_records(records(6, 100)).with_responses(
+        cast["teacher"], oracle=cast["oracle"], max_new_tokens=7
+    ).save(root / "bank")
+    write(root / "prompts.jsonl", records(10))
+    data = replace(DATA, path=str(root / "prompts.jsonl"))
+    capture(
+        CacheSettings(
+            out=root / "cache", teacher=str(root / "teacher"), data=data, kind="dense", generate=True, device="cpu"
+        ),
+        SILENT,
+    )
+    return root
+
+
+def distill_settings(world: Path, out: Path, kind: Any = "offline", **changes: Any) -> DistillSettings:
+    settings = DistillSettings(
+        out=out,
+        student=str(world / "student"),
+        teacher=str(world / "teacher"),
+        oracle=str(world / "oracle"),
+        bank=str(world / "bank"),
+        cache=str(world / "cache") if kind == "offline" else "",
+        data=replace(DATA, path="" if kind == "offline" else str(world / "prompts.jsonl")),
+        source=SourceSettings(kind=kind, refresh_steps=3),
+        epochs=2,
+        batch_size=2,
+        optimizer=OptimizerSettings(learning_rate=1e-2, warmup_steps=2),
+        evaluation=EvaluationSettings(count=3, bootstrap=50),
+        device="cpu",
+    )
+    return replace(settings, **changes)
+
+
+def student_of(result: RunResult) -> dict[str, torch.Tensor]:
+    return dict(load_model(result.model).named_parameters())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["offline", "online-teacher", "online-student", "mixture"])
+def test_every_source_trains_and_writes_the_whole_run(world: Path, tmp_path: Path, kind: str) -> None:
+    result = run_distill(distill_settings(world, tmp_path / "run", kind))
+    assert result.steps == 10
+    names = {path.name for path in result.path.iterdir()}
+    assert {"config.toml", "environment.json", "manifest.json", "STATUS.json", "metrics.jsonl"} <= names
+    assert json.loads((result.path / "STATUS.json").read_text())["state"] == "finished"
+    logged = rows(result.path)
+    evaluations = [row for row in logged if row["event"] == "evaluation"]
+    assert [row["step"] for row in evaluations] == [0, 1, 3, 10]
+    assert evaluations[-1][PROXY] < evaluations[0][PROXY]
+    assert evaluations[-1]["train_kl/monitor"] < evaluations[0]["train_kl/monitor"]
+    assert {"train_kl/fresh", GOLDEN, f"{GOLDEN}/low", f"{GOLDEN}/high"} <= evaluations[0].keys()
+    assert (logged[-1]["generated_tokens"] > 0) == (kind != "offline")
+    assert [p.name for p in checkpoints(result.path / "checkpoints")] == ["step_000003", "step_000010"]
+    assert not any(path.name in ("optimizer.safetensors", "trainer.json") for path in result.model.iterdir())
+    per_prompt = [json.loads(line) for line in (result.path / "per_prompt.jsonl").read_text().splitlines()]
+    for row, evaluation in zip(per_prompt, evaluations, strict=True):
+        sums = row["proxy/forward_kl/reference_sampled"]
+        assert sum(sums["nats"]) / sum(sums["tokens"]) == pytest.approx(evaluation[PROXY])
+
+
+@pytest.mark.parametrize("kind", ["offline", "online-teacher", "online-student", "mixture"])
+def test_trap_28_stopped_in_the_middle_of_a_window_and_resumed(world: Path, tmp_path: Path, kind: str) -> None:
+    whole = run_distill(distill_settings(world, tmp_path / "whole", kind))
+    settings = distill_settings(world, tmp_path / "cut", kind)
+    for step in (2, 7):  # windows are three steps wide
+        with pytest.MonkeyPatch.context() as patch:
+            signal_at(patch, step)
+            with pytest.raises(Preempted):
+                run_distill(settings)
+        status = json.loads((settings.out / "STATUS.json").read_text())
+        assert (status["state"], status["exit_code"], status["step"]) == ("stopped", 75, step)
+    cut = run_distill(settings)
+    assert rows(cut.path) == rows(whole.path)
+    assert (cut.path / "per_prompt.jsonl").read_text() == (whole.path / "per_prompt.jsonl").read_text()
+    for name, value in student_of(whole).items():
+        assert torch.equal(value, student_of(cut)[name]), name
+
+
+def signal_at(patch: pytest.MonkeyPatch, step: int) -> None:
+    append = RunDirectory.append
+
+    def wrapped(run: RunDirectory, row: Mapping[str, Any]) -> None:
+        append(run, row)
+        if row["step"] == step and row["event"] == "train":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    patch.setattr(RunDirectory, "append", wrapped)
+
+
+def test_trap_27_a_damaged_checkpoint_is_passed_over(world: Path, tmp_path: Path) -> None:
+    settings = distill_settings(world, tmp_path / "run", checkpoint=CheckpointSettings(every_steps=1, keep=3))
+    whole = run_distill(settings)
+    before, student = rows(whole.path), student_of(whole)
+    shutil.rmtree(whole.path / "model")
+    newest = checkpoints(whole.path / "checkpoints")[-1]
+    (newest / "model.safetensors").write_bytes(b"torn")
+    again = run_distill(settings)
+    assert rows(again.path) == before
+    assert all(torch.equal(value, student_of(again)[name]) for name, value in student.items())
+
+
+def test_a_cache_and_the_live_teacher_give_the_same_run(world: Path, tmp_path: Path) -> None:
+    """Two target sources, one response source: the curves agree to rounding."""
+    cached = run_distill(distill_settings(world, tmp_path / "cached", bank="", oracle=""))
+    responses = tmp_path / "responses.jsonl"
+    from thack.cache import Cache
+
+    cache = Cache.open(world / "cache")
+    found = [cache.sequences(i) for i in range(len(cache))]
+    lines = [
+        {"id": s.prompt_id, "prompt": f"def f{s.prompt_id[2:]}(x)", "response_ids": s.response_ids.tolist()}
+        for s in found
+    ]
+    responses.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = distill_settings(world, tmp_path / "live", cache="", bank="", oracle="")
+    live = run_distill(replace(settings, data=replace(DATA, path=str(responses))))
+    losses = [[row["loss"] for row in rows(r.path) if row["event"] == "train"] for r in (cached, live)]
+    # Lengths are known beforehand without a cache, so batches are bucketed: other batches, the same pairs.
+    assert np.mean(losses[0]) == pytest.approx(np.mean(losses[1]), rel=0.1)
+
+
+def test_a_finished_run_is_returned_and_other_settings_are_refused(world: Path, tmp_path: Path) -> None:
+    settings = distill_settings(world, tmp_path / "run", bank="", oracle="")
+    first = run_distill(settings)
+    written = (first.path / "metrics.jsonl").read_bytes()
+    assert run_distill(settings) == first
+    assert (first.path / "metrics.jsonl").read_bytes() == written
+    with pytest.raises(UsageError, match=r"other settings[\s\S]*loss.divergence  'forward_kl' then, 'jsd' now"):
+        run_distill(replace(settings, loss=LossSettings(divergence="jsd")))
+
+
+def test_combinations_that_cannot_work_are_refused_before_anything_is_written(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for changes, message in [
+        ({"source": SourceSettings(kind="online-student")}, "online-student does not go with a cache"),
+        ({"cache": "", "teacher": ""}, "needs a teacher"),
+        ({"student": ""}, "needs a student"),
+        ({"cache": ""}, "needs prompts"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            run_distill(distill_settings(world, out, **changes))
+    assert not out.exists()
+
+
+def test_trap_20_tokenizers_and_teachers_that_do_not_belong_together(world: Path, tmp_path: Path) -> None:
+    stranger = tmp_path / "stranger"
+    shutil.copytree(world / "student", stranger)
+    Tokenizer.train(["quite another text"] * 3, 264).save(stranger)
+    with pytest.raises(MismatchError, match=r"teacher +sha256:[\s\S]*student +sha256:"):
+        run_distill(distill_settings(world, tmp_path / "a", student=str(stranger)))
+    with pytest.raises(MismatchError, match=r"another teacher's[\s\S]*cache +sha256:[\s\S]*teacher +sha256:"):
+        run_distill(distill_settings(world, tmp_path / "b", teacher=str(world / "oracle"), bank=""))
+    assert json.loads((tmp_path / "b" / "STATUS.json").read_text())["state"] == "failed"
+
+
+def sft_settings(out: Path, **changes: Any) -> SftSettings:
+    settings = SftSettings(
+        out=out,
+        tokenizer_size=264,
+        architecture=ArchitectureSettings(hidden_size=16, num_layers=1, num_heads=2, max_positions=48, dropout=0.1),
+        data=replace(DATA, max_response_tokens=24),
+        validation_fraction=0.3,
+        epochs=3,
+        batch_size=4,
+        optimizer=OptimizerSettings(learning_rate=1e-2, schedule="cosine", warmup_steps=2),
+        device="cpu",
+    )
+    return replace(settings, **changes)
+
+
+def test_sft_keeps_the_best_epoch(tmp_path: Path) -> None:
+    directory = run_sft(sft_settings(tmp_path / "run", epochs=4), records(30))
+    assert directory == final_model(tmp_path / "run") == tmp_path / "run" / "model"
+    nll = {r["step"]: r["validation/nll/token_mean"] for r in rows(tmp_path / "run") if r["event"] == "evaluation"}
+    best = min((step for step in nll if step), key=nll.__getitem__)
+    assert nll[best] < nll[0]
+    kept = load_model(directory)
+    chosen = load_model(tmp_path / "run" / "checkpoints" / f"step_{best:06d}")
+    assert kept.fingerprint() == chosen.fingerprint()
+
+
+def test_sft_resumes_to_the_bit_and_keeps_the_best_through_it(tmp_path: Path) -> None:
+    run_sft(sft_settings(tmp_path / "whole"), records(30))
+    for step in (3, 9):
+        with pytest.MonkeyPatch.context() as patch:
+            signal_at(patch, step)
+            with pytest.raises(Preempted):
+                run_sft(sft_settings(tmp_path / "cut"), records(30))
+    run_sft(sft_settings(tmp_path / "cut"), records(30))
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    models = [load_model(final_model(tmp_path / name)).fingerprint() for name in ("whole", "cut")]
+    assert models[0] == models[1]
+
+
+def test_sft_goes_on_from_a_model_and_from_a_tokenizer(tmp_path: Path) -> None:
+    tokenizer().save(tmp_path / "tokenizer")
+    first = run_sft(sft_settings(tmp_path / "a", tokenizer=str(tmp_path / "tokenizer"), epochs=1), records(8))
+    assert load_model(first).tokenizer.fingerprint() == tokenizer().fingerprint()
+    data = replace(DATA, path=str(write(tmp_path / "pairs.jsonl", records(8))), max_response_tokens=24)
+    second = run_sft(sft_settings(tmp_path / "b", model=str(first), data=data, validation_fraction=0.0))
+    assert step_of(checkpoints(tmp_path / "b" / "checkpoints")[-1]) == 6
+    assert load_model(second).fingerprint() != load_model(first).fingerprint()
+    with pytest.raises(UsageError, match="nothing to train on"):
+        run_sft(sft_settings(tmp_path / "c"))
