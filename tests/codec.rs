@@ -1,7 +1,9 @@
 //! Laws of the codec: any bytes give an error or a valid row, rows come back, errors stay in bounds.
 
 use proptest::prelude::*;
-use thack::codec::{Dither, Layout, SampledLayout, SampledRow, SampledRowMut, TopKLayout, TopKRow, TopKRowMut};
+use thack::codec::{
+    Dither, Layout, SampledLayout, SampledRow, SampledRowMut, TopKLayout, TopKRow, TopKRowMut,
+};
 
 fn long() -> bool {
     std::env::var("THACK_LONG").is_ok_and(|value| value == "1")
@@ -23,12 +25,8 @@ fn decode_top_k(layout: &TopKLayout, record: &[u8]) -> Option<Decoded> {
     let (mut ids, mut values, mut codes) = (vec![0; k], vec![0.0; k], vec![0; k]);
     let mut tail = 0.0;
     let mut tails_at = vec![0.0; layout.num_temperatures()];
-    let row = TopKRowMut {
-        ids: &mut ids,
-        log_probs: &mut values,
-        log_tail: &mut tail,
-        log_tail_at: &mut tails_at,
-    };
+    let row =
+        TopKRowMut { ids: &mut ids, log_probs: &mut values, log_tail: &mut tail, log_tail_at: &mut tails_at };
     layout.decode(record, &mut codes, row).ok()?;
     Some(Decoded { ids, values, tail })
 }
@@ -232,7 +230,8 @@ fn the_round_trip_costs_little_on_every_family() {
                 layout.encode(row, &mut [0; 64], &mut record).unwrap();
                 let back = decode_top_k(&layout, &record).unwrap();
                 let p: Vec<f64> = top.iter().copied().chain([tail]).collect();
-                let q: Vec<f64> = back.values.iter().map(|&x| f64::from(x)).chain([f64::from(back.tail)]).collect();
+                let q: Vec<f64> =
+                    back.values.iter().map(|&x| f64::from(x)).chain([f64::from(back.tail)]).collect();
                 total += kl(&p, &q);
             }
             let mean = total / rows as f64;

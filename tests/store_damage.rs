@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::faulty::Faulty;
 use common::job;
 use proptest::prelude::*;
-use thack::shard::{verify, Fault, ShardReader, Storage};
+use thack::shard::{Fault, ShardReader, Storage, verify};
 
 fn long() -> bool {
     std::env::var("THACK_LONG").is_ok_and(|value| value == "1")
@@ -72,7 +72,11 @@ fn reads_of_flipped_shards_give_errors_or_the_same() {
             Err(_) => errors += 1,
             Ok(found) => {
                 assert_eq!((&found.records, &found.responses), (&good.records, &good.responses), "bit {bit}");
-                assert_eq!((&found.prompts, &found.prompt_ids), (&good.prompts, &good.prompt_ids), "bit {bit}");
+                assert_eq!(
+                    (&found.prompts, &found.prompt_ids),
+                    (&good.prompts, &good.prompt_ids),
+                    "bit {bit}"
+                );
                 same += 1;
             }
         }
@@ -133,7 +137,8 @@ fn shards_in_the_wrong_place_are_refused() {
     let error = job::reader(&shared).read(&[0], true).unwrap_err();
     assert!(matches!(error.fault, Fault::Foreign { .. }), "{error}");
     let expected = [("plan".to_owned(), "sha256:another".to_owned())].into();
-    let other = thack::shard::CacheReader::new(Arc::clone(&shared), &job::directory(), job::firsts(), expected);
+    let other =
+        thack::shard::CacheReader::new(Arc::clone(&shared), &job::directory(), job::firsts(), expected);
     let error = other.read(&[5], true).unwrap_err();
     assert!(error.to_string().contains("sha256:another"), "{error}");
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::faulty::{Crash, Fault, Faulty};
 use common::job;
-use thack::shard::{verify, Storage};
+use thack::shard::{Storage, verify};
 
 const FAULTS: [Fault; 10] = [
     Fault::Error(ErrorKind::Other), // EIO

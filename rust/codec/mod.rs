@@ -23,6 +23,7 @@ mod minifloat;
 mod rows;
 mod sampled;
 mod topk;
+mod wide;
 
 pub use dense::DenseLayout;
 pub use dither::Dither;

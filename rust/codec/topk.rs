@@ -13,6 +13,7 @@ use super::bits::{BitReader, BitWriter};
 use super::column;
 use super::error::{DecodeError, EncodeError};
 use super::ids::IdLayout;
+use super::wide::Wide;
 
 /// Shape and sizes of a top-k record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,7 @@ pub struct TopKLayout {
     has_tail: bool,
     num_temperatures: usize,
     ids: IdLayout,
+    wide: Option<Wide>,
 }
 
 /// One row to write.
@@ -48,7 +50,10 @@ impl TopKLayout {
     /// 1 ≤ k ≤ `vocab_size`; `value_bits` 7 or 8.
     #[must_use]
     pub fn new(k: usize, vocab_size: u32, value_bits: u32, has_tail: bool, num_temperatures: usize) -> Self {
-        Self { k, value_bits, has_tail, num_temperatures, ids: IdLayout::new(k, vocab_size, false) }
+        let ids = IdLayout::new(k, vocab_size, false);
+        let mut layout = Self { k, value_bits, has_tail, num_temperatures, ids, wide: None };
+        layout.wide = Wide::new(&layout);
+        layout
     }
 
     #[must_use]
@@ -79,12 +84,53 @@ impl TopKLayout {
         (16 * scalars + self.k * self.value_bits as usize + self.ids.bits()).div_ceil(8)
     }
 
+    pub(super) fn ids(&self) -> &IdLayout {
+        &self.ids
+    }
+
+    pub(super) fn value_bits(&self) -> u32 {
+        self.value_bits
+    }
+
+    /// Bytes of the scalars, which stand first.
+    pub(super) fn head_bytes(&self) -> usize {
+        2 * (2 + usize::from(self.has_tail) + self.num_temperatures)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_wide(&self) -> bool {
+        self.wide.is_some()
+    }
+
     fn top_code(&self) -> u32 {
         (1 << self.value_bits) - 1
     }
 
     /// Writes one row; `codes` is scratch of K numbers.
     pub fn encode(&self, row: TopKRow<'_>, codes: &mut [u32], record: &mut [u8]) -> Result<(), EncodeError> {
+        if self.wide.is_some_and(|wide| wide.encode(&row, record)) {
+            return self.encode_tails(&row, record);
+        }
+        self.encode_plain(row, codes, record)
+    }
+
+    /// The log-tails at temperatures, which stand last in the head.
+    fn encode_tails(&self, row: &TopKRow<'_>, record: &mut [u8]) -> Result<(), EncodeError> {
+        let first = self.head_bytes() - 2 * self.num_temperatures;
+        for (tail, bytes) in row.log_tail_at.iter().zip(record[first..].chunks_exact_mut(2)) {
+            let half = half_of_log("log-tail at a temperature", *tail, false)?;
+            bytes.copy_from_slice(&half.to_bits().to_le_bytes());
+        }
+        Ok(())
+    }
+
+    /// `encode` in its plainest form, for rows of any shape: the definition of the format.
+    pub(super) fn encode_plain(
+        &self,
+        row: TopKRow<'_>,
+        codes: &mut [u32],
+        record: &mut [u8],
+    ) -> Result<(), EncodeError> {
         self.ids.check(row.ids)?;
         let scale = Scale::of(row.log_probs)?;
         scale.quantise(row.log_probs, self.top_code(), codes);
@@ -103,7 +149,34 @@ impl TopKLayout {
     }
 
     /// Reads one row; `codes` is scratch of K numbers.
-    pub fn decode(&self, record: &[u8], codes: &mut [u32], row: TopKRowMut<'_>) -> Result<(), DecodeError> {
+    pub fn decode(
+        &self,
+        record: &[u8],
+        codes: &mut [u32],
+        mut row: TopKRowMut<'_>,
+    ) -> Result<(), DecodeError> {
+        if self.wide.is_some_and(|wide| wide.decode(record, &mut row)) {
+            return self.decode_tails(record, &mut row);
+        }
+        self.decode_plain(record, codes, row)
+    }
+
+    fn decode_tails(&self, record: &[u8], row: &mut TopKRowMut<'_>) -> Result<(), DecodeError> {
+        let first = self.head_bytes() - 2 * self.num_temperatures;
+        for (tail, bytes) in row.log_tail_at.iter_mut().zip(record[first..].chunks_exact(2)) {
+            let half = f16::from_bits(u16::from_le_bytes([bytes[0], bytes[1]]));
+            *tail = log_of_half("log-tail at a temperature", half, false)?;
+        }
+        Ok(())
+    }
+
+    /// `decode` in its plainest form.
+    pub(super) fn decode_plain(
+        &self,
+        record: &[u8],
+        codes: &mut [u32],
+        row: TopKRowMut<'_>,
+    ) -> Result<(), DecodeError> {
         let mut reader = BitReader::new(record);
         let mut scalar = || f16::from_bits(reader.get(16) as u16);
         let scale = Scale { top: scalar(), range: scalar() };
@@ -127,10 +200,10 @@ fn half_of_log(field: &'static str, value: f32, at_one: bool) -> Result<f16, Enc
     if value.is_nan() || value > highest {
         return Err(EncodeError::BadNumber { field, value });
     }
-    Ok(f16::from_f32(if at_one { value.min(-0.0) } else { value }))
+    Ok(f16::from_f32(if at_one && value > 0.0 { 0.0 } else { value }))
 }
 
-fn log_of_half(field: &'static str, half: f16, at_one: bool) -> Result<f32, DecodeError> {
+pub(super) fn log_of_half(field: &'static str, half: f16, at_one: bool) -> Result<f32, DecodeError> {
     let value = half.to_f32();
     let valid = value < f32::INFINITY && !(at_one && value > 0.0);
     if valid { Ok(value) } else { Err(DecodeError::BadNumber(field)) }
@@ -154,11 +227,11 @@ impl Scale {
             top = top.max(value);
             low = if value == f32::NEG_INFINITY { low } else { low.min(value) };
         }
-        let half = f16::from_f32(top.min(-0.0));
+        let half = f16::from_f32(if top < 0.0 { top } else { 0.0 });
         if !half.is_finite() {
             return Err(EncodeError::BadNumber { field: "largest log-probability", value: top });
         }
-        let range = half_up((half.to_f32() - low).max(0.0));
+        let range = range_of(half, low).unwrap_or(f16::MAX);
         let has_zero = log_probs.contains(&f32::NEG_INFINITY);
         Ok(Self { top: half, range: if has_zero { -range } else { range } })
     }
@@ -186,7 +259,7 @@ impl Scale {
                 continue;
             }
             let doubled = ((top - value) * inverse).clamp(0.0, 2.0);
-            *code = (((doubled + 0.25).sqrt() - 0.5) * steps + 0.5).min(last as f32) as u32;
+            *code = (((doubled + 0.25).sqrt() - 0.5) * steps).min(last as f32).round_ties_even() as u32;
         }
     }
 
@@ -203,11 +276,12 @@ impl Scale {
     }
 }
 
-/// The smallest f16 that is not below `value` ≥ 0, at most the largest finite one.
-fn half_up(value: f32) -> f16 {
+/// The smallest f16 that reaches from `top` down to `low`; None where no finite one does.
+pub(super) fn range_of(top: f16, low: f32) -> Option<f16> {
+    let value = (top.to_f32() - low).max(0.0);
     let half = f16::from_f32(value);
     let up = if half.to_f32() < value { f16::from_bits(half.to_bits() + 1) } else { half };
-    up.min(f16::MAX)
+    up.is_finite().then_some(up)
 }
 
 #[cfg(test)]

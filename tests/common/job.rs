@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thack::codec::{Layout, TopKRows};
-use thack::shard::{publish, sweep, CacheReader, Sequence, ShardError, ShardReader, ShardWriter, Storage};
+use thack::shard::{CacheReader, Sequence, ShardError, ShardReader, ShardWriter, Storage, publish, sweep};
 
 pub const SHARDS: usize = 3;
 pub const PER_SHARD: u64 = 5;
@@ -61,7 +61,8 @@ pub fn records(sequence: u64, rows: usize) -> Vec<u8> {
             log_probs.push(-0.7 - 0.4 * ((k * 5 + row) % K) as f32 - 0.01 * sequence as f32);
         }
     }
-    let rows_in = TopKRows { ids: &ids, log_probs: &log_probs, log_tails: &vec![-1.5; rows], log_tails_at: &[] };
+    let rows_in =
+        TopKRows { ids: &ids, log_probs: &log_probs, log_tails: &vec![-1.5; rows], log_tails_at: &[] };
     let mut out = vec![0; rows * layout.stride()];
     layout.encode_rows(rows_in, &mut out).unwrap();
     out
@@ -80,8 +81,14 @@ pub fn write_shard(
         let (prompt, response) = tokens(sequence);
         writer.records(&records(sequence, response.len()))?;
         let prompt_id = format!("p{sequence}");
-        let row =
-            Sequence { sequence, example: sequence, sample: 0, prompt_id: &prompt_id, prompt: &prompt, response: &response };
+        let row = Sequence {
+            sequence,
+            example: sequence,
+            sample: 0,
+            prompt_id: &prompt_id,
+            prompt: &prompt,
+            response: &response,
+        };
         writer.sequence(row);
     }
     Ok(writer.finish()?.root)
