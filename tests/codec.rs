@@ -167,8 +167,8 @@ proptest! {
 mod families {
     use super::Dither;
 
-    pub const VOCABULARY: usize = 151_936;
-    pub const NAMES: [&str; 9] =
+    pub(crate) const VOCABULARY: usize = 151_936;
+    pub(crate) const NAMES: [&str; 9] =
         ["random", "random x2", "peaked x4", "peaked x8", "flat", "zipf 1", "zipf 1.5", "zipf 2", "zipf 3"];
 
     fn logit(name: &str, v: usize, noise: f64) -> f64 {
@@ -187,7 +187,7 @@ mod families {
     }
 
     /// (log-probs of the top K, log-tail), in f64.
-    pub fn row(name: &str, k: usize, seed: u64) -> (Vec<f64>, f64) {
+    pub(crate) fn row(name: &str, k: usize, seed: u64) -> (Vec<f64>, f64) {
         let dither = Dither::new(seed, [name.len() as u64, 0, 0]);
         let mut logits: Vec<f64> = (0..VOCABULARY)
             .map(|v| {

@@ -6,7 +6,7 @@
 use super::bits::{BitReader, BitWriter};
 
 /// Writes the low `width` bits of each value.
-pub fn put(writer: &mut BitWriter<'_>, values: &[u32], width: u32) {
+pub(super) fn put(writer: &mut BitWriter<'_>, values: &[u32], width: u32) {
     let mut shift = 0;
     while shift + 8 <= width {
         for &value in values {
@@ -22,7 +22,7 @@ pub fn put(writer: &mut BitWriter<'_>, values: &[u32], width: u32) {
 }
 
 /// Reads a column into `values`.
-pub fn get(reader: &mut BitReader<'_>, values: &mut [u32], width: u32) {
+pub(super) fn get(reader: &mut BitReader<'_>, values: &mut [u32], width: u32) {
     values.fill(0);
     let mut shift = 0;
     while shift + 8 <= width {

@@ -1,17 +1,17 @@
 //! Probabilities in 15 bits: 6 of exponent, 9 of mantissa, 0 and 2^-63 … 1, rounded either way.
 
 /// The code of 1.0, and the largest valid one.
-pub const ONE: u32 = 63 << 9;
+pub(super) const ONE: u32 = 63 << 9;
 const SHIFT: u32 = 14;
 const BIAS: u32 = 64 << 9;
 
 /// The value of a code ≤ [`ONE`].
-pub fn value(code: u32) -> f32 {
+pub(super) fn value(code: u32) -> f32 {
     if code == 0 { 0.0 } else { f32::from_bits((code + BIAS) << SHIFT) }
 }
 
 /// The largest code whose value is not above `p`, for p in [0, 1]; 1.0 for anything larger.
-pub fn floor(p: f32) -> u32 {
+pub(super) fn floor(p: f32) -> u32 {
     if p >= 1.0 {
         return ONE;
     }
@@ -19,7 +19,7 @@ pub fn floor(p: f32) -> u32 {
 }
 
 /// How far `p` stands between the values of `code` and of the next one, in [0, 1).
-pub fn fraction(p: f32, code: u32) -> f32 {
+pub(super) fn fraction(p: f32, code: u32) -> f32 {
     if code >= ONE {
         return 0.0;
     }

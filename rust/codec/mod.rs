@@ -12,6 +12,15 @@
 //! | top-k | f16 top, f16 range, f16 log-tail, f16 log-tail per temperature, K quantised log-probs, K ids |
 //! | sampled | τ and largest weight in 15 bits, entropy in 14, K × 4-bit weights, K ids |
 
+#![allow(
+    missing_docs,
+    clippy::missing_errors_doc,
+    clippy::needless_pass_by_value,
+    clippy::neg_cmp_op_on_partial_ord,
+    reason = "fields say what they hold by name and shape; each error type lists what can go wrong; rows are \
+              bundles of borrows; a negated comparison refuses NaN, which is meant"
+)]
+
 mod bits;
 mod column;
 mod dense;

@@ -14,6 +14,10 @@
 //! elsewhere eight lanes at a time in a 64-bit register, and places from a table by byte. Loops without
 //! a name of their own are written for the compiler to vectorise.
 #![allow(unsafe_code, reason = "instruction sets are chosen at run time; each block says why it may")]
+#![allow(
+    clippy::inline_always,
+    reason = "a step has to be compiled with the features of the loop it stands in"
+)]
 
 use std::sync::OnceLock;
 
@@ -90,7 +94,7 @@ enum Level {
     Avx512,
 }
 
-/// The best level of this CPU, or the one that THACK_SIMD names, if it is lower.
+/// The best level of this CPU, or the one that `THACK_SIMD` names, if it is lower.
 #[cfg(target_arch = "x86_64")]
 fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
@@ -345,7 +349,7 @@ impl Lanes for Portable {
     fn spread(self, lanes: &mut Bytes, plane: u64, bit: u32) {
         for (i, part) in lanes.chunks_exact_mut(8).enumerate() {
             let eight = ((plane >> (8 * i)) & 0xff).wrapping_mul(ONES) & 0x8040_2010_0804_0201;
-            let spread = ((eight + 0x7f7f_7f7f_7f7f_7f7f | eight) >> 7 & ONES) << bit;
+            let spread = (((eight + 0x7f7f_7f7f_7f7f_7f7f) | eight) >> 7 & ONES) << bit;
             for (lane, byte) in part.iter_mut().zip(spread.to_le_bytes()) {
                 *lane |= byte;
             }

@@ -1,5 +1,7 @@
 //! The store: layouts of records, shards written and read, small files published.
 
+#![allow(clippy::needless_pass_by_value, reason = "PyO3 hands arguments over by value")]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,20 +1,20 @@
 //! CRC32C of every chunk of a file, while it is written and when it is read.
 
 /// Bytes under one checksum: small enough that reading one sequence at random reads little more.
-pub const CHUNK: usize = 16 << 10;
+pub(super) const CHUNK: usize = 16 << 10;
 
 /// CRC32C of one chunk.
-pub fn of(chunk: &[u8]) -> u32 {
+pub(super) fn of(chunk: &[u8]) -> u32 {
     crc32c::crc32c(chunk)
 }
 
 /// Number of chunks that cover `length` bytes.
-pub fn count(length: u64) -> u64 {
+pub(super) fn count(length: u64) -> u64 {
     length.div_ceil(CHUNK as u64)
 }
 
 /// Checksums of a stream whose first bytes (the header) become known last.
-pub struct Running {
+pub(super) struct Running {
     /// Bytes of the chunks that the header reaches into, kept until it is known.
     head: Vec<u8>,
     head_length: usize,
@@ -25,13 +25,13 @@ pub struct Running {
 
 impl Running {
     /// `header_length` bytes will stand before what is added.
-    pub fn new(header_length: usize) -> Self {
+    pub(super) fn new(header_length: usize) -> Self {
         let head_length = header_length.div_ceil(CHUNK) * CHUNK;
         Self { head: vec![0; header_length], head_length, sums: Vec::new(), current: 0, filled: 0 }
     }
 
     /// Adds the next bytes of the stream.
-    pub fn add(&mut self, mut bytes: &[u8]) {
+    pub(super) fn add(&mut self, mut bytes: &[u8]) {
         let room = self.head_length - self.head.len();
         let (first, rest) = bytes.split_at(room.min(bytes.len()));
         self.head.extend_from_slice(first);
@@ -49,7 +49,7 @@ impl Running {
     }
 
     /// All checksums, now that the header is known.
-    pub fn finish(mut self, header: &[u8]) -> Vec<u32> {
+    pub(super) fn finish(mut self, header: &[u8]) -> Vec<u32> {
         self.head[..header.len()].copy_from_slice(header);
         let mut all: Vec<u32> = self.head.chunks(CHUNK).map(of).collect();
         all.append(&mut self.sums);

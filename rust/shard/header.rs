@@ -11,8 +11,8 @@ use super::{checksum, trailer};
 /// Larger headers are refused before any parsing.
 pub const MAX_HEADER_BYTES: u64 = 1 << 20;
 /// No shard is longer, has more tokens or more sequences: what a reader allocates stays bounded.
-pub const MAX_FILE_BYTES: u64 = 1 << 34;
-pub const MAX_SEQUENCES: u64 = 1 << 19;
+pub(super) const MAX_FILE_BYTES: u64 = 1 << 34;
+pub(super) const MAX_SEQUENCES: u64 = 1 << 19;
 const MAX_TOKENS: u64 = 1 << 31;
 /// Headers are padded to this, so that the records stand aligned and the header can grow last.
 const ALIGNMENT: usize = 4096;
@@ -238,7 +238,7 @@ mod tests {
             assert!(json.contains(from), "{from}");
             let changed = json.replacen(from, to, 1);
             assert!(Header::from_json(changed.as_bytes()).is_err(), "{to}");
-            let same_length = changed[..json.len().min(changed.len())].as_bytes();
+            let same_length = &changed.as_bytes()[..json.len().min(changed.len())];
             assert!(Header::from_json(same_length).is_err(), "{to}");
         }
     }

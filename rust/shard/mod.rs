@@ -18,6 +18,12 @@
 //! readers accept half of all bit flips silently (trap 19); here every byte is under a checksum, and
 //! the trailer, being the last tensor, also proves that the file is whole.
 
+#![allow(
+    missing_docs,
+    clippy::missing_errors_doc,
+    reason = "fields say what they hold by name and shape, and each error type lists what can go wrong"
+)]
+
 mod cache;
 mod checksum;
 mod error;

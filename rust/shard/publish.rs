@@ -20,7 +20,7 @@ pub enum Published {
 }
 
 /// A name beside `path` that no other process uses.
-pub fn temporary_name(path: &Path) -> PathBuf {
+pub(super) fn temporary_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let random = RandomState::new().build_hasher().finish();
     path.with_file_name(format!(".{name}.{}.{random:016x}{TEMPORARY}", std::process::id()))
@@ -30,7 +30,7 @@ pub fn temporary_name(path: &Path) -> PathBuf {
 ///
 /// Where the name is taken, `is_same` looks at what is there: `Some(true)` is as good as ours,
 /// `Some(false)` is an error, `None` is damaged and gives way.
-pub fn commit(
+pub(super) fn commit(
     storage: &dyn Storage,
     temporary: &Path,
     path: &Path,

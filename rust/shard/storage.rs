@@ -39,7 +39,7 @@ pub trait Storage: Send + Sync {
 }
 
 /// Writes all of `bytes`, going on after interruptions and short writes.
-pub fn write_all_at(file: &mut dyn WriteFile, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+pub(super) fn write_all_at(file: &mut dyn WriteFile, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.write_at(bytes, offset) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -55,7 +55,7 @@ pub fn write_all_at(file: &mut dyn WriteFile, mut bytes: &[u8], mut offset: u64)
 }
 
 /// Fills `bytes`, going on after interruptions and short reads; an early end is an error.
-pub fn read_exact_at(file: &dyn ReadFile, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+pub(super) fn read_exact_at(file: &dyn ReadFile, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.read_at(bytes, offset) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -71,7 +71,7 @@ pub fn read_exact_at(file: &dyn ReadFile, mut bytes: &mut [u8], mut offset: u64)
 }
 
 /// Does a system call again as long as a signal interrupts it.
-pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+pub(super) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

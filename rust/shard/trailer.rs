@@ -3,7 +3,7 @@
 use super::checksum;
 
 /// Bytes of a trailer.
-pub const LENGTH: usize = 64;
+pub(super) const LENGTH: usize = 64;
 const MAGIC: [u8; 8] = *b"thackend";
 const VERSION: u32 = 1;
 
@@ -48,7 +48,7 @@ impl Trailer {
 }
 
 /// The root over two running hashes.
-pub fn root(header: &[u8], body: &blake3::Hasher) -> [u8; 32] {
+pub(super) fn root(header: &[u8], body: &blake3::Hasher) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(blake3::hash(header).as_bytes());
     hasher.update(body.finalize().as_bytes());

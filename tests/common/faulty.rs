@@ -9,7 +9,7 @@ use thack::shard::{ReadFile, Storage, WriteFile};
 
 /// What happens at the chosen operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The operation fails; a file system may also have done half of a write.
     Error(ErrorKind),
     /// A write writes half of what it was given; other operations succeed.
@@ -20,7 +20,7 @@ pub enum Fault {
 
 /// What a restart finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Crash {
+pub(crate) enum Crash {
     /// Everything: only the process was killed.
     Keep,
     /// Nothing that was not synced, neither bytes nor names.
@@ -49,7 +49,7 @@ struct State {
 
 /// The file system; clones share it.
 #[derive(Default, Clone)]
-pub struct Faulty(Arc<Mutex<State>>);
+pub(crate) struct Faulty(Arc<Mutex<State>>);
 
 struct Open {
     storage: Faulty,
@@ -58,22 +58,22 @@ struct Open {
 
 impl Faulty {
     /// Fails at the `operation`-th operation from now on.
-    pub fn inject(&self, operation: usize, fault: Fault) {
+    pub(crate) fn inject(&self, operation: usize, fault: Fault) {
         let mut state = self.lock();
         state.operations = 0;
         state.fault = Some((operation, fault));
     }
 
-    pub fn operations(&self) -> usize {
+    pub(crate) fn operations(&self) -> usize {
         self.lock().operations
     }
 
-    pub fn has_crashed(&self) -> bool {
+    pub(crate) fn has_crashed(&self) -> bool {
         self.lock().crashed
     }
 
     /// Starts the machine again after a crash, if there was one, and injects no more faults.
-    pub fn restart(&self) {
+    pub(crate) fn restart(&self) {
         let mut state = self.lock();
         let fault = state.fault.take();
         if !std::mem::take(&mut state.crashed) {
@@ -93,13 +93,13 @@ impl Faulty {
     }
 
     /// All files, by name.
-    pub fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+    pub(crate) fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let state = self.lock();
         state.names.iter().map(|(path, &inode)| (path.clone(), state.inodes[inode].bytes.clone())).collect()
     }
 
     /// Puts a file there, for a test without crashes.
-    pub fn put(&self, path: &Path, bytes: Vec<u8>) {
+    pub(crate) fn put(&self, path: &Path, bytes: Vec<u8>) {
         let mut state = self.lock();
         state.inodes.push(Inode { durable: Vec::new(), bytes });
         let inode = state.inodes.len() - 1;
@@ -107,7 +107,7 @@ impl Faulty {
     }
 
     /// Takes a file out, without a copy.
-    pub fn take(&self, path: &Path) -> Vec<u8> {
+    pub(crate) fn take(&self, path: &Path) -> Vec<u8> {
         let mut state = self.lock();
         let inode = state.names.remove(path).unwrap();
         state.durable_names.remove(path);

@@ -1,30 +1,31 @@
 //! A cache of a few small shards, made in the steps of `thack.cache.capture`.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thack::codec::{Layout, TopKRows};
 use thack::shard::{CacheReader, Sequence, ShardError, ShardReader, ShardWriter, Storage, publish, sweep};
 
-pub const SHARDS: usize = 3;
-pub const PER_SHARD: u64 = 5;
-pub const K: usize = 8;
-pub const VOCAB: i32 = 1000;
+pub(crate) const SHARDS: usize = 3;
+pub(crate) const PER_SHARD: u64 = 5;
+pub(crate) const K: usize = 8;
+pub(crate) const VOCAB: i32 = 1000;
 
-pub fn directory() -> PathBuf {
+pub(crate) fn directory() -> PathBuf {
     PathBuf::from("/cache/shards")
 }
 
-pub fn shard_path(shard: usize) -> PathBuf {
+pub(crate) fn shard_path(shard: usize) -> PathBuf {
     directory().join(thack::shard::shard_name(shard))
 }
 
-pub fn manifest_path() -> PathBuf {
+pub(crate) fn manifest_path() -> PathBuf {
     PathBuf::from("/cache/manifest.json")
 }
 
-pub fn metadata(shard: usize) -> BTreeMap<String, String> {
+pub(crate) fn metadata(shard: usize) -> BTreeMap<String, String> {
     let shard = shard.to_string();
     let pairs = [
         ("kind", "top-k"),
@@ -39,19 +40,19 @@ pub fn metadata(shard: usize) -> BTreeMap<String, String> {
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
 }
 
-pub fn firsts() -> Vec<u64> {
+pub(crate) fn firsts() -> Vec<u64> {
     (0..=SHARDS as u64).map(|shard| shard * PER_SHARD).collect()
 }
 
 /// A response and a prompt that depend on the number of the sequence alone.
-pub fn tokens(sequence: u64) -> (Vec<i32>, Vec<i32>) {
+pub(crate) fn tokens(sequence: u64) -> (Vec<i32>, Vec<i32>) {
     let response = (0..3 + sequence as i32 % 4).map(|i| (sequence as i32 * 37 + i * 11) % VOCAB).collect();
-    let prompt = (0..1 + sequence as i32 % 3).map(|i| (sequence as i32 * 17 + i) % VOCAB).collect();
+    let prompt = (0..=(sequence as i32 % 3)).map(|i| (sequence as i32 * 17 + i) % VOCAB).collect();
     (prompt, response)
 }
 
 /// Records of `rows` tokens of a sequence.
-pub fn records(sequence: u64, rows: usize) -> Vec<u8> {
+pub(crate) fn records(sequence: u64, rows: usize) -> Vec<u8> {
     let Layout::TopK(layout) = Layout::from_metadata(&metadata(0)).unwrap() else { unreachable!() };
     let mut ids = Vec::new();
     let mut log_probs = Vec::new();
@@ -69,7 +70,7 @@ pub fn records(sequence: u64, rows: usize) -> Vec<u8> {
 }
 
 /// Writes one shard of any number of sequences.
-pub fn write_shard(
+pub(crate) fn write_shard(
     storage: &Arc<dyn Storage>,
     path: &Path,
     shard: usize,
@@ -95,7 +96,7 @@ pub fn write_shard(
 }
 
 /// The whole job, from where it stands: plan, missing shards, manifest, sweep.
-pub fn run(storage: &Arc<dyn Storage>) -> Result<(), ShardError> {
+pub(crate) fn run(storage: &Arc<dyn Storage>) -> Result<(), ShardError> {
     publish(&**storage, Path::new("/cache/plan.json"), b"{\"plan\":1}")?;
     let good = |shard: usize| ShardReader::open(&**storage, &shard_path(shard)).is_ok();
     for shard in 0..SHARDS {
@@ -107,7 +108,7 @@ pub fn run(storage: &Arc<dyn Storage>) -> Result<(), ShardError> {
     let mut manifest = String::new();
     for shard in 0..SHARDS {
         let reader = ShardReader::open(&**storage, &shard_path(shard))?;
-        manifest.push_str(&format!("{:02x?}\n", reader.trailer().root));
+        writeln!(manifest, "{:02x?}", reader.trailer().root).unwrap();
     }
     publish(&**storage, &manifest_path(), manifest.as_bytes())?;
     sweep(&**storage, Path::new("/cache"))?;
@@ -115,7 +116,7 @@ pub fn run(storage: &Arc<dyn Storage>) -> Result<(), ShardError> {
     Ok(())
 }
 
-pub fn reader(storage: &Arc<dyn Storage>) -> CacheReader {
+pub(crate) fn reader(storage: &Arc<dyn Storage>) -> CacheReader {
     let expected = [("plan".to_owned(), "sha256:of-the-plan".to_owned())].into();
     CacheReader::new(Arc::clone(storage), &directory(), firsts(), expected)
 }
