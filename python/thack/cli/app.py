@@ -70,6 +70,8 @@ def run(arguments: list[str]) -> int:
     _register()
     try:
         code: Any = app(arguments, prog_name="thack", standalone_mode=False)
+        if code == 130:  # typer turns Ctrl-C into a code
+            return _fail(Interrupted("stopped by Ctrl-C"), KeyboardInterrupt())
         return code if isinstance(code, int) else 0
     except ThackError as error:
         return _fail(error, error)

@@ -112,6 +112,7 @@ class _Lines:
         self._name, self._total, self._unit = name, total, unit
         self._done, self._shown = 0.0, dict[str, object]()
         self._started = self._printed = monotonic()
+        self._told = -1.0
 
     def advance(self, amount: float = 1, **fields: object) -> None:
         self._done += amount
@@ -120,11 +121,11 @@ class _Lines:
             self._print()
 
     def finish(self) -> None:
-        if monotonic() - self._started >= _SHORT_S:
+        if monotonic() - self._started >= _SHORT_S and self._done != self._told:
             self._print()
 
     def _print(self) -> None:
-        self._printed = monotonic()
+        self._printed, self._told = monotonic(), self._done
         passed = self._printed - self._started
         parts = [_amount(self._done, self._total, self._unit), _clock(passed)]
         if self._total and 0 < self._done < self._total:
