@@ -102,6 +102,8 @@ class Architecture:
                 dropout=float(config.get("thack_dropout", 0.0)),
                 source=dict(config),
             )
+        except UnsupportedArchitecture:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"config.json: missing or unreadable key ({error})") from error
 

@@ -122,7 +122,9 @@ def from_transformers(
         targets = [target for target, _ in _names(name, architecture)]
         missing = [target for target in targets if target not in weights]
         if missing:
-            raise ModelError(f"weights lack {missing[0]}", hint="the directory is incomplete, or config.json is another model's")
+            raise ModelError(
+                f"weights lack {missing[0]}", hint="the directory is incomplete, or config.json is another model's"
+            )
         left.difference_update(targets)
         state[name] = torch.cat([weights[target] for target in targets])
         if state[name].shape != ours.shape:

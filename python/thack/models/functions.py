@@ -27,17 +27,33 @@ def _product(a_IK: Tensor, b_JK: Tensor) -> Tensor:
     return product
 
 
+def _rounded(x_MI: Tensor) -> Tensor:
+    """The rows of x and zeros, up to a round number of rows.
+
+    oneDNN compiles a kernel for every new shape, at ten times the cost of running it; packed batches have
+    another number of tokens every time, so without rounding most of a step is compilation.
+    """
+    rows = x_MI.shape[0]
+    step = 16 if rows <= 256 else 64
+    missing = -rows % step
+    return F.pad(x_MI, (0, 0, 0, missing)) if missing else x_MI
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_MI: Tensor, weight_OI: Tensor) -> Tensor:
+        rows = x_MI.shape[0]
+        x_MI = _rounded(x_MI)
         ctx.save_for_backward(x_MI, weight_OI)
-        return _product(x_MI, weight_OI)
+        return _product(x_MI, weight_OI)[:rows]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_MO: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x_MI, weight_OI = ctx.saved_tensors
-        grad_x = _product(grad_MO, weight_OI.t()) if ctx.needs_input_grad[0] else None
+        rows = grad_MO.shape[0]
+        grad_MO = _rounded(grad_MO)  # zeros against zeros: the weight's gradient stays exact
+        grad_x = _product(grad_MO, weight_OI.t())[:rows] if ctx.needs_input_grad[0] else None
         grad_weight = None
         if ctx.needs_input_grad[1]:
             # oneDNN is faster with the wider matrix on the right.
@@ -58,7 +74,10 @@ def linear(x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Ten
     )
     if not usable:
         return F.linear(x_MI, weight_OI, bias_O)
-    product = _product(x_MI, weight_OI) if not torch.is_grad_enabled() else _Linear.apply(x_MI, weight_OI)
+    if torch.is_grad_enabled():
+        product: Tensor = _Linear.apply(x_MI, weight_OI)
+    else:
+        product = _product(_rounded(x_MI), weight_OI)[: x_MI.shape[0]]
     return product if bias_O is None else product + bias_O
 
 
@@ -213,5 +232,5 @@ class _Attend(torch.autograd.Function):
 
 def attend(q_XTD: Tensor, k_XTD: Tensor, v_XTD: Tensor, mask_TT: Tensor, scale: float) -> Tensor:
     """softmax(scale · q kᵀ + mask) v. Written out: on a CPU, flash attention doubles a step at T = 50."""
-    result: Tensor = _Attend.apply(q_XTD, k_XTD, v_XTD, mask_TT, scale)
+    result: Tensor = _Attend.apply(q_XTD, k_XTD, v_XTD, mask_TT.to(q_XTD.dtype), scale)
     return result

@@ -100,7 +100,7 @@ class Block(nn.Module):
         packed = self.project_heads(x_MH).reshape(-1, a.head_dim)
         attended = self._attend(packed, cells)
         rows = cells.outputs_N if only_responses else cells.outputs
-        attended_MH = attended.view(-1, a.head_dim).index_select(0, rows).view(-1, a.num_heads * a.head_dim)
+        attended_MH = attended.reshape(-1, a.head_dim).index_select(0, rows).view(-1, a.num_heads * a.head_dim)
         if only_responses:
             x_MH = x_MH.index_select(0, cells.rows_in_M)
         return self.finish(x_MH, attended_MH)
@@ -109,9 +109,7 @@ class Block(nn.Module):
         """[A_q·B, T, D], in the order sequence, head."""
         a, B = self.architecture, cells.num_sequences
         num_q, num_kv, T = a.num_heads * B, a.num_kv_heads * B, cells.cos.shape[0]
-        rotated = unpack_heads(
-            packed, cells.to_cells, cells.to_packed, num_q + num_kv, cells.cos, cells.sin
-        )
+        rotated = unpack_heads(packed, cells.to_cells, cells.to_packed, num_q + num_kv, cells.cos, cells.sin)
         q, k, v = rotated.split((num_q, num_kv, num_kv))
         scale = a.head_dim**-0.5
         if packed.device.type == "cpu" and T <= WRITTEN_OUT_UP_TO:
@@ -211,7 +209,11 @@ class Llama(nn.Module):
         heads = a.num_heads + 2 * a.num_kv_heads
         token_BT = layout.packed_BT * heads
         groups, packed_of_head, first = [], [], 0
-        for count, head in ((a.num_heads, 0), (a.num_kv_heads, a.num_heads), (a.num_kv_heads, a.num_heads + a.num_kv_heads)):
+        for count, head in (
+            (a.num_heads, 0),
+            (a.num_kv_heads, a.num_heads),
+            (a.num_kv_heads, a.num_heads + a.num_kv_heads),
+        ):
             ids_A = torch.arange(count, device=token_BT.device)
             groups.append((token_BT[:, None, :] + (head + ids_A)[None, :, None]).reshape(-1))
             # Cell (b, t) of head i of this kind lies at ((b·count + i)·T + t) behind the kinds before it.
