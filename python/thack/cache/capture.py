@@ -173,11 +173,7 @@ def _check(settings: CacheSettings, has_teacher: bool) -> None:
             f"samples = {settings.samples} needs generate = true",
             hint="several responses per prompt are written here, or come with the data",
         )
-    low = [
-        name
-        for name in ("batch_size", "shard_tokens", "shard_bytes", "samples")
-        if getattr(settings, name) < 1
-    ]
+    low = [name for name in ("batch_size", "shard_tokens", "shard_bytes", "samples") if getattr(settings, name) < 1]
     if low:
         raise UsageError(f"{low[0]} = {getattr(settings, low[0])}: must be at least 1")
 

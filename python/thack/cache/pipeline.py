@@ -64,9 +64,7 @@ class Packer:
 
     def _pack(self, batch: Sequence[tuple[int, TokenSequence]], scored: Scored) -> None:
         scored.wait()
-        records = encode(
-            scored.target, self._plan.record, self._layout, seed=self._plan.seed, keys_N4=scored.keys_N4
-        )
+        records = encode(scored.target, self._plan.record, self._layout, seed=self._plan.seed, keys_N4=scored.keys_N4)
         self._writer.records(records)
         for number, s in batch:
             if int(s.response_ids.max()) >= self._plan.record.vocab_size or int(s.response_ids.min()) < 0:
@@ -78,9 +76,7 @@ class Packer:
                     ],
                     hint="write the responses with this teacher's tokenizer",
                 )
-            self._writer.sequence(
-                (number, s.index, s.sample), s.prompt_id, _ids(s.prompt_ids), _ids(s.response_ids)
-            )
+            self._writer.sequence((number, s.index, s.sample), s.prompt_id, _ids(s.prompt_ids), _ids(s.response_ids))
 
 
 def _ids(ids: np.ndarray) -> np.ndarray:

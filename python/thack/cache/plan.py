@@ -145,9 +145,7 @@ def partition(
         bytes_ = length * (stride + 4) + 4 * len(sequence.prompt_ids) + 64
         held = number - firsts[-1]
         if held and (
-            tokens + length > settings.shard_tokens
-            or size + bytes_ > settings.shard_bytes
-            or held == MAX_SEQUENCES
+            tokens + length > settings.shard_tokens or size + bytes_ > settings.shard_bytes or held == MAX_SEQUENCES
         ):
             firsts.append(number)
             tokens = size = 0
@@ -187,9 +185,7 @@ def read_plan(directory: Path) -> Plan:
             **{name: content[name] for name in Plan.__slots__ if name not in ("record", "firsts")},
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise CacheError(
-            f"{directory / NAME}: not the plan of a cache this thack can read ({error})"
-        ) from error
+        raise CacheError(f"{directory / NAME}: not the plan of a cache this thack can read ({error})") from error
     if list(plan.firsts) != sorted(set(plan.firsts)) or plan.firsts[:1] != (0,) or plan.num_shards < 1:
         raise CacheError(f"{directory / NAME}: its shards are out of order")
     return plan
@@ -219,8 +215,7 @@ def _same_plan(directory: Path, plan: Plan) -> Plan:
         raise MismatchError(
             f"{directory} was begun as another cache",
             details=[
-                f"{key:<{width}}  {_short(theirs.get(key))} there, {_short(ours[key])} now"
-                for key in differing[:8]
+                f"{key:<{width}}  {_short(theirs.get(key))} there, {_short(ours[key])} now" for key in differing[:8]
             ],
             hint="give another --out, or the same settings, teacher and data as before",
         )

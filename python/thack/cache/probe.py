@@ -55,11 +55,7 @@ def probe(
     log_p_NV = _score(teacher, chosen, settings.batch_size)
     rate = len(log_p_NV) / (time.perf_counter() - started)
     mean_length = np.mean([len(s.response_ids) for s in chosen])
-    total = (
-        int(tokens)
-        if tokens
-        else int(mean_length * len(data) * (settings.samples if settings.generate else 1))
-    )
+    total = int(tokens) if tokens else int(mean_length * len(data) * (settings.samples if settings.generate else 1))
     rows = _rows(log_p_NV, teacher.vocab_size, total)
     return {
         "sampled_sequences": len(chosen),

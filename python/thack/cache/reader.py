@@ -169,9 +169,7 @@ class Cache:
         prompt_ids = np.split(np.frombuffer(prompts, np.int32), np.cumsum(numbers[2])[:-1])
         response_ids = np.split(np.frombuffer(responses, np.int32), np.cumsum(numbers[3])[:-1])
         sequences = [
-            TokenSequence(
-                index=index, prompt_id=name, prompt_ids=prompt, response_ids=response, sample=int(sample)
-            )
+            TokenSequence(index=index, prompt_id=name, prompt_ids=prompt, response_ids=response, sample=int(sample))
             for index, name, prompt, response, sample in zip(
                 wanted, names, prompt_ids, response_ids, numbers[1], strict=True
             )

@@ -57,9 +57,7 @@ def select(logits_NV: Tensor, record: Record, *, seed: int, keys_N4: Tensor) -> 
     )
 
 
-def encode(
-    target: Target, record: Record, layout: _thack.RecordLayout, *, seed: int, keys_N4: np.ndarray
-) -> bytearray:
+def encode(target: Target, record: Record, layout: _thack.RecordLayout, *, seed: int, keys_N4: np.ndarray) -> bytearray:
     """Records of a target whose tensors are on the CPU."""
     if isinstance(target, DenseTarget):
         return layout.encode_dense(_array(target.log_probs_NV, np.float32))

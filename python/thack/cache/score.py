@@ -49,9 +49,7 @@ class Scorer:
 
     def batches(self, sequences: Sequence[Numbered]) -> Iterator[list[Numbered]]:
         """Batches of one shard: sorted by length, so that little is padding. Also the order of storage."""
-        ordered = sorted(
-            sequences, key=lambda item: (-len(item[1].prompt_ids) - len(item[1].response_ids), item[0])
-        )
+        ordered = sorted(sequences, key=lambda item: (-len(item[1].prompt_ids) - len(item[1].response_ids), item[0]))
         size = self._plan.batch_size
         for start in range(0, len(ordered), size):
             yield ordered[start : start + size]
@@ -96,9 +94,7 @@ class Scorer:
                 sample=sample,
                 progress=progress,
             )
-            written += [
-                (i, replace(s, response_ids=ids)) for (i, s), ids in zip(group, responses, strict=True)
-            ]
+            written += [(i, replace(s, response_ids=ids)) for (i, s), ids in zip(group, responses, strict=True)]
         return written
 
     def _autocast(self) -> Any:

@@ -72,9 +72,7 @@ def test_every_shard_is_a_safetensors_file(settings: CacheSettings, teacher: Fak
             np.testing.assert_allclose(np.exp(dense).sum(1), 1, rtol=1e-5)
 
 
-def test_ranks_and_resumes_give_the_same_bytes(
-    settings: CacheSettings, teacher: FakeTeacher, tmp_path: Path
-) -> None:
+def test_ranks_and_resumes_give_the_same_bytes(settings: CacheSettings, teacher: FakeTeacher, tmp_path: Path) -> None:
     sequences = make_sequences(40)
     alone = content(capture(settings, teacher=teacher, sequences=sequences))
     assert sum(name.startswith("shards/") for name in alone) >= 2
@@ -183,9 +181,7 @@ def test_a_cache_crosses_processes_by_pickle(settings: CacheSettings, teacher: F
     assert torch.equal(ours.log_probs_NV, theirs.log_probs_NV)
 
 
-def test_prefetch_gives_what_targets_gives_and_its_errors(
-    settings: CacheSettings, teacher: FakeTeacher
-) -> None:
+def test_prefetch_gives_what_targets_gives_and_its_errors(settings: CacheSettings, teacher: FakeTeacher) -> None:
     cache = Cache.open(capture(settings, teacher=teacher, sequences=make_sequences(20)))
     batches = [[0, 5], [19], [3, 3, 3]]
     for batch, (sequences, target) in zip(batches, cache.prefetch(batches), strict=True):
@@ -199,9 +195,7 @@ def test_prefetch_gives_what_targets_gives_and_its_errors(
 
 def test_the_journal_tells_who_made_what(settings: CacheSettings, teacher: FakeTeacher) -> None:
     directory = capture(settings, teacher=teacher, sequences=make_sequences(40))
-    rows = [
-        json.loads(line) for line in (directory / "journal" / "rank-00000.jsonl").read_text().splitlines()
-    ]
+    rows = [json.loads(line) for line in (directory / "journal" / "rank-00000.jsonl").read_text().splitlines()]
     manifest = json.loads((directory / "manifest.json").read_text())
     assert [row["shard"] for row in rows] == list(range(len(manifest["shards"])))
     assert [row["root"] for row in rows] == [row["root"] for row in manifest["shards"]]

@@ -1,0 +1,129 @@
+"""Sparse records through the Python face, and directories that cannot be written."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from thack.cache import capture as capture_module
+from thack.cache.capture import capture
+from thack.cache.plan import Record
+from thack.cache.records import decode, encode
+from thack.config.settings import CacheSettings
+from thack.errors import CacheError, ModelError, ThackError
+from thack.targets import SampledTarget, TopKTarget
+
+from .conftest import FakeTeacher, make_sequences
+
+V, K, N = 300, 8, 20
+
+
+def top_k_target(temperatures: tuple[float, ...] = ()) -> TopKTarget:
+    generator = torch.Generator().manual_seed(0)
+    log_p = torch.log_softmax(3 * torch.randn(N, V, generator=generator), 1)
+    ids = log_p.topk(K, 1).indices.sort(1).values
+    rest = log_p.scatter(1, ids, float("-inf"))
+    return TopKTarget(
+        ids_NK=ids.int(),
+        log_probs_NK=log_p.gather(1, ids),
+        log_tail_N=rest.logsumexp(1),
+        vocab_size=V,
+        log_tail_at={t: (rest / t).logsumexp(1) for t in temperatures},
+    )
+
+
+def test_top_k_targets_come_back_within_their_steps() -> None:
+    record = Record(kind="top-k", vocab_size=V, k=K, temperatures=(0.5, 2.0))
+    target = top_k_target(record.temperatures)
+    layout = record.layout()
+    data = encode(target, record, layout, seed=0, keys_N4=np.zeros((N, 4), np.int64))
+    assert len(data) == N * record.stride
+    back = decode(data, record, layout)
+    assert isinstance(back, TopKTarget)
+    assert torch.equal(back.ids_NK, target.ids_NK)
+    torch.testing.assert_close(back.log_probs_NK, target.log_probs_NK, atol=0.05, rtol=0)
+    torch.testing.assert_close(back.log_tail_N, target.log_tail_N, atol=2e-3, rtol=1e-3)
+    for t in record.temperatures:
+        torch.testing.assert_close(back.log_tail_at[t], target.log_tail_at[t], atol=4e-3, rtol=1e-3)
+
+
+def test_sampled_targets_come_back_unbiased() -> None:
+    """Trap 8: the mean of many decoded weights is the weight, for heads and drawn ids alike."""
+    record = Record(kind="sampled", vocab_size=V, k=4)
+    rows = 4000
+    weights = torch.tensor([0.61, 0.1037, 0.1, 0.1])
+    target = SampledTarget(
+        ids_NK=torch.tensor([3, 40, 41, 299]).int().repeat(rows, 1),
+        weights_NK=weights.repeat(rows, 1),
+        counts_N=torch.full((rows,), 4).int(),
+        tau_N=torch.full((rows,), 0.1),
+        entropy_N=torch.full((rows,), 1.2345),
+        vocab_size=V,
+    )
+    keys = np.zeros((rows, 4), np.int64)
+    keys[:, 3] = np.arange(rows)
+    layout = record.layout()
+    back = decode(encode(target, record, layout, seed=5, keys_N4=keys), record, layout)
+    assert isinstance(back, SampledTarget)
+    assert torch.equal(back.ids_NK, target.ids_NK) and torch.equal(back.counts_N, target.counts_N)
+    found = torch.cat([back.weights_NK, back.entropy_N[:, None]], 1).double()
+    expected = torch.cat([weights, torch.tensor([1.2345])]).double()
+    error = found.std(0) / rows**0.5
+    assert ((found.mean(0) - expected).abs() <= 4 * error + 1e-7).all()
+
+
+@pytest.mark.parametrize("place", [(0, 0), (N - 1, K - 1), (N // 2, 3)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.5])
+def test_numbers_that_mean_nothing_are_refused(place: tuple[int, int], value: float) -> None:
+    record = Record(kind="top-k", vocab_size=V, k=K)
+    target = top_k_target()
+    target.log_probs_NK[place] = value
+    with pytest.raises(ModelError, match=f"row {place[0]} "):
+        encode(target, record, record.layout(), seed=0, keys_N4=np.zeros((N, 4), np.int64))
+
+
+@pytest.mark.parametrize("row", [0, N // 2, N - 1])
+@pytest.mark.parametrize("place", [0, K // 2, K - 1])
+def test_ids_out_of_order_or_range_are_refused(row: int, place: int) -> None:
+    record = Record(kind="top-k", vocab_size=V, k=K)
+    for wrong in (V, -1, int(top_k_target().ids_NK[row, (place + 1) % K])):
+        target = top_k_target()
+        target.ids_NK[row, place] = wrong
+        with pytest.raises(ModelError, match=f"row {row} "):
+            encode(target, record, record.layout(), seed=0, keys_N4=np.zeros((N, 4), np.int64))
+
+
+def test_records_of_any_bytes_are_errors_or_targets() -> None:
+    rng = np.random.default_rng(0)
+    record = Record(kind="top-k", vocab_size=V, k=K)
+    layout = record.layout()
+    for _ in range(300):
+        data = bytearray(rng.integers(0, 256, record.stride, dtype=np.uint8).tobytes())
+        try:
+            ids = decode(data, record, layout).ids_NK
+        except CacheError:
+            continue
+        assert (ids[:, 1:] > ids[:, :-1]).all() and ids.max() < V
+
+
+def test_a_directory_that_cannot_be_written_fails_before_the_teacher_loads(
+    settings: CacheSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def load(_: CacheSettings) -> FakeTeacher:
+        raise AssertionError("the teacher was loaded")
+
+    monkeypatch.setattr(capture_module, "load_teacher", load)
+    (Path(settings.out) / "shards").mkdir(parents=True)
+    (Path(settings.out) / "thack.json").write_text('{"kind": "cache"}')
+    monkeypatch.setattr(capture_module.os, "fsync", full)
+    changed = CacheSettings(out=settings.out, kind="dense", teacher="somewhere")
+    with pytest.raises(ThackError, match="no space left"):
+        capture(changed, sequences=make_sequences(3))
+    assert list((Path(settings.out) / "shards").iterdir()) == []
