@@ -61,3 +61,58 @@ def sweep(directory: str | PathLike[str]) -> int: ...
 def verify_shard(path: str | PathLike[str], full: bool) -> tuple[int, int, int, str]: ...
 def shard_metadata(path: str | PathLike[str]) -> dict[str, str]: ...
 def shard_name(shard: int) -> str: ...
+
+# kernels -------------------------------------------------------------------------------------------------
+
+def num_threads() -> int: ...
+def set_num_threads(threads: int) -> None: ...
+def simd_level() -> str: ...
+def topk_logsumexp(
+    logits: Buffer,
+    format: str,
+    vocab: int,
+    k: int,
+    temperatures: Sequence[float],
+    ids: Buffer,
+    log_probs: Buffer,
+    logsumexp: Buffer,
+    tails: Buffer,
+) -> None: ...
+def sample_rows(
+    logits: Buffer,
+    format: str,
+    vocab: int,
+    seed: int,
+    keys: Buffer,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    greedy: bool,
+    ids: Buffer,
+) -> None: ...
+def threshold_sample(
+    logits: Buffer,
+    format: str,
+    vocab: int,
+    k: int,
+    seed: int,
+    keys: Buffer,
+    ids: Buffer,
+    weights: Buffer,
+    counts: Buffer,
+    taus: Buffer,
+    entropies: Buffer,
+) -> None: ...
+def sparse_divergence(
+    logits: Buffer,
+    format: str,
+    vocab: int,
+    ids: Buffer,
+    values: Buffer,
+    rests: Buffer,
+    kind: str,
+    parameter: float,
+    temperature: float,
+    losses: Buffer,
+) -> None: ...

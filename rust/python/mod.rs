@@ -1,5 +1,6 @@
 //! The only place that names PyO3: short methods, the GIL released around the work.
 
+mod buffers;
 mod kernels;
 mod store;
 

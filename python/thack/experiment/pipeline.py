@@ -228,20 +228,21 @@ def prepare_seeds(pipeline: Pipeline, corpus: Stage, oracle: Stage) -> list[Seed
     """Everything that the arms of each seed stand on; what does not depend on each other, side by side."""
     seeds = pipeline.settings.seeds
     splits = [pipeline.splits(corpus, seed) for seed in seeds]
-    pairs = [pipeline.responses(oracle, split, seed) for split, seed in zip(splits, seeds, strict=True)]
-    students = [("fine_tuned", ("student", corpus, p, seed)) for p, seed in zip(pairs, seeds, strict=True)]
-    teachers = [("fine_tuned", ("teacher", corpus, p, seed)) for p, seed in zip(pairs, seeds, strict=True)]
-    tuned = pipeline.side_by_side([*students, *teachers])
+    given = list(zip(seeds, splits, strict=True))
+    pairs = pipeline.side_by_side([("responses", (oracle, split, seed)) for seed, split in given])
+    learners = [
+        (role, corpus, p, seed) for role in ("student", "teacher") for seed, p in zip(seeds, pairs, strict=True)
+    ]
+    tuned = pipeline.side_by_side([("fine_tuned", arguments) for arguments in learners])
+    students, teachers = tuned[: len(seeds)], tuned[len(seeds) :]
+    taught = list(zip(seeds, splits, teachers, strict=True))
+    caches = [("cache", (teacher, split, seed)) for seed, split, teacher in taught]
+    banks = [("bank", (oracle, teacher, split, seed)) for seed, split, teacher in taught]
+    made = pipeline.side_by_side([*caches, *banks])
+    columns = (splits, teachers, students, made[: len(seeds)], made[len(seeds) :])
     return [
-        Seed(
-            seed=seed,
-            splits=split,
-            student=student,
-            teacher=teacher,
-            cache=pipeline.cache(teacher, split, seed),
-            bank=pipeline.bank(oracle, teacher, split, seed),
-        )
-        for seed, split, student, teacher in zip(seeds, splits, tuned[: len(seeds)], tuned[len(seeds) :], strict=True)
+        Seed(seed=seed, splits=split, teacher=teacher, student=student, cache=cache, bank=bank)
+        for seed, split, teacher, student, cache, bank in zip(seeds, *columns, strict=True)
     ]
 
 

@@ -1,0 +1,68 @@
+//! Our own threads: as many as asked for, made when first needed, and again in a forked child.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use crate::error::{Class, Error, Result};
+
+/// 0: not set, so the environment or the machine decides.
+static WANTED: AtomicUsize = AtomicUsize::new(0);
+static POOL: Mutex<Option<Made>> = Mutex::new(None);
+
+struct Made {
+    process: u32,
+    threads: usize,
+    pool: Arc<rayon::ThreadPool>,
+}
+
+/// Threads in use: set by [`set_num_threads`], else `THACK_NUM_THREADS`, else those this process may run on.
+pub fn num_threads() -> usize {
+    let wanted = WANTED.load(Ordering::Relaxed);
+    if wanted > 0 {
+        return wanted;
+    }
+    let named = std::env::var("THACK_NUM_THREADS").ok().and_then(|text| text.trim().parse().ok());
+    named
+        .filter(|n| *n > 0)
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+}
+
+/// Uses `threads` from now on; 0 goes back to the default.
+pub fn set_num_threads(threads: usize) {
+    WANTED.store(threads, Ordering::Relaxed);
+}
+
+fn pool(threads: usize) -> Result<Arc<rayon::ThreadPool>> {
+    let mut made = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    let process = std::process::id();
+    if let Some(found) = made.as_ref().filter(|m| m.process == process && m.threads == threads) {
+        return Ok(Arc::clone(&found.pool));
+    }
+    let built = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|i| format!("thack-{i}"))
+        .build()
+        .map_err(|error| Error::new(Class::Usage, format!("cannot start {threads} threads: {error}")))?;
+    let pool = Arc::new(built);
+    let old = made.replace(Made { process, threads, pool: Arc::clone(&pool) });
+    if old.as_ref().is_some_and(|m| m.process != process) {
+        std::mem::forget(old); // its threads live in the parent: joining them here would wait for ever
+    }
+    Ok(pool)
+}
+
+/// Runs `work` on every row, in parallel where there is more than one thread; the first failing row is reported.
+///
+/// # Errors
+/// What `work` reports, for the lowest row that fails.
+pub fn each_row<R: Send>(rows: Vec<R>, work: impl Fn(usize, R) -> Result<()> + Sync + Send) -> Result<()> {
+    let threads = num_threads().min(rows.len());
+    if threads < 2 {
+        return rows.into_iter().enumerate().try_for_each(|(i, row)| work(i, row));
+    }
+    let outcomes: Vec<Result<()>> = pool(num_threads())?
+        .install(|| rows.into_par_iter().enumerate().map(|(i, row)| work(i, row)).collect());
+    outcomes.into_iter().collect()
+}
