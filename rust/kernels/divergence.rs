@@ -1,7 +1,7 @@
 //! Divergences between a cached target and a row of student logits, with the gradient, in two sweeps.
 //!
-//! On K+1 numbers: the K ids and everything else as one bucket. s is the student's softmax, q_k = s[S_k], u its
-//! mass outside S; p_k and t are the teacher's. With g_k = ∂f/∂log q_k, h = ∂f/∂log u and G = Σ g_k:
+//! On K+1 numbers: the K ids and everything else as one bucket. `s` is the student's softmax, `q_k = s[S_k]`, `u`
+//! its mass outside S; `p_k` and `t` are the teacher's. With `g_k = ∂f/∂log q_k`, `h = ∂f/∂log u`, `G = Σ g_k`:
 //!
 //!     outside S:  grad_v = r_v · (h·q_S − G·u)      r: the softmax over the tail alone, finite as u → 0
 //!     at S_k:     grad   = g_k − s_k · (G + h)
@@ -26,7 +26,7 @@ pub enum Kind {
     SkewedKl(f64),
     /// ½ Σ |p − q|
     TotalVariation,
-    /// −Σ w_k log q_k − H(p), without a tail: unbiased targets
+    /// `−Σ w_k log q_k − H(p)`, without a tail: unbiased targets
     Sampled,
 }
 
@@ -35,7 +35,7 @@ pub enum Kind {
 pub struct Target<'a> {
     /// Increasing, each below the row's length; entries with weight 0 in a sampled target are padding.
     pub ids: &'a [i32],
-    /// log p_k; for sampled targets the weights themselves.
+    /// `log p_k`; for sampled targets the weights themselves.
     pub values: &'a [f32],
     /// log t; for sampled targets H(p).
     pub rest: f32,
@@ -243,7 +243,7 @@ impl<E: Element> Kernel for Fill<'_, E> {
     }
 }
 
-/// r_v · factor over the whole row; 0 where there is no tail.
+/// `r_v` · factor over the whole row; 0 where there is no tail.
 fn fill<E: Element>(row: &mut [E], level: Level, highest: f32, scale: f32, factor: f32) {
     if factor == 0.0 {
         row.fill(E::from_f32(0.0));

@@ -149,7 +149,7 @@ impl Summary {
         out
     }
 
-    /// log Σ_{v ∉ ids} exp(x_v·scale), summed directly: exact where the others hold nearly all mass.
+    /// `log Σ_{v ∉ ids} exp(x_v·scale)`, summed directly: exact where the others hold nearly all mass.
     ///
     /// `ids` are increasing.
     pub fn log_tail<E: Element>(&self, row: &[E], ids: &[u32], scale: f32) -> f64 {
@@ -164,7 +164,7 @@ impl Summary {
         if tail > 0.0 {
             return f64::from(self.highest) * f64::from(scale) + tail.ln();
         }
-        self.deep_tail(row, ids, scale)
+        deep_tail(row, ids, scale)
     }
 
     fn tail_sum<E: Element>(&self, row: &[E], ids: &[u32], all: &[f32], highest: f32, scale: f32) -> f64 {
@@ -186,27 +186,27 @@ impl Summary {
         }
         total
     }
+}
 
-    /// The tail relative to its own maximum, where that lies more than 87 below the row's.
-    fn deep_tail<E: Element>(&self, row: &[E], ids: &[u32], scale: f32) -> f64 {
-        let mut highest = f32::NEG_INFINITY;
-        let mut rest = ids;
-        for (id, value) in row.iter().enumerate() {
-            if rest.first() == Some(&(id as u32)) {
-                rest = &rest[1..];
-            } else {
-                highest = highest.max(value.to_f32());
-            }
+/// The tail relative to its own maximum, where that lies more than 87 below the row's.
+fn deep_tail<E: Element>(row: &[E], ids: &[u32], scale: f32) -> f64 {
+    let mut highest = f32::NEG_INFINITY;
+    let mut rest = ids;
+    for (id, value) in row.iter().enumerate() {
+        if rest.first() == Some(&(id as u32)) {
+            rest = &rest[1..];
+        } else {
+            highest = highest.max(value.to_f32());
         }
-        if highest == f32::NEG_INFINITY {
-            return f64::NEG_INFINITY;
-        }
-        let scale = f64::from(scale);
-        let kept = |id: usize| ids.binary_search(&(id as u32)).is_err();
-        let values = row.iter().enumerate().filter(|(id, _)| kept(*id)).map(|(_, x)| f64::from(x.to_f32()));
-        let sum: f64 = values.map(|x| ((x - f64::from(highest)) * scale).exp()).sum();
-        f64::from(highest) * scale + sum.ln()
     }
+    if highest == f32::NEG_INFINITY {
+        return f64::NEG_INFINITY;
+    }
+    let scale = f64::from(scale);
+    let kept = |id: usize| ids.binary_search(&(id as u32)).is_err();
+    let values = row.iter().enumerate().filter(|(id, _)| kept(*id)).map(|(_, x)| f64::from(x.to_f32()));
+    let sum: f64 = values.map(|x| ((x - f64::from(highest)) * scale).exp()).sum();
+    f64::from(highest) * scale + sum.ln()
 }
 
 fn unusable<E: Element>(row: &[E], number: usize, nan: bool, highest: f32) -> Error {

@@ -18,6 +18,7 @@ pub fn select<E: Element>(row: &[E], summary: &Summary, k: usize) -> Vec<u32> {
 }
 
 /// Higher values first, lower ids first among equal ones.
+#[allow(clippy::trivially_copy_pass_by_ref)] // the shape that sorting wants
 pub(crate) fn before(a: &(u32, f32), b: &(u32, f32)) -> Ordering {
     b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0))
 }

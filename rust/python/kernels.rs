@@ -1,4 +1,5 @@
 //! Kernels over zero-copy buffers: rows of f32, or of bf16 and f16 as u16.
+#![allow(clippy::needless_pass_by_value)] // PyO3 hands buffers over by value
 
 use half::{bf16, f16};
 use pyo3::buffer::PyBuffer;

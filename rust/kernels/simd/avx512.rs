@@ -1,4 +1,5 @@
 //! Sixteen lanes as one AVX-512 register.
+#![allow(clippy::wildcard_imports, clippy::cast_ptr_alignment)] // intrinsics by name; loads are unaligned ones
 
 use core::arch::x86_64::*;
 use half::{bf16, f16};
