@@ -27,7 +27,6 @@ from thack.runtime.progress import SILENT, Progress
 if TYPE_CHECKING:
     from thack.experiment.demo import DemoResult
     from thack.hacking import OracleFreeVerdict, Verdict
-    from thack.metrics import Evaluation
     from thack.training import RunResult
 
 S = TypeVar("S")
@@ -62,16 +61,14 @@ def distill(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **k
     return run_distill(settings(DistillSettings, config, keys), progress=progress)
 
 
-def evaluate(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **keys: Any) -> Evaluation:
+def evaluate(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **keys: Any) -> dict[str, Any]:
     """Golden and proxy of a student on a frozen bank of held-out prompts. Keys: `EvaluateSettings`."""
     from thack.metrics import run_evaluate
 
     return run_evaluate(settings(EvaluateSettings, config, keys), progress=progress)
 
 
-def verdict(
-    run: PathLike, *, mapping: str | None = None, sets: Sequence[str] = ()
-) -> Verdict | OracleFreeVerdict:
+def verdict(run: PathLike, *, mapping: str | None = None, sets: Sequence[str] = ()) -> Verdict | OracleFreeVerdict:
     """Judge a run directory, or another trainer's log with a `mapping` ("golden=eval/kl,step=global_step").
 
     Without a golden column the oracle-free detector speaks. A run directory gets its verdict.json.
@@ -118,9 +115,7 @@ def demo(
 def settings(cls: type[S], config: Sequence[PathLike], keys: Mapping[str, Any]) -> S:
     """The settings of a verb from files and keyword arguments, as strict as the command line."""
     files = [config] if isinstance(config, str | Path) else config
-    return load(
-        cls, [Path(file) for file in files], (), {key: _plain(key, value) for key, value in keys.items()}
-    )
+    return load(cls, [Path(file) for file in files], (), {key: _plain(key, value) for key, value in keys.items()})
 
 
 def _plain(key: str, value: Any) -> Any:

@@ -12,12 +12,8 @@ FLAGS = {
     "data": Flag(key="data.path"),
     "out": Flag(key="out", help="directory of the cache; run again to go on"),
     "kind": Flag(key="kind", help="what is kept of each distribution"),
-    "top_k": Flag(
-        key="top_k", help="keep the so many most likely ids and the exact tail", implies={"kind": "top-k"}
-    ),
-    "sampled": Flag(
-        key="sampled", help="keep so many ids of an unbiased sample", implies={"kind": "sampled"}
-    ),
+    "top_k": Flag(key="top_k", help="keep the so many most likely ids and the exact tail", implies={"kind": "top-k"}),
+    "sampled": Flag(key="sampled", help="keep so many ids of an unbiased sample", implies={"kind": "sampled"}),
     "generate": Flag(key="generate"),
     "samples": Flag(key="samples", help="responses per prompt, with --generate"),
     "epochs": Flag(key="epochs", help="planned passes over the cache; the recommended kind depends on it"),

@@ -61,13 +61,7 @@ def error_document(error: ThackError) -> dict[str, Any]:
 
 def number(value: float | None, digits: int = 4) -> str:
     """A number for a table cell: a dash for what was not measured."""
-    return (
-        "–"
-        if value is None
-        else f"{value:.{digits}g}"
-        if abs(value) < 1e-3 and value
-        else f"{value:.{digits}f}"
-    )
+    return "–" if value is None else f"{value:.{digits}g}" if abs(value) < 1e-3 and value else f"{value:.{digits}f}"
 
 
 def percent(fraction: float | None) -> str:

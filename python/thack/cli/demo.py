@@ -21,18 +21,12 @@ if TYPE_CHECKING:
 
 @app.command("demo", epilog=epilog("thack demo --seeds 0-4 --out runs/demo"))
 def demo(
-    output: Annotated[Path, typer.Option("--out", help="Where it all goes; run again to go on.")] = Path(
-        "runs/demo"
-    ),
+    output: Annotated[Path, typer.Option("--out", help="Where it all goes; run again to go on.")] = Path("runs/demo"),
     seeds: Annotated[str, typer.Option(help="Seeds, as 0 or 0,3 or 0-4; the oracle is shared.")] = "0",
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Small enough for a smoke test; proves nothing.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Small enough for a smoke test; proves nothing.")] = False,
     sets: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="A setting, e.g. distill.epochs=30.", rich_help_panel=KEYS
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting, e.g. distill.epochs=30.", rich_help_panel=KEYS),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -57,9 +51,7 @@ def demo(
 
 def show(result: DemoResult) -> None:
     """One line per student: golden down and up, proxy, verdict."""
-    table = Table(
-        "student", "seed", "golden: start, minimum, end", "proxy at minimum → end", "verdict", box=None
-    )
+    table = Table("student", "seed", "golden: start, minimum, end", "proxy at minimum → end", "verdict", box=None)
     for arm in result.arms:
         found = arm.verdict
         golden, after = found.golden, found.proxy_change

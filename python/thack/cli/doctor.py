@@ -20,9 +20,7 @@ MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "wrong": ("✗", "bold
 
 @app.command("doctor", epilog=epilog("thack doctor --out /scratch/me/cache"))
 def doctor(
-    output: Annotated[
-        Path, typer.Option("--out", help="Where a run would write: its file system is tried.")
-    ] = Path(),
+    output: Annotated[Path, typer.Option("--out", help="Where a run would write: its file system is tried.")] = Path(),
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -36,9 +34,7 @@ def doctor(
         table = Table(box=None, show_header=False, pad_edge=False)
         for finding in findings:
             mark, style = MARKS[finding.state]
-            value = Text.assemble(
-                finding.value, *([(f"\n{finding.advice}", "dim")] if finding.advice else [])
-            )
+            value = Text.assemble(finding.value, *([(f"\n{finding.advice}", "dim")] if finding.advice else []))
             table.add_row(Text(mark, style=style), Text(finding.name, style="bold"), value)
         out().print(table)
     wrong = [finding.name for finding in findings if finding.state == "wrong"]

@@ -14,9 +14,7 @@ from thack.cli.verbs import Json, Verbose, epilog
 
 @app.command("report", epilog=epilog("thack report runs/a runs/b --out report.html"))
 def report(
-    runs: Annotated[
-        list[Path], typer.Argument(help="Run directories, shown side by side.", show_default=False)
-    ],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, shown side by side.", show_default=False)],
     output: Annotated[
         Path | None, typer.Option("--out", help="The HTML file; by default report.html in the first run.")
     ] = None,

@@ -20,13 +20,9 @@ def slurm(
     verb: Annotated[str, typer.Argument(help=f"The command to run: {', '.join(VERBS)}.", show_default=False)],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="Its own flags, after --; {task} becomes the array task's number.", show_default=False
-        ),
+        typer.Argument(help="Its own flags, after --; {task} becomes the array task's number.", show_default=False),
     ] = None,
-    array: Annotated[
-        int, typer.Option(help="Tasks of a job array; cache-logits shares its shards among them.")
-    ] = 0,
+    array: Annotated[int, typer.Option(help="Tasks of a job array; cache-logits shares its shards among them.")] = 0,
     time: Annotated[str, typer.Option(help="Time limit; the job requeues itself until done.")] = "04:00:00",
     cpus: Annotated[int, typer.Option(min=1, help="Cores per task.")] = 8,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs per task.")] = 1,

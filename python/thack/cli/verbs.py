@@ -73,9 +73,7 @@ Json = Annotated[
 ]
 _Config = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--config", metavar="FILE", help="A TOML file of settings; may be repeated.", rich_help_panel=KEYS
-    ),
+    typer.Option("--config", metavar="FILE", help="A TOML file of settings; may be repeated.", rich_help_panel=KEYS),
 ]
 _Show = Annotated[
     bool, typer.Option("--show-settings", help="Print every setting as TOML, and stop.", rich_help_panel=KEYS)
@@ -158,9 +156,7 @@ def _signature(cls: type[Any], flags: Mapping[str, Flag], set_example: str) -> i
         text = _sentence(flag.help or setting.help)
         if get_origin(setting.hint) is Literal:
             text = f"{text[:-1]}: {setting.accepts}."
-        option = typer.Option(
-            f"--{name.replace('_', '-')}", help=text + shown, metavar=_metavar(setting.hint)
-        )
+        option = typer.Option(f"--{name.replace('_', '-')}", help=text + shown, metavar=_metavar(setting.hint))
         parameters.append(_parameter(name, Annotated[_option_type(setting.hint), option], None))
     set_help = typer.Option(
         "--set", metavar="KEY=VALUE", help=f"Any setting, e.g. {set_example}.", rich_help_panel=KEYS

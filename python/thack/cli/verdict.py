@@ -28,9 +28,7 @@ def verdict(
     ],
     mapping: Annotated[
         str | None,
-        typer.Option(
-            "--map", metavar="WORD=COLUMN,…", help="Which columns of a foreign log play which part."
-        ),
+        typer.Option("--map", metavar="WORD=COLUMN,…", help="Which columns of a foreign log play which part."),
     ] = None,
     sets: Annotated[
         list[str] | None,

@@ -15,7 +15,23 @@ from thack.config import load
 from thack.config.settings import CacheSettings, DistillSettings
 from thack.errors import HackingFound, Preempted, ThackError
 
-COMMANDS = ["demo", "sft", "generate", "cache-logits", "distill", "evaluate", "verdict", "report", "slurm", "doctor"]
+COMMANDS = [
+    "demo",
+    "sft",
+    "generate",
+    "cache-logits",
+    "distill",
+    "evaluate",
+    "verdict",
+    "report",
+    "cache inspect",
+    "cache verify",
+    "cache probe",
+    "cache export",
+    "cache import",
+    "slurm",
+    "doctor",
+]
 
 
 def thack(*arguments: str) -> tuple[int, str, str]:
@@ -53,7 +69,7 @@ def test_help_is_quick_and_imports_no_torch() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, name, "--help")
+    code, out, _ = run(capsys, *name.split(), "--help")
     assert code == 0
     assert "Example:" in out
     assert f"thack {name}" in " ".join(out.split())
