@@ -152,9 +152,7 @@ class DistillSettings:
     student: str = ""
     teacher: str = ""  # a live teacher; needed for online-teacher and online-student
     cache: str = ""  # targets from a cache instead of a live teacher
-    data: DataSettings = field(
-        default_factory=DataSettings
-    )  # prompts (offline: and responses), without cache
+    data: DataSettings = field(default_factory=DataSettings)  # prompts (offline: and responses), without cache
     oracle: str = ""  # for the golden metric
     bank: str = ""  # a frozen bank of held-out prompts; empty: no evaluation
     source: SourceSettings = field(default_factory=SourceSettings)

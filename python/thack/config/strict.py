@@ -155,9 +155,7 @@ def _collect(
             try:
                 converted = _convert(hint, value)
             except TypeError:
-                problems.append(
-                    f"{dotted} = {_show(value)}: must be {_accepts(hint)}{_near(hint, value)}{place}"
-                )
+                problems.append(f"{dotted} = {_show(value)}: must be {_accepts(hint)}{_near(hint, value)}{place}")
                 continue
             complaint = out_of_bounds(name, converted)
             if complaint:

@@ -101,9 +101,7 @@ def _crossfit(
             lowest_nats_B += np.take_along_axis(nats_fold_BE, chosen_B1, axis=1)[:, 0]
             lowest_tokens_B += np.take_along_axis(tokens_fold_BE, chosen_B1, axis=1)[:, 0]
         rise_B = at_BE[:, judged[-1]] / (lowest_nats_B / lowest_tokens_B) - 1
-    return Resampled(
-        rise_B=rise_B, lowest_B=last_argmin(at_BE[:, judged]), end_B=at_BE[:, judged[-1]], at_BE=at_BE
-    )
+    return Resampled(rise_B=rise_B, lowest_B=last_argmin(at_BE[:, judged]), end_B=at_BE[:, judged[-1]], at_BE=at_BE)
 
 
 def paired_band(
@@ -112,9 +110,7 @@ def paired_band(
     """Interval of each evaluation's ratio to evaluation `anchor`: what is common to both cancels."""
     tokens_EP = np.ones_like(column.tokens_EP) if normalisation == "sequence_sum" else column.tokens_EP
     blocks = _draws(column.nats_EP.shape[1], resamples, seed)
-    at_BE = np.concatenate(
-        [(counts_BP @ column.nats_EP.T) / (counts_BP @ tokens_EP.T) for counts_BP in blocks]
-    )
+    at_BE = np.concatenate([(counts_BP @ column.nats_EP.T) / (counts_BP @ tokens_EP.T) for counts_BP in blocks])
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     low_E, high_E = np.quantile(at_BE / at_BE[:, anchor : anchor + 1], tails, axis=0)
     return low_E, high_E

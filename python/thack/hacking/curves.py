@@ -307,9 +307,7 @@ def _with_per_prompt(curves: Curves, path: Path) -> Curves:
             by_step[at] = row
     wanted = {_without_normalisation(column) for column in curves.words.values()}
     rows = [by_step.get(at) for at in curves.step_E]
-    per_prompt = {
-        column: prompts for column in sorted(wanted) if (prompts := _prompts(rows, column, path)) is not None
-    }
+    per_prompt = {column: prompts for column in sorted(wanted) if (prompts := _prompts(rows, column, path)) is not None}
     notes = curves.notes
     if not per_prompt:
         notes = (*notes, f"{path.name} does not cover every evaluation: no intervals")

@@ -133,8 +133,7 @@ def power_law_deviation(curves: Curves, thresholds: Thresholds | None = None) ->
         alarm_step=law.window[1] if bent else None,
         value=law.exponent,
         threshold=limits.exponent,
-        meaning=f"{fit}: "
-        + ("it has left its power law" if bent else "a power law, as of a run that keeps learning"),
+        meaning=f"{fit}: " + ("it has left its power law" if bent else "a power law, as of a run that keeps learning"),
         series=Series(step=proxy.step, value=law(proxy.step)),
     )
 
@@ -162,11 +161,7 @@ def training_stalled(curves: Curves, thresholds: Thresholds | None = None) -> De
         value=-slope,
         threshold=limits.stalled,
         meaning=meaning
-        + (
-            "it learns nothing more; with cached targets, these may be noise"
-            if stalled
-            else "it still learns"
-        ),
+        + ("it learns nothing more; with cached targets, these may be noise" if stalled else "it still learns"),
         series=Series(step=step_E, value=value_E),
     )
 

@@ -58,8 +58,16 @@ def sample(
     The random number of a row is a function of (seed, keys): epoch, prompt, sample, position, each below 2^32.
     """
     if logits_NV.device.type != "cpu":
-        filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "greedy": greedy}
-        return gpu.sample(logits_NV, seed=seed, keys_N4=keys_N4, **filters)
+        return gpu.sample(
+            logits_NV,
+            seed=seed,
+            keys_N4=keys_N4,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            greedy=greedy,
+        )
     words, name, vocab = rows(logits_NV)
     ids = np.empty(len(logits_NV), np.int64)
     keys = key_words(keys_N4)

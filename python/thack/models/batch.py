@@ -164,7 +164,8 @@ def _lengths(rows: Sequence[np.ndarray]) -> np.ndarray:
 def _ranges(starts_B: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:
     """start, start + 1, … of every range, one after the other."""
     ends_B = np.cumsum(lengths_B)
-    return np.arange(ends_B[-1]) + np.repeat(starts_B - (ends_B - lengths_B), lengths_B)
+    ranges: np.ndarray = np.arange(ends_B[-1]) + np.repeat(starts_B - (ends_B - lengths_B), lengths_B)
+    return ranges
 
 
 def _cells(lengths_B: np.ndarray, width: int) -> np.ndarray:

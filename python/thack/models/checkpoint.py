@@ -103,7 +103,7 @@ def to_transformers(state: Mapping[str, Tensor], architecture: Architecture) -> 
             continue
         targets = _names(name, architecture)
         sizes = [rows if rows >= 0 else tensor.shape[0] for _, rows in targets]
-        for (target, _), part in zip(targets, tensor.detach().split(sizes), strict=True):
+        for (target, _), part in zip(targets, torch.split(tensor.detach(), sizes), strict=True):
             weights[target] = part
     return weights
 

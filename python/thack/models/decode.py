@@ -6,8 +6,8 @@ heads of queries and of keys, D head width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from thack.models.batch import pad_left
 from thack.models.functions import rotate
 
 if TYPE_CHECKING:
-    from thack.models.llama import Block, Llama
+    from thack.models.llama import Llama
 
 
 class CachedDecoding:
@@ -39,7 +39,8 @@ class CachedDecoding:
 
     def logits(self) -> Tensor:
         """logits_BV of the next token."""
-        return self.model.head()(self.hidden_BH)
+        result: Tensor = self.model.head()(self.hidden_BH)
+        return result
 
     def append(self, ids_B: Tensor) -> None:
         """Feed the chosen tokens."""
@@ -60,7 +61,7 @@ class CachedDecoding:
         self.hidden_BH = self.hidden_BH[rows]
         self.mask_BC = None if self.mask_BC is None else self.mask_BC[rows]
 
-    def _step(self, block: Block, i: int, x_BH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def _step(self, block: Any, i: int, x_BH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """One token through one block.
 
         Attention of one query is a matrix-vector product per sequence and head, thousands of tiny
@@ -116,14 +117,16 @@ def prefill(model: Llama, prompts: Sequence[np.ndarray], max_new_tokens: int) ->
     seen = (columns[None, :, None] >= columns[None, None, :]) & (columns[None, None, :] >= pads_B[:, None, None])
     seen = (seen | torch.eye(width, dtype=torch.bool, device=device)).unsqueeze(1)
     x = model.embedding(tokens_BP.view(-1))
-    keys, values = [], []
+    keys: list[Tensor] = []
+    values: list[Tensor] = []
     num_turned = a.num_heads + a.num_kv_heads
-    for block in model.blocks:
+    blocks: Iterable[Any] = model.blocks
+    for block in blocks:
         heads = block.project_heads(x).view(num_sequences, width, block.heads, a.head_dim)
         turned = rotate(heads[:, :, :num_turned], cos.to(heads.dtype), sin.to(heads.dtype))
         q, k, v = turned[:, :, : a.num_heads], turned[:, :, a.num_heads :], heads[:, :, num_turned:]
         attended = torch.nn.functional.scaled_dot_product_attention(
-            *(tensor.transpose(1, 2) for tensor in (q, k, v)), attn_mask=seen, enable_gqa=q.shape != k.shape
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=seen, enable_gqa=q.shape != k.shape
         )
         x = block.finish(x, attended.transpose(1, 2).reshape(len(x), -1))
         for caches, tensor in ((keys, k), (values, v)):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+_ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None  # type: ignore[no-untyped-call]
 
 
 def _product(a_IK: Tensor, b_JK: Tensor) -> Tensor:
@@ -89,7 +89,8 @@ class _RMSNorm(torch.autograd.Function):
         inverse = inverse.square_().mul_(1.0 / x.shape[-1]).add_(eps).rsqrt_()
         unit = (x * inverse).to(x.dtype)
         ctx.save_for_backward(unit, inverse, weight_H)
-        return unit * weight_H
+        result: Tensor = unit * weight_H
+        return result
 
     @staticmethod
     @once_differentiable

@@ -23,7 +23,7 @@ from thack.models import checkpoint
 from thack.models.architecture import Architecture
 from thack.models.batch import Batch, CausalLayout
 from thack.models.decode import CachedDecoding, prefill
-from thack.models.functions import attend, dropout, linear, rms_norm, rotate, swiglu, unpack_heads
+from thack.models.functions import attend, dropout, linear, rms_norm, swiglu, unpack_heads
 from thack.models.tokenizer import Tokenizer
 
 WRITTEN_OUT_UP_TO = 192  # positions; beyond, T² scores cost more than flash attention's overhead
@@ -82,10 +82,10 @@ class Block(nn.Module):
     def project_heads(self, x_MH: Tensor) -> Tensor:
         """Queries, keys and values of each token, not yet rotated: [M, A_q + 2·A_kv, D]."""
         a = self.architecture
-        heads = self.qkv(self.attention_norm(x_MH)).view(-1, self.heads, a.head_dim)
+        heads: Tensor = self.qkv(self.attention_norm(x_MH)).view(-1, self.heads, a.head_dim)
         if self.q_norm is None or self.k_norm is None:
             return heads
-        q, k, v = heads.split((a.num_heads, a.num_kv_heads, a.num_kv_heads), dim=1)
+        q, k, v = torch.split(heads, [a.num_heads, a.num_kv_heads, a.num_kv_heads], dim=1)
         return torch.cat((self.q_norm(q), self.k_norm(k), v), dim=1)
 
     def finish(self, x_MH: Tensor, attended_MH: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class Block(nn.Module):
         a, B = self.architecture, cells.num_sequences
         num_q, num_kv, T = a.num_heads * B, a.num_kv_heads * B, cells.cos.shape[0]
         rotated = unpack_heads(packed, cells.to_cells, cells.to_packed, num_q + num_kv, cells.cos, cells.sin)
-        q, k, v = rotated.split((num_q, num_kv, num_kv))
+        q, k, v = torch.split(rotated, [num_q, num_kv, num_kv])
         scale = a.head_dim**-0.5
         if packed.device.type == "cpu" and T <= WRITTEN_OUT_UP_TO:
             return attend(q.view(num_kv, -1, a.head_dim), k, v, cells.mask, scale).view(num_q, T, a.head_dim)
@@ -178,7 +178,7 @@ class Llama(nn.Module):
         last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
             x = block(x, cells, only_responses=i == last)
-        hidden_NH = self.norm(x)
+        hidden_NH: Tensor = self.norm(x)
         return self.lm_head(hidden_NH) if project else hidden_NH
 
     def start(self, prompts: Sequence[np.ndarray], max_new_tokens: int) -> CachedDecoding:

@@ -58,7 +58,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> Tokenizer:
-        """A byte-level BPE of exactly `size` ids where the texts are rich enough; always the same for the same texts."""
+        """A byte-level BPE of `size` ids where the texts are rich enough; the same for the same texts."""
         if size < 258:
             raise DataError(
                 f"a byte-level tokenizer needs at least 258 ids, not {size}",
@@ -84,8 +84,8 @@ class Tokenizer:
         side_files = {"tokenizer_config.json": (json.dumps(config, indent=2) + "\n").encode()}
         return cls(
             backend,
-            eos_id=backend.token_to_id(EOS),
-            pad_id=backend.token_to_id(PAD),
+            eos_id=_known(backend, EOS),
+            pad_id=_known(backend, PAD),
             side_files=side_files,
         )
 
@@ -229,3 +229,9 @@ def _special_id(backend: Backend, token: object, configured: object) -> int | No
     if isinstance(configured, list) and configured:
         configured = configured[0]
     return configured if isinstance(configured, int) and not isinstance(configured, bool) else None
+
+
+def _known(backend: Backend, token: str) -> int:
+    token_id = backend.token_to_id(token)
+    assert token_id is not None, token
+    return token_id

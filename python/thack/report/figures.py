@@ -71,10 +71,7 @@ def plane(
 
 def _paths(arm: Arm) -> Iterator[tuple[Floats, Floats, slice]]:
     """Proxy, golden, and the judged part, of every seed; the last is the median if there are several."""
-    lines = [
-        (line_of(Arm(arm.name, (run,)), "proxy"), line_of(Arm(arm.name, (run,)), "golden"))
-        for run in arm.runs
-    ]
+    lines = [(line_of(Arm(arm.name, (run,)), "proxy"), line_of(Arm(arm.name, (run,)), "golden")) for run in arm.runs]
     if len(arm.runs) > 1:
         lines.append((line_of(arm, "proxy"), line_of(arm, "golden")))
     warmup = arm.runs[0].verdict.margins.warmup_steps
@@ -87,9 +84,7 @@ def _paths(arm: Arm) -> Iterator[tuple[Floats, Floats, slice]]:
             yield proxy.value[at_proxy], golden.value[at_golden], judged
 
 
-def _path(
-    axes: Axes, proxy_E: Floats, golden_E: Floats, colour: Colour, *, main: bool, label: str | None
-) -> None:
+def _path(axes: Axes, proxy_E: Floats, golden_E: Floats, colour: Colour, *, main: bool, label: str | None) -> None:
     if not main:
         axes.plot(proxy_E, golden_E, color=colour.light, linewidth=0.7, alpha=0.45)
         return
@@ -122,17 +117,13 @@ def golden(arms: Sequence[Arm], colours: Sequence[Colour] | None = None, *, lege
         _draw(axes, line, colour, label=arm.name)
         judged = line.step > arm.runs[0].verdict.margins.warmup_steps
         lowest = int(np.argmin(np.where(judged, line.value, np.inf)))
-        axes.plot(
-            line.step[lowest], line.value[lowest], "o", color=colour.light, markersize=9, fillstyle="none"
-        )
+        axes.plot(line.step[lowest], line.value[lowest], "o", color=colour.light, markersize=9, fillstyle="none")
         shown = judged if judged.any() else np.full(len(judged), True)
         turns.append(float(line.step[lowest]))
         tops.append(float((line.value if line.high is None else line.high)[shown].max()))
         bottoms.append(float((line.value if line.low is None else line.low)[shown].min()))
         if arm.median_rise is not None:
-            ends.append(
-                (float(line.step[-1]), float(line.value[-1]), f"{100 * arm.median_rise:+.1f} %", colour)
-            )
+            ends.append((float(line.step[-1]), float(line.value[-1]), f"{100 * arm.median_rise:+.1f} %", colour))
     _reference(axes, arms, min(turns) if turns else None)
     _log_steps(axes, arms)
     lines = [run.verdict.line for arm in arms for run in arm.runs if run.verdict.line is not None]

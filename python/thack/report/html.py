@@ -8,9 +8,7 @@ from html import escape
 
 def tag(name: str, *content: str, **attributes: str) -> str:
     """`<name …>content</name>`; content is markup already, attributes are escaped (`class_` → class)."""
-    words = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items()
-    )
+    words = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items())
     return f"<{name}{words}>{''.join(content)}</{name}>"
 
 
@@ -24,8 +22,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, class_: str = "
     body = "".join(
         "<tr>"
         + "".join(
-            f'<td data-label="{escape(name)}"><span>{cell}</span></td>'
-            for name, cell in zip(head, row, strict=True)
+            f'<td data-label="{escape(name)}"><span>{cell}</span></td>' for name, cell in zip(head, row, strict=True)
         )
         + "</tr>"
         for row in rows

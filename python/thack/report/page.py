@@ -16,17 +16,13 @@ from thack.report.style import INSTALL, available
 from thack.report.words import GLOSSARY, arm_sentences, headline
 
 
-def render(
-    subject: Subject, colours: Sequence[Colour], drawn: Sequence[Drawn], svgs: Mapping[str, str]
-) -> str:
+def render(subject: Subject, colours: Sequence[Colour], drawn: Sequence[Drawn], svgs: Mapping[str, str]) -> str:
     """`svgs` are the figures by name; empty without matplotlib."""
     body = "".join(
         [
             _head(subject),
             tag("main", *_sections(subject, colours, drawn, svgs)),
-            tag(
-                "footer", text("Written by thack. Numbers behind each figure: plots/*.csv beside this file.")
-            ),
+            tag("footer", text("Written by thack. Numbers behind each figure: plots/*.csv beside this file.")),
         ]
     )
     style = (
@@ -120,13 +116,9 @@ def _card(arm: Arm, colour: Colour) -> str:
     )
 
 
-def _figures(
-    subject: Subject, colours: Sequence[Colour], drawn: Sequence[Drawn], svgs: Mapping[str, str]
-) -> str:
+def _figures(subject: Subject, colours: Sequence[Colour], drawn: Sequence[Drawn], svgs: Mapping[str, str]) -> str:
     if not drawn and not available():
-        return tag(
-            "p", "There are no figures: matplotlib is not installed. Type ", tag("code", text(INSTALL)), "."
-        )
+        return tag("p", "There are no figures: matplotlib is not installed. Type ", tag("code", text(INSTALL)), ".")
     legend = (
         ""
         if len(subject.arms) == 1
@@ -156,9 +148,7 @@ def _unfinished(subject: Subject) -> str:
     """Numbers of a run that still goes on, or was stopped, are not its last word."""
     found = [run for run in subject.runs if run.status not in ("", "finished")]
     told = ", ".join(f"{run.name} ({run.status} at step {run.curves.step_E[-1]:g})" for run in found)
-    return (
-        tag("p", text(f"Not finished: {told}. What follows may change."), class_="warning") if found else ""
-    )
+    return tag("p", text(f"Not finished: {told}. What follows may change."), class_="warning") if found else ""
 
 
 def _margins(margins: Margins) -> str:
@@ -195,6 +185,4 @@ def _meanings(subject: Subject) -> str:
 
 
 def _glossary() -> str:
-    return tag(
-        "dl", *(tag("dt", text(word)) + tag("dd", text(meaning)) for word, meaning in GLOSSARY.items())
-    )
+    return tag("dl", *(tag("dt", text(word)) + tag("dd", text(meaning)) for word, meaning in GLOSSARY.items()))

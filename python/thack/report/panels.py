@@ -90,8 +90,7 @@ def _lower_row(subject: Subject, colours: Sequence[Colour], curves: Sequence[Cur
                 "train_loss",
                 curve(arms, "train_loss", "training loss", colours),
                 "Training loss",
-                "Averaged over bins of steps, both axes logarithmic. A straight line tells nothing about "
-                "the rest.",
+                "Averaged over bins of steps, both axes logarithmic. A straight line tells nothing about the rest.",
                 ("train_loss",),
             )
         )

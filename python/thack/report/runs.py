@@ -59,9 +59,7 @@ class Arm:
     def verdicts(self) -> dict[str, int]:
         """How many runs got which name, the most frequent first."""
         names = [run.verdict.name for run in self.runs]
-        return dict(
-            sorted(((name, names.count(name)) for name in set(names)), key=lambda item: (-item[1], item[0]))
-        )
+        return dict(sorted(((name, names.count(name)) for name in set(names)), key=lambda item: (-item[1], item[0])))
 
     @property
     def verdict(self) -> str:
@@ -94,9 +92,7 @@ class Subject:
         return tuple(run for arm in self.arms for run in arm.runs)
 
 
-def load(
-    paths: Sequence[Path], out: Path, *, title: str | None = None, margins: Margins | None = None
-) -> Subject:
+def load(paths: Sequence[Path], out: Path, *, title: str | None = None, margins: Margins | None = None) -> Subject:
     """Read and judge the runs. An `experiment.json` beside the report or the runs names arms and seeds."""
     if not paths:
         raise UsageError("a report needs at least one run", hint="thack report runs/a runs/b")

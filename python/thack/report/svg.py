@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _VARIABLES = {
-    colour.light: "currentColor" if colour is INK else f"var(--{colour.variable},{colour.light})"
-    for colour in ALL
+    colour.light: "currentColor" if colour is INK else f"var(--{colour.variable},{colour.light})" for colour in ALL
 }
 _COLOUR = re.compile("|".join(_VARIABLES))
 

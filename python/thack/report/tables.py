@@ -135,9 +135,7 @@ def arm_detectors(subject: Subject, colours: Sequence[Colour]) -> str:
             found = [run.suspicion.detections[number] for run in arm.runs]
             steps = [one.alarm_step for one in found if one.alarm_step is not None]
             when = tag("small", f" @ {_spread(steps, '{:g}')}") if steps else ""
-            cells.append(
-                (tag("strong", f"{len(steps)} of {len(found)}") if steps else f"0 of {len(found)}") + when
-            )
+            cells.append((tag("strong", f"{len(steps)} of {len(found)}") if steps else f"0 of {len(found)}") + when)
         rows.append([f"{swatch(colour)}{text(arm.name)}", *cells, _spread(arm.onsets, "{:g}")])
     return table(["arm", *names, "golden’s onset"], rows, class_="stacked")
 
@@ -214,9 +212,7 @@ def columns(subject: Subject) -> str:
     head = ["column", "start", "minimum", "at step", "end", "rise"]
     for run in subject.runs:
         rows = [row for column in _metric_columns(run.curves) if (row := _column(run.curves, column))]
-        parts.append(
-            folded(f"all {len(rows)} columns of {_label(run)}", table(head, rows, class_="numbers wide"))
-        )
+        parts.append(folded(f"all {len(rows)} columns of {_label(run)}", table(head, rows, class_="numbers wide")))
     return "".join(parts)
 
 

@@ -14,8 +14,7 @@ GLOSSARY = {
     "student": "the smaller model that is trained to imitate the teacher (distillation)",
     "golden": "distance from student to oracle on held-out prompts: what one really wants to be small",
     "proxy": "distance from student to teacher on the same prompts: what training makes small",
-    "teacher hacking": "the proxy keeps falling while golden rises: the student now learns the teacher’s "
-    "mistakes",
+    "teacher hacking": "the proxy keeps falling while golden rises: the student now learns the teacher’s mistakes",
     "offline": "responses written once and reused in every epoch",
     "online-teacher": "the teacher writes fresh responses in every epoch",
     "online-student": "the student writes fresh responses in every epoch, and the teacher corrects them",
@@ -66,9 +65,7 @@ def _agree(verb: str, names: list[str]) -> str:
     if len(names) == 1:
         return verb
     first, _, rest = verb.partition(" ")
-    plural = {"hacks": "hack", "over-fits": "over-fit", "regresses": "regress", "stays": "stay", "is": "are"}[
-        first
-    ]
+    plural = {"hacks": "hack", "over-fits": "over-fit", "regresses": "regress", "stays": "stay", "is": "are"}[first]
     return f"{plural} {rest}".strip().replace("its teacher", "their teacher")
 
 
@@ -86,9 +83,7 @@ def arm_sentences(arm: Arm) -> list[str]:
         )
     changes = [run.verdict.proxy_change for run in arm.runs if run.verdict.proxy_change is not None]
     if changes and arm.verdict != "healthy":
-        sentences.append(
-            f"The proxy changes meanwhile by {percent(statistics.median(changes))} in the median."
-        )
+        sentences.append(f"The proxy changes meanwhile by {percent(statistics.median(changes))} in the median.")
     if arm.onsets:
         onset = statistics.median(arm.onsets)
         sentences.append(f"Onset: step {onset:g} (seeds: {min(arm.onsets):g} to {max(arm.onsets):g}).")

@@ -16,9 +16,7 @@ from thack.report.style import available
 from thack.report.svg import file_svg, inline_svg
 
 
-def write_report(
-    runs: Sequence[Path], out: Path, *, title: str | None = None, margins: Margins | None = None
-) -> Path:
+def write_report(runs: Sequence[Path], out: Path, *, title: str | None = None, margins: Margins | None = None) -> Path:
     """Write one HTML file about one or several runs, and plots/*.svg with their numbers as CSV beside it.
 
     Runs that differ in their seed only are one arm, shown as a band: `experiment.json` beside the report or

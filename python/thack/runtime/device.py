@@ -39,9 +39,7 @@ def choose_device(name: str = "auto") -> torch.device:
         raise UsageError(f"device {name!r}: no GPU is usable here", hint="use --set device=cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise UsageError(
-            f"device {name!r}: there are {count} GPUs, counted from 0", hint="use --set device=auto"
-        )
+        raise UsageError(f"device {name!r}: there are {count} GPUs, counted from 0", hint="use --set device=auto")
     return device
 
 
@@ -59,11 +57,7 @@ def choose_dtype(name: str, device: torch.device, *, width: int | None = None) -
             return torch.bfloat16, "native on this GPU"
         return torch.float32, "this GPU has no native bfloat16"
     if device.type != "cpu":
-        return (
-            (torch.bfloat16, "asked for")
-            if name == "bfloat16"
-            else (torch.float32, f"default on {device.type}")
-        )
+        return (torch.bfloat16, "asked for") if name == "bfloat16" else (torch.float32, f"default on {device.type}")
     return _cpu_dtype(name, width)
 
 

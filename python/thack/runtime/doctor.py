@@ -44,9 +44,7 @@ def _software(facts: dict[str, Any]) -> list[Finding]:
         ("matplotlib", "plot", "plots in reports"),
         ("pyarrow", "data", "Parquet files"),
     ):
-        missing = Finding(
-            name=name, value="not installed", state="note", advice=f"{use}: pip install 'thack[{extra}]'"
-        )
+        missing = Finding(name=name, value="not installed", state="note", advice=f"{use}: pip install 'thack[{extra}]'")
         found.append(Finding(name=name, value=packages[name]) if name in packages else missing)
     return found
 
@@ -77,9 +75,7 @@ def _bf16(facts: dict[str, Any]) -> Finding:
     speedup = bf16_speedup()
     how = "native" if facts["bf16"] != "emulated" else "emulated"
     chosen = "chosen for wide models" if how == "native" and speedup > 1.3 else "float32 is chosen"
-    return Finding(
-        name="bfloat16", value=f"{how} ({facts['bf16']}), {speedup:.2g} × float32's speed: {chosen}"
-    )
+    return Finding(name="bfloat16", value=f"{how} ({facts['bf16']}), {speedup:.2g} × float32's speed: {chosen}")
 
 
 def _accelerators(facts: dict[str, Any]) -> list[Finding]:
@@ -109,9 +105,7 @@ def file_system(out: Path) -> list[Finding]:
     usage = shutil.disk_usage(place)
     free, low = usage.free / 1e9, usage.free < 5e9
     advice = "a cache of 10 million tokens takes about 2 GB" if low else ""
-    found.append(
-        Finding(name="free space", value=f"{free:,.1f} GB", state="note" if low else "ok", advice=advice)
-    )
+    found.append(Finding(name="free space", value=f"{free:,.1f} GB", state="note" if low else "ok", advice=advice))
     return found
 
 
@@ -139,9 +133,7 @@ def _try(name: str, work: Callable[[Path], None], place: Path) -> Finding:
         passed = (time.perf_counter() - started) * 1e3
         slow = name == "fsync" and passed > 200
         advice = "shards are committed by fsync: larger shards (shard_tokens) amortise it" if slow else ""
-        return Finding(
-            name=name, value=f"works, {passed:.1f} ms", state="note" if slow else "ok", advice=advice
-        )
+        return Finding(name=name, value=f"works, {passed:.1f} ms", state="note" if slow else "ok", advice=advice)
     except OSError as error:
         advice = "caches need it: choose an --out on another file system"
         return Finding(name=name, value=f"fails: {error.strerror}", state="wrong", advice=advice)

@@ -58,11 +58,7 @@ class StopFlag:
         """What asked for a stop ("SIGTERM", "SIGUSR2", "SIGINT", "STOP file"), or None."""
         if self._signal is not None:
             return self._signal
-        if (
-            not self._stop_file
-            and self._directory is not None
-            and monotonic() - self._checked >= _FILE_CHECK_S
-        ):
+        if not self._stop_file and self._directory is not None and monotonic() - self._checked >= _FILE_CHECK_S:
             self._checked = monotonic()
             self._stop_file = (self._directory / "STOP").exists()
         return "STOP file" if self._stop_file else None
@@ -88,6 +84,4 @@ class StopFlag:
             (self._directory / "STOP").unlink(missing_ok=True)
         kind = Interrupted if reason == "SIGINT" else Preempted
         said = "Ctrl-C" if reason == "SIGINT" else reason
-        return kind(
-            f"stopped by {said}", details=[f"kept: {kept}"], hint="run the same command again to go on"
-        )
+        return kind(f"stopped by {said}", details=[f"kept: {kept}"], hint="run the same command again to go on")

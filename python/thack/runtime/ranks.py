@@ -43,9 +43,7 @@ def _read(environ: Mapping[str, str], names: tuple[str, str, str]) -> Rank:
         raise UsageError("rank variables are not whole numbers", details=pairs)
     rank = Rank(*map(int, values))
     if rank.rank >= rank.world_size:
-        raise UsageError(
-            f"rank {rank.rank} of {rank.world_size}: ranks count from 0", details=[", ".join(names)]
-        )
+        raise UsageError(f"rank {rank.rank} of {rank.world_size}: ranks count from 0", details=[", ".join(names)])
     return rank
 
 

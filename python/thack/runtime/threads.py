@@ -33,9 +33,7 @@ def threads(environ: Mapping[str, str] = os.environ) -> int:
     if not wanted:
         return min(limits(environ).values())
     if not wanted.isdigit() or int(wanted) < 1:
-        raise UsageError(
-            f"THACK_NUM_THREADS is {wanted!r}", hint="give a whole number, 1 or more, or unset it"
-        )
+        raise UsageError(f"THACK_NUM_THREADS is {wanted!r}", hint="give a whole number, 1 or more, or unset it")
     return int(wanted)
 
 

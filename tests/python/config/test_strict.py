@@ -116,9 +116,7 @@ def test_lists_and_fractions() -> None:
         load(CacheSettings, [], ["temperatures=2"])
 
 
-@pytest.mark.parametrize(
-    "text", ["flag=1", "needed=true", "mode=1", "inner.size=nan", "many=[inf]", "maybe=x"]
-)
+@pytest.mark.parametrize("text", ["flag=1", "needed=true", "mode=1", "inner.size=nan", "many=[inf]", "maybe=x"])
 def test_types_are_not_bent(text: str) -> None:
     with pytest.raises(UsageError, match="must be"):
         load(_Outer, [], [text], {"needed": 1} if "needed" not in text else {})

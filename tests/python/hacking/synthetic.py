@@ -98,9 +98,7 @@ def write_run(
     measured = {}
     for number, (word, value_E) in enumerate(curves.items()):
         quiet = Noise(difficulty=noise.difficulty, prompt=0.0, checkpoint=0.0) if word == "line" else noise
-        measured[f"{word}/{READOUT}"] = per_prompt(
-            value_E, num_prompts, quiet, 1000 * seed + number, tokens_P
-        )
+        measured[f"{word}/{READOUT}"] = per_prompt(value_E, num_prompts, quiet, 1000 * seed + number, tokens_P)
     rows, prompt_rows = _evaluation_rows(step_E, measured, kind, shape)
     (directory / "metrics.jsonl").write_text(_lines(_train_rows(steps[-1], kind, seed) + rows))
     if with_prompts:

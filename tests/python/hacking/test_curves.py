@@ -91,9 +91,7 @@ def test_a_transformers_state_file_is_read(tmp_path: Path) -> None:
 
 
 def test_a_step_that_was_run_twice_keeps_the_later_values(tmp_path: Path) -> None:
-    path = _write(
-        tmp_path / "log.jsonl", [{"step": 1, "g": 1.0}, {"step": 2, "g": 9.0}, {"step": 2, "g": 2.0}]
-    )
+    path = _write(tmp_path / "log.jsonl", [{"step": 1, "g": 1.0}, {"step": 2, "g": 9.0}, {"step": 2, "g": 2.0}])
     assert list(Curves.from_jsonl(path, {"golden": "g"}).of("golden").value) == [1.0, 2.0]
 
 
@@ -123,9 +121,7 @@ def test_an_unknown_word_in_a_mapping_is_guessed() -> None:
 
 
 def test_values_that_are_not_finite_are_noted(tmp_path: Path) -> None:
-    path = _write(
-        tmp_path / "log.jsonl", [{"step": 1, "g": None}, {"step": 2, "g": 2.0}, {"step": 3, "g": 1.0}]
-    )
+    path = _write(tmp_path / "log.jsonl", [{"step": 1, "g": None}, {"step": 2, "g": 2.0}, {"step": 3, "g": 1.0}])
     path.write_text(path.read_text().replace("null", "NaN"))
     curves = Curves.from_jsonl(path, {"golden": "g"})
     assert len(curves.of("golden")) == 2 and "1 of 3" in curves.notes[0]

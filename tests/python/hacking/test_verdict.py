@@ -109,9 +109,7 @@ def test_without_an_oracle_the_table_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_the_interval_of_the_onset_reaches_to_the_evaluations_beside_it(tmp_path: Path) -> None:
-    found = verdict(
-        Curves.from_run(write_run(tmp_path / "run", noise=Noise(prompt=0.0, checkpoint=0.0))), FAST
-    )
+    found = verdict(Curves.from_run(write_run(tmp_path / "run", noise=Noise(prompt=0.0, checkpoint=0.0))), FAST)
     assert found.onset_step == 79 and found.onset_interval == (48, 130)
 
 
@@ -162,9 +160,7 @@ def test_scale_and_the_order_of_prompts_change_nothing(
     st.lists(st.floats(0.1, 10), min_size=7, max_size=14),
     st.lists(st.floats(0.1, 10), min_size=14, max_size=14),
 )
-def test_every_pair_of_curves_gets_a_verdict_that_follows_its_numbers(
-    golden: list[float], proxy: list[float]
-) -> None:
+def test_every_pair_of_curves_gets_a_verdict_that_follows_its_numbers(golden: list[float], proxy: list[float]) -> None:
     found = verdict(drawn(golden, proxy[: len(golden)], 1.0))
     assert found.golden is not None and found.golden.rise >= 0
     assert (found.name == "healthy") == (found.golden.rise < 0.03)

@@ -28,9 +28,7 @@ def _bootstrap(shape: Shape, noise: Noise, seed: int, num_prompts: int = 256) ->
 
 
 def _intervals(shape: Shape, noise: Noise, count: int) -> np.ndarray:
-    return np.array(
-        [percentile_interval(_bootstrap(shape, noise, seed)[0].rise_B, 0.95) for seed in range(count)]
-    )
+    return np.array([percentile_interval(_bootstrap(shape, noise, seed)[0].rise_B, 0.95) for seed in range(count)])
 
 
 def test_healthy_noise_does_not_become_hacking() -> None:

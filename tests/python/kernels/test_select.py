@@ -138,9 +138,7 @@ def test_draws_follow_the_filtered_distribution(options: dict[str, float]) -> No
 
 def test_the_torch_twin_draws_the_same_ids() -> None:
     z, words = logits(500, 300), keys(500)
-    twin = gpu.sample(
-        z, seed=3, keys_N4=words, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, greedy=False
-    )
+    twin = gpu.sample(z, seed=3, keys_N4=words, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, greedy=False)
     assert torch.equal(kernels.sample(z, seed=3, keys_N4=words), twin)
 
 
@@ -161,7 +159,8 @@ from thack import kernels
 z = torch.randn(40, 3001, generator=torch.Generator().manual_seed(1)) * 4
 keys = torch.zeros(40, 4, dtype=torch.int64); keys[:, 3] = torch.arange(40)
 top, cut = kernels.topk_logsumexp(z, 64), kernels.threshold_sample(z, 16, seed=2, keys_N4=keys)
-parts = [top.ids_NK, top.log_probs_NK, top.log_tail_N, kernels.sample(z, seed=2, keys_N4=keys), cut.ids_NK, cut.weights_NK]
+drawn = kernels.sample(z, seed=2, keys_N4=keys)
+parts = [top.ids_NK, top.log_probs_NK, top.log_tail_N, drawn, cut.ids_NK, cut.weights_NK]
 print(hashlib.sha256(b"".join(p.numpy().tobytes() for p in parts)).hexdigest())
 """
 

@@ -82,11 +82,7 @@ def page(three: list[Path]) -> str:
 def test_the_page_is_well_formed_and_needs_nothing_else(page: str) -> None:
     parser = parse(page)
     assert not parser.sources
-    assert (
-        "<script" not in page
-        and "@import" not in page
-        and "http://" not in re.sub(r'xmlns[^"]*"[^"]*"', "", page)
-    )
+    assert "<script" not in page and "@import" not in page and "http://" not in re.sub(r'xmlns[^"]*"[^"]*"', "", page)
 
 
 def test_ids_are_unique_and_references_lead_somewhere(page: str) -> None:
@@ -227,9 +223,7 @@ def test_no_runs_and_broken_settings_are_errors(tmp_path: Path) -> None:
 
 
 def test_roles_have_their_colours_and_nobody_elses() -> None:
-    given = assign(
-        [("plain", "offline"), ("online-teacher", "online-teacher"), ("budget x2", "offline"), ("z", "")]
-    )
+    given = assign([("plain", "offline"), ("online-teacher", "online-teacher"), ("budget x2", "offline"), ("z", "")])
     assert [colour.variable for colour in given[:2]] == ["offline", "online-teacher"]
     assert len({colour.variable for colour in given}) == 4
 

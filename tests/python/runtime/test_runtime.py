@@ -15,9 +15,7 @@ from thack.runtime.preemption import StopFlag
 from thack.runtime.ranks import Rank, current_rank, first_host, master_address
 
 
-def test_trap_30_threads_follow_affinity_quota_and_slurm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trap_30_threads_follow_affinity_quota_and_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_affinity", lambda: 64)
     monkeypatch.setattr(threads, "_own_cgroups", lambda root: [root / "a", root])
     (tmp_path / "a").mkdir()

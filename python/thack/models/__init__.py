@@ -1,0 +1,1 @@
+"""Oracle, teacher and student: one protocol, a native decoder, and an adapter for transformers."""

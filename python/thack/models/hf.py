@@ -1,0 +1,291 @@
+"""Any causal or encoder-decoder checkpoint that transformers loads, as a `LanguageModel`.
+
+The only file outside integrations/ that imports transformers. A hook before the output projection takes
+the rows that predict response tokens and hands on only those: the head never sees a prompt, and whatever
+an architecture does around its head (T5's scaling, soft caps, biases) stays its own business.
+
+Padded vocabularies: logits are as wide as the head, which may have more rows than the tokenizer has ids.
+Such rows are never sampled; losses compare models on the ids below the narrower head, renormalised there
+(losses/vocabulary.py). A head or an embedding narrower than the tokenizer is refused here.
+
+Shape legend: B sequences, P prompt columns, C columns seen so far, N response tokens, H width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers.modeling_outputs import BaseModelOutput
+
+from thack.errors import DataError, ModelError
+from thack.models import checkpoint
+from thack.models.batch import Batch, pad_left, pad_right
+from thack.models.tokenizer import Tokenizer
+
+_UNLIMITED = 1 << 30  # positions of models whose position encoding has no table
+_POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_target_positions", "max_source_positions")
+# Facts of a config.json that change with its place or age, and not with what is computed.
+_VOLATILE_KEYS = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
+
+
+def load(directory: Path, *, device: torch.device | str, dtype: torch.dtype) -> HuggingFaceModel:
+    """Load a directory in evaluation mode: safetensors only, and no code from the checkpoint is run."""
+    checkpoint.read_config(directory)
+    _require_safetensors(directory)
+    tokenizer = Tokenizer.load(directory)
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        config = AutoConfig.from_pretrained(directory, **options)
+        cls = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model, info = cls.from_pretrained(
+            directory, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise ModelError(
+            f"transformers cannot load {directory}",
+            details=str(error).strip().splitlines()[:3],
+            hint="thack loads causal and encoder-decoder checkpoints whose code ships with transformers",
+        ) from error
+    # transformers fills what is missing with random numbers and a warning.
+    for kind in ("missing_keys", "mismatched_keys"):
+        if info.get(kind):
+            raise ModelError(
+                f"{directory}: {kind.replace('_keys', '')} weights, such as {min(map(str, info[kind]))}",
+                hint="the directory is incomplete, or config.json is another model's",
+            )
+    return HuggingFaceModel(model.to(device), tokenizer).eval()
+
+
+def _require_safetensors(directory: Path) -> None:
+    if not any(directory.glob("*.safetensors")):
+        raise ModelError(
+            f"no safetensors weights in {directory}",
+            hint="pickled weights are not loaded: load them with transformers once and save_pretrained again",
+        )
+
+
+class HuggingFaceModel(nn.Module):
+    """One transformers model in the role of oracle, teacher or student."""
+
+    def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self._rows: Tensor | None = None  # set during one call: the rows that are asked for,
+        self._project = True  # whether they go through the head,
+        self._hidden: Tensor | None = None  # and what they are
+        self._check_widths()
+        self._start_id = self._decoder_start() if self.is_encoder_decoder else -1
+        self.head().register_forward_pre_hook(self._take_rows)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.head().out_features)
+
+    @property
+    def max_positions(self) -> int:
+        config = self.model.config.get_text_config(decoder=True)
+        if hasattr(config, "relative_attention_num_buckets"):
+            return _UNLIMITED
+        found = (getattr(config, key, None) for key in _POSITION_KEYS)
+        return min((int(n) for n in found if isinstance(n, int) and n > 0), default=_UNLIMITED)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
+    def head(self) -> nn.Linear:
+        """The projection from the hidden rows that `forward(project=False)` returns."""
+        head = self.model.get_output_embeddings()
+        if not isinstance(head, nn.Linear):
+            raise ModelError(
+                f"{type(self.model).__name__} has no linear output projection",
+                hint="it is not a language model that thack can distill",
+            )
+        return head
+
+    def forward(self, batch: Batch, *, project: bool = True) -> Tensor:
+        """logits_NV, or hidden_NH: what the head reads."""
+        rows_N, inputs = self._encoder_decoder(batch) if self.is_encoder_decoder else self._causal(batch)
+        logits_NV, hidden_NH, _ = self.run(rows_N, project=project, use_cache=False, **inputs)
+        return logits_NV if project else hidden_NH
+
+    def _causal(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        layout = batch.causal(self.tokenizer.pad_id)
+        self._check_length(layout.tokens_BT.shape[1])
+        return layout.rows_N, {
+            "input_ids": layout.tokens_BT,
+            "attention_mask": _right_mask(layout.lengths_B, layout.tokens_BT.shape[1]),
+        }
+
+    def _encoder_decoder(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        layout = batch.encoder_decoder(self.tokenizer.pad_id, self._start_id)
+        self._check_length(max(layout.encoder_BS.shape[1], layout.decoder_BT.shape[1]))
+        return layout.rows_N, {
+            "input_ids": layout.encoder_BS,
+            "attention_mask": _right_mask(layout.encoder_lengths_B, layout.encoder_BS.shape[1]),
+            "decoder_input_ids": layout.decoder_BT,
+            # Some models mask decoder positions that hold the pad id, which a start token may be.
+            "decoder_attention_mask": _right_mask(batch.lengths_B, layout.decoder_BT.shape[1]),
+        }
+
+    def start(self, prompts: Sequence[np.ndarray], max_new_tokens: int) -> _CausalDecoding | _EncoderDecoderDecoding:
+        """Read the prompts and be ready for the first response token."""
+        longest = max(len(p) for p in prompts)
+        self._check_length(max(longest, max_new_tokens) if self.is_encoder_decoder else longest + max_new_tokens - 1)
+        if self.is_encoder_decoder:
+            return _EncoderDecoderDecoding(self, prompts, self._start_id)
+        return _CausalDecoding(self, prompts, takes_positions=self._takes_positions)
+
+    def run(self, rows_N: Tensor, *, project: bool = True, **inputs: Any) -> tuple[Tensor, Tensor, Any]:
+        """Call the model; logits_NV and hidden_NH of the given rows of its B·T, and its whole output."""
+        self._rows, self._project = rows_N, project
+        try:
+            output = self.model(**inputs, return_dict=True)
+            hidden_NH = self._hidden
+            assert hidden_NH is not None, "the model's forward did not pass through its output projection"
+            return output.logits[0], hidden_NH, output
+        finally:
+            self._rows = self._hidden = None
+
+    def _take_rows(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """Before the head: keep the rows asked for, as one sequence [1, N, H]."""
+        if self._rows is None:
+            return None
+        flat = inputs[0].reshape(-1, inputs[0].shape[-1])
+        self._hidden = flat.index_select(0, self._rows)
+        return ((self._hidden if self._project else flat[:0]).unsqueeze(0),)
+
+    def _check_length(self, length: int) -> None:
+        if length > self.max_positions:
+            raise DataError(
+                f"a sequence of {length:,} tokens exceeds the model's {self.max_positions:,} positions",
+                hint="lower data.max_prompt_tokens or data.max_response_tokens",
+            )
+
+    def _check_widths(self) -> None:
+        embeddings = self.model.get_input_embeddings()
+        rows = min(self.vocab_size, int(getattr(embeddings, "num_embeddings", self.vocab_size)))
+        if rows < self.tokenizer.size:
+            raise ModelError(
+                f"the model has {rows:,} embeddings, its tokenizer {self.tokenizer.size:,} tokens",
+                hint="resize the embeddings, or use the tokenizer it was trained with",
+            )
+
+    def _decoder_start(self) -> int:
+        for config in (self.model.config, self.model.generation_config):
+            for key in ("decoder_start_token_id", "bos_token_id"):
+                value = getattr(config, key, None)
+                if isinstance(value, int):
+                    return value
+        raise ModelError("no start token for the decoder is defined", hint="set decoder_start_token_id in config.json")
+
+    def save(self, directory: Path) -> None:
+        """Write the directory as transformers does, with the tokenizer's files."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(directory, max_shard_size="1000GB")
+        self.tokenizer.save(directory)
+
+    def fingerprint(self) -> str:
+        """sha256 over the configuration and the weights; of content, not of place."""
+        facts = {k: v for k, v in self.model.config.to_dict().items() if k not in _VOLATILE_KEYS}
+        return checkpoint.fingerprint(facts, self.model.state_dict())
+
+
+class _Decoding:
+    """What both kinds of generation share: the cache, and the hidden rows of the last step's head."""
+
+    def __init__(self, model: HuggingFaceModel, num_sequences: int) -> None:
+        self._model = model
+        self._rows_B = torch.arange(num_sequences, device=model.device)
+        self._logits_BV: Tensor
+        self._cache: Any = None
+
+    def logits(self) -> Tensor:
+        """logits_BV of the next token."""
+        return self._logits_BV
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self._cache.batch_select_indices(rows)
+        self._rows_B = self._rows_B[: len(rows)]
+        self._logits_BV = self._logits_BV[rows]
+
+    def _run(self, rows: Tensor, **inputs: Any) -> None:
+        """One call with the cache; the logits of the given rows are the next token's."""
+        self._logits_BV, _, output = self._model.run(rows, use_cache=True, past_key_values=self._cache, **inputs)
+        self._cache = output.past_key_values
+        if self._cache is None:
+            raise ModelError(
+                f"{type(self._model.model).__name__} keeps no key-value cache",
+                hint="thack can score responses with it, but not write them",
+            )
+
+
+class _CausalDecoding(_Decoding):
+    """Prompts left-padded to one column, with positions counted from each one's first token (trap 11)."""
+
+    def __init__(self, model: HuggingFaceModel, prompts: Sequence[np.ndarray], *, takes_positions: bool) -> None:
+        super().__init__(model, len(prompts))
+        self._takes_positions = takes_positions
+        tokens_BP = torch.from_numpy(pad_left(prompts, model.tokenizer.pad_id)).to(model.device)
+        width = tokens_BP.shape[1]
+        self._lengths_B = torch.tensor([len(p) for p in prompts], device=model.device)
+        self._mask_BC = _right_mask(self._lengths_B, width).flip(1)
+        positions_BP = (self._mask_BC.cumsum(1) - 1).clamp_min(0)
+        last_B = self._rows_B * width + width - 1
+        self._run(last_B, input_ids=tokens_BP, attention_mask=self._mask_BC, **self._positions(positions_BP))
+
+    def append(self, ids_B: Tensor) -> None:
+        self._mask_BC = torch.cat((self._mask_BC, self._mask_BC.new_ones(len(ids_B), 1)), dim=1)
+        positions = self._positions(self._lengths_B[:, None])
+        self._run(self._rows_B, input_ids=ids_B[:, None], attention_mask=self._mask_BC, **positions)
+        self._lengths_B = self._lengths_B + 1
+
+    def keep(self, rows: Tensor) -> None:
+        super().keep(rows)
+        self._mask_BC, self._lengths_B = self._mask_BC[rows], self._lengths_B[rows]
+
+    def _positions(self, positions: Tensor) -> dict[str, Tensor]:
+        return {"position_ids": positions} if self._takes_positions else {}
+
+
+class _EncoderDecoderDecoding(_Decoding):
+    """The prompts go through the encoder once; the decoder begins with its start token."""
+
+    def __init__(self, model: HuggingFaceModel, prompts: Sequence[np.ndarray], start_id: int) -> None:
+        super().__init__(model, len(prompts))
+        tokens_BS = torch.from_numpy(pad_right(prompts, model.tokenizer.pad_id)).to(model.device)
+        lengths_B = torch.tensor([len(p) for p in prompts], device=model.device)
+        self._mask_BS = _right_mask(lengths_B, tokens_BS.shape[1])
+        encoder = model.model.get_encoder()
+        encoded = encoder(input_ids=tokens_BS, attention_mask=self._mask_BS, return_dict=True)
+        self._encoded_BSH = encoded.last_hidden_state
+        self.append(torch.full_like(lengths_B, start_id))
+
+    def append(self, ids_B: Tensor) -> None:
+        self._run(
+            self._rows_B,
+            decoder_input_ids=ids_B[:, None],
+            encoder_outputs=BaseModelOutput(last_hidden_state=self._encoded_BSH),
+            attention_mask=self._mask_BS,
+        )
+
+    def keep(self, rows: Tensor) -> None:
+        super().keep(rows)
+        self._mask_BS, self._encoded_BSH = self._mask_BS[rows], self._encoded_BSH[rows]
+
+
+def _right_mask(lengths_B: Tensor, width: int) -> Tensor:
+    """int64 [B, width]: 1 on the first `length` columns of each row."""
+    columns = torch.arange(width, device=lengths_B.device)
+    return (columns < lengths_B[:, None]).long()

@@ -1,0 +1,186 @@
+"""Checkpoints of other architectures through transformers: GPT-2 (absolute positions) and T5 (encoder-decoder)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from thack.errors import DataError, ModelError
+from thack.models.batch import Batch
+from thack.models.load import load_model
+from thack.models.protocol import LanguageModel
+from thack.models.tokenizer import Tokenizer
+from thack.targets import TokenSequence
+
+transformers = pytest.importorskip("transformers")
+
+LENGTHS = [(5, 4), (1, 1), (3, 7), (9, 2)]
+WIDTH = 290  # of the heads: wider than the tokenizer (trap 13)
+
+
+def reference_model(kind: str) -> Any:
+    """A random tiny model whose every parameter matters."""
+    torch.manual_seed(0)
+    if kind == "gpt2":
+        config = transformers.GPT2Config(
+            vocab_size=WIDTH, n_embd=16, n_layer=2, n_head=2, n_positions=32, bos_token_id=1, eos_token_id=1
+        )
+        model = transformers.GPT2LMHeadModel(config)
+    else:
+        options = {"vocab_size": WIDTH, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+        gated = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False} if kind == "t5-untied" else {}
+        model = transformers.T5ForConditionalGeneration(
+            transformers.T5Config(**options, **gated, decoder_start_token_id=0, eos_token_id=1, pad_token_id=0)
+        )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+def reference_rows(model: Any, s: TokenSequence) -> torch.Tensor:
+    """Logits of the response tokens of one unpadded sequence, straight from transformers."""
+    prompt, response = (torch.from_numpy(ids.astype(np.int64))[None] for ids in (s.prompt_ids, s.response_ids))
+    if model.config.is_encoder_decoder:
+        shifted = torch.cat((torch.tensor([[model.config.decoder_start_token_id]]), response[:, :-1]), dim=1)
+        return model(input_ids=prompt, decoder_input_ids=shifted).logits[0]
+    logits = model(input_ids=torch.cat((prompt, response), dim=1)).logits[0]
+    return logits[prompt.shape[1] - 1 : -1]
+
+
+KINDS = ["gpt2", "t5", "t5-untied"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer
+) -> tuple[Any, LanguageModel]:
+    reference = reference_model(request.param)
+    directory = tmp_path_factory.mktemp(request.param)
+    reference.save_pretrained(directory)
+    tokenizer.save(directory)
+    return reference, load_model(directory)
+
+
+@torch.no_grad()
+def test_traps_10_and_11_rows_are_those_of_unpadded_sequences(pair: Any, make_sequences: Any) -> None:
+    reference, model = pair
+    sequences = make_sequences(LENGTHS)
+    expected = torch.cat([reference_rows(reference, s) for s in sequences])
+    torch.testing.assert_close(model(Batch.of(sequences)), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_hidden_times_head_is_logits(pair: Any, make_sequences: Any) -> None:
+    """Also for a tied T5, which scales its hidden rows before the head."""
+    _, model = pair
+    batch = Batch.of(make_sequences(LENGTHS))
+    hidden_NH = model(batch, project=False)
+    assert hidden_NH.shape == (len(batch.labels_N), model.head().in_features)
+    torch.testing.assert_close(model.head()(hidden_NH), model(batch), atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_reach_every_parameter_as_in_transformers(pair: Any, make_sequences: Any) -> None:
+    reference, model = pair
+    sequences = make_sequences(LENGTHS)
+    weights = torch.randn(sum(len(s.response_ids) for s in sequences), WIDTH)
+    reference.zero_grad()
+    model.zero_grad()
+    (torch.cat([reference_rows(reference, s) for s in sequences]) * weights).sum().backward()
+    (model(Batch.of(sequences)) * weights).sum().backward()
+    for (name, theirs), ours in zip(reference.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-3, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@torch.no_grad()
+def test_trap_11_decoding_with_the_cache_is_the_full_forward(pair: Any, make_sequences: Any) -> None:
+    """Prompts of different lengths, padded on the left; rows dropped on the way."""
+    _, model = pair
+    sequences = make_sequences([(5, 6), (1, 6), (3, 6), (9, 6)])
+    state = model.start([s.prompt_ids for s in sequences], 6)
+    alive = torch.arange(4)
+    for t in range(6):
+        live = [sequences[i] for i in alive]
+        full = model(Batch.of(live)).view(len(live), 6, -1)[:, t]
+        torch.testing.assert_close(state.logits(), full, atol=1e-5, rtol=1e-5)
+        if t == 5:
+            break
+        if t == 2:
+            kept = torch.tensor([0, 1, 3])
+            state.keep(kept)
+            alive = alive[kept]
+        state.append(torch.tensor([int(sequences[i].response_ids[t]) for i in alive]))
+
+
+def test_save_and_load(pair: Any, tmp_path: Path, make_sequences: Any) -> None:
+    """Trap 20: the fingerprint is of content, wherever it lies."""
+    reference, model = pair
+    model.save(tmp_path / "again")
+    again, batch = load_model(tmp_path / "again"), Batch.of(make_sequences(LENGTHS))
+    assert torch.equal(again(batch), model(batch))
+    assert again.fingerprint() == model.fingerprint()
+    loaded = type(reference).from_pretrained(tmp_path / "again")
+    assert torch.equal(loaded.get_output_embeddings().weight, reference.get_output_embeddings().weight)
+    with torch.no_grad():
+        next(again.parameters())[0, 0] += 1e-3
+    assert again.fingerprint() != model.fingerprint()
+
+
+def test_facts(pair: Any, tokenizer: Tokenizer) -> None:
+    _, model = pair
+    assert isinstance(model, LanguageModel)
+    assert not model.training  # type: ignore[attr-defined]
+    assert model.vocab_size == WIDTH > tokenizer.size
+    assert (model.max_positions == 32) != model.is_encoder_decoder
+
+
+class TestErrors:
+    @pytest.fixture
+    def directory(self, tmp_path: Path, tokenizer: Tokenizer) -> Path:
+        reference_model("gpt2").save_pretrained(tmp_path)
+        tokenizer.save(tmp_path)
+        return tmp_path
+
+    def change(self, directory: Path, **values: Any) -> None:
+        path = directory / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    def test_remote_code_is_not_run(self, directory: Path) -> None:
+        (directory / "evil.py").write_text("raise SystemExit('ran')")
+        auto = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+        self.change(directory, model_type="evil", architectures=["Evil"], auto_map=auto)
+        with pytest.raises(ModelError, match="transformers cannot load"):
+            load_model(directory)
+
+    def test_missing_weights_are_not_made_up(self, directory: Path) -> None:
+        self.change(directory, n_layer=3)
+        with pytest.raises(ModelError, match=r"missing weights, such as .*h\.2"):
+            load_model(directory)
+
+    def test_pickles_are_not_read(self, directory: Path) -> None:
+        (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+        with pytest.raises(ModelError, match="no safetensors"):
+            load_model(directory)
+
+    def test_trap_13_fewer_embeddings_than_tokens(self, directory: Path) -> None:
+        Tokenizer.train(["abc " * 50] + [f"{i} {i * 7919}" for i in range(400)], 300).save(directory)
+        with pytest.raises(ModelError, match="290 embeddings, its tokenizer 300 tokens"):
+            load_model(directory)
+
+    def test_too_long(self, directory: Path, make_sequences: Any) -> None:
+        model = load_model(directory)
+        with pytest.raises(DataError, match="exceeds the model's 32 positions"):
+            model(Batch.of(make_sequences([(30, 5)])))
+
+    def test_no_start_token(self, tmp_path: Path, tokenizer: Tokenizer) -> None:
+        reference_model("t5").save_pretrained(tmp_path)
+        tokenizer.save(tmp_path)
+        (tmp_path / "generation_config.json").unlink(missing_ok=True)
+        self.change(tmp_path, decoder_start_token_id=None)
+        with pytest.raises(ModelError, match="no start token"):
+            load_model(tmp_path)
