@@ -1,10 +1,30 @@
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
-Buffer = bytes | bytearray | memoryview | np.ndarray[Any, Any]
+_Buffer = bytes | bytearray | memoryview | np.ndarray[Any, Any]
+
+__all__ = [
+    "TEMPORARY",
+    "CacheReader",
+    "RecordLayout",
+    "ShardWriter",
+    "__version__",
+    "num_threads",
+    "publish",
+    "sample_rows",
+    "set_num_threads",
+    "shard_metadata",
+    "shard_name",
+    "simd_level",
+    "sparse_divergence",
+    "sweep",
+    "threshold_sample",
+    "topk_logsumexp",
+    "verify_shard",
+]
 
 __version__: str
 
@@ -12,37 +32,42 @@ __version__: str
 
 TEMPORARY: str
 
+@final
 class RecordLayout:
     def __new__(cls, metadata: Mapping[str, str]) -> RecordLayout: ...
     @property
     def stride(self) -> int: ...
-    def encode_dense(self, log_probs: Buffer) -> bytearray: ...
-    def decode_dense(self, records: Buffer, log_probs: Buffer) -> None: ...
-    def encode_top_k(self, ids: Buffer, log_probs: Buffer, log_tails: Buffer, log_tails_at: Buffer) -> bytearray: ...
+    def encode_dense(self, log_probs: _Buffer) -> bytearray: ...
+    def decode_dense(self, records: _Buffer, log_probs: _Buffer) -> None: ...
+    def encode_top_k(
+        self, ids: _Buffer, log_probs: _Buffer, log_tails: _Buffer, log_tails_at: _Buffer
+    ) -> bytearray: ...
     def decode_top_k(
-        self, records: Buffer, ids: Buffer, log_probs: Buffer, log_tails: Buffer, log_tails_at: Buffer
+        self, records: _Buffer, ids: _Buffer, log_probs: _Buffer, log_tails: _Buffer, log_tails_at: _Buffer
     ) -> None: ...
     def encode_sampled(
         self,
-        ids: Buffer,
-        weights: Buffer,
-        counts: Buffer,
-        taus: Buffer,
-        entropies: Buffer,
-        keys: Buffer,
+        ids: _Buffer,
+        weights: _Buffer,
+        counts: _Buffer,
+        taus: _Buffer,
+        entropies: _Buffer,
+        keys: _Buffer,
         seed: int,
     ) -> bytearray: ...
     def decode_sampled(
-        self, records: Buffer, ids: Buffer, weights: Buffer, counts: Buffer, taus: Buffer, entropies: Buffer
+        self, records: _Buffer, ids: _Buffer, weights: _Buffer, counts: _Buffer, taus: _Buffer, entropies: _Buffer
     ) -> None: ...
 
+@final
 class ShardWriter:
     def __new__(cls, path: str | PathLike[str], metadata: Mapping[str, str]) -> ShardWriter: ...
-    def records(self, records: Buffer) -> None: ...
-    def sequence(self, numbers: tuple[int, int, int], prompt_id: str, prompt: Buffer, response: Buffer) -> None: ...
+    def records(self, records: _Buffer) -> None: ...
+    def sequence(self, numbers: tuple[int, int, int], prompt_id: str, prompt: _Buffer, response: _Buffer) -> None: ...
     def finish(self) -> tuple[int, int, int, str, bool]: ...
     def abandon(self) -> None: ...
 
+@final
 class CacheReader:
     def __new__(
         cls, directory: str | PathLike[str], firsts: Sequence[int], expected: Mapping[str, str]
@@ -63,51 +88,51 @@ def num_threads() -> int: ...
 def set_num_threads(threads: int) -> None: ...
 def simd_level() -> str: ...
 def topk_logsumexp(
-    logits: Buffer,
+    logits: _Buffer,
     format: str,
     vocab: int,
     k: int,
     temperatures: Sequence[float],
-    ids: Buffer,
-    log_probs: Buffer,
-    logsumexp: Buffer,
-    tails: Buffer,
+    ids: _Buffer,
+    log_probs: _Buffer,
+    logsumexp: _Buffer,
+    tails: _Buffer,
 ) -> None: ...
 def sample_rows(
-    logits: Buffer,
+    logits: _Buffer,
     format: str,
     vocab: int,
     seed: int,
-    keys: Buffer,
+    keys: _Buffer,
     temperature: float,
     top_k: int,
     top_p: float,
     min_p: float,
     greedy: bool,
-    ids: Buffer,
+    ids: _Buffer,
 ) -> None: ...
 def threshold_sample(
-    logits: Buffer,
+    logits: _Buffer,
     format: str,
     vocab: int,
     k: int,
     seed: int,
-    keys: Buffer,
-    ids: Buffer,
-    weights: Buffer,
-    counts: Buffer,
-    taus: Buffer,
-    entropies: Buffer,
+    keys: _Buffer,
+    ids: _Buffer,
+    weights: _Buffer,
+    counts: _Buffer,
+    taus: _Buffer,
+    entropies: _Buffer,
 ) -> None: ...
 def sparse_divergence(
-    logits: Buffer,
+    logits: _Buffer,
     format: str,
     vocab: int,
-    ids: Buffer,
-    values: Buffer,
-    rests: Buffer,
+    ids: _Buffer,
+    values: _Buffer,
+    rests: _Buffer,
     kind: str,
     parameter: float,
     temperature: float,
-    losses: Buffer,
+    losses: _Buffer,
 ) -> None: ...

@@ -10,7 +10,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from thack.runtime.device import cpu_flags, fast_bf16_flag
+from thack.runtime.device import fast_bf16_flag
 from thack.runtime.ranks import current_rank
 from thack.runtime.threads import limits, threads
 
@@ -53,14 +53,8 @@ def native_version() -> str:
 
 
 def simd_level() -> str:
-    """The widest vector instructions of this CPU that the Rust kernels know: they dispatch at run time."""
-    flags = cpu_flags()
-    known = {
-        "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
-        "avx2": {"avx2", "fma"},
-        "neon": {"asimd"},
-    }
-    return next((level for level, needed in known.items() if needed <= flags), "scalar")
+    """The vector instructions that the Rust kernels chose on this CPU."""
+    return str(import_module("thack._thack").simd_level())
 
 
 def cpu_name() -> str:
