@@ -53,12 +53,21 @@ fn pool(threads: usize) -> Result<Arc<rayon::ThreadPool>> {
     Ok(pool)
 }
 
-/// Runs `work` on every row, in parallel where there is more than one thread; the first failing row is reported.
+/// Below this many logits, waking another thread costs more than the work.
+const WORTH_A_THREAD: usize = 1 << 16;
+
+/// Runs `work` on every row, in parallel where that pays; the first failing row is reported.
+///
+/// `logits` is how many there are in all rows.
 ///
 /// # Errors
 /// What `work` reports, for the lowest row that fails.
-pub fn each_row<R: Send>(rows: Vec<R>, work: impl Fn(usize, R) -> Result<()> + Sync + Send) -> Result<()> {
-    let threads = num_threads().min(rows.len());
+pub fn each_row<R: Send>(
+    logits: usize,
+    rows: Vec<R>,
+    work: impl Fn(usize, R) -> Result<()> + Sync + Send,
+) -> Result<()> {
+    let threads = num_threads().min(rows.len()).min(logits.div_ceil(WORTH_A_THREAD));
     if threads < 2 {
         return rows.into_iter().enumerate().try_for_each(|(i, row)| work(i, row));
     }

@@ -22,28 +22,90 @@ pub(crate) fn vectors<S: Simd, E: Element>(simd: S, values: &[E], mut f: impl Fn
     }
 }
 
-struct Maxima<'a, E> {
-    row: &'a [E],
-    out: &'a mut Vec<f32>,
+/// The scaled distance by which a block may exceed the base of its exponentials: small, since the rounding of
+/// x − base grows with it.
+const REBASE: f32 = 8.0;
+/// Bytes that a pass asks for ahead of itself.
+const AHEAD: usize = 4096;
+
+/// What one pass over the row fills in, block by block.
+#[derive(Debug, Default)]
+struct Pass {
+    maxima: Vec<f32>,
+    sums: Vec<f32>,
+    bases: Vec<f32>,
+    nan: bool,
 }
 
-impl<E: Element> Kernel for Maxima<'_, E> {
-    type Out = bool;
-    /// Fills in each block's maximum; true if a value is NaN.
+struct Read<'a, E> {
+    row: &'a [E],
+    /// 1/T; none where the maxima are all that is wanted.
+    scale: Option<f32>,
+}
+
+impl<E: Element> Kernel for Read<'_, E> {
+    type Out = Pass;
+    /// For each block: its maximum; if that exceeds the base by far, it becomes the base; Σ exp((x − base)·scale).
+    ///
+    /// The base follows the maximum of what was read so far at a distance, so the branch is hardly ever taken and
+    /// no block waits for another.
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> bool {
-        let mut nan = 0;
-        self.out.clear();
-        for block in self.row.chunks(BLOCK) {
-            let mut highest = simd.splat(f32::NEG_INFINITY);
-            vectors(simd, block, |x| {
-                nan |= simd.nan(x);
-                highest = simd.max(x, highest);
-            });
-            self.out.push(simd.reduce_max(highest));
+    fn run<S: Simd>(self, simd: S) -> Pass {
+        let blocks = self.row.len().div_ceil(BLOCK);
+        let mut pass = Pass { maxima: Vec::with_capacity(blocks), ..Pass::default() };
+        if self.scale.is_some() {
+            pass.sums.reserve_exact(blocks);
+            pass.bases.reserve_exact(blocks);
         }
-        nan != 0
+        let (whole, rest) = self.row.as_chunks::<BLOCK>();
+        let mut base = f32::NEG_INFINITY;
+        for block in whole {
+            read_block(simd, block, self.scale, &mut base, &mut pass);
+        }
+        if !rest.is_empty() {
+            let mut block = [E::LOWEST; BLOCK];
+            block[..rest.len()].copy_from_slice(rest);
+            read_block(simd, &block, self.scale, &mut base, &mut pass);
+        }
+        pass
     }
+}
+
+#[inline(always)]
+fn read_block<S: Simd, E: Element>(
+    simd: S,
+    block: &[E; BLOCK],
+    scale: Option<f32>,
+    base: &mut f32,
+    pass: &mut Pass,
+) {
+    simd.prefetch(&block[0], AHEAD);
+    simd.prefetch(&block[BLOCK / 2], AHEAD);
+    let (lanes, _) = block.as_chunks::<LANES>();
+    let (mut highest, mut nan) = (simd.splat(f32::NEG_INFINITY), 0);
+    for values in lanes {
+        let x = E::load(simd, values);
+        nan |= simd.nan(x);
+        highest = simd.max(x, highest);
+    }
+    let highest = simd.reduce_max(highest);
+    pass.nan |= nan != 0;
+    pass.maxima.push(highest);
+    let Some(scale) = scale else { return };
+    if (highest - *base) * scale > REBASE {
+        *base = highest;
+    }
+    pass.bases.push(*base);
+    if *base == f32::NEG_INFINITY {
+        pass.sums.push(0.0);
+        return;
+    }
+    let (from, scale) = (simd.splat(*base), simd.splat(scale));
+    let mut sum = simd.splat(0.0);
+    for values in lanes {
+        sum = simd.add(sum, exp(simd, simd.mul(simd.sub(E::load(simd, values), from), scale)));
+    }
+    pass.sums.push(simd.reduce_add(sum));
 }
 
 struct Sums<'a, E> {
@@ -95,6 +157,108 @@ impl<E: Element> Kernel for Powers<'_, E> {
     }
 }
 
+struct Above<'a, E> {
+    row: &'a [E],
+    maxima: &'a [f32],
+    highest: f32,
+    scale: f32,
+    id: usize,
+}
+
+impl<E: Element> Kernel for Above<'_, E> {
+    type Out = f64;
+    /// Σ of the powers of all greater values, and of equal ones in earlier blocks.
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f64 {
+        let (highest, scale) = (simd.splat(self.highest), simd.splat(self.scale));
+        let own = self.row[self.id].to_f32();
+        let (limit, home) = (simd.splat(own), self.id / BLOCK);
+        let mut total = 0.0;
+        for (number, block) in self.row.chunks(BLOCK).enumerate() {
+            if self.maxima[number] < own {
+                continue;
+            }
+            let mut sum = simd.splat(0.0);
+            vectors(simd, block, |x| {
+                let power = exp(simd, simd.mul(simd.sub(x, highest), scale));
+                let part = if number < home {
+                    simd.where_ge(x, limit, power)
+                } else {
+                    simd.where_gt(x, limit, power)
+                };
+                sum = simd.add(sum, part);
+            });
+            total += f64::from(simd.reduce_add(sum));
+        }
+        total
+    }
+}
+
+struct Moment<'a, E> {
+    row: &'a [E],
+    highest: f32,
+    scale: f32,
+}
+
+impl<E: Element> Kernel for Moment<'_, E> {
+    type Out = f64;
+    /// Σ y·e^y with y = (x − highest)·scale; −∞ counts as 0.
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f64 {
+        let (highest, scale) = (simd.splat(self.highest), simd.splat(self.scale));
+        let finite = simd.splat(-1e4);
+        let mut total = 0.0;
+        for block in self.row.chunks(BLOCK) {
+            let mut sum = simd.splat(0.0);
+            vectors(simd, block, |x| {
+                let y = simd.max(simd.mul(simd.sub(x, highest), scale), finite);
+                sum = simd.fma(y, exp(simd, y), sum);
+            });
+            total += f64::from(simd.reduce_add(sum));
+        }
+        total
+    }
+}
+
+struct Collect<'a, E> {
+    row: &'a [E],
+    maxima: &'a [f32],
+    bound: f32,
+    k: usize,
+}
+
+impl<E: Element> Kernel for Collect<'_, E> {
+    type Out = Vec<(u32, f32)>;
+    /// All values above the bound, and the first k equal to it: ids only grow, so later ones can never win.
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Self::Out {
+        let bound = simd.splat(self.bound);
+        let mut found = Vec::with_capacity(4 * self.k.min(self.row.len()));
+        let mut at_bound = 0;
+        for (number, block) in self.row.chunks(BLOCK).enumerate() {
+            if self.maxima[number] < self.bound {
+                continue;
+            }
+            let mut first = number * BLOCK;
+            vectors(simd, block, |x| {
+                let wanted = if at_bound < self.k { simd.ge(x, bound) } else { simd.gt(x, bound) };
+                let mut bits = wanted;
+                while bits != 0 {
+                    let id = first + bits.trailing_zeros() as usize;
+                    bits &= bits - 1;
+                    let value = self.row.get(id).map_or(f32::NEG_INFINITY, |x| x.to_f32());
+                    if value > f32::NEG_INFINITY {
+                        at_bound += usize::from(value == self.bound);
+                        found.push((id as u32, value));
+                    }
+                }
+                first += LANES;
+            });
+        }
+        found
+    }
+}
+
 /// A row with its blocks' maxima and sums of exponentials, at one temperature.
 ///
 /// Buffers are reused from row to row: make one per thread or per row as it comes.
@@ -119,16 +283,33 @@ impl Summary {
     /// # Errors
     /// When the row holds NaN or +∞, or nothing but −∞; the error names `number`.
     pub fn new<E: Element>(row: &[E], number: usize, temperature: f64) -> Result<Self> {
+        let scale = (1.0 / temperature) as f32;
+        let (mut found, bases) = Self::read(row, number, scale, Some(scale))?;
+        found.total = rebase(&mut found.sums, &bases, found.highest, scale);
+        Ok(found)
+    }
+
+    /// The maxima alone, which is all that top-k needs: no sums, and a total of 0.
+    ///
+    /// # Errors
+    /// As [`Summary::new`].
+    pub fn maxima_only<E: Element>(row: &[E], number: usize, temperature: f64) -> Result<Self> {
+        Ok(Self::read(row, number, (1.0 / temperature) as f32, None)?.0)
+    }
+
+    fn read<E: Element>(
+        row: &[E],
+        number: usize,
+        scale: f32,
+        summed: Option<f32>,
+    ) -> Result<(Self, Vec<f32>)> {
         let level = simd::level()?;
-        let (mut maxima, mut sums) = (Vec::new(), Vec::new());
-        let nan = simd::dispatch(level, Maxima { row, out: &mut maxima });
+        let Pass { maxima, sums, bases, nan } = simd::dispatch(level, Read { row, scale: summed });
         let highest = maxima.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         if nan || highest.is_infinite() {
             return Err(unusable(row, number, nan, highest));
         }
-        let scale = (1.0 / temperature) as f32;
-        let total = simd::dispatch(level, Sums { row, highest, scale, out: &mut sums });
-        Ok(Self { level, maxima, sums, highest, scale, total })
+        Ok((Self { level, maxima, sums, highest, scale, total: 0.0 }, bases))
     }
 
     /// log Σ exp(x/T)
@@ -139,6 +320,27 @@ impl Summary {
     /// exp((x − highest)/T) of one block; what lies behind the row's end is 0.
     pub fn powers<E: Element>(&self, row: &[E], block: usize) -> [f32; BLOCK] {
         self.powers_at(row, block, self.highest, self.scale)
+    }
+
+    /// Σ exp((x − highest)/T) over the ids that rank before `id`, whose own power is `power`.
+    pub fn mass_above<E: Element>(&self, row: &[E], id: u32, power: f32) -> f64 {
+        let id = id as usize;
+        let Self { maxima, highest, scale, .. } = self;
+        let above = simd::dispatch(self.level, Above { row, maxima, highest: *highest, scale: *scale, id });
+        let own = row[id].to_f32();
+        let ties = row[id / BLOCK * BLOCK..id].iter().filter(|x| x.to_f32() == own).count();
+        above + ties as f64 * f64::from(power)
+    }
+
+    /// H(p) = log Z − Σ p·(x − highest)/T, in nats.
+    pub fn entropy<E: Element>(&self, row: &[E]) -> f64 {
+        let moment = simd::dispatch(self.level, Moment { row, highest: self.highest, scale: self.scale });
+        (self.total.ln() - moment / self.total).max(0.0)
+    }
+
+    /// All finite values above `bound`, and up to k or a vector more of those equal to it, with increasing ids.
+    pub(crate) fn collect<E: Element>(&self, row: &[E], bound: f32, k: usize) -> Vec<(u32, f32)> {
+        simd::dispatch(self.level, Collect { row, maxima: &self.maxima, bound, k })
     }
 
     fn powers_at<E: Element>(&self, row: &[E], block: usize, highest: f32, scale: f32) -> [f32; BLOCK] {
@@ -161,7 +363,7 @@ impl Summary {
             &sums
         };
         let tail = self.tail_sum(row, ids, all, self.highest, scale);
-        if tail > 0.0 {
+        if tail > SHALLOW {
             return f64::from(self.highest) * f64::from(scale) + tail.ln();
         }
         deep_tail(row, ids, scale)
@@ -188,7 +390,27 @@ impl Summary {
     }
 }
 
-/// The tail relative to its own maximum, where that lies more than 87 below the row's.
+/// A tail above this is exact: what exp cuts off at −87 is less than 2^18 · e^−87 < 1e-32 in all.
+const SHALLOW: f64 = 1e-24;
+
+/// Makes all sums relative to the row's maximum, and returns their total.
+fn rebase(sums: &mut [f32], bases: &[f32], highest: f32, scale: f32) -> f64 {
+    let (mut known, mut factor) = (f32::NEG_INFINITY, 0.0);
+    let mut total = 0.0;
+    for (sum, base) in sums.iter_mut().zip(bases) {
+        if *base != known {
+            known = *base;
+            factor = ((f64::from(known) - f64::from(highest)) * f64::from(scale)).exp();
+        }
+        let scaled = (f64::from(*sum) * factor) as f32;
+        // No more than exp itself keeps: a block with a sum has powers to draw from.
+        *sum = if scaled < f32::MIN_POSITIVE * 128.0 { 0.0 } else { scaled };
+        total += f64::from(*sum);
+    }
+    total
+}
+
+/// The tail relative to its own maximum, where hardly any or nothing of it is within 87 of the row's.
 fn deep_tail<E: Element>(row: &[E], ids: &[u32], scale: f32) -> f64 {
     let mut highest = f32::NEG_INFINITY;
     let mut rest = ids;

@@ -52,21 +52,23 @@ impl Sampling {
 /// # Errors
 /// When the row cannot be summed up: see [`Summary::new`].
 pub fn sample<E: Element>(row: &[E], number: usize, sampling: &Sampling, seed: u64, key: Key) -> Result<u32> {
-    let summary = Summary::new(row, number, sampling.temperature)?;
-    if sampling.greedy {
-        return Ok(select(row, &summary, 1)[0]);
-    }
-    if sampling.top_k > 0 && sampling.top_k < row.len() {
+    let listed = sampling.top_k > 0 && sampling.top_k < row.len();
+    if sampling.greedy || listed {
+        let summary = Summary::maxima_only(row, number, sampling.temperature)?;
+        if sampling.greedy {
+            return Ok(select(row, &summary, 1)[0]);
+        }
         let ids = select(row, &summary, sampling.top_k);
         return Ok(from_list(row, &summary, &ids, sampling, uniform(seed, Purpose::Sample(0), key)));
     }
+    let summary = Summary::new(row, number, sampling.temperature)?;
     if sampling.top_p >= 1.0 && sampling.min_p <= 0.0 {
         return Ok(draw(row, &summary, uniform(seed, Purpose::Sample(0), key)).0);
     }
     for attempt in 0..ATTEMPTS {
         let (id, power) = draw(row, &summary, uniform(seed, Purpose::Sample(attempt), key));
         let likely = f64::from(power) >= sampling.min_p;
-        if likely && mass_above(row, &summary, id) < sampling.top_p * summary.total {
+        if likely && summary.mass_above(row, id, power) < sampling.top_p * summary.total {
             return Ok(id);
         }
     }
@@ -110,22 +112,6 @@ fn within(powers: &[f32], target: f64) -> Option<usize> {
         }
     }
     last
-}
-
-/// Σ exp((x − highest)/T) over the ids that rank before `id`.
-fn mass_above<E: Element>(row: &[E], summary: &Summary, id: u32) -> f64 {
-    let own = (id, row[id as usize].to_f32());
-    let mut mass = 0.0;
-    for (block, _) in summary.maxima.iter().enumerate().filter(|(_, highest)| **highest >= own.1) {
-        let powers = summary.powers(row, block);
-        let first = block * BLOCK;
-        for (offset, value) in row[first..row.len().min(first + BLOCK)].iter().enumerate() {
-            if before(&((first + offset) as u32, value.to_f32()), &own).is_lt() {
-                mass += f64::from(powers[offset]);
-            }
-        }
-    }
-    mass
 }
 
 /// Top-p and min-p on `ids` (increasing), then the inverse CDF over what is left.

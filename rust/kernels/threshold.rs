@@ -40,7 +40,7 @@ pub fn sample<E: Element>(row: &[E], summary: &Summary, k: usize, u: f64) -> Sam
         kept.sort_unstable_by_key(|(id, _)| *id);
     }
     let (ids, weights) = kept.into_iter().unzip();
-    Sample { ids, weights, tau: tau as f32, entropy: entropy(row, summary) as f32 }
+    Sample { ids, weights, tau: tau as f32, entropy: summary.entropy(row) as f32 }
 }
 
 /// How many of the largest probabilities are heads, and τ for the rest: (Σ of the rest) / (k − heads).
@@ -105,17 +105,4 @@ fn comb<E: Element>(
         met.extend(last);
     }
     met
-}
-
-/// H(p) = log Z − Σ p·(x − highest)
-fn entropy<E: Element>(row: &[E], summary: &Summary) -> f64 {
-    let mut mean = 0.0;
-    for (block, _) in summary.sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
-        let powers = summary.powers(row, block);
-        let values = &row[block * BLOCK..row.len().min((block + 1) * BLOCK)];
-        for (value, power) in values.iter().zip(powers).filter(|(_, power)| *power > 0.0) {
-            mean += f64::from(power) * (f64::from(value.to_f32()) - f64::from(summary.highest));
-        }
-    }
-    (summary.total.ln() - mean / summary.total).max(0.0)
 }

@@ -102,7 +102,7 @@ fn topk_logsumexp(
         .collect();
     with_rows!(logits, format, rows => {
         check_rows(rows.len(), vocab, outputs.len())?;
-        released(py, || pool::each_row(outputs, |number, out| select_row(&rows[number * vocab..][..vocab], number, &temperatures, out)))
+        released(py, || pool::each_row(rows.len(), outputs, |number, out| select_row(&rows[number * vocab..][..vocab], number, &temperatures, out)))
     })
 }
 
@@ -155,7 +155,7 @@ fn sample_rows(
     let keys = read_keys(slice(&keys)?, outputs.len())?;
     with_rows!(logits, format, rows => {
         check_rows(rows.len(), vocab, outputs.len())?;
-        released(py, || pool::each_row(outputs, |number, id| {
+        released(py, || pool::each_row(rows.len(), outputs, |number, id| {
             let row = &rows[number * vocab..][..vocab];
             *id = i64::from(sample::sample(row, number, &sampling, seed, keys[number])?);
             Ok(())
@@ -200,7 +200,7 @@ fn threshold_sample(
     let keys = read_keys(slice(&keys)?, outputs.len())?;
     with_rows!(logits, format, rows => {
         check_rows(rows.len(), vocab, outputs.len())?;
-        released(py, || pool::each_row(outputs, |number, out| {
+        released(py, || pool::each_row(rows.len(), outputs, |number, out| {
             let row = &rows[number * vocab..][..vocab];
             let summary = Summary::new(row, number, 1.0)?;
             let u = uniform(seed, Purpose::Threshold, keys[number]);
@@ -271,9 +271,10 @@ struct Divergences<'a> {
 impl Divergences<'_> {
     fn run<E: Element>(&self, py: Python<'_>, logits: &mut [E], losses: &mut [f32]) -> PyResult<()> {
         check_rows(logits.len(), self.vocab, losses.len())?;
+        let count = logits.len();
         let rows: Vec<(&mut [E], &mut f32)> = logits.chunks_mut(self.vocab.max(1)).zip(losses).collect();
         released(py, || {
-            pool::each_row(rows, |number, (row, loss)| {
+            pool::each_row(count, rows, |number, (row, loss)| {
                 let own = number * self.k..(number + 1) * self.k;
                 let target = Target {
                     ids: &self.ids[own.clone()],
