@@ -4,6 +4,26 @@ from typing import Any, final
 
 import numpy as np
 
+__all__ = [
+    "TEMPORARY",
+    "CacheReader",
+    "RecordLayout",
+    "ShardWriter",
+    "__version__",
+    "num_threads",
+    "publish",
+    "sample_rows",
+    "set_num_threads",
+    "shard_metadata",
+    "shard_name",
+    "simd_level",
+    "sparse_divergence",
+    "sweep",
+    "threshold_sample",
+    "topk_logsumexp",
+    "verify_shard",
+]
+
 _Buffer = bytes | bytearray | memoryview | np.ndarray[Any, Any]
 
 __all__ = [
@@ -33,6 +53,7 @@ __version__: str
 TEMPORARY: str
 
 @final
+@final
 class RecordLayout:
     def __new__(cls, metadata: Mapping[str, str]) -> RecordLayout: ...
     @property
@@ -60,6 +81,7 @@ class RecordLayout:
     ) -> None: ...
 
 @final
+@final
 class ShardWriter:
     def __new__(cls, path: str | PathLike[str], metadata: Mapping[str, str]) -> ShardWriter: ...
     def records(self, records: _Buffer) -> None: ...
@@ -67,6 +89,7 @@ class ShardWriter:
     def finish(self) -> tuple[int, int, int, str, bool]: ...
     def abandon(self) -> None: ...
 
+@final
 @final
 class CacheReader:
     def __new__(
