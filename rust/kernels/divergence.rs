@@ -10,6 +10,7 @@
 
 use super::element::Element;
 use super::exp::exp;
+use super::row::{BLOCK, ExpSum, Visit, vectors};
 use super::simd::{self, Kernel, LANES, Level, Simd};
 use crate::error::{Class, Error, Result};
 
@@ -183,6 +184,19 @@ fn logsumexp(values: &[f64]) -> f64 {
     }
 }
 
+struct Peak<S: Simd> {
+    highest: S::V,
+    nan: u32,
+}
+
+impl<S: Simd> Visit<S> for Peak<S> {
+    #[inline(always)]
+    fn lanes(&mut self, simd: S, x: S::V) {
+        self.nan |= simd.nan(x);
+        self.highest = simd.max(x, self.highest);
+    }
+}
+
 struct TailSum<'a, E> {
     row: &'a [E],
     scale: f32,
@@ -193,24 +207,17 @@ impl<E: Element> Kernel for TailSum<'_, E> {
     /// Maximum, Σ exp((x − maximum)·scale), and whether a value is NaN.
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Self::Out {
-        let mut highest = simd.splat(f32::NEG_INFINITY);
-        let mut nan = 0;
-        super::row::vectors(simd, self.row, |x| {
-            nan |= simd.nan(x);
-            highest = simd.max(x, highest);
-        });
-        let highest = simd.reduce_max(highest);
+        let mut peak = Peak { highest: simd.splat(f32::NEG_INFINITY), nan: 0 };
+        vectors(simd, self.row, &mut peak);
+        let (highest, nan) = (simd.reduce_max(peak.highest), peak.nan);
         if highest.is_infinite() {
             return (highest, 0.0, nan != 0);
         }
-        let (top, scale) = (simd.splat(highest), simd.splat(self.scale));
         let mut total = 0.0;
-        for block in self.row.chunks(super::row::BLOCK) {
-            let mut sum = simd.splat(0.0);
-            super::row::vectors(simd, block, |x| {
-                sum = simd.add(sum, exp(simd, simd.mul(simd.sub(x, top), scale)));
-            });
-            total += f64::from(simd.reduce_add(sum));
+        for block in self.row.chunks(BLOCK) {
+            let mut sum = ExpSum::new(simd, highest, self.scale);
+            vectors(simd, block, &mut sum);
+            total += f64::from(simd.reduce_add(sum.sum));
         }
         (highest, total, nan != 0)
     }
@@ -227,20 +234,24 @@ impl<E: Element> Kernel for Fill<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let (top, scale, factor) =
-            (simd.splat(self.highest), simd.splat(self.scale), simd.splat(self.factor));
-        let gradient = |x: S::V| simd.mul(exp(simd, simd.mul(simd.sub(x, top), scale)), factor);
+        let of = ExpSum::new(simd, self.highest, self.scale);
+        let factor = simd.splat(self.factor);
         let (whole, rest) = self.row.as_chunks_mut::<LANES>();
         for lanes in whole {
-            E::store(simd, gradient(E::load(simd, lanes)), lanes);
+            E::store(simd, gradient(simd, &of, factor, E::load(simd, lanes)), lanes);
         }
         if !rest.is_empty() {
             let mut lanes = [E::LOWEST; LANES];
             lanes[..rest.len()].copy_from_slice(rest);
-            E::store(simd, gradient(E::load(simd, &lanes)), &mut lanes);
+            E::store(simd, gradient(simd, &of, factor, E::load(simd, &lanes)), &mut lanes);
             rest.copy_from_slice(&lanes[..rest.len()]);
         }
     }
+}
+
+#[inline(always)]
+fn gradient<S: Simd>(simd: S, of: &ExpSum<S>, factor: S::V, x: S::V) -> S::V {
+    simd.mul(exp(simd, simd.mul(simd.sub(x, of.highest), of.scale)), factor)
 }
 
 /// `r_v` · factor over the whole row; 0 where there is no tail.

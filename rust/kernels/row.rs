@@ -8,17 +8,45 @@ use crate::error::{Class, Error, Result};
 /// Values of a block.
 pub const BLOCK: usize = 128;
 
-/// Calls `f` with sixteen values at a time; the last vector is filled up with −∞.
+/// What a kernel does with sixteen values. A trait and not a closure: methods can be made to inline, and code that
+/// is not inlined into the kernel is compiled without the level's instructions.
+pub(crate) trait Visit<S: Simd> {
+    /// Must be `#[inline(always)]`.
+    fn lanes(&mut self, simd: S, x: S::V);
+}
+
+/// Shows sixteen values at a time to `visit`; the last vector is filled up with −∞.
 #[inline(always)]
-pub(crate) fn vectors<S: Simd, E: Element>(simd: S, values: &[E], mut f: impl FnMut(S::V)) {
+pub(crate) fn vectors<S: Simd, E: Element>(simd: S, values: &[E], visit: &mut impl Visit<S>) {
     let (whole, rest) = values.as_chunks::<LANES>();
     for lanes in whole {
-        f(E::load(simd, lanes));
+        visit.lanes(simd, E::load(simd, lanes));
     }
     if !rest.is_empty() {
         let mut lanes = [E::LOWEST; LANES];
         lanes[..rest.len()].copy_from_slice(rest);
-        f(E::load(simd, &lanes));
+        visit.lanes(simd, E::load(simd, &lanes));
+    }
+}
+
+/// Σ exp((x − highest)·scale)
+pub(crate) struct ExpSum<S: Simd> {
+    pub(crate) highest: S::V,
+    pub(crate) scale: S::V,
+    pub(crate) sum: S::V,
+}
+
+impl<S: Simd> ExpSum<S> {
+    #[inline(always)]
+    pub(crate) fn new(simd: S, highest: f32, scale: f32) -> Self {
+        Self { highest: simd.splat(highest), scale: simd.splat(scale), sum: simd.splat(0.0) }
+    }
+}
+
+impl<S: Simd> Visit<S> for ExpSum<S> {
+    #[inline(always)]
+    fn lanes(&mut self, simd: S, x: S::V) {
+        self.sum = simd.add(self.sum, exp(simd, simd.mul(simd.sub(x, self.highest), self.scale)));
     }
 }
 
@@ -120,15 +148,12 @@ impl<E: Element> Kernel for Sums<'_, E> {
     /// Fills in each block's Σ exp((x − highest)·scale), and returns the sum of all.
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f64 {
-        let (highest, scale) = (simd.splat(self.highest), simd.splat(self.scale));
         let mut total = 0.0;
         self.out.clear();
         for block in self.row.chunks(BLOCK) {
-            let mut sum = simd.splat(0.0);
-            vectors(simd, block, |x| {
-                sum = simd.add(sum, exp(simd, simd.mul(simd.sub(x, highest), scale)));
-            });
-            let sum = simd.reduce_add(sum);
+            let mut sum = ExpSum::new(simd, self.highest, self.scale);
+            vectors(simd, block, &mut sum);
+            let sum = simd.reduce_add(sum.sum);
             total += f64::from(sum);
             self.out.push(sum);
         }
@@ -147,13 +172,23 @@ impl<E: Element> Kernel for Powers<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let (highest, scale) = (simd.splat(self.highest), simd.splat(self.scale));
         let (lanes, _) = self.out.as_chunks_mut::<LANES>();
-        let mut place = lanes.iter_mut();
-        vectors(simd, self.block, |x| {
-            let power = exp(simd, simd.mul(simd.sub(x, highest), scale));
-            simd.store(power, place.next().expect("a block has eight vectors"));
-        });
+        let mut powers =
+            PowersOf { of: ExpSum::new(simd, self.highest, self.scale), place: lanes.iter_mut() };
+        vectors(simd, self.block, &mut powers);
+    }
+}
+
+struct PowersOf<'a, S: Simd> {
+    of: ExpSum<S>,
+    place: std::slice::IterMut<'a, [f32; LANES]>,
+}
+
+impl<S: Simd> Visit<S> for PowersOf<'_, S> {
+    #[inline(always)]
+    fn lanes(&mut self, simd: S, x: S::V) {
+        let power = exp(simd, simd.mul(simd.sub(x, self.of.highest), self.of.scale));
+        simd.store(power, self.place.next().expect("a block has eight vectors"));
     }
 }
 
@@ -170,27 +205,48 @@ impl<E: Element> Kernel for Above<'_, E> {
     /// Σ of the powers of all greater values, and of equal ones in earlier blocks.
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f64 {
-        let (highest, scale) = (simd.splat(self.highest), simd.splat(self.scale));
         let own = self.row[self.id].to_f32();
-        let (limit, home) = (simd.splat(own), self.id / BLOCK);
+        let home = self.id / BLOCK;
         let mut total = 0.0;
         for (number, block) in self.row.chunks(BLOCK).enumerate() {
             if self.maxima[number] < own {
                 continue;
             }
-            let mut sum = simd.splat(0.0);
-            vectors(simd, block, |x| {
-                let power = exp(simd, simd.mul(simd.sub(x, highest), scale));
-                let part = if number < home {
-                    simd.where_ge(x, limit, power)
-                } else {
-                    simd.where_gt(x, limit, power)
-                };
-                sum = simd.add(sum, part);
-            });
-            total += f64::from(simd.reduce_add(sum));
+            let of = ExpSum::new(simd, self.highest, self.scale);
+            let mut part = AboveOf { of, limit: simd.splat(own), inclusive: number < home };
+            vectors(simd, block, &mut part);
+            total += f64::from(simd.reduce_add(part.of.sum));
         }
         total
+    }
+}
+
+struct AboveOf<S: Simd> {
+    of: ExpSum<S>,
+    limit: S::V,
+    inclusive: bool,
+}
+
+impl<S: Simd> Visit<S> for AboveOf<S> {
+    #[inline(always)]
+    fn lanes(&mut self, simd: S, x: S::V) {
+        let power = exp(simd, simd.mul(simd.sub(x, self.of.highest), self.of.scale));
+        let part = if self.inclusive {
+            simd.where_ge(x, self.limit, power)
+        } else {
+            simd.where_gt(x, self.limit, power)
+        };
+        self.of.sum = simd.add(self.of.sum, part);
+    }
+}
+
+struct MomentOf<S: Simd>(ExpSum<S>);
+
+impl<S: Simd> Visit<S> for MomentOf<S> {
+    #[inline(always)]
+    fn lanes(&mut self, simd: S, x: S::V) {
+        let y = simd.max(simd.mul(simd.sub(x, self.0.highest), self.0.scale), simd.splat(-1e4));
+        self.0.sum = simd.fma(y, exp(simd, y), self.0.sum);
     }
 }
 
@@ -205,16 +261,11 @@ impl<E: Element> Kernel for Moment<'_, E> {
     /// Σ y·e^y with y = (x − highest)·scale; −∞ counts as 0.
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f64 {
-        let (highest, scale) = (simd.splat(self.highest), simd.splat(self.scale));
-        let finite = simd.splat(-1e4);
         let mut total = 0.0;
         for block in self.row.chunks(BLOCK) {
-            let mut sum = simd.splat(0.0);
-            vectors(simd, block, |x| {
-                let y = simd.max(simd.mul(simd.sub(x, highest), scale), finite);
-                sum = simd.fma(y, exp(simd, y), sum);
-            });
-            total += f64::from(simd.reduce_add(sum));
+            let mut part = MomentOf(ExpSum::new(simd, self.highest, self.scale));
+            vectors(simd, block, &mut part);
+            total += f64::from(simd.reduce_add(part.0.sum));
         }
         total
     }
@@ -232,30 +283,43 @@ impl<E: Element> Kernel for Collect<'_, E> {
     /// All values above the bound, and the first k equal to it: ids only grow, so later ones can never win.
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Self::Out {
-        let bound = simd.splat(self.bound);
-        let mut found = Vec::with_capacity(4 * self.k.min(self.row.len()));
-        let mut at_bound = 0;
-        for (number, block) in self.row.chunks(BLOCK).enumerate() {
-            if self.maxima[number] < self.bound {
+        let found = Vec::with_capacity(4 * self.k.min(self.row.len()));
+        let Self { row, bound, k, .. } = self;
+        let mut at = CollectAt { row, bound, left: k, first: 0, found };
+        for (number, block) in row.chunks(BLOCK).enumerate() {
+            if self.maxima[number] < bound {
                 continue;
             }
-            let mut first = number * BLOCK;
-            vectors(simd, block, |x| {
-                let wanted = if at_bound < self.k { simd.ge(x, bound) } else { simd.gt(x, bound) };
-                let mut bits = wanted;
-                while bits != 0 {
-                    let id = first + bits.trailing_zeros() as usize;
-                    bits &= bits - 1;
-                    let value = self.row.get(id).map_or(f32::NEG_INFINITY, |x| x.to_f32());
-                    if value > f32::NEG_INFINITY {
-                        at_bound += usize::from(value == self.bound);
-                        found.push((id as u32, value));
-                    }
-                }
-                first += LANES;
-            });
+            at.first = number * BLOCK;
+            vectors(simd, block, &mut at);
         }
-        found
+        at.found
+    }
+}
+
+struct CollectAt<'a, E> {
+    row: &'a [E],
+    bound: f32,
+    left: usize,
+    first: usize,
+    found: Vec<(u32, f32)>,
+}
+
+impl<S: Simd, E: Element> Visit<S> for CollectAt<'_, E> {
+    #[inline(always)]
+    fn lanes(&mut self, simd: S, x: S::V) {
+        let bound = simd.splat(self.bound);
+        let mut bits = if self.left > 0 { simd.ge(x, bound) } else { simd.gt(x, bound) };
+        while bits != 0 {
+            let id = self.first + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            let value = self.row.get(id).map_or(f32::NEG_INFINITY, |x| x.to_f32());
+            if value > f32::NEG_INFINITY {
+                self.left = self.left.saturating_sub(usize::from(value == self.bound));
+                self.found.push((id as u32, value));
+            }
+        }
+        self.first += LANES;
     }
 }
 

@@ -96,6 +96,23 @@ def test_a_deep_tail_is_exact() -> None:
     assert found.log_tail_N[0].item() == pytest.approx(-200.0 + np.log(399), abs=1e-4)
 
 
+def test_a_tail_at_the_edge_of_exp_is_exact() -> None:
+    """Trap 2: one value that single-precision exp still keeps must not hide the many that it cuts off."""
+    z = torch.full((1, 100_000), -88.0)
+    z[0, 3], z[0, 70_000] = 0.0, -86.0
+    expected = torch.logsumexp(torch.cat([z[0, :3], z[0, 4:]]).double(), 0).item()
+    assert kernels.topk_logsumexp(z, 1).log_tail_N[0].item() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("step", [0.01, 1.0, 7.9, 8.1, 1000.0])
+def test_the_log_sum_exp_of_rows_that_climb(step: float) -> None:
+    """The base of the exponentials moves along; what was summed before must move with it."""
+    z = torch.arange(3000.0)[None] * step / 128 - 40
+    found = kernels.topk_logsumexp(z, 64)
+    expected = torch.logsumexp(z.double(), 1)
+    torch.testing.assert_close(found.logsumexp_N.double(), expected, atol=4e-6, rtol=2e-7)
+
+
 FILTERS = [
     {},
     {"temperature": 0.7},
