@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thack.corpus import Record, split_by_hash, stdlib_records
+from thack.corpus.export import PAIRS, PROMPTS, write_records
 from thack.errors import UsageError
 from thack.experiment.settings import ExperimentSettings
-from thack.files import atomic_directory, write_json, write_text
+from thack.files import atomic_directory, write_json
 from thack.models.tokenizer import Tokenizer
 
-PAIRS = "pairs.jsonl"
-PROMPTS = "prompts.jsonl"
 SPLITS = ("stage1", "stage2", "held_out")
 
 
@@ -31,8 +30,8 @@ def write_corpus(path: Path, settings: ExperimentSettings) -> None:
     fitting = [r for r, length in zip(records, lengths, strict=True) if length <= settings.max_prompt_tokens]
     with atomic_directory(path, replace=True) as directory:
         tokenizer.save(directory)
-        _write_jsonl(directory / PAIRS, [record for record in fitting if record.response])
-        _write_jsonl(directory / PROMPTS, _first_of_each_prompt(fitting))
+        write_records(directory / PAIRS, [record for record in fitting if record.response])
+        write_records(directory / PROMPTS, _first_of_each_prompt(fitting))
         write_json(
             directory / "corpus.json",
             {
@@ -63,7 +62,7 @@ def write_splits(path: Path, settings: ExperimentSettings, corpus: Path, seed: i
     splits = split_by_hash(prompts, sizes, salt=f"{settings.name}:{seed}")
     with atomic_directory(path, replace=True) as directory:
         for name in SPLITS:
-            _write_jsonl(directory / f"{name}.jsonl", splits[name])
+            write_records(directory / f"{name}.jsonl", splits[name])
         write_json(directory / "splits.json", _overlaps(splits, answered))
 
 
@@ -79,11 +78,6 @@ def _overlaps(splits: dict[str, list[Record]], answered: set[str]) -> dict[str, 
 def _first_of_each_prompt(records: Sequence[Record]) -> list[Record]:
     unique = {record.prompt_id: record for record in reversed(records)}
     return sorted(unique.values(), key=lambda record: record.prompt_id)
-
-
-def _write_jsonl(path: Path, records: Sequence[Record]) -> None:
-    rows = [{"id": r.prompt_id, "prompt": r.prompt, "response": r.response} for r in records]
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _read_jsonl(path: Path) -> list[Record]:

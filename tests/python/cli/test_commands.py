@@ -17,6 +17,7 @@ from thack.errors import HackingFound, Preempted, ThackError
 
 COMMANDS = [
     "demo",
+    "corpus",
     "sft",
     "generate",
     "cache-logits",
