@@ -23,7 +23,8 @@ from thack.config.settings import (
     SourceSettings,
 )
 from thack.config.strict import to_dict
-from thack.experiment.corpus import PAIRS, write_corpus, write_splits
+from thack.corpus.export import PAIRS
+from thack.experiment.corpus import write_corpus, write_splits
 from thack.experiment.settings import ExperimentSettings, RoleSettings
 from thack.experiment.stages import NotMade, Stage, stage
 from thack.experiment.workers import run_all
