@@ -1,113 +1,108 @@
-"""Selection and sampling per row and core against torch and transformers, interleaved in one process.
+"""Selection and sampling per row and core against torch, NumPy and transformers, interleaved in one process.
 
-The floor of each is one read of the same rows (a sum by torch). Run: python benches/kernels.py
+The floor of each is one read of the same rows (a sum by torch).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from harness import Measurement, Target, Work, interleaved, ratio
 from thack import kernels
 
 N, V, K = 16, 151_936, 64
-Work = Callable[[], object]
 
 
-def rows() -> list[dict[str, Any]]:
+def measure() -> Iterator[Measurement]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # per core; the kernels follow torch's setting
     try:
-        return [*selection(), *sampling(), *thresholds()]
+        yield from selection()
+        yield from sampling()
+        yield from thresholds()
     finally:
         torch.set_num_threads(before)
 
 
-def selection() -> list[dict[str, Any]]:
-    def peer(z: Tensor) -> Work:
-        return lambda: (torch.topk(z, K), torch.logsumexp(z, 1))
-
-    def ours(z: Tensor) -> Work:
-        return lambda: kernels.topk_logsumexp(z, K)
-
-    name = "torch.topk + torch.logsumexp (no tail)"
+def selection() -> Iterator[Measurement]:
     z = normal()
-    families = {"random f32": (z, "≥ 15×"), "Zipf-shaped f32": (zipf(), "≥ 15×")}
-    families["random bf16"] = (z.bfloat16(), "≥ 9×")
-    families["random f16"] = (z.half(), "")
-    found = [compare(f"top-64 + tail, {what}", name, ours(x), peer(x), x, t) for what, (x, t) in families.items()]
-    ascending = z.sort(dim=1).values
-    for what, x in {"ascending": ascending, "constant": torch.zeros_like(z)}.items():
-        work = (ours(x), ours(z))
-        found.append(compare(f"top-64 + tail, {what} f32", "ours on random rows", *work, z, "≥ 0.91×"))
-    return found
+    families = {"random f32": (z, ratio(15)), "Zipf-shaped f32": (zipf(), ratio(15))}
+    families |= {"random bf16": (z.bfloat16(), ratio(9)), "random f16": (z.half(), None)}
+    for what, (x, target) in families.items():
+        yield compare(
+            f"top-64 + tail, {what}", "torch.topk + torch.logsumexp (no tail)", ours(x), by_torch(x), x, target
+        )
+    rows = z.numpy()
+    partition = lambda: (np.argpartition(rows, V - K, axis=1), torch.logsumexp(z, 1))  # noqa: E731
+    yield compare("top-64 + tail, random f32", "numpy.argpartition + torch.logsumexp", ours(z), partition, z)
+    orders = {"ascending": z.sort(dim=1).values, "descending": z.sort(dim=1, descending=True).values}
+    orders |= {"constant": torch.zeros_like(z)}
+    for what, x in orders.items():
+        yield compare(f"top-64 + tail, {what} f32", "ours on random rows", ours(x), ours(z), z, ratio(1 / 1.1))
 
 
-def sampling() -> list[dict[str, Any]]:
+def ours(z: Tensor) -> Work:
+    return lambda: kernels.topk_logsumexp(z, K)
+
+
+def by_torch(z: Tensor) -> Work:
+    return lambda: (torch.topk(z, K), torch.logsumexp(z, 1))
+
+
+def sampling() -> Iterator[Measurement]:
     from transformers import TopKLogitsWarper, TopPLogitsWarper
 
     z, keys = normal(), torch.zeros(N, 4, dtype=torch.int64)
     keys[:, 1] = torch.arange(N)
     unused = torch.zeros(N, 1, dtype=torch.int64)
 
-    def ours(**options: Any) -> Work:
+    def draw(**options: Any) -> Work:
         return lambda: kernels.sample(z, seed=0, keys_N4=keys, **options)
 
     def multinomial(warp: Callable[[Tensor], Tensor]) -> Work:
         return lambda: torch.multinomial(torch.softmax(warp(z), 1), 1)
 
     top_k, top_p = TopKLogitsWarper(50), TopPLogitsWarper(0.95)
-    return [
-        compare("sample, T = 1", "softmax + multinomial", ours(), multinomial(lambda x: x), z, "≥ 80×"),
-        compare("sample, T = 1", "softmax alone", ours(), lambda: torch.softmax(z, 1), z, "≥ 10×"),
-        compare(
-            "sample, top-k 50", "transformers", ours(top_k=50), multinomial(lambda x: top_k(unused, x)), z, "≥ 90×"
-        ),
-        compare(
-            "sample, top-p .95", "transformers", ours(top_p=0.95), multinomial(lambda x: top_p(unused, x)), z, "≥ 150×"
-        ),
-    ]
+    processors = "transformers' processor + softmax + multinomial"
+    plain = multinomial(lambda x: x)
+    yield compare("sample, T = 1", "softmax + multinomial", draw(), plain, z, ratio(80))
+    yield compare("sample, T = 1", "softmax alone", draw(), lambda: torch.softmax(z, 1), z, ratio(10))
+    by_top_k = multinomial(lambda x: top_k(unused, x))
+    yield compare("sample, top-k 50", processors, draw(top_k=50), by_top_k, z, ratio(90))
+    by_top_p = multinomial(lambda x: top_p(unused, x))
+    yield compare("sample, top-p .95", processors, draw(top_p=0.95), by_top_p, z, ratio(150))
 
 
-def thresholds() -> list[dict[str, Any]]:
+def thresholds() -> Iterator[Measurement]:
     z, keys = zipf(), torch.zeros(N, 4, dtype=torch.int64)
-    return [
-        compare(
-            "threshold sample, 16 ids, Zipf-shaped",
-            "softmax + multinomial of 16",
-            lambda: kernels.threshold_sample(z, 16, seed=0, keys_N4=keys),
-            lambda: torch.multinomial(torch.softmax(z, 1), 16),
-            z,
-            "",
-        )
-    ]
+    yield compare(
+        "threshold sample, 16 ids, Zipf-shaped",
+        "softmax + multinomial of 16",
+        lambda: kernels.threshold_sample(z, 16, seed=0, keys_N4=keys),
+        lambda: torch.multinomial(torch.softmax(z, 1), 16),
+        z,
+    )
 
 
-def compare(what: str, peer: str, ours: Work, theirs: Work, z: Tensor, target: str) -> dict[str, Any]:
-    """Minimum over interleaved repetitions, in µs per row."""
-    works = (ours, theirs, z.view(torch.float32).sum)  # 16-bit rows too: summing int16 is no mere read
-    for work in works:
-        work()
-    best = [float("inf")] * len(works)
-    for _ in range(9):
-        for i, work in enumerate(works):
-            started = time.perf_counter()
-            work()
-            best[i] = min(best[i], (time.perf_counter() - started) * 1e6 / len(z))
-    mine, other, floor = best
-    return {
-        "what": what,
-        "peer": peer,
-        "ours_us": mine,
-        "peer_us": other,
-        "ratio": other / mine,
-        "floor_us": floor,
-        "target": target,
-    }
+def compare(what: str, peer: str, mine: Work, theirs: Work, z: Tensor, target: Target | None = None) -> Measurement:
+    """Least of nine interleaved repetitions, in µs per row."""
+    read = z.view(torch.float32).sum  # 16-bit rows too: summing int16 is no mere read
+    own, other, floor = (seconds * 1e6 / len(z) for seconds in interleaved((mine, theirs, read)))
+    return Measurement(
+        what=what,
+        peer=peer,
+        ours=own,
+        theirs=other,
+        floor=floor,
+        floor_is="one read",
+        unit="µs/row",
+        target=target,
+    )
 
 
 def normal() -> Tensor:
@@ -119,9 +114,3 @@ def zipf() -> Tensor:
     generator = torch.Generator().manual_seed(1)
     ranks = torch.stack([torch.randperm(V, generator=generator) for _ in range(N)])
     return -1.1 * torch.log(ranks.float() + 1)
-
-
-if __name__ == "__main__":
-    from run import table
-
-    print(table(rows()))

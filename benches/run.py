@@ -1,45 +1,54 @@
-"""`make bench`: every benchmark under benches/ that has `rows()`, as one table, and benches/last.json.
+"""`make bench`: the table of all that is measured beside its peer, floor and target; also benches/last.json.
 
-Run: python benches/run.py [NAME ...], where a name is a module beside this file (all of them without one).
-Modules give dicts: what, peer, ratio, target, and either value or ours_us, peer_us, floor_us.
+Run: python benches/run.py [MODULE ...] (all of MODULES without one; a part leaves the rest of last.json alone).
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import platform
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from harness import Measurement
 from thack import _thack
 from thack.files import write_json
 
-HERE = Path(__file__).parent
-COLUMNS = ("what", "ours", "peer's", "ratio", "floor", "over floor", "target", "peer")
+MODULES = ("kernels", "store")  # a new benchmark: a module beside this file, and its name here
+LAST = Path(__file__).parent / "last.json"
+COLUMNS = ("what", "ours", "peer's", "ratio", "floor", "over floor", "target", "met", "peer")
 
 
-def main(names: list[str]) -> int:
-    found: dict[str, list[dict[str, Any]]] = {}
-    failed = []
-    for name in names or modules():
+def main(names: Sequence[str]) -> int:
+    unknown = [name for name in names if name not in MODULES]
+    if unknown:
+        print(f"error: no benchmark is called {', '.join(unknown)}; use {', '.join(MODULES)}", file=sys.stderr)
+        return 2
+    failed = {}
+    for name in names or MODULES:
         try:
-            found[name] = importlib.import_module(name).rows()
+            found = list(importlib.import_module(name).measure())
         except Exception as error:  # one broken benchmark must not hide the others
-            failed.append(f"{name}: {type(error).__name__}: {error}")
+            failed[name] = f"{type(error).__name__}: {error}"
             continue
-        print(f"\n{name}\n{table(found[name])}", flush=True)
-    write_json(HERE / "last.json", {"machine": machine(), "benchmarks": found, "failed": failed})
-    for line in failed:
-        print(f"failed  {line}", file=sys.stderr)
+        print(f"\n{name}\n{table(found)}", flush=True)
+        record(name, found)
+    for name, reason in failed.items():
+        print(f"failed  {name}: {reason}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def modules() -> list[str]:
-    return sorted(path.stem for path in HERE.glob("*.py") if path.stem != "run")
+def record(name: str, found: Sequence[Measurement]) -> None:
+    """Puts one module's measurements into last.json, beside when and where they were made."""
+    known = json.loads(LAST.read_text()) if LAST.exists() else {}
+    entry = {"machine": machine(), "measurements": [one.document() for one in found]}
+    write_json(LAST, {key: known[key] for key in MODULES if key in known} | {name: entry})
 
 
 def machine() -> dict[str, Any]:
@@ -52,25 +61,30 @@ def machine() -> dict[str, Any]:
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    lines = [COLUMNS, *(_cells(row) for row in rows)]
+def table(found: Sequence[Measurement]) -> str:
+    lines = [COLUMNS, *(_cells(one) for one in found)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    ours, floor = row.get("ours_us"), row.get("floor_us")
-    ratio = row.get("ratio")
+def _cells(one: Measurement) -> tuple[str, ...]:
     return (
-        row["what"],
-        f"{row['value']:.2f}" if ours is None else f"{ours:.1f} µs",
-        "" if row.get("peer_us") is None else f"{row['peer_us']:.1f} µs",
-        "" if ratio is None else f"{ratio:.1f}×",
-        row.get("floor", "") if floor is None else f"{floor:.1f} µs",
-        "" if floor is None or ours is None else f"{ours / floor:.1f}",
-        row["target"],
-        row["peer"],
+        one.what,
+        f"{_number(one.ours)} {one.unit}",
+        _number(one.theirs),
+        _number(one.ratio, "×"),
+        f"{_number(one.floor)} {one.floor_is}".strip(),
+        _number(one.over_floor, "×"),
+        "" if one.target is None else str(one.target),
+        {None: "", True: "yes", False: "MISSED"}[one.met],
+        one.peer,
     )
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    if value is None:
+        return ""
+    return (f"{value:.0f}" if value >= 1000 else f"{value:.3g}") + unit
 
 
 def _cpu() -> str:

@@ -1,21 +1,17 @@
-"""The store against its targets and its peers: record sizes, codec speed, random reads, cost of a capture.
-
-Run: python benches/store.py (prints a table), or `rows()` from the benchmark runner.
-"""
+"""The store against its targets and its peers: record sizes, codec speed, random reads, cost of a capture."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
 
+from harness import Measurement, at_least, at_most, interleaved
 from thack.cache import Cache
 from thack.cache.capture import capture
 from thack.cache.exchange import ImportSettings, import_cache
@@ -27,50 +23,60 @@ from thack.models.tokenizer import Tokenizer
 from thack.targets import TokenSequence
 
 V, K = 151_936, 64
-Rows = list[dict[str, Any]]
 
 
-def row(
-    what: str, peer: str, value: float, target: str, *, ratio: float | None = None, floor: str = ""
-) -> dict[str, Any]:
-    return {"what": what, "peer": peer, "ratio": ratio, "floor": floor, "value": value, "target": target}
+def measure() -> Iterator[Measurement]:
+    yield from sizes()
+    yield from codec()
+    yield from reading()
+    yield from capturing()
 
 
-def sizes() -> Rows:
+def sizes() -> Iterator[Measurement]:
     """Bytes per token, exact."""
-    peer = "DistillKit's published layout: 200 B"
-    top = [(bits, Record(kind="top-k", vocab_size=V, k=K, value_bits=bits).stride) for bits in (8, 7)]
-    found = [
-        row(f"bytes, top-64 with tail, {bits} bits", peer, size, limit, ratio=200 / size, floor="100.7 ids alone")
-        for (bits, size), limit in zip(top, ("≤ 176", "≤ 168"), strict=True)
-    ]
-    for k, limit in ((16, "≤ 44"), (4, "≤ 16")):
-        size = Record(kind="sampled", vocab_size=V, k=k).stride
-        found.append(row(f"bytes, {k} sampled ids", "random-sampling KD: about 36 B", size, limit))
-    return found
+    for bits, limit in ((8, 176), (7, 168)):
+        yield Measurement(
+            what=f"record, top-64 with tail, {bits} bits",
+            ours=Record(kind="top-k", vocab_size=V, k=K, value_bits=bits).stride,
+            unit="B/token",
+            peer="DistillKit's published layout",
+            theirs=200,
+            floor=100.7,
+            floor_is="the ids alone",
+            target=at_most(limit),
+        )
+    for k, theirs, limit in ((16, 36, 44), (4, None, 16)):
+        yield Measurement(
+            what=f"record, {k} sampled ids",
+            ours=Record(kind="sampled", vocab_size=V, k=k).stride,
+            unit="B/token",
+            peer="random-sampling KD, published, multinomial" if theirs else "",
+            theirs=theirs,
+            target=at_most(limit),
+        )
 
 
-def codec() -> Rows:
+def codec() -> Iterator[Measurement]:
     """Million tokens per second on one core, from benches/codec.rs."""
     command = ["cargo", "bench", "--quiet", "--bench", "codec"]
     out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]).stdout
     rates = {item["what"]: item["million_tokens_per_s"] for item in map(json.loads, out.splitlines())}
-    targets = {"encode top-64, 8 bits": "≥ 18", "decode top-64, 8 bits": "≥ 27"}
+    targets = {"encode top-64, 8 bits": at_least(18), "decode top-64, 8 bits": at_least(27)}
     peers = {"encode top-64, 8 bits": 0.047, "decode top-64, 8 bits": 0.043}
-    return [
-        row(
-            f"M tokens/s, {what}",
-            "DistillKit, published, 2 cores" if what in peers else "",
-            rate,
-            targets.get(what, ""),
-            ratio=rate / peers[what] if what in peers else None,
-        )
-        for what, rate in rates.items()
-        if not what.startswith("floor")
-    ]
+    for what, rate in rates.items():
+        if not what.startswith("floor"):
+            yield Measurement(
+                what=what,
+                ours=rate,
+                unit="M tokens/s",
+                peer="DistillKit, published, 2 cores" if what in peers else "",
+                theirs=peers.get(what),
+                target=targets.get(what),
+                is_rate=True,
+            )
 
 
-def reading(sequences: int = 4096, length: int = 64, batch: int = 32) -> Rows:
+def reading(sequences: int = 4096, length: int = 64, batch: int = 32) -> Iterator[Measurement]:
     """Million tokens per second decoded, sequences at random, checksums verified."""
     from safetensors.numpy import save_file
 
@@ -88,11 +94,18 @@ def reading(sequences: int = 4096, length: int = 64, batch: int = 32) -> Rows:
         settings = ImportSettings(source=source, out=Path(scratch) / "c", vocab_size=V, tokenizer="none")
         cache = Cache.open(import_cache(settings))
         order = rng.permutation(sequences)
-        seconds = best(lambda: [cache.targets(order[i : i + batch]) for i in range(0, sequences, batch)])
-    return [row("M tokens/s, random reads, top-64", "", tokens / seconds / 1e6, "≥ 1")]
+        work = lambda: [cache.targets(order[i : i + batch]) for i in range(0, sequences, batch)]  # noqa: E731
+        (seconds,) = interleaved([work], repeats=3, warmups=0)
+    yield Measurement(
+        what="random reads, top-64",
+        ours=tokens / seconds / 1e6,
+        unit="M tokens/s",
+        target=at_least(1),
+        is_rate=True,
+    )
 
 
-def capturing() -> Rows:
+def capturing() -> Iterator[Measurement]:
     """Seconds of a capture over seconds of the teacher's bare forward on the same batches."""
     tokenizer = Tokenizer.train([f"def f{i}(x): return x + {i}" for i in range(2000)], 1024)
     teacher = new_decoder(ArchitectureSettings(hidden_size=256, num_layers=4), tokenizer, 0).eval()
@@ -117,23 +130,12 @@ def capturing() -> Rows:
             settings = CacheSettings(out=Path(scratch) / "c", kind="dense", device="cpu", dtype="float32")
             capture(settings, teacher=teacher, sequences=data)
 
-    alone, captured = best(bare), best(whole)
-    return [row("capture / bare forward, dense, V = 1024", "the teacher's forward", captured / alone, "≤ 1.15")]
-
-
-def best(work: Callable[[], object], repeats: int = 3) -> float:
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times)
-
-
-def rows() -> Rows:
-    return [*sizes(), *codec(), *reading(), *capturing()]
-
-
-if __name__ == "__main__":
-    for found in rows():
-        print(f"{found['what']:<45} {found['value']:>9.2f}   target {found['target']:<8} {found['peer']}")
+    alone, captured = interleaved([bare, whole], repeats=3, warmups=0)
+    yield Measurement(
+        what="capture, dense, V = 1024",
+        ours=captured / alone,
+        unit="× forward",
+        floor=1,
+        floor_is="the teacher's bare forward",
+        target=at_most(1.15),
+    )
