@@ -12,6 +12,7 @@ from typing import Literal
 Divergence = Literal["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation"]
 SourceKind = Literal["offline", "online-teacher", "online-student", "mixture"]
 TargetKind = Literal["dense", "top-k", "sampled"]
+LiveTargetKind = Literal["dense", "top-k", "renormalised", "sampled", "multinomial", "mixed"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
 
 
@@ -75,6 +76,17 @@ class SourceSettings:
     online_by: Literal["teacher", "student"] = "teacher"  # mixture: who writes that share
     refresh_steps: int = 16  # online responses are written for so many steps at once, at most an epoch
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSettings:
+    """What of a live teacher's distribution the student sees: a cache's loss of detail, without the cache."""
+
+    kind: LiveTargetKind = "dense"  # mixed: the k most likely ids exactly, the tail from draws and a prior
+    k: int = 16  # ids kept per token: the most likely, or sampled ones; multinomial: draws
+    fresh: bool = False  # fixed responses: draw again in every epoch, which no cache can
+    tail_draws: int = 0  # mixed: so many ids stand for the tail, drawn without bias
+    tail_prior: float = 0.0  # mixed: this share of the tail's mass goes by the mean tail of the training data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +168,7 @@ class DistillSettings:
     oracle: str = ""  # for the golden metric
     bank: str = ""  # a frozen bank of held-out prompts; empty: no evaluation
     source: SourceSettings = field(default_factory=SourceSettings)
+    target: TargetSettings = field(default_factory=TargetSettings)  # of a live teacher
     loss: LossSettings = field(default_factory=LossSettings)
     epochs: int = 1
     steps: int = 0  # stop after so many optimizer steps; 0: after `epochs`

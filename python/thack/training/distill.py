@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from thack.cache import Cache
-from thack.config.settings import DistillSettings
+from thack.config.settings import DistillSettings, TargetSettings
 from thack.errors import MismatchError, UsageError
 from thack.losses import token_losses
 from thack.losses.vocabulary import common_width
@@ -40,6 +40,7 @@ from thack.training.rundir import RunDirectory
 from thack.training.setup import finish, recorded, width_of
 from thack.training.source import build_source
 from thack.training.team import Team
+from thack.training.thinned import Thinned, check_target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,12 @@ def check_combination(settings: DistillSettings) -> None:
             details=("responses written afresh have no cached distributions",),
             hint="leave --cache out and give --teacher and --data",
         )
+    if settings.cache and settings.target != TargetSettings():
+        raise UsageError(
+            "target says what is kept of a live teacher, and a cache has kept what it has",
+            hint="leave --cache out and give --teacher and --data, or leave target as it is",
+        )
+    check_target(settings.target, settings.loss, has_responses=kind == "offline")
     if not settings.cache and not settings.data.path:
         raise UsageError("distilling without a cache needs prompts", hint="give --data prompts.jsonl")
     if settings.bank and not (settings.teacher or settings.oracle):
@@ -199,7 +206,9 @@ def build_material(settings: DistillSettings, cast: Cast, progress: Progress) ->
     offline = settings.source.kind == "offline"
     source, data = build_source(settings, cast.teacher, cast.student, progress)
     lengths = np.array([len(s.prompt_ids) + len(s.response_ids) for s in data]) if offline else None
-    return Live(source, data, cast.teacher, cast.width, keeps_responses=not offline), lengths
+    examples = data if offline else []
+    teacher = Thinned(cast.teacher, cast.width, settings.target, seed=settings.seed, examples=examples)
+    return Live(source, data, teacher, keeps_responses=not offline), lengths
 
 
 def _warn_about_reuse(settings: DistillSettings, cache: Cache, progress: Progress) -> None:

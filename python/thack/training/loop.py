@@ -92,7 +92,7 @@ def train(job: Job, start: Snapshot) -> None:
                 _seed_dropout(plan.seed, step, number, team.rank.rank)
                 with clock("data"):
                     rows = Batch.of(micro, model.device)
-                    target = job.material.target(micro, rows)
+                    target = job.material.target(micro, rows, window.epoch)
                 with clock("forward"), _autocast(job):
                     logits_NV = model(rows)
                 with clock("loss"):

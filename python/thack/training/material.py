@@ -6,18 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 
-from thack.errors import ModelError
-from thack.losses.vocabulary import log_probs
 from thack.models.batch import Batch
-from thack.models.protocol import LanguageModel
-from thack.targets import DenseTarget, Target, TokenSequence
+from thack.targets import Target, TokenSequence
 from thack.training.narrow import narrow_target
 
 if TYPE_CHECKING:
     from thack.cache import Cache
     from thack.responses.sources import ResponseSource
+    from thack.training.thinned import Thinned
 
 
 class Material(Protocol):
@@ -41,7 +38,7 @@ class Material(Protocol):
     def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
         """The sequences of one window, in the order of `positions`."""
 
-    def target(self, sequences: Sequence[TokenSequence], batch: Batch) -> Target | None:
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | None:
         """The teacher's distributions for the rows of `batch`; None: train on the tokens alone."""
 
 
@@ -61,7 +58,7 @@ class Pairs:
     def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
         return [self._sequences[i] for i in positions]
 
-    def target(self, sequences: Sequence[TokenSequence], batch: Batch) -> None:
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> None:
         return None
 
 
@@ -82,7 +79,7 @@ class Cached:
     def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
         return [self._cache.sequences(int(i)) for i in positions]
 
-    def target(self, sequences: Sequence[TokenSequence], batch: Batch) -> Target:
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target:
         _, target = self._cache.targets([s.index for s in sequences])
         return narrow_target(target.to(batch.device), self._width)
 
@@ -91,18 +88,11 @@ class Live:
     """Responses from any source, scored by the teacher as they come."""
 
     def __init__(
-        self,
-        source: ResponseSource,
-        data: Sequence[TokenSequence],
-        teacher: LanguageModel,
-        width: int,
-        *,
-        keeps_responses: bool,
+        self, source: ResponseSource, data: Sequence[TokenSequence], teacher: Thinned, *, keeps_responses: bool
     ) -> None:
         self.data = data  # the data set's prompts by position
         self._source = source
         self._teacher = teacher
-        self._width = width
         self.keeps_responses = keeps_responses
         self.teacher_tokens = 0
 
@@ -116,15 +106,6 @@ class Live:
     def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
         return list(self._source.sequences(positions, epoch))
 
-    def target(self, sequences: Sequence[TokenSequence], batch: Batch) -> DenseTarget:
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target:
         self.teacher_tokens += len(batch.labels_N)
-        return teacher_target(self._teacher, batch, self._width)
-
-
-def teacher_target(teacher: LanguageModel, batch: Batch, width: int) -> DenseTarget:
-    """The live teacher's whole distribution on every row of `batch`."""
-    with torch.no_grad():
-        found = log_probs(teacher(batch), width)
-        if torch.isnan(found.sum()):
-            raise ModelError("the teacher gives NaN logits", hint="check its weights, or use --set dtype=float32")
-    return DenseTarget(log_probs_NV=found)
+        return self._teacher.target(sequences, batch, epoch)
