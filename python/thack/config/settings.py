@@ -166,7 +166,7 @@ class DistillSettings:
     cache: str = ""  # targets from a cache instead of a live teacher
     data: DataSettings = field(default_factory=DataSettings)  # prompts (offline: and responses), without cache
     oracle: str = ""  # for the golden metric
-    bank: str = ""  # a frozen bank of held-out prompts; empty: no evaluation
+    bank: str = ""  # held-out prompts: a frozen bank, or a JSONL from which one is made in `out`; empty: none
     source: SourceSettings = field(default_factory=SourceSettings)
     target: TargetSettings = field(default_factory=TargetSettings)  # of a live teacher
     loss: LossSettings = field(default_factory=LossSettings)

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from thack.config.settings import EvaluateSettings
+from thack.config.settings import DataSettings, EvaluateSettings
 from thack.errors import UsageError
-from thack.files import write_json
+from thack.files import canonical_json, digest, write_json
 from thack.metrics.bank import PromptBank
 from thack.metrics.distance import Evaluator
 from thack.models.load import load_model
@@ -22,10 +22,12 @@ def run_evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> dic
     """Measure settings.student on the bank and write settings.out: models, bank, columns, per-prompt sums.
 
     Always in float32: a metric must not depend on what makes training fast. A bank that is still a file of
-    prompts gets its responses first and is frozen beside `out`, in `bank/`.
+    prompts gets its responses first and is frozen beside `out`.
     """
     if not settings.student:
         raise UsageError("nothing to evaluate", hint="give --student DIR")
+    if not settings.bank and not settings.data.path:
+        raise UsageError("evaluating needs held-out prompts", hint="give --bank DIR, or --bank prompts.jsonl")
     device = choose_device(settings.device)
     roles = {"student": settings.student, "teacher": settings.teacher, "oracle": settings.oracle}
     models = {
@@ -34,7 +36,15 @@ def run_evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> dic
         if directory
     }
     teacher, oracle = models.get("teacher"), models.get("oracle")
-    bank = open_bank(settings, teacher, oracle, progress)
+    bank = open_bank(
+        Path(settings.bank or settings.data.path),
+        settings.out.parent,
+        teacher=teacher,
+        oracle=oracle,
+        data=settings.data,
+        seed=settings.seed,
+        progress=progress,
+    )
     evaluator = Evaluator(bank, teacher, oracle, settings.evaluation, seed=settings.seed)
     evaluation = evaluator.evaluate(models["student"], progress)
     result = {
@@ -51,23 +61,36 @@ def run_evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> dic
 
 
 def open_bank(
-    settings: EvaluateSettings, teacher: LanguageModel | None, oracle: LanguageModel | None, progress: Progress
+    path: Path,
+    beside: Path,
+    *,
+    teacher: LanguageModel | None,
+    oracle: LanguageModel | None,
+    data: DataSettings,
+    seed: int,
+    progress: Progress,
 ) -> PromptBank:
-    """The frozen bank in a directory, or a new one from a file of prompts."""
-    path = Path(settings.bank or settings.data.path)
-    if path.is_dir() and settings.bank:
+    """The bank in a directory; of a file of prompts, the one in `beside` that is named by all that goes into it.
+
+    It is made where it is not there yet: the same file, models and settings find the same responses again.
+    """
+    if path.is_dir():
         return PromptBank.load(path)
-    if not settings.bank and not settings.data.path:
-        raise UsageError("evaluating needs held-out prompts", hint="give --bank DIR, or --bank prompts.jsonl")
-    bank = PromptBank.from_jsonl(path, limit=settings.data.limit).with_responses(
+    bank = PromptBank.from_jsonl(path, limit=data.limit)
+    writers = [None if model is None else model.fingerprint() for model in (teacher, oracle)]
+    lengths = [data.max_prompt_tokens, data.max_response_tokens]
+    key = digest(canonical_json([bank.fingerprint(), writers, lengths, seed]))
+    frozen = beside / f"bank-{key.removeprefix('sha256:')[:8]}"
+    if frozen.is_dir():
+        return PromptBank.load(frozen)
+    bank = bank.with_responses(
         teacher,
         oracle=oracle,
-        seed=settings.seed,
-        max_new_tokens=settings.data.max_response_tokens,
-        max_prompt_tokens=settings.data.max_prompt_tokens,
+        seed=seed,
+        max_new_tokens=data.max_response_tokens,
+        max_prompt_tokens=data.max_prompt_tokens,
         progress=progress,
     )
-    frozen = settings.out.parent / "bank"
     bank.save(frozen)
     progress.note(f"bank of {len(bank)} prompts frozen in {frozen}: give --bank {frozen} next time")
     return bank

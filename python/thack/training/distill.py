@@ -7,7 +7,7 @@ or a live teacher). A cache's responses are fixed, so only offline runs can use 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from thack.losses.vocabulary import common_width
 from thack.metrics.bank import PromptBank
 from thack.metrics.distance import Evaluator
 from thack.metrics.monitor import FixedKL
+from thack.metrics.run import open_bank
 from thack.models.load import load_model
 from thack.models.protocol import LanguageModel
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
@@ -128,7 +129,7 @@ def prepare_distill(settings: DistillSettings, run: RunDirectory, progress: Prog
         start = read_snapshot(checkpoint)
         restore_optimizer(as_module(cast.student), optimizer, checkpoint)
     dtype, reason = choose_dtype(settings.dtype, device, width=width_of(cast.student))
-    bank = PromptBank.load(settings.bank) if settings.bank else None
+    bank = _bank(settings, cast, run, progress)
     run.open_logs(start.step)
     run.write_facts(_facts(cast, bank, len(material), f"{dtype} ({reason})".removeprefix("torch.")))
     steps = evaluation_steps(plan.total_steps, settings.evaluation.count, settings.evaluation.spacing)
@@ -240,6 +241,21 @@ def build_evaluation(
         return columns
 
     return evaluate
+
+
+def _bank(settings: DistillSettings, cast: Cast, run: RunDirectory, progress: Progress) -> PromptBank | None:
+    """The held-out prompts; a file of them gets its responses once, and lies in the run from then on."""
+    if not settings.bank:
+        return None
+    return open_bank(
+        Path(settings.bank),
+        run.path,
+        teacher=cast.teacher,
+        oracle=cast.oracle,
+        data=replace(settings.data, limit=0),
+        seed=settings.seed,
+        progress=progress,
+    )
 
 
 def _loss(settings: DistillSettings, width: int) -> Callable[[Tensor, Target | None, Tensor], Tensor]:

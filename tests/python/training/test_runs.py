@@ -126,6 +126,23 @@ def test_every_source_trains_and_writes_the_whole_run(world: Path, tmp_path: Pat
         assert sum(sums["nats"]) / sum(sums["tokens"]) == pytest.approx(evaluation[PROXY])
 
 
+def test_a_file_of_prompts_becomes_a_bank_of_the_run_and_stays_it(world: Path, tmp_path: Path) -> None:
+    held_out = write(tmp_path / "held_out.jsonl", records(5, 200))
+    settings = distill_settings(world, tmp_path / "run", bank=str(held_out))
+    with pytest.MonkeyPatch.context() as patch:
+        signal_at(patch, 2)
+        with pytest.raises(Preempted):
+            run_distill(settings)
+    (made,) = settings.out.glob("bank-*")
+    before = (made / "prompts.jsonl").stat().st_mtime_ns
+    run_distill(settings)
+    assert [path.name for path in settings.out.glob("bank-*")] == [made.name]
+    assert (made / "prompts.jsonl").stat().st_mtime_ns == before
+    assert PromptBank.load(made).origin["teacher"] == load_model(world / "teacher").fingerprint()
+    other = run_distill(replace(settings, out=tmp_path / "other", seed=1))
+    assert [path.name for path in other.path.glob("bank-*")] != [made.name]
+
+
 @pytest.mark.parametrize("kind", ["offline", "online-teacher", "online-student", "mixture"])
 def test_trap_28_stopped_in_the_middle_of_a_window_and_resumed(world: Path, tmp_path: Path, kind: str) -> None:
     whole = run_distill(distill_settings(world, tmp_path / "whole", kind))
