@@ -182,7 +182,7 @@ def load_teacher(settings: CacheSettings) -> LanguageModel:
     from thack.models.load import load_model
     from thack.runtime.device import choose_device
 
-    return load_model(settings.teacher, role="teacher", device=choose_device(settings.device))
+    return load_model(settings.teacher, role="teacher", device=choose_device(settings.device), options=settings.load)
 
 
 def read_data(settings: CacheSettings, teacher: LanguageModel, progress: Progress) -> Sequence[TokenSequence]:

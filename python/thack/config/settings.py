@@ -27,6 +27,16 @@ class DataSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSettings:
+    """How models that are not trained are loaded: a teacher larger than one GPU, or a quantised one."""
+
+    through: Literal["auto", "native", "transformers"] = "auto"  # auto: native where the architecture is known
+    device_map: str = ""  # transformers' device_map, such as auto (needs accelerate); empty: all on `device`
+    dtype: str = ""  # of the weights, such as bfloat16; empty: float32
+    quantization: str = ""  # transformers' quantisation config as JSON, such as {"quant_method": "hqq", "nbits": 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArchitectureSettings:
     """A native decoder trained from scratch."""
 
@@ -128,6 +138,7 @@ class SftSettings:
 class GenerateSettings:
     out: Path = Path("responses")
     model: str = ""
+    load: LoadSettings = field(default_factory=LoadSettings)
     data: DataSettings = field(default_factory=DataSettings)
     samples: int = 1  # responses per prompt: the generation budget
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
@@ -141,6 +152,7 @@ class GenerateSettings:
 class CacheSettings:
     out: Path = Path("cache")
     teacher: str = ""
+    load: LoadSettings = field(default_factory=LoadSettings)
     data: DataSettings = field(default_factory=DataSettings)
     kind: TargetKind = "top-k"
     top_k: int = 64
@@ -166,6 +178,7 @@ class DistillSettings:
     cache: str = ""  # targets from a cache instead of a live teacher
     data: DataSettings = field(default_factory=DataSettings)  # prompts (offline: and responses), without cache
     oracle: str = ""  # for the golden metric
+    load: LoadSettings = field(default_factory=LoadSettings)  # teacher and oracle
     bank: str = ""  # held-out prompts: a frozen bank, or a JSONL from which one is made in `out`; empty: none
     source: SourceSettings = field(default_factory=SourceSettings)
     target: TargetSettings = field(default_factory=TargetSettings)  # of a live teacher
@@ -189,6 +202,7 @@ class EvaluateSettings:
     student: str = ""
     teacher: str = ""
     oracle: str = ""
+    load: LoadSettings = field(default_factory=LoadSettings)  # teacher and oracle
     bank: str = ""  # directory of a frozen bank, or a JSONL of prompts from which one is made beside `out`
     data: DataSettings = field(default_factory=DataSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)

@@ -31,7 +31,13 @@ def run_evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> dic
     device = choose_device(settings.device)
     roles = {"student": settings.student, "teacher": settings.teacher, "oracle": settings.oracle}
     models = {
-        role: load_model(Path(directory), role=role, device=device, dtype=torch.float32)
+        role: load_model(
+            directory,
+            role=role,
+            device=device,
+            dtype=torch.float32,
+            options=None if role == "student" else settings.load,
+        )
         for role, directory in roles.items()
         if directory
     }

@@ -14,19 +14,25 @@ Shape legend: B sequences, P prompt columns, C columns seen so far, N response t
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.modeling_outputs import BaseModelOutput
 
-from thack.errors import DataError, ModelError
+from thack.config.settings import LoadSettings
+from thack.errors import DataError, ModelError, UsageError
 from thack.models import checkpoint
+from thack.models.architecture import Architecture
 from thack.models.batch import Batch, pad_left, pad_right
+from thack.models.hub import locate
 from thack.models.tokenizer import Tokenizer
 
 _UNLIMITED = 1 << 30  # positions of models whose position encoding has no table
@@ -35,19 +41,29 @@ _POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_target_position
 _VOLATILE_KEYS = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
 
 
-def load(directory: Path, *, device: torch.device | str, dtype: torch.dtype) -> HuggingFaceModel:
+def load(
+    directory: Path, *, device: torch.device | str, dtype: torch.dtype, options: LoadSettings | None = None
+) -> HuggingFaceModel:
     """Load a directory in evaluation mode: safetensors only, and no code from the checkpoint is run."""
+    options = options or LoadSettings()
     checkpoint.read_config(directory)
     _require_safetensors(directory)
     tokenizer = Tokenizer.load(directory)
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    placement = _placement(options)
+    safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     try:
-        config = AutoConfig.from_pretrained(directory, **options)
+        config = AutoConfig.from_pretrained(directory, **safe)
         cls = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model, info = cls.from_pretrained(
-            directory, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+            directory,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **safe,
+            **placement,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"transformers cannot load {directory}",
             details=str(error).strip().splitlines()[:3],
@@ -60,7 +76,67 @@ def load(directory: Path, *, device: torch.device | str, dtype: torch.dtype) -> 
                 f"{directory}: {kind.replace('_keys', '')} weights, such as {min(map(str, info[kind]))}",
                 hint="the directory is incomplete, or config.json is another model's",
             )
-    return HuggingFaceModel(model.to(device), tokenizer).eval()
+    # With a placement, transformers has put every weight where it belongs.
+    return HuggingFaceModel(model if placement else model.to(device), tokenizer).eval()
+
+
+def wrap(model: Any, tokenizer: Any = None, *, role: str = "model") -> HuggingFaceModel:
+    """A live transformers model, also one that a trainer has wrapped, as a `LanguageModel`; nothing is copied.
+
+    `tokenizer` is ours, transformers' fast one, or a directory; without it, that of the directory from which the
+    model was loaded.
+    """
+    return HuggingFaceModel(model, tokenizer_of(model, tokenizer, role=role))
+
+
+def tokenizer_of(model: Any, tokenizer: Any = None, *, role: str = "model") -> Tokenizer:
+    """The tokenizer given, as ours, or the one beside the model's weights."""
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    # A processor of text and images holds its tokenizer.
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    if isinstance(tokenizer, str | Path):
+        return Tokenizer.load(tokenizer)
+    if tokenizer is not None:
+        return _from_fast(tokenizer, role)
+    place = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+    if not place:
+        raise UsageError(f"the {role} does not know its tokenizer", hint="give it: tokenizer=…")
+    return Tokenizer.load(locate(place).directory)
+
+
+def _from_fast(tokenizer: Any, role: str) -> Tokenizer:
+    if not getattr(tokenizer, "is_fast", False):
+        raise UsageError(
+            f"the {role}'s tokenizer is a {type(tokenizer).__name__}, not a fast one",
+            hint="load it with AutoTokenizer.from_pretrained(DIR), or give the directory itself",
+        )
+    # Saved and read again: the one way in which both libraries agree what the files say.
+    with TemporaryDirectory() as place:
+        tokenizer.save_pretrained(place)
+        return Tokenizer.load(place)
+
+
+def _placement(options: LoadSettings) -> dict[str, Any]:
+    """transformers' own options: where the weights go, and in which numbers."""
+    placement: dict[str, Any] = {}
+    if options.device_map:
+        placement["device_map"] = _parsed(options.device_map, "load.device_map")
+    if options.quantization:
+        placement["quantization_config"] = _parsed(options.quantization, "load.quantization")
+    return placement
+
+
+def _parsed(text: str, key: str) -> Any:
+    """A JSON object where it looks like one, else the word itself."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{key} is not JSON ({error})", hint='for example {"quant_method": "hqq", "nbits": 4}'
+        ) from error
 
 
 def _require_safetensors(directory: Path) -> None:
@@ -79,13 +155,15 @@ class HuggingFaceModel(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        takes = inspect.signature(unwrapped(model).forward).parameters
+        self._takes_positions = "position_ids" in takes
+        self.cache_name = "cache" if "cache" in takes else "past_key_values"  # its name up to transformers 5.2x
         self._rows: Tensor | None = None  # set during one call: the rows that are asked for,
         self._project = True  # whether they go through the head,
         self._hidden: Tensor | None = None  # and what they are
         self._check_widths()
         self._start_id = self._decoder_start() if self.is_encoder_decoder else -1
-        self.head().register_forward_pre_hook(self._take_rows)
+        self._hook = self.head().register_forward_pre_hook(self._take_rows)
 
     @property
     def vocab_size(self) -> int:
@@ -106,12 +184,16 @@ class HuggingFaceModel(nn.Module):
     def head(self) -> nn.Linear:
         """The projection from the hidden rows that `forward(project=False)` returns."""
         head = self.model.get_output_embeddings()
-        if not isinstance(head, nn.Linear):
+        if not isinstance(head, nn.Module) or not hasattr(head, "out_features"):
             raise ModelError(
                 f"{type(self.model).__name__} has no linear output projection",
                 hint="it is not a language model that thack can distill",
             )
-        return head
+        return head  # type: ignore[return-value]
+
+    def release(self) -> None:
+        """Take the hook out of a model that was only lent to us."""
+        self._hook.remove()
 
     def forward(self, batch: Batch, *, project: bool = True) -> Tensor:
         """logits_NV, or hidden_NH: what the head reads."""
@@ -162,7 +244,7 @@ class HuggingFaceModel(nn.Module):
         if self._rows is None:
             return None
         flat = inputs[0].reshape(-1, inputs[0].shape[-1])
-        self._hidden = flat.index_select(0, self._rows)
+        self._hidden = flat.index_select(0, self._rows.to(flat.device))  # the last layers may lie elsewhere
         return ((self._hidden if self._project else flat[:0]).unsqueeze(0),)
 
     def _check_length(self, length: int) -> None:
@@ -196,9 +278,26 @@ class HuggingFaceModel(nn.Module):
         self.tokenizer.save(directory)
 
     def fingerprint(self) -> str:
-        """sha256 over the configuration and the weights; of content, not of place."""
-        facts = {k: v for k, v in self.model.config.to_dict().items() if k not in _VOLATILE_KEYS}
-        return checkpoint.fingerprint(facts, self.model.state_dict())
+        """sha256 over the configuration and the weights; of content, not of place.
+
+        A model that the native decoder could compute has the native fingerprint, however it was loaded.
+        """
+        config, state = self.model.config.to_dict(), self.model.state_dict()
+        try:
+            architecture = Architecture.read(config)
+        except ModelError:
+            facts = {k: v for k, v in config.items() if k not in _VOLATILE_KEYS}
+            return checkpoint.fingerprint(facts, state)
+        tied = {"lm_head.weight"} if architecture.tie_head else set()
+        return checkpoint.fingerprint(architecture, {k: v for k, v in state.items() if k not in tied})
+
+
+def unwrapped(model: Any) -> Any:
+    """The model itself, inside whatever a trainer or peft put around it."""
+    for name in ("_orig_mod", "module"):
+        while hasattr(model, name):
+            model = getattr(model, name)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 class _Decoding:
@@ -222,8 +321,9 @@ class _Decoding:
 
     def _run(self, rows: Tensor, **inputs: Any) -> None:
         """One call with the cache; the logits of the given rows are the next token's."""
-        self._logits_BV, _, output = self._model.run(rows, use_cache=True, past_key_values=self._cache, **inputs)
-        self._cache = output.past_key_values
+        name = self._model.cache_name
+        self._logits_BV, _, output = self._model.run(rows, use_cache=True, **{name: self._cache}, **inputs)
+        self._cache = getattr(output, name, None)
         if self._cache is None:
             raise ModelError(
                 f"{type(self._model.model).__name__} keeps no key-value cache",

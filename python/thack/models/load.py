@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from thack.config.settings import ArchitectureSettings
-from thack.errors import ModelError
+from thack.config.settings import ArchitectureSettings, LoadSettings
+from thack.errors import ModelError, UsageError
 from thack.models import checkpoint
 from thack.models.architecture import Architecture, UnsupportedArchitecture
+from thack.models.hub import locate
 from thack.models.llama import Llama
 from thack.models.protocol import LanguageModel
 from thack.models.tokenizer import Tokenizer
@@ -23,23 +25,77 @@ def new_decoder(settings: ArchitectureSettings, tokenizer: Tokenizer, seed: int)
 
 
 def load_model(
-    directory: Path | str,
+    name: Path | str,
     *,
     role: str = "model",
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    options: LoadSettings | None = None,
 ) -> LanguageModel:
-    """Load a model directory in evaluation mode; `role` (oracle, teacher, student) names it in errors."""
-    directory = Path(directory).expanduser()
+    """Load a model in evaluation mode from a directory, or by its name on the hub (`org/name@revision`).
+
+    `role` (oracle, teacher, student) names it in errors. A model of the hub remembers its commit: `origin`.
+    """
+    options = options or LoadSettings()
     try:
-        config = checkpoint.read_config(directory)
-        try:
-            architecture = Architecture.read(config)
-        except UnsupportedArchitecture as reason:
-            return _through_transformers(directory, reason, device, dtype)
-        return load_native(directory, architecture, device=device, dtype=dtype)
+        source = locate(name)
+        model = _load(source.directory, device, _dtype(options, dtype), options)
     except ModelError as error:
         raise ModelError(f"{role}: {error.message}", details=error.details, hint=error.hint) from error
+    model.origin = source.origin  # type: ignore[attr-defined]
+    return model
+
+
+def origin_of(model: LanguageModel) -> str:
+    """What a model was loaded from: a directory, or `org/name@commit`; empty for one made in memory."""
+    return str(getattr(model, "origin", ""))
+
+
+def _load(directory: Path, device: torch.device | str, dtype: torch.dtype, options: LoadSettings) -> LanguageModel:
+    config = checkpoint.read_config(directory)
+    if options.through == "transformers" or options.device_map or options.quantization:
+        if options.through == "native":
+            raise UsageError(
+                "load.through = native does not go with load.device_map or load.quantization",
+                hint="both are transformers' own: leave load.through at auto",
+            )
+        return _through_transformers(directory, ModelError("transformers was asked for"), device, dtype, options)
+    try:
+        architecture = Architecture.read(config)
+    except UnsupportedArchitecture as reason:
+        if options.through == "native":
+            raise
+        return _through_transformers(directory, reason, device, dtype, options)
+    return load_native(directory, architecture, device=device, dtype=dtype)
+
+
+def as_language_model(model: Any, tokenizer: Any = None, *, role: str = "model") -> LanguageModel:
+    """Anything that plays a role: one of ours as it is, a name or directory, or a live transformers model.
+
+    A transformers model needs its tokenizer, unless it remembers where it came from. It is wrapped, not copied:
+    nothing in it is changed.
+    """
+    if isinstance(model, LanguageModel):
+        return model
+    if isinstance(model, str | Path):
+        return load_model(model, role=role)
+    if not callable(getattr(model, "get_output_embeddings", None)):
+        raise UsageError(
+            f"a {type(model).__name__} cannot be the {role}",
+            hint="give a directory, a transformers model, or what thack.models.load.load_model returns",
+        )
+    from thack.models import hf
+
+    return hf.wrap(model, tokenizer, role=role)
+
+
+def _dtype(options: LoadSettings, default: torch.dtype) -> torch.dtype:
+    if not options.dtype:
+        return default
+    found = getattr(torch, options.dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise UsageError(f"load.dtype = {options.dtype!r} is no number format", hint="float32, bfloat16 or float16")
+    return found
 
 
 def load_native(
@@ -63,10 +119,10 @@ def load_native(
 
 
 def _through_transformers(
-    directory: Path, reason: ModelError, device: torch.device | str, dtype: torch.dtype
+    directory: Path, reason: ModelError, device: torch.device | str, dtype: torch.dtype, options: LoadSettings
 ) -> LanguageModel:
     try:
         from thack.models import hf
     except ImportError as error:
         raise ModelError(reason.message, hint="transformers may load it: pip install 'thack[hf]'") from error
-    return hf.load(directory, device=device, dtype=dtype)
+    return hf.load(directory, device=device, dtype=dtype, options=options)

@@ -26,7 +26,7 @@ def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> dic
     claim_output(settings.out, "responses")
     apply_threads()
     device = choose_device(settings.device)
-    model = load_model(settings.model, role="model", device=device)
+    model = load_model(settings.model, role="model", device=device, options=settings.load)
     dtype, _ = choose_dtype(settings.dtype, device, width=model.head().in_features)
     model.to(dtype)  # type: ignore[attr-defined]
     records = read_records(Path(settings.data.path), settings.data.on_bad_line)

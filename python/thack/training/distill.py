@@ -159,8 +159,12 @@ def prepare_distill(settings: DistillSettings, run: RunDirectory, progress: Prog
 def load_cast(settings: DistillSettings, checkpoint: Path | None, device: torch.device) -> Cast:
     """Load every model, and refuse those that do not belong together."""
     student = load_model(checkpoint or settings.student, role="student", device=device)
-    teacher = load_model(settings.teacher, role="teacher", device=device) if settings.teacher else None
-    oracle = load_model(settings.oracle, role="oracle", device=device) if settings.oracle else None
+    teacher = (
+        load_model(settings.teacher, role="teacher", device=device, options=settings.load) if settings.teacher else None
+    )
+    oracle = (
+        load_model(settings.oracle, role="oracle", device=device, options=settings.load) if settings.oracle else None
+    )
     cache = Cache.open(Path(settings.cache)) if settings.cache else None
     widths = {"student": student.vocab_size}
     if teacher is not None:

@@ -1,0 +1,85 @@
+"""A model by its name on the Hugging Face hub: a snapshot on this machine, and the commit that it is.
+
+`org/name`, or `org/name@revision` with a branch, a tag or a commit. A directory of that name always wins.
+Only configuration, safetensors and tokenizer files are fetched: no pickles, no code.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from thack.errors import ModelError
+
+_HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?")
+_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a model's files lie, and what to call it: its directory, or `org/name@commit`."""
+
+    directory: Path
+    origin: str
+
+
+def locate(name: Path | str) -> Source:
+    """The directory of that name, or the hub's snapshot of it; raises ModelError if there is neither."""
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        return Source(directory=directory, origin=str(name))
+    match = _HUB_ID.fullmatch(str(name))
+    # A mistyped directory is not asked for on the network: its parent stands here.
+    if match is None or directory.parent.is_dir():
+        raise ModelError(
+            f"no such model directory: {name}",
+            hint="give a directory that holds config.json, or a name on the hub, such as org/name",
+        )
+    snapshot = _snapshot(match["name"], match["revision"])
+    return Source(directory=snapshot, origin=f"{match['name']}@{snapshot.name}")
+
+
+def _snapshot(name: str, revision: str | None) -> Path:
+    try:
+        from huggingface_hub import constants, snapshot_download
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+    except ImportError as error:
+        raise ModelError(
+            f"no such model directory: {name}", hint="models from the hub need transformers: pip install 'thack[hf]'"
+        ) from error
+    label = name if revision is None else f"{name}@{revision}"
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{label} is gated on the hub", hint="accept its terms there, and run: hf auth login"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"{name} has no revision {revision} on the hub") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"neither a directory nor a model on the hub: {name}", hint="check its name") from error
+    except LocalEntryNotFoundError as error:
+        if constants.HF_HUB_OFFLINE:
+            raise ModelError(
+                f"{label} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it",
+                hint=f"fetch it where there is a network (hf download {name}), or unset HF_HUB_OFFLINE",
+            ) from error
+        raise _unreachable(label, error) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise _unreachable(label, error) from error
+
+
+def _unreachable(label: str, error: Exception) -> ModelError:
+    reason = str(error).strip().splitlines()
+    return ModelError(
+        f"{label} is no directory here, and the hub does not give it",
+        details=reason[:1],
+        hint="give a directory, or fetch it where there is a network and copy it here",
+    )
