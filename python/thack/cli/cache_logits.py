@@ -10,6 +10,7 @@ from thack.config.settings import CacheSettings
 FLAGS = {
     "teacher": Flag(key="teacher", help="directory of the teacher"),
     "data": Flag(key="data.path"),
+    "on_bad_line": Flag(key="data.on_bad_line"),
     "out": Flag(key="out", help="directory of the cache; run again to go on"),
     "kind": Flag(key="kind", help="what is kept of each distribution"),
     "top_k": Flag(key="top_k", help="keep the so many most likely ids and the exact tail", implies={"kind": "top-k"}),

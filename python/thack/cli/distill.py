@@ -12,6 +12,8 @@ FLAGS = {
     "cache": Flag(key="cache"),
     "teacher": Flag(key="teacher"),
     "data": Flag(key="data.path"),
+    "limit": Flag(key="data.limit"),
+    "on_bad_line": Flag(key="data.on_bad_line"),
     "source": Flag(key="source.kind", help="who writes the responses, and when"),
     "divergence": Flag(key="loss.divergence", help="what is minimised"),
     "oracle": Flag(key="oracle", help="directory of the ground truth, for the golden metric"),

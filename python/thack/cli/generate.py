@@ -10,6 +10,8 @@ from thack.config.settings import GenerateSettings
 FLAGS = {
     "model": Flag(key="model", help="directory of the model that writes"),
     "data": Flag(key="data.path", help="JSONL or Parquet with prompts"),
+    "limit": Flag(key="data.limit"),
+    "on_bad_line": Flag(key="data.on_bad_line"),
     "out": Flag(key="out", help="directory for responses.jsonl and its manifest"),
     "samples": Flag(key="samples"),
     "max_response_tokens": Flag(key="data.max_response_tokens", help="longest response"),

@@ -9,6 +9,8 @@ from thack.config.settings import SftSettings
 
 FLAGS = {
     "data": Flag(key="data.path"),
+    "limit": Flag(key="data.limit"),
+    "on_bad_line": Flag(key="data.on_bad_line"),
     "model": Flag(key="model"),
     "out": Flag(key="out", help="where the run goes; run again to go on"),
     "epochs": Flag(key="epochs", help="passes over the data"),

@@ -57,7 +57,7 @@ def _parse(line: bytes) -> Any:
     except UnicodeDecodeError as error:
         return BadLine(f"not UTF-8 (byte {error.start})")
     except json.JSONDecodeError as error:
-        return BadLine(f"not JSON ({error.msg.lower()} at column {error.colno})")
+        return BadLine(f"not JSON ({error.msg.lower().removesuffix(' at')} at column {error.colno})")
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:

@@ -19,7 +19,7 @@ from thack.files import atomic_directory, claim_output, read_json, write_json, w
 from thack.runlog import RunLog
 from thack.runtime.environment import environment
 from thack.runtime.progress import Progress
-from thack.training.checkpoint import COMMIT, latest_checkpoint, step_of
+from thack.training.checkpoint import COMMIT, checkpoints, latest_checkpoint, step_of
 
 # Settings that a resumed run may change: they do not change what it computes.
 _FREE = ("out", "checkpoint", "profile")
@@ -47,11 +47,12 @@ class RunDirectory:
         return self.path / "model"
 
     def claim(self) -> None:
-        """Make the directory ours; a run that was started with other settings is refused."""
+        """Make the directory ours; a run that has got somewhere with other settings is refused."""
         if self.writes:
             claim_output(self.path, "run")
-            self._check_settings()
-            if not (self.path / "config.toml").exists():
+            if checkpoints(self.checkpoints):
+                self._check_settings()
+            else:
                 write_text(self.path / "config.toml", config.to_toml(self.settings))
 
     def finished(self) -> bool:
@@ -125,10 +126,7 @@ class RunDirectory:
         return self.model
 
     def _check_settings(self) -> None:
-        path = self.path / "config.toml"
-        if not path.exists():
-            return
-        earlier = config.load(type(self.settings), [path], [], {})
+        earlier = config.load(type(self.settings), [self.path / "config.toml"], [], {})
         before, now = _flat(config.to_dict(earlier)), _flat(config.to_dict(self.settings))
         changed = [
             key

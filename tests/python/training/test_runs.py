@@ -29,7 +29,7 @@ from thack.config.settings import (
     SourceSettings,
 )
 from thack.corpus import Record
-from thack.errors import MismatchError, Preempted, UsageError
+from thack.errors import MismatchError, Preempted, ThackError, UsageError
 from thack.metrics import PromptBank
 from thack.models.load import load_model
 from thack.models.tokenizer import Tokenizer
@@ -124,6 +124,15 @@ def test_every_source_trains_and_writes_the_whole_run(world: Path, tmp_path: Pat
     for row, evaluation in zip(per_prompt, evaluations, strict=True):
         sums = row["proxy/forward_kl/reference_sampled"]
         assert sum(sums["nats"]) / sum(sums["tokens"]) == pytest.approx(evaluation[PROXY])
+
+
+def test_a_run_that_got_nowhere_takes_other_settings(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(ThackError):
+        run_distill(distill_settings(world, tmp_path / "run", cache=str(tmp_path / "nowhere")))
+    result = run_distill(distill_settings(world, tmp_path / "run"))
+    with pytest.raises(UsageError, match="other settings"):
+        run_distill(distill_settings(world, tmp_path / "run", epochs=3))
+    assert result.steps == 10
 
 
 def test_a_file_of_prompts_becomes_a_bank_of_the_run_and_stays_it(world: Path, tmp_path: Path) -> None:
