@@ -46,6 +46,7 @@ def _register() -> None:
     """In the order of the street; importing a command's file adds it to `app`."""
     from thack.cli import (  # noqa: F401, I001
         demo,
+        experiment,
         corpus,
         sft,
         generate,

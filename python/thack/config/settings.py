@@ -38,8 +38,9 @@ class LoadSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchitectureSettings:
-    """A native decoder trained from scratch."""
+    """A model trained from scratch."""
 
+    family: Literal["decoder", "encoder-decoder"] = "decoder"  # native, or transformers' T5 (needs thack[hf])
     hidden_size: int = 128
     num_layers: int = 2
     num_heads: int = 4

@@ -1,254 +1,243 @@
-"""The street, walked once per seed: each stage is what a command would do, made once and reused by content.
+"""The street for every cell: each stage is what a command would do, planned here and made elsewhere.
 
-corpus → oracle → splits → oracle's responses → teacher, student → offline cache, bank → arms → verdicts
+corpus → oracle → splits → oracle's responses → teacher, student → offline cache, bank → run
+
+Planning touches no model: the stages of a whole grid, and which of them cells share, are known at once.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from thack.cache.capture import capture
-from thack.config.settings import (
-    CacheSettings,
-    DataSettings,
-    DistillSettings,
-    GenerateSettings,
-    SftSettings,
-    SourceKind,
-    SourceSettings,
-)
-from thack.config.strict import to_dict
+from thack.config.settings import CacheSettings, DataSettings, DistillSettings, GenerateSettings, SftSettings
 from thack.corpus.export import PAIRS
-from thack.experiment.corpus import write_corpus, write_splits
+from thack.experiment import work
+from thack.experiment.cells import Arm, Cell, base_arm, slug, target_of
+from thack.experiment.corpus import CorpusSettings, task_file, write_corpus, write_splits
+from thack.experiment.costs import Sizes
+from thack.experiment.roles import model_directory, resized, sampled_digest
 from thack.experiment.settings import ExperimentSettings, RoleSettings
-from thack.experiment.stages import NotMade, Stage, stage
-from thack.experiment.workers import run_all
-from thack.metrics import PromptBank
-from thack.models.load import load_model
-from thack.responses.run import run_generate
-from thack.runtime.progress import Progress
-from thack.training import final_model, run_distill, run_sft
+from thack.experiment.stages import Stage, plan_stage
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seed:
-    """What all arms of one seed stand on."""
-
-    seed: int
-    splits: Stage
-    teacher: Stage
-    student: Stage
-    cache: Stage
-    bank: Stage
+Role = Literal["oracle", "teacher", "student"]
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """The stages of one experiment under one directory; every method makes its stage or finds it made."""
+    """The stages of one experiment under one directory."""
 
     settings: ExperimentSettings
     root: Path
-    progress: Progress
-    only_find: bool = False  # look for stages, and raise NotMade instead of making them
 
-    def corpus(self) -> Stage:
-        s = self.settings
-        inputs = {
-            "python": platform.python_version(),
-            "task": s.task,
-            "tokenizer_size": s.tokenizer_size,
-            "max_prompt_tokens": s.max_prompt_tokens,
-        }
-        return self._make("corpus", inputs, lambda path: write_corpus(path, s))
-
-    def oracle(self, corpus: Stage) -> Stage:
-        return self._role("oracle", self.settings.oracle, self.settings.oracle_seed, corpus, corpus, PAIRS)
-
-    def splits(self, corpus: Stage, seed: int) -> Stage:
-        s = self.settings
-        sizes = [s.num_sft_prompts, s.num_distill_prompts, s.num_held_out_prompts]
-        inputs = {"corpus": corpus.key, "name": s.name, "seed": seed, "sizes": sizes}
-        return self._make("splits", inputs, lambda path: write_splits(path, s, corpus.path, seed))
-
-    def fine_tuned(self, role: Literal["teacher", "student"], corpus: Stage, pairs: Stage, seed: int) -> Stage:
-        """A teacher or student, trained on the oracle's responses."""
-        settings = self.settings.teacher if role == "teacher" else self.settings.student
-        return self._role(role, settings, seed, corpus, pairs, "")
-
-    def arm(self, oracle: Stage, shared: Seed, source: SourceKind) -> Stage:
-        """Distill one student: the run directory, with its metrics and checkpoints."""
-        settings = self._arm_settings(oracle, shared, source)
-        inputs = {
-            "settings": _without_paths(to_dict(settings)),
-            "upstream": [oracle.key, shared.teacher.key, shared.student.key, shared.bank.key],
-            "data": shared.cache.key if settings.cache else shared.splits.key,
-        }
-
-        def make(path: Path) -> None:
-            run_distill(replace(settings, out=path), progress=self.progress, name=source)
-
-        return stage(self.root / "runs", f"seed{shared.seed}-{source}", inputs, make, only_find=self.only_find)
-
-    def side_by_side(self, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Stage]:
-        """The stages of several methods, each given by name and arguments: those not yet made, in parallel."""
-        found: dict[int, Stage] = {}
-        finder = replace(self, only_find=True)
-        for i, (method, arguments) in enumerate(calls):
-            with suppress(NotMade):
-                found[i] = getattr(finder, method)(*arguments)
-        missing = [i for i in range(len(calls)) if i not in found]
-        work = [_Call(self.settings, self.root, *calls[i]) for i in missing]
-        found |= dict(zip(missing, run_all(work, self.progress), strict=True))
-        return [found[i] for i in range(len(calls))]
-
-    def _arm_settings(self, oracle: Stage, shared: Seed, source: SourceKind) -> DistillSettings:
-        offline = source == "offline"
-        return replace(
-            self.settings.distill,
-            student=str(final_model(shared.student.path)),
-            teacher=str(final_model(shared.teacher.path)),
-            oracle=str(final_model(oracle.path)),
-            bank=str(shared.bank.path),
-            cache=str(shared.cache.path) if offline else "",
-            data=self._data("" if offline else str(shared.splits.path / "stage2.jsonl")),
-            source=SourceSettings(kind=source),
-            seed=shared.seed,
+    def run(self, cell: Cell) -> Stage:
+        """The run of one cell: the run directory, with its metrics and checkpoints."""
+        arm, seed = cell.arm, cell.seed
+        teacher, student = self.teacher(arm, seed), self.student(arm, seed)
+        oracle, bank = self.oracle(arm.task), self.bank(arm, seed)
+        data = self._training_data(arm, seed)
+        settings = replace(
+            self._distill_settings(arm, seed),
+            student=str(student.path / "model"),
+            teacher=str(teacher.path / "model"),
+            oracle=str(oracle.path / "model"),
+            bank=str(bank.path),
+        )
+        if arm.source == "offline" and arm.target != "live":
+            settings = replace(settings, cache=str(data.path), data=replace(settings.data, path=""))
+        else:
+            path = data.path / "stage2.jsonl" if arm.source in ("online-teacher", "online-student") else data.path
+            settings = replace(settings, data=replace(settings.data, path=str(path)))
+        name = slug(arm, base_arm(self.settings))
+        return plan_stage(
+            self.root / "runs",
+            f"seed{seed}-{name}",
+            partial(work.distill, settings, name),
+            needs=[oracle, teacher, student, bank, data],
+            settings=settings,
+            cost=self._costs(arm.task).distill(settings, self._student_role(arm), self._teacher_role(arm), arm.source),
         )
 
-    def _role(self, name: str, role: RoleSettings, seed: int, corpus: Stage, data: Stage, file: str) -> Stage:
-        def make(path: Path) -> None:
-            settings = SftSettings(
-                out=path,
-                tokenizer=str(corpus.path),
-                architecture=role.architecture,
-                data=self._data(str(data.path / file)),
-                validation_fraction=role.validation_fraction,
-                epochs=role.epochs,
-                batch_size=role.batch_size,
-                optimizer=role.optimizer,
-                seed=seed,
-            )
-            run_sft(settings, progress=self.progress, name=name)
-
-        inputs = {"role": to_dict(role), "seed": seed, "data": data.key, "lengths": self._lengths()}
-        return self._make(name, inputs, make)
-
-    def responses(self, oracle: Stage, splits: Stage, seed: int) -> Stage:
-        def make(path: Path) -> None:
-            settings = GenerateSettings(
-                out=path,
-                model=str(final_model(oracle.path)),
-                data=self._data(str(splits.path / "stage1.jsonl")),
-                seed=seed,
-            )
-            run_generate(settings, progress=self.progress)
-
-        inputs = {"oracle": oracle.key, "splits": splits.key, "seed": seed, "lengths": self._lengths()}
-        return self._make("oracle-responses", inputs, make)
-
-    def cache(self, teacher: Stage, splits: Stage, seed: int) -> Stage:
-        def make(path: Path) -> None:
-            settings = CacheSettings(
-                out=path,
-                teacher=str(final_model(teacher.path)),
-                data=self._data(str(splits.path / "stage2.jsonl")),
-                kind=self.settings.target,
-                generate=True,
-                epochs=self.settings.distill.epochs,
-                seed=seed,
-            )
-            capture(settings, progress=self.progress)
-
-        inputs = {
-            "teacher": teacher.key,
-            "splits": splits.key,
-            "kind": self.settings.target,
-            "seed": seed,
-            "lengths": self._lengths(),
-        }
-        return self._make("cache", inputs, make)
-
-    def bank(self, oracle: Stage, teacher: Stage, splits: Stage, seed: int) -> Stage:
-        def make(path: Path) -> None:
-            models = {
-                role: load_model(final_model(stage.path), role=role)
-                for role, stage in (("oracle", oracle), ("teacher", teacher))
-            }
-            bank = PromptBank.from_jsonl(splits.path / "held_out.jsonl")
-            bank.with_responses(
-                models["teacher"],
-                oracle=models["oracle"],
-                max_new_tokens=self.settings.max_response_tokens,
-                seed=seed,
-                progress=self.progress,
-            ).save(path)
-
-        inputs = {
-            "oracle": oracle.key,
-            "teacher": teacher.key,
-            "splits": splits.key,
-            "seed": seed,
-            "lengths": self._lengths(),
-        }
-        return self._make("bank", inputs, make)
-
-    def _make(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], object]) -> Stage:
-        return stage(self.root / "stages", name, inputs, make, only_find=self.only_find)
-
-    def _data(self, path: str) -> DataSettings:
-        return DataSettings(
+    def corpus(self, task: str) -> Stage:
+        s = self.settings
+        path = task_file(task, s.data)
+        settings = CorpusSettings(
+            task=task,
             path=path,
-            max_prompt_tokens=self.settings.max_prompt_tokens,
-            max_response_tokens=self.settings.max_response_tokens,
+            tokenizer=str(model_directory(s, s.oracle)) if s.oracle.model else "",
+            tokenizer_size=s.tokenizer_size,
+            max_prompt_tokens=self._data(task, "").max_prompt_tokens,
+        )
+        inputs: dict[str, Any] = {"python": platform.python_version()}
+        if path:
+            inputs = {"data": sampled_digest([Path(path)])}
+        if settings.tokenizer:
+            inputs["tokenizer"] = sampled_digest([Path(settings.tokenizer) / "tokenizer.json"])
+        return plan_stage(self._stages, "corpus", partial(write_corpus, settings), settings=settings, inputs=inputs)
+
+    def oracle(self, task: str) -> Stage:
+        corpus = self.corpus(task)
+        return self._role("oracle", self.settings.oracle, self.settings.oracle_seed, task, corpus, corpus.path / PAIRS)
+
+    def splits(self, task: str, seed: int) -> Stage:
+        s, corpus = self.settings, self.corpus(task)
+        sizes = {
+            "stage1": s.num_sft_prompts,
+            "stage2": s.num_distill_prompts,
+            "held_out": s.num_held_out_prompts,
+        }
+        made = partial(write_splits, corpus.path, sizes, seed)
+        return plan_stage(self._stages, "splits", made, needs=[corpus], inputs={"sizes": sizes, "seed": seed})
+
+    def oracle_responses(self, task: str, seed: int) -> Stage:
+        """Stage 1's pairs."""
+        oracle, splits = self.oracle(task), self.splits(task, seed)
+        settings = GenerateSettings(
+            model=str(oracle.path / "model"), data=self._data(task, splits.path / "stage1.jsonl"), seed=seed
+        )
+        cost = self._costs(task).write(self.settings.oracle, self.settings.num_sft_prompts)
+        made = partial(work.generate, settings)
+        return plan_stage(self._stages, "oracle-responses", made, needs=[oracle, splits], settings=settings, cost=cost)
+
+    def teacher(self, arm: Arm, seed: int) -> Stage:
+        pairs = self.oracle_responses(arm.task, seed)
+        return self._role("teacher", self._teacher_role(arm), seed, arm.task, pairs, pairs.path)
+
+    def student(self, arm: Arm, seed: int) -> Stage:
+        pairs = self.oracle_responses(arm.task, seed)
+        return self._role("student", self._student_role(arm), seed, arm.task, pairs, pairs.path)
+
+    def bank(self, arm: Arm, seed: int) -> Stage:
+        oracle, teacher, splits = self.oracle(arm.task), self.teacher(arm, seed), self.splits(arm.task, seed)
+        data = self._data(arm.task, splits.path / "held_out.jsonl")
+        made = partial(work.bank, oracle.path / "model", teacher.path / "model", data, seed)
+        inputs = {"seed": seed, "max_response_tokens": data.max_response_tokens}
+        costs, num = self._costs(arm.task), self.settings.num_held_out_prompts
+        cost = costs.write(self.settings.oracle, num) + costs.write(self._teacher_role(arm), num)
+        return plan_stage(self._stages, "bank", made, needs=[oracle, teacher, splits], inputs=inputs, cost=cost)
+
+    def _training_data(self, arm: Arm, seed: int) -> Stage:
+        """What the student trains on: prompts, a cache, or the teacher's responses without targets."""
+        if arm.source in ("online-teacher", "online-student"):
+            return self.splits(arm.task, seed)
+        if arm.source == "offline" and arm.target != "live":
+            return self._cache(arm, seed)
+        return self._teacher_responses(arm, seed)
+
+    def _cache(self, arm: Arm, seed: int) -> Stage:
+        teacher, splits, spec = self.teacher(arm, seed), self.splits(arm.task, seed), target_of(arm.target)
+        kind: Literal["dense", "top-k", "sampled"] = "dense"
+        if spec.kind == "top-k" or spec.kind == "sampled":
+            kind = "top-k" if spec.kind == "top-k" else "sampled"
+        settings = CacheSettings(
+            teacher=str(teacher.path / "model"),
+            data=self._offline_data(arm, splits),
+            kind=kind,
+            generate=True,
+            samples=_samples(arm),
+            epochs=self._distill_settings(arm, seed).epochs,
+            seed=seed,
+        )
+        if spec.kind == "top-k":
+            settings = replace(settings, top_k=spec.k)
+        if spec.kind == "sampled":
+            settings = replace(settings, sampled=spec.k)
+        cost = self._costs(arm.task).write(self._teacher_role(arm), self._num_sequences(arm))
+        made = partial(work.cache, settings)
+        return plan_stage(self._stages, "cache", made, needs=[teacher, splits], settings=settings, cost=cost)
+
+    def _teacher_responses(self, arm: Arm, seed: int) -> Stage:
+        teacher, splits = self.teacher(arm, seed), self.splits(arm.task, seed)
+        settings = GenerateSettings(
+            model=str(teacher.path / "model"),
+            data=self._offline_data(arm, splits),
+            samples=_samples(arm),
+            seed=seed,
+        )
+        cost = self._costs(arm.task).write(self._teacher_role(arm), self._num_sequences(arm))
+        made = partial(work.generate, settings)
+        return plan_stage(
+            self._stages, "teacher-responses", made, needs=[teacher, splits], settings=settings, cost=cost
         )
 
-    def _lengths(self) -> list[int]:
-        return [self.settings.max_prompt_tokens, self.settings.max_response_tokens]
+    def _distill_settings(self, arm: Arm, seed: int) -> DistillSettings:
+        """One arm's own settings. Every arm takes as many optimizer steps as the plain one: equal compute."""
+        plain = self.settings.distill
+        per_epoch = -(-self.settings.num_distill_prompts // plain.batch_size)
+        steps = plain.steps or plain.epochs * per_epoch
+        return replace(
+            plain,
+            data=self._limited(arm, self._data(arm.task, "")),
+            source=replace(plain.source, kind=arm.source, online_fraction=_fraction(arm)),
+            loss=replace(plain.loss, divergence=arm.loss),
+            steps=steps,
+            epochs=max(1, -(-steps * plain.batch_size // self._num_sequences(arm))),
+            seed=seed,
+        )
+
+    def _role(self, name: Role, role: RoleSettings, seed: int, task: str, data: Stage, file: Path) -> Stage:
+        directory = model_directory(self.settings, role) if role.model else None
+        inputs = {"start": sampled_digest(sorted(directory.iterdir()))} if directory else {}
+        if directory is not None and not role.train:
+            return plan_stage(self._stages, name, partial(work.adopt, directory), needs=[data], inputs=inputs)
+        settings = SftSettings(
+            model=str(directory) if directory else "",
+            tokenizer=str(self.corpus(task).path),
+            architecture=role.architecture,
+            data=self._data(task, file),
+            validation_fraction=role.validation_fraction,
+            epochs=role.epochs,
+            batch_size=role.batch_size,
+            optimizer=role.optimizer,
+            seed=seed,
+        )
+        cost = self._costs(task).fine_tune(role, 0 if name == "oracle" else self.settings.num_sft_prompts)
+        made = partial(work.fine_tune, settings, name)
+        return plan_stage(self._stages, name, made, needs=[data], settings=settings, inputs=inputs, cost=cost)
+
+    def _teacher_role(self, arm: Arm) -> RoleSettings:
+        return resized(self.settings.teacher, arm.teacher)
+
+    def _student_role(self, arm: Arm) -> RoleSettings:
+        return resized(self.settings.student, arm.student)
+
+    def _num_prompts(self, arm: Arm) -> int:
+        return max(1, round(self.settings.num_distill_prompts / arm.diversity))
+
+    def _num_sequences(self, arm: Arm) -> int:
+        return self._num_prompts(arm) * _samples(arm)
+
+    def _offline_data(self, arm: Arm, splits: Stage) -> DataSettings:
+        return self._limited(arm, self._data(arm.task, splits.path / "stage2.jsonl"))
+
+    def _limited(self, arm: Arm, data: DataSettings) -> DataSettings:
+        return replace(data, limit=self._num_prompts(arm)) if arm.diversity > 1 else data
+
+    def _data(self, task: str, path: Path | str) -> DataSettings:
+        own = getattr(self.settings.lengths, task, None)
+        return DataSettings(
+            path=str(path),
+            max_prompt_tokens=(own and own.max_prompt_tokens) or self.settings.max_prompt_tokens,
+            max_response_tokens=(own and own.max_response_tokens) or self.settings.max_response_tokens,
+        )
+
+    def _costs(self, task: str) -> Sizes:
+        data = self._data(task, "")
+        return Sizes(self.settings, data.max_prompt_tokens, data.max_response_tokens)
+
+    @property
+    def _stages(self) -> Path:
+        return self.root / "stages"
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One method of a pipeline, for a worker process."""
-
-    settings: ExperimentSettings
-    root: Path
-    method: str
-    arguments: tuple[Any, ...]
-
-    def __call__(self, progress: Progress) -> Stage:
-        made: Stage = getattr(Pipeline(self.settings, self.root, progress), self.method)(*self.arguments)
-        return made
+def _samples(arm: Arm) -> int:
+    """Responses per prompt of the offline set."""
+    return 1 if arm.source in ("online-teacher", "online-student") else arm.budget * arm.diversity
 
 
-def prepare_seeds(pipeline: Pipeline, corpus: Stage, oracle: Stage) -> list[Seed]:
-    """Everything that the arms of each seed stand on; what does not depend on each other, side by side."""
-    seeds = pipeline.settings.seeds
-    splits = [pipeline.splits(corpus, seed) for seed in seeds]
-    given = list(zip(seeds, splits, strict=True))
-    pairs = pipeline.side_by_side([("responses", (oracle, split, seed)) for seed, split in given])
-    learners = [
-        (role, corpus, p, seed) for role in ("student", "teacher") for seed, p in zip(seeds, pairs, strict=True)
-    ]
-    tuned = pipeline.side_by_side([("fine_tuned", arguments) for arguments in learners])
-    students, teachers = tuned[: len(seeds)], tuned[len(seeds) :]
-    taught = list(zip(seeds, splits, teachers, strict=True))
-    caches = [("cache", (teacher, split, seed)) for seed, split, teacher in taught]
-    banks = [("bank", (oracle, teacher, split, seed)) for seed, split, teacher in taught]
-    made = pipeline.side_by_side([*caches, *banks])
-    columns = (splits, teachers, students, made[: len(seeds)], made[len(seeds) :])
-    return [
-        Seed(seed=seed, splits=split, teacher=teacher, student=student, cache=cache, bank=bank)
-        for seed, split, teacher, student, cache, bank in zip(seeds, *columns, strict=True)
-    ]
-
-
-def _without_paths(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run less the places where its inputs lie: those count by content."""
-    places = ("out", "student", "teacher", "oracle", "bank", "cache")
-    kept = {key: value for key, value in settings.items() if key not in places}
-    return {**kept, "data": {key: value for key, value in kept["data"].items() if key != "path"}}
+def _fraction(arm: Arm) -> float:
+    """What the run's settings say; without meaning, and so at its default, unless the source is a mixture."""
+    return arm.fraction_online if arm.source == "mixture" else 0.5

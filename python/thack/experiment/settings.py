@@ -1,26 +1,25 @@
-"""What an experiment is, as data: three roles, three disjoint sets of prompts, and the arms to compare."""
+"""What an experiment is, as data: three roles, three disjoint sets of prompts, and the axes of its grid."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from thack.config.settings import (
     ArchitectureSettings,
     CheckpointSettings,
     DistillSettings,
+    Divergence,
     OptimizerSettings,
     SourceKind,
-    TargetKind,
 )
-
-Task = Literal["docstring", "signature", "continuation"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleSettings:
-    """A native decoder and how it is fine-tuned on (prompt, response) pairs."""
+    """A model and how it is fine-tuned on (prompt, response) pairs."""
 
+    model: str = ""  # a directory under `models` to start from; empty: a new model from `architecture`
+    train: bool = True  # false: the directory is used as it is
     architecture: ArchitectureSettings = field(default_factory=ArchitectureSettings)
     epochs: int = 8
     batch_size: int = 32
@@ -31,15 +30,67 @@ class RoleSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Axes:
+    """Values to combine with each other; an empty axis stays at the experiment's own value."""
+
+    source: tuple[SourceKind, ...] = ()  # who writes the responses
+    diversity: tuple[int, ...] = ()  # prompts ÷ so many, with as many generations each: constant size
+    budget: tuple[int, ...] = ()  # generations per prompt
+    fraction_online: tuple[float, ...] = ()  # share of fresh responses by the teacher; 0: offline, 1: online-teacher
+    loss: tuple[Divergence, ...] = ()
+    teacher: tuple[str, ...] = ()  # sizes: a hidden width such as "128", or a directory under `models`
+    student: tuple[str, ...] = ()  # likewise
+    target: tuple[str, ...] = ()  # live, dense, top-k:64, sampled:4
+    task: tuple[str, ...] = ()  # docstring, signature, continuation, or a file of that name under `data`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Groups:
+    """The paper's figures after F5, and what its text says, each a small product of axes."""
+
+    F6: Axes = field(default_factory=lambda: Axes(diversity=(1, 2, 5)))
+    F7: Axes = field(default_factory=lambda: Axes(budget=(1, 2, 3, 5)))
+    F8: Axes = field(
+        default_factory=lambda: Axes(
+            task=("docstring", "signature", "continuation"), source=("offline", "online-teacher")
+        )
+    )
+    fraction: Axes = field(default_factory=lambda: Axes(fraction_online=(0.0, 0.1, 0.5, 1.0)))
+    loss: Axes = field(
+        default_factory=lambda: Axes(loss=("forward_kl", "reverse_kl", "jsd"), source=("offline", "online-teacher"))
+    )
+    sizes: Axes = field(default_factory=lambda: Axes(student=("64", "96", "128"), source=("offline", "online-teacher")))
+    target: Axes = field(default_factory=lambda: Axes(target=("dense", "top-k:64", "top-k:16", "sampled:64")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Other lengths for one task; 0: the experiment's."""
+
+    max_prompt_tokens: int = 0
+    max_response_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLengths:
+    docstring: Lengths = field(default_factory=Lengths)
+    signature: Lengths = field(default_factory=Lengths)
+    continuation: Lengths = field(default_factory=lambda: Lengths(max_prompt_tokens=36))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentSettings:
     """One controlled experiment. Every seed is a replication: splits, samples, weights and batch order."""
 
     name: str = "demo"
     title: str = "The controlled experiment"
-    task: Task = "docstring"  # which pairs of the embedded corpus
-    tokenizer_size: int = 1024
+    task: str = "docstring"  # docstring | signature | continuation (embedded), or a file of that name under `data`
+    data: str = ""  # directory with <task>.jsonl or <task>.parquet, for tasks that are not embedded
+    models: str = ""  # directory of model directories that the roles name
+    tokenizer_size: int = 1024  # of the one that is trained where no role starts from a directory
     max_prompt_tokens: int = 24  # prompts beyond it are left out
     max_response_tokens: int = 28  # responses beyond it are cut, and lose their EOS
+    lengths: TaskLengths = field(default_factory=TaskLengths)
     num_sft_prompts: int = 4000  # stage 1: the oracle answers them; teacher and student start from these
     num_distill_prompts: int = 512  # stage 2: the teacher is distilled into the student on these
     num_held_out_prompts: int = 256  # both metrics are measured on these
@@ -47,7 +98,10 @@ class ExperimentSettings:
     oracle: RoleSettings = field(default_factory=RoleSettings)
     teacher: RoleSettings = field(default_factory=RoleSettings)
     student: RoleSettings = field(default_factory=RoleSettings)
-    target: TargetKind = "dense"  # in the offline cache; the online arms score with the live teacher
-    distill: DistillSettings = field(default_factory=lambda: DistillSettings(checkpoint=CheckpointSettings(keep=2)))
-    arms: tuple[SourceKind, ...] = ("offline", "online-teacher", "online-student")
+    target: str = "dense"  # in the offline cache; responses written afresh are scored by the live teacher
+    distill: DistillSettings = field(default_factory=lambda: DistillSettings(checkpoint=CheckpointSettings(keep=1)))
     seeds: tuple[int, ...] = (0,)
+    figures: tuple[str, ...] = ("F4", "F5")  # F4 F5 F6 F7 F8 fraction loss sizes target axes
+    arms: tuple[SourceKind, ...] = ("offline", "online-teacher", "online-student")  # of F5
+    axes: Axes = field(default_factory=Axes)  # a product of your own; runs beside `figures` if any axis is given
+    groups: Groups = field(default_factory=Groups)

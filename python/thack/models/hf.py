@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.modeling_outputs import BaseModelOutput
 
-from thack.config.settings import LoadSettings
+from thack.config.settings import ArchitectureSettings, LoadSettings
 from thack.errors import DataError, ModelError, UsageError
 from thack.models import checkpoint
 from thack.models.architecture import Architecture
@@ -137,6 +137,36 @@ def _parsed(text: str, key: str) -> Any:
         raise UsageError(
             f"{key} is not JSON ({error})", hint='for example {"quant_method": "hqq", "nbits": 4}'
         ) from error
+
+
+def new_t5(settings: ArchitectureSettings, tokenizer: Tokenizer, seed: int) -> HuggingFaceModel:
+    """An untrained T5 (v1.1: gated GELU), float32 on the CPU; the same for the same seed."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    if settings.hidden_size % settings.num_heads:
+        raise UsageError(
+            f"hidden_size {settings.hidden_size} does not divide into {settings.num_heads} heads",
+            hint="choose a multiple of num_heads",
+        )
+    config = T5Config(
+        vocab_size=tokenizer.size,
+        d_model=settings.hidden_size,
+        d_kv=settings.hidden_size // settings.num_heads,
+        d_ff=settings.intermediate_size or -(-settings.hidden_size * 8 // 48) * 16,
+        num_layers=settings.num_layers,
+        num_heads=settings.num_heads,
+        dropout_rate=settings.dropout,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=settings.tie_head,
+        pad_token_id=tokenizer.pad_id,
+        eos_token_id=tokenizer.eos_id,
+        decoder_start_token_id=tokenizer.pad_id,
+        architectures=["T5ForConditionalGeneration"],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = T5ForConditionalGeneration(config)
+    return HuggingFaceModel(model, tokenizer)
 
 
 def _require_safetensors(directory: Path) -> None:

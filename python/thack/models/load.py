@@ -24,6 +24,18 @@ def new_decoder(settings: ArchitectureSettings, tokenizer: Tokenizer, seed: int)
     return model
 
 
+def new_model(settings: ArchitectureSettings, tokenizer: Tokenizer, seed: int) -> LanguageModel:
+    """An untrained model of either family, float32 on the CPU."""
+    if settings.family == "decoder":
+        return new_decoder(settings, tokenizer, seed)
+    try:
+        from thack.models import hf
+    except ImportError as error:
+        hint = "an encoder-decoder is transformers' T5: pip install 'thack[hf]'"
+        raise ModelError("family = encoder-decoder needs transformers", hint=hint) from error
+    return hf.new_t5(settings, tokenizer, seed)
+
+
 def load_model(
     name: Path | str,
     *,

@@ -14,7 +14,7 @@ from thack.corpus import Record, read_records
 from thack.errors import UsageError
 from thack.losses import cross_entropy
 from thack.models.batch import Batch
-from thack.models.load import load_model, new_decoder
+from thack.models.load import load_model, new_model
 from thack.models.protocol import LanguageModel
 from thack.models.tokenizer import Tokenizer
 from thack.responses import prepare
@@ -139,7 +139,7 @@ def _first_model(settings: SftSettings, records: Sequence[Record] | None) -> Lan
         read = read_records(Path(settings.data.path), settings.data.on_bad_line) if records is None else records
         texts = [text for r in read for text in (r.prompt, r.response) if text]
         tokenizer = Tokenizer.train(texts, settings.tokenizer_size)
-    return new_decoder(settings.architecture, tokenizer, settings.seed)
+    return new_model(settings.architecture, tokenizer, settings.seed)
 
 
 def _validate(model: LanguageModel, sequences: Sequence[TokenSequence], step: int, state: Row) -> Row:

@@ -1,0 +1,92 @@
+"""From axes to cells: which combinations mean the same run, what is refused, what an arm is called."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thack.errors import UsageError
+from thack.experiment.cells import base_arm, cells, name_of, product, target_of
+from thack.experiment.grid import recipe
+from thack.experiment.settings import Axes, ExperimentSettings
+
+BASE = ExperimentSettings()
+
+
+def test_the_figures_share_cells() -> None:
+    settings = replace(BASE, figures=("F4", "F5", "F6", "F7"), seeds=(0, 1, 2))
+    found = cells(settings)
+    assert len(found) == 3 * 8  # offline, two online; prompts ÷2, ÷5; 2, 3, 5 generations
+    assert found[0].figures == ("F4", "F5", "F6", "F7")
+    assert len({(cell.arm, cell.seed) for cell in found}) == len(found)
+
+
+def test_a_fraction_of_nothing_is_offline_and_of_everything_online() -> None:
+    arms = product(BASE, Axes(fraction_online=(0.0, 0.1, 1.0)))
+    assert [arm.source for arm in arms] == ["offline", "mixture", "online-teacher"]
+    assert arms[0] == base_arm(BASE)
+
+
+def test_an_online_arm_has_no_budget_and_no_cache() -> None:
+    arms = product(BASE, Axes(source=("online-teacher",), budget=(1, 5), target=("dense", "top-k:4")))
+    assert len(arms) == 1
+    assert arms[0].target == "live"
+
+
+def test_a_product_of_ones_own_runs_beside_the_figures() -> None:
+    settings = recipe("laptop", ["axes.fraction_online=[0,0.05,0.1]", "seeds=[0]"])
+    own = [cell for cell in cells(settings) if "axes" in cell.figures]
+    assert [cell.arm.fraction_online for cell in own] == [0, 0.05, 0.1]
+    assert any("F7" in cell.figures for cell in cells(settings))
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (["axes.budget=[0]"], "budget = 0"),
+        (["axes.fraction_online=[1.5]"], "fraction_online = 1.5"),
+        (["axes.target=['top-k']"], "top-k:64"),
+        (["figures=['F9']"], "no figure 'F9'"),
+        (["figures=['axes']"], "needs an axis"),
+        (["seeds=[]"], "seeds is empty"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_a_hint(sets: list[str], told: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        cells(recipe("laptop", sets))
+    assert told in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "top-k:0", "top-k:x", "dense:3", "live:1", "sampled:-1"])
+def test_targets_are_read_strictly(text: str) -> None:
+    with pytest.raises(UsageError):
+        target_of(text)
+
+
+def test_names_say_what_is_special() -> None:
+    base = base_arm(BASE)
+    assert name_of(base, base) == "offline"
+    assert name_of(replace(base, diversity=5), base) == "prompts ÷5"
+    assert name_of(replace(base, source="online-teacher", target="live", loss="jsd"), base) == "online-teacher, JSD"
+    assert name_of(replace(base, task="signature"), base) == "signature, offline"
+
+
+axis = st.lists(st.integers(1, 4), unique=True, max_size=3).map(tuple)
+
+
+@given(
+    diversity=axis,
+    budget=axis,
+    fraction=st.lists(st.sampled_from([0.0, 0.1, 1.0]), unique=True, max_size=3).map(tuple),
+)
+def test_every_arm_occurs_once_and_has_its_own_name(
+    diversity: tuple[int, ...], budget: tuple[int, ...], fraction: tuple[float, ...]
+) -> None:
+    arms = product(BASE, Axes(diversity=diversity, budget=budget, fraction_online=fraction))
+    base = base_arm(BASE)
+    assert len(set(arms)) == len(arms) == len({name_of(arm, base) for arm in arms})
+    full = max(1, len(diversity)) * max(1, len(budget)) * max(1, len(fraction))
+    assert 1 <= len(arms) <= full
