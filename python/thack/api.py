@@ -26,6 +26,7 @@ from thack.runtime.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from thack.experiment.demo import DemoResult
+    from thack.experiment.grid import GridResult
     from thack.hacking import OracleFreeVerdict, Verdict
     from thack.training import RunResult
 
@@ -110,6 +111,24 @@ def demo(
     from thack.experiment.demo import run_demo
 
     return run_demo(Path(out), seeds=seeds, quick=quick, sets=sets, progress=progress)
+
+
+def experiment(
+    recipe: PathLike,
+    out: PathLike | None = None,
+    *,
+    seeds: Sequence[int] = (),
+    figures: Sequence[str] = (),
+    sets: Sequence[str] = (),
+    progress: Progress = SILENT,
+) -> GridResult:
+    """A grid of controlled experiments: a shipped recipe or a TOML file; failed cells are in the result."""
+    from thack.experiment.grid import recipe as load_recipe
+    from thack.experiment.grid import run_grid
+
+    overrides = {"seeds": list(seeds) or None, "figures": list(figures) or None}
+    chosen = load_recipe(str(recipe), sets, overrides=overrides)
+    return run_grid(chosen, Path(out or Path("runs") / Path(recipe).stem), progress)
 
 
 def settings(cls: type[S], config: Sequence[PathLike], keys: Mapping[str, Any]) -> S:

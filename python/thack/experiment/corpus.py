@@ -19,6 +19,7 @@ from thack.models.tokenizer import Tokenizer
 from thack.runtime.progress import Progress
 
 SPLITS = ("stage1", "stage2", "held_out")
+_SALT = "demo"  # published numbers rest on these splits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ def write_splits(corpus: Path, sizes: Mapping[str, int], seed: int, path: Path, 
             f"the splits want {sum(sizes.values()):,} prompts, the corpus has {len(prompts):,} that fit",
             hint="lower num_sft_prompts, or raise max_prompt_tokens",
         )
-    splits = split_by_hash(prompts, sizes, salt=str(seed))
+    splits = split_by_hash(prompts, sizes, salt=f"{_SALT}:{seed}")
     with atomic_directory(path, replace=True) as directory:
         for name in SPLITS:
             write_records(directory / f"{name}.jsonl", splits[name])

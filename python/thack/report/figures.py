@@ -116,9 +116,9 @@ def golden(arms: Sequence[Arm], colours: Sequence[Colour] | None = None, *, lege
             continue
         _draw(axes, line, colour, label=arm.name)
         judged = line.step > arm.runs[0].verdict.margins.warmup_steps
-        lowest = int(np.argmin(np.where(judged, line.value, np.inf)))
+        shown = judged if judged.any() else line.step > 0  # a run shorter than the warm-up
+        lowest = int(np.argmin(np.where(shown, line.value, np.inf)))
         axes.plot(line.step[lowest], line.value[lowest], "o", color=colour.light, markersize=9, fillstyle="none")
-        shown = judged if judged.any() else np.full(len(judged), True)
         turns.append(float(line.step[lowest]))
         tops.append(float((line.value if line.high is None else line.high)[shown].max()))
         bottoms.append(float((line.value if line.low is None else line.low)[shown].min()))

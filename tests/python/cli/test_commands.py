@@ -17,6 +17,7 @@ from thack.errors import HackingFound, Preempted, ThackError
 
 COMMANDS = [
     "demo",
+    "experiment",
     "corpus",
     "sft",
     "generate",
