@@ -15,6 +15,8 @@ FLAGS = {
     "student": Flag(key="student", help="directory of the model to judge"),
     "teacher": Flag(key="teacher", help="directory of its teacher, for the proxy metric"),
     "oracle": Flag(key="oracle", help="directory of the ground truth, for the golden metric"),
+    "judge": Flag(key="judge", help="directory of a stronger model, where there is no oracle"),
+    "human_references": Flag(key="human_references", help="golden from the responses in the bank's file"),
     "bank": Flag(key="bank"),
     "out": Flag(key="out", help="the JSON file to write"),
     "seed": Flag(key="seed", help="fixes the sampled responses"),
@@ -39,7 +41,7 @@ def evaluate(call: Call[EvaluateSettings]) -> None:
 
 
 def _show(columns: dict[str, Any], written: str) -> None:
-    table = Table("metric, nats", "value", "95 % interval", box=None, pad_edge=False)
+    table = Table("metric (nats, but shares and tokens of health)", "value", "95 % interval", box=None, pad_edge=False)
     for name, value in columns.items():
         if not name.endswith(("/low", "/high")):
             low, high = columns.get(f"{name}/low"), columns.get(f"{name}/high")

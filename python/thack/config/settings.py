@@ -106,6 +106,7 @@ class EvaluationSettings:
     spacing: Literal["log", "linear"] = "log"  # evenly in log(step) or in step
     batch_size: int = 64
     student_samples: bool = True  # also sample the student afresh (fixed seed) at every evaluation
+    health: bool = True  # also entropy, overlap, calibration, divergence by position; with samples, their shape
     bootstrap: int = 1000
 
 
@@ -179,8 +180,10 @@ class DistillSettings:
     cache: str = ""  # targets from a cache instead of a live teacher
     data: DataSettings = field(default_factory=DataSettings)  # prompts (offline: and responses), without cache
     oracle: str = ""  # for the golden metric
-    load: LoadSettings = field(default_factory=LoadSettings)  # teacher and oracle
+    judge: str = ""  # a stronger model in the oracle's role, where there is no oracle: columns are named judge/…
+    load: LoadSettings = field(default_factory=LoadSettings)  # teacher, oracle and judge
     bank: str = ""  # held-out prompts: a frozen bank, or a JSONL from which one is made in `out`; empty: none
+    human_references: bool = False  # a new bank keeps the file's own responses: columns named human/…
     source: SourceSettings = field(default_factory=SourceSettings)
     target: TargetSettings = field(default_factory=TargetSettings)  # of a live teacher
     loss: LossSettings = field(default_factory=LossSettings)
@@ -203,8 +206,10 @@ class EvaluateSettings:
     student: str = ""
     teacher: str = ""
     oracle: str = ""
-    load: LoadSettings = field(default_factory=LoadSettings)  # teacher and oracle
+    judge: str = ""  # a stronger model in the oracle's role, where there is no oracle: columns are named judge/…
+    load: LoadSettings = field(default_factory=LoadSettings)  # teacher, oracle and judge
     bank: str = ""  # directory of a frozen bank, or a JSONL of prompts from which one is made beside `out`
+    human_references: bool = False  # a new bank keeps the file's own responses: columns named human/…
     data: DataSettings = field(default_factory=DataSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     seed: int = 0

@@ -27,6 +27,9 @@ Row = dict[str, object]
 
 #: The clean readout (RECIPE): forward KL on fixed responses, nats per token.
 READOUT = "forward_kl/reference_sampled/token_mean"
+#: What stands in for golden where there is no oracle, best first, with its line; the column says which it is.
+STAND_INS = {"judge": "judge_line", "human": "human_line"}
+_LIKELIHOOD = "negative_log_likelihood/reference_sampled"
 #: What a mapping may name, and the columns of a thack run that play the part.
 WORDS: Mapping[str, tuple[str, ...]] = {
     "step": ("step", "global_step", "_step", "iteration"),
@@ -220,7 +223,9 @@ def _resolve(chosen: Mapping[str, str], present: set[str], place: str) -> dict[s
             slashed = asked.replace(".", "/")
             found = asked if asked in present else slashed if slashed in present else None
             if found is None and asked.startswith(f"{word}/"):
-                continue  # a thack column that this run did not compute (no oracle, no line)
+                found = _stand_in(word, asked, words, present)
+                if found is None:
+                    continue  # a thack column that this run did not compute (no oracle, no line)
             if found is None:
                 raise DataError(
                     f"{place} has no column {asked!r} (for {word})",
@@ -230,6 +235,8 @@ def _resolve(chosen: Mapping[str, str], present: set[str], place: str) -> dict[s
             words[word] = found
         else:
             found = next((column for column in defaults if column in present), None)
+            if found is None:
+                found = _stand_in(word, f"{word}/{READOUT}", words, present)
             if found is not None:
                 words[word] = found
     if "step" not in words:
@@ -239,6 +246,20 @@ def _resolve(chosen: Mapping[str, str], present: set[str], place: str) -> dict[s
             hint="name it: --map step=<column>",
         )
     return words
+
+
+def _stand_in(word: str, asked: str, words: Mapping[str, str], present: set[str]) -> str | None:
+    """The judge's or the human column in golden's place, and the line that belongs to it."""
+    _, _, readout = asked.partition("/")
+    likelihood = f"{_LIKELIHOOD}/{readout.rpartition('/')[2]}"
+    columns = {"judge": readout, "human": likelihood}
+    if word == "golden":
+        return next((f"{name}/{rest}" for name, rest in columns.items() if f"{name}/{rest}" in present), None)
+    stand_in = words.get("golden", "").partition("/")[0]
+    if word == "line" and stand_in in STAND_INS:
+        line = f"{STAND_INS[stand_in]}/{columns[stand_in]}"
+        return line if line in present else None
+    return None
 
 
 def _no_metric(rows: Sequence[Row], place: str) -> DataError:
@@ -324,7 +345,7 @@ def _with_per_prompt(curves: Curves, path: Path) -> Curves:
 
 def _prompts(rows: Sequence[Row | None], column: str, path: Path) -> PerPrompt | None:
     entries = [row.get(column) if row is not None else None for row in rows]
-    if column.startswith("line/"):  # constant: written once, or with every evaluation
+    if column.partition("/")[0].endswith("line"):  # constant: written once, or with every evaluation
         entries = [next((entry for entry in entries if entry is not None), None)] * len(entries)
     if not entries or any(entry is None for entry in entries):
         return None

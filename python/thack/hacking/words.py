@@ -21,6 +21,29 @@ MEANING = {
 }
 
 
+#: What stands in golden's place, by the first word of its column: its name, and what can be concluded from it.
+STAND_IN = {
+    "judge": (
+        "distance to the judge",
+        "there is no oracle: golden here is the distance to a judge, a stronger model in its role. A rise can mean "
+        "the teacher's mistakes or only a move away from the judge's own habits, and mistakes that the judge shares "
+        "with the teacher are not seen",
+    ),
+    "human": (
+        "negative log-likelihood of human references",
+        "there is no oracle: golden here is how unlikely the student finds what people wrote. Its differences are "
+        "those of a distance, its level holds the entropy of human text too: the same harm is a smaller share of it, "
+        "so a rise within the margin does not exclude hacking, while one beyond it is real; and it knows only the "
+        "responses that people happened to write, not all that are right",
+    ),
+}
+
+
+def stand_in(column: str) -> tuple[str, str] | None:
+    """Name and meaning of what stands in golden's place; None where it is golden itself."""
+    return STAND_IN.get(column.partition("/")[0])
+
+
 def percent(share: float, *, sign: bool = True) -> str:
     return (f"{100 * share:+.1f} %" if sign else f"{100 * share:.1f} %").replace("-", "−")
 
@@ -42,6 +65,8 @@ def explain(found: Verdict) -> list[str]:
             f"steps; a verdict needs {margins.min_evaluations}"
         )
     reasons.append(_golden(found, found.golden))
+    if (instead := stand_in(found.golden.column)) is not None:
+        reasons.append(instead[1])
     if found.proxy is None:
         reasons.append("there is no proxy column: over-fitting and hacking cannot be told apart")
     elif found.name != "healthy":
@@ -61,8 +86,10 @@ def _proxy_only(found: Verdict) -> list[str]:
 
 def _golden(found: Verdict, golden: Extent) -> str:
     margin = percent(found.margins.rise, sign=False)
+    instead = stand_in(golden.column)
+    name = instead[0] if instead else "distance to the oracle"
     shape = (
-        f"golden (distance to the oracle) is lowest at step {golden.minimum_step:g} ({golden.minimum:.4g}) "
+        f"golden ({name}) is lowest at step {golden.minimum_step:g} ({golden.minimum:.4g}) "
         f"and ends at {golden.end:.4g}: a rise of {percent(golden.rise)}"
     )
     if golden.rise_interval is None:
@@ -91,9 +118,11 @@ def _proxy(found: Verdict, proxy: Extent) -> str:
 
 
 def _line(found: Verdict, golden: Extent) -> list[str]:
+    instead = golden.column.partition("/")[0]
+    name = {"judge": "KL(judge‖teacher)", "human": "the teacher's own likelihood"}.get(instead, "KL(oracle‖teacher)")
     if found.line is None:
-        return ["KL(oracle‖teacher) is not known: where a perfect copy of the teacher would end"]
-    line = f"the line KL(oracle‖teacher) = {found.line:.4g}"
+        return [f"{name} is not known: where a perfect copy of the teacher would end"]
+    line = f"the line {name.removeprefix('the ')} = {found.line:.4g}"
     text = f"golden ends {found.side} {line}"
     if found.side == "too close to tell":
         text = f"golden ends at {line}, too close to tell above from below"

@@ -1,7 +1,8 @@
 """A frozen, hashed set of held-out prompts with responses that were sampled once.
 
 Every evaluation of every run uses the same responses, so that curves differ by the student alone and
-bootstrap intervals are paired over prompts.
+bootstrap intervals are paired over prompts. Who wrote them: the oracle, the teacher; where there is no oracle
+a judge (a stronger model in its role) or people, whose responses come from the file of prompts.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from thack.config.settings import SamplingSettings
 from thack.corpus import Record, read_records
 from thack.errors import DataError, MismatchError, UsageError
 from thack.files import atomic_directory, canonical_json, claim_output, digest, read_json, write_bytes, write_json
+from thack.models.load import as_language_model, tokenizer_of
 from thack.models.protocol import LanguageModel
 from thack.models.tokenizer import Tokenizer
 from thack.responses.sampler import generate
 from thack.runtime.progress import SILENT, Progress
 from thack.targets import TokenSequence
 
-Writer = Literal["oracle", "teacher"]
+Writer = Literal["oracle", "teacher", "judge"]
+HUMAN = "human"  # wrote responses too, but is no model: only a likelihood can be had of them
 FORMAT = 1
 
 
@@ -37,31 +40,35 @@ class PromptBank:
     prompts: tuple[np.ndarray, ...] = ()  # int32 ids
     responses: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)  # by who wrote them
     origin: Mapping[str, Any] = field(default_factory=dict)  # tokenizer, seed, writers' fingerprints
+    records: tuple[Record, ...] = field(default=(), compare=False, repr=False)  # what it was read from; not saved
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @classmethod
     def from_jsonl(cls, path: Path | str, *, limit: int = 0) -> PromptBank:
-        """The prompts of a JSONL or Parquet file; responses in it are ignored."""
+        """The prompts of a JSONL or Parquet file; responses in it are used by `with_responses(human=True)` alone."""
         return cls.from_records(read_records(Path(path)), limit=limit)
 
     @classmethod
     def from_records(cls, records: Sequence[Record], *, limit: int = 0) -> PromptBank:
         """One entry per distinct prompt id, in the order of first appearance."""
-        texts: dict[str, str] = {}
+        first: dict[str, Record] = {}
         for record in records:
-            texts.setdefault(record.prompt_id, record.prompt)
-        chosen = list(texts.items())[: limit or None]
+            first.setdefault(record.prompt_id, record)
+        chosen = tuple(first.values())[: limit or None]
         if not chosen:
             raise DataError("a bank needs at least one prompt")
-        return cls(ids=tuple(key for key, _ in chosen), texts=tuple(text for _, text in chosen))
+        return cls(ids=tuple(r.prompt_id for r in chosen), texts=tuple(r.prompt for r in chosen), records=chosen)
 
     def with_responses(
         self,
-        teacher: LanguageModel | None = None,
+        teacher: Any = None,
         *,
-        oracle: LanguageModel | None = None,
+        oracle: Any = None,
+        judge: Any = None,
+        human: bool = False,
+        tokenizer: Any = None,
         seed: int = 0,
         max_new_tokens: int = 128,
         max_prompt_tokens: int = 1024,
@@ -70,21 +77,23 @@ class PromptBank:
     ) -> PromptBank:
         """The same bank with one response per prompt from each model given, at temperature 1 and a fixed seed.
 
-        Prompts beyond `max_prompt_tokens` leave the bank; `origin` says how many.
+        Models are thack's, directories, or plain transformers models (with `tokenizer` where they do not know
+        theirs). `human`: also keep the file's own responses, as human references; prompts without one leave the
+        bank. So do prompts beyond `max_prompt_tokens`; `origin` counts both.
         """
-        writers: dict[Writer, LanguageModel] = {}
-        if oracle is not None:
-            writers["oracle"] = oracle
-        if teacher is not None:
-            writers["teacher"] = teacher
-        if not writers:
+        given = {"oracle": oracle, "teacher": teacher, "judge": judge}
+        writers = {
+            role: as_language_model(model, tokenizer, role=role) for role, model in given.items() if model is not None
+        }
+        if not writers and not human:
             raise UsageError("a bank's responses need a teacher or an oracle to write them")
-        bank = self._encoded(next(iter(writers.values())).tokenizer, max_prompt_tokens)
+        spoken = next(iter(writers.values())).tokenizer if writers else tokenizer_of(tokenizer)
+        bank = self._encoded(spoken, max_prompt_tokens, max_new_tokens if human else 0)
         responses, origin = dict(bank.responses), dict(bank.origin)
-        for place, (writer, model) in enumerate(writers.items()):
-            bank.check_tokenizer(writer, model.tokenizer)
-            origin[writer] = model.fingerprint()
-            responses[writer] = tuple(
+        for place, (role, model) in enumerate(writers.items()):
+            bank.check_tokenizer(role, model.tokenizer)
+            origin[role] = model.fingerprint()
+            responses[role] = tuple(
                 generate(
                     model,
                     bank.prompts,
@@ -99,20 +108,43 @@ class PromptBank:
             )
         return replace(bank, responses=responses, origin={**origin, "seed": seed, "max_new_tokens": max_new_tokens})
 
-    def _encoded(self, tokenizer: Tokenizer, max_prompt_tokens: int) -> PromptBank:
+    def _encoded(self, tokenizer: Tokenizer, max_prompt_tokens: int, max_human_tokens: int) -> PromptBank:
+        """Prompts as ids, and people's responses where they are asked for; what does not fit leaves the bank."""
         if self.prompts:
             return self
-        encoded = [tokenizer.encode_pair(text, None)[0] for text in self.texts]
+        encoded = [tokenizer.encode_pair(self._text(i, tokenizer), None)[0] for i in range(len(self))]
+        written = [self._human(i, tokenizer, max_human_tokens) for i in range(len(self))] if max_human_tokens else []
         keep = [i for i, ids in enumerate(encoded) if 0 < len(ids) <= max_prompt_tokens]
         if not keep:
             raise DataError(f"all {len(self)} prompts are empty or longer than {max_prompt_tokens} tokens")
+        origin = {"tokenizer": tokenizer.fingerprint(), "dropped_prompts": len(encoded) - len(keep)}
+        if written:
+            before, keep = len(keep), [i for i in keep if written[i] is not None]
+            if not keep:
+                raise DataError(
+                    "no prompt of the bank has a response that people wrote",
+                    hint='each line is {"prompt": …, "response": …}; or leave human references out',
+                )
+            origin |= {HUMAN: "responses of the file", "dropped_without_response": before - len(keep)}
+        kept_human = tuple(ids for i in keep if written and (ids := written[i]) is not None)
         return replace(
             self,
             ids=tuple(self.ids[i] for i in keep),
             texts=tuple(self.texts[i] for i in keep),
             prompts=tuple(encoded[i] for i in keep),
-            origin={"tokenizer": tokenizer.fingerprint(), "dropped_prompts": len(encoded) - len(keep)},
+            responses={HUMAN: kept_human} if written else {},
+            origin=origin,
+            records=tuple(self.records[i] for i in keep) if self.records else (),
         )
+
+    def _text(self, i: int, tokenizer: Tokenizer) -> str:
+        """The prompt as the model reads it: conversations through the chat template."""
+        messages = self.records[i].messages if self.records else None
+        return self.texts[i] if messages is None else tokenizer.render(messages)
+
+    def _human(self, i: int, tokenizer: Tokenizer, longest: int) -> np.ndarray | None:
+        text = self.records[i].response if self.records else None
+        return tokenizer.encode_response(text)[:longest] if text else None
 
     def check_tokenizer(self, role: str, tokenizer: Tokenizer) -> None:
         """Refuse a model whose ids mean other words than the bank's."""
@@ -174,7 +206,7 @@ class PromptBank:
         if manifest.get("kind") != "bank" or manifest.get("format") != FORMAT:
             raise DataError(f"{directory} is not a bank of format {FORMAT}")
         rows = [json.loads(line) for line in (directory / "prompts.jsonl").read_text("utf-8").splitlines()]
-        writers = [writer for writer in ("oracle", "teacher") if rows and writer in rows[0]]
+        writers = [writer for writer in ("oracle", "teacher", "judge", HUMAN) if rows and writer in rows[0]]
         bank = cls(
             ids=tuple(row["id"] for row in rows),
             texts=tuple(row["prompt"] for row in rows),

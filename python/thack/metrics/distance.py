@@ -3,18 +3,23 @@
 B sequences, N response tokens packed, V vocabulary, P prompts of the bank. A column's name says all:
 
     golden | proxy | line        reference is the oracle | the teacher | line: KL(oracle‖teacher) and kin
+    judge | judge_line           a stronger model in the oracle's role, where there is no oracle
+    human | human_line           negative_log_likelihood of responses that people wrote | the teacher's
     forward_kl | reverse_kl | jsd    KL(reference‖model), KL(model‖reference), JSD at β = ½; full vocabulary
     reference_sampled | student_sampled    on the reference's fixed responses, or on the model's own
     token_mean | sequence_sum        Σ nats / Σ tokens, or mean over prompts of the sum per response
 
 `line` measures the teacher in the student's place ("student_sampled": its fixed responses), and is the
-same in every row. Never on a cache: truncation would show as curvature (trap 26).
+same in every row. Never on a cache: truncation would show as curvature (trap 26). A negative log-likelihood
+holds the entropy of human text: its differences are those of KL(people‖model), its level is not.
+`health/…`, beside them, is explained in health.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +27,13 @@ from torch import Tensor
 
 from thack.config.settings import EvaluationSettings, SamplingSettings
 from thack.errors import ModelError, UsageError
+from thack.losses import cross_entropy
 from thack.losses.vocabulary import common_width, log_probs
-from thack.metrics.bank import PromptBank, Writer
+from thack.metrics.bank import HUMAN, PromptBank, Writer
 from thack.metrics.bootstrap import interval, resamples
+from thack.metrics.health import FixedHealth, entropies, sample_health
 from thack.models.batch import Batch
+from thack.models.load import as_language_model
 from thack.models.protocol import LanguageModel
 from thack.responses.sampler import generate
 from thack.runtime.progress import SILENT, Progress
@@ -33,7 +41,9 @@ from thack.targets import TokenSequence
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 NORMALISATIONS = ("token_mean", "sequence_sum")
-METRIC_OF: dict[Writer, str] = {"oracle": "golden", "teacher": "proxy"}
+METRIC_OF: dict[Writer, str] = {"oracle": "golden", "judge": "judge", "teacher": "proxy"}
+LINE_OF: dict[Writer, str] = {"oracle": "line", "judge": "judge_line"}
+LIKELIHOOD = "negative_log_likelihood/reference_sampled"
 _CHUNK_ELEMENTS = 1 << 18  # of one [n, V] temporary: stays in the second-level cache
 _MEMORY_BYTES = 1 << 30  # reference log-probabilities kept between evaluations
 
@@ -104,6 +114,7 @@ class Evaluator:
     oracle: LanguageModel | None
     settings: EvaluationSettings
     seed: int = 0
+    judge: LanguageModel | None = None
     memory_bytes: int = _MEMORY_BYTES
     _kept: dict[tuple[Writer, int], Tensor] = field(default_factory=dict)
     _kept_bytes: int = 0
@@ -111,7 +122,7 @@ class Evaluator:
     _weights_SP: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if not self.references:
+        if not self.references and HUMAN not in self.bank.responses:
             raise UsageError("evaluating needs a teacher (proxy) or an oracle (golden)")
         for role, model in self.references.items():
             self.bank.check_writer(role, model)
@@ -119,7 +130,11 @@ class Evaluator:
 
     @property
     def references(self) -> dict[Writer, LanguageModel]:
-        given: dict[Writer, LanguageModel | None] = {"oracle": self.oracle, "teacher": self.teacher}
+        given: dict[Writer, LanguageModel | None] = {
+            "oracle": self.oracle,
+            "judge": self.judge,
+            "teacher": self.teacher,
+        }
         return {role: model for role, model in given.items() if model is not None}
 
     def evaluate(self, student: LanguageModel, progress: Progress = SILENT) -> Evaluation:
@@ -127,26 +142,35 @@ class Evaluator:
         self.bank.check_tokenizer("student", student.tokenizer)
         was_training = bool(getattr(student, "training", False))
         student.eval()
+        health: dict[str, float] = {}
         try:
-            with torch.inference_mode():
-                per_prompt, generated = self._measure(student, progress)
+            # Not inference_mode: what a live trainer's model keeps of it could not be used in a backward.
+            with torch.no_grad():
+                per_prompt, generated = self._measure(student, health, progress)
         finally:
             student.train(was_training)
-        return Evaluation(columns=self._columns(per_prompt), per_prompt=per_prompt, generated_tokens=generated)
+        columns = self._columns(per_prompt) | health
+        return Evaluation(columns=columns, per_prompt=per_prompt, generated_tokens=generated)
 
-    def _measure(self, student: LanguageModel, progress: Progress) -> tuple[dict[str, PerPrompt], int]:
+    def _measure(
+        self, student: LanguageModel, health: dict[str, float], progress: Progress
+    ) -> tuple[dict[str, PerPrompt], int]:
         per_prompt: dict[str, PerPrompt] = {}
         for role in self.references:
-            per_prompt |= self._on_fixed(METRIC_OF[role], role, student, "reference_sampled")
+            seen = FixedHealth() if self.settings.health else None
+            per_prompt |= self._on_fixed(METRIC_OF[role], role, student, "reference_sampled", seen)
+            health |= seen.columns(METRIC_OF[role]) if seen else {}
+        if HUMAN in self.bank.responses:
+            per_prompt[f"{HUMAN}/{LIKELIHOOD}"] = self._likelihood(student, "student")
         generated = 0
         if self.settings.student_samples:
             sequences = self._student_samples(student, progress)
             generated = sum(len(s.response_ids) for s in sequences)
-            per_prompt |= self._on_samples(student, sequences)
-        return per_prompt | self._line_per_prompt(), generated
+            per_prompt |= self._on_samples(student, sequences, health)
+        return per_prompt | self._lines(), generated
 
     def _student_samples(self, student: LanguageModel, progress: Progress) -> list[TokenSequence]:
-        longest = int(self.bank.origin.get("max_new_tokens", 128))
+        longest = self._max_new_tokens
         responses = generate(
             student,
             self.bank.prompts,
@@ -159,47 +183,88 @@ class Evaluator:
         )
         return self.bank.sequences_of(responses)
 
-    def _on_fixed(self, metric: str, role: Writer, model: LanguageModel, samples: str) -> dict[str, PerPrompt]:
+    @property
+    def _max_new_tokens(self) -> int:
+        return int(self.bank.origin.get("max_new_tokens", 128))
+
+    def _on_fixed(
+        self, metric: str, role: Writer, model: LanguageModel, samples: str, health: FixedHealth | None = None
+    ) -> dict[str, PerPrompt]:
         """Distance of `model` from reference `role` on that reference's own responses."""
         sums = _Sums(len(self.bank))
         width = self._width(model)
         for number, sequences in enumerate(self._batches(self.bank.sequences(role))):
             batch = Batch.of(sequences, model.device)
             reference_NV = self._reference(role, number, batch, width)
-            sums.add(sequences, batch, three_divergences(reference_NV, _log_probs(model, batch, width, "student")))
+            model_NV = _log_probs(model, batch, width, "student")
+            nats_N3 = three_divergences(reference_NV, model_NV)
+            sums.add(sequences, batch, nats_N3)
+            if health is not None:
+                health.add(sequences, reference_NV, model_NV, nats_N3[:, 0])
         return sums.columns(metric, samples)
 
-    def _on_samples(self, student: LanguageModel, sequences: Sequence[TokenSequence]) -> dict[str, PerPrompt]:
+    def _likelihood(self, model: LanguageModel, role: str) -> PerPrompt:
+        """−log q of every token that people wrote, on the ids that the tokenizer knows."""
+        nats_P, tokens_P = np.zeros(len(self.bank)), np.zeros(len(self.bank), dtype=np.int64)
+        for sequences in self._batches(self.bank.sequences(HUMAN)):
+            batch = Batch.of(sequences, model.device)
+            log_q_NV = _log_probs(model, batch, model.tokenizer.size, role)
+            nats_N = cross_entropy(log_q_NV, batch.labels_N).double().cpu().numpy()
+            prompt_N = np.repeat([s.index for s in sequences], [len(s.response_ids) for s in sequences])
+            nats_P += np.bincount(prompt_N, weights=nats_N, minlength=len(nats_P))
+            tokens_P += np.bincount(prompt_N, minlength=len(tokens_P))
+        return PerPrompt(nats_P=nats_P, tokens_P=tokens_P)
+
+    def _on_samples(
+        self, student: LanguageModel, sequences: Sequence[TokenSequence], health: dict[str, float]
+    ) -> dict[str, PerPrompt]:
         """Distance from every reference on the student's own responses: one student pass for all."""
         sums = {role: _Sums(len(self.bank)) for role in self.references}
         width = self._width(student)
+        entropy_nats = 0.0
         for part in self._batches(sequences):
             batch = Batch.of(part, student.device)
             student_NV = _log_probs(student, batch, width, "student")
+            entropy_nats += float(entropies(student_NV).sum()) if self.settings.health else 0.0
             for role, model in self.references.items():
                 reference_NV = _log_probs(model, batch, width, role)
                 sums[role].add(part, batch, three_divergences(reference_NV, student_NV))
         columns: dict[str, PerPrompt] = {}
         for role, total in sums.items():
             columns |= total.columns(METRIC_OF[role], "student_sampled")
+        if self.settings.health:
+            written = [s.response_ids for s in sequences]
+            health |= sample_health(
+                written,
+                eos_id=student.tokenizer.eos_id,
+                max_new_tokens=self._max_new_tokens,
+                entropy=entropy_nats / sum(map(len, written)),
+            )
         return columns
 
-    def _line_per_prompt(self) -> dict[str, PerPrompt]:
-        """The teacher in the student's place, measured once."""
-        if self.oracle is None or self.teacher is None:
+    def _lines(self) -> dict[str, PerPrompt]:
+        """The teacher in the student's place, measured once: where a perfect copy of it would end."""
+        if self.teacher is None:
             return {}
         if self._line is None:
-            line = self._on_fixed("line", "oracle", self.teacher, "reference_sampled")
-            sums = _Sums(len(self.bank))
-            width = self._width(self.teacher)
-            for number, sequences in enumerate(self._batches(self.bank.sequences("teacher"))):
-                batch = Batch.of(sequences, self.teacher.device)
-                teacher_NV = self._reference("teacher", number, batch, width)
-                sums.add(
-                    sequences, batch, three_divergences(_log_probs(self.oracle, batch, width, "oracle"), teacher_NV)
-                )
-            self._line = line | sums.columns("line", "student_sampled")
+            self._line = {}
+            for role, name in LINE_OF.items():
+                if role in self.references:
+                    self._line |= self._line_of(role, name, self.teacher)
+            if HUMAN in self.bank.responses:
+                self._line[f"{HUMAN}_line/{LIKELIHOOD}"] = self._likelihood(self.teacher, "teacher")
         return self._line
+
+    def _line_of(self, role: Writer, name: str, teacher: LanguageModel) -> dict[str, PerPrompt]:
+        fixed = self._on_fixed(name, role, teacher, "reference_sampled")
+        sums = _Sums(len(self.bank))
+        width = self._width(teacher)
+        for number, sequences in enumerate(self._batches(self.bank.sequences("teacher"))):
+            batch = Batch.of(sequences, teacher.device)
+            teacher_NV = self._reference("teacher", number, batch, width)
+            reference_NV = _log_probs(self.references[role], batch, width, role)
+            sums.add(sequences, batch, three_divergences(reference_NV, teacher_NV))
+        return fixed | sums.columns(name, "student_sampled")
 
     def _width(self, student: LanguageModel) -> int:
         """One width for all three models, so that golden, proxy and line are about the same outcomes."""
@@ -267,15 +332,47 @@ def _log_probs(model: LanguageModel, batch: Batch, width: int, role: str) -> Ten
 
 
 def evaluate(
-    student: LanguageModel,
+    student: Any,
     bank: PromptBank,
     *,
-    teacher: LanguageModel | None = None,
-    oracle: LanguageModel | None = None,
+    teacher: Any = None,
+    oracle: Any = None,
+    judge: Any = None,
+    tokenizer: Any = None,
     settings: EvaluationSettings | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Evaluation:
-    """Every column for one student; for many checkpoints keep an `Evaluator`, which remembers the references."""
-    evaluator = Evaluator(bank, teacher, oracle, settings or EvaluationSettings(), seed=seed)
-    return evaluator.evaluate(student, progress)
+    """Every column for one student; for many checkpoints keep an `Evaluator`, which remembers the references.
+
+    Models are thack's, directories, or plain transformers models (with `tokenizer` where they do not know theirs).
+    """
+    given = {"teacher": teacher, "oracle": oracle, "judge": judge}
+    cast = {
+        role: None if model is None else as_language_model(model, tokenizer, role=role) for role, model in given.items()
+    }
+    evaluator = Evaluator(
+        bank, cast["teacher"], cast["oracle"], settings or EvaluationSettings(), seed=seed, judge=cast["judge"]
+    )
+    return evaluator.evaluate(as_language_model(student, tokenizer, role="student"), progress)
+
+
+def distance(
+    student: Any,
+    reference: Any,
+    bank: PromptBank,
+    *,
+    role: Writer = "teacher",
+    tokenizer: Any = None,
+    settings: EvaluationSettings | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """How far `student` is from one `reference` on the bank: golden and proxy are this, with two references.
+
+    Keys are `<divergence>/<whose samples>/<normalisation>`, nats, with `/low` and `/high` of a 95 % interval.
+    `role` says whose fixed responses in the bank are the reference's: teacher, oracle or judge.
+    """
+    settings = replace(settings or EvaluationSettings(), health=False)
+    found = evaluate(student, bank, tokenizer=tokenizer, settings=settings, seed=seed, **{role: reference})
+    prefix = f"{METRIC_OF[role]}/"
+    return {name.removeprefix(prefix): value for name, value in found.columns.items() if name.startswith(prefix)}

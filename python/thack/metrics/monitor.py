@@ -34,7 +34,7 @@ class FixedKL:
         was_training = bool(getattr(student, "training", False))
         student.eval()
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 parts = [self._batch_nats(student, number, part) for number, part in enumerate(self._batches())]
         finally:
             student.train(was_training)

@@ -12,7 +12,7 @@ from thack.errors import UsageError
 from thack.files import canonical_json, digest, write_json
 from thack.metrics.bank import PromptBank
 from thack.metrics.distance import Evaluator
-from thack.models.load import load_model
+from thack.models.load import load_model, origin_of
 from thack.models.protocol import LanguageModel
 from thack.runtime.device import choose_device
 from thack.runtime.progress import SILENT, Progress
@@ -29,7 +29,8 @@ def run_evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> dic
     if not settings.bank and not settings.data.path:
         raise UsageError("evaluating needs held-out prompts", hint="give --bank DIR, or --bank prompts.jsonl")
     device = choose_device(settings.device)
-    roles = {"student": settings.student, "teacher": settings.teacher, "oracle": settings.oracle}
+    names = ("student", "teacher", "oracle", "judge")
+    roles = {role: getattr(settings, role) for role in names}
     models = {
         role: load_model(
             directory,
@@ -41,21 +42,26 @@ def run_evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> dic
         for role, directory in roles.items()
         if directory
     }
-    teacher, oracle = models.get("teacher"), models.get("oracle")
+    teacher, oracle, judge = (models.get(role) for role in names[1:])
     bank = open_bank(
         Path(settings.bank or settings.data.path),
         settings.out.parent,
         teacher=teacher,
         oracle=oracle,
+        judge=judge,
+        human=settings.human_references,
         data=settings.data,
         seed=settings.seed,
         progress=progress,
     )
-    evaluator = Evaluator(bank, teacher, oracle, settings.evaluation, seed=settings.seed)
+    evaluator = Evaluator(bank, teacher, oracle, settings.evaluation, seed=settings.seed, judge=judge)
     evaluation = evaluator.evaluate(models["student"], progress)
     result = {
         "kind": "evaluation",
-        "models": {role: {"directory": roles[role], "fingerprint": m.fingerprint()} for role, m in models.items()},
+        "models": {
+            role: {"directory": roles[role], "origin": origin_of(m), "fingerprint": m.fingerprint()}
+            for role, m in models.items()
+        },
         "bank": {"fingerprint": bank.fingerprint(), "prompts": len(bank), "origin": dict(bank.origin)},
         "seed": settings.seed,
         "columns": evaluation.columns,
@@ -72,6 +78,8 @@ def open_bank(
     *,
     teacher: LanguageModel | None,
     oracle: LanguageModel | None,
+    judge: LanguageModel | None = None,
+    human: bool = False,
     data: DataSettings,
     seed: int,
     progress: Progress,
@@ -83,15 +91,18 @@ def open_bank(
     if path.is_dir():
         return PromptBank.load(path)
     bank = PromptBank.from_jsonl(path, limit=data.limit)
-    writers = [None if model is None else model.fingerprint() for model in (teacher, oracle)]
+    writers = [None if model is None else model.fingerprint() for model in (teacher, oracle, judge)]
     lengths = [data.max_prompt_tokens, data.max_response_tokens]
-    key = digest(canonical_json([bank.fingerprint(), writers, lengths, seed]))
+    references = [record.response for record in bank.records] if human else None
+    key = digest(canonical_json([bank.fingerprint(), writers, references, lengths, seed]))
     frozen = beside / f"bank-{key.removeprefix('sha256:')[:8]}"
     if frozen.is_dir():
         return PromptBank.load(frozen)
     bank = bank.with_responses(
         teacher,
         oracle=oracle,
+        judge=judge,
+        human=human,
         seed=seed,
         max_new_tokens=data.max_response_tokens,
         max_prompt_tokens=data.max_prompt_tokens,

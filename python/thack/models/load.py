@@ -101,6 +101,19 @@ def as_language_model(model: Any, tokenizer: Any = None, *, role: str = "model")
     return hf.wrap(model, tokenizer, role=role)
 
 
+def tokenizer_of(tokenizer: Any) -> Tokenizer:
+    """The tokenizer itself, transformers' fast one, or that of a directory, as ours."""
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    if isinstance(tokenizer, str | Path):
+        return Tokenizer.load(locate(tokenizer).directory)
+    if tokenizer is None:
+        raise UsageError("no tokenizer is known here", hint="give it: tokenizer=…")
+    from thack.models import hf
+
+    return hf.tokenizer_of(None, tokenizer)
+
+
 def _dtype(options: LoadSettings, default: torch.dtype) -> torch.dtype:
     if not options.dtype:
         return default

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from thack.hacking import MEANING
-from thack.hacking.words import percent, percent_interval
+from thack.hacking.words import percent, percent_interval, stand_in
 from thack.report.runs import Arm, Run, Subject
 
 GLOSSARY = {
@@ -14,6 +14,9 @@ GLOSSARY = {
     "student": "the smaller model that is trained to imitate the teacher (distillation)",
     "golden": "distance from student to oracle on held-out prompts: what one really wants to be small",
     "proxy": "distance from student to teacher on the same prompts: what training makes small",
+    "judge": "a stronger model in the oracle’s role, where there is no oracle; its columns are named judge/…",
+    "human references": "responses that people wrote; their negative log-likelihood under the student stands in for "
+    "golden where there is neither an oracle nor a judge; its columns are named human/…",
     "teacher hacking": "the proxy keeps falling while golden rises: the student now learns the teacher’s mistakes",
     "offline": "responses written once and reused in every epoch",
     "online-teacher": "the teacher writes fresh responses in every epoch",
@@ -101,6 +104,8 @@ def _run_sentences(run: Run) -> list[str]:
     golden = found.golden
     interval = f", {percent_interval(golden.rise_interval)}" if golden.rise_interval else ""
     sentences = [_sentence(MEANING[found.name])]
+    if (instead := stand_in(golden.column)) is not None:
+        sentences.append(_sentence(instead[1]))
     if found.name == "healthy":
         sentences.append(
             f"Golden fell from {golden.start:.3f} to {golden.end:.3f}; over its minimum it ends by "

@@ -50,7 +50,8 @@ def generate(
     was_training = bool(getattr(model, "training", False))
     model.eval()
     try:
-        with torch.inference_mode(), progress.task(task, len(prompts), "responses") as shown:
+        # Not inference_mode: what a live trainer's model keeps of it could not be used in a backward.
+        with torch.no_grad(), progress.task(task, len(prompts), "responses") as shown:
             for rows in _batches(prompts, batch_size):
                 written = _write(model, [prompts[i] for i in rows], keys_N4[rows], max_new_tokens, sampling, seed)
                 for i, response in zip(rows, written, strict=True):

@@ -24,7 +24,7 @@ from thack.metrics.bank import PromptBank
 from thack.metrics.distance import Evaluator
 from thack.metrics.monitor import FixedKL
 from thack.metrics.run import open_bank
-from thack.models.load import load_model
+from thack.models.load import load_model, origin_of
 from thack.models.protocol import LanguageModel
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
 from thack.runtime.progress import SILENT, Progress
@@ -60,6 +60,7 @@ class Cast:
     student: LanguageModel
     teacher: LanguageModel | None
     oracle: LanguageModel | None
+    judge: LanguageModel | None
     cache: Cache | None
     width: int  # ids on which student and teacher are compared
 
@@ -105,8 +106,12 @@ def check_combination(settings: DistillSettings) -> None:
     check_target(settings.target, settings.loss, has_responses=kind == "offline")
     if not settings.cache and not settings.data.path:
         raise UsageError("distilling without a cache needs prompts", hint="give --data prompts.jsonl")
-    if settings.bank and not (settings.teacher or settings.oracle):
-        raise UsageError("evaluating on a bank needs a reference", hint="give --teacher or --oracle, or no --bank")
+    given = settings.teacher or settings.oracle or settings.judge or settings.human_references
+    if settings.bank and not given:
+        raise UsageError(
+            "evaluating on a bank needs a reference",
+            hint="give --teacher or --oracle, or no --bank (see also judge and human_references)",
+        )
 
 
 def prepare_distill(settings: DistillSettings, run: RunDirectory, progress: Progress) -> tuple[Job, Snapshot]:
@@ -159,11 +164,10 @@ def prepare_distill(settings: DistillSettings, run: RunDirectory, progress: Prog
 def load_cast(settings: DistillSettings, checkpoint: Path | None, device: torch.device) -> Cast:
     """Load every model, and refuse those that do not belong together."""
     student = load_model(checkpoint or settings.student, role="student", device=device)
-    teacher = (
-        load_model(settings.teacher, role="teacher", device=device, options=settings.load) if settings.teacher else None
-    )
-    oracle = (
-        load_model(settings.oracle, role="oracle", device=device, options=settings.load) if settings.oracle else None
+    names = {"teacher": settings.teacher, "oracle": settings.oracle, "judge": settings.judge}
+    teacher, oracle, judge = (
+        load_model(name, role=role, device=device, options=settings.load) if name else None
+        for role, name in names.items()
     )
     cache = Cache.open(Path(settings.cache)) if settings.cache else None
     widths = {"student": student.vocab_size}
@@ -175,7 +179,7 @@ def load_cast(settings: DistillSettings, checkpoint: Path | None, device: torch.
         check_same_teacher(cache, teacher)
         widths["cache"] = cache.meta.vocab_size
     width = common_width(student.tokenizer.size, **widths)
-    return Cast(student=student, teacher=teacher, oracle=oracle, cache=cache, width=width)
+    return Cast(student=student, teacher=teacher, oracle=oracle, judge=judge, cache=cache, width=width)
 
 
 def check_same_tokenizer(role: str, fingerprint: str, student: LanguageModel) -> None:
@@ -231,7 +235,9 @@ def build_evaluation(
     """step → all columns: the bank's, and the teacher's distance on fixed training responses."""
     evaluator = None
     if bank is not None:
-        evaluator = Evaluator(bank, cast.teacher, cast.oracle, settings.evaluation, seed=settings.seed)
+        evaluator = Evaluator(
+            bank, cast.teacher, cast.oracle, settings.evaluation, seed=settings.seed, judge=cast.judge
+        )
     monitors: dict[str, FixedKL] = {}
 
     def evaluate(step: int) -> Row:
@@ -256,6 +262,8 @@ def _bank(settings: DistillSettings, cast: Cast, run: RunDirectory, progress: Pr
         run.path,
         teacher=cast.teacher,
         oracle=cast.oracle,
+        judge=cast.judge,
+        human=settings.human_references,
         data=replace(settings.data, limit=0),
         seed=settings.seed,
         progress=progress,
@@ -272,9 +280,11 @@ def _loss(settings: DistillSettings, width: int) -> Callable[[Tensor, Target | N
 
 def _facts(cast: Cast, bank: PromptBank | None, num_sequences: int, dtype: str) -> dict[str, Any]:
     """What went in, by content."""
-    models = {"student": cast.student, "teacher": cast.teacher, "oracle": cast.oracle}
+    models = {"student": cast.student, "teacher": cast.teacher, "oracle": cast.oracle, "judge": cast.judge}
+    given = {role: model for role, model in models.items() if model is not None}
     return {
-        "models": {role: model.fingerprint() for role, model in models.items() if model is not None},
+        "models": {role: model.fingerprint() for role, model in given.items()},
+        "origins": {role: origin_of(model) for role, model in given.items()},
         "cache": None if cast.cache is None else cast.cache.meta.fingerprint,
         "bank": None if bank is None else bank.fingerprint(),
         "tokenizer": cast.student.tokenizer.fingerprint(),

@@ -1,0 +1,161 @@
+"""Golden without an oracle: a judge in its role, or what people wrote; columns and words say which it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from thack.config.settings import ArchitectureSettings, EvaluationSettings
+from thack.corpus import Record
+from thack.errors import DataError, MismatchError, UsageError
+from thack.hacking import Curves, verdict
+from thack.metrics import Evaluator, PromptBank, distance, evaluate
+from thack.models.batch import Batch
+from thack.models.llama import Llama
+from thack.models.load import new_decoder
+from thack.models.tokenizer import Tokenizer
+from thack.runlog import RunLog
+
+SETTINGS = EvaluationSettings(batch_size=5, bootstrap=100, student_samples=False, health=False)
+READOUT = "forward_kl/reference_sampled/token_mean"
+LIKELIHOOD = "negative_log_likelihood/reference_sampled"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(["def read(path): read the file at path"] * 3, 264)
+
+
+def sharp(tokenizer: Tokenizer, seed: int) -> Llama:
+    model = new_decoder(ArchitectureSettings(hidden_size=16, num_heads=2, max_positions=64), tokenizer, seed)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(40)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def cast(tokenizer: Tokenizer) -> tuple[Llama, Llama, Llama]:
+    """judge, teacher, student"""
+    judge, teacher, student = (sharp(tokenizer, seed) for seed in range(3))
+    return judge, teacher, student
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    texts = [f"reads file {i}" if i != 3 else None for i in range(8)]
+    return [Record(prompt_id=f"p{i}", prompt=f"def f{i}(x)", response=text) for i, text in enumerate(texts)]
+
+
+@pytest.fixture(scope="module")
+def bank(cast: tuple[Llama, Llama, Llama], records: list[Record]) -> PromptBank:
+    judge, teacher, _ = cast
+    return PromptBank.from_records(records).with_responses(teacher, judge=judge, human=True, max_new_tokens=9)
+
+
+def test_a_judge_is_an_oracle_by_another_name(cast: tuple[Llama, Llama, Llama], records: list[Record]) -> None:
+    judge, teacher, student = cast
+    plain = PromptBank.from_records(records)
+    named = plain.with_responses(judge=judge, max_new_tokens=9)
+    as_oracle = plain.with_responses(oracle=judge, max_new_tokens=9)
+    by_name = evaluate(student, named, judge=judge, settings=SETTINGS).columns
+    by_role = evaluate(student, as_oracle, oracle=judge, settings=SETTINGS).columns
+    assert {name.replace("judge/", "golden/"): value for name, value in by_name.items()} == by_role
+    assert distance(student, judge, named, role="judge", settings=SETTINGS)[READOUT] == (by_name[f"judge/{READOUT}"])
+    pair = plain.with_responses(teacher, judge=judge, max_new_tokens=9)
+    both = evaluate(student, pair, teacher=teacher, judge=judge, settings=SETTINGS)
+    assert f"judge_line/{READOUT}" in both.columns and f"proxy/{READOUT}" in both.columns
+
+
+def test_human_likelihood_equals_its_definition(cast: tuple[Llama, Llama, Llama], bank: PromptBank) -> None:
+    judge, teacher, student = cast
+    found = Evaluator(bank, teacher, None, SETTINGS, judge=judge).evaluate(student)
+    for name, model in (("human", student), ("human_line", teacher)):
+        nats = []
+        for sequence in bank.sequences("human"):
+            batch = Batch.of([sequence])
+            with torch.no_grad():
+                log_q = torch.log_softmax(model(batch).double(), 1)
+            nats.append(-float(log_q.gather(1, batch.labels_N[:, None]).sum()))
+        per_prompt = found.per_prompt[f"{name}/{LIKELIHOOD}"]
+        np.testing.assert_allclose(per_prompt.nats_P, nats, rtol=1e-4)
+        assert found.columns[f"{name}/{LIKELIHOOD}/token_mean"] == pytest.approx(
+            sum(nats) / per_prompt.tokens_P.sum(), rel=1e-4
+        )
+
+
+def test_prompts_without_a_human_response_leave_the_bank(bank: PromptBank, tmp_path: Path) -> None:
+    assert "p3" not in bank.ids and bank.origin["dropped_without_response"] == 1
+    assert all(ids[-1] == 1 or len(ids) == 9 for ids in bank.responses["human"])
+    bank.save(tmp_path / "bank")
+    assert PromptBank.load(tmp_path / "bank").fingerprint() == bank.fingerprint()
+
+
+def test_people_alone_are_enough(cast: tuple[Llama, Llama, Llama], records: list[Record], tokenizer: Tokenizer) -> None:
+    bank = PromptBank.from_records(records).with_responses(human=True, tokenizer=tokenizer)
+    assert set(evaluate(cast[2], bank, settings=SETTINGS).per_prompt) == {f"human/{LIKELIHOOD}"}
+    with pytest.raises(UsageError, match="no tokenizer is known here"):
+        PromptBank.from_records(records).with_responses(human=True)
+    with pytest.raises(DataError, match="has a response that people wrote"):
+        PromptBank.from_records(records[3:4]).with_responses(human=True, tokenizer=tokenizer)
+
+
+def test_a_judge_that_did_not_write_the_bank_is_refused(cast: tuple[Llama, Llama, Llama], bank: PromptBank) -> None:
+    with pytest.raises(MismatchError, match="judge responses were written by another model"):
+        evaluate(cast[2], bank, judge=cast[2], settings=SETTINGS)
+    with pytest.raises(UsageError, match="no responses of the oracle"):
+        evaluate(cast[2], bank, oracle=cast[0], settings=SETTINGS)
+
+
+def test_conversations_go_through_the_chat_template(tokenizer: Tokenizer, cast: tuple[Llama, Llama, Llama]) -> None:
+    turns = ({"role": "user", "content": "read"},)
+    record = Record(prompt_id="a", prompt='[{"role": "user"}]', messages=turns)
+    talking = Tokenizer.train(["def read(path): read the file at path"] * 3, 264)
+    talking.chat_template = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
+    model = sharp(talking, 0)
+    bank = PromptBank.from_records([record]).with_responses(model, max_new_tokens=3)
+    assert talking.decode(bank.prompts[0]) == "<read>"
+
+
+class TestVerdict:
+    def run(self, path: Path, golden: str, line: str) -> Path:
+        """A run whose stand-in for golden falls and rises by a tenth, while the proxy falls."""
+        with RunLog(path / "metrics.jsonl") as log:
+            for i in range(12):
+                value = 2.0 - 0.05 * i if i < 6 else 1.75 + 0.05 * (i - 5)
+                row = {f"proxy/{READOUT}": 1.0 / (i + 1), golden: value, line: 1.6}
+                log.append({"event": "evaluation", "step": 50 * (i + 1), **row})
+        return path
+
+    @pytest.mark.parametrize(
+        ("golden", "line", "words"),
+        [
+            (f"judge/{READOUT}", f"judge_line/{READOUT}", ["distance to the judge", "KL(judge‖teacher) = 1.6"]),
+            (
+                f"human/{LIKELIHOOD}/token_mean",
+                f"human_line/{LIKELIHOOD}/token_mean",
+                ["likelihood of human references", "entropy of human text", "teacher's own likelihood = 1.6"],
+            ),
+        ],
+    )
+    def test_it_is_read_from_the_stand_in_and_says_so(
+        self, tmp_path: Path, golden: str, line: str, words: list[str]
+    ) -> None:
+        path = self.run(tmp_path, golden, line)
+        for curves in (Curves.from_run(path), Curves.from_jsonl(path / "metrics.jsonl")):
+            found = verdict(curves)
+            assert found.name == "hacking" and found.golden is not None
+            assert found.golden.column == golden and found.line == 1.6
+            told = " ".join(found.reasons)
+            assert all(word in told for word in ["there is no oracle", *words])
+
+    def test_the_oracle_wins(self, tmp_path: Path) -> None:
+        with RunLog(tmp_path / "metrics.jsonl") as log:
+            for i in range(8):
+                row = {f"{name}/{READOUT}": 1.0 for name in ("golden", "judge", "judge_line", "proxy")}
+                log.append({"event": "evaluation", "step": 40 * (i + 1), **row})
+        curves = Curves.from_run(tmp_path)
+        assert curves.words["golden"].startswith("golden/")
+        assert "line" not in curves.words
