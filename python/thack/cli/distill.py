@@ -15,6 +15,7 @@ FLAGS = {
     "limit": Flag(key="data.limit"),
     "on_bad_line": Flag(key="data.on_bad_line"),
     "source": Flag(key="source.kind", help="who writes the responses, and when"),
+    "guard": Flag(key="guard.on", help="watch for hacking without an oracle, and act (see guard.policy)"),
     "divergence": Flag(key="loss.divergence", help="what is minimised"),
     "oracle": Flag(key="oracle", help="directory of the ground truth, for the golden metric"),
     "bank": Flag(key="bank"),

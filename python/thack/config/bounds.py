@@ -24,14 +24,14 @@ _SEED = Rule(lambda value: 0 <= value < 1 << 64, "between 0 and 2^64 − 1")
 
 _WORDS = {
     _COUNT: (
-        "batch_size bootstrap epochs hidden_size k keep max_positions max_prompt_tokens max_response_tokens"
+        "batch_size bootstrap budget epochs hidden_size k keep max_positions max_prompt_tokens max_response_tokens"
         " num_heads num_layers sampled samples shard_bytes shard_tokens tokenizer_size"
     ),
     _NON_NEGATIVE: (
-        "ce_weight clip_norm count every_steps intermediate_size limit micro_batch_size num_kv_heads"
-        " steps tail_draws top_k warmup_steps weight_decay"
+        "ce_weight clip_norm count every every_steps intermediate_size limit micro_batch_size num_kv_heads"
+        " steps tail_draws threshold top_k warmup_steps weight_decay"
     ),
-    _POSITIVE: "learning_rate temperature",
+    _POSITIVE: "growth learning_rate temperature",
     _SHARE: "beta skew online_fraction min_p tail_prior",
     _PROPER_SHARE: "beta1 beta2 dropout validation_fraction",
     _SEED: "seed",

@@ -101,6 +101,19 @@ class TargetSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GuardSettings:
+    """A run that defends itself: at every evaluation the detector that needs no oracle is asked."""
+
+    on: bool = False  # act when the student begins to memorise instead of to learn
+    policy: Literal["refresh", "raise-online", "stop"] = "refresh"  # add fresh responses, go online, or stop
+    budget: int = 6  # refresh: fresh responses per prompt over the whole run
+    every: int = 10  # refresh: epochs from one fresh response per prompt to the next; 0: all at the alarm
+    growth: float = 1.0  # refresh: every gap is so many times the one before
+    online_fraction: float = 0.25  # raise-online: share of every batch that the teacher writes afresh
+    threshold: float = 0.0  # of the detector; 0: its default
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSettings:
     count: int = 12  # evaluations per run beside the one at step 0
     spacing: Literal["log", "linear"] = "log"  # evenly in log(step) or in step
@@ -187,6 +200,7 @@ class DistillSettings:
     source: SourceSettings = field(default_factory=SourceSettings)
     target: TargetSettings = field(default_factory=TargetSettings)  # of a live teacher
     loss: LossSettings = field(default_factory=LossSettings)
+    guard: GuardSettings = field(default_factory=GuardSettings)
     epochs: int = 1
     steps: int = 0  # stop after so many optimizer steps; 0: after `epochs`
     batch_size: int = 32  # sequences per optimizer step over all ranks

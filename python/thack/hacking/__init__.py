@@ -2,38 +2,53 @@
 
 from thack.hacking.curves import Curves, Series, parse_mapping
 from thack.hacking.detectors import (
+    DETECTORS,
     Detection,
+    Detector,
     OracleFreeVerdict,
     Thresholds,
     detect,
+    fresh_gap,
+    fresh_slope_ratio,
     memorisation_gap,
     power_law_deviation,
     slope_ratio,
     training_stalled,
     verdict_without_oracle,
+    watch,
 )
 from thack.hacking.power_law import PowerLaw, fit_power_law
+from thack.hacking.scoring import Case, Score, choose_threshold, score_detectors
 from thack.hacking.verdict import Extent, Margins, Verdict, verdict
 from thack.hacking.words import MEANING
 
 __all__ = [
+    "DETECTORS",
     "MEANING",
+    "Case",
     "Curves",
     "Detection",
+    "Detector",
     "Extent",
     "Margins",
     "OracleFreeVerdict",
     "PowerLaw",
+    "Score",
     "Series",
     "Thresholds",
     "Verdict",
+    "choose_threshold",
     "detect",
     "fit_power_law",
+    "fresh_gap",
+    "fresh_slope_ratio",
     "memorisation_gap",
     "parse_mapping",
     "power_law_deviation",
+    "score_detectors",
     "slope_ratio",
     "training_stalled",
     "verdict",
     "verdict_without_oracle",
+    "watch",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -53,35 +54,43 @@ def fit_power_law(
     if len(step_E) <= num_parameters:
         return None
     scaled_E = step_E / step_E[0]  # so that powers neither overflow nor lose digits
-    fits = [_linear(scaled_E**-a, value_E, floor) for a in _EXPONENTS]
-    best = int(np.argmin([rss for _, _, rss in fits]))
-    e, a_scaled, rss = fits[best]
+    floors_A, scales_A, rss_A = _linear(scaled_E ** -_EXPONENTS[:, None], value_E, floor)
+    best = int(np.argmin(rss_A))
+    e, a_scaled, rss = float(floors_A[best]), float(scales_A[best]), float(rss_A[best])
     exponent = float(_EXPONENTS[best])
     spare = len(step_E) - num_parameters
     limit = max(rss, 1e-18) * (1 + student_quantile((1 + confidence) / 2, spare) ** 2 / spare)
-    inside = [float(a) for a, (_, _, found) in zip(_EXPONENTS, fits, strict=True) if found <= limit]
+    inside = _EXPONENTS[rss_A <= limit]
     fitted_E = e + a_scaled * scaled_E**-exponent
     return PowerLaw(
         floor=e,
         scale=a_scaled * float(step_E[0]) ** exponent,
         exponent=exponent,
-        exponent_interval=(min(inside), max(inside)),
+        exponent_interval=(float(inside[0]), float(inside[-1])),
         r_squared=_r_squared(np.log(value_E), np.log(np.maximum(fitted_E, 1e-300))),
         window=(float(step_E[0]), float(step_E[-1])),
         num_points=len(step_E),
     )
 
 
-def _linear(power_E: Floats, value_E: Floats, floor: bool) -> tuple[float, float, float]:
-    """Floor, scale and residual sum of value/value = (E + A·power)/value, with E ≥ 0."""
-    one_E, x_E = 1 / value_E, power_E / value_E
+def _linear(power_AE: Floats, value_E: Floats, floor: bool) -> tuple[Floats, Floats, Floats]:
+    """Per row of powers: floor, scale and residual sum of (E + A·power)/value − 1, with E ≥ 0."""
+    weight_E = 1 / value_E**2
+    floor_A = np.zeros(len(power_AE))
+    scale_A = (power_AE @ (weight_E * value_E)) / (power_AE**2 @ weight_E)
     if floor:
-        design = np.stack([one_E, x_E], axis=1)
-        (e, a), *_ = np.linalg.lstsq(design, np.ones_like(value_E), rcond=None)
-        if e >= 0:
-            return float(e), float(a), float(np.sum((design @ [e, a] - 1) ** 2))
-    a = float(np.sum(x_E) / np.sum(x_E * x_E))
-    return 0.0, a, float(np.sum((a * x_E - 1) ** 2))
+        # Weighted regression of value on power, centred: no digits are lost where powers are nearly constant.
+        mean_power_A = (power_AE @ weight_E) / weight_E.sum()
+        mean_value = float(value_E @ weight_E) / float(weight_E.sum())
+        centred_AE = power_AE - mean_power_A[:, None]
+        spread_A = centred_AE**2 @ weight_E
+        slope_A = (centred_AE @ (weight_E * value_E)) / np.where(spread_A > 0, spread_A, 1)
+        intercept_A = mean_value - slope_A * mean_power_A
+        allowed_A = intercept_A >= 0
+        floor_A = np.where(allowed_A, intercept_A, floor_A)
+        scale_A = np.where(allowed_A, slope_A, scale_A)
+    residual_AE = (floor_A[:, None] + scale_A[:, None] * power_AE) / value_E - 1
+    return floor_A, scale_A, np.sum(residual_AE**2, axis=1)
 
 
 def _r_squared(seen_E: Floats, fitted_E: Floats) -> float:
@@ -89,6 +98,7 @@ def _r_squared(seen_E: Floats, fitted_E: Floats) -> float:
     return 1 - float(np.sum((seen_E - fitted_E) ** 2)) / spread if spread > 0 else 0.0
 
 
+@cache
 def student_quantile(probability: float, freedom: int) -> float:
     """Quantile of Student's t, by bisection on its distribution function; probability in [0.5, 1)."""
     low, high = 0.0, 1e4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -131,3 +131,46 @@ class Mixture:
         for source, mine in ((self._online, positions[fresh]), (self._offline, positions[~fresh])):
             found |= {int(i): s for i, s in zip(mine, source.sequences(mine, epoch), strict=True)}
         return [found[int(i)] for i in positions]
+
+
+class Growing:
+    """Given responses and those that join them on the way: nothing is thrown away.
+
+    From the epoch in which a set joins, every position takes one of the sets so far, evenly, by a number that
+    (seed, epoch, position) alone decides; in its first epoch a set is used whole, for what is new teaches most.
+    """
+
+    def __init__(
+        self,
+        given: ResponseSource,
+        write: Callable[[int, int], Sequence[TokenSequence]],  # (number, epoch) → one response per position
+        joins: Sequence[int],  # epoch in which set 0, 1, … joins, ascending
+        *,
+        seed: int,
+    ) -> None:
+        self._given, self._write, self._joins, self._seed = given, write, tuple(joins), seed
+        self._sets: list[Sequence[TokenSequence]] = []
+        self.generated_tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        while len(self._sets) < self._num_joined(epoch):
+            number = len(self._sets)
+            self._sets.append(self._write(number, self._joins[number]))
+        choice = self._choice(epoch)[positions]
+        given = iter(self._given.sequences(positions[choice == 0], epoch))
+        return [self._sets[c - 1][i] if c else next(given) for c, i in zip(choice, positions, strict=True)]
+
+    def _num_joined(self, epoch: int) -> int:
+        return sum(1 for join in self._joins if join <= epoch)
+
+    def _choice(self, epoch: int) -> np.ndarray:
+        """Per position: 0 for the given response, n for set n − 1."""
+        num_sets, num_new = self._num_joined(epoch), sum(1 for join in self._joins if join == epoch)
+        words = np.random.Philox(key=self._seed, counter=[0, 0, epoch, 4]).random_raw(len(self))
+        first = num_sets + 1 - num_new if num_new else 0
+        # A product instead of a remainder, in the top half of the word: even for any number of sets.
+        picked = (words >> np.uint64(32)) * np.uint64(num_sets + 1 - first) >> np.uint64(32)
+        return first + picked.astype(np.int64)

@@ -32,13 +32,14 @@ from thack.targets import Target
 from thack.training.canary import check_alignment
 from thack.training.checkpoint import Snapshot, as_module, read_snapshot, restore_optimizer
 from thack.training.clock import Clock
+from thack.training.guard import Guard, Guarded, check_guard
 from thack.training.loop import Job, Row, train
 from thack.training.material import Cached, Live, Material
 from thack.training.monitors import training_monitors
 from thack.training.optimizer import build_optimizer
 from thack.training.plan import Plan, evaluation_steps, plan_steps
 from thack.training.rundir import RunDirectory
-from thack.training.setup import finish, recorded, width_of
+from thack.training.setup import finish, last_step, recorded, width_of
 from thack.training.source import build_source
 from thack.training.team import Team
 from thack.training.thinned import Thinned, check_target
@@ -82,7 +83,7 @@ def run_distill(settings: DistillSettings, progress: Progress = SILENT, *, name:
         job.name = name or run.path.name
         train(job, start)
         finish(job, job.team)
-    return RunResult(path=run.path, model=run.model, steps=job.plan.total_steps)
+    return RunResult(path=run.path, model=run.model, steps=last_step(run))
 
 
 def check_combination(settings: DistillSettings) -> None:
@@ -103,6 +104,7 @@ def check_combination(settings: DistillSettings) -> None:
             "target says what is kept of a live teacher, and a cache has kept what it has",
             hint="leave --cache out and give --teacher and --data, or leave target as it is",
         )
+    check_guard(settings)
     check_target(settings.target, settings.loss, has_responses=kind == "offline")
     if not settings.cache and not settings.data.path:
         raise UsageError("distilling without a cache needs prompts", hint="give --data prompts.jsonl")
@@ -133,6 +135,10 @@ def prepare_distill(settings: DistillSettings, run: RunDirectory, progress: Prog
     if checkpoint:
         start = read_snapshot(checkpoint)
         restore_optimizer(as_module(cast.student), optimizer, checkpoint)
+    state = dict(start.trainer.get("state", {}))
+    guard = Guard(settings.guard, run, plan.steps_per_epoch, state) if settings.guard.on else None
+    if guard is not None:
+        material = guarded(material, cast, guard, settings)
     dtype, reason = choose_dtype(settings.dtype, device, width=width_of(cast.student))
     bank = _bank(settings, cast, run, progress)
     run.open_logs(start.step)
@@ -143,14 +149,17 @@ def prepare_distill(settings: DistillSettings, run: RunDirectory, progress: Prog
         model=cast.student,
         material=material,
         loss=_loss(settings, cast.width),
-        evaluate=build_evaluation(settings, cast, bank, material, plan, run),
+        evaluate=build_evaluation(settings, cast, bank, material, plan, run, guard),
         evaluation_steps=frozenset(steps),
         plan=plan,
         optimizer=optimizer,
         optimizer_settings=settings.optimizer,
         checkpoint=settings.checkpoint,
         run=run,
+        state=state,
         spent=start.trainer,
+        protected=guard.protected if guard else frozenset,
+        ended=(lambda: guard.stopped) if guard else bool,
         micro_batch_size=settings.micro_batch_size,
         dtype=dtype,
         team=Team(),
@@ -229,8 +238,22 @@ def _warn_about_reuse(settings: DistillSettings, cache: Cache, progress: Progres
         )
 
 
+def guarded(material: Material, cast: Cast, guard: Guard, settings: DistillSettings) -> Guarded:
+    """The material that the guard can change."""
+    assert cast.teacher is not None
+    examples = material.sequences(np.arange(min(len(material), 256)), 0)
+    thinned = Thinned(cast.teacher, cast.width, settings.target, seed=settings.seed, examples=examples)
+    return Guarded(material, cast.teacher, thinned, guard, settings)
+
+
 def build_evaluation(
-    settings: DistillSettings, cast: Cast, bank: PromptBank | None, material: Material, plan: Plan, run: RunDirectory
+    settings: DistillSettings,
+    cast: Cast,
+    bank: PromptBank | None,
+    material: Material,
+    plan: Plan,
+    run: RunDirectory,
+    guard: Guard | None = None,
 ) -> Callable[[int], Row]:
     """step → all columns: the bank's, and the teacher's distance on fixed training responses."""
     evaluator = None
@@ -248,6 +271,8 @@ def build_evaluation(
             found = evaluator.evaluate(cast.student)
             columns |= found.columns
             run.append_per_prompt(found.per_prompt_row(step))
+        if guard is not None:
+            guard.observe(step, columns)
         return columns
 
     return evaluate

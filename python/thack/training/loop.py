@@ -53,6 +53,7 @@ class Job:
     state: Row = field(default_factory=dict)  # what `evaluate` remembers; saved with every checkpoint
     spent: Mapping[str, Any] = field(default_factory=dict)  # costs of the run before this process
     protected: Callable[[], frozenset[int]] = frozenset  # steps whose checkpoints are not pruned
+    ended: Callable[[], bool] = bool  # whether to end before the plan does: a guard may say so
     micro_batch_size: int = 0
     dtype: torch.dtype = torch.float32
     team: Team = field(default_factory=Team)
@@ -76,7 +77,7 @@ def train(job: Job, start: Snapshot) -> None:
         bar.advance(step)
         if step == 0 and 0 in job.evaluation_steps:
             _evaluate(job, step, began)
-        while step < plan.total_steps:
+        while step < plan.total_steps and not job.ended():
             with clock("data"):
                 if window is None or step == window.first_step + len(window.batches):
                     window = plan.window(step)
@@ -116,7 +117,7 @@ def train(job: Job, start: Snapshot) -> None:
             stopped, asked = team.any(stop.requested is not None), team.any(stop.save_requested())
             if stopped or asked or _due(job, step):
                 _save(job, step, window, sequences, began)
-            if stopped and step < plan.total_steps:
+            if stopped and step < plan.total_steps and not job.ended():
                 raise stop.error(f"step {step} in {run.path}")
     if job.profile:
         job.progress.note(f"time: {clock}")

@@ -46,7 +46,7 @@ def finish(job: Job, team: Team) -> None:
     folder = job.run.checkpoints
     chosen = folder / f"step_{best:06d}" if best is not None else checkpoints(folder)[-1]
     job.run.publish(chosen)
-    job.run.set_status("finished", step=job.plan.total_steps)
+    job.run.set_status("finished", step=last_step(job.run))
     team.barrier()
 
 

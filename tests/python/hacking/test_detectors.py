@@ -88,4 +88,4 @@ def test_the_synthetic_runs(kind: str, name: str, tmp_path: Path) -> None:
 
 def test_a_window_that_is_none_is_refused() -> None:
     with pytest.raises(UsageError, match="window"):
-        Thresholds(window=(0.9, 0.1))
+        Thresholds(window=1.5)

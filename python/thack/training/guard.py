@@ -1,0 +1,239 @@
+"""A run that defends itself: at every evaluation it asks a detector that needs no oracle, and acts on an alarm.
+
+    stop           end here, and hand over the last checkpoint before the student began to memorise
+    refresh        let fresh responses of the teacher join the given ones, on a schedule, up to a budget
+    raise-online   from here on the teacher writes a share of every epoch afresh
+
+Adding to a growing set beats replacing it at every cost (RECIPE). Everything is a function of (settings, seed,
+alarm), and the alarm is in every checkpoint, so a resumed run does what an uninterrupted one would. An action
+begins with the epoch behind the alarm. Fresh responses are written once, into the run's own `fresh/`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thack.config.settings import DistillSettings, GuardSettings
+from thack.errors import DataError, UsageError
+from thack.files import canonical_json, read_json, write_bytes
+from thack.hacking import Detection, watch
+from thack.models.batch import Batch
+from thack.models.protocol import LanguageModel
+from thack.responses.sampler import generate
+from thack.responses.sources import Growing, Mixture, Offline, Online, ResponseSource
+from thack.targets import Target, TokenSequence
+from thack.training.material import Material
+from thack.training.rundir import RunDirectory
+from thack.training.thinned import Thinned
+
+Row = dict[str, Any]
+FRESH = "fresh"
+
+
+def check_guard(settings: DistillSettings) -> None:
+    """Refuse a guard that has nothing to watch, or nothing to act with."""
+    if not settings.guard.on:
+        return
+    if settings.source.kind != "offline":
+        raise UsageError(
+            f"a guard watches offline runs; source.kind is {settings.source.kind}",
+            details=["responses that are written afresh are not memorised"],
+            hint="leave --guard out, or --source",
+        )
+    if not settings.teacher or not settings.bank:
+        raise UsageError(
+            "a guard compares training with held-out prompts, and needs a live teacher for both",
+            hint="give --teacher DIR and --bank DIR",
+        )
+
+
+class Guard:
+    """Watches one run. `state` is what a checkpoint holds; the loop asks `stopped` before every step."""
+
+    def __init__(self, settings: GuardSettings, run: RunDirectory, steps_per_epoch: int, state: Row) -> None:
+        self.settings = settings
+        self.state = state
+        self._run = run
+        self._steps_per_epoch = steps_per_epoch
+        state.setdefault("guard", {"history": [], "alarm": None, "written": []})
+
+    @property
+    def _own(self) -> Row:
+        own: Row = self.state["guard"]
+        return own
+
+    @property
+    def stopped(self) -> bool:
+        return self.settings.policy == "stop" and self._own["alarm"] is not None
+
+    @property
+    def first_epoch(self) -> float:
+        """The first epoch in which the action shows; infinite before an alarm."""
+        alarm = self._own["alarm"]
+        return math.inf if alarm is None else -(-int(alarm["step"]) // self._steps_per_epoch)
+
+    def protected(self) -> frozenset[int]:
+        """Checkpoints to keep: the last evaluation's, and the one before the alarm."""
+        alarm, history = self._own["alarm"], self._own["history"]
+        return frozenset({int(history[-1]["step"])} if history else ()) | ({int(alarm["kept"])} if alarm else set())
+
+    def observe(self, step: int, columns: Row) -> None:
+        """Take in an evaluation; on the first alarm log it, with the checkpoint that is kept."""
+        own = self._own
+        if own["alarm"] is not None:
+            return
+        before = [int(row["step"]) for row in own["history"] if row["step"] > 0]
+        seen = {"step": step, **{key: columns[key] for key in sorted(columns) if _is_watched(key)}}
+        self._change(history=[*own["history"], seen])
+        found = watch(self._own["history"], threshold=self.settings.threshold or None)
+        if found is None:
+            return
+        kept = before[-1] if before else step
+        self._change(alarm={"step": step, "onset": found.onset_step, "kept": kept})
+        if self.settings.policy == "stop":
+            self.state["best_step"] = kept
+        self._run.append({"event": "guard", "step": step, "action": "alarm", **_told(found), "kept_step": kept})
+
+    def _change(self, **changes: Any) -> None:
+        """A new value instead of a changed one: a checkpoint may still be writing the old one."""
+        self.state["guard"] = {**self._own, **changes}
+
+    @property
+    def run_path(self) -> Path:
+        return self._run.path
+
+    @property
+    def writes(self) -> bool:
+        return self._run.writes
+
+    def schedule(self) -> list[int]:
+        """The epochs in which a fresh set joins: gaps of every·growth^n epochs."""
+        if self._own["alarm"] is None:
+            return []
+        s, first = self.settings, int(self.first_epoch)
+        gaps = [s.every * s.growth**n for n in range(s.budget - 1)]
+        return [first + round(sum(gaps[:n])) for n in range(s.budget)]
+
+    def note_written(self, number: int, epoch: int, tokens: int) -> bool:
+        """Log a fresh set once; whether it is new to this run's account."""
+        if number in self._own["written"]:
+            return False
+        self._change(written=[*self._own["written"], number])
+        row = {"action": "refresh", "epoch": epoch, "fresh_set": number, "fresh_tokens": tokens}
+        # One step on: a run that goes on from the checkpoint before writes this row again, and only once.
+        self._run.append({"event": "guard", "step": epoch * self._steps_per_epoch + 1, **row})
+        return True
+
+
+def _is_watched(column: str) -> bool:
+    return column.startswith("train_kl/") or column == "proxy/forward_kl/reference_sampled/token_mean"
+
+
+def _told(found: Detection) -> Row:
+    return {
+        "detector": found.name,
+        "value": found.value,
+        "threshold": found.threshold,
+        "onset_step": found.onset_step,
+        "meaning": found.meaning,
+    }
+
+
+class Guarded:
+    """The run's material until the guard acts; from then on what its policy brings, scored by the live teacher."""
+
+    keeps_responses = True
+
+    def __init__(
+        self, given: Material, teacher: LanguageModel, thinned: Thinned, guard: Guard, settings: DistillSettings
+    ) -> None:
+        self._given, self._teacher, self._thinned = given, teacher, thinned
+        self._guard, self._settings = guard, settings
+        self._source: ResponseSource | None = None
+        self._scored = 0
+        self._fresh_tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    @property
+    def generated_tokens(self) -> int:
+        online = self._source.generated_tokens if self._source else 0
+        return self._given.generated_tokens + online + self._fresh_tokens
+
+    @property
+    def teacher_tokens(self) -> int:
+        return self._given.teacher_tokens + self._scored
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        if epoch < self._guard.first_epoch:
+            return self._given.sequences(positions, epoch)
+        if self._source is None:
+            self._source = self._act()
+        return self._source.sequences(positions, epoch)
+
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | None:
+        if epoch < self._guard.first_epoch:
+            return self._given.target(sequences, batch, epoch)
+        self._scored += len(batch.labels_N)
+        return self._thinned.target(sequences, batch, epoch)
+
+    def _act(self) -> ResponseSource:
+        given = self._given.sequences(np.arange(len(self._given)), 0)
+        settings = self._settings
+        if settings.guard.policy == "raise-online":
+            online = Online(
+                self._teacher,
+                given,
+                max_new_tokens=settings.data.max_response_tokens,
+                sampling=settings.source.sampling,
+                seed=settings.seed,
+            )
+            return Mixture(Offline(given), online, fraction=settings.guard.online_fraction, seed=settings.seed)
+        write = self._writer(given, self._guard.run_path / FRESH)
+        return Growing(Offline(given), write, self._guard.schedule(), seed=settings.seed)
+
+    def _writer(self, given: Sequence[TokenSequence], folder: Path) -> Callable[[int, int], Sequence[TokenSequence]]:
+        def write(number: int, epoch: int) -> list[TokenSequence]:
+            path = folder / f"set_{number:03d}.json"
+            responses = _read(path, epoch, given)
+            if responses is None:
+                responses = self._generate(given, number, epoch)
+                if self._guard.writes:
+                    folder.mkdir(exist_ok=True)
+                    rows = [ids.tolist() for ids in responses]
+                    write_bytes(path, canonical_json({"epoch": epoch, "responses": rows}))
+            tokens = sum(len(ids) for ids in responses)
+            if self._guard.note_written(number, epoch, tokens):
+                self._fresh_tokens += tokens
+            return [replace(s, response_ids=ids, sample=number) for s, ids in zip(given, responses, strict=True)]
+
+        return write
+
+    def _generate(self, given: Sequence[TokenSequence], number: int, epoch: int) -> list[np.ndarray]:
+        return generate(
+            self._teacher,
+            [s.prompt_ids for s in given],
+            indices=[s.index for s in given],
+            max_new_tokens=self._settings.data.max_response_tokens,
+            sampling=self._settings.source.sampling,
+            seed=self._settings.seed,
+            epoch=epoch + 1,  # epoch 0 is what `generate` and a cache write
+            sample=number,
+        )
+
+
+def _read(path: Path, epoch: int, given: Sequence[TokenSequence]) -> list[np.ndarray] | None:
+    """A set that this run wrote before it was stopped."""
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("epoch") != epoch or len(found.get("responses", ())) != len(given):
+        raise DataError(f"{path} is not of this run", hint="remove it: it is written again")
+    return [np.asarray(ids, dtype=np.int32) for ids in found["responses"]]

@@ -1,0 +1,173 @@
+# ruff: noqa: F811 - pytest finds a fixture by its name
+"""Runs that defend themselves: they notice, act, and go on to the bit when stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from thack.config.settings import DistillSettings, EvaluationSettings, GuardSettings, SourceSettings, TargetSettings
+from thack.errors import Preempted, UsageError
+from thack.hacking import Curves, verdict
+from thack.responses.sources import Growing, Offline
+from thack.targets import TokenSequence
+from thack.training import run_distill
+from thack.training.checkpoint import checkpoints, read_snapshot
+from thack.training.distill import check_combination
+from thack.training.guard import Guard
+from thack.training.rundir import RunDirectory
+
+from .small import rows, sequences
+from .test_runs import distill_settings, signal_at, world  # noqa: F401
+
+ALWAYS = 50.0  # as a slope ratio: below it whatever the student does
+
+
+def guarded(world: Path, out: Path, **changes: Any) -> DistillSettings:
+    """60 steps in 12 epochs, evaluated every 10; the alarm comes at step 50, the second judged evaluation."""
+    guard = GuardSettings(on=True, threshold=ALWAYS, **{"budget": 2, "every": 1, **changes})
+    evaluation = EvaluationSettings(count=6, spacing="linear", bootstrap=50, student_samples=False)
+    return distill_settings(world, out, epochs=12, guard=guard, evaluation=evaluation)
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that refreshed twice, never stopped."""
+    return run_distill(guarded(world, tmp_path_factory.mktemp("whole") / "run")).path
+
+
+def events(path: Path) -> list[dict[str, Any]]:
+    return [row for row in rows(path) if row["event"] == "guard"]
+
+
+def test_fresh_responses_join_on_schedule_and_are_counted(whole: Path) -> None:
+    alarm, first, second = events(whole)
+    assert (alarm["action"], alarm["step"], alarm["kept_step"]) == ("alarm", 50, 40)
+    assert alarm["detector"] == "slope ratio" and alarm["value"] < alarm["threshold"] == ALWAYS
+    assert [(e["action"], e["step"], e["epoch"]) for e in (first, second)] == [("refresh", 51, 10), ("refresh", 56, 11)]
+    by_step = {row["step"]: row for row in rows(whole) if row["event"] == "train"}
+    assert by_step[50]["generated_tokens"] == 0
+    assert by_step[51]["generated_tokens"] == first["fresh_tokens"]
+    assert by_step[60]["generated_tokens"] == first["fresh_tokens"] + second["fresh_tokens"]
+    assert by_step[50]["teacher_tokens"] == 0 < by_step[60]["teacher_tokens"]
+    assert sorted(path.name for path in (whole / "fresh").iterdir()) == ["set_000.json", "set_001.json"]
+    assert "step_000040" in [path.name for path in checkpoints(whole / "checkpoints")]
+    assert verdict(Curves.from_run(whole)).num_evaluations == 3
+
+
+def test_the_state_is_in_the_checkpoint(whole: Path) -> None:
+    state = read_snapshot(checkpoints(whole / "checkpoints")[-1]).trainer["state"]["guard"]
+    assert state["alarm"]["step"] == 50 and state["written"] == [0, 1]
+    assert [row["step"] for row in state["history"]] == [0, 10, 20, 30, 40, 50]
+
+
+def cut_and_resumed(settings: DistillSettings) -> Path:
+    for step in (50, 53):  # at the alarm, and within an epoch that a set has joined
+        with pytest.MonkeyPatch.context() as patch:
+            signal_at(patch, step)
+            with pytest.raises(Preempted):
+                run_distill(settings)
+    return run_distill(settings).path
+
+
+def assert_same(cut: Path, whole: Path) -> None:
+    assert rows(cut) == rows(whole)
+    weights = [(path / "model" / "model.safetensors").read_bytes() for path in (cut, whole)]
+    assert weights[0] == weights[1]
+
+
+def test_a_run_that_refreshes_goes_on_to_the_bit(world: Path, whole: Path, tmp_path: Path) -> None:
+    assert_same(cut_and_resumed(guarded(world, tmp_path / "cut")), whole)
+
+
+def test_a_run_that_goes_online_goes_on_to_the_bit(world: Path, tmp_path: Path) -> None:
+    online = run_distill(guarded(world, tmp_path / "whole", policy="raise-online")).path
+    assert_same(cut_and_resumed(guarded(world, tmp_path / "cut", policy="raise-online")), online)
+    assert rows(online)[-1]["generated_tokens"] > 0
+
+
+def test_a_set_written_after_the_last_checkpoint_is_counted_once(
+    world: Path,
+    whole: Path,
+    tmp_path: Path,
+) -> None:
+    """Killed between writing a set and the next checkpoint: the file is there, the account is not."""
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    shutil.rmtree(copy / "model")
+    for directory in checkpoints(copy / "checkpoints"):
+        if directory.name != "step_000040":
+            shutil.rmtree(directory)
+    assert rows(run_distill(guarded(world, copy)).path) == rows(whole)
+
+
+def test_a_run_that_stops_hands_over_what_came_before_the_alarm(world: Path, tmp_path: Path) -> None:
+    settings = guarded(world, tmp_path / "run", policy="stop")
+    result = run_distill(settings)
+    assert result.steps == 50 and [e["action"] for e in events(result.path)] == ["alarm"]
+    status = json.loads((result.path / "STATUS.json").read_text())
+    assert (status["state"], status["step"]) == ("finished", 50)
+    kept = result.path / "checkpoints" / "step_000040"
+    assert (result.model / "model.safetensors").read_bytes() == (kept / "model.safetensors").read_bytes()
+    assert run_distill(settings) == result
+
+
+def test_without_an_alarm_nothing_changes(world: Path, tmp_path: Path) -> None:
+    quiet = replace(guarded(world, tmp_path / "quiet"), epochs=4)  # 20 steps: all warm-up
+    plain = run_distill(replace(quiet, out=tmp_path / "plain", guard=GuardSettings()))
+    result = run_distill(quiet)
+    assert not events(result.path) and rows(result.path) == rows(plain.path)
+
+
+@pytest.mark.parametrize(
+    ("every", "growth", "expected"), [(10, 1.0, [5, 15, 25, 35]), (1, 2.0, [5, 6, 8, 12]), (0, 1.0, [5, 5, 5, 5])]
+)
+def test_the_schedule(tmp_path: Path, every: int, growth: float, expected: list[int]) -> None:
+    state = {"guard": {"history": [], "alarm": {"step": 79, "onset": 48, "kept": 48}, "written": []}}
+    run = RunDirectory(tmp_path, DistillSettings(), "distill")
+    assert Guard(GuardSettings(on=True, every=every, growth=growth, budget=4), run, 16, state).schedule() == expected
+
+
+def test_a_growing_set_uses_what_is_new_whole_and_then_all_evenly() -> None:
+    given = [replace(s, sample=100) for s in sequences(400)]
+
+    def write(number: int, epoch: int) -> list[TokenSequence]:
+        return [replace(s, sample=number) for s in given]
+
+    growing = Growing(Offline(given), write, [2, 4, 4], seed=1)
+    positions = np.arange(400)[::-1]
+
+    def counts(epoch: int) -> dict[int, int]:
+        found = growing.sequences(positions, epoch)
+        assert [s.index for s in found] == positions.tolist()
+        return {int(k): int(n) for k, n in zip(*np.unique([s.sample for s in found], return_counts=True), strict=True)}
+
+    assert counts(1) == {100: 400} and counts(2) == {0: 400}
+    assert set(counts(3)) == {0, 100} and min(counts(3).values()) > 150
+    assert set(counts(4)) == {1, 2} and min(counts(4).values()) > 150
+    later = counts(5)
+    assert set(later) == {0, 1, 2, 100} and min(later.values()) > 60
+    part = growing.sequences(np.array([7, 3]), 5)
+    whole = growing.sequences(positions, 5)
+    assert [s.sample for s in part] == [whole[399 - 7].sample, whole[399 - 3].sample]
+
+
+def test_a_guard_that_could_not_act_is_refused() -> None:
+    base = DistillSettings(student="s", teacher="t", cache="c", bank="b", guard=GuardSettings(on=True))
+    check_combination(base)
+    data = replace(base.data, path="d")
+    online = replace(base, cache="", data=data, source=SourceSettings(kind="online-teacher"))
+    for settings, message in [
+        (online, "a guard watches offline runs"),
+        (replace(base, bank=""), "needs a live teacher for both"),
+        (replace(base, teacher="", oracle="o"), "needs a live teacher for both"),
+        (replace(base, target=TargetSettings(kind="top-k")), "a cache has kept what it has"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            check_combination(settings)
