@@ -27,7 +27,7 @@ from thack.runtime.progress import SILENT, Progress
 if TYPE_CHECKING:
     from thack.experiment.demo import DemoResult
     from thack.experiment.grid import GridResult
-    from thack.hacking import OracleFreeVerdict, Verdict
+    from thack.hacking import Curves, OracleFreeVerdict, Score, Verdict
     from thack.training import RunResult
 
 S = TypeVar("S")
@@ -72,21 +72,48 @@ def evaluate(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **
 def verdict(run: PathLike, *, mapping: str | None = None, sets: Sequence[str] = ()) -> Verdict | OracleFreeVerdict:
     """Judge a run directory, or another trainer's log with a `mapping` ("golden=eval/kl,step=global_step").
 
-    Without a golden column the oracle-free detector speaks. A run directory gets its verdict.json.
+    Without a golden column the detector that needs no oracle speaks, and `sets` are thresholds instead of
+    margins. A run directory gets its verdict.json.
     """
-    from thack.hacking import Curves, Margins, parse_mapping, verdict_without_oracle
+    from thack.hacking import Margins, Thresholds, verdict_without_oracle
     from thack.hacking import verdict as judge
 
     path = Path(run)
-    margins = load(Margins, [], sets)
-    words = parse_mapping(mapping or "")
-    curves = Curves.from_run(path) if path.is_dir() else Curves.from_jsonl(path, words)
+    curves = read_curves(path, mapping)
     if not curves.has("golden"):
-        return verdict_without_oracle(curves)
-    found = judge(curves, margins)
+        return verdict_without_oracle(curves, load(Thresholds, [], sets))
+    found = judge(curves, load(Margins, [], sets))
     if path.is_dir():
         write_text(path / "verdict.json", found.to_json())
     return found
+
+
+def read_curves(run: PathLike, mapping: str | None = None) -> Curves:
+    """The curves of a run directory, or of another trainer's log with a `mapping`."""
+    from thack.hacking import Curves, parse_mapping
+
+    path, words = Path(run), parse_mapping(mapping or "")
+    return Curves.from_run(path) if path.is_dir() else Curves.from_jsonl(path, words)
+
+
+def score_detectors(
+    runs: Sequence[PathLike],
+    *,
+    chosen_on: Sequence[PathLike] = (),
+    mapping: str | None = None,
+    sets: Sequence[str] = (),
+) -> tuple[Score, ...]:
+    """How well each detector that needs no oracle foresees the oracle's verdict on `runs`, the best first.
+
+    Thresholds are the defaults, changed by `sets`, or those that separate best on other runs, `chosen_on`.
+    """
+    from thack.hacking import Case, Thresholds, with_chosen
+    from thack.hacking import score_detectors as score
+
+    limits = load(Thresholds, [], sets)
+    if chosen_on:
+        limits = with_chosen([Case.of(read_curves(run, mapping)) for run in chosen_on], limits)
+    return score([Case.of(read_curves(run, mapping)) for run in runs], limits)
 
 
 def report(runs: PathLike | Sequence[PathLike], out: PathLike | None = None) -> Path:

@@ -18,7 +18,7 @@ from thack.hacking.detectors import (
     watch,
 )
 from thack.hacking.power_law import PowerLaw, fit_power_law
-from thack.hacking.scoring import Case, Score, choose_threshold, score_detectors
+from thack.hacking.scoring import Case, Score, choose_threshold, score_detectors, with_chosen
 from thack.hacking.verdict import Extent, Margins, Verdict, verdict
 from thack.hacking.words import MEANING
 
@@ -51,4 +51,5 @@ __all__ = [
     "verdict",
     "verdict_without_oracle",
     "watch",
+    "with_chosen",
 ]

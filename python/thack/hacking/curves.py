@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +87,7 @@ class Curves:
         rows = [_flat(row) for row in runlog.read(path)]
         chosen = {word: f"{word}/{readout}" for word in ("golden", "proxy", "line")}
         curves = _build(directory.resolve().name, rows, chosen, str(path))
+        curves = replace(curves, notes=(*curves.notes, *_guard_notes(rows)))
         return _with_per_prompt(curves, directory / "per_prompt.jsonl")
 
     @classmethod
@@ -192,6 +193,8 @@ def _build(name: str, rows: Sequence[Row], chosen: Mapping[str, str], place: str
         if at is None:
             continue
         event = row.get("event")
+        if event == "guard":
+            continue
         is_evaluation = event == "evaluation" if event is not None else bool(metrics & row.keys())
         (evaluations if is_evaluation else training).setdefault(at, {}).update(row)
     if not evaluations:
@@ -313,6 +316,25 @@ def _notes(columns: Mapping[str, Floats], words: Mapping[str, str], step_E: Floa
     return tuple(notes)
 
 
+def _guard_notes(rows: Sequence[Row]) -> tuple[str, ...]:
+    """What a guard did in the run (`thack distill --guard`), in words."""
+    events = [row for row in rows if row.get("event") == "guard"]
+    alarm = next((row for row in events if row.get("action") == "alarm"), None)
+    if alarm is None:
+        return ()
+    value, threshold = _value(alarm.get("value")), _value(alarm.get("threshold"))
+    text = (
+        f"a guard was on: {alarm.get('detector')} {value:.2g} (alarm at {threshold:.2g}) at step {alarm['step']}; "
+        f"the checkpoint of step {alarm.get('kept_step')} was kept"
+    )
+    added = [row for row in events if row.get("action") == "refresh"]
+    if added:
+        tokens = sum(int(_value(row.get("fresh_tokens"))) for row in added)
+        epochs = ", ".join(str(row.get("epoch")) for row in added)
+        text += f"; {len(added)} fresh responses per prompt ({tokens:,} tokens) joined in epochs {epochs}"
+    return (text,)
+
+
 def _without_normalisation(column: str) -> str:
     return column.rsplit("/", 1)[0]
 
@@ -332,15 +354,7 @@ def _with_per_prompt(curves: Curves, path: Path) -> Curves:
     notes = curves.notes
     if not per_prompt:
         notes = (*notes, f"{path.name} does not cover every evaluation: no intervals")
-    return Curves(
-        name=curves.name,
-        step_E=curves.step_E,
-        columns=curves.columns,
-        train=curves.train,
-        words=curves.words,
-        per_prompt=per_prompt,
-        notes=notes,
-    )
+    return replace(curves, per_prompt=per_prompt, notes=notes)
 
 
 def _prompts(rows: Sequence[Row | None], column: str, path: Path) -> PerPrompt | None:

@@ -36,12 +36,12 @@ class Thresholds:
     """When a detector fires; printed with every result."""
 
     warmup_steps: int = 30  # evaluations up to this step are not judged
-    slope_ratio: float = 0.3  # below: the student learns its training set three times as fast as its task
+    slope_ratio: float = 0.5  # below: the student learns its training set twice as fast as its task
     gap: float = 2.0  # above: held-out proxy over training KL
     exponent: float = 0.10  # below: a·R² of the held-out proxy's power law, step^−a
     window: float = 0.6  # of log(step) so far: the share at its end to which that law is fitted
     stalled: float = 0.02  # below: training KL falls slower than step^−this
-    fresh_slope_ratio: float = 0.3  # below: as slope_ratio, with other responses to the training prompts
+    fresh_slope_ratio: float = 0.5  # below: as slope_ratio, with other responses to the training prompts
     fresh_gap: float = 2.0  # above: as gap, likewise
     forecast: float = 0.05  # above: log(seen / forecast) of the held-out proxy
 
@@ -276,7 +276,7 @@ def verdict_without_oracle(curves: Curves, thresholds: Thresholds | None = None)
         onset_step=leading.onset_step,
         alarm_step=leading.alarm_step,
         detections=detections,
-        reasons=tuple(reasons),
+        reasons=(*reasons, *curves.notes),
         thresholds=limits,
     )
 
