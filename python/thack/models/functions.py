@@ -21,64 +21,76 @@ _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.b
 
 
 def _product(a_IK: Tensor, b_JK: Tensor) -> Tensor:
-    """a · bᵀ by oneDNN in plain float32: twice MKL's speed on AMD, the same rounding error."""
+    """a · bᵀ by oneDNN: in float32 twice MKL's speed on AMD, with the same rounding error; in bfloat16 as torch's own."""
     assert _ONEDNN_LINEAR is not None
     product: Tensor = _ONEDNN_LINEAR(a_IK, b_JK, None, "none", [], "")
     return product
 
 
-def _rounded(x_MI: Tensor) -> Tensor:
-    """The rows of x and zeros, up to a round number of rows.
+def round_rows(rows: int) -> int:
+    """The next round number of rows.
 
     oneDNN compiles a kernel for every new shape, at ten times the cost of running it; packed batches have
     another number of tokens every time, so without rounding most of a step is compilation.
     """
-    rows = x_MI.shape[0]
     step = 16 if rows <= 256 else 64
-    missing = -rows % step
-    return F.pad(x_MI, (0, 0, 0, missing)) if missing else x_MI
+    return rows + -rows % step
+
+
+def _prepared(x_MI: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in `dtype`, with rows of zeros up to a round number of rows: one pass over memory, or none."""
+    rows = round_rows(x_MI.shape[0])
+    if rows == x_MI.shape[0]:
+        return x_MI.to(dtype)
+    padded = torch.empty(rows, x_MI.shape[1], dtype=dtype, device=x_MI.device)
+    padded[: x_MI.shape[0]].copy_(x_MI)
+    padded[x_MI.shape[0] :].zero_()
+    return padded
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_MI: Tensor, weight_OI: Tensor) -> Tensor:
-        rows = x_MI.shape[0]
-        x_MI = _rounded(x_MI)
-        ctx.save_for_backward(x_MI, weight_OI)
-        return _product(x_MI, weight_OI)[:rows]
+    def forward(ctx: Any, x_MI: Tensor, weight_OI: Tensor, dtype: torch.dtype) -> Tensor:
+        prepared, weight = _prepared(x_MI, dtype), weight_OI.to(dtype)
+        ctx.save_for_backward(prepared, weight)
+        ctx.dtypes = x_MI.dtype, weight_OI.dtype
+        return _product(prepared, weight)[: x_MI.shape[0]]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_MO: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad_MO: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x_MI, weight_OI = ctx.saved_tensors
+        x_dtype, weight_dtype = ctx.dtypes
         rows = grad_MO.shape[0]
-        grad_MO = _rounded(grad_MO)  # zeros against zeros: the weight's gradient stays exact
-        grad_x = _product(grad_MO, weight_OI.t())[:rows] if ctx.needs_input_grad[0] else None
+        grad_MO = _prepared(grad_MO, x_MI.dtype)  # zeros against zeros: the weight's gradient stays exact
+        grad_x = _product(grad_MO, weight_OI.t())[:rows].to(x_dtype) if ctx.needs_input_grad[0] else None
         grad_weight = None
         if ctx.needs_input_grad[1]:
             # oneDNN is faster with the wider matrix on the right.
             wide = weight_OI.shape[0] > weight_OI.shape[1]
             grad_weight = _product(x_MI.t(), grad_MO.t()).t() if wide else _product(grad_MO.t(), x_MI.t())
-        return grad_x, grad_weight
+            grad_weight = grad_weight.to(weight_dtype)
+        return grad_x, grad_weight, None
 
 
 def linear(x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """x · Wᵀ + b."""
+    """x · Wᵀ + b; under autocast in its number format, as torch would do it, the result too."""
     usable = (
         _ONEDNN_LINEAR is not None
         and x_MI.device.type == "cpu"
-        and x_MI.dtype == weight_OI.dtype == torch.float32
         and x_MI.dim() == 2
         and x_MI.shape[0] > 0
-        and not torch.is_autocast_enabled("cpu")
+        and {x_MI.dtype, weight_OI.dtype} <= {torch.float32, torch.bfloat16}
     )
-    if not usable:
+    cast = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if cast else weight_OI.dtype
+    if not usable or not (cast or x_MI.dtype == dtype == torch.float32):
         return F.linear(x_MI, weight_OI, bias_O)
     if torch.is_grad_enabled():
-        product: Tensor = _Linear.apply(x_MI, weight_OI)
+        product: Tensor = _Linear.apply(x_MI, weight_OI, dtype)
     else:
-        product = _product(_rounded(x_MI), weight_OI)[: x_MI.shape[0]]
-    return product if bias_O is None else product + bias_O
+        product = _product(_prepared(x_MI, dtype), weight_OI.to(dtype))[: x_MI.shape[0]]
+    return product if bias_O is None else product + bias_O.to(dtype)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -107,7 +119,7 @@ class _RMSNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean x² + eps) · w, over the last dimension."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+    if x.device.type != "cpu" or x.dtype != torch.float32:
         return F.rms_norm(x, (x.shape[-1],), weight_H, eps)
     result: Tensor = _RMSNorm.apply(x.contiguous(), weight_H, eps)
     return result
@@ -186,8 +198,10 @@ class _Unpack(torch.autograd.Function):
         ctx: Any, packed_XD: Tensor, to_cells: Tensor, to_packed: Tensor, turned: int, cos: Tensor, sin: Tensor
     ) -> Tensor:
         """Gather head rows into their cells and rotate the first `turned` blocks of T rows."""
+        # Factors of the same format: mixed ones would be widened and copied element by element.
+        cos, sin = cos.to(packed_XD.dtype), sin.to(packed_XD.dtype)
         ctx.save_for_backward(to_packed, cos, sin)
-        ctx.turned = turned
+        ctx.turned, ctx.rows = turned, packed_XD.shape[0]
         cells = packed_XD.index_select(0, to_cells).view(-1, cos.shape[0], packed_XD.shape[1])
         cells[:turned] = rotate(cells[:turned], cos, sin)
         return cells
@@ -198,16 +212,21 @@ class _Unpack(torch.autograd.Function):
         to_packed, cos, sin = ctx.saved_tensors
         grad_ATD = grad_ATD.contiguous()
         turned_back = rotate(grad_ATD[: ctx.turned], cos, -sin)
-        grad_ATD = torch.cat((turned_back, grad_ATD[ctx.turned :]))
+        grad_ATD = torch.cat((turned_back, grad_ATD[ctx.turned :])).view(-1, grad_ATD.shape[-1])
         # Padding cells are copies of some token; no real query sees them, so their gradient is zero.
-        packed = grad_ATD.view(-1, grad_ATD.shape[-1]).index_select(0, to_packed)
+        packed = grad_ATD.new_empty(ctx.rows, grad_ATD.shape[-1])
+        torch.index_select(grad_ATD, 0, to_packed, out=packed[: len(to_packed)])
+        packed[len(to_packed) :].zero_()  # rows that only round the number of tokens
         return packed, None, None, None, None, None
 
 
 def unpack_heads(
     packed_XD: Tensor, to_cells: Tensor, to_packed: Tensor, turned: int, cos: Tensor, sin: Tensor
 ) -> Tensor:
-    """Rows of heads, token after token, to [A·B, T, D], with the first `turned` of A·B rotated."""
+    """Rows of heads, token after token, to [A·B, T, D], with the first `turned` of A·B rotated.
+
+    Rows beyond those that `to_packed` names belong to no cell, and get no gradient.
+    """
     result: Tensor = _Unpack.apply(packed_XD, to_cells, to_packed, turned, cos, sin)
     return result
 

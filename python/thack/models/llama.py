@@ -23,7 +23,7 @@ from thack.models import checkpoint
 from thack.models.architecture import Architecture
 from thack.models.batch import Batch, CausalLayout
 from thack.models.decode import CachedDecoding, prefill
-from thack.models.functions import attend, dropout, linear, rms_norm, swiglu, unpack_heads
+from thack.models.functions import attend, dropout, linear, rms_norm, round_rows, swiglu, unpack_heads
 from thack.models.tokenizer import Tokenizer
 
 WRITTEN_OUT_UP_TO = 192  # positions; beyond, T² scores cost more than flash attention's overhead
@@ -56,11 +56,17 @@ class Cells:
     to_packed: Tensor  # [M·(A_q + 2·A_kv)] its inverse on real tokens
     outputs: Tensor  # [M·A_q] rows of the attended rectangle that belong to each token
     outputs_N: Tensor  # the same for the tokens that predict a response token
-    rows_in_M: Tensor  # [N]
+    rows_in_M: Tensor  # [N]; M and N rounded up, by copies of token 0 that nothing depends on
     cos: Tensor  # [T, D/2]
     sin: Tensor
     mask: Tensor  # [G·T, T]: 0 where a query may look, −inf elsewhere
     num_sequences: int
+
+
+def _rounded(rows: Tensor) -> Tensor:
+    """The same indices and enough copies of the first for a round number (see `functions.round_rows`)."""
+    missing = round_rows(len(rows)) - len(rows)
+    return torch.cat((rows, rows[:1].expand(missing, *rows.shape[1:]))) if missing else rows
 
 
 class Block(nn.Module):
@@ -91,9 +97,10 @@ class Block(nn.Module):
     def finish(self, x_MH: Tensor, attended_MH: Tensor) -> Tensor:
         """Add the attention branch, then the SwiGLU branch."""
         p = self.architecture.dropout
-        x_MH = x_MH + dropout(self.output(attended_MH), p, self.training)
+        # The residual stream keeps its format under autocast; adding mixed formats is slow.
+        x_MH = x_MH + dropout(self.output(attended_MH).to(x_MH.dtype), p, self.training)
         inner = swiglu(self.gate_up(self.mlp_norm(x_MH)))
-        return x_MH + dropout(self.down(inner), p, self.training)
+        return x_MH + dropout(self.down(inner).to(x_MH.dtype), p, self.training)
 
     def forward(self, x_MH: Tensor, cells: Cells, *, only_responses: bool = False) -> Tensor:
         a = self.architecture
@@ -173,12 +180,12 @@ class Llama(nn.Module):
         layout = batch.causal(self.tokenizer.pad_id)
         self._check_length(layout.tokens_BT.shape[1])
         cells = self._cells(layout)
-        tokens_M = layout.tokens_BT.view(-1).index_select(0, layout.cells_M)
+        tokens_M = layout.tokens_BT.view(-1).index_select(0, _rounded(layout.cells_M))
         x = dropout(self.embedding(tokens_M), self.architecture.dropout, self.training)
         last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
             x = block(x, cells, only_responses=i == last)
-        hidden_NH: Tensor = self.norm(x)
+        hidden_NH: Tensor = self.norm(x)[: len(layout.rows_in_M)]
         return self.lm_head(hidden_NH) if project else hidden_NH
 
     def start(self, prompts: Sequence[np.ndarray], max_new_tokens: int) -> CachedDecoding:
@@ -220,16 +227,16 @@ class Llama(nn.Module):
             b_M, t_M = layout.cells_M // T, layout.cells_M % T
             packed_of_head.append(first + (b_M[:, None] * count + ids_A) * T + t_M[:, None])
             first += B * count * T
-        outputs = packed_of_head[0]
+        outputs, rows_in_M = packed_of_head[0], _rounded(layout.rows_in_M)
         cos, sin = self.rope(T)
         visible = torch.ones(T, T, dtype=torch.bool, device=token_BT.device).tril()
         mask = torch.zeros(T, T, device=token_BT.device).masked_fill_(~visible, float("-inf"))
         return Cells(
             to_cells=torch.cat(groups),
             to_packed=torch.cat(packed_of_head, dim=1).reshape(-1),
-            outputs=outputs.reshape(-1),
-            outputs_N=outputs.index_select(0, layout.rows_in_M).reshape(-1),
-            rows_in_M=layout.rows_in_M,
+            outputs=_rounded(outputs).reshape(-1),
+            outputs_N=outputs.index_select(0, rows_in_M).reshape(-1),
+            rows_in_M=rows_in_M,
             cos=cos,
             sin=sin,
             mask=mask.repeat(a.num_heads // a.num_kv_heads, 1),
