@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
@@ -124,7 +124,7 @@ class Cache:
 
     def prefetch(
         self, batches: Iterable[Sequence[int]], depth: int = 2
-    ) -> Iterator[tuple[list[TokenSequence], Target]]:
+    ) -> Generator[tuple[list[TokenSequence], Target], None, None]:
         """`targets` of each batch, read ahead by a thread of its own; its errors are raised here."""
         queue: Queue[Any] = Queue(maxsize=depth)
         stop = threading.Event()

@@ -29,7 +29,7 @@ _WORDS = {
     ),
     _NON_NEGATIVE: (
         "ce_weight clip_norm count every every_steps intermediate_size limit micro_batch_size num_kv_heads"
-        " steps tail_draws threshold top_k warmup_steps weight_decay"
+        " steps tail_draws threshold top_k warmup_steps weight weight_decay"
     ),
     _POSITIVE: "growth learning_rate temperature",
     _SHARE: "beta skew online_fraction min_p tail_prior",

@@ -77,7 +77,10 @@ class LossSettings:
     beta: float = 0.5  # jsd: M = β·P_teacher + (1−β)·P_student; the scale falls with β towards 0 and 1
     skew: float = 0.1  # skewed_kl: KL(teacher ‖ skew·teacher + (1−skew)·student)
     temperature: float = 1.0  # both distributions at T, loss (and so gradient) times T²
+    weight: float = 1.0  # of loss.divergence, where the loss is a sum
+    add: tuple[str, ...] = ()  # further terms with their weights, such as ["reverse_kl:0.5"]
     ce_weight: float = 0.0  # adds ce_weight · cross-entropy on the response tokens
+    fused: bool | Literal["auto"] = "auto"  # head and loss together, chunk by chunk, never all logits at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,36 @@ def _forward_kl(log_p_NV: Tensor, log_q_NV: Tensor) -> tuple[Tensor, Tensor]:
     return loss_N, grad_NV
 
 
+def value_and_gradient(
+    logits_NV: Tensor,
+    log_p_NV: Tensor,
+    *,
+    kind: Divergence,
+    beta: float,
+    skew: float,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """(loss_N, its gradient by the logits), both in float32 at least and outside autograd."""
+    kind = resolve(kind, beta, skew, temperature)
+    dtype = torch.promote_types(logits_NV.dtype, torch.float32)
+    scaled_NV = logits_NV.to(dtype)
+    log_p_NV = log_p_NV.to(dtype)
+    if temperature != 1:
+        scaled_NV = scaled_NV / temperature
+        log_p_NV = torch.log_softmax(log_p_NV / temperature, dim=1)
+    log_q_NV = torch.log_softmax(scaled_NV, dim=1)
+    loss_N, grad_NV = _forward_kl(log_p_NV, log_q_NV) if kind == "forward_kl" else (None, None)
+    if loss_N is None or grad_NV is None or not torch.isfinite(loss_N).all():
+        log_q_NV = torch.log_softmax(scaled_NV, dim=1)
+        f_NV, g_NV = terms(kind, log_p_NV, log_q_NV, beta=beta, skew=skew)
+        loss_N = f_NV.sum(dim=1)
+        grad_NV = torch.addcmul(g_NV, log_q_NV.exp_(), g_NV.sum(dim=1, keepdim=True), value=-1)
+    if temperature == 1:
+        return loss_N, grad_NV
+    # T² from the loss times 1/T from the logits' scale.
+    return loss_N * temperature**2, grad_NV.mul_(temperature)
+
+
 class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -61,24 +91,12 @@ class _Dense(torch.autograd.Function):
         skew: float,
         temperature: float,
     ) -> Tensor:
-        dtype = torch.promote_types(logits_NV.dtype, torch.float32)
-        scaled_NV = logits_NV.to(dtype)
-        log_p_NV = log_p_NV.to(dtype)
-        if temperature != 1:
-            scaled_NV = scaled_NV / temperature
-            log_p_NV = torch.log_softmax(log_p_NV / temperature, dim=1)
-        log_q_NV = torch.log_softmax(scaled_NV, dim=1)
-        loss_N, grad_NV = _forward_kl(log_p_NV, log_q_NV) if kind == "forward_kl" else (None, None)
-        if loss_N is None or grad_NV is None or not torch.isfinite(loss_N).all():
-            log_q_NV = torch.log_softmax(scaled_NV, dim=1)
-            f_NV, g_NV = terms(kind, log_p_NV, log_q_NV, beta=beta, skew=skew)
-            loss_N = f_NV.sum(dim=1)
-            grad_NV = torch.addcmul(g_NV, log_q_NV.exp_(), g_NV.sum(dim=1, keepdim=True), value=-1)
+        loss_N, grad_NV = value_and_gradient(
+            logits_NV, log_p_NV, kind=kind, beta=beta, skew=skew, temperature=temperature
+        )
         if ctx.needs_input_grad[0]:
-            # T² from the loss times 1/T from the logits' scale.
-            grad_NV = grad_NV if temperature == 1 else grad_NV.mul_(temperature)
             ctx.save_for_backward(grad_NV.to(logits_NV.dtype))
-        return loss_N if temperature == 1 else loss_N * temperature**2
+        return loss_N
 
     @staticmethod
     @torch.autograd.function.once_differentiable

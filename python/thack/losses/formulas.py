@@ -20,13 +20,15 @@ jsd is forward_kl at β = 0 and reverse_kl at β = 1, as in GKD (arXiv 2306.1364
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from thack.config.settings import Divergence
+from thack.config.settings import Divergence, LossSettings
 from thack.errors import UndefinedLoss
 
+LossTerm = Divergence | Literal["cross_entropy"]
 DIVERGENCES: tuple[Divergence, ...] = ("forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation")
 
 
@@ -48,6 +50,37 @@ def resolve(kind: str, beta: float, skew: float, temperature: float) -> Divergen
     if kind == "jsd" and beta == 1:
         return "reverse_kl"
     return next(known for known in DIVERGENCES if known == kind)
+
+
+def weighted_terms(settings: LossSettings) -> list[tuple[LossTerm, float]]:
+    """The sum that `settings` name, as (divergence or cross_entropy, weight); terms of weight 0 are left out.
+
+    Raises UndefinedLoss for an entry of loss.add that is not NAME:WEIGHT.
+    """
+    found: list[tuple[LossTerm, float]] = [(settings.divergence, settings.weight)]
+    found += [_term(text) for text in settings.add]
+    found.append(("cross_entropy", settings.ce_weight))
+    kept = [(kind, weight) for kind, weight in found if weight]
+    if not kept:
+        raise UndefinedLoss(
+            "the loss has no term of weight above 0", hint="set loss.weight, loss.add or loss.ce_weight"
+        )
+    return kept
+
+
+def _term(text: str) -> tuple[LossTerm, float]:
+    name, _, number = text.partition(":")
+    kind = next((known for known in DIVERGENCES if known == name.strip()), None)
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = -1.0
+    if kind is None or not (math.isfinite(weight) and weight >= 0):
+        raise UndefinedLoss(
+            f"loss.add: {text!r} is not a divergence and its weight",
+            hint=f'write it as "reverse_kl:0.5"; accepted: {", ".join(DIVERGENCES)}',
+        )
+    return kind, weight
 
 
 def terms(kind: Divergence, log_p: Tensor, log_q: Tensor, *, beta: float, skew: float) -> tuple[Tensor, Tensor]:

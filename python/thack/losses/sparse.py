@@ -5,6 +5,7 @@ The arithmetic is `thack.kernels.sparse_divergence` (Rust on CPU, torch elsewher
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from thack.config.settings import Divergence
@@ -52,6 +53,21 @@ def sparse_divergence(
         student_logits_NV, target, kind=resolved, beta=beta, skew=skew, temperature=temperature
     )
     return loss_N
+
+
+def at_temperature(target: TopKTarget | SampledTarget, temperature: float) -> tuple[Tensor, Tensor]:
+    """(values_NK, rest_N): log p_k and log t at T; of a sampled target its weights and H(p).
+
+    Z_T follows by addition of the stored tail, never as 1 − Σ (trap 4).
+    """
+    if isinstance(target, SampledTarget):
+        return target.weights_NK, target.entropy_N
+    if temperature == 1:
+        assert target.log_tail_N is not None
+        return target.log_probs_NK, target.log_tail_N
+    head_NK, tail_N = target.log_probs_NK / temperature, target.log_tail_at[temperature]
+    total_N = torch.logaddexp(torch.logsumexp(head_NK, dim=1), tail_N)
+    return head_NK - total_N[:, None], tail_N - total_N
 
 
 def _check_sampled(kind: Divergence, temperature: float) -> None:

@@ -21,7 +21,7 @@ _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.b
 
 
 def _product(a_IK: Tensor, b_JK: Tensor) -> Tensor:
-    """a · bᵀ by oneDNN: in float32 twice MKL's speed on AMD, with the same rounding error; in bfloat16 as torch's own."""
+    """a · bᵀ by oneDNN: in float32 twice MKL's speed on AMD, the same rounding error."""
     assert _ONEDNN_LINEAR is not None
     product: Tensor = _ONEDNN_LINEAR(a_IK, b_JK, None, "none", [], "")
     return product
@@ -37,7 +37,7 @@ def round_rows(rows: int) -> int:
     return rows + -rows % step
 
 
-def _prepared(x_MI: Tensor, dtype: torch.dtype) -> Tensor:
+def rounded(x_MI: Tensor, dtype: torch.dtype) -> Tensor:
     """x in `dtype`, with rows of zeros up to a round number of rows: one pass over memory, or none."""
     rows = round_rows(x_MI.shape[0])
     if rows == x_MI.shape[0]:
@@ -51,7 +51,7 @@ def _prepared(x_MI: Tensor, dtype: torch.dtype) -> Tensor:
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_MI: Tensor, weight_OI: Tensor, dtype: torch.dtype) -> Tensor:
-        prepared, weight = _prepared(x_MI, dtype), weight_OI.to(dtype)
+        prepared, weight = rounded(x_MI, dtype), weight_OI.to(dtype)
         ctx.save_for_backward(prepared, weight)
         ctx.dtypes = x_MI.dtype, weight_OI.dtype
         return _product(prepared, weight)[: x_MI.shape[0]]
@@ -62,7 +62,7 @@ class _Linear(torch.autograd.Function):
         x_MI, weight_OI = ctx.saved_tensors
         x_dtype, weight_dtype = ctx.dtypes
         rows = grad_MO.shape[0]
-        grad_MO = _prepared(grad_MO, x_MI.dtype)  # zeros against zeros: the weight's gradient stays exact
+        grad_MO = rounded(grad_MO, x_MI.dtype)  # zeros against zeros: the weight's gradient stays exact
         grad_x = _product(grad_MO, weight_OI.t())[:rows].to(x_dtype) if ctx.needs_input_grad[0] else None
         grad_weight = None
         if ctx.needs_input_grad[1]:
@@ -89,7 +89,7 @@ def linear(x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Ten
     if torch.is_grad_enabled():
         product: Tensor = _Linear.apply(x_MI, weight_OI, dtype)
     else:
-        product = _product(_prepared(x_MI, dtype), weight_OI.to(dtype))[: x_MI.shape[0]]
+        product = _product(rounded(x_MI, dtype), weight_OI.to(dtype))[: x_MI.shape[0]]
     return product if bias_O is None else product + bias_O.to(dtype)
 
 

@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from thack.cache import Cache
-from thack.config.settings import DistillSettings, TargetSettings
+from thack.config.settings import DistillSettings, LossSettings, TargetSettings
 from thack.errors import MismatchError, UsageError
-from thack.losses import token_losses
 from thack.losses.vocabulary import common_width
 from thack.metrics.bank import PromptBank
 from thack.metrics.distance import Evaluator
@@ -28,7 +26,6 @@ from thack.models.load import load_model, origin_of
 from thack.models.protocol import LanguageModel
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
 from thack.runtime.progress import SILENT, Progress
-from thack.targets import Target
 from thack.training.canary import check_alignment
 from thack.training.checkpoint import Snapshot, as_module, read_snapshot, restore_optimizer
 from thack.training.clock import Clock
@@ -36,6 +33,7 @@ from thack.training.guard import Guard, Guarded, check_guard
 from thack.training.loop import Job, Row, train
 from thack.training.material import Cached, Live, Material
 from thack.training.monitors import training_monitors
+from thack.training.objective import Objective, has_plain_head
 from thack.training.optimizer import build_optimizer
 from thack.training.plan import Plan, evaluation_steps, plan_steps
 from thack.training.rundir import RunDirectory
@@ -144,11 +142,13 @@ def prepare_distill(settings: DistillSettings, run: RunDirectory, progress: Prog
     run.open_logs(start.step)
     run.write_facts(_facts(cast, bank, len(material), f"{dtype} ({reason})".removeprefix("torch.")))
     steps = evaluation_steps(plan.total_steps, settings.evaluation.count, settings.evaluation.spacing)
+    objective = _objective(settings, cast, dtype)
     job = Job(
         name=run.path.name,
         model=cast.student,
         material=material,
-        loss=_loss(settings, cast.width),
+        loss=objective,
+        fuses=objective.fuses,
         evaluate=build_evaluation(settings, cast, bank, material, plan, run, guard),
         evaluation_steps=frozenset(steps),
         plan=plan,
@@ -225,7 +225,10 @@ def build_material(settings: DistillSettings, cast: Cast, progress: Progress) ->
     source, data = build_source(settings, cast.teacher, cast.student, progress)
     lengths = np.array([len(s.prompt_ids) + len(s.response_ids) for s in data]) if offline else None
     examples = data if offline else []
-    teacher = Thinned(cast.teacher, cast.width, settings.target, seed=settings.seed, examples=examples)
+    projects = settings.loss.fused is False or not has_plain_head(cast.teacher, LossSettings())
+    teacher = Thinned(
+        cast.teacher, cast.width, settings.target, seed=settings.seed, examples=examples, projects=projects
+    )
     return Live(source, data, teacher, keeps_responses=not offline), lengths
 
 
@@ -295,12 +298,16 @@ def _bank(settings: DistillSettings, cast: Cast, run: RunDirectory, progress: Pr
     )
 
 
-def _loss(settings: DistillSettings, width: int) -> Callable[[Tensor, Target | None, Tensor], Tensor]:
-    def loss(logits_NV: Tensor, target: Target | None, labels_N: Tensor) -> Tensor:
-        assert target is not None
-        return token_losses(logits_NV[:, :width], target, labels_N, settings.loss)
-
-    return loss
+def _objective(settings: DistillSettings, cast: Cast, dtype: torch.dtype) -> Objective:
+    kept = cast.cache.meta.kind if cast.cache is not None else settings.target.kind
+    return Objective(
+        settings=settings.loss,
+        model=cast.student,
+        width=cast.width,
+        sparse=kept not in ("dense", "mixed"),
+        dtype=dtype,
+        plain_head=settings.loss.fused is not False and has_plain_head(cast.student, settings.loss),
+    )
 
 
 def _facts(cast: Cast, bank: PromptBank | None, num_sequences: int, dtype: str) -> dict[str, Any]:

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from thack.config.settings import CheckpointSettings, OptimizerSettings
-from thack.errors import DivergedError
+from thack.errors import DivergedError, ModelError
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
 from thack.runtime.preemption import StopFlag
 from thack.runtime.progress import SILENT, Progress
-from thack.targets import Target, TokenSequence
+from thack.targets import TokenSequence
 from thack.training.checkpoint import Snapshot, check_checkpoint, prune_checkpoints, save_checkpoint
 from thack.training.clock import Clock
 from thack.training.material import Material
@@ -42,7 +42,7 @@ class Job:
     name: str
     model: LanguageModel
     material: Material
-    loss: Callable[[Tensor, Target | None, Tensor], Tensor]  # (logits_NV, target, labels_N) → loss_N
+    loss: Callable[[Tensor, Any, Tensor], Tensor]  # (logits_NV, target, labels_N) → loss_N
     evaluate: Callable[[int], Row]  # step → columns, logged with the step
     evaluation_steps: frozenset[int]
     plan: Plan
@@ -54,6 +54,7 @@ class Job:
     spent: Mapping[str, Any] = field(default_factory=dict)  # costs of the run before this process
     protected: Callable[[], frozenset[int]] = frozenset  # steps whose checkpoints are not pruned
     ended: Callable[[], bool] = bool  # whether to end before the plan does: a guard may say so
+    fuses: Callable[[int], bool] = lambda num_tokens: False  # whether `loss` takes hidden_NH instead, and sums
     micro_batch_size: int = 0
     dtype: torch.dtype = torch.float32
     team: Team = field(default_factory=Team)
@@ -73,7 +74,12 @@ def train(job: Job, start: Snapshot) -> None:
     window, sequences = None, list(start.responses or [])
     parameters = [p for p in model.parameters() if p.requires_grad]
     model.train()
-    with _own_randomness(), StopFlag(run.path) as stop, job.progress.task(job.name, plan.total_steps, "step") as bar:
+    with (
+        _own_randomness(),
+        _reading_ahead(job),
+        StopFlag(run.path) as stop,
+        job.progress.task(job.name, plan.total_steps, "step") as bar,
+    ):
         bar.advance(step)
         if step == 0 and 0 in job.evaluation_steps:
             _evaluate(job, step, began)
@@ -83,6 +89,7 @@ def train(job: Job, start: Snapshot) -> None:
                     window = plan.window(step)
                     if not sequences or step == window.first_step:
                         sequences = _write(job, window)
+                    job.material.expect(_ahead(job, window, sequences, step))
                 batch = _batch_of(window, sequences, step)
                 num_tokens = sum(len(s.response_ids) for s in batch)
             rate = learning_rate(job.optimizer_settings, step, plan.total_steps)
@@ -95,9 +102,9 @@ def train(job: Job, start: Snapshot) -> None:
                     rows = Batch.of(micro, model.device)
                     target = job.material.target(micro, rows, window.epoch)
                 with clock("forward"), _autocast(job):
-                    logits_NV = model(rows)
-                with clock("loss"):
-                    share_of_loss = job.loss(logits_NV, target, rows.labels_N).sum() / num_tokens
+                    output_NX = model(rows, project=not job.fuses(len(rows.labels_N)))
+                with clock("loss"), _divergence_named(output_NX, step + 1, batch, run):
+                    share_of_loss = job.loss(output_NX, target, rows.labels_N).sum() / num_tokens
                 with clock("backward"):
                     share_of_loss.backward()  # type: ignore[no-untyped-call]
                 loss += float(share_of_loss.detach())
@@ -138,6 +145,14 @@ def _batch_of(window: Window, sequences: Sequence[TokenSequence], step: int) -> 
     return sequences[first : first + sizes[step - window.first_step]]
 
 
+def _ahead(
+    job: Job, window: Window, sequences: Sequence[TokenSequence], step: int
+) -> Iterator[Sequence[TokenSequence]]:
+    """Every forward's sequences from `step` to the end of the window."""
+    for later in range(step, window.first_step + len(window.batches)):
+        yield from _micro_batches(_batch_of(window, sequences, later), job)
+
+
 def _micro_batches(batch: Sequence[TokenSequence], job: Job) -> Iterator[Sequence[TokenSequence]]:
     """This rank's part of the step, in forwards of at most `micro_batch_size`."""
     own = share(batch, job.team.rank.rank, job.team.world_size)
@@ -159,10 +174,32 @@ def _own_randomness() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _reading_ahead(job: Job) -> Iterator[None]:
+    """Whatever happens, no thread goes on reading behind the run's back."""
+    try:
+        yield
+    finally:
+        job.material.expect(())
+
+
 def _seed_dropout(seed: int, step: int, micro: int, rank: int) -> None:
     """Seeded by place, not by history, so that a resumed run draws what an uninterrupted one would."""
     word = np.random.Philox(key=seed, counter=[micro, rank, step, 2]).random_raw()
     torch.manual_seed(int(word) >> 1)
+
+
+@contextmanager
+def _divergence_named(
+    output_NX: Tensor, step: int, batch: Sequence[TokenSequence], run: RunDirectory
+) -> Iterator[None]:
+    """A kernel that refuses NaN has found that training diverged, if the student made it."""
+    try:
+        yield
+    except ModelError:
+        if bool(torch.isfinite(output_NX).all()):
+            raise
+        _check_finite(math.nan, math.nan, step, batch, run)
 
 
 def _check_finite(loss: float, norm: float, step: int, batch: Sequence[TokenSequence], run: RunDirectory) -> None:

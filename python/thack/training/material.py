@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from thack.training.narrow import narrow_target
 
 if TYPE_CHECKING:
     from thack.cache import Cache
+    from thack.losses.fused import ProjectedTeacher
     from thack.responses.sources import ResponseSource
     from thack.training.thinned import Thinned
 
@@ -38,7 +39,10 @@ class Material(Protocol):
     def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
         """The sequences of one window, in the order of `positions`."""
 
-    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | None:
+    def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
+        """What `target` will be asked for next, in this order, so that it can be read ahead; () ends that."""
+
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | ProjectedTeacher | None:
         """The teacher's distributions for the rows of `batch`; None: train on the tokens alone."""
 
 
@@ -58,6 +62,9 @@ class Pairs:
     def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
         return [self._sequences[i] for i in positions]
 
+    def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
+        """Nothing is read ahead."""
+
     def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> None:
         return None
 
@@ -72,6 +79,7 @@ class Cached:
     def __init__(self, cache: Cache, width: int) -> None:
         self._cache = cache
         self._width = width
+        self._ahead: Generator[tuple[list[TokenSequence], Target], None, None] | None = None
 
     def __len__(self) -> int:
         return len(self._cache)
@@ -79,8 +87,18 @@ class Cached:
     def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
         return [self._cache.sequences(int(i)) for i in positions]
 
+    def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
+        """Read and decode these by a thread, a few ahead of the training that uses them."""
+        if self._ahead is not None:
+            self._ahead.close()
+        self._ahead = self._cache.prefetch([s.index for s in batch] for batch in batches) if batches else None
+
     def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target:
-        _, target = self._cache.targets([s.index for s in sequences])
+        wanted = [s.index for s in sequences]
+        found, target = (None, None) if self._ahead is None else next(self._ahead, (None, None))
+        if found is None or [s.index for s in found] != wanted:  # nobody said that it would be needed
+            _, target = self._cache.targets(wanted)
+        assert target is not None
         return narrow_target(target.to(batch.device), self._width)
 
 
@@ -106,6 +124,9 @@ class Live:
     def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
         return list(self._source.sequences(positions, epoch))
 
-    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target:
+    def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
+        """Nothing is read ahead."""
+
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | ProjectedTeacher:
         self.teacher_tokens += len(batch.labels_N)
         return self._teacher.target(sequences, batch, epoch)

@@ -27,6 +27,7 @@ from torch import Tensor
 from thack import kernels
 from thack.config.settings import LossSettings, TargetSettings
 from thack.errors import ModelError, UndefinedLoss, UsageError
+from thack.losses.fused import ProjectedTeacher, Projection
 from thack.losses.vocabulary import log_probs
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
@@ -48,17 +49,27 @@ class Thinned:
         *,
         seed: int,
         examples: Sequence[TokenSequence] = (),
+        projects: bool = True,
     ) -> None:
-        """`examples`: responses of the data set, for the prior; empty where all are written afresh."""
+        """`examples`: responses of the data set, for the prior; empty where all are written afresh.
+
+        `projects`: False leaves a dense target before the teacher's head, for a loss that projects it in chunks.
+        """
         self._teacher, self._width, self._settings, self._seed = teacher, width, settings, seed
         self._examples = examples[:_PRIOR_SEQUENCES]
         self._redraws = settings.fresh or not examples
+        self._projects = projects
         self._prior_V: Tensor | None = None
 
-    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target:
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | ProjectedTeacher:
         """The target of the rows of `batch`; `epoch` names the draws where they are fresh."""
-        log_p_NV = self._score(batch)
         s = self._settings
+        if s.kind == "dense" and not self._projects:
+            with torch.no_grad():
+                return ProjectedTeacher(
+                    hidden_NH=self._teacher(batch, project=False), head=Projection.of(self._teacher)
+                )
+        log_p_NV = self._score(batch)
         if s.kind == "dense":
             return DenseTarget(log_probs_NV=log_p_NV)
         if s.kind in ("top-k", "renormalised"):

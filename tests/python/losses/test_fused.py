@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from thack.config.settings import LossSettings
-from thack.losses import token_losses
+from thack.errors import UndefinedLoss
+from thack.losses import cross_entropy, forward_kl, reverse_kl, token_losses
 from thack.losses.fused import ProjectedTeacher, Projection, chunk_tokens, fused_divergence
+from thack.losses.rows import replace_by_gradient
 from thack.losses.vocabulary import log_probs
-from thack.targets import DenseTarget
+from thack.targets import DenseTarget, SampledTarget, TopKTarget
 
 N, H, V = 23, 8, 41
 
@@ -120,3 +122,137 @@ def test_trap_24_weight_gradient_is_added_up_in_float32() -> None:
 def test_chunks_are_never_narrower_than_the_hidden_width() -> None:
     assert chunk_tokens(4096, 150_000) == 4096
     assert chunk_tokens(96, 1024) == 16384
+
+
+def top_k_of(teacher: Tensor, k: int, temperatures: tuple[float, ...] = (2.0,)) -> TopKTarget:
+    ids = teacher.topk(k, dim=1).indices.sort(dim=1).values
+    outside = teacher.scatter(1, ids, float("-inf"))
+    return TopKTarget(
+        ids_NK=ids.int(),
+        log_probs_NK=teacher.gather(1, ids).float(),
+        log_tail_N=outside.logsumexp(1).float(),
+        vocab_size=teacher.shape[1],
+        log_tail_at={t: (outside / t).logsumexp(1).float() for t in temperatures},
+    )
+
+
+def sampled_of(teacher: Tensor, k: int) -> SampledTarget:
+    """Rows with one entry less than the next: what is not counted repeats the last id with weight 0."""
+    top = top_k_of(teacher, k)
+    counts = k - torch.arange(len(teacher)) % 3
+    place = torch.minimum(torch.arange(k)[None, :], counts[:, None] - 1)
+    weights = torch.where(torch.arange(k) < counts[:, None], top.log_probs_NK.exp(), 0.0)
+    ones = torch.ones(len(teacher))
+    return SampledTarget(
+        ids_NK=top.ids_NK.gather(1, place), weights_NK=weights, counts_N=counts.int(),
+        tau_N=ones / 100, entropy_N=ones, vocab_size=top.vocab_size,
+    )  # fmt: skip
+
+
+SUMS = {
+    "forward_kl": LossSettings(),
+    "reverse_kl": LossSettings(divergence="reverse_kl", temperature=2.0, ce_weight=0.5),
+    "sum": LossSettings(divergence="jsd", beta=0.3, weight=0.5, add=("total_variation:0.2", "skewed_kl:2")),
+    "cross-entropy alone": LossSettings(weight=0.0, ce_weight=2.0),
+}
+
+
+@pytest.mark.parametrize("settings", SUMS.values(), ids=list(SUMS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # by the Rust kernel, by sweeps in torch
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_sparse_targets_equal_the_plain_head(settings: LossSettings, dtype: torch.dtype, softcap: float | None) -> None:
+    hidden, weight, bias, teacher, labels = (x.to(dtype) if x.is_floating_point() else x for x in parts())
+    targets: list[TopKTarget | SampledTarget] = [top_k_of(teacher, 6)]
+    if settings == LossSettings():
+        targets.append(sampled_of(teacher, 6))
+    for target in targets:
+        grads = []
+        for fused in (True, False):
+            leaves = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
+            head = Projection(weight_VH=leaves[1], bias_V=leaves[2], scale=0.7, softcap=softcap)
+            if fused:
+                loss = fused_divergence(leaves[0], head, target, labels, settings, chunk=7)
+            else:
+                logits = head.shape(nn.functional.linear(*leaves)).float()
+                loss = token_losses(logits, target, labels, settings).sum()
+            loss.backward()
+            grads.append([loss.detach().double(), *(leaf.grad.double() for leaf in leaves if leaf.grad is not None)])
+        for ours, plain in zip(*grads, strict=True):
+            torch.testing.assert_close(ours, plain, rtol=3e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation", "sampled"])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_sweeps_in_torch_equal_the_rust_kernel(name: Any, temperature: float) -> None:
+    """The GPU's way, on float64 rows, beside the CPU's on float32: loss and gradient."""
+    if name == "sampled" and temperature != 1:
+        return
+    generator = torch.Generator().manual_seed(5)
+    logits, teacher = (torch.randn(9, 50, generator=generator, dtype=torch.float64) * 3 for _ in range(2))
+    teacher = torch.log_softmax(teacher, 1)
+    target = sampled_of(teacher, 6) if name == "sampled" else top_k_of(teacher, 6)
+    kind = "forward_kl" if name == "sampled" else name
+    settings = LossSettings(divergence=kind, beta=0.3, skew=0.2, temperature=temperature)
+    wide, narrow = logits.clone(), logits.float()
+    labels = torch.zeros(9, dtype=torch.int64)
+    one, other = (replace_by_gradient(rows, target, labels, settings) for rows in (wide, narrow))
+    torch.testing.assert_close(one.float(), other, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(wide.float(), narrow, rtol=1e-4, atol=1e-6)
+
+
+def test_a_row_without_tail_or_with_all_mass_outside_has_a_finite_gradient() -> None:
+    logits = torch.tensor([[0.0, -1e4, -1e4, -1e4, -1e4], [-1e4, 0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    target = top_k_of(torch.log_softmax(torch.zeros(2, 5, dtype=torch.float64), 1), 1)
+    for rows in (logits.clone(), logits.float()):
+        loss = replace_by_gradient(rows, target, torch.zeros(2, dtype=torch.int64), LossSettings())
+        assert torch.isfinite(loss).all() and torch.isfinite(rows).all()
+
+
+def test_trap_24_sparse_targets_take_one_buffer_of_logits() -> None:
+    tokens, hidden_size, vocab, chunk = 512, 16, 400, 32
+    hidden, weight = torch.randn(tokens, hidden_size, requires_grad=True), torch.randn(vocab, hidden_size)
+    target = top_k_of(torch.log_softmax(torch.randn(tokens, vocab), 1), 4)
+    labels = torch.randint(vocab, (tokens,))
+    with Allocations() as seen:
+        fused_divergence(hidden, Projection(weight_VH=weight), target, labels, LossSettings(), chunk=chunk).backward()
+    assert sum(size >= chunk * vocab for size in seen.sizes) == 1  # for sixteen chunks
+
+
+class Allocations(LargestAllocation):
+    """The sizes of all new storages, each once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self._known: set[int] = set()
+        self._kept: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {t.untyped_storage().data_ptr() for t in torch.utils._pytree.tree_leaves((args, kwargs)) if _is(t)}
+        result = func(*args, **(kwargs or {}))
+        for tensor in filter(_is, torch.utils._pytree.tree_leaves(result)):
+            place = tensor.untyped_storage().data_ptr()
+            if place not in given | self._known:
+                self._kept.append(tensor.detach())  # or the next allocation would get the same place
+                self._known.add(place)
+                self.sizes.append(tensor.untyped_storage().nbytes() // tensor.element_size())
+        return result
+
+
+def _is(value: object) -> bool:
+    return isinstance(value, Tensor)
+
+
+def test_a_weighted_sum_is_the_sum_and_a_bad_term_is_named() -> None:
+    hidden, weight, _, teacher, labels = parts()
+    target, logits = DenseTarget(log_probs_NV=teacher), hidden @ weight.t()
+    found = token_losses(logits, target, labels, LossSettings(weight=0.5, add=("reverse_kl:2",), ce_weight=0.25))
+    expected = 0.5 * forward_kl(logits, target) + 2 * reverse_kl(logits, target) + 0.25 * cross_entropy(logits, labels)
+    torch.testing.assert_close(found, expected)
+    for bad in ("reverse_kl", "revers_kl:1", "reverse_kl:-1", "reverse_kl:nan"):
+        with pytest.raises(UndefinedLoss, match="is not a divergence and its weight"):
+            token_losses(logits, target, labels, LossSettings(add=(bad,)))
+    with pytest.raises(UndefinedLoss, match="no term of weight above 0"):
+        token_losses(logits, target, labels, LossSettings(weight=0.0))
+    with pytest.raises(UndefinedLoss, match="reverse_kl is not defined on sampled"):
+        token_losses(logits.float(), sampled_of(teacher, 4), labels, LossSettings(add=("reverse_kl:1",)))

@@ -1,0 +1,84 @@
+"""The loss of a distillation step: on logits, or together with the head, chunk by chunk, on hidden states.
+
+N response tokens, H hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thack.config.settings import LossSettings
+from thack.errors import UndefinedLoss
+from thack.losses import token_losses
+from thack.losses.fused import ProjectedTeacher, Projection, fused_divergence
+from thack.models.batch import Batch
+from thack.models.protocol import LanguageModel
+from thack.targets import Target, TokenSequence
+
+# Below so many logits they fit beside everything else, and dense losses gain nothing from chunks.
+WORTH_FUSING = 1 << 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """`loss.fused` = auto fuses where the targets are sparse (in-place sweeps, no copies) or the logits many.
+
+    Both ways give the same number and gradient up to rounding. The choice depends on the settings and on the
+    number of tokens alone, so a resumed run takes the same one.
+    """
+
+    settings: LossSettings
+    model: LanguageModel
+    width: int  # ids that are compared
+    sparse: bool  # what the targets will be
+    dtype: torch.dtype = torch.float32  # of the head's product
+    plain_head: bool = True  # whether logits are the head's product, scaled and capped as the model says
+
+    def fuses(self, num_tokens: int) -> bool:
+        """Whether the loss of so many tokens takes hidden states."""
+        if not self.plain_head or self.settings.fused is False:
+            return False
+        return self.settings.fused is True or self.sparse or num_tokens * self.width >= WORTH_FUSING
+
+    def __call__(self, output_NX: Tensor, target: Target | ProjectedTeacher | None, labels_N: Tensor) -> Tensor:
+        """loss_N from logits_NV; from hidden_NH their sum, as one number."""
+        assert target is not None
+        if not self.fuses(len(labels_N)):
+            if isinstance(target, ProjectedTeacher):
+                target = target.to_dense(self.width)
+            return token_losses(output_NX[:, : self.width], target, labels_N, self.settings)
+        hidden_NH = output_NX if self.dtype == torch.float32 else output_NX.to(self.dtype)
+        head = Projection.of(self.model)
+        return fused_divergence(hidden_NH, head, target, labels_N, self.settings, width=self.width)
+
+
+def has_plain_head(model: LanguageModel, settings: LossSettings) -> bool:
+    """Whether `model`'s logits are what `Projection` makes of its hidden states, seen on two tokens.
+
+    Raises UndefinedLoss where loss.fused = true asks for what the model does not allow.
+    """
+    ids = np.arange(1, 4, dtype=np.int32)
+    batch = Batch.of(
+        [TokenSequence(index=0, prompt_id="probe", prompt_ids=ids[:1], response_ids=ids[1:])], model.device
+    )
+    was_training = bool(getattr(model, "training", False))
+    model.eval()
+    try:
+        with torch.inference_mode():
+            logits_NV, hidden_NH = model(batch), model(batch, project=False)
+            head = Projection.of(model)
+            made_NV = head.shape(torch.nn.functional.linear(hidden_NH, head.weight_VH, head.bias_V))
+    finally:
+        model.train(was_training)
+    far = (made_NV - logits_NV).float().abs().max() / logits_NV.float().abs().max().clamp_min(1e-6)
+    plain = bool(far < 0.02)  # a bfloat16 product is this exact
+    if not plain and settings.fused is True:
+        raise UndefinedLoss(
+            f"loss.fused = true: {type(model).__name__} does more to its logits than scale and cap them",
+            hint="use --set loss.fused=auto, which computes its logits in full",
+        )
+    return plain

@@ -1,0 +1,73 @@
+"""The Triton sweeps by Triton's interpreter, beside their torch twins; on a GPU, beside the same on the CPU.
+
+The interpreter is chosen when a kernel is defined, so it runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from thack.config.settings import LossSettings
+from thack.losses.rows import replace_by_gradient
+from thack.targets import TopKTarget
+
+INTERPRETED = """
+import torch
+from thack.losses import sweeps, triton_sweeps
+
+generator = torch.Generator().manual_seed(0)
+for vocab in (1, 37, 4096, 9000):  # one block, a ragged one, one that fits, several
+    for scale in (1.0, 0.5):
+        logits = torch.randn(5, vocab, generator=generator) * 6
+        logits[1, : vocab // 2] = float("-inf")
+        logits[2] = float("-inf")
+        logits[3] += 3e4  # far from 0, as bf16 models have them
+        ours, twin = triton_sweeps.tail_sums(logits, scale), sweeps.tail_sums_by_torch(logits, scale)
+        for a, b in zip(ours, twin, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        factor = torch.tensor([0.5, -2.0, 0.0, 1.0, 1e-3])
+        filled, by_twin = logits.clone(), logits.clone()
+        triton_sweeps.fill_tail(filled, twin[0], factor, scale)
+        sweeps.fill_tail_by_torch(by_twin, twin[0], factor, scale)
+        torch.testing.assert_close(filled, by_twin, rtol=1e-5, atol=1e-7)
+padded = torch.randn(4, 64, generator=generator)  # rows that lie further apart than they are long
+torch.testing.assert_close(
+    triton_sweeps.tail_sums(padded[:, :50], 1.0), sweeps.tail_sums_by_torch(padded[:, :50], 1.0)
+)
+nan = torch.zeros(1, 10)
+nan[0, 3] = float("nan")
+assert torch.isnan(triton_sweeps.tail_sums(nan, 1.0)[1]).all()
+print("equal")
+"""
+
+
+def test_the_kernels_equal_their_twins() -> None:
+    pytest.importorskip("triton", reason="SKIPPED: triton is not installed (it comes with torch on Linux)")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[3] / "python")}
+    run = subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout.strip() == "equal", run.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_the_rows_are_those_of_the_cpu(dtype: torch.dtype) -> None:
+    logits = torch.randn(33, 70_001) * 3
+    ids = torch.randint(70_001, (33, 8)).unique(dim=1).sort(dim=1).values
+    target = TopKTarget(
+        ids_NK=ids.int(), log_probs_NK=torch.full(ids.shape, -3.0), log_tail_N=torch.full((33,), -1.0), vocab_size=70_001
+    )  # fmt: skip
+    labels = torch.zeros(33, dtype=torch.int64)
+    for settings in (LossSettings(), LossSettings(divergence="jsd", ce_weight=0.5)):
+        here, there = logits.to(dtype), logits.to(dtype).cuda()
+        ours = replace_by_gradient(there, target.to("cuda"), labels.cuda(), settings)
+        torch.testing.assert_close(
+            ours.cpu(), replace_by_gradient(here, target, labels, settings), rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(there.cpu(), here, rtol=2e-2, atol=1e-5)
