@@ -39,7 +39,7 @@ $(STAMPS)/native: $(RUST) pyproject.toml $(STAMPS)/packages
 	@touch $@
 
 $(STAMPS)/dev: pyproject.toml $(STAMPS)/packages
-	$(RUN) $(BIN)/uv pip install --quiet -r pyproject.toml --extra test --extra lint
+	$(RUN) $(BIN)/uv pip install --quiet -r pyproject.toml --extra test --extra lint --extra trl
 	@touch $@
 
 $(STAMPS)/dist: pyproject.toml $(STAMPS)/packages

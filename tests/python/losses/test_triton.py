@@ -22,20 +22,19 @@ import torch
 from thack.losses import sweeps, triton_sweeps
 
 generator = torch.Generator().manual_seed(0)
-for vocab in (1, 37, 4096, 9000):  # one block, a ragged one, one that fits, several
-    for scale in (1.0, 0.5):
-        logits = torch.randn(5, vocab, generator=generator) * 6
-        logits[1, : vocab // 2] = float("-inf")
-        logits[2] = float("-inf")
-        logits[3] += 3e4  # far from 0, as bf16 models have them
-        ours, twin = triton_sweeps.tail_sums(logits, scale), sweeps.tail_sums_by_torch(logits, scale)
-        for a, b in zip(ours, twin, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-        factor = torch.tensor([0.5, -2.0, 0.0, 1.0, 1e-3])
-        filled, by_twin = logits.clone(), logits.clone()
-        triton_sweeps.fill_tail(filled, twin[0], factor, scale)
-        sweeps.fill_tail_by_torch(by_twin, twin[0], factor, scale)
-        torch.testing.assert_close(filled, by_twin, rtol=1e-5, atol=1e-7)
+for vocab, scale in ((1, 1.0), (37, 0.5), (9000, 1.0)):  # one block, a ragged one, several
+    logits = torch.randn(5, vocab, generator=generator) * 6
+    logits[1, : vocab // 2] = float("-inf")
+    logits[2] = float("-inf")
+    logits[3] += 3e4  # far from 0, as some models have them
+    ours, twin = triton_sweeps.tail_sums(logits, scale), sweeps.tail_sums_by_torch(logits, scale)
+    for a, b in zip(ours, twin, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    factor = torch.tensor([0.5, -2.0, 0.0, 1.0, 1e-3])
+    filled, by_twin = logits.clone(), logits.clone()
+    triton_sweeps.fill_tail(filled, twin[0], factor, scale)
+    sweeps.fill_tail_by_torch(by_twin, twin[0], factor, scale)
+    torch.testing.assert_close(filled, by_twin, rtol=1e-5, atol=1e-7)
 padded = torch.randn(4, 64, generator=generator)  # rows that lie further apart than they are long
 torch.testing.assert_close(
     triton_sweeps.tail_sums(padded[:, :50], 1.0), sweeps.tail_sums_by_torch(padded[:, :50], 1.0)
@@ -60,9 +59,9 @@ def test_the_kernels_equal_their_twins() -> None:
 def test_on_a_gpu_the_rows_are_those_of_the_cpu(dtype: torch.dtype) -> None:
     logits = torch.randn(33, 70_001) * 3
     ids = torch.randint(70_001, (33, 8)).unique(dim=1).sort(dim=1).values
-    target = TopKTarget(
-        ids_NK=ids.int(), log_probs_NK=torch.full(ids.shape, -3.0), log_tail_N=torch.full((33,), -1.0), vocab_size=70_001
-    )  # fmt: skip
+    ones = torch.ones(33)
+    head = torch.full(ids.shape, -3.0)
+    target = TopKTarget(ids_NK=ids.int(), log_probs_NK=head, log_tail_N=-ones, vocab_size=70_001)
     labels = torch.zeros(33, dtype=torch.int64)
     for settings in (LossSettings(), LossSettings(divergence="jsd", ce_weight=0.5)):
         here, there = logits.to(dtype), logits.to(dtype).cuda()
