@@ -12,7 +12,7 @@ begins with the epoch behind the alarm. Fresh responses are written once, into t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from thack.config.settings import DistillSettings, GuardSettings
 from thack.errors import DataError, UsageError
 from thack.files import canonical_json, read_json, write_bytes
 from thack.hacking import Detection, watch
+from thack.losses.fused import ProjectedTeacher
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
 from thack.responses.sampler import generate
@@ -178,7 +179,10 @@ class Guarded:
             self._source = self._act()
         return self._source.sequences(positions, epoch)
 
-    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | None:
+    def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
+        self._given.expect(batches if self._source is None else ())
+
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | ProjectedTeacher | None:
         if epoch < self._guard.first_epoch:
             return self._given.target(sequences, batch, epoch)
         self._scored += len(batch.labels_N)
