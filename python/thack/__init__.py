@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from thack.cache import Cache
     from thack.errors import ThackError
+    from thack.integrations import HackingCallback
     from thack.metrics import PromptBank
 
 _HOMES = {
@@ -39,10 +40,12 @@ _HOMES = {
     "Cache": "thack.cache",
     "PromptBank": "thack.metrics",
     "ThackError": "thack.errors",
+    "HackingCallback": "thack.integrations",
 }
 
 __all__ = [
     "Cache",
+    "HackingCallback",
     "PromptBank",
     "ThackError",
     "__version__",

@@ -325,6 +325,9 @@ class _Sums:
 
 
 def _log_probs(model: LanguageModel, batch: Batch, width: int, role: str) -> Tensor:
+    if batch.device != model.device:  # a teacher of many devices begins where it likes
+        own = {name: getattr(batch, name).to(model.device) for name in ("labels_N", "lengths_B", "sequence_of_N")}
+        return _log_probs(model, replace(batch, **own, _layouts={}), width, role).to(batch.device)
     found = log_probs(model(batch), width)
     if torch.isnan(found).any():
         raise ModelError(f"the {role} gives NaN logits", hint="check its weights, or evaluate in float32")

@@ -192,7 +192,7 @@ class HuggingFaceModel(nn.Module):
         self._project = True  # whether they go through the head,
         self._hidden: Tensor | None = None  # and what they are
         self._check_widths()
-        self._start_id = self._decoder_start() if self.is_encoder_decoder else -1
+        self.start_id = self._decoder_start() if self.is_encoder_decoder else None
         self._hook = self.head().register_forward_pre_hook(self._take_rows)
 
     @property
@@ -227,35 +227,18 @@ class HuggingFaceModel(nn.Module):
 
     def forward(self, batch: Batch, *, project: bool = True) -> Tensor:
         """logits_NV, or hidden_NH: what the head reads."""
-        rows_N, inputs = self._encoder_decoder(batch) if self.is_encoder_decoder else self._causal(batch)
+        rows_N, inputs = inputs_of(batch, self.tokenizer.pad_id, self.start_id)
+        self._check_length(max(t.shape[1] for t in inputs.values()))
         logits_NV, hidden_NH, _ = self.run(rows_N, project=project, use_cache=False, **inputs)
         return logits_NV if project else hidden_NH
-
-    def _causal(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        layout = batch.causal(self.tokenizer.pad_id)
-        self._check_length(layout.tokens_BT.shape[1])
-        return layout.rows_N, {
-            "input_ids": layout.tokens_BT,
-            "attention_mask": _right_mask(layout.lengths_B, layout.tokens_BT.shape[1]),
-        }
-
-    def _encoder_decoder(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        layout = batch.encoder_decoder(self.tokenizer.pad_id, self._start_id)
-        self._check_length(max(layout.encoder_BS.shape[1], layout.decoder_BT.shape[1]))
-        return layout.rows_N, {
-            "input_ids": layout.encoder_BS,
-            "attention_mask": _right_mask(layout.encoder_lengths_B, layout.encoder_BS.shape[1]),
-            "decoder_input_ids": layout.decoder_BT,
-            # Some models mask decoder positions that hold the pad id, which a start token may be.
-            "decoder_attention_mask": _right_mask(batch.lengths_B, layout.decoder_BT.shape[1]),
-        }
 
     def start(self, prompts: Sequence[np.ndarray], max_new_tokens: int) -> _CausalDecoding | _EncoderDecoderDecoding:
         """Read the prompts and be ready for the first response token."""
         longest = max(len(p) for p in prompts)
         self._check_length(max(longest, max_new_tokens) if self.is_encoder_decoder else longest + max_new_tokens - 1)
         if self.is_encoder_decoder:
-            return _EncoderDecoderDecoding(self, prompts, self._start_id)
+            assert self.start_id is not None
+            return _EncoderDecoderDecoding(self, prompts, self.start_id)
         return _CausalDecoding(self, prompts, takes_positions=self._takes_positions)
 
     def run(self, rows_N: Tensor, *, project: bool = True, **inputs: Any) -> tuple[Tensor, Tensor, Any]:
@@ -320,6 +303,24 @@ class HuggingFaceModel(nn.Module):
             return checkpoint.fingerprint(facts, state)
         tied = {"lm_head.weight"} if architecture.tie_head else set()
         return checkpoint.fingerprint(architecture, {k: v for k, v in state.items() if k not in tied})
+
+
+def inputs_of(batch: Batch, pad_id: int, start_id: int | None) -> tuple[Tensor, dict[str, Tensor]]:
+    """rows_N of the logits that predict `batch.labels_N`, and a model's inputs; `start_id` None: decoder-only."""
+    if start_id is None:
+        causal = batch.causal(pad_id)
+        return causal.rows_N, {
+            "input_ids": causal.tokens_BT,
+            "attention_mask": _right_mask(causal.lengths_B, causal.tokens_BT.shape[1]),
+        }
+    layout = batch.encoder_decoder(pad_id, start_id)
+    return layout.rows_N, {
+        "input_ids": layout.encoder_BS,
+        "attention_mask": _right_mask(layout.encoder_lengths_B, layout.encoder_BS.shape[1]),
+        "decoder_input_ids": layout.decoder_BT,
+        # Some models mask decoder positions that hold the pad id, which a start token may be.
+        "decoder_attention_mask": _right_mask(batch.lengths_B, layout.decoder_BT.shape[1]),
+    }
 
 
 def unwrapped(model: Any) -> Any:

@@ -1,0 +1,20 @@
+"""For people who train with transformers or TRL: hacking watched from a callback, and training from a cache.
+
+callback.py  HackingCallback: golden, proxy, health and the oracle-free detector, every N steps
+dataset.py   CacheDataset, CacheCollator, CacheLoss: their Trainer trains from a cache
+
+from thack import PromptBank, HackingCallback
+bank = PromptBank.from_jsonl("held_out.jsonl").with_responses(teacher, oracle=judge)
+trainer = GKDTrainer(..., callbacks=[HackingCallback(bank, teacher=teacher, oracle=judge, every=200)])
+
+from thack.cache import Cache
+from thack.integrations import CacheCollator, CacheDataset, CacheLoss
+cache = Cache.open("cache/")
+trainer = Trainer(student, args, train_dataset=CacheDataset(cache), data_collator=CacheCollator(cache, student),
+                  compute_loss_func=CacheLoss())
+"""
+
+from thack.integrations.callback import HackingCallback
+from thack.integrations.dataset import CacheCollator, CacheDataset, CachedLabels, CacheLoss
+
+__all__ = ["CacheCollator", "CacheDataset", "CacheLoss", "CachedLabels", "HackingCallback"]

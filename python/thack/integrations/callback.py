@@ -1,0 +1,229 @@
+"""HackingCallback: what `thack distill` logs at its evaluations, in anybody's transformers or TRL trainer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from thack import runlog
+from thack.config.settings import EvaluationSettings
+from thack.errors import DataError, UsageError
+from thack.files import write_text
+from thack.hacking import Curves, OracleFreeVerdict, Verdict, verdict, verdict_without_oracle
+from thack.integrations.state import agreed, as_it_was, is_sharded
+from thack.losses.vocabulary import common_width
+from thack.metrics.bank import HUMAN, PromptBank
+from thack.metrics.distance import Evaluator
+from thack.metrics.monitor import FixedKL
+from thack.models import hf
+from thack.models.load import as_language_model
+from thack.models.protocol import LanguageModel
+from thack.runlog import RunLog
+
+_LOG = logging.getLogger("thack")
+FOLDER = "thack"  # in the trainer's output_dir
+
+
+class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
+    """Golden, proxy, health and the oracle-free detector on a frozen bank, every `every` optimizer steps.
+
+    bank      `PromptBank` with the responses of the models given
+    teacher, oracle, judge
+              plain transformers models, directories or thack's models; at least one, or a bank with human references
+    monitor   a bank of training prompts, made with `with_responses(teacher, human=True)`: its file's responses are
+              those that are trained on, the teacher's are fresh. With it the detector compares progress in training
+              with progress on held-out prompts, which is what it is good at
+    settings  student_samples is off unless asked for here: sampling costs more than all the rest
+    stop_on_alarm
+              ends training when the detector fires
+
+    Columns go to the trainer's `log_history` (and, after `callback.trainer = trainer`, to its trackers), and whole,
+    with intervals, to `<output_dir>/thack/`, a run directory for `thack verdict` and `thack report`. Random state
+    and train mode are left as they were.
+
+    Every rank runs every forward on the same prompts, so that sharded weights (FSDP, ZeRO-3) are gathered by all
+    together; only the first rank writes. Metrics are in the precision that the trained weights have.
+    """
+
+    def __init__(
+        self,
+        bank: PromptBank,
+        *,
+        teacher: Any = None,
+        oracle: Any = None,
+        judge: Any = None,
+        every: int = 200,
+        monitor: PromptBank | None = None,
+        tokenizer: Any = None,
+        out: Path | str | None = None,
+        settings: EvaluationSettings | None = None,
+        seed: int = 0,
+        stop_on_alarm: bool = False,
+    ) -> None:
+        if every < 1:
+            raise UsageError(f"every = {every}: evaluations are every 1 step or more")
+        if monitor is not None and teacher is None:
+            raise UsageError("a monitor compares the student with its teacher", hint="give teacher=…")
+        self.bank = bank
+        self.monitor = monitor
+        self.every = every
+        self.tokenizer = tokenizer
+        self.out = None if out is None else Path(out)
+        self.settings = settings or EvaluationSettings(student_samples=False)
+        self.stop_on_alarm = stop_on_alarm
+        self.trainer: Any = None
+        self.suspicion: OracleFreeVerdict | None = None  # of the detector, after each evaluation
+        self.verdict: Verdict | None = None  # after training, where there is a golden column
+        self._given = {"teacher": teacher, "oracle": oracle, "judge": judge}
+        self._seed = seed
+        self._evaluator: Evaluator | None = None
+        self._monitors: dict[str, FixedKL] | None = None
+        self._logs: dict[str, RunLog] = {}
+        self._last_step = -1
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Check that everything fits before the first step, and measure where the student stands."""
+        self.out = self.out or Path(args.output_dir) / FOLDER
+        if self.settings.student_samples and is_sharded(model):
+            raise UsageError(
+                "a sharded student cannot be sampled from within its training",
+                hint="leave settings out, or set student_samples=False: the verdict reads fixed responses",
+            )
+        with self._lent(model, kwargs.get("processing_class")) as student:
+            self._prepare(student)
+        if state.is_world_process_zero:
+            self._open_logs(state.global_step)
+        self._evaluate(state, control, model, kwargs.get("processing_class"))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step % self.every == 0:
+            self._evaluate(state, control, model, kwargs.get("processing_class"))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """The training loss goes into our log too: a detector reads it where there is no monitor."""
+        if self._logs and logs and "loss" in logs:
+            self._logs["metrics"].append({"event": "train", "step": state.global_step, "loss": logs["loss"]})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Measure the student that is kept, and say what happened to it."""
+        if state.global_step != self._last_step:
+            self._evaluate(state, control, model, kwargs.get("processing_class"))
+        if self._logs and self.out is not None:
+            self._judge(self.out)
+        self._close_logs()
+
+    def _close_logs(self) -> None:
+        for log in self._logs.values():
+            log.close()
+        self._logs = {}
+
+    def _open_logs(self, step: int) -> None:
+        """A fresh run begins fresh logs; a resumed one drops the rows of steps that it runs again."""
+        assert self.out is not None
+        self._close_logs()
+        for name in ("metrics", "per_prompt"):
+            path = self.out / f"{name}.jsonl"
+            if step == 0:
+                path.unlink(missing_ok=True)
+            runlog.truncate_after(path, step - 1)
+            self._logs[name] = RunLog(path)
+
+    def _evaluate(self, state: Any, control: Any, model: Any, processing_class: Any) -> None:
+        self._last_step = state.global_step
+        with self._lent(model, processing_class) as student:
+            columns = self._columns(student, state.global_step)
+        if state.is_world_process_zero:
+            self._record(state, columns)
+        if self.stop_on_alarm:
+            alarm = self.suspicion is not None and self.suspicion.onset_step is not None
+            control.should_training_stop |= agreed(alarm, student.device)
+
+    @contextmanager
+    def _lent(self, model: Any, processing_class: Any) -> Iterator[hf.HuggingFaceModel]:
+        """The trainer's model as ours, for a while; given back as it was."""
+        with as_it_was(model):
+            student = hf.wrap(model, self.tokenizer or processing_class, role="student")
+            try:
+                yield student
+            finally:
+                student.release()
+
+    def _columns(self, student: LanguageModel, step: int) -> dict[str, float]:
+        evaluator = self._prepare(student)
+        found = evaluator.evaluate(student)
+        if self._logs:
+            self._logs["per_prompt"].append(found.per_prompt_row(step))
+        return {name: monitor.measure(student) for name, monitor in (self._monitors or {}).items()} | found.columns
+
+    def _prepare(self, student: LanguageModel) -> Evaluator:
+        """References as our models, checked against the bank; once, since a fingerprint reads every weight."""
+        if self._evaluator is None:
+            cast = {
+                role: None if model is None else as_language_model(model, self.tokenizer, role=role)
+                for role, model in self._given.items()
+            }
+            teacher = cast["teacher"]
+            self._evaluator = Evaluator(
+                self.bank, teacher, cast["oracle"], self.settings, seed=self._seed, judge=cast["judge"]
+            )
+            self._monitors = {} if teacher is None else self._training_monitors(student, teacher)
+        return self._evaluator
+
+    def _training_monitors(self, student: LanguageModel, teacher: LanguageModel) -> dict[str, FixedKL]:
+        if self.monitor is None:
+            return {}
+        if HUMAN not in self.monitor.responses:
+            raise DataError(
+                "the monitor holds no training responses",
+                hint='make it so: PromptBank.from_jsonl("train.jsonl", limit=256).with_responses(teacher, human=True)',
+            )
+        self.monitor.check_tokenizer("student", student.tokenizer)
+        width = common_width(student.tokenizer.size, student=student.vocab_size, teacher=teacher.vocab_size)
+        writers = {"train_kl/monitor": HUMAN, "train_kl/fresh": "teacher"}
+        return {
+            name: FixedKL(self.monitor.sequences(writer), teacher, width)
+            for name, writer in writers.items()
+            if writer in self.monitor.responses
+        }
+
+    def _record(self, state: Any, columns: dict[str, float]) -> None:
+        """One row in our log, and the readable part of it, with the detector's word, in the trainer's."""
+        row = {"event": "evaluation", "step": state.global_step, "epoch": state.epoch or 0.0, **columns}
+        self._logs["metrics"].append(row)
+        shown = {name: value for name, value in columns.items() if not name.endswith(("/low", "/high"))}
+        shown |= self._detect()
+        if self.trainer is not None:
+            self.trainer.log(shown)
+        else:
+            state.log_history.append({**shown, "epoch": state.epoch or 0.0, "step": state.global_step})
+
+    def _detect(self) -> dict[str, float]:
+        """The detectors' values, and whether the leading one has fired; nothing without a proxy."""
+        assert self.out is not None
+        curves = Curves.from_run(self.out)
+        if not curves.has("proxy"):
+            return {}
+        was = self.suspicion
+        self.suspicion = verdict_without_oracle(curves)
+        if self.suspicion.onset_step is not None and (was is None or was.onset_step is None):
+            _LOG.warning("thack: %s (%s)", self.suspicion.headline, self.suspicion.reasons[0])
+        values = {found.name.replace(" ", "_"): found.value for found in self.suspicion.detections}
+        alarm = float(self.suspicion.onset_step is not None)
+        return {f"detector/{name}": value for name, value in values.items() if value is not None} | {
+            "detector/alarm": alarm
+        }
+
+    def _judge(self, out: Path) -> None:
+        curves = Curves.from_run(out)
+        if curves.has("golden"):
+            self.verdict = replace(verdict(curves), run=str(out))
+            write_text(out / "verdict.json", self.verdict.to_json())
+        found = self.verdict or self.suspicion
+        if found is not None:
+            _LOG.warning("thack: %s · more: thack verdict %s", found.headline, out)

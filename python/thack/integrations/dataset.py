@@ -1,0 +1,127 @@
+"""A cache as what transformers' Trainer takes: a dataset, a collator and a loss.
+
+B sequences, T input positions, N response tokens of the batch, V vocabulary.
+
+The Trainer hands its loss function the model's outputs and the batch's `labels`, and nothing else. So the
+labels carry everything that is known of the response tokens: which rows predict them, and what the teacher
+said there. The gradient is that of thack's own loop: Σ loss / (response tokens of the whole optimizer step),
+for any gradient accumulation and number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from thack.cache import Cache
+from thack.config.settings import LossSettings
+from thack.errors import MismatchError
+from thack.losses import token_losses
+from thack.losses.vocabulary import common_width
+from thack.models import hf
+from thack.models.batch import Batch
+from thack.targets import Target, TokenSequence
+from thack.training.narrow import narrow_target
+
+
+class CacheDataset(Dataset[TokenSequence]):
+    """The sequences of a cache by number; their targets are read by the collator, a batch at a time.
+
+    May be shuffled, sharded over ranks and read by worker processes as any map-style dataset.
+    """
+
+    def __init__(self, cache: Cache | Path | str) -> None:
+        self.cache = cache if isinstance(cache, Cache) else Cache.open(cache)
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def __getitem__(self, index: int) -> TokenSequence:
+        return self.cache.sequences(index)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[TokenSequence]:
+        return [self.cache.sequences(index) for index in indices]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedLabels:
+    """The response tokens of a batch, and what the teacher knew of each.
+
+    Stands where a label tensor would: the Trainer moves it to the device and counts its tokens, as it would
+    count the labels that are not −100.
+    """
+
+    rows_N: Tensor  # int64, index into B·T of the logits row that predicts each token
+    labels_N: Tensor  # int64
+    target: Target
+    width: int  # ids on which student and teacher are compared
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def to(self, device: torch.device | str, **_: Any) -> CachedLabels:
+        rows_N, labels_N = (t.to(device, non_blocking=True) for t in (self.rows_N, self.labels_N))
+        return replace(self, rows_N=rows_N, labels_N=labels_N, target=self.target.to(device))
+
+    def __getitem__(self, _: Any) -> CachedLabels:
+        """The Trainer leaves the first column of causal labels out when it counts; every token here counts."""
+        return self
+
+    def ne(self, ignored: int) -> Tensor:
+        """One True per response token: there is no padding among them."""
+        return torch.ones(len(self), dtype=torch.bool, device=self.labels_N.device)
+
+
+class CacheCollator:
+    """Sequences of a `CacheDataset` as inputs of `model`, with `CachedLabels`.
+
+    `tokenizer` (thack's, transformers' fast one, or a directory) is needed where the model does not know where it
+    was loaded from. Raises MismatchError for a student whose ids mean other words than the cache's.
+    """
+
+    def __init__(self, cache: Cache | Path | str, model: Any, tokenizer: Any = None) -> None:
+        self.cache = cache if isinstance(cache, Cache) else Cache.open(cache)
+        student = hf.wrap(model, tokenizer, role="student")
+        student.release()
+        meta = self.cache.meta
+        if meta.tokenizer != student.tokenizer.fingerprint():
+            raise MismatchError(
+                "the cache was made for another tokenizer than the student's",
+                details=(f"cache    {meta.tokenizer}", f"student  {student.tokenizer.fingerprint()}"),
+                hint="ids would mean different words: take a cache and a student that share a tokenizer",
+            )
+        self.width = common_width(student.tokenizer.size, student=student.vocab_size, cache=meta.vocab_size)
+        self.pad_id = student.tokenizer.pad_id
+        self.start_id = student.start_id
+
+    def __call__(self, sequences: Sequence[TokenSequence]) -> dict[str, Any]:
+        """input_ids, attention_mask (decoder_input_ids …) and labels."""
+        sequences, target = self.cache.targets([s.index for s in sequences])
+        batch = Batch.of(sequences)
+        rows_N, inputs = hf.inputs_of(batch, self.pad_id, self.start_id)
+        narrowed = narrow_target(target, self.width)
+        labels = CachedLabels(rows_N=rows_N, labels_N=batch.labels_N, target=narrowed, width=self.width)
+        return {**inputs, "labels": labels}
+
+
+class CacheLoss:
+    """A `compute_loss_func`: the divergence that `settings` name from the cached teacher, in nats per token."""
+
+    def __init__(self, settings: LossSettings | None = None) -> None:
+        self.settings = settings or LossSettings()
+
+    def __call__(self, outputs: Any, labels: CachedLabels, num_items_in_batch: Any = None) -> Tensor:
+        """Σ loss / response tokens of the optimizer step (of this batch, where the Trainer does not count them)."""
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        logits_NV = logits.reshape(-1, logits.shape[-1]).index_select(0, labels.rows_N)[:, : labels.width]
+        total = token_losses(logits_NV, labels.target, labels.labels_N, self.settings).sum()
+        if num_items_in_batch is None:
+            return total / len(labels)
+        # A tensor; under DataParallel one equal entry per device.
+        return total / torch.as_tensor(num_items_in_batch, device=total.device).flatten()[0]

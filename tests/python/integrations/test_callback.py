@@ -1,0 +1,178 @@
+"""HackingCallback inside transformers' own Trainer: the columns of `thack evaluate`, and nothing disturbed."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from thack import HackingCallback, PromptBank, api, runlog
+from thack.config.settings import EvaluationSettings
+from thack.errors import DataError, MismatchError, UsageError
+from thack.hacking import Curves
+from thack.metrics import evaluate
+from thack.models.tokenizer import Tokenizer
+
+from .small import arguments, llama
+
+PROXY = "proxy/forward_kl/reference_sampled/token_mean"
+GOLDEN = PROXY.replace("proxy", "golden")
+SETTINGS = EvaluationSettings(student_samples=False, bootstrap=20)
+
+
+class Pairs(torch.utils.data.Dataset[dict[str, Any]]):
+    """Token ids for plain supervised fine-tuning."""
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        ids = torch.tensor([(7 * index + k) % 250 + 2 for k in range(6)])
+        return {"input_ids": ids, "labels": ids}
+
+
+def train(path: Path, student: Any, callbacks: list[Any], **options: Any) -> Any:
+    trainer = transformers.Trainer(
+        model=student, args=arguments(path, **options), train_dataset=Pairs(), callbacks=callbacks
+    )
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture
+def callback(bank: PromptBank, tokenizer: Tokenizer) -> HackingCallback:
+    return HackingCallback(bank, teacher=llama(8), oracle=llama(7), every=2, tokenizer=tokenizer, settings=SETTINGS)
+
+
+def test_training_is_undisturbed(callback: HackingCallback, tmp_path: Path) -> None:
+    """Weights after training, dropout on, are those of a run without the callback, to the bit."""
+    with_it, without = llama(1), llama(1)
+    train(tmp_path / "a", with_it, [callback])
+    train(tmp_path / "b", without, [])
+    for ours, theirs in zip(with_it.parameters(), without.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert not with_it.get_output_embeddings()._forward_pre_hooks
+
+
+def test_columns_are_those_of_evaluate(
+    callback: HackingCallback, bank: PromptBank, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    student = llama(1)
+    trainer = train(tmp_path, student, [callback])
+    rows = [row for row in trainer.state.log_history if PROXY in row]
+    assert [row["step"] for row in rows] == [0, 2, 4]
+    expected = evaluate(
+        student.eval(), bank, teacher=llama(8), oracle=llama(7), tokenizer=tokenizer, settings=SETTINGS
+    ).columns
+    shown = {name for name in expected if not name.endswith(("/low", "/high"))}
+    assert shown <= rows[-1].keys()
+    assert {name.split("/")[0] for name in shown} == {"golden", "proxy", "line", "human", "human_line", "health"}
+    for column in shown:
+        assert rows[-1][column] == pytest.approx(expected[column], rel=1e-5), column
+    assert not any(name.endswith("/low") for name in rows[-1])
+    assert "detector/alarm" in rows[-1]
+
+
+def test_the_folder_is_a_run(callback: HackingCallback, tmp_path: Path) -> None:
+    """metrics.jsonl with intervals and the training loss, per_prompt.jsonl, verdict.json; and trainer_state.json."""
+    trainer = train(tmp_path, llama(1), [callback], max_steps=14)
+    folder = tmp_path / "thack"
+    rows = runlog.read(folder / "metrics.jsonl")
+    evaluations = [row for row in rows if row["event"] == "evaluation"]
+    assert [row["step"] for row in evaluations] == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert f"{PROXY}/low" in evaluations[0]
+    assert len([row for row in rows if row["event"] == "train"]) == 14
+    assert json.loads((folder / "verdict.json").read_text())["golden"] is None, "all within the warm-up"
+    found: Any = api.verdict(folder, sets=["warmup_steps=0"])
+    assert found.num_evaluations == 7 and found.num_prompts == 10 and found.golden.rise_interval is not None
+    assert callback.verdict is not None and callback.suspicion is not None
+    trainer.state.save_to_json(str(tmp_path / "trainer_state.json"))
+    again: Any = api.verdict(tmp_path / "trainer_state.json", sets=["warmup_steps=0"])
+    assert again.golden.end == pytest.approx(found.golden.end)
+
+
+def test_random_state_and_train_modes_are_left_alone(callback: HackingCallback, tmp_path: Path) -> None:
+    student = llama(1).train()
+    student.model.layers[0].eval()  # a frozen part that its owner keeps in eval mode
+    modes = [module.training for module in student.modules()]
+    state, control = transformers.TrainerState(), transformers.TrainerControl()
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    callback.on_train_begin(arguments(tmp_path), state, control, model=student)
+    torch.manual_seed(5)  # TrainingArguments may draw; the callback may not
+    callback.on_step_end(arguments(tmp_path), state, control, model=student)
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+    assert [module.training for module in student.modules()] == modes
+    callback.on_train_end(arguments(tmp_path), state, control, model=student)
+
+
+def test_a_monitor_lets_the_detector_compare(
+    bank: PromptBank, records: Any, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    teacher = llama(8)
+    monitor = PromptBank.from_records(records[:4]).with_responses(
+        teacher, human=True, tokenizer=tokenizer, max_new_tokens=8
+    )
+    callback = HackingCallback(
+        bank, teacher=teacher, every=2, monitor=monitor, tokenizer=tokenizer, settings=SETTINGS, stop_on_alarm=True
+    )
+    train(tmp_path, llama(1), [callback])
+    curves = Curves.from_run(tmp_path / "thack")
+    assert len(curves.of("monitor")) == len(curves.of("fresh")) == 3
+    assert curves.words["golden"].startswith("human/")
+    bare = PromptBank.from_records(records[:4]).with_responses(teacher, tokenizer=tokenizer, max_new_tokens=8)
+    lame = HackingCallback(bank, teacher=teacher, monitor=bare, tokenizer=tokenizer, settings=SETTINGS)
+    with pytest.raises(DataError, match="the monitor holds no training responses"):
+        train(tmp_path / "b", llama(1), [lame])
+
+
+def test_the_trainers_trackers_get_the_columns(callback: HackingCallback, tmp_path: Path) -> None:
+    seen: list[dict[str, Any]] = []
+
+    class Tracker(transformers.TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            seen.append(dict(logs))
+
+    trainer = transformers.Trainer(
+        model=llama(1), args=arguments(tmp_path), train_dataset=Pairs(), callbacks=[callback, Tracker()]
+    )
+    callback.trainer = trainer
+    trainer.train()
+    assert len([row for row in seen if PROXY in row]) == 3
+    assert len([row for row in trainer.state.log_history if PROXY in row]) == 3
+
+
+def test_mistakes_are_told_before_the_first_step(bank: PromptBank, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="every = 0"):
+        HackingCallback(bank, teacher=llama(8), every=0)
+    with pytest.raises(UsageError, match="compares the student with its teacher"):
+        HackingCallback(bank, monitor=bank)
+    with pytest.raises(UsageError, match="does not know its tokenizer"):
+        train(tmp_path / "a", llama(1), [HackingCallback(bank, teacher=llama(8))])
+    with pytest.raises(MismatchError, match="written by another model"):
+        train(tmp_path / "b", llama(1), [HackingCallback(bank, teacher=llama(9), tokenizer=tokenizer)])
+
+
+def test_a_resumed_run_writes_each_row_once(callback: HackingCallback, tmp_path: Path) -> None:
+    state, control = transformers.TrainerState(), transformers.TrainerControl()
+    student, args = llama(1), arguments(tmp_path)
+    for steps in (range(0, 6), range(4, 7)):  # saved at step 4, killed at 5, run again from 4
+        state.global_step = steps[0]
+        callback.on_train_begin(args, state, control, model=student)
+        for step in steps[1:]:
+            state.global_step = step
+            callback.on_step_end(args, state, control, model=student)
+            callback.on_log(args, state, control, logs={"loss": 1.0})
+    callback.on_train_end(args, state, control, model=student)
+    for name in ("metrics", "per_prompt"):
+        rows = runlog.read(tmp_path / "thack" / f"{name}.jsonl")
+        assert [row["step"] for row in rows if row.get("event") != "train"] == [0, 2, 4, 6], name

@@ -1,0 +1,121 @@
+"""transformers' Trainer trains from a cache: the gradient of our own loop, however the step is split."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from thack import Cache, api
+from thack.config.settings import LossSettings
+from thack.corpus import Record
+from thack.errors import MismatchError
+from thack.integrations import CacheCollator, CacheDataset, CacheLoss
+from thack.losses import token_losses
+from thack.models.batch import Batch
+from thack.models.load import as_language_model
+from thack.models.tokenizer import Tokenizer
+from thack.training.narrow import narrow_target
+
+from .small import arguments, llama, t5
+
+LOSSES = {
+    "top-k": LossSettings(divergence="jsd", ce_weight=0.3),
+    "sampled": LossSettings(),
+    "dense": LossSettings(divergence="reverse_kl"),
+}
+
+
+@pytest.fixture(scope="module", params=LOSSES)
+def cache(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tokenizer: Tokenizer,
+    records: list[Record],
+) -> Cache:
+    """A plain Llama's distributions on eight pairs."""
+    path = tmp_path_factory.mktemp("cached")
+    llama(8).save_pretrained(path / "teacher")
+    tokenizer.save(path / "teacher")
+    lines = [json.dumps({"prompt": r.prompt, "response": r.response}) for r in records[:8]]
+    (path / "pairs.jsonl").write_text("\n".join(lines))
+    kept = {"kind": request.param, "top_k": 8, "sampled": 8, "device": "cpu"}
+    out = api.cache_logits(teacher=str(path / "teacher"), data=path / "pairs.jsonl", out=str(path / "cache"), **kept)
+    return Cache.open(out)
+
+
+def own_loss(model: Any, cache: Cache, tokenizer: Tokenizer) -> torch.Tensor:
+    """Σ loss / tokens over the whole cache in one batch, as thack's loop computes it."""
+    student: Any = as_language_model(model, tokenizer)
+    sequences, target = cache.targets(range(len(cache)))
+    batch = Batch.of(sequences)
+    width = min(student.vocab_size, cache.meta.vocab_size)
+    logits_NV = student(batch)[:, :width]
+    student.release()
+    loss_N = token_losses(logits_NV, narrow_target(target, width), batch.labels_N, LOSSES[cache.meta.kind])
+    return loss_N.sum() / len(batch.labels_N)
+
+
+def own_gradient(model: Any, cache: Cache, tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
+    model = copy.deepcopy(model)
+    own_loss(model, cache, tokenizer).backward()  # type: ignore[no-untyped-call]
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("kind", ["causal", "encoder-decoder"])
+def test_a_step_of_their_trainer_is_a_step_of_our_loop(
+    cache: Cache, tokenizer: Tokenizer, tmp_path: Path, kind: str, accumulation: int
+) -> None:
+    """Plain SGD at rate 1 without clipping: the change of the weights is the gradient."""
+    model = llama(1, sharp=5).train() if kind == "causal" else t5(1).train()
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+    before = copy.deepcopy(model)
+    expected = own_gradient(model, cache, tokenizer)
+    options = {
+        "max_steps": 1,
+        "learning_rate": 1.0,
+        "lr_scheduler_type": "constant",
+        "optim": "sgd",
+        "max_grad_norm": 0.0,
+        "per_device_train_batch_size": 8 // accumulation,
+        "gradient_accumulation_steps": accumulation,
+    }
+    trainer = transformers.Trainer(
+        model=model,
+        args=arguments(tmp_path, **options),
+        train_dataset=CacheDataset(cache),
+        data_collator=CacheCollator(cache, model, tokenizer),
+        compute_loss_func=CacheLoss(LOSSES[cache.meta.kind]),
+    )
+    trainer.train()
+    for (name, new), old in zip(model.named_parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(old - new, expected[name], atol=3e-6, rtol=3e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_their_evaluation_with_a_worker_is_the_mean_over_tokens(
+    cache: Cache, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    model = llama(1)
+    trainer = transformers.Trainer(
+        model=model,
+        args=arguments(tmp_path, per_device_eval_batch_size=8, dataloader_num_workers=1),
+        eval_dataset=CacheDataset(cache.directory),
+        data_collator=CacheCollator(cache, model, tokenizer),
+        compute_loss_func=CacheLoss(LOSSES[cache.meta.kind]),
+    )
+    found = trainer.evaluate()["eval_loss"]
+    assert found == pytest.approx(own_loss(model, cache, tokenizer).item(), rel=1e-4)
+
+
+def test_a_student_of_other_words_is_refused(cache: Cache) -> None:
+    stranger = Tokenizer.train(["quite another text"] * 3, 264)
+    with pytest.raises(MismatchError, match="made for another tokenizer"):
+        CacheCollator(cache, llama(1), stranger)
