@@ -87,10 +87,12 @@ def score_detectors(
 ) -> tuple[Score, ...]:
     """Every detector on the same runs, the best first: by accuracy, then area under the ROC curve, then lead."""
     found = [score(detector, cases, thresholds or Thresholds()) for detector in detectors]
-    order = sorted(
-        range(len(found)), key=lambda i: (-found[i].accuracy, -(found[i].auc or 0), -(found[i].median_lead or -99), i)
-    )
-    return tuple(found[i] for i in order)
+    return tuple(sorted(found, key=_rank, reverse=True))  # stable: equals keep the detectors' order
+
+
+def _rank(found: Score) -> tuple[float, float, float]:
+    lead = found.median_lead
+    return found.accuracy, found.auc or 0.0, -np.inf if lead is None else lead
 
 
 def score(detector: Detector, cases: Sequence[Case], thresholds: Thresholds) -> Score:

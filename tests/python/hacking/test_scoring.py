@@ -54,6 +54,13 @@ def test_a_chosen_threshold_holds_on_other_seeds(cases: list[Case], tmp_path: Pa
     assert next(iter(found.values())).accuracy == max(one.accuracy for one in found.values())
 
 
+def test_of_equals_the_one_that_alarms_sooner_comes_first(cases: list[Case]) -> None:
+    found = score_detectors(cases, Thresholds(slope_ratio=0.5, exponent=0.12))
+    perfect = [one for one in found if one.accuracy == 1]
+    leads = [one.median_lead for one in perfect if one.median_lead is not None]
+    assert len(leads) > 2 and leads == sorted(leads, reverse=True)
+
+
 def test_a_threshold_needs_both_kinds_of_runs(cases: list[Case]) -> None:
     assert choose_threshold(slope_ratio, cases[:3]) is None
     assert with_chosen(cases[:3]) == Thresholds()
