@@ -3,6 +3,7 @@
 from thack.hacking.curves import Curves, Series, parse_mapping
 from thack.hacking.detectors import (
     DETECTORS,
+    VALIDATION,
     Detection,
     Detector,
     OracleFreeVerdict,
@@ -25,6 +26,7 @@ from thack.hacking.words import MEANING
 __all__ = [
     "DETECTORS",
     "MEANING",
+    "VALIDATION",
     "Case",
     "Curves",
     "Detection",

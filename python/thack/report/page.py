@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
-from thack.hacking import Margins
+from thack.hacking import VALIDATION, Margins
 from thack.hacking.words import percent
 from thack.report import tables
 from thack.report.colours import Colour, variables
 from thack.report.html import folded, section, tag, text
 from thack.report.panels import Drawn
 from thack.report.runs import Arm, Subject
+from thack.report.scores import detector_scores
 from thack.report.style import INSTALL, available
 from thack.report.words import GLOSSARY, arm_sentences, headline
 
@@ -72,6 +73,7 @@ def _sections(
             "Signs that need no oracle",
             tag("p", text(_DETECTORS)),
             _detectors(subject, colours),
+            detector_scores(subject),
             _meanings(subject),
         ),
         section("examples", "What they wrote", tables.examples(subject)),
@@ -83,10 +85,9 @@ def _sections(
 
 
 _DETECTORS = (
-    "In practice there is no oracle. These detectors see only the student, its teacher and the training set. "
-    "The first decides; its threshold was read off five laptop runs on one corpus and has not been "
-    "validated on "
-    "other tasks. They see memorisation: no alarm is no proof of health."
+    "In practice there is no oracle. These detectors see only the student, its teacher and the training set, and "
+    "at each step only what came before it. The first decides. "
+    f"Its {VALIDATION}. They see memorisation: no alarm is no proof of health."
 )
 
 
