@@ -150,12 +150,16 @@ def threshold_sample(
 def sparse_divergence(
     logits: _Buffer,
     format: str,
+    columns: int,
     vocab: int,
     ids: _Buffer,
     values: _Buffer,
     rests: _Buffer,
+    labels: _Buffer,
+    weights: _Buffer,
     kind: str,
     parameter: float,
     temperature: float,
+    ce_weight: float,
     losses: _Buffer,
 ) -> None: ...

@@ -5,10 +5,9 @@ use half::{bf16, f16};
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 
-use super::buffers::{reinterpret, reinterpret_mut, slice, slice_mut};
+use super::buffers::{reinterpret, slice, slice_mut};
 use super::released;
 use crate::error::{Class, Error, Result};
-use crate::kernels::divergence::{self, Kind, Target};
 use crate::kernels::element::Element;
 use crate::kernels::philox::{Key, Purpose, uniform};
 use crate::kernels::row::Summary;
@@ -22,13 +21,12 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(simd_level, module)?)?;
     module.add_function(wrap_pyfunction!(topk_logsumexp, module)?)?;
     module.add_function(wrap_pyfunction!(sample_rows, module)?)?;
-    module.add_function(wrap_pyfunction!(threshold_sample, module)?)?;
-    module.add_function(wrap_pyfunction!(sparse_divergence, module)?)
+    module.add_function(wrap_pyfunction!(threshold_sample, module)?)
 }
 
 /// Logits as Python hands them over: f32, or 16-bit words with the name of their format.
 #[derive(FromPyObject)]
-enum Logits {
+pub(super) enum Logits {
     Single(PyBuffer<f32>),
     Half(PyBuffer<u16>),
 }
@@ -221,83 +219,6 @@ fn write_sample(found: &threshold::Sample, out: Sampled<'_>) {
     *out.count = found.ids.len() as i32;
     *out.tau = found.tau;
     *out.entropy = found.entropy;
-}
-
-/// Replaces student logits [C, V] by the gradients of their rows' losses, and fills `losses` in.
-#[pyfunction]
-#[pyo3(signature = (logits, format, vocab, ids, values, rests, kind, parameter, temperature, losses))]
-#[allow(clippy::too_many_arguments)]
-fn sparse_divergence(
-    py: Python<'_>,
-    logits: Logits,
-    format: &str,
-    vocab: usize,
-    ids: PyBuffer<i32>,
-    values: PyBuffer<f32>,
-    rests: PyBuffer<f32>,
-    kind: &str,
-    parameter: f64,
-    temperature: f64,
-    mut losses: PyBuffer<f32>,
-) -> PyResult<()> {
-    let kind = read_kind(kind, parameter)?;
-    let losses = slice_mut(&mut losses)?;
-    let (ids, values, rests) = (slice(&ids)?, slice(&values)?, slice(&rests)?);
-    let rows = losses.len();
-    let k = ids.len() / rows.max(1);
-    if ids.len() != rows * k || values.len() != ids.len() || rests.len() != rows {
-        return Err(Error::new(Class::Usage, "the target's arrays have different numbers of rows").into());
-    }
-    let work = Divergences { vocab, k, ids, values, rests, kind, temperature };
-    match logits {
-        Logits::Single(mut buffer) => work.run(py, slice_mut(&mut buffer)?, losses),
-        Logits::Half(mut buffer) if format == "bfloat16" => {
-            work.run(py, reinterpret_mut::<bf16>(slice_mut(&mut buffer)?), losses)
-        }
-        Logits::Half(mut buffer) => work.run(py, reinterpret_mut::<f16>(slice_mut(&mut buffer)?), losses),
-    }
-}
-
-struct Divergences<'a> {
-    vocab: usize,
-    k: usize,
-    ids: &'a [i32],
-    values: &'a [f32],
-    rests: &'a [f32],
-    kind: Kind,
-    temperature: f64,
-}
-
-impl Divergences<'_> {
-    fn run<E: Element>(&self, py: Python<'_>, logits: &mut [E], losses: &mut [f32]) -> PyResult<()> {
-        check_rows(logits.len(), self.vocab, losses.len())?;
-        let count = logits.len();
-        let rows: Vec<(&mut [E], &mut f32)> = logits.chunks_mut(self.vocab.max(1)).zip(losses).collect();
-        released(py, || {
-            pool::each_row(count, rows, |number, (row, loss)| {
-                let own = number * self.k..(number + 1) * self.k;
-                let target = Target {
-                    ids: &self.ids[own.clone()],
-                    values: &self.values[own],
-                    rest: self.rests[number],
-                };
-                *loss = divergence::in_place(row, number, target, self.kind, self.temperature)? as f32;
-                Ok(())
-            })
-        })
-    }
-}
-
-fn read_kind(kind: &str, parameter: f64) -> Result<Kind> {
-    match kind {
-        "forward_kl" => Ok(Kind::ForwardKl),
-        "reverse_kl" => Ok(Kind::ReverseKl),
-        "jsd" => Ok(Kind::Jsd(parameter)),
-        "skewed_kl" => Ok(Kind::SkewedKl(parameter)),
-        "total_variation" => Ok(Kind::TotalVariation),
-        "sampled" => Ok(Kind::Sampled),
-        _ => Err(Error::new(Class::Usage, format!("no divergence is called {kind:?}"))),
-    }
 }
 
 fn read_keys(keys: &[i64], rows: usize) -> Result<Vec<Key>> {

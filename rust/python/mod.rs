@@ -1,6 +1,7 @@
 //! The only place that names PyO3: short methods, the GIL released around the work.
 
 mod buffers;
+mod divergence;
 mod kernels;
 mod store;
 
@@ -47,6 +48,7 @@ pub(crate) fn released<T: Send>(
 fn _thack(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     kernels::register(module)?;
+    divergence::register(module)?;
     store::register(module)?;
     Ok(())
 }

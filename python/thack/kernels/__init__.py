@@ -4,7 +4,7 @@ Shape legend: N rows (response tokens), V vocabulary, K kept ids. Logits are flo
 arithmetic is in float32 or wider.
 """
 
-from thack.kernels.divergence import sparse_divergence
+from thack.kernels.divergence import sparse_divergence, sparse_divergence_
 from thack.kernels.select import TopK, sample, threshold_sample, topk_logsumexp
 
-__all__ = ["TopK", "sample", "sparse_divergence", "threshold_sample", "topk_logsumexp"]
+__all__ = ["TopK", "sample", "sparse_divergence", "sparse_divergence_", "threshold_sample", "topk_logsumexp"]

@@ -1,0 +1,139 @@
+//! Sparse divergences over a zero-copy buffer of student logits, which becomes their gradient.
+#![allow(clippy::needless_pass_by_value)] // PyO3 hands buffers over by value
+
+use half::{bf16, f16};
+use pyo3::buffer::PyBuffer;
+use pyo3::prelude::*;
+
+use super::buffers::{reinterpret_mut, slice, slice_mut};
+use super::kernels::Logits;
+use super::released;
+use crate::error::{Class, Error, Result};
+use crate::kernels::divergence::{self, Kind, Loss, Target};
+use crate::kernels::element::Element;
+use crate::kernels::pool;
+
+/// Adds the kernel to the module.
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(sparse_divergence, module)?)
+}
+
+/// Replaces student logits [C, columns] by the gradients of weight·loss, and fills `losses` with weight·loss.
+///
+/// The first `vocab` columns are the distribution, the others get gradient 0. `labels` and `weights` are empty or
+/// [C]; a negative label has no cross-entropy, a weight of 0 ignores the row.
+#[pyfunction]
+#[pyo3(signature = (
+    logits, format, columns, vocab, ids, values, rests, labels, weights, kind, parameter, temperature, ce_weight, losses
+))]
+#[allow(clippy::too_many_arguments)]
+fn sparse_divergence(
+    py: Python<'_>,
+    logits: Logits,
+    format: &str,
+    columns: usize,
+    vocab: usize,
+    ids: PyBuffer<i32>,
+    values: PyBuffer<f32>,
+    rests: PyBuffer<f32>,
+    labels: PyBuffer<i64>,
+    weights: PyBuffer<f32>,
+    kind: &str,
+    parameter: f64,
+    temperature: f64,
+    ce_weight: f64,
+    mut losses: PyBuffer<f32>,
+) -> PyResult<()> {
+    let loss = Loss { kind: read_kind(kind, parameter)?, temperature, ce_weight };
+    loss.check()?;
+    let losses = slice_mut(&mut losses)?;
+    let work = Rows {
+        columns,
+        vocab,
+        k: ids.item_count() / losses.len().max(1),
+        ids: slice(&ids)?,
+        values: slice(&values)?,
+        rests: slice(&rests)?,
+        labels: slice(&labels)?,
+        weights: slice(&weights)?,
+        loss,
+    };
+    match logits {
+        Logits::Single(mut buffer) => work.run(py, slice_mut(&mut buffer)?, losses),
+        Logits::Half(mut buffer) if format == "bfloat16" => {
+            work.run(py, reinterpret_mut::<bf16>(slice_mut(&mut buffer)?), losses)
+        }
+        Logits::Half(mut buffer) => work.run(py, reinterpret_mut::<f16>(slice_mut(&mut buffer)?), losses),
+    }
+}
+
+struct Rows<'a> {
+    columns: usize,
+    vocab: usize,
+    k: usize,
+    ids: &'a [i32],
+    values: &'a [f32],
+    rests: &'a [f32],
+    labels: &'a [i64],
+    weights: &'a [f32],
+    loss: Loss,
+}
+
+impl Rows<'_> {
+    fn run<E: Element>(&self, py: Python<'_>, logits: &mut [E], losses: &mut [f32]) -> PyResult<()> {
+        self.check(logits.len(), losses.len())?;
+        let count = logits.len();
+        let rows: Vec<(&mut [E], &mut f32)> = logits.chunks_mut(self.columns).zip(losses).collect();
+        released(py, || {
+            pool::each_row(count, rows, |number, (row, loss)| {
+                let (row, padding) = row.split_at_mut(self.vocab);
+                padding.fill(E::from_f32(0.0));
+                let label = self.labels.get(number).and_then(|label| usize::try_from(*label).ok());
+                let weight = self.weights.get(number).map_or(1.0, |weight| f64::from(*weight));
+                let target = self.target(number);
+                *loss = divergence::in_place(row, number, &target, &self.loss, label, weight)? as f32;
+                Ok(())
+            })
+        })
+    }
+
+    fn target(&self, number: usize) -> Target<'_> {
+        let own = number * self.k..(number + 1) * self.k;
+        Target { ids: &self.ids[own.clone()], values: &self.values[own], rest: self.rests[number] }
+    }
+
+    fn check(&self, logits: usize, rows: usize) -> Result<()> {
+        let per_row = |len: usize| len == 0 || len == rows;
+        let shapes = self.vocab > 0
+            && self.vocab <= self.columns
+            && logits == rows * self.columns
+            && self.ids.len() == rows * self.k
+            && self.values.len() == self.ids.len()
+            && self.rests.len() == rows
+            && per_row(self.labels.len())
+            && per_row(self.weights.len());
+        if shapes {
+            return Ok(());
+        }
+        Err(Error::new(Class::Usage, "logits, target, labels and weights have different numbers of rows")
+            .detail(format!("{logits} logits in rows of {}, {rows} losses", self.columns))
+            .detail(format!(
+                "{} ids, {} labels, {} weights",
+                self.ids.len(),
+                self.labels.len(),
+                self.weights.len()
+            )))
+    }
+}
+
+fn read_kind(kind: &str, parameter: f64) -> Result<Kind> {
+    match kind {
+        "forward_kl" => Ok(Kind::ForwardKl),
+        "reverse_kl" => Ok(Kind::ReverseKl),
+        "jsd" => Ok(Kind::Jsd(parameter)),
+        "skewed_kl" => Ok(Kind::SkewedKl(parameter)),
+        "total_variation" => Ok(Kind::TotalVariation),
+        "sampled" => Ok(Kind::Sampled),
+        _ => Err(Error::new(Class::Usage, format!("no divergence is called {kind:?}"))),
+    }
+}
