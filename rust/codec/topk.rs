@@ -14,6 +14,7 @@ use super::column;
 use super::error::{DecodeError, EncodeError};
 use super::ids::IdLayout;
 use super::wide::Wide;
+use crate::kernels::simd::Level;
 
 /// Shape and sizes of a top-k record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +55,13 @@ impl TopKLayout {
         let mut layout = Self { k, value_bits, has_tail, num_temperatures, ids, wide: None };
         layout.wide = Wide::new(&layout);
         layout
+    }
+
+    /// The same layout, read and written by another instruction set (or by the best one below it that is there):
+    /// the bytes are the same.
+    #[must_use]
+    pub fn at_level(self, level: Level) -> Self {
+        Self { wide: self.wide.map(|wide| wide.at_level(level)), ..self }
     }
 
     #[must_use]

@@ -20,42 +20,43 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 
 /// Replaces student logits [C, columns] by the gradients of weight·loss, and fills `losses` with weight·loss.
 ///
-/// The first `vocab` columns are the distribution, the others get gradient 0. `labels` and `weights` are empty or
-/// [C]; a negative label has no cross-entropy, a weight of 0 ignores the row.
+/// The first `vocab` columns are the distribution, the others (none if `columns` is 0) get gradient 0. `labels` and
+/// `weights` are [C] where they are given: a negative label has no cross-entropy, a weight of 0 ignores the row.
 #[pyfunction]
 #[pyo3(signature = (
-    logits, format, columns, vocab, ids, values, rests, labels, weights, kind, parameter, temperature, ce_weight, losses
+    logits, format, vocab, ids, values, rests, kind, parameter, temperature, losses, *, columns = 0, labels = None,
+    weights = None, ce_weight = 0.0
 ))]
 #[allow(clippy::too_many_arguments)]
 fn sparse_divergence(
     py: Python<'_>,
     logits: Logits,
     format: &str,
-    columns: usize,
     vocab: usize,
     ids: PyBuffer<i32>,
     values: PyBuffer<f32>,
     rests: PyBuffer<f32>,
-    labels: PyBuffer<i64>,
-    weights: PyBuffer<f32>,
     kind: &str,
     parameter: f64,
     temperature: f64,
-    ce_weight: f64,
     mut losses: PyBuffer<f32>,
+    columns: usize,
+    labels: Option<PyBuffer<i64>>,
+    weights: Option<PyBuffer<f32>>,
+    ce_weight: f64,
 ) -> PyResult<()> {
     let loss = Loss { kind: read_kind(kind, parameter)?, temperature, ce_weight };
     loss.check()?;
     let losses = slice_mut(&mut losses)?;
     let work = Rows {
-        columns,
+        columns: if columns == 0 { vocab } else { columns },
         vocab,
         k: ids.item_count() / losses.len().max(1),
         ids: slice(&ids)?,
         values: slice(&values)?,
         rests: slice(&rests)?,
-        labels: slice(&labels)?,
-        weights: slice(&weights)?,
+        labels: labels.as_ref().map(slice).transpose()?,
+        weights: weights.as_ref().map(slice).transpose()?,
         loss,
     };
     match logits {
@@ -74,8 +75,8 @@ struct Rows<'a> {
     ids: &'a [i32],
     values: &'a [f32],
     rests: &'a [f32],
-    labels: &'a [i64],
-    weights: &'a [f32],
+    labels: Option<&'a [i64]>,
+    weights: Option<&'a [f32]>,
     loss: Loss,
 }
 
@@ -88,8 +89,8 @@ impl Rows<'_> {
             pool::each_row(count, rows, |number, (row, loss)| {
                 let (row, padding) = row.split_at_mut(self.vocab);
                 padding.fill(E::from_f32(0.0));
-                let label = self.labels.get(number).and_then(|label| usize::try_from(*label).ok());
-                let weight = self.weights.get(number).map_or(1.0, |weight| f64::from(*weight));
+                let label = self.labels.and_then(|labels| usize::try_from(labels[number]).ok());
+                let weight = self.weights.map_or(1.0, |weights| f64::from(weights[number]));
                 let target = self.target(number);
                 *loss = divergence::in_place(row, number, &target, &self.loss, label, weight)? as f32;
                 Ok(())
@@ -103,26 +104,20 @@ impl Rows<'_> {
     }
 
     fn check(&self, logits: usize, rows: usize) -> Result<()> {
-        let per_row = |len: usize| len == 0 || len == rows;
         let shapes = self.vocab > 0
             && self.vocab <= self.columns
             && logits == rows * self.columns
             && self.ids.len() == rows * self.k
             && self.values.len() == self.ids.len()
             && self.rests.len() == rows
-            && per_row(self.labels.len())
-            && per_row(self.weights.len());
+            && self.labels.is_none_or(|labels| labels.len() == rows)
+            && self.weights.is_none_or(|weights| weights.len() == rows);
         if shapes {
             return Ok(());
         }
         Err(Error::new(Class::Usage, "logits, target, labels and weights have different numbers of rows")
             .detail(format!("{logits} logits in rows of {}, {rows} losses", self.columns))
-            .detail(format!(
-                "{} ids, {} labels, {} weights",
-                self.ids.len(),
-                self.labels.len(),
-                self.weights.len()
-            )))
+            .detail(format!("{} ids, {} tails", self.ids.len(), self.rests.len())))
     }
 }
 

@@ -84,6 +84,20 @@ def sparse_divergence_(
     return loss_N.detach()
 
 
+def reference(
+    logits_NV: Tensor,
+    target: SparseTarget,
+    *,
+    kind: Divergence = "forward_kl",
+    beta: float = 0.5,
+    skew: float = 0.1,
+    temperature: float = 1.0,
+) -> Tensor:
+    """loss_N by torch's own operations and autograd, on any device: the definition."""
+    spec = _Spec(target, kind, skew if kind == "skewed_kl" else beta, temperature)
+    return spec.by_torch(logits_NV, None, 0.0, None)
+
+
 class _Spec:
     """A divergence on a target, at its temperature."""
 
@@ -100,18 +114,18 @@ class _Spec:
         _thack.sparse_divergence(
             words,
             name,
-            columns,
             self.target.vocab_size,
             _array(self.target.ids_NK, np.int32),
             _array(self.values_NK, np.float32),
             _array(self.rest_N, np.float32),
-            np.empty(0, np.int64) if labels_N is None else _array(labels_N, np.int64),
-            np.empty(0, np.float32) if weights_N is None else _array(weights_N, np.float32),
             self.name,
             self.parameter,
             self.temperature,
-            ce,
             losses,
+            columns=columns,
+            labels=None if labels_N is None else _array(labels_N, np.int64),
+            weights=None if weights_N is None else _array(weights_N, np.float32),
+            ce_weight=ce,
         )
         return torch.from_numpy(losses)
 
@@ -144,9 +158,9 @@ class _Sparse(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream_N: Tensor) -> tuple[Tensor | None, ...]:
-        (grad_NV,) = ctx.saved_tensors
         if ctx.used:
             raise UsageError("a divergence that overwrote its logits has one backward", hint="use overwrite=False")
+        (grad_NV,) = ctx.saved_tensors
         if bool((upstream_N == 1).all()):  # a plain sum: the gradient is there already
             return grad_NV, None, None, None
         upstream_N1 = upstream_N[:, None].to(grad_NV.dtype)
@@ -185,13 +199,13 @@ def _by_torch(
     values_NK: Tensor,
     rest_N: Tensor,
 ) -> Tensor:
-    z_NV = z_NV / temperature
+    z_NV = z_NV if temperature == 1 else z_NV / temperature
     log_all_N = torch.logsumexp(z_NV, dim=1)
     log_q_NK = z_NV.gather(1, ids_NK) - log_all_N[:, None]
     if kind == "sampled":
         cross_N = -(values_NK * torch.where(values_NK > 0, log_q_NK, 0.0)).sum(1)
         return cross_N - rest_N
-    tail_N = torch.logsumexp(z_NV.scatter(1, ids_NK, float("-inf")), dim=1) - log_all_N
+    tail_N = _logsumexp(z_NV.scatter(1, ids_NK, float("-inf"))) - log_all_N
     log_p = torch.cat([values_NK, rest_N[:, None]], dim=1)
     log_q = torch.cat([log_q_NK, tail_N[:, None]], dim=1)
     if kind == "reverse_kl" and bool(((log_q > float("-inf")) & (log_p == float("-inf"))).any()):
@@ -209,10 +223,21 @@ def _terms(kind: str, log_p: Tensor, log_q: Tensor, parameter: float) -> Tensor:
         return _part(log_q, log_p)
     if kind == "total_variation":
         return 0.5 * (log_p.exp() - log_q.exp()).abs()
-    log_m = torch.logaddexp(math.log(parameter) + log_p, math.log1p(-parameter) + log_q)
+    log_m = _logsumexp(torch.stack([_log(parameter) + log_p, _log(1 - parameter) + log_q], dim=1))
     if kind == "skewed_kl":
         return _part(log_p, log_m)
     return parameter * _part(log_p, log_m) + (1 - parameter) * _part(log_q, log_m)
+
+
+def _logsumexp(x_NK: Tensor) -> Tensor:
+    """Over dim 1; where there is nothing but −inf its gradient is 0, not NaN."""
+    empty = x_NK.amax(dim=1, keepdim=True) == float("-inf")
+    found = torch.logsumexp(x_NK.masked_fill(empty, 0.0), dim=1)
+    return found.masked_fill(empty.squeeze(1), float("-inf"))
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0 else float("-inf")
 
 
 def _part(log_x: Tensor, log_y: Tensor) -> Tensor:

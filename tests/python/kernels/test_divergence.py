@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from thack import kernels
 from thack.config.settings import Divergence
-from thack.errors import MismatchError, ModelError, UndefinedLoss
+from thack.errors import MismatchError, ModelError, UndefinedLoss, UsageError
+from thack.kernels import divergence
 from thack.targets import SampledTarget, TopKTarget
 
 KINDS: list[Divergence] = ["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation"]
@@ -163,3 +164,243 @@ def test_ids_beyond_the_vocabulary_and_nan_rows_are_named() -> None:
     bad[0, 7] = float("nan")
     with pytest.raises(ModelError, match="row 0"):
         kernels.sparse_divergence(bad, target_of(z, 4))
+
+
+# -- in place: label, weights, padded columns ---------------------------------------------------------------
+
+
+def random_case(seed: int, k: int, vocab: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Student logits, teacher logits, labels, weights (one of them 0)."""
+    generator = torch.Generator().manual_seed(seed)
+    student = torch.randn(4, vocab, generator=generator) * 2
+    teacher = torch.randn(4, vocab, generator=generator) * 3
+    labels = torch.randint(vocab, (4,), generator=generator)
+    labels[0], labels[1] = target_of(teacher, k).ids_NK[0, 0], -100  # one inside S, one without a label
+    return student, teacher, labels, torch.tensor([0.5, 2.0, 0.0, 1.0])
+
+
+def mixed_loss(
+    kind: str,
+    teacher: torch.Tensor,
+    student: torch.Tensor,
+    ids: torch.Tensor,
+    temperature: float,
+    labels: torch.Tensor,
+    ce_weight: float,
+) -> torch.Tensor:
+    cross = torch.nn.functional.cross_entropy(student, labels, reduction="none")  # ignores −100
+    return reference(kind, teacher, student, ids, temperature, 0.3) + ce_weight * cross
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 40), st.integers(41, 300), st.integers(0, 1000))
+def test_in_place_gradient_matches_finite_differences(
+    kind: Divergence, temperature: float, k: int, vocab: int, seed: int
+) -> None:
+    """Against central differences in float64 of the definition, along random directions; label and weights in."""
+    student, teacher, labels, weights = random_case(seed, k, vocab)
+    target = target_of(teacher, k)
+    buffer = torch.cat([student, torch.full((4, 3), 9.0)], 1)  # three columns that are nobody's tokens
+    options = {"kind": kind, "beta": 0.3, "temperature": temperature, "labels_N": labels, "ce_weight": 0.7}
+    loss = kernels.sparse_divergence_(buffer, target, weights_N=weights, **options)  # type: ignore[arg-type]
+
+    def total(z: torch.Tensor) -> torch.Tensor:
+        return mixed_loss(kind, teacher, z, target.ids_NK, temperature, labels, 0.7) * weights
+
+    double = student.double()
+    torch.testing.assert_close(loss.double(), total(double), atol=1e-5, rtol=1e-5)
+    assert (buffer[:, vocab:] == 0).all()
+    assert (buffer[2] == 0).all()
+    step = 1e-5
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(3):
+        direction = torch.randn(4, vocab, dtype=torch.float64, generator=generator)
+        slope = (total(double + step * direction) - total(double - step * direction)) / (2 * step)
+        torch.testing.assert_close((buffer[:, :vocab].double() * direction).sum(1), slope, atol=2e-4, rtol=2e-4)
+
+
+def test_sampled_targets_with_label_in_place() -> None:
+    student, teacher, labels, weights = random_case(3, 8, 60)
+    keys = torch.zeros(4, 4, dtype=torch.int64)
+    keys[:, 1] = torch.arange(4)
+    target = kernels.threshold_sample(teacher, 8, seed=1, keys_N4=keys)
+    target.weights_NK[3, 2] = 0.0  # a weight that was rounded to 0 in the middle is no end of the row
+    double = student.double().requires_grad_()
+    log_q = torch.log_softmax(double, 1).gather(1, target.ids_NK.long())
+    expected = -(target.weights_NK * log_q).sum(1) - target.entropy_N
+    expected = expected + 0.7 * torch.nn.functional.cross_entropy(double, labels, reduction="none")
+    (expected * weights).sum().backward()
+    loss = kernels.sparse_divergence_(student, target, labels_N=labels, ce_weight=0.7, weights_N=weights)
+    assert double.grad is not None
+    torch.testing.assert_close(loss.double(), (expected * weights).detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(student.double(), double.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_half_precision_in_place_rounds_once(dtype: torch.dtype, temperature: float) -> None:
+    student, teacher, labels, _ = random_case(5, 8, 200)
+    target, half = target_of(teacher, 8), student.to(dtype)
+    double = half.double().requires_grad_()
+    expected = mixed_loss("jsd", teacher, double, target.ids_NK, temperature, labels, 0.7)
+    expected.sum().backward()
+    loss = kernels.sparse_divergence_(
+        half, target, kind="jsd", beta=0.3, temperature=temperature, labels_N=labels, ce_weight=0.7
+    )
+    assert double.grad is not None
+    torch.testing.assert_close(loss.double(), expected.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(half.double(), double.grad, atol=1e-5, rtol=torch.finfo(dtype).eps * 0.51)
+
+
+# -- the faces that autograd sees ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_both_faces_give_the_definitions_gradient(overwrite: bool, scaled: bool) -> None:
+    student, teacher, _, weights = random_case(7, 8, 90)
+    target = target_of(teacher, 8)
+    leaf, double = student.clone().requires_grad_(), student.double().requires_grad_()
+    logits = leaf * 1.5
+    loss = kernels.sparse_divergence(logits, target, weights_N=weights, overwrite=overwrite)
+    expected = reference("forward_kl", teacher, double * 1.5, target.ids_NK, 1.0, 0.5) * weights
+    upstream = torch.tensor([1.0, -2.0, 3.0, 0.5]) if scaled else torch.ones(4)
+    (loss * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    assert leaf.grad is not None and double.grad is not None
+    torch.testing.assert_close(leaf.grad.double(), double.grad, atol=1e-6, rtol=1e-4)
+    assert torch.equal(logits, student * 1.5) is not overwrite
+
+
+def test_overwriting_what_autograd_still_needs_is_noticed() -> None:
+    student, teacher, *_ = random_case(7, 8, 90)
+    target, leaf = target_of(teacher, 8), student.clone().requires_grad_()
+    with pytest.raises(UsageError, match="parameter"):
+        kernels.sparse_divergence(leaf, target, overwrite=True)
+    kept = leaf.exp()  # exp keeps its result for its own backward
+    loss = kernels.sparse_divergence(kept, target, overwrite=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.sum().backward()
+    product = leaf * 2
+    loss = kernels.sparse_divergence(product, target, overwrite=True) * 3
+    loss.sum().backward(retain_graph=True)
+    with pytest.raises(UsageError, match="one backward"):
+        loss.sum().backward()
+    with pytest.raises(UsageError, match="contiguous"):
+        kernels.sparse_divergence_(student.t().contiguous().t(), target)
+
+
+def test_nothing_of_the_logits_size_is_allocated_when_overwriting() -> None:
+    """Trap 24, for the face that does not copy."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            result = func(*args, **(kwargs or {}))
+            for tensor in torch.utils._pytree.tree_leaves(result):
+                if isinstance(tensor, torch.Tensor) and tensor.data_ptr() not in known:
+                    self.elements = max(self.elements, tensor.untyped_storage().nbytes() // tensor.element_size())
+            return result
+
+    student, teacher, *_ = random_case(7, 8, 3000)
+    target, leaf = target_of(teacher, 8), student.requires_grad_()
+    logits = leaf.view_as(leaf)
+    known = {logits.data_ptr()}
+    with Largest() as seen:
+        (kernels.sparse_divergence(logits, target, overwrite=True) * 2).sum().backward(inputs=[logits])
+    assert seen.elements < 3000
+
+
+# -- rows with nothing in some place: trap 12 ---------------------------------------------------------------
+
+
+def test_trap_12_ignored_rows_may_hold_anything() -> None:
+    student, teacher, labels, weights = random_case(9, 8, 90)
+    target = target_of(teacher, 8)
+    for bad in (float("nan"), float("inf"), float("-inf")):
+        rows = student.clone()
+        rows[2] = bad
+        rows.requires_grad_()
+        loss = kernels.sparse_divergence(rows, target, weights_N=weights)
+        loss.sum().backward()
+        assert rows.grad is not None
+        assert loss[2] == 0 and (rows.grad[2] == 0).all()
+        assert torch.isfinite(rows.grad).all()
+        buffer = rows.detach().clone()
+        kernels.sparse_divergence_(buffer, target, labels_N=labels, ce_weight=1.0, weights_N=weights)
+        assert torch.isfinite(buffer).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_rows_that_are_no_distribution_are_named(bad: float) -> None:
+    z = torch.randn(3, 30, generator=torch.Generator().manual_seed(0))
+    target = target_of(z, 4)
+    rows = z.clone()
+    rows[1] = bad
+    with pytest.raises(ModelError, match=r"row 1 of the student's logits holds (NaN|\+inf|nothing but -inf)"):
+        kernels.sparse_divergence(rows, target)
+
+
+def test_a_head_or_a_tail_without_mass() -> None:
+    """What has no mass on the side that weights it adds 0; forward KL is +inf with a finite gradient where the
+    student lacks what the teacher has; reverse KL is refused where the teacher lacks what the student has."""
+    inf = float("inf")
+    teacher = TopKTarget(
+        ids_NK=torch.tensor([[0, 1]], dtype=torch.int32),
+        log_probs_NK=torch.full((1, 2), math.log(0.5)),
+        log_tail_N=torch.tensor([-inf]),
+        vocab_size=4,
+    )
+    closed = torch.tensor([[0.0, 1.0, -inf, -inf]])  # the student's tail is empty too
+    for kind in KINDS:
+        buffer = closed.clone()
+        loss = kernels.sparse_divergence_(buffer, teacher, kind=kind)
+        assert torch.isfinite(loss).all() and torch.isfinite(buffer).all(), kind
+        assert (buffer[0, 2:] == 0).all() and abs(float(buffer.sum())) < 1e-6
+    for kind in KINDS:
+        buffer = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
+        if kind == "reverse_kl":
+            with pytest.raises(UndefinedLoss, match="row 0: reverse KL is infinite"):
+                kernels.sparse_divergence_(buffer, teacher, kind=kind)
+            continue
+        loss = kernels.sparse_divergence_(buffer, teacher, kind=kind)
+        assert torch.isfinite(loss).all() and torch.isfinite(buffer).all(), kind
+    missing = torch.tensor([[0.0, -inf, 2.0, -1.0]])  # the student lacks id 1, which the teacher has
+    loss = kernels.sparse_divergence_(missing, teacher)
+    assert loss[0] == inf and torch.isfinite(missing).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_torch_side_agrees_on_empty_heads_and_tails(kind: Divergence) -> None:
+    """What runs off the CPU, on the CPU: the same values and gradients, finite where Rust's are."""
+    inf = float("inf")
+    target = TopKTarget(
+        ids_NK=torch.tensor([[0, 1], [0, 2]], dtype=torch.int32),
+        log_probs_NK=torch.tensor([[0.5, 0.5], [0.9, 0.05]]).log(),
+        log_tail_N=torch.tensor([-inf, math.log(0.05)]),
+        vocab_size=4,
+    )
+    student = torch.tensor([[0.0, 1.0, -inf, -inf], [0.5, 1.0, 0.3, -2.0]])
+    leaf = student.clone().requires_grad_()
+    expected = divergence.reference(leaf, target, kind=kind)
+    expected.sum().backward()
+    loss = kernels.sparse_divergence_(student, target, kind=kind)
+    assert leaf.grad is not None
+    torch.testing.assert_close(loss, expected.detach(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(student, leaf.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_parameters_out_of_range_and_broken_targets_are_refused() -> None:
+    z = torch.randn(2, 30, generator=torch.Generator().manual_seed(0))
+    target = target_of(z, 4)
+    with pytest.raises(UndefinedLoss, match="out of range"):
+        kernels.sparse_divergence(z, target, kind="jsd", beta=1.5)
+    with pytest.raises(MismatchError, match="row 1: label 30"):
+        kernels.sparse_divergence_(z.clone(), target, labels_N=torch.tensor([0, 30]), ce_weight=1.0)
+    target.log_probs_NK[1, 0] = float("nan")
+    with pytest.raises(MismatchError, match="row 1: the target holds NaN"):
+        kernels.sparse_divergence(z, target)
