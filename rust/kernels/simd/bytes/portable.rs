@@ -46,7 +46,7 @@ impl ByteLanes for Portable {
 
     #[inline(always)]
     fn increasing(self, ids: &Words) -> bool {
-        ids.windows(2).fold(true, |right, pair| right & (pair[0] < pair[1]))
+        ids.windows(2).fold(0, |wrong, pair| wrong | u32::from(pair[1] <= pair[0])) == 0
     }
 
     #[inline(always)]
@@ -54,7 +54,7 @@ impl ByteLanes for Portable {
         let (mut tops, mut lows, mut wrong) = ([f32::NEG_INFINITY; 16], [f32::INFINITY; 16], [0u32; 16]);
         for part in values.chunks_exact(16) {
             for i in 0..16 {
-                wrong[i] |= u32::from(!(part[i] <= 0.0)) | u32::from(part[i] == f32::NEG_INFINITY);
+                wrong[i] |= u32::from(!(f32::MIN..=0.0).contains(&part[i]));
                 tops[i] = if part[i] > tops[i] { part[i] } else { tops[i] };
                 lows[i] = if part[i] < lows[i] { part[i] } else { lows[i] };
             }

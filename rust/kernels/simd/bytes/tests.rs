@@ -90,6 +90,15 @@ fn levels() -> Vec<ByteLevel> {
     Level::supported().into_iter().map(ByteLevel::at).collect()
 }
 
+struct Ordered(Words);
+impl ByteWork for Ordered {
+    type Out = bool;
+    #[inline(always)]
+    fn run<L: ByteLanes>(self, lanes: L) -> bool {
+        lanes.increasing(&self.0)
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -122,14 +131,6 @@ proptest! {
     fn one_place_out_of_order_is_seen(at in 1usize..LANES, equal: bool) {
         let mut ids: Words = std::array::from_fn(|i| 3000 * i as u32);
         ids[at] = ids[at - 1] - u32::from(!equal && at > 1);
-        struct Ordered(Words);
-        impl ByteWork for Ordered {
-            type Out = bool;
-            #[inline(always)]
-            fn run<L: ByteLanes>(self, lanes: L) -> bool {
-                lanes.increasing(&self.0)
-            }
-        }
         for level in levels() {
             prop_assert!(!level.run(Ordered(ids)), "{:?}", level);
         }
