@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::faulty::Faulty;
 use common::job;
 use proptest::prelude::*;
-use thack::shard::{Fault, ShardReader, Storage, verify};
+use thack::shard::{Fault, Storage, verify};
 
 fn long() -> bool {
     std::env::var("THACK_LONG").is_ok_and(|value| value == "1")
@@ -87,11 +87,15 @@ fn reads_of_flipped_shards_give_errors_or_the_same() {
 #[test]
 fn every_truncation_and_extension_is_detected() {
     let (path, bytes) = big_shard();
-    let step = if long() { 1 } else { 13 };
-    for length in (0..bytes.len()).rev().step_by(step).chain([0, 1, 7, 8, 63, 64, 71, 72]) {
-        let storage = open(&path, &bytes[..length]);
+    let storage = Faulty::default();
+    let mut cut = bytes.clone();
+    for length in (0..bytes.len()).rev() {
+        cut.truncate(length);
+        storage.put(&path, std::mem::take(&mut cut));
         assert!(verify(&storage, &path, false).is_err(), "cut to {length}");
+        cut = storage.take(&path);
     }
+    println!("{} truncations, every one detected", bytes.len());
     for extra in [1, 7, 64, 4096] {
         for fill in [0, 0x20, 0xff] {
             let mut longer = bytes.clone();
@@ -152,53 +156,8 @@ fn verify_names_the_chunk() {
     assert!(error.to_string().contains("shard-00000.safetensors: chunk 2 (from byte 32768)"), "{error}");
 }
 
-/// Headers that promise the world are refused before anything of that size is allocated.
-#[test]
-fn bombs_are_refused() {
-    let (path, bytes) = big_shard();
-    for length in [1u64 << 20 | 1, 1 << 40, u64::MAX, bytes.len() as u64] {
-        let mut bomb = bytes.clone();
-        bomb[..8].copy_from_slice(&length.to_le_bytes());
-        assert!(ShardReader::open(&open(&path, &bomb), &path).is_err());
-    }
-    let nested = "[".repeat(1 << 20);
-    let mut bomb = (nested.len() as u64).to_le_bytes().to_vec();
-    bomb.extend_from_slice(nested.as_bytes());
-    bomb.extend_from_slice(&bytes[bytes.len() - 64..]);
-    assert!(ShardReader::open(&open(&path, &bomb), &path).is_err());
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: if long() { 20_000 } else { 500 }, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// What we accept, the safetensors crate accepts, with the same tensors; random changes to the header.
-    #[test]
-    fn what_we_accept_the_stock_reader_accepts(
-        edits in prop::collection::vec((0usize..1600, any::<u8>()), 0..3),
-        cut in 0usize..3,
-    ) {
-        let storage = Faulty::default();
-        let shared: Arc<dyn Storage> = Arc::new(storage.clone());
-        let path = job::shard_path(0);
-        job::write_shard(&shared, &path, 0, 0..3).unwrap();
-        let mut bytes = storage.take(&path);
-        for (at, value) in edits {
-            bytes[at] = value;
-        }
-        bytes.truncate(bytes.len() - cut);
-        let ours = ShardReader::open(&open(&path, &bytes), &path);
-        let stock = safetensors::SafeTensors::deserialize(&bytes);
-        if let Ok(reader) = ours {
-            let stock = stock.unwrap();
-            prop_assert_eq!(stock.names().len(), reader.header().tensors.len());
-            for tensor in &reader.header().tensors {
-                let view = stock.tensor(tensor.name).unwrap();
-                prop_assert_eq!(view.data(), &bytes[tensor.start as usize..tensor.end as usize]);
-                let shape: Vec<usize> = tensor.shape.iter().map(|&axis| axis as usize).collect();
-                prop_assert_eq!(view.shape(), &shape[..]);
-            }
-        }
-    }
 
     /// Any bytes at all.
     #[test]

@@ -97,13 +97,45 @@ fn crashes_while_resuming_are_survived() {
     println!("{runs} pairs of crashes, all resumed to the same bytes");
 }
 
+/// Where links are refused a rename commits: the same bytes, over faults and over a finished shard.
+#[test]
+fn file_systems_without_links_serve_as_well() {
+    let reference = Faulty::default();
+    job::run(&shared(&reference)).unwrap();
+    let expected = reference.files();
+    let whole = Faulty::default();
+    whole.refuse_links();
+    job::run(&shared(&whole)).unwrap();
+    assert!(whole.files() == expected);
+    for operation in 0..whole.operations() {
+        for fault in [Fault::Error(ErrorKind::Other), Fault::Crash(Crash::Keep), Fault::Crash(Crash::Drop)] {
+            let storage = Faulty::default();
+            storage.refuse_links();
+            storage.inject(operation, fault);
+            let _ = job::run(&shared(&storage));
+            storage.restart();
+            check_invariant(&storage, &reference, "without links");
+            job::run(&shared(&storage)).unwrap();
+            assert!(storage.files() == expected, "{fault:?} at operation {operation}");
+        }
+    }
+    // Another's shard is never overwritten, with links or without.
+    let path = job::shard_path(0);
+    let error = job::write_shard(&shared(&whole), &path, 0, 0..3).unwrap_err();
+    assert!(error.to_string().contains("the same bytes"), "{error}");
+    assert!(whole.files() == expected);
+}
+
 /// Eight writers that claim the same shards at once: one wins each, all succeed, nothing is left over.
 #[test]
 fn concurrent_writers_of_the_same_ranges_agree() {
     let reference = Faulty::default();
     job::run(&shared(&reference)).unwrap();
-    for _ in 0..20 {
+    for round in 0..20 {
         let storage = Faulty::default();
+        if round % 4 == 3 {
+            storage.refuse_links();
+        }
         std::thread::scope(|scope| {
             let writers: Vec<_> = (0..8).map(|_| scope.spawn(|| job::run(&shared(&storage)))).collect();
             for writer in writers {

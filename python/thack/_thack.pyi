@@ -14,7 +14,6 @@ __all__ = [
     "publish",
     "sample_rows",
     "set_num_threads",
-    "shard_metadata",
     "shard_name",
     "simd_level",
     "sparse_divergence",
@@ -36,7 +35,6 @@ __all__ = [
     "publish",
     "sample_rows",
     "set_num_threads",
-    "shard_metadata",
     "shard_name",
     "simd_level",
     "sparse_divergence",
@@ -101,8 +99,7 @@ class CacheReader:
 
 def publish(path: str | PathLike[str], data: bytes) -> bool: ...
 def sweep(directory: str | PathLike[str]) -> int: ...
-def verify_shard(path: str | PathLike[str], full: bool) -> tuple[int, int, int, str]: ...
-def shard_metadata(path: str | PathLike[str]) -> dict[str, str]: ...
+def verify_shard(path: str | PathLike[str], full: bool) -> tuple[int, int, int, str, dict[str, str]]: ...
 def shard_name(shard: int) -> str: ...
 
 # kernels -------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use pyo3::buffer::{Element, PyBuffer};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyDict};
+use pyo3::types::PyByteArray;
 
+use super::buffers::{slice, slice_mut};
 use super::released;
 use crate::codec::{DecodeError, EncodeError, Layout, SampledRows, SampledRowsMut, TopKRows, TopKRowsMut};
 use crate::error::{Class, Error, Result};
@@ -24,7 +25,6 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(publish, module)?)?;
     module.add_function(wrap_pyfunction!(sweep, module)?)?;
     module.add_function(wrap_pyfunction!(verify_shard, module)?)?;
-    module.add_function(wrap_pyfunction!(shard_metadata, module)?)?;
     module.add_function(wrap_pyfunction!(shard_name, module)?)
 }
 
@@ -48,26 +48,27 @@ impl RecordLayout {
 
     fn encode_dense(&self, py: Python<'_>, log_probs: PyBuffer<f32>) -> PyResult<Py<PyByteArray>> {
         let Layout::Dense(layout) = self.0 else { return Err(wrong_kind("dense")) };
-        let log_probs = input(py, &log_probs)?;
+        let log_probs = slice(&log_probs)?;
         let rows = log_probs.len() / layout.vocab_size() as usize;
         let records = released(py, || {
             let mut records = vec![0; rows * layout.stride()];
-            layout.encode_rows(&log_probs, &mut records).map_err(unwritable)?;
+            layout.encode_rows(log_probs, &mut records).map_err(unwritable)?;
             Ok(records)
         })?;
         Ok(PyByteArray::new(py, &records).unbind())
     }
 
-    fn decode_dense(&self, py: Python<'_>, records: PyBuffer<u8>, log_probs: PyBuffer<f32>) -> PyResult<()> {
+    fn decode_dense(
+        &self,
+        py: Python<'_>,
+        records: PyBuffer<u8>,
+        mut log_probs: PyBuffer<f32>,
+    ) -> PyResult<()> {
         let Layout::Dense(layout) = self.0 else { return Err(wrong_kind("dense")) };
-        let records = input(py, &records)?;
+        let records = slice(&records)?;
         expect(&log_probs, records.len() / 4)?;
-        let decoded = released(py, || {
-            let mut decoded = vec![0.0; records.len() / 4];
-            layout.decode_rows(&records, &mut decoded).map_err(unreadable)?;
-            Ok(decoded)
-        })?;
-        log_probs.copy_from_slice(py, &decoded)
+        let log_probs = slice_mut(&mut log_probs)?;
+        released(py, || layout.decode_rows(records, log_probs).map_err(unreadable))
     }
 
     fn encode_top_k(
@@ -83,16 +84,11 @@ impl RecordLayout {
         expect(&log_probs, rows * layout.k())?;
         expect(&log_tails, if layout.has_tail() { rows } else { 0 })?;
         expect(&log_tails_at, rows * layout.num_temperatures())?;
-        let (ids, log_probs) = (input(py, &ids)?, input(py, &log_probs)?);
-        let (log_tails, log_tails_at) = (input(py, &log_tails)?, input(py, &log_tails_at)?);
+        let (ids, log_probs) = (slice(&ids)?, slice(&log_probs)?);
+        let (log_tails, log_tails_at) = (slice(&log_tails)?, slice(&log_tails_at)?);
         let records = released(py, || {
             let mut records = vec![0; rows * layout.stride()];
-            let rows = TopKRows {
-                ids: &ids,
-                log_probs: &log_probs,
-                log_tails: &log_tails,
-                log_tails_at: &log_tails_at,
-            };
+            let rows = TopKRows { ids, log_probs, log_tails, log_tails_at };
             layout.encode_rows(rows, &mut records).map_err(unwritable)?;
             Ok(records)
         })?;
@@ -103,31 +99,25 @@ impl RecordLayout {
         &self,
         py: Python<'_>,
         records: PyBuffer<u8>,
-        ids: PyBuffer<i32>,
-        log_probs: PyBuffer<f32>,
-        log_tails: PyBuffer<f32>,
-        log_tails_at: PyBuffer<f32>,
+        mut ids: PyBuffer<i32>,
+        mut log_probs: PyBuffer<f32>,
+        mut log_tails: PyBuffer<f32>,
+        mut log_tails_at: PyBuffer<f32>,
     ) -> PyResult<()> {
         let Layout::TopK(layout) = self.0 else { return Err(wrong_kind("top-k")) };
-        let records = input(py, &records)?;
+        let records = slice(&records)?;
         let rows = records.len() / layout.stride();
-        let mut decoded_ids = vec![0; expect(&ids, rows * layout.k())?];
-        let mut decoded = vec![0.0; expect(&log_probs, rows * layout.k())?];
-        let mut tails = vec![0.0; expect(&log_tails, if layout.has_tail() { rows } else { 0 })?];
-        let mut tails_at = vec![0.0; expect(&log_tails_at, rows * layout.num_temperatures())?];
-        released(py, || {
-            let rows = TopKRowsMut {
-                ids: &mut decoded_ids,
-                log_probs: &mut decoded,
-                log_tails: &mut tails,
-                log_tails_at: &mut tails_at,
-            };
-            layout.decode_rows(&records, rows).map_err(unreadable)
-        })?;
-        ids.copy_from_slice(py, &decoded_ids)?;
-        log_probs.copy_from_slice(py, &decoded)?;
-        log_tails.copy_from_slice(py, &tails)?;
-        log_tails_at.copy_from_slice(py, &tails_at)
+        expect(&ids, rows * layout.k())?;
+        expect(&log_probs, rows * layout.k())?;
+        expect(&log_tails, if layout.has_tail() { rows } else { 0 })?;
+        expect(&log_tails_at, rows * layout.num_temperatures())?;
+        let rows = TopKRowsMut {
+            ids: slice_mut(&mut ids)?,
+            log_probs: slice_mut(&mut log_probs)?,
+            log_tails: slice_mut(&mut log_tails)?,
+            log_tails_at: slice_mut(&mut log_tails_at)?,
+        };
+        released(py, || layout.decode_rows(records, rows).map_err(unreadable))
     }
 
     /// `keys` is int64 [N, 3]: example, sample and position of each row.
@@ -150,19 +140,11 @@ impl RecordLayout {
         expect(&taus, rows)?;
         expect(&entropies, rows)?;
         expect(&keys, 3 * rows)?;
-        let (ids, weights, counts) = (input(py, &ids)?, input(py, &weights)?, input(py, &counts)?);
-        let (taus, entropies, keys) = (input(py, &taus)?, input(py, &entropies)?, input(py, &keys)?);
+        let (ids, weights, counts) = (slice(&ids)?, slice(&weights)?, slice(&counts)?);
+        let (taus, entropies, keys) = (slice(&taus)?, slice(&entropies)?, slice(&keys)?);
         let records = released(py, || {
             let mut records = vec![0; rows * layout.stride()];
-            let rows = SampledRows {
-                ids: &ids,
-                weights: &weights,
-                counts: &counts,
-                taus: &taus,
-                entropies: &entropies,
-                keys: &keys,
-                seed,
-            };
+            let rows = SampledRows { ids, weights, counts, taus, entropies, keys, seed };
             layout.encode_rows(rows, &mut records).map_err(unwritable)?;
             Ok(records)
         })?;
@@ -174,35 +156,28 @@ impl RecordLayout {
         &self,
         py: Python<'_>,
         records: PyBuffer<u8>,
-        ids: PyBuffer<i32>,
-        weights: PyBuffer<f32>,
-        counts: PyBuffer<i32>,
-        taus: PyBuffer<f32>,
-        entropies: PyBuffer<f32>,
+        mut ids: PyBuffer<i32>,
+        mut weights: PyBuffer<f32>,
+        mut counts: PyBuffer<i32>,
+        mut taus: PyBuffer<f32>,
+        mut entropies: PyBuffer<f32>,
     ) -> PyResult<()> {
         let Layout::Sampled(layout) = self.0 else { return Err(wrong_kind("sampled")) };
-        let records = input(py, &records)?;
+        let records = slice(&records)?;
         let rows = records.len() / layout.stride();
-        let mut decoded_ids = vec![0; expect(&ids, rows * layout.k())?];
-        let mut decoded = vec![0.0; expect(&weights, rows * layout.k())?];
-        let mut decoded_counts = vec![0; expect(&counts, rows)?];
-        let mut decoded_taus = vec![0.0; expect(&taus, rows)?];
-        let mut decoded_entropies = vec![0.0; expect(&entropies, rows)?];
-        released(py, || {
-            let rows = SampledRowsMut {
-                ids: &mut decoded_ids,
-                weights: &mut decoded,
-                counts: &mut decoded_counts,
-                taus: &mut decoded_taus,
-                entropies: &mut decoded_entropies,
-            };
-            layout.decode_rows(&records, rows).map_err(unreadable)
-        })?;
-        ids.copy_from_slice(py, &decoded_ids)?;
-        weights.copy_from_slice(py, &decoded)?;
-        counts.copy_from_slice(py, &decoded_counts)?;
-        taus.copy_from_slice(py, &decoded_taus)?;
-        entropies.copy_from_slice(py, &decoded_entropies)
+        expect(&ids, rows * layout.k())?;
+        expect(&weights, rows * layout.k())?;
+        expect(&counts, rows)?;
+        expect(&taus, rows)?;
+        expect(&entropies, rows)?;
+        let rows = SampledRowsMut {
+            ids: slice_mut(&mut ids)?,
+            weights: slice_mut(&mut weights)?,
+            counts: slice_mut(&mut counts)?,
+            taus: slice_mut(&mut taus)?,
+            entropies: slice_mut(&mut entropies)?,
+        };
+        released(py, || layout.decode_rows(records, rows).map_err(unreadable))
     }
 }
 
@@ -221,23 +196,22 @@ impl ShardWriter {
 
     /// Appends records of the next response tokens.
     fn records(&mut self, py: Python<'_>, records: PyBuffer<u8>) -> PyResult<()> {
-        let records = input(py, &records)?;
+        let records = slice(&records)?;
         let writer = self.open()?;
-        released(py, || Ok(writer.records(&records)?))
+        released(py, || Ok(writer.records(records)?))
     }
 
     /// Appends one sequence, whose records are appended before or after.
     fn sequence(
         &mut self,
-        py: Python<'_>,
         numbers: (u64, u64, u64),
         prompt_id: &str,
         prompt: PyBuffer<i32>,
         response: PyBuffer<i32>,
     ) -> PyResult<()> {
-        let (prompt, response) = (input(py, &prompt)?, input(py, &response)?);
+        let (prompt, response) = (slice(&prompt)?, slice(&response)?);
         let (sequence, example, sample) = numbers;
-        let row = Sequence { sequence, example, sample, prompt_id, prompt: &prompt, response: &response };
+        let row = Sequence { sequence, example, sample, prompt_id, prompt, response };
         self.open()?.sequence(row);
         Ok(())
     }
@@ -319,22 +293,11 @@ fn sweep(py: Python<'_>, directory: PathBuf) -> PyResult<usize> {
     released(py, || Ok(shard::sweep(&FileStorage, &directory)?))
 }
 
-/// Checks a shard, all of it with `full`: (tokens, sequences, bytes, root).
+/// Checks a shard, all of it with `full`: (tokens, sequences, bytes, root, metadata).
 #[pyfunction]
-fn verify_shard(py: Python<'_>, path: PathBuf, full: bool) -> PyResult<(u64, u64, u64, String)> {
+fn verify_shard(py: Python<'_>, path: PathBuf, full: bool) -> PyResult<(u64, u64, u64, String, Metadata)> {
     let report = released(py, || Ok(shard::verify(&FileStorage, &path, full)?))?;
-    Ok((report.tokens, report.sequences, report.file_length, hex(&report.root)))
-}
-
-/// The metadata of a shard.
-#[pyfunction]
-fn shard_metadata(py: Python<'_>, path: PathBuf) -> PyResult<Py<PyDict>> {
-    let reader = released(py, || Ok(shard::ShardReader::open(&FileStorage, &path)?))?;
-    let entries = PyDict::new(py);
-    for (key, value) in &reader.header().metadata {
-        entries.set_item(key, value)?;
-    }
-    Ok(entries.unbind())
+    Ok((report.tokens, report.sequences, report.file_length, hex(&report.root), report.metadata))
 }
 
 /// Name of a shard's file.
@@ -353,10 +316,6 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-fn input<T: Element>(py: Python<'_>, buffer: &PyBuffer<T>) -> PyResult<Vec<T>> {
-    buffer.to_vec(py)
 }
 
 fn expect<T: Element>(buffer: &PyBuffer<T>, count: usize) -> Result<usize> {

@@ -9,8 +9,9 @@ use super::index::Index;
 use super::reader::ShardReader;
 use super::storage::Storage;
 
-/// Shards open at the same time, and bytes that their indices may take together.
-const MAX_OPEN: usize = 64;
+/// Shards kept open, and bytes that their indices may take together. Threads of a process may each hold
+/// one more while they read it: together at most 64 files.
+const MAX_OPEN: usize = 48;
 const MAX_INDEX_BYTES: usize = 64 << 20;
 
 /// Sequences read together, in the order asked for.
@@ -120,6 +121,7 @@ impl CacheReader {
                 return Err(ShardError::new(reader.path(), fault));
             }
         }
+        reader.layout()?;
         let sequences = self.firsts[shard + 1] - self.firsts[shard];
         if reader.header().counts.sequences != sequences {
             return Err(ShardError::new(reader.path(), Fault::Index("it does not hold what the plan says")));
@@ -172,14 +174,14 @@ impl OpenShard {
         let (from, to) = span(&index.response_starts);
         let (prompt_from, prompt_to) = span(&index.prompt_starts);
         let (id_from, id_to) = span(&index.prompt_id_starts);
-        let id = self.reader.tensor("prompt_ids", 1, id_from, id_to)?;
+        let id = self.reader.small_tensor("prompt_ids", 1, id_from, id_to)?;
         let records_to = if with_records { to } else { from };
         Ok(Piece {
             example: index.example[slot],
             sample: index.sample[slot],
             prompt_id: String::from_utf8(id).map_err(|_| failed(Fault::Index("a prompt id is not UTF-8")))?,
-            prompt: self.reader.tensor("prompt_tokens", 4, prompt_from, prompt_to)?,
-            response: self.reader.tensor("response_tokens", 4, from, to)?,
+            prompt: self.reader.small_tensor("prompt_tokens", 4, prompt_from, prompt_to)?,
+            response: self.reader.small_tensor("response_tokens", 4, from, to)?,
             records: self.reader.tensor("records", self.reader.header().counts.stride, from, records_to)?,
         })
     }

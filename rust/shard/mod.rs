@@ -31,6 +31,7 @@ mod header;
 mod index;
 mod publish;
 mod reader;
+mod recent;
 mod storage;
 mod trailer;
 mod verify;

@@ -29,7 +29,8 @@ pub(super) fn temporary_name(path: &Path) -> PathBuf {
 /// Gives the durable file `temporary` its name `path`.
 ///
 /// Where the name is taken, `is_same` looks at what is there: `Some(true)` is as good as ours,
-/// `Some(false)` is an error, `None` is damaged and gives way.
+/// `Some(false)` is an error, `None` is damaged and gives way. Where the file system refuses links, a
+/// rename does: then two writers that finish in the same instant both win, with the same bytes.
 pub(super) fn commit(
     storage: &dyn Storage,
     temporary: &Path,
@@ -37,18 +38,22 @@ pub(super) fn commit(
     is_same: impl Fn() -> Result<Option<bool>, ShardError>,
 ) -> Result<Published, ShardError> {
     let failed = |error| ShardError::new(path, Fault::Io(error));
+    let give_way = || match is_same() {
+        Ok(Some(true)) => Ok(Published::Same),
+        Ok(Some(false)) => Err(ShardError::new(path, foreign("content", "the same bytes", "others"))),
+        Ok(None) => replace(storage, temporary, path).map_err(failed),
+        Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => {
+            replace(storage, temporary, path).map_err(failed)
+        }
+        Err(error) => Err(error),
+    };
     let outcome = match uninterrupted(|| storage.link(temporary, path)) {
         Ok(()) => Published::New,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match is_same()? {
-            Some(true) => Published::Same,
-            Some(false) => return Err(ShardError::new(path, foreign("content", "the same bytes", "others"))),
-            None => replace(storage, temporary, path).map_err(failed)?,
-        },
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists || has_no_links(&error) => give_way()?,
         // A finished cache is swept of temporary files, perhaps of ours: then the file is there.
         Err(error) if error.kind() == io::ErrorKind::NotFound && matches!(is_same(), Ok(Some(true))) => {
             Published::Same
         }
-        Err(error) if has_no_links(&error) => replace(storage, temporary, path).map_err(failed)?,
         Err(error) => return Err(failed(error)),
     };
     match uninterrupted(|| storage.remove(temporary)) {

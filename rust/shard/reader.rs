@@ -6,8 +6,10 @@ use super::checksum::{self, CHUNK};
 use super::error::{Fault, ShardError};
 use super::header::{Header, MAX_FILE_BYTES, MAX_HEADER_BYTES};
 use super::index::Index;
+use super::recent::Recent;
 use super::storage::{ReadFile, Storage, read_exact_at, uninterrupted};
 use super::trailer::{self, Trailer};
+use crate::codec::Layout;
 
 /// An open shard whose length, trailer, table of checksums and header are good.
 pub struct ShardReader {
@@ -16,6 +18,7 @@ pub struct ShardReader {
     header: Header,
     trailer: Trailer,
     checksums: Vec<u32>,
+    recent: Recent,
 }
 
 impl ShardReader {
@@ -33,7 +36,8 @@ impl ShardReader {
             return Err(Fault::Length { expected: header.file_length(), found: length });
         }
         let checksums = read_table(&*file, &header, &trailer)?;
-        let reader = Self { path: path.to_owned(), file, header, trailer, checksums };
+        let reader =
+            Self { path: path.to_owned(), file, header, trailer, checksums, recent: Recent::default() };
         reader.read(0, reader.header.length)?;
         Ok(reader)
     }
@@ -61,6 +65,20 @@ impl ShardReader {
         &*self.file
     }
 
+    /// The layout of its records, which must have the size that the header says.
+    pub(super) fn layout(&self) -> Result<Layout, ShardError> {
+        let layout = Layout::from_metadata(&self.header.metadata).map_err(Fault::Metadata);
+        let checked = layout.and_then(|layout| {
+            let fits = layout.stride() as u64 == self.header.counts.stride;
+            if fits {
+                Ok(layout)
+            } else {
+                Err(Fault::Header("its records do not have the size of its layout"))
+            }
+        });
+        checked.map_err(|fault| ShardError::new(&self.path, fault))
+    }
+
     /// Where the sequences stand.
     pub fn index(&self) -> Result<Index, ShardError> {
         let (start, end) =
@@ -75,6 +93,25 @@ impl ShardReader {
         self.read(start + from * size, start + to * size).map_err(|fault| ShardError::new(&self.path, fault))
     }
 
+    /// As [`Self::tensor`], from chunks that are kept for a while: for tensors so small that neighbours in
+    /// a batch fall into the same chunk.
+    pub(super) fn small_tensor(
+        &self,
+        name: &str,
+        size: u64,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<u8>, ShardError> {
+        let start = self.header.tensor(name).start;
+        let (start, end) = (start + from * size, start + to * size);
+        let read = |chunk: u64| self.read(chunk * CHUNK as u64, self.chunk_end(chunk));
+        self.recent.bytes(start, end, read).map_err(|fault| ShardError::new(&self.path, fault))
+    }
+
+    fn chunk_end(&self, chunk: u64) -> u64 {
+        ((chunk + 1) * CHUNK as u64).min(self.header.checked_length())
+    }
+
     /// Bytes `start..end` of the file, from chunks whose checksums hold. Both lie before the table.
     fn read(&self, start: u64, end: u64) -> Result<Vec<u8>, Fault> {
         if start >= end {
@@ -82,7 +119,7 @@ impl ShardReader {
         }
         let first = start / CHUNK as u64;
         let base = first * CHUNK as u64;
-        let stop = (checksum::count(end) * CHUNK as u64).min(self.header.checked_length());
+        let stop = self.chunk_end((end - 1) / CHUNK as u64);
         let mut bytes = vec![0; (stop - base) as usize];
         read_exact_at(&*self.file, &mut bytes, base).map_err(Fault::Io)?;
         for (chunk, part) in (first..).zip(bytes.chunks(CHUNK)) {
@@ -90,8 +127,8 @@ impl ShardReader {
                 return Err(Fault::Chunk { chunk });
             }
         }
-        bytes.truncate((end - base) as usize);
-        bytes.drain(..(start - base) as usize);
+        bytes.copy_within((start - base) as usize..(end - base) as usize, 0);
+        bytes.truncate((end - start) as usize);
         Ok(bytes)
     }
 }

@@ -1,5 +1,6 @@
 //! Looks at a whole shard: every checksum, the root, the index and every record.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::checksum::CHUNK;
@@ -16,6 +17,7 @@ pub struct Report {
     pub sequences: u64,
     pub file_length: u64,
     pub root: [u8; 32],
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// Records decoded at a time.
@@ -24,11 +26,7 @@ const ROWS: u64 = 64;
 /// Opens a shard and, with `full`, reads and decodes all of it. Memory stays bounded.
 pub fn verify(storage: &dyn Storage, path: &Path, full: bool) -> Result<Report, ShardError> {
     let reader = ShardReader::open(storage, path)?;
-    let layout = Layout::from_metadata(&reader.header().metadata)
-        .map_err(|error| ShardError::new(path, Fault::Metadata(error)))?;
-    if layout.stride() as u64 != reader.header().counts.stride {
-        return Err(ShardError::new(path, Fault::Header("its records do not have the size of its layout")));
-    }
+    let layout = reader.layout()?;
     let index = reader.index()?;
     if full {
         check_bytes(&reader).map_err(|fault| ShardError::new(path, fault))?;
@@ -42,6 +40,7 @@ pub fn verify(storage: &dyn Storage, path: &Path, full: bool) -> Result<Report, 
         sequences: counts.sequences,
         file_length: reader.trailer().file_length,
         root: reader.trailer().root,
+        metadata: reader.header().metadata.clone(),
     })
 }
 

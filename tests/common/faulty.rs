@@ -45,6 +45,7 @@ struct State {
     operations: usize,
     fault: Option<(usize, Fault)>,
     crashed: bool,
+    has_no_links: bool,
 }
 
 /// The file system; clones share it.
@@ -62,6 +63,11 @@ impl Faulty {
         let mut state = self.lock();
         state.operations = 0;
         state.fault = Some((operation, fault));
+    }
+
+    /// Refuses hard links from now on, as some network file systems do.
+    pub(crate) fn refuse_links(&self) {
+        self.lock().has_no_links = true;
     }
 
     pub(crate) fn operations(&self) -> usize {
@@ -145,6 +151,16 @@ impl Faulty {
             Some(Fault::Error(kind)) => Err(kind.into()),
             Some(Fault::Crash(_)) => Err(ErrorKind::BrokenPipe.into()),
             _ => Ok(self.lock()),
+        }
+    }
+}
+
+/// Whatever a test writes as a shard, the safetensors crate must read, every tensor of it.
+fn check_with_stock_reader(path: &Path, bytes: &[u8]) {
+    if path.extension().is_some_and(|extension| extension == "safetensors") {
+        let stock = safetensors::SafeTensors::deserialize(bytes).expect("a shard is a safetensors file");
+        for name in stock.names() {
+            stock.tensor(name).expect("every tensor of it can be read");
         }
     }
 }
@@ -235,9 +251,13 @@ impl Storage for Faulty {
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.whole()?;
         let inode = *state.names.get(from).ok_or(ErrorKind::NotFound)?;
+        if state.has_no_links {
+            return Err(ErrorKind::PermissionDenied.into());
+        }
         if state.names.contains_key(to) {
             return Err(ErrorKind::AlreadyExists.into());
         }
+        check_with_stock_reader(to, &state.inodes[inode].bytes);
         state.names.insert(to.to_owned(), inode);
         Ok(())
     }
@@ -245,6 +265,7 @@ impl Storage for Faulty {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.whole()?;
         let inode = state.names.remove(from).ok_or(ErrorKind::NotFound)?;
+        check_with_stock_reader(to, &state.inodes[inode].bytes);
         state.names.insert(to.to_owned(), inode);
         Ok(())
     }

@@ -1,8 +1,8 @@
 """`thack cache-logits` below the command line: plan, score, pack, commit; again after any crash.
 
 The teacher works in this thread; selection happens on its device; what it selects is copied off, packed by
-Rust and written by a thread of its own, behind a queue of two batches. A failure there stops the job with
-its cause. Ranks, or tasks of an array, take the shards whose number leaves their rank; whoever sees that
+Rust, written and committed by a thread of its own, behind a queue of two batches. A failure there stops the
+job with its cause. Ranks, or tasks of an array, take the shards whose number leaves their rank; whoever sees that
 all are there writes the manifest.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 import thack
 from thack import _thack
 from thack.cache.manifest import NAME as MANIFEST
-from thack.cache.manifest import finish, shard_is_good
+from thack.cache.manifest import finish, missing, shard_is_good
 from thack.cache.plan import SHARDS, Plan, adopt, data_fingerprint, partition, record_of, shard_path
 from thack.cache.score import Scorer
 from thack.config import to_dict
 from thack.config.settings import CacheSettings
-from thack.errors import ThackError, UsageError
+from thack.errors import CacheError, ThackError, UsageError
 from thack.files import canonical_json, claim_output, digest
 from thack.runlog import RunLog
 from thack.runtime.preemption import StopFlag
@@ -33,6 +33,7 @@ from thack.runtime.ranks import Rank, current_rank
 from thack.targets import TokenSequence
 
 if TYPE_CHECKING:
+    from thack.cache.pipeline import Packer
     from thack.models.protocol import LanguageModel
 
 
@@ -204,22 +205,18 @@ def _check_space(job: Job) -> None:
     """Refuse to begin what cannot end: only where the size is known beforehand."""
     if job.settings.generate or (job.directory / MANIFEST).exists():
         return
-    stride = job.plan.record.stride
-    needed = sum(
-        len(job.sequences[i].response_ids) * (stride + 4) + 4 * len(job.sequences[i].prompt_ids)
-        for shard in range(job.plan.num_shards)
-        if not shard_path(job.directory, shard).exists()
-        for i in job.plan.shard(shard)
-    )
+    needed = _size(job, (n for n in range(job.plan.num_shards) if not shard_path(job.directory, n).exists()))
     free = shutil.disk_usage(job.directory).free
     if needed > free:
         raise ThackError(
-            f"no space: {job.directory} needs {needed / 1e9:,.1f} GB more, {free / 1e9:,.1f} GB are free",
+            f"no space: {job.directory} needs {_gigabytes(needed)} more, {_gigabytes(free)} are free",
             hint="free space, give another --out, or keep less of each distribution (thack cache probe)",
         )
 
 
 def _make_shards(job: Job, progress: Progress) -> None:
+    from thack.cache.pipeline import Packer
+
     numbers = [n for n in range(job.plan.num_shards) if n % job.rank.world_size == job.rank.rank]
     wanted = [n for n in numbers if not shard_is_good(job.directory, job.plan, n)]
     if len(wanted) < len(numbers):
@@ -229,35 +226,59 @@ def _make_shards(job: Job, progress: Progress) -> None:
     journal = job.directory / "journal" / f"rank-{job.rank.rank:05d}.jsonl"
     total = sum(len(job.plan.shard(n)) for n in wanted)
     scorer = Scorer(job.teacher, job.plan, job.settings)
-    with StopFlag() as stop, RunLog(journal) as log, progress.task("cache", total, "sequences") as task:
+    with (
+        _explained(job),
+        StopFlag() as stop,
+        RunLog(journal) as log,
+        progress.task("cache", total, "sequences") as task,
+        Packer(job.directory, job.plan, log.append) as packer,
+    ):
         for number in wanted:
-            started = time.perf_counter()
-            tokens, sequences, size, root, is_new = _make_shard(job, scorer, number, stop, task, progress)
-            seconds = round(time.perf_counter() - started, 3)
-            log.append(
-                {"shard": number, "sequences": sequences, "tokens": tokens, "bytes": size}
-                | {"root": root, "new": is_new, "seconds": seconds}
-            )
+            _make_shard(job, scorer, packer, number, stop, task, progress)
 
 
 def _make_shard(
-    job: Job, scorer: Scorer, number: int, stop: StopFlag, task: Task, progress: Progress
-) -> tuple[int, int, int, str, bool]:
-    from thack.cache.pipeline import Packer
-
-    wanted = job.plan.shard(number)
-    sequences = [(i, job.sequences[i]) for i in wanted]
+    job: Job, scorer: Scorer, packer: Packer, number: int, stop: StopFlag, task: Task, progress: Progress
+) -> None:
+    sequences = [(i, job.sequences[i]) for i in job.plan.shard(number)]
     if job.settings.generate:
         sequences = scorer.write_responses(sequences, progress)
-    writer = _thack.ShardWriter(shard_path(job.directory, number), job.plan.metadata(number))
+    packer.begin(number)
+    for batch in scorer.batches(sequences):
+        if stop.requested:
+            raise stop.error(f"the finished shards in {job.directory}; shard {number} was open")
+        packer.put(batch, scorer.score(batch))
+        task.advance(len(batch))
+    packer.end()
+
+
+@contextmanager
+def _explained(job: Job) -> Iterator[None]:
+    """Say how far a job came whose disk is full, and what it still needs."""
     try:
-        with Packer(writer, job.plan) as packer:
-            for batch in scorer.batches(sequences):
-                if stop.requested:
-                    raise stop.error(f"the finished shards in {job.directory}; shard {number} was open")
-                packer.put(batch, scorer.score(batch))
-                task.advance(len(batch))
-        return writer.finish()
-    except BaseException:
-        writer.abandon()
-        raise
+        yield
+    except CacheError as error:
+        if not any(words in error.message for words in ("no space left", "quota exceeded")):
+            raise
+        lacking = list(missing(job.directory, job.plan))
+        done = job.plan.num_shards - len(lacking)
+        needed = "" if job.settings.generate else f"; the rest needs {_gigabytes(_size(job, lacking))}"
+        raise CacheError(
+            f"no space left after {done} of {job.plan.num_shards} shards{needed}",
+            details=[error.message],
+            hint=error.hint,
+        ) from error
+
+
+def _size(job: Job, shards: Iterable[int]) -> int:
+    """Bytes of shards whose responses are known."""
+    stride = job.plan.record.stride
+    return sum(
+        len(job.sequences[i].response_ids) * (stride + 4) + 4 * len(job.sequences[i].prompt_ids)
+        for shard in shards
+        for i in job.plan.shard(shard)
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"

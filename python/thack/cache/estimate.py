@@ -9,14 +9,17 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from thack.cache.capture import make_plan, numbered, read_data
-from thack.cache.plan import Plan
-from thack.cache.score import Numbered, Scorer
+from thack.cache.plan import SHARDS, Plan
+from thack.cache.score import Scorer
 from thack.config.settings import CacheSettings
 from thack.runtime.progress import SILENT, Progress
 from thack.targets import TokenSequence
 
 if TYPE_CHECKING:
     from thack.models.protocol import LanguageModel
+
+
+_BATCHES = 8
 
 
 def estimate(
@@ -28,8 +31,8 @@ def estimate(
 ) -> dict[str, Any]:
     """Tokens, bytes, shards and seconds of a capture with these settings; nothing is written.
 
-    Responses that are not written yet (`generate`) count with their largest length. Seconds come from
-    scoring the batches of the middle of one shard, after a first one that does not count.
+    Responses that are not written yet (`generate`) count with their largest length; how long they will be
+    on average, and the seconds, come from a few batches of the middle of one shard.
     """
     from thack.cache.capture import load_teacher
 
@@ -40,36 +43,43 @@ def estimate(
     bound = settings.data.max_response_tokens
     tokens = bound * len(every) if settings.generate else sum(len(s.response_ids) for s in every)
     prompt_tokens = sum(len(s.prompt_ids) for s in every)
-    rate = None if settings.generate else _rate(Scorer(teacher, plan, settings), plan, every)
+    rate, mean = _rate(Scorer(teacher, plan, settings), plan, every, progress)
+    expected = round(mean * len(every)) if settings.generate else tokens
     return {
         "out": str(Path(settings.out)),
         "sequences": len(every),
         "tokens": tokens,
         "is_upper_bound": settings.generate,
+        "expected_tokens": expected,
         "shards": plan.num_shards,
         "bytes_per_token": plan.record.stride,
         "bytes": tokens * (plan.record.stride + 4) + 4 * prompt_tokens + plan.num_shards * 8192,
         "tokens_per_s": rate,
-        "seconds": None if rate is None else tokens / rate,
+        "seconds": expected / rate,
     }
 
 
-def _rate(scorer: Scorer, plan: Plan, sequences: Sequence[TokenSequence]) -> float:
-    """Response tokens scored, selected and packed per second."""
-    from thack import _thack
+def _rate(scorer: Scorer, plan: Plan, sequences: Sequence[TokenSequence], progress: Progress) -> tuple[float, float]:
+    """Response tokens written, scored, selected and packed per second by this process; and per sequence."""
     from thack.cache.pipeline import Packer
 
-    shard = plan.shard(plan.num_shards // 2)
-    batches: list[list[Numbered]] = list(scorer.batches([(i, sequences[i]) for i in shard]))
-    middle = len(batches) // 2
-    chosen = [batches[middle], *batches[max(0, middle - 4) : middle + 4]]
+    numbers = plan.shard(plan.num_shards // 2)
+    middle = (numbers.start + numbers.stop) // 2
+    reach = max(1, _BATCHES * plan.batch_size // 2)
+    chosen = [(i, sequences[i]) for i in numbers if middle - reach <= i < middle + reach]
+    started = time.perf_counter()
+    if writes := any(len(s.response_ids) == 0 for _, s in chosen):
+        chosen = scorer.write_responses(chosen, progress)
+    batches = list(scorer.batches(chosen))
     with TemporaryDirectory(prefix="thack-") as scratch:
-        writer = _thack.ShardWriter(Path(scratch) / "shard", plan.metadata(0))
-        with Packer(writer, plan) as packer:
-            packer.put(chosen[0], scorer.score(chosen[0]))
-            started = time.perf_counter()
-            for batch in chosen[1:]:
+        (Path(scratch) / SHARDS).mkdir()
+        with Packer(Path(scratch), plan) as packer:
+            packer.begin(0)
+            if not writes:
+                packer.put(batches[0], scorer.score(batches[0]))  # the first one warms up
+                started = time.perf_counter()
+            for batch in batches:
                 packer.put(batch, scorer.score(batch))
         seconds = time.perf_counter() - started
-        writer.abandon()
-    return sum(len(s.response_ids) for batch in chosen[1:] for _, s in batch) / max(seconds, 1e-9)
+    tokens = sum(len(s.response_ids) for _, s in chosen)
+    return tokens / max(seconds, 1e-9), tokens / len(chosen)

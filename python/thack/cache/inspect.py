@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args
 
-from thack.cache.manifest import NAME as MANIFEST
-from thack.cache.manifest import missing, read_manifest
+from thack.cache.manifest import load_manifest, missing, read_manifest
 from thack.cache.plan import Record, read_plan
 from thack.config.settings import Divergence
 from thack.errors import UndefinedLoss
-from thack.files import read_json
 from thack.losses.formulas import resolve
 from thack.losses.sparse import check_defined
 from thack.targets import SampledTarget, TopKTarget
@@ -41,8 +39,8 @@ def inspect(directory: Path | str) -> dict[str, Any]:
         "fingerprints": {"plan": plan.fingerprint(), **plan.fingerprints},
         "made_by": {"thack": plan.build, "device": plan.device, "dtype": plan.dtype, "seed": plan.seed},
     }
-    if not lacking or (directory / MANIFEST).exists():
-        manifest = read_json(directory / MANIFEST) if lacking else read_manifest(directory, plan)
+    manifest = load_manifest(directory, plan) if lacking else read_manifest(directory, plan)
+    if manifest is not None:
         found |= {"tokens": manifest["tokens"], "bytes": manifest["bytes"]}
     return found
 

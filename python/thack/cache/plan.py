@@ -9,7 +9,7 @@ of device. A plan is identified by the hash of its canonical JSON, which every s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ FORMAT = 1
 NAME = "plan.json"
 SHARDS = "shards"
 MAX_SEQUENCES = 1 << 18  # per shard: bounds a reader's index
+
+_FINGERPRINTS = ("teacher", "tokenizer", "data", "settings")
+_SCALARS = {"batch_size": int, "seed": int, "samples": int, "device": str, "dtype": str, "threads": int, "build": str}
+_OF_A_RECORD = {"kind": str, "vocab_size": int, "k": int, "value_bits": int, "tail": str, "temperatures": list}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,7 @@ class Plan:
     dtype: str
     threads: int
     build: str
+    _hashed: list[str] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def num_shards(self) -> int:
@@ -84,21 +89,22 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         record = {name: getattr(self.record, name) for name in Record.__slots__}
-        names = [name for name in Plan.__slots__ if name not in ("record", "firsts", "fingerprints")]
         return {
             "kind": "cache plan",
             "format": FORMAT,
             "record": {**record, "temperatures": list(self.record.temperatures)},
             "fingerprints": dict(self.fingerprints),
             "firsts": list(self.firsts),
-            **{name: getattr(self, name) for name in names},
+            **{name: getattr(self, name) for name in _SCALARS},
         }
 
     def to_bytes(self) -> bytes:
         return canonical_json(self.to_dict())
 
     def fingerprint(self) -> str:
-        return digest(self.to_bytes())
+        if not self._hashed:
+            self._hashed.append(digest(self.to_bytes()))
+        return self._hashed[0]
 
     def metadata(self, shard: int) -> dict[str, str]:
         """What a shard says about itself."""
@@ -174,21 +180,45 @@ def read_plan(directory: Path) -> Plan:
         raise CacheError(f"{directory} does not exist", hint="make a cache with: thack cache-logits")
     if not (directory / NAME).is_file():
         raise CacheError(f"{directory} is not a cache: it has no {NAME}", hint="make one: thack cache-logits")
-    content = read_json(directory / NAME)
     try:
-        if content["kind"] != "cache plan" or content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']}")
-        record = content["record"]
-        plan = Plan(
-            record=Record(**{**record, "temperatures": tuple(record["temperatures"])}),
-            firsts=tuple(content["firsts"]),
-            **{name: content[name] for name in Plan.__slots__ if name not in ("record", "firsts")},
-        )
+        return _parse(read_json(directory / NAME))
     except (KeyError, TypeError, ValueError) as error:
-        raise CacheError(f"{directory / NAME}: not the plan of a cache this thack can read ({error})") from error
-    if list(plan.firsts) != sorted(set(plan.firsts)) or plan.firsts[:1] != (0,) or plan.num_shards < 1:
-        raise CacheError(f"{directory / NAME}: its shards are out of order")
-    return plan
+        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise CacheError(
+            f"{directory / NAME}: not the plan of a cache this thack can read ({said})",
+            hint="it is part of the cache and cannot be made up: restore it, or make the cache anew elsewhere",
+        ) from error
+
+
+def _parse(content: Any) -> Plan:
+    """A plan from JSON that may hold anything."""
+    if not isinstance(content, dict) or content.get("kind") != "cache plan":
+        raise ValueError("it is something else")
+    if content["format"] != FORMAT:
+        raise ValueError(f"format {content['format']}, this thack reads {FORMAT}")
+    record, prints, firsts = content["record"], content["fingerprints"], content["firsts"]
+    _expect(content, {"record": dict, "fingerprints": dict, "firsts": list, **_SCALARS})
+    _expect(record, _OF_A_RECORD)
+    _expect(prints, dict.fromkeys(_FINGERPRINTS, str))
+    if not all(type(first) is int for first in firsts) or firsts != sorted(set(firsts)) or firsts[:1] != [0]:
+        raise ValueError("its shards are out of order")
+    if len(firsts) < 2:
+        raise ValueError("it has no shard")
+    if not all(type(t) in (int, float) for t in record["temperatures"]):
+        raise ValueError("its temperatures are no numbers")
+    chosen = {name: record[name] for name in _OF_A_RECORD} | {"temperatures": tuple(record["temperatures"])}
+    found = Record(**chosen)
+    found.layout()  # refuses a kind, a width or a count of ids that no record has
+    scalars: dict[str, Any] = {name: content[name] for name in _SCALARS}
+    return Plan(record=found, fingerprints=dict(prints), firsts=tuple(firsts), **scalars)
+
+
+def _expect(given: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    if unknown := sorted(set(given) - set(kinds) - {"kind", "format"}):
+        raise ValueError(f"unknown key {unknown[0]!r}")
+    for name, kind in kinds.items():
+        if type(given[name]) is not kind:
+            raise ValueError(f"{name} is {given[name]!r:.40}")
 
 
 def adopt(directory: Path, plan: Plan) -> Plan:

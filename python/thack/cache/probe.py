@@ -27,7 +27,8 @@ _SEQUENCES = 64
 _TOP_K = (4, 16, 64, 256)
 _SAMPLED = (4, 16, 64)
 _DENSE_VOCABULARY = 4096  # beyond, a dense record is larger than 16 KB a token
-_STUDENT_TOKENS_PER_S = 100_000  # of one GPU in training: what a reader has to keep up with
+STUDENT_TOKENS_PER_S = 100_000  # of one GPU in training: what a reader has to keep up with
+PROCESSES_PER_NODE = 8
 
 
 def probe(
@@ -169,7 +170,7 @@ def _sizing(row: dict[str, Any], tokens: int, rate: float, settings: CacheSettin
         "bytes": tokens * size,
         "shards": shards,
         "inodes": shards + 4,
-        "write_mb_per_s_per_process": rate * size / 1e6,
-        "read_mb_per_s_per_gpu": _STUDENT_TOKENS_PER_S * size / 1e6,
+        "write_mb_per_s_per_node": PROCESSES_PER_NODE * rate * size / 1e6,
+        "read_mb_per_s_per_gpu": STUDENT_TOKENS_PER_S * size / 1e6,
         "teacher_hours_per_process": tokens / rate / 3600,
     }

@@ -180,6 +180,7 @@ class Cache:
         """The native reader of this process: a lock held by a thread at a fork would never be released."""
         if self._reader is None or self._reader_pid != os.getpid():
             shards = self.directory / SHARDS
-            self._reader = _thack.CacheReader(shards, list(self._plan.firsts), self._identity)
+            expected = {**self._identity, **self._record.metadata()}
+            self._reader = _thack.CacheReader(shards, list(self._plan.firsts), expected)
             self._reader_pid = os.getpid()
         return self._reader

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from thack.cli.app import app
-from thack.cli.console import byte_size, count, number, out, print_json
+from thack.cli.console import byte_size, count, duration, number, out, print_json
 from thack.cli.verbs import Call, Flag, Json, Quiet, Verbose, epilog, shown_progress, verb
 from thack.config.settings import CacheSettings
 from thack.errors import CacheError
@@ -66,20 +66,30 @@ def verify(
     if as_json:
         raise typer.Exit(1)
     damaged = [f"{entry['file']}: {entry['cause']}" for entry in found["damaged"]]
+    shards = sum(entry["shard"] is not None for entry in found["damaged"])
+    said = f"{shards} of {found['shards']} shards are missing or damaged" if shards else "its manifest is damaged"
     raise CacheError(
-        f"{directory}: {len(damaged)} of {found['shards']} shards are missing or damaged",
+        f"{directory}: {said}",
         details=[*damaged[:20], *(["…"] if len(damaged) > 20 else [])],
-        hint="run the same thack cache-logits again: it makes these shards anew, and only these",
+        hint="run the same thack cache-logits again: it makes these shards anew, and only these" if shards else None,
     )
 
 
 PROBE_FLAGS = {
     "teacher": Flag(key="teacher", help="directory of the teacher"),
     "data": Flag(key="data.path"),
+    "limit": Flag(key="data.limit"),
     "generate": Flag(key="generate", help="write the responses with the teacher first"),
     "epochs": Flag(key="epochs", help="planned passes over the cache"),
     "batch_size": Flag(key="batch_size", help="sequences per forward"),
     "device": Flag(key="device", help="auto, cpu, cuda, cuda:1 or mps"),
+}
+
+PROBE_EXTRAS = {
+    "tokens": Annotated[
+        float | None,
+        typer.Option("--tokens", metavar="N", help="Size a corpus of so many response tokens, as 1e12."),
+    ]
 }
 
 
@@ -90,16 +100,18 @@ PROBE_FLAGS = {
     flags=PROBE_FLAGS,
     example="thack cache probe --teacher ./teacher --data responses/ --epochs 1",
     set_example="data.max_response_tokens=256",
+    extras=PROBE_EXTRAS,
 )
 def probe(call: Call[CacheSettings]) -> None:
     """Score a sample and compare what could be kept of it: mass, loss, bytes, and what to choose."""
     from thack.cache import probe as measure
 
-    found = measure(call.settings, progress=call.progress)
-    call.emit(found, lambda: _show_probe(found))
+    tokens = call.extras["tokens"]
+    found = measure(call.settings, tokens=tokens or 0, progress=call.progress)
+    call.emit(found, lambda: _show_probe(found, sizing=tokens is not None))
 
 
-def _show_probe(found: dict[str, Any]) -> None:
+def _show_probe(found: dict[str, Any], *, sizing: bool) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("kind", "ids", "retained mass", "KL if renormalised", "bytes/token", "this corpus", ""):
         table.add_column(name, justify="left" if name in ("kind", "") else "right")
@@ -113,6 +125,30 @@ def _show_probe(found: dict[str, Any]) -> None:
         table.add_row(*cells, mark, style="bold" if best else None)
     out().print(table)
     out().print(f"{chosen['why']} · measured on {count(found['sampled_tokens'])} tokens")
+    if sizing:
+        _show_sizing(found)
+
+
+def _show_sizing(found: dict[str, Any]) -> None:
+    from thack.cache.probe import PROCESSES_PER_NODE, STUDENT_TOKENS_PER_S
+
+    out().print(f"\n{count(found['corpus_tokens'])} tokens:")
+    table = Table(box=None, pad_edge=False)
+    for name in ("kind", "ids", "size", "shards", "inodes", "write/node", "read/GPU", "teacher, one process"):
+        table.add_column(name, justify="left" if name == "kind" else "right")
+    for row in found["sizing"]:
+        rates = [f"{byte_size(row[f'{name}_mb_per_s_per_{unit}'] * 1e6)}/s" for name, unit in _RATES]
+        sizes = (byte_size(row["bytes"]), count(row["shards"]), count(row["inodes"]))
+        time = duration(3600 * row["teacher_hours_per_process"])
+        table.add_row(row["kind"], count(row["ids"]), *sizes, *rates, time)
+    out().print(table)
+    out().print(
+        f"a node: {PROCESSES_PER_NODE} processes like this one, at {count(found['teacher_tokens_per_s'])} tokens/s each"
+        f" · a GPU in training: {count(STUDENT_TOKENS_PER_S)} tokens/s"
+    )
+
+
+_RATES = (("write", "node"), ("read", "gpu"))
 
 
 @group.command("export", epilog=epilog("thack cache export cache/ plain/"))

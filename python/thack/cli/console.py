@@ -76,8 +76,17 @@ def count(value: float) -> str:
 
 def byte_size(value: float) -> str:
     """Bytes in the largest unit that leaves a number above one."""
-    for unit in ("B", "kB", "MB", "GB"):
+    for unit in ("B", "kB", "MB", "GB", "TB"):
         if abs(value) < 1000:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
-    return f"{value:.1f} TB"
+    return f"{value:.1f} PB"
+
+
+def duration(seconds: float) -> str:
+    """A length of time in the two units that matter."""
+    for size, large, small, parts in ((86400, "d", "h", 24), (3600, "h", "min", 60), (60, "min", "s", 60)):
+        if seconds >= size:
+            whole = round(seconds / size * parts)
+            return f"{whole // parts:,} {large} {whole % parts} {small}"
+    return f"{seconds:.1f} s"

@@ -45,6 +45,7 @@ class Call(Generic[S]):
     settings: S
     progress: Progress
     json: bool
+    extras: Mapping[str, Any] = field(default_factory=dict)  # flags that are no settings
 
     def emit(self, document: Any, show: Callable[[], None]) -> None:
         """Print the result: as one JSON document, or by `show` for people."""
@@ -91,16 +92,19 @@ def verb(
     set_example: str,
     records: bool = False,
     many: bool = False,
+    extras: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[[Call[S]], None]], Callable[..., None]]:
     """Register a function of a `Call` as command `name`.
 
     `records`: its function leaves STATUS.json in `out` to us. `many`: several processes may run it together.
+    `extras`: annotations of flags that are no settings, for the function to read from its call.
     """
 
     def decorate(function: Callable[[Call[S]], None]) -> Callable[..., None]:
         def command(**values: Any) -> None:
             common = {key: values.pop(key) for key in _COMMON}
-            settings = load(cls, common["config"] or [], common["sets"] or [], _overrides(flags, values))
+            given = {key: values.pop(key) for key in extras or {}}
+            settings = load(cls, common["config"] or [], common["sets"] or [], _overrides(cls, flags, values))
             if common["show_settings"]:
                 sys.stdout.write(to_toml(settings, comments=True))
                 return
@@ -109,13 +113,14 @@ def verb(
                     f"thack {name} runs as one process, but {current_rank().world_size} were started",
                     hint="start it once; cache-logits is the one to start many times",
                 )
-            recording = recorded(Path(getattr(settings, "out", "."))) if records else nullcontext()
+            writes = records and not given.get("dry_run")
+            recording = recorded(Path(getattr(settings, "out", "."))) if writes else nullcontext()
             with shown_progress(common["quiet"]) as progress, recording:
-                function(Call(settings=settings, progress=progress, json=common["as_json"]))
+                function(Call(settings=settings, progress=progress, json=common["as_json"], extras=given))
 
         command.__name__ = name.replace("-", "_")
         command.__doc__ = function.__doc__
-        command.__signature__ = _signature(cls, flags, set_example)  # type: ignore[attr-defined]
+        command.__signature__ = _signature(cls, flags, extras or {}, set_example)  # type: ignore[attr-defined]
         app.command(name, epilog=epilog(example))(command)
         return command
 
@@ -136,8 +141,13 @@ def shown_progress(quiet: bool) -> AbstractContextManager[Progress]:
     return make_progress()
 
 
-def _overrides(flags: Mapping[str, Flag], values: Mapping[str, Any]) -> dict[str, Any]:
-    given = {flags[name].key: value for name, value in values.items() if value is not None}
+def _overrides(cls: type[Any], flags: Mapping[str, Flag], values: Mapping[str, Any]) -> dict[str, Any]:
+    hints = {setting.key: setting.hint for setting in describe(cls)}
+    given = {
+        flags[name].key: _list(value) if get_origin(hints[flags[name].key]) is tuple else value
+        for name, value in values.items()
+        if value is not None
+    }
     implied = {
         key: value
         for name, flag in flags.items()
@@ -147,7 +157,20 @@ def _overrides(flags: Mapping[str, Flag], values: Mapping[str, Any]) -> dict[str
     return implied | given
 
 
-def _signature(cls: type[Any], flags: Mapping[str, Flag], set_example: str) -> inspect.Signature:
+def _list(text: str) -> list[Any]:
+    """`0.5,2` as a list of numbers; what is none stays as it is, for `load` to complain about."""
+    items: list[Any] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            items.append(float(part))
+        except ValueError:
+            items.append(part)
+    return items
+
+
+def _signature(
+    cls: type[Any], flags: Mapping[str, Flag], extras: Mapping[str, Any], set_example: str
+) -> inspect.Signature:
     settings = {setting.key: setting for setting in describe(cls)}
     parameters = []
     for name, flag in flags.items():
@@ -158,6 +181,7 @@ def _signature(cls: type[Any], flags: Mapping[str, Flag], set_example: str) -> i
             text = f"{text[:-1]}: {setting.accepts}."
         option = typer.Option(f"--{name.replace('_', '-')}", help=text + shown, metavar=_metavar(setting.hint))
         parameters.append(_parameter(name, Annotated[_option_type(setting.hint), option], None))
+    parameters += [_parameter(name, annotation, None) for name, annotation in extras.items()]
     set_help = typer.Option(
         "--set", metavar="KEY=VALUE", help=f"Any setting, e.g. {set_example}.", rich_help_panel=KEYS
     )

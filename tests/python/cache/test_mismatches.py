@@ -1,0 +1,241 @@
+"""Thirty pairs that do not belong together: each refused, with both values shown."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from thack import _thack
+from thack.cache import Cache, inspect, verify
+from thack.cache.capture import capture
+from thack.cache.exchange import ImportSettings, import_cache
+from thack.cache.plan import read_plan
+from thack.config.settings import CacheSettings, DataSettings, SamplingSettings
+from thack.errors import CacheError, MismatchError, ThackError, UsageError
+from thack.files import canonical_json
+
+from .conftest import VOCAB, FakeTeacher, make_sequences
+from .test_exchange import line, write_jsonl
+
+SEQUENCES = make_sequences(12)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A finished top-k cache and what made it."""
+
+    settings: CacheSettings
+    directory: Path
+
+    def again(self, sequences: list[Any] = SEQUENCES, teacher: FakeTeacher | None = None, **changes: Any) -> None:
+        capture(replace(self.settings, **changes), teacher=teacher or FakeTeacher(), sequences=sequences)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Begun:
+    out = tmp_path_factory.mktemp("begun") / "cache"
+    settings = CacheSettings(
+        out=out,
+        kind="top-k",
+        top_k=4,
+        temperatures=(2.0,),
+        shard_tokens=40,
+        batch_size=4,
+        device="cpu",
+        dtype="float32",
+    )
+    capture(settings, teacher=FakeTeacher(), sequences=SEQUENCES)
+    return Begun(settings, out)
+
+
+def changed(number: int = 5, **changes: Any) -> list[Any]:
+    return [replace(s, **changes) if s.index == number else s for s in SEQUENCES]
+
+
+class OnCuda(FakeTeacher):
+    """Says that it is elsewhere."""
+
+    device = property(lambda self: type("device", (), {"type": "cuda", "index": 0})())  # type: ignore[assignment]
+
+
+RESUMED: dict[str, tuple[Callable[[Begun], None], str, str]] = {
+    # what differs now, the key that is named, and one of the two values
+    "kind": (lambda b: b.again(kind="dense", temperatures=()), "record.kind", "dense"),
+    "k": (lambda b: b.again(top_k=5), "record.k", "4 there, 5 now"),
+    "temperatures": (lambda b: b.again(temperatures=(3.0,)), "record.temperatures", "[2.0] there, [3.0] now"),
+    "vocabulary": (lambda b: b.again(teacher=FakeTeacher(vocab=VOCAB + 1)), "record.vocab_size", "50 there, 51 now"),
+    "teacher": (lambda b: b.again(teacher=FakeTeacher(name="b")), "fingerprints.teacher", "sha256:teacher-b now"),
+    "tokenizer": (lambda b: b.again(teacher=FakeTeacher(tokenizer="b")), "fingerprints.tokenizer", "tokenizer-b now"),
+    "fewer data": (lambda b: b.again(SEQUENCES[:-1]), "fingerprints.data", "sha256:"),
+    "more data": (lambda b: b.again(make_sequences(13)), "fingerprints.data", "sha256:"),
+    "data in another order": (lambda b: b.again(SEQUENCES[::-1]), "fingerprints.data", "sha256:"),
+    "one prompt token": (lambda b: b.again(changed(prompt_ids=np.asarray([1], np.int32))), "fingerprints.data", "sha"),
+    "one response token": (
+        lambda b: b.again(changed(response_ids=(SEQUENCES[5].response_ids + 1) % VOCAB)),
+        "fingerprints.data",
+        "sha256:",
+    ),
+    "one prompt id": (lambda b: b.again(changed(prompt_id="other")), "fingerprints.data", "sha256:"),
+    "one sample number": (lambda b: b.again(changed(sample=1)), "fingerprints.data", "sha256:"),
+    "seed": (lambda b: b.again(seed=1), "seed", "0 there, 1 now"),
+    "batch size": (lambda b: b.again(batch_size=5), "batch_size", "4 there, 5 now"),
+    "tokens per shard": (lambda b: b.again(shard_tokens=30), "firsts", "now"),
+    "bytes per shard": (lambda b: b.again(shard_bytes=900), "fingerprints.settings", "sha256:"),
+    "number format": (lambda b: b.again(dtype="bfloat16"), "fingerprints.settings", "sha256:"),
+    "device": (lambda b: b.again(teacher=OnCuda()), "device", "cpu there, cuda now"),
+}
+
+
+@pytest.mark.parametrize("what", RESUMED)
+def test_another_capture_is_refused(begun: Begun, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt, key, value = RESUMED[what]
+    before = {path: path.read_bytes() for path in begun.directory.rglob("*") if path.is_file()}
+    if what == "device":
+        monkeypatch.setattr("thack.runtime.device.choose_dtype", lambda *a, **k: (__import__("torch").float32, ""))
+    with pytest.raises(MismatchError) as caught:
+        attempt(begun)
+    said = str(caught.value)
+    assert key in said and value in said and "there," in said and "now" in said
+    assert {path: path.read_bytes() for path in begun.directory.rglob("*") if path.is_file()} == before
+
+
+def test_another_build_is_refused(begun: Begun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("thack.__version__", "99.0")
+    with pytest.raises(MismatchError, match=r"build +[\d.a-z]+ there, 99\.0 now"):
+        begun.again()
+
+
+def test_generated_and_given_responses_are_not_mixed(begun: Begun) -> None:
+    prompts = [replace(s, response_ids=np.empty(0, np.int32)) for s in SEQUENCES]
+    with pytest.raises(MismatchError, match=r"fingerprints\.settings"):
+        begun.again(prompts, generate=True)
+    sampled = replace(begun.settings, out=begun.directory.with_name("generated"), generate=True)
+    from thack.cache.capture import claim_directory, prepare_job
+
+    claim_directory(sampled.out)
+    prepare_job(sampled, teacher=FakeTeacher(), sequences=prompts)
+    for change in (
+        {"sampling": SamplingSettings(temperature=0.5)},
+        {"data": DataSettings(max_response_tokens=7)},
+        {"samples": 2},
+    ):
+        with pytest.raises(MismatchError, match=r"there, .* now"):
+            prepare_job(replace(sampled, **change), teacher=FakeTeacher(), sequences=prompts)
+
+
+METADATA = ["format", "plan", "teacher", "tokenizer", "data", "settings", "shard", "kind", "k", "vocab_size", "tail"]
+
+
+@pytest.mark.parametrize("key", METADATA)
+def test_a_shard_that_says_something_else_is_refused(begun: Begun, key: str, tmp_path: Path) -> None:
+    """A shard that is good in itself, of another plan in one word: named by verify, refused by reads."""
+    other = tmp_path / "cache"
+    _copy(begun.directory, other)
+    plan = read_plan(other)
+    path = other / "shards" / _thack.shard_name(0)
+    value = {"k": "5", "vocab_size": "51", "kind": "dense", "tail": "estimated", "shard": "1"}.get(key, "sha256:b")
+    metadata = plan.metadata(0) | {key: value}
+    path.unlink()
+    _write(path, metadata, plan.shard(0))
+    (other / "manifest.json").unlink()
+    cause = verify(other)["damaged"][0]["cause"]
+    assert repr(value) in cause and repr(plan.metadata(0)[key]) in cause
+    with pytest.raises(CacheError, match="not finished"):
+        Cache.open(other)
+    (other / "manifest.json").write_bytes((begun.directory / "manifest.json").read_bytes())
+    with pytest.raises((CacheError, MismatchError)) as caught:
+        Cache.open(other).targets([0])
+    assert value in str(caught.value) and plan.metadata(0)[key] in str(caught.value)
+
+
+def test_a_manifest_of_other_shards_or_another_plan_is_refused(begun: Begun, tmp_path: Path) -> None:
+    other = tmp_path / "cache"
+    _copy(begun.directory, other)
+    manifest = json.loads((other / "manifest.json").read_bytes())
+    root = manifest["shards"][0]["root"]
+    manifest["shards"][0]["root"] = "0" * 64
+    (other / "manifest.json").write_bytes(canonical_json(manifest))
+    assert re.search(f"{root[:16]}… *, the manifest says 0000", verify(other)["damaged"][0]["cause"])
+    with pytest.raises(MismatchError, match=r"written for other shards\n.*0000… in the manifest"):
+        capture(replace(begun.settings, out=other), teacher=FakeTeacher(), sequences=SEQUENCES)
+    manifest["plan"] = "sha256:another"
+    (other / "manifest.json").write_bytes(canonical_json(manifest))
+    for refuse in (Cache.open, inspect):
+        with pytest.raises(CacheError, match=r"(?s)another plan.*sha256:another.*plan +sha256:[0-9a-f]{64}"):
+            refuse(other)
+
+
+def test_another_import_is_refused(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "rows.jsonl", [line(1), line(2)])
+    settings = ImportSettings(source=source, out=tmp_path / "c", vocab_size=VOCAB, tokenizer="sha256:t", k=3)
+    import_cache(settings)
+    write_jsonl(tmp_path / "other.jsonl", [line(1), line(3)])
+    for change, key, value in (
+        ({"k": 2}, "record.k", "3 there, 2 now"),
+        ({"estimate_tail": False}, "record.tail", "estimated there, none now"),
+        ({"tokenizer": "sha256:u"}, "fingerprints.tokenizer", "sha256:t there, sha256:u now"),
+        ({"source": tmp_path / "other.jsonl"}, "fingerprints.data", "there"),
+    ):
+        with pytest.raises(MismatchError) as caught:
+            import_cache(replace(settings, **change))
+        assert key in str(caught.value) and value in str(caught.value)
+
+
+def test_another_kind_of_directory_is_refused(begun: Begun, tmp_path: Path) -> None:
+    (tmp_path / "thack.json").write_text('{"kind": "run", "format": 1}')
+    with pytest.raises(UsageError, match="holds a run, not a cache"):
+        begun.again(out=tmp_path)
+
+
+def test_a_moved_and_touched_cache_is_the_same(begun: Begun, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere"
+    _copy(begun.directory, other)
+    for path in other.rglob("*"):
+        path.touch()
+    begun.again(out=other)
+    assert Cache.open(other).meta == Cache.open(begun.directory).meta and verify(other, full=True)["ok"]
+
+
+def test_a_student_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    """What distill says: both fingerprints."""
+    import thack
+    from thack.config.settings import ArchitectureSettings
+    from thack.models.load import new_decoder
+    from thack.models.tokenizer import Tokenizer
+
+    for name, text in (("teacher", "abc"), ("student", "xyz")):
+        tokenizer = Tokenizer.train([text * 50], 300)
+        new_decoder(ArchitectureSettings(hidden_size=16, num_heads=2), tokenizer, 0).save(tmp_path / name)
+    data = tmp_path / "pairs.jsonl"
+    data.write_text('{"id": "a", "prompt": "abc", "response": "abcabc"}\n')
+    teacher, student = str(tmp_path / "teacher"), str(tmp_path / "student")
+    cache = thack.cache_logits(teacher=teacher, data={"path": str(data)}, out=str(tmp_path / "cache"), top_k=4)
+    with pytest.raises(ThackError) as caught:
+        thack.distill(student=student, cache=str(cache), out=str(tmp_path / "run"))
+    assert len(re.findall(r"sha256:[0-9a-f]{8}", str(caught.value))) >= 2, str(caught.value)
+    with pytest.raises(ThackError) as caught:
+        thack.distill(student=teacher, teacher=student, cache=str(cache), out=str(tmp_path / "run2"))
+    assert len(re.findall(r"sha256:[0-9a-f]{8}", str(caught.value))) >= 2, str(caught.value)
+
+
+def _copy(source: Path, target: Path) -> None:
+    import shutil
+
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("journal"))
+
+
+def _write(path: Path, metadata: dict[str, str], numbers: range) -> None:
+    layout = _thack.RecordLayout(metadata)
+    writer = _thack.ShardWriter(path, metadata)
+    for number in numbers:
+        s = SEQUENCES[number]
+        writer.records(bytes(layout.stride * len(s.response_ids)))
+        writer.sequence((number, s.index, 0), s.prompt_id, s.prompt_ids, s.response_ids)
+    writer.finish()

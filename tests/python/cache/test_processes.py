@@ -1,0 +1,100 @@
+"""Captures as processes: killed, crowded, spread over ranks, on disks that are full or read-only."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LONG = os.environ.get("THACK_LONG") == "1"
+ALONE = [name for name in os.environ if name in ("RANK", "WORLD_SIZE") or name.startswith("SLURM_")]
+
+
+def run(*arguments: object, inside: list[str] | None = None) -> dict[str, Any]:
+    """One mode of jobs.py; prints what it found as a table."""
+    environment = {k: v for k, v in os.environ.items() if k not in ALONE} | {"OMP_NUM_THREADS": "1"}
+    command = [*(inside or []), sys.executable, str(Path(__file__).with_name("jobs.py")), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=3600)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    print("\n".join(f"{value!s:>6}  {name}" for name, value in report.items()))
+    report["stderr"] = done.stderr
+    return report
+
+
+def test_killed_jobs_resume_to_the_same_bytes(tmp_path: Path) -> None:
+    kills = 500 if LONG else 25
+    report = run("kill", tmp_path, kills, 5)
+    assert report["kills"] >= kills
+    assert report["identical"] == report["jobs"]
+    assert report["orphans"] == 0 and report["made twice"] == 0
+    assert report.get("killed with a shard open", 0) > 0
+
+
+def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path) -> None:
+    report = run("ranks", tmp_path)
+    report.pop("stderr")
+    assert len(report) == 6 and all(report.values())
+
+
+def test_eight_writers_of_the_same_shards_agree(tmp_path: Path) -> None:
+    report = run("crowd", tmp_path)
+    assert report["failed"] == 0 and report["identical"] == report["rounds"]
+
+
+def namespace(directory: Path, options: str) -> list[str]:
+    """A command prefix under which `directory` is a small file system of its own; skips where that is not allowed."""
+    enter = ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o {options} none "{directory}" && exec "$@"', "sh"]
+    directory.mkdir()
+    try:
+        allowed = subprocess.run([*enter, "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        allowed = False
+    if not allowed:
+        pytest.skip("this machine lets nobody mount a file system in a namespace")
+    return enter
+
+
+def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path) -> None:
+    report = run("full", tmp_path, inside=namespace(tmp_path / "small", "size=256k"))
+    assert report["failed"] and report["identical"]
+    assert report["kept"] == report["left"] > 0
+    assert "no space left after" in report["stderr"] and "run the same command again" in report["stderr"]
+
+
+@pytest.mark.parametrize(
+    ("options", "before", "said"),
+    [
+        ("size=64k", "head -c 61440 /dev/zero > {out}/filler; mkdir {out}/c;", "no space left"),
+        ("size=64k,ro", "", "read-only file system"),
+        ("size=16k,nr_inodes=1", "", "no space left"),
+    ],
+    ids=["full", "read-only", "without inodes"],
+)
+def test_directories_that_cannot_be_written_fail_first(tmp_path: Path, options: str, before: str, said: str) -> None:
+    """There is no teacher: whoever looked for it would say so."""
+    out = tmp_path / "small"
+    enter = namespace(out, options)
+    thack = [sys.executable, "-m", "thack", "cache-logits", "--teacher", str(tmp_path / "nowhere"), "--data", "x"]
+    script = f'{before.format(out=out)} exec "$@"'
+    done = subprocess.run(
+        [*enter, "sh", "-c", script, "sh", *thack, "--out", str(out / "c")], capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    assert said in done.stderr and "nowhere" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import jobs\n"
+        "os.umask(0o027); out = Path(sys.argv[2]); jobs.finish(out)\n"
+        "print({oct(p.stat().st_mode & 0o777) for p in out.rglob('*') if p.is_file()})"
+    )
+    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{'0o640'}"
