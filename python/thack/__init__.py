@@ -1,6 +1,14 @@
 """thack: cache what a teacher knows, distill it into a student, and see the moment it learns the mistakes.
 
 Everything here is public and kept; it is imported when first used, so that `import thack` stays quick.
+
+    verbs   sft  generate  cache_logits  distill  evaluate  verdict  report  experiment  demo
+            the commands as functions; their settings are keyword arguments
+    parts   thack.kernels (topk_logsumexp, sample, threshold_sample, sparse_divergence: tensors in, tensors out)
+            thack.cache.Cache (open, index by sequence, iterate batches, verify)
+            thack.losses (forward_kl, reverse_kl, jsd, skewed_kl, total_variation: on every target)
+            thack.metrics (PromptBank, distance)   thack.hacking (fit_power_law, slope_ratio, verdict)
+    beside  thack.HackingCallback and thack.integrations, for transformers' and TRL's trainers
 """
 
 from __future__ import annotations
@@ -11,6 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thack import cache, hacking, integrations, kernels, losses, metrics
     from thack.api import (
         cache_logits,
         demo,
@@ -43,18 +52,26 @@ _HOMES = {
     "HackingCallback": "thack.integrations",
 }
 
+_PARTS = ("cache", "hacking", "integrations", "kernels", "losses", "metrics")
+
 __all__ = [
     "Cache",
     "HackingCallback",
     "PromptBank",
     "ThackError",
     "__version__",
+    "cache",
     "cache_logits",
     "demo",
     "distill",
     "evaluate",
     "experiment",
     "generate",
+    "hacking",
+    "integrations",
+    "kernels",
+    "losses",
+    "metrics",
     "report",
     "sft",
     "verdict",
@@ -62,6 +79,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return import_module(f"thack.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name == "__version__":

@@ -73,18 +73,22 @@ def verdict(run: PathLike, *, mapping: str | None = None, sets: Sequence[str] = 
     """Judge a run directory, or another trainer's log with a `mapping` ("golden=eval/kl,step=global_step").
 
     Without a golden column the detector that needs no oracle speaks, and `sets` are thresholds instead of
-    margins. A run directory gets its verdict.json.
+    margins. A run directory gets its verdict.json, and its model the card that carries the verdict.
     """
-    from thack.hacking import Margins, Thresholds, verdict_without_oracle
+    from thack.hacking import Margins, Thresholds, verdict_without_oracle, write_card
     from thack.hacking import verdict as judge
 
     path = Path(run)
     curves = read_curves(path, mapping)
     if not curves.has("golden"):
-        return verdict_without_oracle(curves, load(Thresholds, [], sets))
+        suspicion = verdict_without_oracle(curves, load(Thresholds, [], sets))
+        if path.is_dir():
+            write_card(path, suspicion)
+        return suspicion
     found = judge(curves, load(Margins, [], sets))
     if path.is_dir():
         write_text(path / "verdict.json", found.to_json())
+        write_card(path, found)
     return found
 
 

@@ -13,6 +13,7 @@ Divergence = Literal["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_vari
 SourceKind = Literal["offline", "online-teacher", "online-student", "mixture"]
 TargetKind = Literal["dense", "top-k", "sampled"]
 LiveTargetKind = Literal["dense", "top-k", "renormalised", "sampled", "multinomial", "mixed"]
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
 
 
@@ -147,6 +148,7 @@ class SftSettings:
         default_factory=lambda: OptimizerSettings(learning_rate=1.5e-3, schedule="cosine", warmup_steps=50)
     )
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    tracker: tuple[TrackerName, ...] = ()  # also send metrics.jsonl to: tensorboard, wandb, trackio
     seed: int = 0
     dtype: DTypeName = "auto"
     device: str = "auto"
@@ -211,6 +213,7 @@ class DistillSettings:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    tracker: tuple[TrackerName, ...] = ()  # also send metrics.jsonl to: tensorboard, wandb, trackio
     profile: bool = False  # log the time split: data, forward, loss, backward, optimizer
     seed: int = 0
     dtype: DTypeName = "auto"

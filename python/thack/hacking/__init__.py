@@ -1,5 +1,6 @@
 """Is the student learning its teacher's mistakes? Verdicts and detectors; numpy only."""
 
+from thack.hacking.card import model_card, write_card
 from thack.hacking.curves import Curves, Series, parse_mapping
 from thack.hacking.detectors import (
     DETECTORS,
@@ -45,6 +46,7 @@ __all__ = [
     "fresh_gap",
     "fresh_slope_ratio",
     "memorisation_gap",
+    "model_card",
     "parse_mapping",
     "power_law_deviation",
     "score_detectors",
@@ -54,4 +56,5 @@ __all__ = [
     "verdict_without_oracle",
     "watch",
     "with_chosen",
+    "write_card",
 ]

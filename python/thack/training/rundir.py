@@ -19,10 +19,11 @@ from thack.files import atomic_directory, claim_output, read_json, write_json, w
 from thack.runlog import RunLog
 from thack.runtime.environment import environment
 from thack.runtime.progress import Progress
+from thack.runtime.trackers import Mirror
 from thack.training.checkpoint import COMMIT, checkpoints, latest_checkpoint, step_of
 
 # Settings that a resumed run may change: they do not change what it computes.
-_FREE = ("out", "checkpoint", "profile")
+_FREE = ("out", "checkpoint", "profile", "tracker")
 # Files of a checkpoint that are not part of the model.
 _NOT_MODEL = (COMMIT, "trainer.json", "optimizer.safetensors", "responses.json")
 
@@ -37,6 +38,7 @@ class RunDirectory:
         self.writes = writes
         self.log: RunLog | None = None
         self.per_prompt: RunLog | None = None
+        self.mirror: Mirror | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -89,6 +91,8 @@ class RunDirectory:
         """Open the logs for a run that goes on from `step`: rows of later steps are dropped first."""
         if not self.writes:
             return
+        names = getattr(self.settings, "tracker", ())
+        self.mirror = Mirror(names, self.path, config.to_dict(self.settings), step)
         for name in ("metrics.jsonl", "per_prompt.jsonl"):
             path = self.path / name
             if step == 0:
@@ -100,6 +104,8 @@ class RunDirectory:
     def append(self, row: Mapping[str, Any]) -> None:
         if self.log is not None:
             self.log.append(row)
+        if self.mirror is not None:
+            self.mirror.append(row)
 
     def append_per_prompt(self, row: Mapping[str, Any]) -> None:
         if self.per_prompt is not None:
@@ -115,6 +121,8 @@ class RunDirectory:
         for log in (self.log, self.per_prompt):
             if log is not None:
                 log.close()
+        if self.mirror is not None:
+            self.mirror.close()
 
     def publish(self, checkpoint: Path) -> Path:
         """model/: a checkpoint's model files alone, as transformers and vLLM load them."""

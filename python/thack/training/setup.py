@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from thack.errors import Interrupted, Preempted, ThackError
+from thack.hacking.card import write_card
 from thack.models.protocol import LanguageModel
 from thack.training.checkpoint import checkpoints, step_of
 from thack.training.loop import Job
@@ -46,6 +47,8 @@ def finish(job: Job, team: Team) -> None:
     folder = job.run.checkpoints
     chosen = folder / f"step_{best:06d}" if best is not None else checkpoints(folder)[-1]
     job.run.publish(chosen)
+    if job.run.writes:
+        write_card(job.run.path)
     job.run.set_status("finished", step=last_step(job.run))
     team.barrier()
 
