@@ -332,6 +332,8 @@ def _guard_notes(rows: Sequence[Row]) -> tuple[str, ...]:
         tokens = sum(int(_value(row.get("fresh_tokens"))) for row in added)
         epochs = ", ".join(str(row.get("epoch")) for row in added)
         text += f"; {len(added)} fresh responses per prompt ({tokens:,} tokens) joined in epochs {epochs}"
+    if any(row.get("action") == "stop" for row in events):
+        text += "; then it stopped"
     return (text,)
 
 

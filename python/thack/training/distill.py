@@ -159,7 +159,7 @@ def prepare_distill(settings: DistillSettings, run: RunDirectory, progress: Prog
         state=state,
         spent=start.trainer,
         protected=guard.protected if guard else frozenset,
-        ended=(lambda: guard.stopped) if guard else bool,
+        ended=guard.ended if guard else (lambda step: False),
         micro_batch_size=settings.micro_batch_size,
         dtype=dtype,
         team=Team(),

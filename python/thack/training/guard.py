@@ -1,12 +1,14 @@
 """A run that defends itself: at every evaluation it asks a detector that needs no oracle, and acts on an alarm.
 
     stop           end here, and hand over the last checkpoint before the student began to memorise
-    refresh        let fresh responses of the teacher join the given ones, on a schedule, up to a budget
+    refresh        let fresh responses of the teacher join the given ones, on a schedule, up to a budget; then end
+                   (the student would go on to memorise the larger set), or go on
     raise-online   from here on the teacher writes a share of every epoch afresh
 
-Adding to a growing set beats replacing it at every cost (RECIPE). Everything is a function of (settings, seed,
-alarm), and the alarm is in every checkpoint, so a resumed run does what an uninterrupted one would. An action
-begins with the epoch behind the alarm. Fresh responses are written once, into the run's own `fresh/`.
+Adding to a growing set beats replacing it at every cost, and soon beats late (docs/findings.md). Everything is a
+function of (settings, seed, alarm), and the alarm is in every checkpoint, so a resumed run does what an
+uninterrupted one would. An action begins with the epoch behind the alarm. Fresh responses are written once, into
+the run's own `fresh/`.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ def check_guard(settings: DistillSettings) -> None:
 
 
 class Guard:
-    """Watches one run. `state` is what a checkpoint holds; the loop asks `stopped` before every step."""
+    """Watches one run. `state` is what a checkpoint holds; the loop asks `ended` at every step."""
 
     def __init__(self, settings: GuardSettings, run: RunDirectory, steps_per_epoch: int, state: Row) -> None:
         self.settings = settings
@@ -69,9 +71,13 @@ class Guard:
         own: Row = self.state["guard"]
         return own
 
-    @property
-    def stopped(self) -> bool:
-        return self.settings.policy == "stop" and self._own["alarm"] is not None
+    def ended(self, step: int) -> bool:
+        """Whether the run is over: on the alarm itself, or once the last fresh set was used whole."""
+        if self._own["alarm"] is None or self.settings.policy == "raise-online":
+            return False
+        if self.settings.policy == "stop":
+            return True
+        return self.settings.then == "stop" and step >= (self.schedule()[-1] + 1) * self._steps_per_epoch
 
     @property
     def first_epoch(self) -> float:
@@ -88,6 +94,8 @@ class Guard:
         """Take in an evaluation; on the first alarm log it, with the checkpoint that is kept."""
         own = self._own
         if own["alarm"] is not None:
+            if self.ended(step):
+                self._run.append({"event": "guard", "step": step, "action": "stop"})
             return
         before = [int(row["step"]) for row in own["history"] if row["step"] > 0]
         seen = {"step": step, **{key: columns[key] for key in sorted(columns) if _is_watched(key)}}

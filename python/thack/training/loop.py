@@ -53,7 +53,7 @@ class Job:
     state: Row = field(default_factory=dict)  # what `evaluate` remembers; saved with every checkpoint
     spent: Mapping[str, Any] = field(default_factory=dict)  # costs of the run before this process
     protected: Callable[[], frozenset[int]] = frozenset  # steps whose checkpoints are not pruned
-    ended: Callable[[], bool] = bool  # whether to end before the plan does: a guard may say so
+    ended: Callable[[int], bool] = lambda step: False  # whether to end at this step, before the plan does
     fuses: Callable[[int], bool] = lambda num_tokens: False  # whether `loss` takes hidden_NH instead, and sums
     micro_batch_size: int = 0
     dtype: torch.dtype = torch.float32
@@ -83,7 +83,7 @@ def train(job: Job, start: Snapshot) -> None:
         bar.advance(step)
         if step == 0 and 0 in job.evaluation_steps:
             _evaluate(job, step, began)
-        while step < plan.total_steps and not job.ended():
+        while step < plan.total_steps and not job.ended(step):
             with clock("data"):
                 if window is None or step == window.first_step + len(window.batches):
                     window = plan.window(step)
@@ -119,12 +119,12 @@ def train(job: Job, start: Snapshot) -> None:
 
             run.append(_train_row(job, step, window, began, loss=loss, lr=rate, grad_norm=norm, tokens=num_tokens))
             bar.advance(1, loss=round(loss, 4))
-            if step in job.evaluation_steps:
+            if step in job.evaluation_steps or job.ended(step):
                 _evaluate(job, step, began)
             stopped, asked = team.any(stop.requested is not None), team.any(stop.save_requested())
             if stopped or asked or _due(job, step):
                 _save(job, step, window, sequences, began)
-            if stopped and step < plan.total_steps and not job.ended():
+            if stopped and step < plan.total_steps and not job.ended(step):
                 raise stop.error(f"step {step} in {run.path}")
     if job.profile:
         job.progress.note(f"time: {clock}")
@@ -237,7 +237,12 @@ def _evaluate(job: Job, step: int, began: float) -> None:
 
 def _due(job: Job, step: int) -> bool:
     every = job.checkpoint.every_steps
-    return step in job.evaluation_steps or step == job.plan.total_steps or bool(every and step % every == 0)
+    return (
+        step in job.evaluation_steps
+        or step == job.plan.total_steps
+        or job.ended(step)
+        or bool(every and step % every == 0)
+    )
 
 
 def _save(job: Job, step: int, window: Window, sequences: Sequence[TokenSequence], began: float) -> None:

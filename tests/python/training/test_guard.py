@@ -31,7 +31,7 @@ ALWAYS = 50.0  # as a slope ratio: below it whatever the student does
 
 def guarded(world: Path, out: Path, **changes: Any) -> DistillSettings:
     """60 steps in 12 epochs, evaluated every 10; the alarm comes at step 50, the second judged evaluation."""
-    guard = GuardSettings(on=True, threshold=ALWAYS, **{"budget": 2, "every": 1, **changes})
+    guard = GuardSettings(on=True, threshold=ALWAYS, **{"budget": 2, "every": 1, "then": "go-on", **changes})
     evaluation = EvaluationSettings(count=6, spacing="linear", bootstrap=50, student_samples=False)
     return distill_settings(world, out, epochs=12, guard=guard, evaluation=evaluation)
 
@@ -116,6 +116,20 @@ def test_a_run_that_stops_hands_over_what_came_before_the_alarm(world: Path, tmp
     kept = result.path / "checkpoints" / "step_000040"
     assert (result.model / "model.safetensors").read_bytes() == (kept / "model.safetensors").read_bytes()
     assert run_distill(settings) == result
+
+
+def test_a_run_ends_once_its_budget_is_used(world: Path, tmp_path: Path) -> None:
+    """One set joins in epoch 10, so the end is at step 55: evaluated, saved and handed over there."""
+    settings = guarded(world, tmp_path / "run", budget=1, then="stop")
+    result = run_distill(settings)
+    found = rows(result.path)
+    assert result.steps == 55
+    assert events(result.path)[-1] == {"event": "guard", "step": 55, "action": "stop"}
+    assert [row["step"] for row in found if row["event"] == "evaluation"] == [0, 10, 20, 30, 40, 50, 55]
+    last = result.path / "checkpoints" / "step_000055"
+    assert (result.model / "model.safetensors").read_bytes() == (last / "model.safetensors").read_bytes()
+    assert run_distill(settings) == result
+    assert_same(cut_and_resumed(replace(settings, out=tmp_path / "cut")), result.path)
 
 
 def test_without_an_alarm_nothing_changes(world: Path, tmp_path: Path) -> None:
