@@ -14,6 +14,7 @@ from thack.config.settings import ArchitectureSettings
 from thack.errors import DataError, ModelError, UsageError
 from thack.models.architecture import Architecture, UnsupportedArchitecture
 from thack.models.batch import Batch
+from thack.models.functions import round_rows
 from thack.models.llama import Llama
 from thack.models.load import load_model, new_decoder
 from thack.targets import TokenSequence
@@ -259,3 +260,51 @@ class TestErrors:
     def test_trap_13_fewer_embeddings_than_tokens(self, tokenizer: Any) -> None:
         with pytest.raises(ModelError, match="embeddings"):
             Llama(Architecture.new(ArchitectureSettings(), tokenizer.size - 1), tokenizer)
+
+
+def test_packed_sequences_do_not_talk_to_each_other(tokenizer: Any, make_sequences: Any) -> None:
+    """Change one sequence: the others' logits stay, and no gradient of theirs reaches its tokens."""
+    model = new_decoder(ArchitectureSettings(hidden_size=16, num_heads=2), tokenizer, 0)
+    sequences = make_sequences(LENGTHS)
+    other = make_sequences(LENGTHS, seed=9)[1]
+    batch, changed = Batch.of(sequences), Batch.of([sequences[0], other, *sequences[2:]])
+    before, after = model(batch), model(changed)
+    own = batch.sequence_of_N == 1
+    torch.testing.assert_close(before[~own], after[~own], atol=1e-6, rtol=1e-5)
+    assert (before[own] - after[own]).abs().max() > 1e-3
+    used = {int(i) for s in (sequences[0], *sequences[2:]) for i in (*s.prompt_ids, *s.response_ids)}
+    alone = sorted({int(i) for i in (*sequences[1].prompt_ids, *sequences[1].response_ids)} - used)
+    (gradient,) = torch.autograd.grad(before[~own].square().sum(), model.embedding.weight)
+    assert alone and gradient[alone].abs().max() == 0
+
+
+def test_rows_that_round_the_number_of_tokens_change_nothing(tokenizer: Any, make_sequences: Any) -> None:
+    """The same gradients with and without them."""
+    grads = []
+    for step in (round_rows, lambda rows: rows):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("thack.models.llama.round_rows", step)
+            model = new_decoder(ArchitectureSettings(hidden_size=16, num_heads=2, num_kv_heads=1), tokenizer, 0)
+            model(Batch.of(make_sequences(LENGTHS))).square().sum().backward()
+            grads.append({name: p.grad for name, p in model.named_parameters()})
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grad, grads[1][name], atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_bfloat16_is_as_far_from_float32_as_torch_has_it(tokenizer: Any, make_sequences: Any) -> None:
+    """Under autocast our products are bfloat16's: not better, not worse."""
+    a = ArchitectureSettings(hidden_size=64, num_heads=2, num_layers=3)
+    batch = Batch.of(make_sequences(LENGTHS))
+    found = {}
+    for way in ("float32", "ours", "torch"):
+        with pytest.MonkeyPatch.context() as patch:
+            if way == "torch":
+                patch.setattr("thack.models.functions._ONEDNN_LINEAR", None)
+            model = new_decoder(a, tokenizer, 0)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=way != "float32"):
+                logits = model(batch)
+            logits.float().square().sum().backward()
+            assert all(p.grad is not None and p.grad.dtype is torch.float32 for p in model.parameters())
+            found[way] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    error = {way: ((found[way] - found["float32"]).norm() / found["float32"].norm()).item() for way in found}
+    assert error["ours"] < 0.02 and error["ours"] < 2 * error["torch"] + 1e-3
