@@ -11,13 +11,11 @@ C tokens of a chunk, V vocabulary, K kept ids.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from thack import _thack
+from thack import kernels
 from thack.config.settings import Divergence, LossSettings
-from thack.kernels.buffers import rows as as_rows
 from thack.losses.dense import value_and_gradient
 from thack.losses.formulas import resolve, terms, weighted_terms
 from thack.losses.sparse import at_temperature, check_defined
@@ -28,15 +26,21 @@ from thack.targets import DenseTarget, SampledTarget, Target, TopKTarget
 def replace_by_gradient(logits_CV: Tensor, target: Target, labels_C: Tensor, settings: LossSettings) -> Tensor:
     """loss_C of `settings` (float32 at least), with logits_CV overwritten by its gradient, row by row.
 
-    One copy of the rows is needed for every term of a weighted sum but the last.
+    One copy of the rows is needed for every term of a weighted sum but the last; the CPU's kernel takes the
+    cross-entropy along with a divergence.
     """
-    kinds = weighted_terms(settings)
+    plan = weighted_terms(settings)
+    along = 0.0
+    if len(plan) > 1 and plan[-1][0] == "cross_entropy" and _has_kernel(logits_CV, target):
+        along = plan.pop()[1]
     total_C, gradient_CV = None, None
-    for number, (kind, weight) in enumerate(kinds):
-        last = number == len(kinds) - 1
+    for number, (kind, weight) in enumerate(plan):
+        last = number == len(plan) - 1
         rows_CV = logits_CV if last else logits_CV.clone()
         if kind == "cross_entropy":
             loss_C = sampled_rows(rows_CV, labels_C)
+        elif last and along:
+            loss_C = _divergence(rows_CV, target, kind, settings, labels_C, along / weight)
         else:
             loss_C = _divergence(rows_CV, target, kind, settings)
         total_C = weight * loss_C if total_C is None else total_C + weight * loss_C
@@ -63,9 +67,16 @@ def sampled_rows(logits_CV: Tensor, labels_C: Tensor) -> Tensor:
     return _sparse(logits_CV, target, "forward_kl", LossSettings())
 
 
-def _divergence(logits_CV: Tensor, target: Target, kind: Divergence, settings: LossSettings) -> Tensor:
+def _divergence(
+    logits_CV: Tensor,
+    target: Target,
+    kind: Divergence,
+    settings: LossSettings,
+    labels_C: Tensor | None = None,
+    ce_weight: float = 0.0,
+) -> Tensor:
     if not isinstance(target, DenseTarget):
-        return _sparse(logits_CV, target, kind, settings)
+        return _sparse(logits_CV, target, kind, settings, labels_C, ce_weight)
     loss_C, gradient_CV = value_and_gradient(
         logits_CV,
         target.log_probs_NV,
@@ -78,40 +89,33 @@ def _divergence(logits_CV: Tensor, target: Target, kind: Divergence, settings: L
     return loss_C
 
 
-def _sparse(logits_CV: Tensor, target: TopKTarget | SampledTarget, kind: Divergence, settings: LossSettings) -> Tensor:
-    temperature = settings.temperature
-    resolved = resolve(kind, settings.beta, settings.skew, temperature)
-    check_defined(target, resolved, temperature)
-    values_CK, rest_C = at_temperature(target, temperature)
-    if logits_CV.device.type == "cpu" and logits_CV.dtype != torch.float64:
-        return _by_rust(logits_CV, target, resolved, settings, values_CK, rest_C)
-    return by_sweeps(logits_CV, target, resolved, settings, values_CK, rest_C)
+def _has_kernel(logits_CV: Tensor, target: Target) -> bool:
+    on_cpu = logits_CV.device.type == "cpu" and logits_CV.dtype != torch.float64
+    return on_cpu and not isinstance(target, DenseTarget)
 
 
-def _by_rust(
+def _sparse(
     logits_CV: Tensor,
     target: TopKTarget | SampledTarget,
     kind: Divergence,
     settings: LossSettings,
-    values_CK: Tensor,
-    rest_C: Tensor,
+    labels_C: Tensor | None = None,
+    ce_weight: float = 0.0,
 ) -> Tensor:
-    words, name, vocab = as_rows(logits_CV)
-    assert words.ctypes.data == logits_CV.data_ptr(), "the rows must be contiguous to be worked on in place"
-    losses = np.empty(len(logits_CV), np.float32)
-    _thack.sparse_divergence(
-        words,
-        name,
-        vocab,
-        np.ascontiguousarray(target.ids_NK.numpy(), dtype=np.int32),
-        np.ascontiguousarray(values_CK.numpy(), dtype=np.float32),
-        np.ascontiguousarray(rest_C.numpy(), dtype=np.float32),
-        "sampled" if isinstance(target, SampledTarget) else kind,
-        settings.skew if kind == "skewed_kl" else settings.beta,
-        settings.temperature,
-        losses,
+    resolved = resolve(kind, settings.beta, settings.skew, settings.temperature)
+    check_defined(target, resolved, settings.temperature)
+    if not _has_kernel(logits_CV, target):
+        return by_sweeps(logits_CV, target, resolved, settings)
+    return kernels.sparse_divergence_(
+        logits_CV,
+        target,
+        kind=resolved,
+        beta=settings.beta,
+        skew=settings.skew,
+        temperature=settings.temperature,
+        labels_N=labels_C,
+        ce_weight=ce_weight,
     )
-    return torch.from_numpy(losses)
 
 
 def by_sweeps(
@@ -119,12 +123,11 @@ def by_sweeps(
     target: TopKTarget | SampledTarget,
     kind: Divergence,
     settings: LossSettings,
-    values_CK: Tensor,
-    rest_C: Tensor,
 ) -> Tensor:
     """The same by torch on K+1 numbers, between a sweep that reads the tail and one that writes its gradient."""
     wide = torch.promote_types(logits_CV.dtype, torch.float32)
     temperature, ids_CK = settings.temperature, target.ids_NK.long()
+    values_CK, rest_C = at_temperature(target, temperature)
     sampled = isinstance(target, SampledTarget)
     # Padding repeats an id that counts: it must be seen once.
     counted_CK = values_CK > 0 if sampled else torch.ones_like(ids_CK, dtype=torch.bool)
