@@ -121,11 +121,13 @@ def score_detectors(
 
 
 def report(runs: PathLike | Sequence[PathLike], out: PathLike | None = None) -> Path:
-    """Write one self-contained HTML page about runs; by default report.html in the first."""
-    from thack.report import write_report
+    """Write one self-contained HTML page about runs, or about a grid; by default report.html in the first."""
+    from thack.report import is_grid, write_grid_report, write_report
 
     paths = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
     path = Path(out) if out is not None else paths[0] / "report.html"
+    if len(paths) == 1 and is_grid(paths[0]):
+        return write_grid_report(paths[0], path)
     write_report(paths, path)
     return path
 

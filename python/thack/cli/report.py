@@ -14,7 +14,10 @@ from thack.cli.verbs import Json, Verbose, epilog
 
 @app.command("report", epilog=epilog("thack report runs/a runs/b --out report.html"))
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories, shown side by side.", show_default=False)],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run directories, side by side; or one that thack experiment made.", show_default=False),
+    ],
     output: Annotated[
         Path | None, typer.Option("--out", help="The HTML file; by default report.html in the first run.")
     ] = None,
@@ -22,8 +25,7 @@ def report(
     verbose: Verbose = False,
 ) -> None:
     """Write one self-contained HTML page about runs: verdicts, curves, settings, costs."""
-    from thack.report import write_report
+    from thack.api import report as write
 
-    path = output or runs[0] / "report.html"
-    write_report(runs, path)
+    path = write(runs, output)
     print_json({"out": str(path)}) if as_json else out().print(f"report: {path}")

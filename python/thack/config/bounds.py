@@ -39,10 +39,14 @@ _WORDS = {
     Rule(lambda value: 0 < value <= 1, "above 0 and at most 1"): "top_p",
 }
 
+_LISTS = {"temperatures"}  # whose rule is about all values together
 RULES = {name: rule for rule, names in _WORDS.items() for name in names.split()}
 
 
 def out_of_bounds(name: str, value: Any) -> str | None:
     """The words for what `name` accepts, if `value` is not that."""
     rule = RULES.get(name)
-    return None if rule is None or rule.accepts(value) else rule.words
+    if rule is None:
+        return None
+    several = isinstance(value, tuple) and name not in _LISTS  # an axis: every value of it
+    return None if all(map(rule.accepts, value if several else (value,))) else rule.words

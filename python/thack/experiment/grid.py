@@ -132,6 +132,7 @@ def summarise(settings: ExperimentSettings, out: Path, outcomes: Sequence[Outcom
             "kind": "experiment",
             "title": settings.title,
             "figures": list(chosen_figures(settings)),
+            "base": asdict(base_arm(settings)),
             "seeds": list(settings.seeds),
             "runs": [_row(outcome, out) for outcome in outcomes],
             "seconds": round(sum(record["seconds"] for record in records), 1),

@@ -36,13 +36,25 @@ OTHERS = (
     Colour("other-5", "#0e7490", "#4fd1e8", ">"),
     Colour("other-6", "#6b4f3a", "#d3ae8f", "h"),
 )
+# Along an axis that starts at offline: towards what hacks more, and towards what hacks less.
+WORSE = (
+    Colour("worse-1", "#b0304f", "#ff7a93", "v"),
+    Colour("worse-2", "#6a2c8f", "#c79bff", "P"),
+    Colour("worse-3", "#33206b", "#9d8cff", "X"),
+)
+BETTER = (
+    Colour("better-1", "#a87900", "#f2c14e", "v"),
+    Colour("better-2", "#5b8a2d", "#a8d672", "D"),
+    Colour("better-3", "#12827c", "#4fd8cd", "^"),
+    ONLINE_TEACHER,
+)
 _BY_KIND = {
     "offline": OFFLINE,
     "online-teacher": ONLINE_TEACHER,
     "online-student": ONLINE_STUDENT,
     "mixture": MIXTURE,
 }
-ALL = (INK, MUTED, GRID, SURFACE, *_BY_KIND.values(), *OTHERS)
+ALL = (INK, MUTED, GRID, SURFACE, *_BY_KIND.values(), *OTHERS, *WORSE, *BETTER[:-1])
 
 
 def assign(arms: Sequence[tuple[str, str]]) -> list[Colour]:
@@ -57,6 +69,11 @@ def assign(arms: Sequence[tuple[str, str]]) -> list[Colour]:
         taken.add(own.variable)
         given.append(own)
     return given
+
+
+def doses(count: int, *, worse: bool) -> list[Colour]:
+    """Offline's colour for the first arm of an axis, then away from it: four colours at most, or five."""
+    return [OFFLINE, *(WORSE if worse else BETTER)][:count]
 
 
 def variables(dark: bool) -> str:

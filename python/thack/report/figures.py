@@ -42,7 +42,7 @@ def plane(
     size: tuple[float, float] = SIZE,
 ) -> Figure:
     """Golden over proxy, with time running to the right: a path that turns up has begun to hack (F4)."""
-    figure, axes = _figure(size)
+    figure, axes = new_figure(size)
     tops: list[float] = []
     bottoms: list[float] = []
     lefts: list[float] = []
@@ -103,9 +103,15 @@ def _path(axes: Axes, proxy_E: Floats, golden_E: Floats, colour: Colour, *, main
 
 
 @styled()
-def golden(arms: Sequence[Arm], colours: Sequence[Colour] | None = None, *, legend: bool = False) -> Figure:
+def golden(
+    arms: Sequence[Arm],
+    colours: Sequence[Colour] | None = None,
+    *,
+    legend: bool = False,
+    size: tuple[float, float] = SIZE,
+) -> Figure:
     """Golden over steps, cropped to what happens after the warm-up, with KL(oracle‖teacher) (F5, right)."""
-    figure, axes = _figure(SIZE)
+    figure, axes = new_figure(size)
     tops: list[float] = []
     bottoms: list[float] = []
     turns: list[float] = []
@@ -146,7 +152,7 @@ def curve(
     legend: bool = False,
 ) -> Figure:
     """Any word over steps, log–log: straight where learning follows a power law."""
-    figure, axes = _figure(SMALL)
+    figure, axes = new_figure(SMALL)
     for arm, colour in zip(arms, colours or colours_of(arms), strict=True):
         if word == "train_loss":
             for number, run in enumerate(arm.runs):
@@ -175,7 +181,7 @@ def slope_ratios(
 ) -> Figure:
     """The detector that needs no oracle, over steps, with its threshold."""
     limits = thresholds or Thresholds()
-    figure, axes = _figure(SMALL)
+    figure, axes = new_figure(SMALL)
     for arm, colour in zip(arms, colours or colours_of(arms), strict=True):
         found = [run.suspicion.detections[0].series for run in arm.runs]
         for number, series in enumerate(one for one in found if len(one)):
@@ -204,7 +210,8 @@ def _legend(figure: Figure, num_arms: int) -> None:
     figure.legend(loc="outside upper left", ncols=min(num_arms, 4), fontsize=8.5)
 
 
-def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """One pair of axes, laid out to fit its labels."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
@@ -247,6 +254,11 @@ def _note(axes: Axes, text: str, height: float, at: float | None) -> None:
         bbox={"facecolor": SURFACE.light, "edgecolor": "none", "alpha": 0.8, "pad": 1},
         zorder=5,
     )
+
+
+def add_margin_line(axes: Axes, at: float) -> None:
+    """A dashed vertical line: the margin beyond which a rise counts."""
+    axes.axvline(at, color=MUTED.light, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
 
 
 def _crop(axes: Axes, bottoms: Sequence[float], tops: Sequence[float]) -> None:

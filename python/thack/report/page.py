@@ -9,6 +9,7 @@ from thack.hacking import VALIDATION, Margins
 from thack.hacking.words import percent
 from thack.report import tables
 from thack.report.colours import Colour, variables
+from thack.report.health import health_table
 from thack.report.html import folded, section, tag, text
 from thack.report.panels import Drawn
 from thack.report.runs import Arm, Subject
@@ -26,6 +27,11 @@ def render(subject: Subject, colours: Sequence[Colour], drawn: Sequence[Drawn], 
             tag("footer", text("Written by thack. Numbers behind each figure: plots/*.csv beside this file.")),
         ]
     )
+    return document(subject.title or headline(subject), body)
+
+
+def document(title: str, body: str) -> str:
+    """The whole file around a body: title, colours of both schemes, style."""
     style = (
         f":root{{color-scheme:light dark;{variables(dark=False)}}}"
         f"@media screen and (prefers-color-scheme:dark){{:root{{{variables(dark=True)}}}}}"
@@ -34,7 +40,7 @@ def render(subject: Subject, colours: Sequence[Colour], drawn: Sequence[Drawn], 
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{text(subject.title or headline(subject))}</title><style>{style}</style></head>"
+        f"<title>{text(title)}</title><style>{style}</style></head>"
         f"<body>{body}</body></html>\n"
     )
 
@@ -76,6 +82,7 @@ def _sections(
             detector_scores(subject),
             _meanings(subject),
         ),
+        section("health", "Health of the students", health_table(subject)),
         section("examples", "What they wrote", tables.examples(subject)),
         section("costs", "Costs", tables.costs(subject, colours)),
         section("settings", "Settings", tables.settings(subject), tables.environment(subject)),

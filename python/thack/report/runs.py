@@ -99,7 +99,7 @@ def load(paths: Sequence[Path], out: Path, *, title: str | None = None, margins:
     resolved = [Path(path) for path in paths]
     experiment = _experiment(resolved, out)
     places = _places(experiment, resolved)
-    runs = [_run(path, places.get(path.resolve()), margins) for path in resolved]
+    runs = [read_run(path, places.get(path.resolve()), margins) for path in resolved]
     if len({run.name for run in runs}) < len(runs):  # a/offline and b/offline
         names = [str(path) for path in resolved]
         runs = [_renamed(run, name) for run, name in zip(runs, names, strict=True)]
@@ -135,7 +135,8 @@ def _places(experiment: Mapping[str, Any], paths: Sequence[Path]) -> dict[Path, 
     return places
 
 
-def _run(path: Path, place: tuple[str, int | None] | None, margins: Margins | None) -> Run:
+def read_run(path: Path, place: tuple[str, int | None] | None, margins: Margins | None) -> Run:
+    """Read and judge one run; `place` names its arm and seed where its directory does not."""
     curves = Curves.from_run(path) if path.is_dir() else Curves.from_jsonl(path)
     directory = path if path.is_dir() else path.parent
     name = path.resolve().name if path.is_dir() else path.stem

@@ -7,7 +7,11 @@ from pathlib import Path
 
 from thack.files import explained, write_text
 from thack.hacking import Margins
+from thack.report.claims import claims_csv
 from thack.report.figures import colours_of
+from thack.report.grid import load_grid
+from thack.report.grid_figures import CURVE_WORDS, Plate, plates
+from thack.report.grid_page import render_grid
 from thack.report.lines import table_of
 from thack.report.page import render
 from thack.report.panels import Drawn, draw
@@ -38,3 +42,29 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str | None = None, m
         write_text(plots / f"{one.name}.csv", table_of(subject.arms, one.words))
     write_text(out, page)
     return out
+
+
+def write_grid_report(directory: Path, out: Path, *, margins: Margins | None = None) -> Path:
+    """Write one HTML file about a grid that `thack experiment` made, and plots/ with figures, numbers and claims."""
+    grid = load_grid(directory, margins)
+    found = plates(grid) if available() else plates(grid, draw=False)
+    svgs = {
+        panel.name: inline_svg(panel.figure, name=panel.name, label=panel.title)
+        for plate in found
+        for panel in plate.panels
+    }
+    page = render_grid(grid, found, svgs)
+    folder = out.parent / "plots"
+    with explained(out):
+        folder.mkdir(parents=True, exist_ok=True)
+    for plate in found:
+        _write_plate(plate, folder)
+    write_text(folder / "claims.csv", claims_csv([claim for plate in found for claim in plate.claims]))
+    write_text(out, page)
+    return out
+
+
+def _write_plate(plate: Plate, folder: Path) -> None:
+    for panel in plate.panels:
+        write_text(folder / f"{panel.name}.svg", file_svg(panel.figure))
+    write_text(folder / f"{plate.name}.csv", table_of(plate.arms, CURVE_WORDS))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from thack.errors import UsageError
 
-VERBS = ("sft", "generate", "cache-logits", "distill", "evaluate", "demo")
+VERBS = ("sft", "generate", "cache-logits", "distill", "evaluate", "demo", "experiment")
 TASK = "{task}"
 
 

@@ -46,7 +46,8 @@ def test_a_product_of_ones_own_runs_beside_the_figures() -> None:
 @pytest.mark.parametrize(
     ("sets", "told"),
     [
-        (["axes.budget=[0]"], "budget = 0"),
+        (["axes.budget=[0]"], "axes.budget = [0]: must be 1 or more"),
+        (["axes.diversity=[0]"], "diversity = 0"),
         (["axes.fraction_online=[1.5]"], "fraction_online = 1.5"),
         (["axes.target=['top-k']"], "top-k:64"),
         (["figures=['F9']"], "no figure 'F9'"),

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.python.experiment.small import settings, write_sums
 
 from thack.errors import DataError, ModelError, ThackError, UsageError
 from thack.experiment import work
@@ -15,6 +14,8 @@ from thack.experiment.demo import run_experiment
 from thack.experiment.grid import GridResult, plan, recipe, run_grid
 from thack.experiment.stages import walk
 from thack.runtime.progress import SILENT
+
+from .small import settings, write_sums
 
 GRID = ["figures=['F5', 'F6', 'fraction', 'target']", "groups.F6.diversity=[1, 2]", "groups.target.target=['top-k:8']"]
 

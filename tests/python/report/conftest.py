@@ -1,8 +1,9 @@
-"""Synthetic runs come from ../hacking."""
+"""Synthetic runs come from ../hacking, grids of them from here."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "hacking"))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent / "hacking"), str(HERE)]
