@@ -111,7 +111,7 @@ class GuardSettings:
     on: bool = False  # act when the student begins to memorise instead of to learn
     policy: Literal["refresh", "raise-online", "stop"] = "refresh"  # add fresh responses, go online, or stop
     budget: int = 6  # refresh: fresh responses per prompt over the whole run
-    every: int = 10  # refresh: epochs from one fresh response per prompt to the next; 0: all at the alarm
+    every: int = 1  # refresh: epochs from one fresh response per prompt to the next; 0: all at the alarm
     growth: float = 1.0  # refresh: every gap is so many times the one before
     then: Literal["stop", "go-on"] = "stop"  # refresh: once every fresh response was used, stop or go on with them
     online_fraction: float = 0.25  # raise-online: share of every batch that the teacher writes afresh
