@@ -67,7 +67,7 @@ pub fn sample<E: Element>(row: &[E], number: usize, sampling: &Sampling, seed: u
     }
     for attempt in 0..ATTEMPTS {
         let (id, power) = draw(row, &summary, uniform(seed, Purpose::Sample(attempt), key));
-        let likely = f64::from(power) >= sampling.min_p;
+        let likely = summary.relative(row[id as usize].to_f32()) >= sampling.min_p;
         if likely && summary.mass_above(row, id, power) < sampling.top_p * summary.total {
             return Ok(id);
         }
@@ -76,26 +76,10 @@ pub fn sample<E: Element>(row: &[E], number: usize, sampling: &Sampling, seed: u
     Ok(from_list(row, &summary, &all, sampling, uniform(seed, Purpose::Sample(ATTEMPTS), key)))
 }
 
-/// The id at which the cumulative sum passes u · total, with its exp((x − highest)/T).
+/// The id at which the cumulative sum passes u · total, with its power.
 fn draw<E: Element>(row: &[E], summary: &Summary, u: f64) -> (u32, f32) {
     let target = u * summary.total;
-    let mut passed = 0.0;
-    let mut last = None;
-    for (block, sum) in summary.sums.iter().enumerate() {
-        if *sum <= 0.0 {
-            continue;
-        }
-        let next = passed + f64::from(*sum);
-        if next > target || last.is_none() {
-            last = Some((block, passed));
-            if next > target {
-                break;
-            }
-        }
-        last = Some((block, passed));
-        passed = next;
-    }
-    let (block, passed) = last.expect("the block of the maximum has mass");
+    let (block, passed) = summary.block_at(target);
     let powers = summary.powers(row, block);
     within(&powers, target - passed).map_or((0, 0.0), |i| ((block * BLOCK + i) as u32, powers[i]))
 }
@@ -116,9 +100,7 @@ fn within(powers: &[f32], target: f64) -> Option<usize> {
 
 /// Top-p and min-p on `ids` (increasing), then the inverse CDF over what is left.
 fn from_list<E: Element>(row: &[E], summary: &Summary, ids: &[u32], sampling: &Sampling, u: f64) -> u32 {
-    let power = |id: u32| {
-        ((f64::from(row[id as usize].to_f32()) - f64::from(summary.highest)) * f64::from(summary.scale)).exp()
-    };
+    let power = |id: u32| summary.relative(row[id as usize].to_f32());
     let mut ranked: Vec<(u32, f32)> = ids.iter().map(|id| (*id, row[*id as usize].to_f32())).collect();
     ranked.sort_unstable_by(before);
     let total: f64 = ranked.iter().map(|(id, _)| power(*id)).sum();

@@ -25,8 +25,7 @@ pub struct Sample {
 /// Samples `k` ids at temperature 1 with one uniform number `u`.
 pub fn sample<E: Element>(row: &[E], summary: &Summary, k: usize, u: f64) -> Sample {
     let ids = select(row, summary, k);
-    let p =
-        |id: u32| (f64::from(row[id as usize].to_f32()) - f64::from(summary.highest)).exp() / summary.total;
+    let p = |id: u32| summary.probability(row[id as usize].to_f32());
     let mut ranked: Vec<(u32, f32)> = ids.iter().map(|id| (*id, row[*id as usize].to_f32())).collect();
     ranked.sort_unstable_by(before);
     let beyond = (summary.log_tail(row, &ids, 1.0) - summary.logsumexp()).exp();

@@ -123,8 +123,7 @@ fn select_row<E: Element>(row: &[E], number: usize, temperatures: &[f64], out: S
     }
     out.tails[0] = (summary.log_tail(row, &found, 1.0) - logsumexp) as f32;
     for (temperature, tail) in temperatures.iter().zip(&mut out.tails[1..]) {
-        let scale = (1.0 / temperature) as f32;
-        *tail = (summary.log_tail(row, &found, scale) - logsumexp * f64::from(scale)) as f32;
+        *tail = (summary.log_tail(row, &found, *temperature) - logsumexp / temperature) as f32;
     }
     Ok(())
 }

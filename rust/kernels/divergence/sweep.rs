@@ -5,7 +5,8 @@ use crate::kernels::exp::exp;
 use crate::kernels::row::BLOCK;
 use crate::kernels::simd::{self, Kernel, LANES, Level, Simd};
 
-/// The scaled distance by which a block may exceed the base of its exponentials (see `row::REBASE`).
+/// The scaled distance by which a block may exceed the base of its exponentials: small, since the
+/// rounding of x − base grows with it.
 const REBASE: f32 = 8.0;
 /// Bytes that a sweep asks for ahead of itself.
 const AHEAD: usize = 4096;

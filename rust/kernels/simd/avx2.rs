@@ -84,13 +84,8 @@ impl Simd for Avx2 {
         unsafe { V(_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)) }
     }
     #[inline(always)]
-    fn low_bits_as_exponent(self, a: V) -> V {
-        unsafe {
-            V(
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(a.0))),
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(a.1))),
-            )
-        }
+    fn shift_exponent(self, a: V, n: V) -> V {
+        unsafe { V(shift_exponent(a.0, n.0), shift_exponent(a.1, n.1)) }
     }
     #[inline(always)]
     fn ge(self, a: V, b: V) -> u32 {
@@ -140,6 +135,14 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn reduce_add_each(self, vectors: &[V; LANES]) -> V {
+        unsafe { reduce_each::<false>(vectors) }
+    }
+    #[inline(always)]
+    fn reduce_max_each(self, vectors: &[V; LANES]) -> V {
+        unsafe { reduce_each::<true>(vectors) }
+    }
+    #[inline(always)]
     fn prefetch<T>(self, at: &T, bytes: usize) {
         // SAFETY: a prefetch touches no memory as far as the program can tell; any address will do.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(at).cast::<i8>().wrapping_add(bytes)) }
@@ -158,4 +161,59 @@ unsafe fn compare<const HOW: i32>(a: V, b: V) -> V {
 #[inline(always)]
 unsafe fn bits(low: __m256, high: __m256) -> u32 {
     unsafe { _mm256_movemask_ps(low) as u32 | ((_mm256_movemask_ps(high) as u32) << 8) }
+}
+
+/// # Safety
+/// As for the methods above.
+#[inline(always)]
+unsafe fn shift_exponent(a: __m256, n: __m256) -> __m256 {
+    unsafe {
+        let by = _mm256_slli_epi32::<23>(_mm256_castps_si256(n));
+        _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), by))
+    }
+}
+
+/// # Safety
+/// As for the methods above.
+#[inline(always)]
+unsafe fn combine<const MAX: bool>(a: __m256, b: __m256) -> __m256 {
+    unsafe { if MAX { _mm256_max_ps(a, b) } else { _mm256_add_ps(a, b) } }
+}
+
+/// Combines neighbours of both; in each half those of `a` come first.
+///
+/// # Safety
+/// As for the methods above.
+#[inline(always)]
+unsafe fn pair<const MAX: bool>(a: __m256, b: __m256) -> __m256 {
+    unsafe { combine::<MAX>(_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xDD>(a, b)) }
+}
+
+/// # Safety
+/// As for the methods above.
+#[inline(always)]
+unsafe fn reduce_each<const MAX: bool>(vectors: &[V; LANES]) -> V {
+    unsafe {
+        let mut folded = [_mm256_setzero_ps(); LANES];
+        for i in 0..LANES {
+            folded[i] = combine::<MAX>(vectors[i].0, vectors[i].1);
+        }
+        V(reduce_eight::<MAX>(&folded, 0), reduce_eight::<MAX>(&folded, 8))
+    }
+}
+
+/// Lane i is register `first + i`, reduced.
+///
+/// # Safety
+/// As for the methods above.
+#[inline(always)]
+unsafe fn reduce_eight<const MAX: bool>(of: &[__m256; LANES], first: usize) -> __m256 {
+    unsafe {
+        let mut pairs = [_mm256_setzero_ps(); 4];
+        for i in 0..4 {
+            pairs[i] = pair::<MAX>(of[first + 2 * i], of[first + 2 * i + 1]);
+        }
+        let (low, high) = (pair::<MAX>(pairs[0], pairs[1]), pair::<MAX>(pairs[2], pairs[3]));
+        combine::<MAX>(_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high))
+    }
 }

@@ -68,8 +68,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_max_ps(a, b) }
     }
     #[inline(always)]
-    fn low_bits_as_exponent(self, a: __m512) -> __m512 {
-        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(a))) }
+    fn shift_exponent(self, a: __m512, n: __m512) -> __m512 {
+        unsafe {
+            let by = _mm512_slli_epi32::<23>(_mm512_castps_si512(n));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), by))
+        }
     }
     #[inline(always)]
     fn ge(self, a: __m512, b: __m512) -> u32 {
@@ -110,6 +113,14 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    fn reduce_add_each(self, vectors: &[__m512; LANES]) -> __m512 {
+        unsafe { reduce_each::<false>(vectors) }
+    }
+    #[inline(always)]
+    fn reduce_max_each(self, vectors: &[__m512; LANES]) -> __m512 {
+        unsafe { reduce_each::<true>(vectors) }
+    }
+    #[inline(always)]
     fn prefetch<T>(self, at: &T, bytes: usize) {
         // SAFETY: a prefetch touches no memory as far as the program can tell; any address will do.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(at).cast::<i8>().wrapping_add(bytes)) }
@@ -123,4 +134,48 @@ impl Simd for Avx512 {
 #[inline(always)]
 unsafe fn upper(a: __m512) -> __m256 {
     unsafe { _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(a))) }
+}
+
+/// # Safety
+/// As for the methods above.
+#[inline(always)]
+unsafe fn combine<const MAX: bool>(a: __m512, b: __m512) -> __m512 {
+    unsafe { if MAX { _mm512_max_ps(a, b) } else { _mm512_add_ps(a, b) } }
+}
+
+/// Combines neighbours of both; in each quarter those of `a` come first.
+///
+/// # Safety
+/// As for the methods above.
+#[inline(always)]
+unsafe fn pair<const MAX: bool>(a: __m512, b: __m512) -> __m512 {
+    unsafe { combine::<MAX>(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xDD>(a, b)) }
+}
+
+/// # Safety
+/// As for the methods above.
+#[inline(always)]
+unsafe fn reduce_each<const MAX: bool>(of: &[__m512; LANES]) -> __m512 {
+    unsafe {
+        let (low, high) = (reduce_eight::<MAX>(of, 0), reduce_eight::<MAX>(of, 8));
+        let even = _mm512_shuffle_f32x4::<0x88>(low, high);
+        combine::<MAX>(even, _mm512_shuffle_f32x4::<0xDD>(low, high))
+    }
+}
+
+/// Quarters 0 and 1 hold the halves of registers 0–3 behind `first`, reduced; quarters 2 and 3 those of 4–7.
+///
+/// # Safety
+/// As for the methods above.
+#[inline(always)]
+unsafe fn reduce_eight<const MAX: bool>(of: &[__m512; LANES], first: usize) -> __m512 {
+    unsafe {
+        let mut folded = [_mm512_setzero_ps(); 4];
+        for i in 0..4 {
+            let (a, b) = (of[first + i], of[first + i + 4]);
+            let lower = _mm512_shuffle_f32x4::<0x44>(a, b);
+            folded[i] = combine::<MAX>(lower, _mm512_shuffle_f32x4::<0xEE>(a, b));
+        }
+        pair::<MAX>(pair::<MAX>(folded[0], folded[1]), pair::<MAX>(folded[2], folded[3]))
+    }
 }

@@ -46,8 +46,8 @@ pub trait Simd: Copy + Send + Sync {
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// a where a > b, else b: a NaN in `b` stays, a NaN in `a` is dropped.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The lowest nine bits of each lane moved into sign and exponent.
-    fn low_bits_as_exponent(self, a: Self::V) -> Self::V;
+    /// a · 2^n, n the integer that the lowest nine bits of `n` spell: added to the exponent, so that must suffice.
+    fn shift_exponent(self, a: Self::V, n: Self::V) -> Self::V;
     /// Bit i is set where a ≥ b in lane i.
     fn ge(self, a: Self::V, b: Self::V) -> u32;
     /// Bit i is set where a > b in lane i.
@@ -60,6 +60,10 @@ pub trait Simd: Copy + Send + Sync {
     fn where_gt(self, a: Self::V, b: Self::V, value: Self::V) -> Self::V;
     /// Sum of all lanes, halves folded onto each other: 16 → 8 → 4 → 2 → 1.
     fn reduce_add(self, a: Self::V) -> f32;
+    /// Lane i is the sum of vector i's lanes: the upper half is folded onto the lower, then neighbours are added.
+    fn reduce_add_each(self, vectors: &[Self::V; LANES]) -> Self::V;
+    /// Lane i is the maximum of vector i's lanes; none may be NaN.
+    fn reduce_max_each(self, vectors: &[Self::V; LANES]) -> Self::V;
     /// Maximum of all lanes; no lane may be NaN.
     fn reduce_max(self, a: Self::V) -> f32;
     /// Asks for the cache line that lies `bytes` behind `at`, inside the slice or not.
@@ -84,6 +88,12 @@ pub enum Level {
     Avx2 = 2,
     /// AVX-512 F and BW.
     Avx512 = 3,
+}
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 impl Level {

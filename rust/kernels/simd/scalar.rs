@@ -39,6 +39,22 @@ fn fold(mut a: V, f: impl Fn(f32, f32) -> f32) -> f32 {
     a[0]
 }
 
+/// Folds the upper half onto the lower, then neighbours: what registers that are merged by pairs do.
+#[inline(always)]
+fn neighbours(mut a: V, f: impl Fn(f32, f32) -> f32) -> f32 {
+    for i in 0..LANES / 2 {
+        a[i] = f(a[i], a[i + LANES / 2]);
+    }
+    let mut left = LANES / 2;
+    while left > 1 {
+        left /= 2;
+        for i in 0..left {
+            a[i] = f(a[2 * i], a[2 * i + 1]);
+        }
+    }
+    a[0]
+}
+
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
@@ -88,8 +104,8 @@ impl Simd for Scalar {
         map2(a, b, larger)
     }
     #[inline(always)]
-    fn low_bits_as_exponent(self, a: V) -> V {
-        a.map(|x| f32::from_bits(x.to_bits() << 23))
+    fn shift_exponent(self, a: V, n: V) -> V {
+        std::array::from_fn(|i| f32::from_bits(a[i].to_bits().wrapping_add(n[i].to_bits() << 23)))
     }
     #[inline(always)]
     fn ge(self, a: V, b: V) -> u32 {
@@ -118,6 +134,14 @@ impl Simd for Scalar {
     #[inline(always)]
     fn reduce_max(self, a: V) -> f32 {
         fold(a, larger)
+    }
+    #[inline(always)]
+    fn reduce_add_each(self, vectors: &[V; LANES]) -> V {
+        vectors.map(|v| neighbours(v, |x, y| x + y))
+    }
+    #[inline(always)]
+    fn reduce_max_each(self, vectors: &[V; LANES]) -> V {
+        vectors.map(|v| neighbours(v, larger))
     }
     #[inline(always)]
     fn prefetch<T>(self, _at: &T, _bytes: usize) {}
