@@ -57,6 +57,10 @@ class DivergedError(ThackError):
     """Training produced a NaN or infinite loss; the last good checkpoint is kept."""
 
 
+class PeerFailed(ThackError):
+    """Another rank of this run failed; its own message says why."""
+
+
 class HackingFound(ThackError):
     """The verdict is hacking and `--fail-on-hacking` was given."""
 

@@ -11,7 +11,8 @@ import typer
 
 from thack.cli import verbs
 from thack.cli.console import error_document, print_error, print_json
-from thack.errors import Interrupted, Preempted, ThackError, UsageError
+from thack.errors import Interrupted, PeerFailed, Preempted, ThackError, UsageError
+from thack.runtime.ranks import current_rank
 
 app = typer.Typer(
     name="thack",
@@ -94,10 +95,21 @@ def _fail(error: ThackError, cause: BaseException) -> int:
         error = type(error)(error.message, details=error.details, hint=again)
     if verbs.state["verbose"]:
         traceback.print_exception(cause, file=sys.stderr)
+    if not _first_rank():
+        if not isinstance(error, Preempted | Interrupted | PeerFailed):  # those the first rank tells for all
+            print(f"rank {current_rank().rank}: {error.message}", file=sys.stderr)
+        return error.exit_code
     print_error(error)
     if verbs.state["json"]:
         print_json(error_document(error))
     return error.exit_code
+
+
+def _first_rank() -> bool:
+    try:
+        return current_rank().is_first
+    except UsageError:  # what is wrong with the variables is the error to show
+        return True
 
 
 def _system_error(error: Exception) -> ThackError:

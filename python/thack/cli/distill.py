@@ -35,6 +35,7 @@ FLAGS = {
     DistillSettings,
     flags=FLAGS,
     example="thack distill --cache cache/ --student ./student --bank held_out.jsonl --out runs/a",
+    many=True,
     set_example="loss.temperature=2",
 )
 def distill(call: Call[DistillSettings]) -> None:

@@ -27,6 +27,7 @@ FLAGS = {
     SftSettings,
     flags=FLAGS,
     example="thack sft --data pairs.jsonl --model ./base --out runs/teacher",
+    many=True,
     set_example="optimizer.weight_decay=0.1",
 )
 def sft(call: Call[SftSettings]) -> None:

@@ -48,7 +48,9 @@ class Call(Generic[S]):
     extras: Mapping[str, Any] = field(default_factory=dict)  # flags that are no settings
 
     def emit(self, document: Any, show: Callable[[], None]) -> None:
-        """Print the result: as one JSON document, or by `show` for people."""
+        """Print the result, once: as one JSON document, or by `show` for people."""
+        if not current_rank().is_first:
+            return
         if self.json:
             print_json(document)
         else:
@@ -111,7 +113,7 @@ def verb(
             if current_rank().world_size > 1 and not many:
                 raise UsageError(
                     f"thack {name} runs as one process, but {current_rank().world_size} were started",
-                    hint="start it once; cache-logits is the one to start many times",
+                    hint="start it once; sft, distill and cache-logits are those to start many times",
                 )
             writes = records and not given.get("dry_run")
             recording = recorded(Path(getattr(settings, "out", "."))) if writes else nullcontext()

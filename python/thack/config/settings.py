@@ -90,6 +90,7 @@ class SourceSettings:
     online_fraction: float = 0.5  # mixture: share of every batch that is written afresh
     online_by: Literal["teacher", "student"] = "teacher"  # mixture: who writes that share
     refresh_steps: int = 16  # online responses are written for so many steps at once, at most an epoch
+    batch_size: int = 256  # prompts written to at once; ranks share these batches, so their text stays the same
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
 
 
@@ -131,7 +132,25 @@ class EvaluationSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSettings:
     every_steps: int = 0  # 0: only at evaluations and at the end
-    keep: int = 2
+    keep: int = 2  # at least two stay, whatever this says
+    background: bool = True  # copy at the step, write while training goes on; false: less memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelSettings:
+    """Several processes, started by torchrun or srun; with one, nothing of this matters."""
+
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"  # fsdp: shards; auto: only if replicas would fill half a GPU
+    shard_teacher: bool = False  # shard a live teacher too; gathered whole to generate and to evaluate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemorySettings:
+    """What makes room, or time, without changing what is computed but by rounding."""
+
+    checkpoint_activations: bool = False  # forward again in the backward instead of keeping each block's inside
+    master_weights: bool = True  # false: weights and optimizer state in dtype too, instead of float32
+    compile: bool = False  # each block through torch.compile; needs a C++ compiler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +169,8 @@ class SftSettings:
     )
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     tracker: tuple[TrackerName, ...] = ()  # also send metrics.jsonl to: tensorboard, wandb, trackio
+    parallel: ParallelSettings = field(default_factory=ParallelSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
     seed: int = 0
     dtype: DTypeName = "auto"
     device: str = "auto"
@@ -215,6 +236,8 @@ class DistillSettings:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     tracker: tuple[TrackerName, ...] = ()  # also send metrics.jsonl to: tensorboard, wandb, trackio
+    parallel: ParallelSettings = field(default_factory=ParallelSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
     profile: bool = False  # log the time split: data, forward, loss, backward, optimizer
     seed: int = 0
     dtype: DTypeName = "auto"

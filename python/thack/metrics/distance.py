@@ -37,6 +37,7 @@ from thack.models.load import as_language_model
 from thack.models.protocol import LanguageModel
 from thack.responses.sampler import generate
 from thack.runtime.progress import SILENT, Progress
+from thack.runtime.team import ALONE, Team
 from thack.targets import TokenSequence
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
@@ -116,6 +117,7 @@ class Evaluator:
     seed: int = 0
     judge: LanguageModel | None = None
     memory_bytes: int = _MEMORY_BYTES
+    team: Team = ALONE  # ranks share the batches; the columns are those of one process, to the bit
     _kept: dict[tuple[Writer, int], Tensor] = field(default_factory=dict)
     _kept_bytes: int = 0
     _line: dict[str, PerPrompt] | None = None
@@ -159,7 +161,7 @@ class Evaluator:
         for role in self.references:
             seen = FixedHealth() if self.settings.health else None
             per_prompt |= self._on_fixed(METRIC_OF[role], role, student, "reference_sampled", seen)
-            health |= seen.columns(METRIC_OF[role]) if seen else {}
+            health |= seen.columns(METRIC_OF[role], self.team) if seen else {}
         if HUMAN in self.bank.responses:
             per_prompt[f"{HUMAN}/{LIKELIHOOD}"] = self._likelihood(student, "student")
         generated = 0
@@ -180,6 +182,7 @@ class Evaluator:
             seed=self.seed,
             epoch=len(METRIC_OF),  # after the bank's own writers: other random numbers than theirs
             progress=progress,
+            team=self.team,
         )
         return self.bank.sequences_of(responses)
 
@@ -191,9 +194,9 @@ class Evaluator:
         self, metric: str, role: Writer, model: LanguageModel, samples: str, health: FixedHealth | None = None
     ) -> dict[str, PerPrompt]:
         """Distance of `model` from reference `role` on that reference's own responses."""
-        sums = _Sums(len(self.bank))
+        sums = _Sums(len(self.bank), self.team)
         width = self._width(model)
-        for number, sequences in enumerate(self._batches(self.bank.sequences(role))):
+        for number, sequences in self._batches(self.bank.sequences(role)):
             batch = Batch.of(sequences, model.device)
             reference_NV = self._reference(role, number, batch, width)
             model_NV = _log_probs(model, batch, width, "student")
@@ -206,23 +209,23 @@ class Evaluator:
     def _likelihood(self, model: LanguageModel, role: str) -> PerPrompt:
         """−log q of every token that people wrote, on the ids that the tokenizer knows."""
         nats_P, tokens_P = np.zeros(len(self.bank)), np.zeros(len(self.bank), dtype=np.int64)
-        for sequences in self._batches(self.bank.sequences(HUMAN)):
+        for _, sequences in self._batches(self.bank.sequences(HUMAN)):
             batch = Batch.of(sequences, model.device)
             log_q_NV = _log_probs(model, batch, model.tokenizer.size, role)
             nats_N = cross_entropy(log_q_NV, batch.labels_N).double().cpu().numpy()
             prompt_N = np.repeat([s.index for s in sequences], [len(s.response_ids) for s in sequences])
             nats_P += np.bincount(prompt_N, weights=nats_N, minlength=len(nats_P))
             tokens_P += np.bincount(prompt_N, minlength=len(tokens_P))
-        return PerPrompt(nats_P=nats_P, tokens_P=tokens_P)
+        return PerPrompt(nats_P=self.team.total(nats_P), tokens_P=self.team.total(tokens_P))
 
     def _on_samples(
         self, student: LanguageModel, sequences: Sequence[TokenSequence], health: dict[str, float]
     ) -> dict[str, PerPrompt]:
         """Distance from every reference on the student's own responses: one student pass for all."""
-        sums = {role: _Sums(len(self.bank)) for role in self.references}
+        sums = {role: _Sums(len(self.bank), self.team) for role in self.references}
         width = self._width(student)
         entropy_nats = 0.0
-        for part in self._batches(sequences):
+        for _, part in self._batches(sequences):
             batch = Batch.of(part, student.device)
             student_NV = _log_probs(student, batch, width, "student")
             entropy_nats += float(entropies(student_NV).sum()) if self.settings.health else 0.0
@@ -238,7 +241,7 @@ class Evaluator:
                 written,
                 eos_id=student.tokenizer.eos_id,
                 max_new_tokens=self._max_new_tokens,
-                entropy=entropy_nats / sum(map(len, written)),
+                entropy=self.team.sums(entropy_nats)[0] / sum(map(len, written)),
             )
         return columns
 
@@ -257,9 +260,9 @@ class Evaluator:
 
     def _line_of(self, role: Writer, name: str, teacher: LanguageModel) -> dict[str, PerPrompt]:
         fixed = self._on_fixed(name, role, teacher, "reference_sampled")
-        sums = _Sums(len(self.bank))
+        sums = _Sums(len(self.bank), self.team)
         width = self._width(teacher)
-        for number, sequences in enumerate(self._batches(self.bank.sequences("teacher"))):
+        for number, sequences in self._batches(self.bank.sequences("teacher")):
             batch = Batch.of(sequences, teacher.device)
             teacher_NV = self._reference("teacher", number, batch, width)
             reference_NV = _log_probs(self.references[role], batch, width, role)
@@ -282,11 +285,12 @@ class Evaluator:
             self._kept_bytes += found.nbytes
         return found
 
-    def _batches(self, sequences: Sequence[TokenSequence]) -> Iterator[list[TokenSequence]]:
-        """Fixed batches of similar length: the same sequences always meet in the same batch."""
+    def _batches(self, sequences: Sequence[TokenSequence]) -> Iterator[tuple[int, list[TokenSequence]]]:
+        """This rank's of the fixed, numbered batches of similar length: the same sequences always meet in one."""
         order = sorted(sequences, key=lambda s: (len(s.prompt_ids) + len(s.response_ids), s.index))
-        for start in range(0, len(order), self.settings.batch_size):
-            yield order[start : start + self.settings.batch_size]
+        for number, start in enumerate(range(0, len(order), self.settings.batch_size)):
+            if self.team.mine(number):
+                yield number, order[start : start + self.settings.batch_size]
 
     def _columns(self, per_prompt: dict[str, PerPrompt]) -> dict[str, float]:
         if self._weights_SP is None:
@@ -306,7 +310,8 @@ class Evaluator:
 class _Sums:
     """Per-prompt sums of the three divergences, in float64."""
 
-    def __init__(self, num_prompts: int) -> None:
+    def __init__(self, num_prompts: int, team: Team) -> None:
+        self.team = team
         self.nats_3P = np.zeros((3, num_prompts))
         self.tokens_P = np.zeros(num_prompts, dtype=np.int64)
 
@@ -318,9 +323,11 @@ class _Sums:
         self.tokens_P += np.bincount(prompt_N, minlength=len(self.tokens_P))
 
     def columns(self, metric: str, samples: str) -> dict[str, PerPrompt]:
+        """Over all ranks: every prompt was summed by one of them."""
+        nats_3P, tokens_P = self.team.total(self.nats_3P), self.team.total(self.tokens_P)
         return {
-            f"{metric}/{divergence}/{samples}": PerPrompt(nats_P=nats_P, tokens_P=self.tokens_P)
-            for divergence, nats_P in zip(DIVERGENCES, self.nats_3P, strict=True)
+            f"{metric}/{divergence}/{samples}": PerPrompt(nats_P=nats_P, tokens_P=tokens_P)
+            for divergence, nats_P in zip(DIVERGENCES, nats_3P, strict=True)
         }
 
 

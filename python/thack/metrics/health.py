@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thack.runtime.team import ALONE, Team
 from thack.targets import TokenSequence
 
 PREFIX = "health"
@@ -81,16 +82,22 @@ class FixedHealth:
         self._nats_S += np.bincount(span_N, weights=nats_N, minlength=len(SPANS))
         self._tokens_S += np.bincount(span_N, minlength=len(SPANS))
 
-    def columns(self, metric: str) -> dict[str, float]:
-        """The columns of reference `metric` (golden, judge, proxy); spans that no response reaches are left out."""
-        confidence, accuracy, rows = self._bins_3
+    def columns(self, metric: str, team: Team = ALONE) -> dict[str, float]:
+        """The columns of reference `metric` (golden, judge, proxy); spans that no response reaches are left out.
+
+        Over all ranks, each of which added its own batches.
+        """
+        sums = team.sums(self._rows, self._entropy_nats, self._reference_entropy_nats, self._shared)
+        num_rows, entropy_nats, reference_entropy_nats, shared = sums
+        confidence, accuracy, rows = team.total(self._bins_3)
+        nats_S, tokens_S = team.total(self._nats_S), team.total(self._tokens_S)
         found = {
-            "entropy": self._entropy_nats / self._rows,
-            "reference_entropy": self._reference_entropy_nats / self._rows,
-            "top_10_overlap": self._shared / self._rows,
+            "entropy": entropy_nats / num_rows,
+            "reference_entropy": reference_entropy_nats / num_rows,
+            "top_10_overlap": shared / num_rows,
             "calibration_error": float(np.abs(confidence - accuracy).sum() / rows.sum()),
         }
-        for (first, last), nats, tokens in zip(SPANS, self._nats_S, self._tokens_S, strict=True):
+        for (first, last), nats, tokens in zip(SPANS, nats_S, tokens_S, strict=True):
             if tokens:
                 found[f"forward_kl/tokens_{first}_{'up' if last is None else last}"] = float(nats / tokens)
         return {f"{PREFIX}/{metric}/{name}/reference_sampled": value for name, value in found.items()}

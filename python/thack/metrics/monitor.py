@@ -15,6 +15,7 @@ from thack.losses.dense import dense_divergence
 from thack.losses.vocabulary import log_probs
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
+from thack.runtime.team import ALONE, Team
 from thack.targets import TokenSequence
 
 
@@ -27,6 +28,7 @@ class FixedKL:
     width: int
     batch_size: int = 64
     memory_bytes: int = 1 << 29
+    team: Team = ALONE  # ranks share the batches
     _kept: dict[int, Tensor] = field(default_factory=dict)
 
     def measure(self, student: LanguageModel) -> float:
@@ -35,10 +37,15 @@ class FixedKL:
         student.eval()
         try:
             with torch.no_grad():
-                parts = [self._batch_nats(student, number, part) for number, part in enumerate(self._batches())]
+                own = [
+                    (number, self._batch_nats(student, number, part))
+                    for number, part in enumerate(self._batches())
+                    if self.team.mine(number)
+                ]
         finally:
             student.train(was_training)
-        return sum(parts) / sum(len(s.response_ids) for s in self.sequences)
+        parts = sorted(self.team.gather(own))  # added up in one order for any number of ranks
+        return sum(nats for _, nats in parts) / sum(len(s.response_ids) for s in self.sequences)
 
     def _batch_nats(self, student: LanguageModel, number: int, part: Sequence[TokenSequence]) -> float:
         batch = Batch.of(part, student.device)

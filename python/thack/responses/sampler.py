@@ -19,6 +19,7 @@ from thack.errors import DataError
 from thack.kernels import sample as draw
 from thack.models.protocol import LanguageModel
 from thack.runtime.progress import SILENT, Progress
+from thack.runtime.team import ALONE, Team
 
 _KEEP_BELOW = 0.75  # drop finished rows once fewer than this share of the batch is alive: copies cost too
 
@@ -36,8 +37,11 @@ def generate(
     batch_size: int = 256,
     progress: Progress = SILENT,
     task: str = "generate",
+    team: Team = ALONE,
 ) -> list[np.ndarray]:
     """One response per prompt, int32, with its EOS where it ended by itself within `max_new_tokens`.
+
+    The batches are the same for any number of ranks, which share them out and gather what was written.
 
     `indices` are the prompt words of the random numbers, one per prompt. The model's train mode and torch's
     global generator are left as they were.
@@ -46,20 +50,21 @@ def generate(
     keys_N4 = torch.zeros(len(prompts), 4, dtype=torch.int64)
     keys_N4[:, 0], keys_N4[:, 2] = epoch, sample
     keys_N4[:, 1] = torch.from_numpy(np.asarray(indices, dtype=np.int64))
-    responses: list[np.ndarray] = [np.empty(0, dtype=np.int32)] * len(prompts)
+    found: list[tuple[int, np.ndarray]] = []
     was_training = bool(getattr(model, "training", False))
     model.eval()
     try:
         # Not inference_mode: what a live trainer's model keeps of it could not be used in a backward.
         with torch.no_grad(), progress.task(task, len(prompts), "responses") as shown:
-            for rows in _batches(prompts, batch_size):
+            for number, rows in enumerate(_batches(prompts, batch_size)):
+                if not team.mine(number):
+                    continue
                 written = _write(model, [prompts[i] for i in rows], keys_N4[rows], max_new_tokens, sampling, seed)
-                for i, response in zip(rows, written, strict=True):
-                    responses[i] = response
+                found += zip(rows, written, strict=True)
                 shown.advance(len(rows))
     finally:
         model.train(was_training)
-    return responses
+    return [response for _, response in sorted(team.gather(found), key=lambda pair: pair[0])]
 
 
 def _batches(prompts: Sequence[np.ndarray], batch_size: int) -> Iterator[list[int]]:

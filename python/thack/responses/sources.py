@@ -12,6 +12,7 @@ from thack.config.settings import SamplingSettings
 from thack.errors import UsageError
 from thack.models.protocol import LanguageModel
 from thack.responses.sampler import generate
+from thack.runtime.team import ALONE, Team
 from thack.targets import TokenSequence
 
 
@@ -60,6 +61,7 @@ class Online:
         sampling: SamplingSettings,
         seed: int,
         batch_size: int = 256,
+        team: Team = ALONE,
     ) -> None:
         self._writer = writer
         self._prompts = list(prompts)
@@ -67,6 +69,7 @@ class Online:
         self._sampling = sampling
         self._seed = seed
         self._batch_size = batch_size
+        self._team = team
         self.generated_tokens = 0
 
     def __len__(self) -> int:
@@ -85,6 +88,7 @@ class Online:
             seed=self._seed,
             epoch=epoch + 1,  # epoch 0 is what `generate` writes: the offline responses
             batch_size=self._batch_size,
+            team=self._team,
         )
         self.generated_tokens += sum(len(ids) for ids in responses)
         return [replace(s, response_ids=ids) for s, ids in zip(asked, responses, strict=True)]

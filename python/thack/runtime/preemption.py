@@ -15,6 +15,7 @@ from typing import Any
 from thack.errors import Interrupted, Preempted, ThackError
 
 _SIGNALS = ("SIGTERM", "SIGUSR2", "SIGINT")
+_REASONS = ("", "STOP file", "SIGUSR2", "SIGTERM", "SIGINT")  # by urgency: of several ranks' the last one counts
 _FILE_CHECK_S = 1.0  # a stat per step is not free on a network file system
 
 
@@ -63,9 +64,16 @@ class StopFlag:
             self._stop_file = (self._directory / "STOP").exists()
         return "STOP file" if self._stop_file else None
 
-    def request(self, reason: str) -> None:
-        """Ask for a stop from within: another rank was asked."""
-        self._signal = self._signal or reason
+    @property
+    def urgency(self) -> int:
+        """`requested` as a number, 0 for none: ranks agree on the largest, and all give the same reason."""
+        return _REASONS.index(self.requested or "")
+
+    def adopt(self, urgency: int) -> bool:
+        """Take over what the ranks agreed on; whether it is a stop."""
+        if urgency > self.urgency:
+            self._signal = _REASONS[urgency]
+        return urgency > 0
 
     def save_requested(self) -> bool:
         """True once for every SAVE file put into the run directory; the file is taken away."""

@@ -55,6 +55,14 @@ def master_address(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
     return host, int(environ.get("MASTER_PORT", default))
 
 
+def rendezvous(environ: Mapping[str, str] = os.environ) -> str:
+    """Where torch.distributed finds the other ranks: torchrun holds the port itself, elsewhere rank 0 opens it."""
+    if "TORCHELASTIC_RUN_ID" in environ:
+        return "env://"
+    host, port = master_address(environ)
+    return f"tcp://{host}:{port}"
+
+
 def first_host(nodelist: str) -> str:
     """The first name in Slurm's compressed list: `gpu[07-09,12],cpu1` gives `gpu07`."""
     head, bracket, rest = nodelist.partition("[")

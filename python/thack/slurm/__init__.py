@@ -12,6 +12,7 @@ from pathlib import Path
 from thack.errors import UsageError
 
 VERBS = ("sft", "generate", "cache-logits", "distill", "evaluate", "demo", "experiment")
+TOGETHER = ("sft", "distill")  # verbs whose processes work on one thing
 TASK = "{task}"
 
 
@@ -22,6 +23,8 @@ class Job:
     verb: str
     arguments: tuple[str, ...] = ()
     array: int = 0  # tasks of an array; 0: one job
+    nodes: int = 1
+    tasks: int = 1  # per node: the ranks of sft and distill, each with its GPUs
     time: str = "04:00:00"
     cpus: int = 8
     gpus: int = 1  # per task
@@ -44,6 +47,8 @@ def render(job: Job) -> str:
         "time": job.time,
         "warn_s": str(job.warn_s),
         "array": str(job.array - 1),
+        "nodes": str(job.nodes),
+        "tasks": str(job.tasks),
     }
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
@@ -53,8 +58,10 @@ def render(job: Job) -> str:
 def _template(job: Job) -> str:
     if job.verb not in VERBS:
         raise UsageError(f"no job for thack {job.verb}", hint=f"one of: {', '.join(VERBS)}")
+    if job.nodes * job.tasks > 1:
+        _check_ranks(job)
     if not job.array:
-        return "single"
+        return "single" if job.nodes == 1 else "multi-node"
     if job.verb == "cache-logits":
         return "cache-array"
     if not any(TASK in argument for argument in job.arguments):
@@ -65,10 +72,24 @@ def _template(job: Job) -> str:
     return "array"
 
 
+def _check_ranks(job: Job) -> None:
+    if job.verb not in TOGETHER:
+        hint = "give cache-logits --array instead" if job.verb == "cache-logits" else "leave --nodes and --tasks out"
+        raise UsageError(f"thack {job.verb} runs as one process", hint=hint)
+    if job.array:
+        raise UsageError(
+            "the tasks of an array are runs of their own, of one process each",
+            hint="leave --array out, or --nodes and --tasks",
+        )
+
+
 def _options(job: Job) -> list[str]:
     lines = [f"#SBATCH --cpus-per-task={job.cpus}", f"#SBATCH --mem={job.memory}"]
-    if job.gpus:
-        lines.append(f"#SBATCH --gpus-per-task={job.gpus}")
+    if job.gpus:  # per node where ranks talk to each other: bound to a task, GPUs cannot reach their neighbours
+        shared = job.nodes * job.tasks > 1
+        lines.append(
+            f"#SBATCH --gpus-per-node={job.gpus * job.tasks}" if shared else f"#SBATCH --gpus-per-task={job.gpus}"
+        )
     for name, value in (("partition", job.partition), ("account", job.account)):
         if value:
             lines.append(f"#SBATCH --{name}={value}")

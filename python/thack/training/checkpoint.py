@@ -9,22 +9,35 @@ match is as good as absent: reading falls back to the one before, which is why t
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from thack.errors import DataError, ThackError
-from thack.files import atomic_directory, canonical_json, digest, file_digest, read_json, write_bytes, write_json
+from thack.files import (
+    atomic_directory,
+    canonical_json,
+    digest,
+    explained,
+    file_digest,
+    read_json,
+    write_bytes,
+    write_json,
+)
 from thack.models.protocol import LanguageModel
 from thack.targets import TokenSequence
+from thack.training.parallel import whole_tensor
 
 COMMIT = "COMMIT.json"
 _NAME = re.compile(r"step_(\d{6,})")
@@ -40,18 +53,34 @@ class Snapshot:
     responses: Sequence[TokenSequence] | None = None  # the open window's, where they cannot be written again
 
 
-def save_checkpoint(folder: Path, model: LanguageModel, optimizer: torch.optim.Optimizer, snapshot: Snapshot) -> Path:
-    """Write folder/step_NNNNNN, complete and durable, and return it; replaces one of the same step."""
+def save_checkpoint(folder: Path, model: LanguageModel, optimizer: Mapping[str, Tensor], snapshot: Snapshot) -> Path:
+    """Write folder/step_NNNNNN, complete and durable, and return it; replaces one of the same step.
+
+    `optimizer` is what `optimizer_tensors` gives, whole.
+    """
     directory = folder / f"step_{snapshot.step:06d}"
-    with atomic_directory(directory, replace=True) as temporary:
+    with _explained(directory), atomic_directory(directory, replace=True) as temporary:
         model.save(temporary)
-        save_file(optimizer_tensors(as_module(model), optimizer), temporary / "optimizer.safetensors")
+        save_file(dict(optimizer), temporary / "optimizer.safetensors")
         if snapshot.responses is not None:
             write_bytes(temporary / "responses.json", canonical_json([_row(s) for s in snapshot.responses]))
         write_json(temporary / "trainer.json", {"step": snapshot.step, **snapshot.trainer})
         commit = {"format": 1, "step": snapshot.step, "files": _listing(temporary)}
         write_json(temporary / COMMIT, {**commit, "digest": digest(canonical_json(commit))})
     return directory
+
+
+@contextmanager
+def _explained(directory: Path) -> Iterator[None]:
+    """safetensors wraps the operating system's errors in its own, which hides a full disk."""
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        with explained(directory):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(directory)) from error
 
 
 def check_checkpoint(directory: Path) -> None:
@@ -110,39 +139,49 @@ def read_snapshot(directory: Path) -> Snapshot:
     )
 
 
-def as_module(model: LanguageModel) -> nn.Module:
-    """Every `LanguageModel` is one."""
-    assert isinstance(model, nn.Module)
-    return model
-
-
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state by slot and parameter name: `exp_avg.layers.0.attention.wq.weight`."""
-    tensors: dict[str, Tensor] = {}
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """The optimizer's state by slot and parameter name, such as `exp_avg.blocks.0.qkv.weight`, shards gathered."""
     for name, parameter in model.named_parameters():
         for slot, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{slot}.{name}"] = value.detach().contiguous()
-    return tensors
+            yield f"{slot}.{name}", whole_tensor(value.detach()).contiguous()
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> None:
-    """Put saved state behind every trained parameter; raises DataError if it is not this model's."""
-    tensors = load_file(directory / "optimizer.safetensors")
+    """Put saved state behind every trained parameter, in its shards; DataError if it is not this model's."""
     places = {
         f"{slot}.{name}": (parameter, slot)
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
         for slot in _SLOTS
     }
-    if places.keys() != tensors.keys():
-        strange = sorted(places.keys() ^ tensors.keys())
-        raise DataError(
-            f"the optimizer state in {directory} is another model's",
-            details=(f"{len(strange)} entries differ, the first is {strange[0]}",),
-        )
-    for key, (parameter, slot) in places.items():
-        device = "cpu" if slot == "step" and not parameter.is_cuda else parameter.device
-        optimizer.state[parameter][slot] = tensors[key].to(device)
+    with safe_open(directory / "optimizer.safetensors", "pt") as file:
+        strange = sorted(places.keys() ^ set(file.keys()))
+        if strange:
+            raise DataError(
+                f"the optimizer state in {directory} is another model's",
+                details=(f"{len(strange)} entries differ, the first is {strange[0]}",),
+            )
+        for key, (parameter, slot) in places.items():
+            value = file.get_tensor(key)
+            optimizer.state[parameter][slot] = (
+                _step_of_adam(value, parameter) if slot == "step" else _like(value, parameter)
+            )
+
+
+def _step_of_adam(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    return value.to(parameter.device) if parameter.is_cuda else value
+
+
+def _like(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """`value` where `parameter` lies, and cut as it is."""
+    value = value.to(parameter.device)
+    mesh = getattr(parameter, "device_mesh", None)
+    if mesh is None:
+        return value
+    from torch.distributed.tensor import distribute_tensor  # seconds to import: only where FSDP has done so already
+
+    placements: Any = getattr(parameter, "placements")  # noqa: B009 - only a DTensor has them
+    return distribute_tensor(value, mesh, placements, src_data_rank=None)
 
 
 def prune_checkpoints(folder: Path, keep: int, protect: frozenset[int] = frozenset()) -> None:
@@ -153,6 +192,13 @@ def prune_checkpoints(folder: Path, keep: int, protect: frozenset[int] = frozens
     for directory in checkpoints(folder)[: -max(2, keep)]:
         if step_of(directory) not in protect:
             shutil.rmtree(directory)
+
+
+def remove_remains(folder: Path) -> None:
+    """Take away what a killed process left half written; only the owner of a run may."""
+    for pattern in (".step_*.tmp", ".step_*.old"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _listing(directory: Path) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ or a live teacher). A cache's responses are fixed, so only offline runs can use 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from thack.models.load import load_model, origin_of
 from thack.models.protocol import LanguageModel
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
 from thack.runtime.progress import SILENT, Progress
+from thack.runtime.team import Team, join
 from thack.training.canary import check_alignment
-from thack.training.checkpoint import Snapshot, as_module, read_snapshot, restore_optimizer
+from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
 from thack.training.guard import Guard, Guarded, check_guard
 from thack.training.loop import Job, Row, train
@@ -35,11 +36,12 @@ from thack.training.material import Cached, Live, Material
 from thack.training.monitors import training_monitors
 from thack.training.objective import Objective, has_plain_head
 from thack.training.optimizer import build_optimizer
+from thack.training.parallel import Held, as_module, hold_student, hold_teacher
 from thack.training.plan import Plan, evaluation_steps, plan_steps
 from thack.training.rundir import RunDirectory
-from thack.training.setup import finish, last_step, recorded, width_of
+from thack.training.saver import Saver
+from thack.training.setup import begin, check_same_start, finish, last_step, own_dtype, recorded, width_of
 from thack.training.source import build_source
-from thack.training.team import Team
 from thack.training.thinned import Thinned, check_target
 
 
@@ -61,6 +63,7 @@ class Cast:
     oracle: LanguageModel | None
     judge: LanguageModel | None
     cache: Cache | None
+    plain_heads: frozenset[str]  # roles whose logits are their head's product, which a fused loss needs
     width: int  # ids on which student and teacher are compared
 
 
@@ -70,17 +73,20 @@ def run_distill(settings: DistillSettings, progress: Progress = SILENT, *, name:
     `name` stands before the progress bar.
     """
     check_combination(settings)
-    run = RunDirectory(settings.out, settings, "distill")
-    run.claim()
-    if run.finished():
-        progress.note(f"{run.path} is already there")
-        return RunResult(path=run.path, model=run.model, steps=int(run.status()["step"]))
-    apply_threads()
-    with recorded(run):
-        job, start = prepare_distill(settings, run, progress)
-        job.name = name or run.path.name
-        train(job, start)
-        finish(job, job.team)
+    device = choose_device(settings.device)
+    with join(device) as team:
+        progress = progress if team.is_first else SILENT
+        run = RunDirectory(settings.out, settings, "distill", team)
+        run.claim()
+        if run.finished():
+            progress.note(f"{run.path} is already there")
+            return RunResult(path=run.path, model=run.model, steps=int(run.status()["step"]))
+        apply_threads()
+        with recorded(run):
+            job, start = prepare_distill(settings, run, device, progress)
+            job.name = name or run.path.name
+            train(job, start)
+            finish(job, team)
     return RunResult(path=run.path, model=run.model, steps=last_step(run))
 
 
@@ -114,13 +120,69 @@ def check_combination(settings: DistillSettings) -> None:
         )
 
 
-def prepare_distill(settings: DistillSettings, run: RunDirectory, progress: Progress) -> tuple[Job, Snapshot]:
+def prepare_distill(
+    settings: DistillSettings, run: RunDirectory, device: torch.device, progress: Progress
+) -> tuple[Job, Snapshot]:
     """The job, and the point from which it goes on."""
-    device = choose_device(settings.device)
+    team = run.team
     checkpoint = run.resumable(progress)
-    cast = load_cast(settings, checkpoint, device)
-    material, lengths = build_material(settings, cast, progress)
-    plan = Plan(
+    with team.together():
+        cast = load_cast(settings, checkpoint, device)
+    bank = _bank(settings, cast, run, progress)
+    with team.together():
+        evaluator = build_evaluator(settings, cast, bank, team)
+        facts = _facts(cast, bank)
+    check_same_start(team, facts)
+    dtype, reason = team.first(choose_dtype(settings.dtype, device, width=width_of(cast.student)))
+    autocast = own_dtype(cast.student, dtype, settings.memory)
+    background = settings.checkpoint.background
+    student = hold_student(cast.student, settings.parallel, team, memory=settings.memory, background=background)
+    teacher = None if cast.teacher is None else hold_teacher(cast.teacher, settings.parallel, team)
+    with team.together():
+        material, lengths = build_material(settings, cast, teacher, team, progress)
+        optimizer = build_optimizer(as_module(student.model), settings.optimizer)
+        start = begin(student, optimizer, checkpoint)
+        plan = _plan(settings, material, lengths)
+        run.open_logs(start.step)
+        said = f"{dtype} ({reason})".removeprefix("torch.")
+        run.write_facts({**facts, "sequences": len(material), "dtype": said, "ranks": team.world_size})
+    state = dict(start.trainer.get("state", {}))
+    guard = Guard(settings.guard, run, plan.steps_per_epoch, state) if settings.guard.on else None
+    if guard is not None:
+        material = guarded(material, cast, teacher, guard, settings)
+    objective = _objective(settings, cast, student, autocast)
+    steps = evaluation_steps(plan.total_steps, settings.evaluation.count, settings.evaluation.spacing)
+    job = Job(
+        name=run.path.name,
+        student=student,
+        teacher=teacher,
+        material=material,
+        loss=objective,
+        fuses=objective.fuses,
+        evaluate=build_evaluation(settings, cast, evaluator, material, plan, run, guard),
+        evaluation_steps=frozenset(steps),
+        plan=plan,
+        optimizer=optimizer,
+        optimizer_settings=settings.optimizer,
+        checkpoint=settings.checkpoint,
+        run=run,
+        saver=Saver(run.checkpoints, student, optimizer, team, settings.checkpoint),
+        state=state,
+        spent=start.trainer,
+        protected=guard.protected if guard else frozenset,
+        ended=guard.ended if guard else (lambda step: False),
+        micro_batch_size=settings.micro_batch_size,
+        dtype=autocast,
+        team=team,
+        clock=Clock(precise=settings.profile),
+        profile=settings.profile,
+        progress=progress,
+    )
+    return job, start
+
+
+def _plan(settings: DistillSettings, material: Material, lengths: np.ndarray | None) -> Plan:
+    return Plan(
         num_sequences=len(material),
         batch_size=settings.batch_size,
         seed=settings.seed,
@@ -128,46 +190,6 @@ def prepare_distill(settings: DistillSettings, run: RunDirectory, progress: Prog
         window_steps=settings.source.refresh_steps,
         lengths=lengths,
     )
-    optimizer = build_optimizer(as_module(cast.student), settings.optimizer)
-    start = Snapshot(step=0, trainer={})
-    if checkpoint:
-        start = read_snapshot(checkpoint)
-        restore_optimizer(as_module(cast.student), optimizer, checkpoint)
-    state = dict(start.trainer.get("state", {}))
-    guard = Guard(settings.guard, run, plan.steps_per_epoch, state) if settings.guard.on else None
-    if guard is not None:
-        material = guarded(material, cast, guard, settings)
-    dtype, reason = choose_dtype(settings.dtype, device, width=width_of(cast.student))
-    bank = _bank(settings, cast, run, progress)
-    run.open_logs(start.step)
-    run.write_facts(_facts(cast, bank, len(material), f"{dtype} ({reason})".removeprefix("torch.")))
-    steps = evaluation_steps(plan.total_steps, settings.evaluation.count, settings.evaluation.spacing)
-    objective = _objective(settings, cast, dtype)
-    job = Job(
-        name=run.path.name,
-        model=cast.student,
-        material=material,
-        loss=objective,
-        fuses=objective.fuses,
-        evaluate=build_evaluation(settings, cast, bank, material, plan, run, guard),
-        evaluation_steps=frozenset(steps),
-        plan=plan,
-        optimizer=optimizer,
-        optimizer_settings=settings.optimizer,
-        checkpoint=settings.checkpoint,
-        run=run,
-        state=state,
-        spent=start.trainer,
-        protected=guard.protected if guard else frozenset,
-        ended=guard.ended if guard else (lambda step: False),
-        micro_batch_size=settings.micro_batch_size,
-        dtype=dtype,
-        team=Team(),
-        clock=Clock(precise=settings.profile),
-        profile=settings.profile,
-        progress=progress,
-    )
-    return job, start
 
 
 def load_cast(settings: DistillSettings, checkpoint: Path | None, device: torch.device) -> Cast:
@@ -187,8 +209,23 @@ def load_cast(settings: DistillSettings, checkpoint: Path | None, device: torch.
         check_same_tokenizer("cache", cache.meta.tokenizer, student)
         check_same_teacher(cache, teacher)
         widths["cache"] = cache.meta.vocab_size
-    width = common_width(student.tokenizer.size, **widths)
-    return Cast(student=student, teacher=teacher, oracle=oracle, judge=judge, cache=cache, width=width)
+    plain = {"student": student, "teacher": None if cache is not None else teacher}
+    return Cast(
+        student=student,
+        teacher=teacher,
+        oracle=oracle,
+        judge=judge,
+        cache=cache,
+        plain_heads=_plain_heads(settings.loss, plain),
+        width=common_width(student.tokenizer.size, **widths),
+    )
+
+
+def _plain_heads(settings: LossSettings, models: Mapping[str, LanguageModel | None]) -> frozenset[str]:
+    if settings.fused is False:
+        return frozenset()
+    rules = {"student": settings, "teacher": LossSettings()}
+    return frozenset(role for role, model in models.items() if model is not None and has_plain_head(model, rules[role]))
 
 
 def check_same_tokenizer(role: str, fingerprint: str, student: LanguageModel) -> None:
@@ -212,7 +249,9 @@ def check_same_teacher(cache: Cache, teacher: LanguageModel | None) -> None:
         )
 
 
-def build_material(settings: DistillSettings, cast: Cast, progress: Progress) -> tuple[Material, np.ndarray | None]:
+def build_material(
+    settings: DistillSettings, cast: Cast, held: Held | None, team: Team, progress: Progress
+) -> tuple[Material, np.ndarray | None]:
     """What to train on, and its lengths where they are known before the run."""
     if cast.cache is not None:
         skipped = check_alignment(cast.cache)
@@ -220,15 +259,13 @@ def build_material(settings: DistillSettings, cast: Cast, progress: Progress) ->
             progress.note(skipped)
         _warn_about_reuse(settings, cast.cache, progress)
         return Cached(cast.cache, cast.width), None
-    assert cast.teacher is not None
+    assert cast.teacher is not None and held is not None
     offline = settings.source.kind == "offline"
-    source, data = build_source(settings, cast.teacher, cast.student, progress)
+    source, data = build_source(settings, cast.teacher, cast.student, team, progress)
     lengths = np.array([len(s.prompt_ids) + len(s.response_ids) for s in data]) if offline else None
     examples = data if offline else []
-    projects = settings.loss.fused is False or not has_plain_head(cast.teacher, LossSettings())
-    teacher = Thinned(
-        cast.teacher, cast.width, settings.target, seed=settings.seed, examples=examples, projects=projects
-    )
+    projects = "teacher" not in cast.plain_heads
+    teacher = Thinned(held.model, cast.width, settings.target, seed=settings.seed, examples=examples, projects=projects)
     return Live(source, data, teacher, keeps_responses=not offline), lengths
 
 
@@ -241,34 +278,38 @@ def _warn_about_reuse(settings: DistillSettings, cache: Cache, progress: Progres
         )
 
 
-def guarded(material: Material, cast: Cast, guard: Guard, settings: DistillSettings) -> Guarded:
+def guarded(material: Material, cast: Cast, held: Held | None, guard: Guard, settings: DistillSettings) -> Guarded:
     """The material that the guard can change."""
-    assert cast.teacher is not None
+    assert cast.teacher is not None and held is not None
     examples = material.sequences(np.arange(min(len(material), 256)), 0)
-    thinned = Thinned(cast.teacher, cast.width, settings.target, seed=settings.seed, examples=examples)
+    thinned = Thinned(held.model, cast.width, settings.target, seed=settings.seed, examples=examples)
     return Guarded(material, cast.teacher, thinned, guard, settings)
+
+
+def build_evaluator(settings: DistillSettings, cast: Cast, bank: PromptBank | None, team: Team) -> Evaluator | None:
+    """Golden and proxy on the bank, if there is one."""
+    if bank is None:
+        return None
+    return Evaluator(
+        bank, cast.teacher, cast.oracle, settings.evaluation, seed=settings.seed, judge=cast.judge, team=team
+    )
 
 
 def build_evaluation(
     settings: DistillSettings,
     cast: Cast,
-    bank: PromptBank | None,
+    evaluator: Evaluator | None,
     material: Material,
     plan: Plan,
     run: RunDirectory,
     guard: Guard | None = None,
 ) -> Callable[[int], Row]:
     """step → all columns: the bank's, and the teacher's distance on fixed training responses."""
-    evaluator = None
-    if bank is not None:
-        evaluator = Evaluator(
-            bank, cast.teacher, cast.oracle, settings.evaluation, seed=settings.seed, judge=cast.judge
-        )
     monitors: dict[str, FixedKL] = {}
 
     def evaluate(step: int) -> Row:
         if cast.teacher is not None and evaluator is not None and not monitors:
-            monitors.update(training_monitors(settings, cast.teacher, cast.width, material, plan))
+            monitors.update(training_monitors(settings, cast.teacher, cast.width, material, plan, run.team))
         columns: Row = {name: monitor.measure(cast.student) for name, monitor in monitors.items()}
         if evaluator is not None:
             found = evaluator.evaluate(cast.student)
@@ -285,32 +326,38 @@ def _bank(settings: DistillSettings, cast: Cast, run: RunDirectory, progress: Pr
     """The held-out prompts; a file of them gets its responses once, and lies in the run from then on."""
     if not settings.bank:
         return None
-    return open_bank(
-        Path(settings.bank),
-        run.path,
-        teacher=cast.teacher,
-        oracle=cast.oracle,
-        judge=cast.judge,
-        human=settings.human_references,
-        data=replace(settings.data, limit=0),
-        seed=settings.seed,
-        progress=progress,
-    )
+
+    def opened() -> PromptBank:
+        return open_bank(
+            Path(settings.bank),
+            run.path,
+            teacher=cast.teacher,
+            oracle=cast.oracle,
+            judge=cast.judge,
+            human=settings.human_references,
+            data=replace(settings.data, limit=0),
+            seed=settings.seed,
+            progress=progress,
+        )
+
+    with run.team.together():
+        bank = opened() if run.writes else None
+    return opened() if bank is None else bank  # the other ranks find it made
 
 
-def _objective(settings: DistillSettings, cast: Cast, dtype: torch.dtype) -> Objective:
+def _objective(settings: DistillSettings, cast: Cast, student: Held, dtype: torch.dtype) -> Objective:
     kept = cast.cache.meta.kind if cast.cache is not None else settings.target.kind
     return Objective(
         settings=settings.loss,
-        model=cast.student,
+        model=student.model,
         width=cast.width,
         sparse=kept not in ("dense", "mixed"),
         dtype=dtype,
-        plain_head=settings.loss.fused is not False and has_plain_head(cast.student, settings.loss),
+        plain_head="student" in cast.plain_heads,
     )
 
 
-def _facts(cast: Cast, bank: PromptBank | None, num_sequences: int, dtype: str) -> dict[str, Any]:
+def _facts(cast: Cast, bank: PromptBank | None) -> dict[str, Any]:
     """What went in, by content."""
     models = {"student": cast.student, "teacher": cast.teacher, "oracle": cast.oracle, "judge": cast.judge}
     given = {role: model for role, model in models.items() if model is not None}
@@ -321,6 +368,4 @@ def _facts(cast: Cast, bank: PromptBank | None, num_sequences: int, dtype: str) 
         "bank": None if bank is None else bank.fingerprint(),
         "tokenizer": cast.student.tokenizer.fingerprint(),
         "compared_ids": cast.width,
-        "sequences": num_sequences,
-        "dtype": dtype,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -23,14 +23,16 @@ from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
 from thack.runtime.preemption import StopFlag
 from thack.runtime.progress import SILENT, Progress
+from thack.runtime.team import ALONE, Team
 from thack.targets import TokenSequence
-from thack.training.checkpoint import Snapshot, check_checkpoint, prune_checkpoints, save_checkpoint
+from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
 from thack.training.material import Material
 from thack.training.optimizer import clip_gradients, learning_rate, set_learning_rate
+from thack.training.parallel import Held, sum_gradients
 from thack.training.plan import Plan, Window, share
 from thack.training.rundir import RunDirectory
-from thack.training.team import Team
+from thack.training.saver import Saver
 
 Row = dict[str, Any]
 
@@ -40,7 +42,7 @@ class Job:
     """Everything that the loop needs, put together by `run_sft` and `run_distill`."""
 
     name: str
-    model: LanguageModel
+    student: Held
     material: Material
     loss: Callable[[Tensor, Any, Tensor], Tensor]  # (logits_NV, target, labels_N) → loss_N
     evaluate: Callable[[int], Row]  # step → columns, logged with the step
@@ -50,6 +52,8 @@ class Job:
     optimizer_settings: OptimizerSettings
     checkpoint: CheckpointSettings
     run: RunDirectory
+    saver: Saver
+    teacher: Held | None = None
     state: Row = field(default_factory=dict)  # what `evaluate` remembers; saved with every checkpoint
     spent: Mapping[str, Any] = field(default_factory=dict)  # costs of the run before this process
     protected: Callable[[], frozenset[int]] = frozenset  # steps whose checkpoints are not pruned
@@ -57,10 +61,16 @@ class Job:
     fuses: Callable[[int], bool] = lambda num_tokens: False  # whether `loss` takes hidden_NH instead, and sums
     micro_batch_size: int = 0
     dtype: torch.dtype = torch.float32
-    team: Team = field(default_factory=Team)
+    team: Team = ALONE
     clock: Clock = field(default_factory=Clock)
     profile: bool = False
     progress: Progress = SILENT
+    scored_tokens: int = 0  # by the live teacher, over all ranks
+
+    @property
+    def model(self) -> LanguageModel:
+        """What a step runs: on this rank the whole student, or its shard of it."""
+        return self.student.model
 
 
 def train(job: Job, start: Snapshot) -> None:
@@ -77,7 +87,8 @@ def train(job: Job, start: Snapshot) -> None:
     with (
         _own_randomness(),
         _reading_ahead(job),
-        StopFlag(run.path) as stop,
+        StopFlag(run.path if team.is_first else None) as stop,
+        job.saver as saver,
         job.progress.task(job.name, plan.total_steps, "step") as bar,
     ):
         bar.advance(step)
@@ -96,7 +107,7 @@ def train(job: Job, start: Snapshot) -> None:
             set_learning_rate(job.optimizer, rate)
 
             loss = 0.0
-            for number, micro in enumerate(_micro_batches(batch, job)):
+            for number, (micro, divisor) in enumerate(_micro_batches(batch, num_tokens, job)):
                 _seed_dropout(plan.seed, step, number, team.rank.rank)
                 with clock("data"):
                     rows = Batch.of(micro, model.device)
@@ -104,13 +115,15 @@ def train(job: Job, start: Snapshot) -> None:
                 with clock("forward"), _autocast(job):
                     output_NX = model(rows, project=not job.fuses(len(rows.labels_N)))
                 with clock("loss"), _divergence_named(output_NX, step + 1, batch, run):
-                    share_of_loss = job.loss(output_NX, target, rows.labels_N).sum() / num_tokens
+                    share_of_loss = job.loss(output_NX, target, rows.labels_N).sum() / divisor
                 with clock("backward"):
                     share_of_loss.backward()  # type: ignore[no-untyped-call]
                 loss += float(share_of_loss.detach())
 
             with clock("optimizer"):
-                loss = team.sum(loss)
+                sum_gradients(parameters, team)
+                (loss,) = team.sums(loss)
+                job.scored_tokens += num_tokens if job.material.teacher_tokens else 0
                 norm = clip_gradients(parameters, job.optimizer_settings.clip_norm)
                 _check_finite(loss, norm, step + 1, batch, run)
                 job.optimizer.step()
@@ -121,22 +134,40 @@ def train(job: Job, start: Snapshot) -> None:
             bar.advance(1, loss=round(loss, 4))
             if step in job.evaluation_steps or job.ended(step):
                 _evaluate(job, step, began)
-            stopped, asked = team.any(stop.requested is not None), team.any(stop.save_requested())
+            urgency, asked, broken = team.maxima(stop.urgency, stop.save_requested(), saver.failed)
+            stopped = stop.adopt(int(urgency))
+            if broken:
+                saver.wait()
             if stopped or asked or _due(job, step):
                 _save(job, step, window, sequences, began)
             if stopped and step < plan.total_steps and not job.ended(step):
+                saver.wait()
                 raise stop.error(f"step {step} in {run.path}")
     if job.profile:
         job.progress.note(f"time: {clock}")
 
 
+@contextmanager
+def _whole(job: Job) -> Iterator[None]:
+    """Student and teacher as models that this rank can run alone; a student that reads or writes does so in
+    eval mode (trap 15)."""
+    with ExitStack() as stack:
+        for held in (job.student, job.teacher):
+            if held is not None:
+                stack.enter_context(held.whole())
+        job.model.eval()
+        try:
+            yield
+        finally:
+            job.model.train()
+
+
 def _write(job: Job, window: Window) -> list[TokenSequence]:
-    """The window's sequences; a student that writes some itself does so in eval mode (trap 15)."""
-    job.model.eval()
-    try:
+    """The window's sequences, some of which may have to be written first."""
+    if not job.material.keeps_responses:
         return job.material.sequences(window.positions, window.epoch)
-    finally:
-        job.model.train()
+    with _whole(job):
+        return job.material.sequences(window.positions, window.epoch)
 
 
 def _batch_of(window: Window, sequences: Sequence[TokenSequence], step: int) -> Sequence[TokenSequence]:
@@ -150,15 +181,24 @@ def _ahead(
 ) -> Iterator[Sequence[TokenSequence]]:
     """Every forward's sequences from `step` to the end of the window."""
     for later in range(step, window.first_step + len(window.batches)):
-        yield from _micro_batches(_batch_of(window, sequences, later), job)
+        for micro, _ in _micro_batches(_batch_of(window, sequences, later), 1, job):
+            yield micro
 
 
-def _micro_batches(batch: Sequence[TokenSequence], job: Job) -> Iterator[Sequence[TokenSequence]]:
-    """This rank's part of the step, in forwards of at most `micro_batch_size`."""
+def _micro_batches(
+    batch: Sequence[TokenSequence], num_tokens: int, job: Job
+) -> Iterator[tuple[Sequence[TokenSequence], float]]:
+    """This rank's part of the step, in forwards of at most `micro_batch_size`, and what to divide their sum by.
+
+    All ranks make the same number of forwards, since each of them may communicate: one with too few sequences
+    runs one of another's, whose loss counts nothing.
+    """
     own = share(batch, job.team.rank.rank, job.team.world_size)
-    size = job.micro_batch_size or len(own)
-    for start in range(0, len(own), max(1, size)):
-        yield own[start : start + size]
+    most = -(-len(batch) // job.team.world_size)
+    size = min(job.micro_batch_size or most, most)
+    for start in range(0, most, size):
+        part = own[start : start + size]
+        yield (part, num_tokens) if part else (batch[:1], math.inf)
 
 
 def _autocast(job: Job) -> AbstractContextManager[Any]:
@@ -224,13 +264,14 @@ def _train_row(job: Job, step: int, window: Window, began: float, **values: floa
 def _costs(job: Job, began: float) -> Row:
     return {
         "generated_tokens": job.material.generated_tokens + job.spent.get("generated_tokens", 0),
-        "teacher_tokens": job.material.teacher_tokens + job.spent.get("teacher_tokens", 0),
+        "teacher_tokens": job.scored_tokens + job.spent.get("teacher_tokens", 0),
         "seconds": round(perf_counter() - began, 3),
     }
 
 
 def _evaluate(job: Job, step: int, began: float) -> None:
-    columns = job.evaluate(step)
+    with _whole(job):
+        columns = job.evaluate(step)
     epoch = step / job.plan.steps_per_epoch
     job.run.append({"event": "evaluation", "step": step, "epoch": epoch, **columns, **_costs(job, began)})
 
@@ -246,13 +287,9 @@ def _due(job: Job, step: int) -> bool:
 
 
 def _save(job: Job, step: int, window: Window, sequences: Sequence[TokenSequence], began: float) -> None:
-    """Write the checkpoint, read it back, and only then let older ones go."""
+    """Start the checkpoint of this step, once the log's rows up to it are durable."""
     within = step < window.first_step + len(window.batches)
-    trainer = {**_costs(job, began), "state": job.state}
+    trainer = {**_costs(job, began), "state": dict(job.state)}
     responses = sequences if within and job.material.keeps_responses else None
-    if job.run.writes:
-        job.run.sync()
-        snapshot = Snapshot(step=step, trainer=trainer, responses=responses)
-        check_checkpoint(save_checkpoint(job.run.checkpoints, job.model, job.optimizer, snapshot))
-        prune_checkpoints(job.run.checkpoints, job.checkpoint.keep, job.protected())
-    job.team.barrier()
+    job.run.sync()
+    job.saver.save(Snapshot(step=step, trainer=trainer, responses=responses), job.protected())

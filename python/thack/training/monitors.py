@@ -18,6 +18,7 @@ from thack.config.settings import DistillSettings, SamplingSettings
 from thack.metrics.monitor import FixedKL
 from thack.models.protocol import LanguageModel
 from thack.responses.sampler import generate
+from thack.runtime.team import Team
 from thack.targets import TokenSequence
 from thack.training.material import Live, Material
 from thack.training.plan import Plan, shuffled
@@ -28,22 +29,22 @@ _SAMPLE = (1 << 32) - 1  # the `sample` word of fresh responses: no training res
 
 
 def training_monitors(
-    settings: DistillSettings, teacher: LanguageModel, width: int, material: Material, plan: Plan
+    settings: DistillSettings, teacher: LanguageModel, width: int, material: Material, plan: Plan, team: Team
 ) -> dict[str, FixedKL]:
     """Both sets; the same for every restart, since nothing in them depends on the student."""
     positions = np.sort(shuffled(len(material), plan.seed, 0, stream=3)[:_PROMPTS])
     if isinstance(material, Live) and material.keeps_responses:
         prompts = [material.data[i] for i in positions]
-        trained = _written(teacher, prompts, settings, sample=0)
+        trained = _written(teacher, prompts, settings, team, sample=0)
     else:
         trained = prompts = material.sequences(positions, 0)
-    fresh = _written(teacher, prompts, settings, sample=_SAMPLE)
+    fresh = _written(teacher, prompts, settings, team, sample=_SAMPLE)
     sets = {MONITOR: trained, FRESH: fresh}
-    return {name: FixedKL(sequences, teacher, width) for name, sequences in sets.items()}
+    return {name: FixedKL(sequences, teacher, width, team=team) for name, sequences in sets.items()}
 
 
 def _written(
-    teacher: LanguageModel, prompts: Sequence[TokenSequence], settings: DistillSettings, *, sample: int
+    teacher: LanguageModel, prompts: Sequence[TokenSequence], settings: DistillSettings, team: Team, *, sample: int
 ) -> list[TokenSequence]:
     """Responses of the teacher at temperature 1, by a fixed seed."""
     responses = generate(
@@ -54,5 +55,6 @@ def _written(
         sampling=SamplingSettings(),
         seed=settings.seed,
         sample=sample,
+        team=team,
     )
     return [replace(s, response_ids=ids, sample=sample) for s, ids in zip(prompts, responses, strict=True)]

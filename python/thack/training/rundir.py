@@ -19,23 +19,33 @@ from thack.files import atomic_directory, claim_output, read_json, write_json, w
 from thack.runlog import RunLog
 from thack.runtime.environment import environment
 from thack.runtime.progress import Progress
+from thack.runtime.team import ALONE, Team
 from thack.runtime.trackers import Mirror
-from thack.training.checkpoint import COMMIT, checkpoints, latest_checkpoint, step_of
+from thack.training.checkpoint import COMMIT, checkpoints, latest_checkpoint, remove_remains, step_of
 
 # Settings that a resumed run may change: they do not change what it computes.
-_FREE = ("out", "checkpoint", "profile", "tracker")
+_FREE = (
+    "out",
+    "checkpoint.",
+    "parallel.",
+    "profile",
+    "tracker",
+    "memory.checkpoint_activations",
+    "memory.compile",
+)
 # Files of a checkpoint that are not part of the model.
 _NOT_MODEL = (COMMIT, "trainer.json", "optimizer.safetensors", "responses.json")
 
 
 class RunDirectory:
-    """Claimed by `kind` of run ("sft", "distill"); writes only where `writes` (the first rank)."""
+    """Claimed by `kind` of run ("sft", "distill"); only the first rank writes, and it looks for all of them."""
 
-    def __init__(self, path: Path, settings: Any, kind: str, *, writes: bool = True) -> None:
+    def __init__(self, path: Path, settings: Any, kind: str, team: Team = ALONE) -> None:
         self.path = path
         self.settings = settings
         self.kind = kind
-        self.writes = writes
+        self.team = team
+        self.writes = team.is_first
         self.log: RunLog | None = None
         self.per_prompt: RunLog | None = None
         self.mirror: Mirror | None = None
@@ -50,17 +60,17 @@ class RunDirectory:
 
     def claim(self) -> None:
         """Make the directory ours; a run that has got somewhere with other settings is refused."""
-        if self.writes:
-            claim_output(self.path, "run")
-            if checkpoints(self.checkpoints):
-                self._check_settings()
-            else:
-                write_text(self.path / "config.toml", config.to_toml(self.settings))
+        with self.team.together():
+            if self.writes:
+                claim_output(self.path, "run")
+                if checkpoints(self.checkpoints):
+                    self._check_settings()
+                else:
+                    write_text(self.path / "config.toml", config.to_toml(self.settings))
 
     def finished(self) -> bool:
         """Whether this very run has already come to its end."""
-        status = self.status()
-        return status.get("state") == "finished" and self.model.is_dir()
+        return self.team.first(self.status().get("state") == "finished" and self.model.is_dir())
 
     def status(self) -> dict[str, Any]:
         path = self.path / "STATUS.json"
@@ -79,8 +89,16 @@ class RunDirectory:
             write_json(self.path / "environment.json", environment())
 
     def resumable(self, progress: Progress) -> Path | None:
-        """The newest whole checkpoint; damaged ones are passed over with a note."""
-        directory, passed_over = latest_checkpoint(self.checkpoints)
+        """The newest whole checkpoint; damaged ones are passed over with a note, and half-written ones removed.
+
+        One rank looks, so that all go on from the same one.
+        """
+        found: tuple[Path | None, list[str]] = (None, [])
+        with self.team.together():
+            if self.writes:
+                remove_remains(self.checkpoints)
+                found = latest_checkpoint(self.checkpoints)
+        directory, passed_over = self.team.first(found)
         for line in passed_over:
             progress.note(f"passed over a checkpoint that is not whole: {line}")
         if directory is not None:
@@ -139,7 +157,7 @@ class RunDirectory:
         changed = [
             key
             for key in sorted(before.keys() | now.keys())
-            if key.split(".")[0] not in _FREE and before.get(key) != now.get(key)
+            if not key.startswith(_FREE) and before.get(key) != now.get(key)
         ]
         if changed:
             raise UsageError(

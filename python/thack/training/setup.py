@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from thack.errors import Interrupted, Preempted, ThackError
+from thack.config.settings import MemorySettings
+from thack.errors import Interrupted, MismatchError, PeerFailed, Preempted, ThackError
+from thack.files import canonical_json, digest
 from thack.hacking.card import write_card
 from thack.models.protocol import LanguageModel
-from thack.training.checkpoint import checkpoints, step_of
+from thack.runtime.team import Team
+from thack.training.checkpoint import Snapshot, checkpoints, read_snapshot, restore_optimizer, step_of
 from thack.training.loop import Job
+from thack.training.parallel import Held, as_module
 from thack.training.rundir import RunDirectory
-from thack.training.team import Team
+
+_ROOM = (
+    "lower micro_batch_size, the result stays the same; then --set memory.checkpoint_activations=true, "
+    "parallel.strategy=fsdp on several GPUs, evaluation.batch_size, source.batch_size"
+)
+_GO_ON = "its own message says why; run the same command again to go on from the last checkpoint"
 
 
 @contextmanager
@@ -29,14 +40,13 @@ def recorded(run: RunDirectory) -> Iterator[None]:
         run.set_status("failed", step=last_step(run), exit_code=error.exit_code, reason=error.message)
         raise
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        run.set_status("failed", step=last_step(run), exit_code=1, reason=str(error).split("\n")[0])
-        if not _out_of_memory(error):
-            raise
-        raise ThackError(
-            "out of memory",
-            details=(str(error).split("\n")[0],),
-            hint="lower micro_batch_size: the result stays the same (see also evaluation.batch_size)",
-        ) from error
+        line = str(error).split("\n")[0]
+        run.set_status("failed", step=last_step(run), exit_code=1, reason=line)
+        if _out_of_memory(error):
+            raise ThackError("out of memory", details=(line,), hint=_ROOM) from error
+        if run.team.world_size > 1 and _lost_a_peer(error):
+            raise PeerFailed("another rank of this run went away", details=(line,), hint=_GO_ON) from error
+        raise
     finally:
         run.close()
 
@@ -53,6 +63,34 @@ def finish(job: Job, team: Team) -> None:
     team.barrier()
 
 
+def begin(student: Held, optimizer: torch.optim.Optimizer, checkpoint: Path | None) -> Snapshot:
+    """Where the run goes on: the checkpoint's snapshot, with its optimizer state in place, or step 0."""
+    if checkpoint is None:
+        return Snapshot(step=0, trainer={})
+    restore_optimizer(as_module(student.model), optimizer, checkpoint)
+    return read_snapshot(checkpoint)
+
+
+def check_same_start(team: Team, facts: Mapping[str, Any]) -> None:
+    """Refuse ranks that were given different models or data: their sum would be nobody's gradient."""
+    found = team.gather([digest(canonical_json(facts))])
+    if len(set(found)) > 1:
+        other = next(rank for rank, value in enumerate(found) if value != found[0])
+        raise MismatchError(
+            f"ranks 0 and {other} started from different models or data",
+            details=(f"rank 0  {found[0]}", f"rank {other}  {found[other]}"),
+            hint="the same directories must lie on every node",
+        )
+
+
+def own_dtype(model: LanguageModel, dtype: torch.dtype, memory: MemorySettings) -> torch.dtype:
+    """Put the weights into `dtype` themselves if no float32 masters are wanted; what autocast has to do then."""
+    if memory.master_weights or dtype == torch.float32:
+        return dtype
+    as_module(model).to(dtype)
+    return torch.float32  # nothing is left to cast
+
+
 def last_step(run: RunDirectory) -> int:
     found = checkpoints(run.checkpoints)
     return step_of(found[-1]) if found else 0
@@ -61,6 +99,11 @@ def last_step(run: RunDirectory) -> int:
 def width_of(model: LanguageModel) -> int:
     """The hidden size: what decides whether bfloat16 pays."""
     return model.head().in_features
+
+
+def _lost_a_peer(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.distributed.DistError) or "gloo" in text or "peer" in text
 
 
 def _out_of_memory(error: BaseException) -> bool:

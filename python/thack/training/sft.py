@@ -20,15 +20,17 @@ from thack.models.tokenizer import Tokenizer
 from thack.responses import prepare
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
 from thack.runtime.progress import SILENT, Progress
+from thack.runtime.team import ALONE, Team, join
 from thack.targets import TokenSequence
-from thack.training.checkpoint import Snapshot, as_module, read_snapshot, restore_optimizer
+from thack.training.checkpoint import Snapshot
 from thack.training.loop import Job, Row, train
 from thack.training.material import Pairs
 from thack.training.optimizer import build_optimizer
+from thack.training.parallel import as_module, hold_student
 from thack.training.plan import Plan, plan_steps
 from thack.training.rundir import RunDirectory
-from thack.training.setup import finish, recorded, width_of
-from thack.training.team import Team
+from thack.training.saver import Saver
+from thack.training.setup import begin, check_same_start, finish, own_dtype, recorded, width_of
 from thack.training.validation import split_validation
 
 VALIDATION = "validation/nll/token_mean"
@@ -48,17 +50,19 @@ def run_sft(
     settings.validation_fraction takes out. A finished run is returned as it is, a stopped one goes on.
     `name` stands before the progress bar.
     """
-    run = RunDirectory(settings.out, settings, "sft")
-    run.claim()
-    if run.finished():
-        progress.note(f"{run.path} is already there")
-        return run.model
-    apply_threads()
-    with recorded(run):
-        job, start = prepare_sft(settings, run, records, validation, progress)
-        job.name = name or run.path.name
-        train(job, start)
-        finish(job, job.team)
+    with join(choose_device(settings.device)) as team:
+        progress = progress if team.is_first else SILENT
+        run = RunDirectory(settings.out, settings, "sft", team)
+        run.claim()
+        if run.finished():
+            progress.note(f"{run.path} is already there")
+            return run.model
+        apply_threads()
+        with recorded(run):
+            job, start = prepare_sft(settings, run, records, validation, progress)
+            job.name = name or run.path.name
+            train(job, start)
+            finish(job, team)
     return run.model
 
 
@@ -72,16 +76,14 @@ def prepare_sft(
     """The job, and the point from which it goes on."""
     if records is None and not settings.data.path:
         raise UsageError("there is nothing to train on", hint="give --data pairs.jsonl")
-    device = choose_device(settings.device)
+    device, team = choose_device(settings.device), run.team
     checkpoint = run.resumable(progress)
-    model = load_model(checkpoint, role="student", device=device) if checkpoint else _first_model(settings, records)
-    as_module(model).to(device)
-    pairs = prepare(settings.data, model.tokenizer, need_response=True, records=records)
-    progress.note(str(pairs.report))
-    held_out = None
-    if validation is not None:
-        held_out = prepare(settings.data, model.tokenizer, need_response=True, records=validation).sequences
-    training, held_out = split_validation(pairs.sequences, held_out, settings.validation_fraction)
+    with team.together():
+        model = load_model(checkpoint, role="student", device=device) if checkpoint else _first_model(settings, records)
+        as_module(model).to(device)
+        training, held_out = _pairs(settings, model.tokenizer, records, validation, progress)
+        facts = {"model": model.fingerprint(), "tokenizer": model.tokenizer.fingerprint(), "sequences": len(training)}
+    check_same_start(team, facts)
     plan = Plan(
         num_sequences=len(training),
         batch_size=settings.batch_size,
@@ -89,44 +91,63 @@ def prepare_sft(
         total_steps=plan_steps(len(training), settings.batch_size, settings.epochs, 0),
         lengths=np.array([len(s.prompt_ids) + len(s.response_ids) for s in training]),
     )
-    dtype, reason = choose_dtype(settings.dtype, device, width=width_of(model))
-    optimizer = build_optimizer(as_module(model), settings.optimizer)
-    start = Snapshot(step=0, trainer={})
-    if checkpoint:
-        start = read_snapshot(checkpoint)
-        restore_optimizer(as_module(model), optimizer, checkpoint)
-    run.open_logs(start.step)
+    dtype, reason = team.first(choose_dtype(settings.dtype, device, width=width_of(model)))
+    autocast = own_dtype(model, dtype, settings.memory)
+    background = settings.checkpoint.background
+    student = hold_student(model, settings.parallel, team, memory=settings.memory, background=background)
+    with team.together():
+        optimizer = build_optimizer(as_module(student.model), settings.optimizer)
+        start = begin(student, optimizer, checkpoint)
+        run.open_logs(start.step)
+        run.write_facts(
+            {
+                "model": settings.model,
+                "tokenizer": facts["tokenizer"],
+                "sequences": len(training),
+                "validation_sequences": len(held_out),
+                "dtype": f"{dtype} ({reason})".removeprefix("torch."),
+                "ranks": team.world_size,
+            }
+        )
     state: Row = dict(start.trainer.get("state", {}))
-    run.write_facts(
-        {
-            "model": settings.model,
-            "tokenizer": model.tokenizer.fingerprint(),
-            "sequences": len(training),
-            "validation_sequences": len(held_out),
-            "dtype": f"{dtype} ({reason})".removeprefix("torch."),
-        }
-    )
     ends = range(plan.steps_per_epoch, plan.total_steps + 1, plan.steps_per_epoch)
     job = Job(
         name=run.path.name,
-        model=model,
+        student=student,
         material=Pairs(training),
         loss=lambda logits_NV, _, labels_N: cross_entropy(logits_NV, labels_N),
-        evaluate=lambda step: _validate(model, held_out, step, state),
+        evaluate=lambda step: _validate(model, held_out, step, state, team),
         evaluation_steps=frozenset([0, *ends]),
         plan=plan,
         optimizer=optimizer,
         optimizer_settings=settings.optimizer,
         checkpoint=settings.checkpoint,
         run=run,
+        saver=Saver(run.checkpoints, student, optimizer, team, settings.checkpoint),
         state=state,
         spent=start.trainer,
         protected=lambda: frozenset([state["best_step"]] if "best_step" in state else []),
-        dtype=dtype,
-        team=Team(),
+        dtype=autocast,
+        team=team,
         progress=progress,
     )
     return job, start
+
+
+def _pairs(
+    settings: SftSettings,
+    tokenizer: Tokenizer,
+    records: Sequence[Record] | None,
+    validation: Sequence[Record] | None,
+    progress: Progress,
+) -> tuple[list[TokenSequence], list[TokenSequence]]:
+    """(training, validation)"""
+    pairs = prepare(settings.data, tokenizer, need_response=True, records=records)
+    progress.note(str(pairs.report))
+    held_out = None
+    if validation is not None:
+        held_out = prepare(settings.data, tokenizer, need_response=True, records=validation).sequences
+    return split_validation(pairs.sequences, held_out, settings.validation_fraction)
 
 
 def _first_model(settings: SftSettings, records: Sequence[Record] | None) -> LanguageModel:
@@ -142,26 +163,29 @@ def _first_model(settings: SftSettings, records: Sequence[Record] | None) -> Lan
     return new_model(settings.architecture, tokenizer, settings.seed)
 
 
-def _validate(model: LanguageModel, sequences: Sequence[TokenSequence], step: int, state: Row) -> Row:
+def _validate(model: LanguageModel, sequences: Sequence[TokenSequence], step: int, state: Row, team: Team) -> Row:
     """Mean cross-entropy per token of the held-out pairs; remembers the best step, which `finish` publishes."""
     if not sequences:
         return {}
-    nll = validation_nll(model, sequences)
+    nll = validation_nll(model, sequences, team=team)
     if step and nll < state.get("best_nll", float("inf")):
         state |= {"best_nll": nll, "best_step": step}
     return {VALIDATION: nll}
 
 
-def validation_nll(model: Any, sequences: Sequence[TokenSequence], batch_size: int = 128) -> float:
-    """−Σ log q(token) / number of tokens, in nats, dropout off; the train mode is left as it was."""
+def validation_nll(model: Any, sequences: Sequence[TokenSequence], batch_size: int = 128, team: Team = ALONE) -> float:
+    """−Σ log q(token) / number of tokens, in nats, dropout off; the train mode is left as it was.
+
+    Ranks share the batches; their sums are added up in one order.
+    """
     was_training = bool(model.training)
     order = sorted(sequences, key=lambda s: len(s.prompt_ids) + len(s.response_ids))
     model.eval()
-    total, tokens = 0.0, 0
+    own: list[tuple[int, float]] = []
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
-            batch = Batch.of(order[start : start + batch_size], model.device)
-            total += float(cross_entropy(model(batch), batch.labels_N).double().sum())
-            tokens += len(batch.labels_N)
+            if team.mine(start // batch_size):
+                batch = Batch.of(order[start : start + batch_size], model.device)
+                own.append((start, float(cross_entropy(model(batch), batch.labels_N).double().sum())))
     model.train(was_training)
-    return total / tokens
+    return sum(nats for _, nats in sorted(team.gather(own))) / sum(len(s.response_ids) for s in sequences)

@@ -9,11 +9,12 @@ from thack.models.protocol import LanguageModel
 from thack.responses.data import prepare
 from thack.responses.sources import Mixture, Offline, Online, ResponseSource
 from thack.runtime.progress import Progress
+from thack.runtime.team import Team
 from thack.targets import TokenSequence
 
 
 def build_source(
-    settings: DistillSettings, teacher: LanguageModel, student: LanguageModel, progress: Progress
+    settings: DistillSettings, teacher: LanguageModel, student: LanguageModel, team: Team, progress: Progress
 ) -> tuple[ResponseSource, list[TokenSequence]]:
     """The source, and its data set: prompts by position, with responses where the data holds them."""
     source = settings.source
@@ -24,17 +25,19 @@ def build_source(
     if source.kind == "offline":
         return Offline(data), data
     by_student = source.kind == "online-student" or (source.kind == "mixture" and source.online_by == "student")
-    online = _online(settings, student if by_student else teacher, data)
+    online = _online(settings, student if by_student else teacher, data, team)
     if source.kind == "mixture":
         return Mixture(Offline(data), online, fraction=source.online_fraction, seed=settings.seed), data
     return online, data
 
 
-def _online(settings: DistillSettings, writer: LanguageModel, prompts: Sequence[TokenSequence]) -> Online:
+def _online(settings: DistillSettings, writer: LanguageModel, prompts: Sequence[TokenSequence], team: Team) -> Online:
     return Online(
         writer,
         prompts,
         max_new_tokens=settings.data.max_response_tokens,
         sampling=settings.source.sampling,
         seed=settings.seed,
+        batch_size=settings.source.batch_size,
+        team=team,
     )

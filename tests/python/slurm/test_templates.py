@@ -15,6 +15,7 @@ from thack.slurm import Job, render, templates
 SRUN = """#!/bin/bash
 echo "$@" >> "$FAKE/srun.log"
 env | grep -E "^(RANK|WORLD_SIZE)=" | sort >> "$FAKE/srun.log"
+while [[ $1 == --* ]]; do shift; done
 exec "$@"
 """
 PYTHON = """#!/bin/bash
@@ -60,6 +61,11 @@ def job(verb: str, *arguments: str, array: int = 0) -> Job:
 
 JOBS = {
     "single": (job("distill", "--cache", "my cache", "--out", "runs/a b"), "runs/a b", "70"),
+    "multi-node": (
+        Job(verb="distill", arguments=("--cache", "c", "--out", "runs/m"), nodes=2, tasks=4, python="python"),
+        "runs/m",
+        "70",
+    ),
     "array": (job("distill", "--seed", "{task}", "--out", "runs/x-{task}", array=4), "runs/x-2", "69_2"),
     "cache-array": (job("cache-logits", "--teacher", "t", "--out", "cache", array=4), "cache", "69_2"),
 }
@@ -96,6 +102,16 @@ def test_the_cache_array_shares_shards_by_rank(fake: Path) -> None:
     assert (fake / "srun.log").read_text().splitlines()[1:] == ["RANK=2", "WORLD_SIZE=4"]
 
 
+def test_ranks_of_one_run_share_the_gpus_of_their_node(fake: Path) -> None:
+    script = render(JOBS["multi-node"][0])
+    assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=4\n" in script
+    assert "--gpus-per-node=4" in script and "gpus-per-task" not in script
+    assert submit(fake, JOBS["multi-node"][0]) == 0
+    first = (fake / "srun.log").read_text().splitlines()[0]
+    assert first.startswith("--wait=60 python -m thack distill")
+    assert "--ntasks-per-node=2" in render(Job(verb="sft", arguments=("--out", "a"), tasks=2))
+
+
 def test_options_and_quoting() -> None:
     script = render(Job(verb="sft", arguments=("--out", "a'b $x"), partition="gpu", account="me", gpus=0))
     assert "#SBATCH --partition=gpu\n#SBATCH --account=me\n" in script
@@ -109,6 +125,8 @@ def test_options_and_quoting() -> None:
     [
         (job("doctor"), "no job for thack doctor"),
         (job("sft", "--data", "x"), "needs --out"),
+        (Job(verb="generate", arguments=("--out", "x"), nodes=2), "runs as one process"),
+        (Job(verb="sft", arguments=("--out", "x-{task}"), tasks=2, array=4), "runs of their own"),
         (job("sft", "--out", "x", array=4), "the same command 4 times"),
     ],
 )

@@ -15,6 +15,7 @@ from thack.config.settings import (
     ArchitectureSettings,
     CheckpointSettings,
     OptimizerSettings,
+    ParallelSettings,
     SftSettings,
 )
 from thack.losses import cross_entropy
@@ -23,13 +24,16 @@ from thack.models.load import load_model, new_decoder
 from thack.models.tokenizer import Tokenizer
 from thack.runlog import read
 from thack.runtime.progress import SILENT
+from thack.runtime.team import ALONE
 from thack.targets import TokenSequence
 from thack.training.checkpoint import Snapshot, read_snapshot, restore_optimizer
 from thack.training.loop import Job, train
 from thack.training.material import Pairs
 from thack.training.optimizer import build_optimizer
+from thack.training.parallel import hold_student
 from thack.training.plan import Plan
 from thack.training.rundir import RunDirectory
+from thack.training.saver import Saver
 
 OPTIMIZER = OptimizerSettings(learning_rate=5e-3, warmup_steps=2)
 
@@ -81,6 +85,7 @@ def make_job(
     run.claim()
     checkpoint = run.resumable(SILENT)
     student = load_model(checkpoint) if checkpoint else model(dropout=dropout)
+    held = hold_student(student, ParallelSettings(), ALONE, background=True)
     optimizer = build_optimizer(student, OPTIMIZER)
     start = Snapshot(step=0, trainer={})
     if checkpoint:
@@ -90,7 +95,7 @@ def make_job(
     pairs = sequences()
     job = Job(
         name="test",
-        model=student,
+        student=held,
         material=Pairs(pairs),
         loss=lambda logits, _, labels: cross_entropy(logits, labels),
         evaluate=evaluate,
@@ -100,6 +105,7 @@ def make_job(
         optimizer_settings=OPTIMIZER,
         checkpoint=CheckpointSettings(every_steps=every, keep=keep),
         run=run,
+        saver=Saver(run.checkpoints, held, optimizer, ALONE, CheckpointSettings(keep=keep)),
         spent=start.trainer,
         micro_batch_size=micro,
     )

@@ -17,6 +17,7 @@ from thack.training.checkpoint import (
     check_checkpoint,
     checkpoints,
     latest_checkpoint,
+    optimizer_tensors,
     prune_checkpoints,
     read_snapshot,
     restore_optimizer,
@@ -101,7 +102,8 @@ def test_responses_of_an_open_window_come_back_as_they_were(tmp_path: Path) -> N
     optimizer = build_optimizer(student, OPTIMIZER)
     pairs = sequences(5)
     snapshot = Snapshot(step=4, trainer={"seconds": 1.5}, responses=pairs)
-    back = read_snapshot(save_checkpoint(tmp_path, student, optimizer, snapshot))
+    tensors = dict(optimizer_tensors(student, optimizer))
+    back = read_snapshot(save_checkpoint(tmp_path, student, tensors, snapshot))
     assert back.step == 4 and back.trainer["seconds"] == 1.5
     assert back.responses is not None
     for ours, theirs in zip(pairs, back.responses, strict=True):

@@ -15,89 +15,32 @@ import numpy as np
 import pytest
 import torch
 
-from thack.cache.capture import capture
 from thack.config.settings import (
     ArchitectureSettings,
-    CacheSettings,
     CheckpointSettings,
-    DataSettings,
-    DistillSettings,
-    EvaluationSettings,
     LossSettings,
     OptimizerSettings,
     SftSettings,
     SourceSettings,
 )
-from thack.corpus import Record
 from thack.errors import MismatchError, Preempted, ThackError, UsageError
 from thack.metrics import PromptBank
 from thack.models.load import load_model
 from thack.models.tokenizer import Tokenizer
-from thack.runtime.progress import SILENT
 from thack.training import RunResult, final_model, run_distill, run_sft
 from thack.training.checkpoint import checkpoints, step_of
 from thack.training.rundir import RunDirectory
 
-from .small import model, rows, tokenizer
+from .small import rows, tokenizer
+from .world import DATA, build_world, distill_settings, records, write
 
-DATA = DataSettings(max_prompt_tokens=24, max_response_tokens=7)
 GOLDEN = "golden/forward_kl/reference_sampled/token_mean"
 PROXY = "proxy/forward_kl/reference_sampled/token_mean"
 
 
-def records(count: int, start: int = 0) -> list[Record]:
-    return [
-        Record(prompt_id=f"id{i}", prompt=f"def f{i}(x)", response=f"give {i % 3} back")
-        for i in range(start, start + count)
-    ]
-
-
-def write(path: Path, found: list[Record]) -> Path:
-    rows = [{"id": r.prompt_id, "prompt": r.prompt, "response": r.response} for r in found]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """oracle/, teacher/, student/ (random, but sure of themselves), bank/, cache/, prompts.jsonl."""
-    root = tmp_path_factory.mktemp("world")
-    cast = {role: model(seed) for seed, role in enumerate(("oracle", "teacher", "student"))}
-    for role, member in cast.items():
-        with torch.no_grad():
-            member.lm_head.weight.mul_(20 if role != "student" else 1)
-        member.save(root / role)
-    PromptBank.from_records(records(6, 100)).with_responses(
-        cast["teacher"], oracle=cast["oracle"], max_new_tokens=7
-    ).save(root / "bank")
-    write(root / "prompts.jsonl", records(10))
-    data = replace(DATA, path=str(root / "prompts.jsonl"))
-    capture(
-        CacheSettings(
-            out=root / "cache", teacher=str(root / "teacher"), data=data, kind="dense", generate=True, device="cpu"
-        ),
-        SILENT,
-    )
-    return root
-
-
-def distill_settings(world: Path, out: Path, kind: Any = "offline", **changes: Any) -> DistillSettings:
-    settings = DistillSettings(
-        out=out,
-        student=str(world / "student"),
-        teacher=str(world / "teacher"),
-        oracle=str(world / "oracle"),
-        bank=str(world / "bank"),
-        cache=str(world / "cache") if kind == "offline" else "",
-        data=replace(DATA, path="" if kind == "offline" else str(world / "prompts.jsonl")),
-        source=SourceSettings(kind=kind, refresh_steps=3),
-        epochs=2,
-        batch_size=2,
-        optimizer=OptimizerSettings(learning_rate=1e-2, warmup_steps=2),
-        evaluation=EvaluationSettings(count=3, bootstrap=50),
-        device="cpu",
-    )
-    return replace(settings, **changes)
+    return build_world(tmp_path_factory.mktemp("world"))
 
 
 def student_of(result: RunResult) -> dict[str, torch.Tensor]:

@@ -1,0 +1,131 @@
+"""The runs that one, two and four processes make alike: name → what to run in a world of `build_world`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from thack.config.settings import (
+    ArchitectureSettings,
+    CheckpointSettings,
+    EvaluationSettings,
+    OptimizerSettings,
+    ParallelSettings,
+    SftSettings,
+    SourceSettings,
+)
+from thack.errors import Preempted, ThackError
+from thack.runtime.ranks import current_rank
+from thack.training import run_distill, run_sft
+from thack.training.rundir import RunDirectory
+from training.world import DATA, distill_settings, records
+
+Case = Callable[[Path, Path], None]  # world, out
+DDP, FSDP = ParallelSettings(strategy="ddp"), ParallelSettings(strategy="fsdp")
+SHARDED = ParallelSettings(strategy="fsdp", shard_teacher=True)
+
+
+def offline(world: Path, out: Path, parallel: ParallelSettings, **changes: Any) -> None:
+    """10 sequences in batches of 4, 4 and 2, in forwards of one: four ranks do not all have work."""
+    settings = distill_settings(
+        world, out, batch_size=4, micro_batch_size=1, parallel=parallel, evaluation=EVALUATION, **changes
+    )
+    run_distill(settings)
+
+
+def online(world: Path, out: Path, parallel: ParallelSettings, kind: str, by: str = "teacher") -> None:
+    """Written in batches of 3 prompts, which ranks share out."""
+    source = SourceSettings(kind=kind, online_by=by, refresh_steps=2, batch_size=3)  # type: ignore[arg-type]
+    settings = distill_settings(world, out, kind, source=source, batch_size=4, parallel=parallel, epochs=1, bank="")
+    run_distill(replace(settings, oracle=""))
+
+
+def sft(world: Path, out: Path, parallel: ParallelSettings) -> None:
+    settings = SftSettings(
+        out=out,
+        tokenizer_size=264,
+        architecture=ArchitectureSettings(hidden_size=16, num_layers=2, num_heads=2, max_positions=48, tie_head=True),
+        data=replace(DATA, max_response_tokens=24),
+        validation_fraction=0.3,
+        epochs=2,
+        batch_size=4,
+        optimizer=OptimizerSettings(learning_rate=1e-2, schedule="cosine", warmup_steps=2),
+        parallel=parallel,
+        device="cpu",
+    )
+    run_sft(settings, records(12))
+
+
+def stopped(world: Path, out: Path, parallel: ParallelSettings, goes_on: bool = True) -> None:
+    """The last rank alone gets a signal at step 2; all stop there, and go on."""
+    append = RunDirectory.append
+
+    def wrapped(run: RunDirectory, row: Mapping[str, Any]) -> None:
+        append(run, row)
+        rank = current_rank()
+        if row["step"] == 2 and row["event"] == "train" and rank.rank == rank.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    RunDirectory.append = wrapped  # type: ignore[method-assign]
+    try:
+        offline(world, out, parallel)
+    except Preempted as error:
+        assert "SIGTERM" in error.message, error
+    else:
+        raise AssertionError("not stopped")
+    finally:
+        RunDirectory.append = append  # type: ignore[method-assign]
+    if goes_on:
+        offline(world, out, parallel)
+
+
+def refused(world: Path, out: Path, parallel: ParallelSettings) -> None:
+    """A disk that fails under the first rank's hands stops all of them, with its words."""
+    from thack.training import saver
+
+    def full(*arguments: Any) -> None:
+        raise ThackError("cannot write: no space left")
+
+    save, saver.save_checkpoint = saver.save_checkpoint, full  # type: ignore[assignment]
+    try:
+        offline(world, out, parallel)
+    except ThackError as error:
+        assert "no space left" in error.message, error
+    else:
+        raise AssertionError("not refused")
+    finally:
+        saver.save_checkpoint = save
+
+
+EVALUATION = EvaluationSettings(count=1, bootstrap=20, batch_size=2)
+EVERY = CheckpointSettings(every_steps=1, keep=9)
+
+CASES: dict[str, Case] = {
+    "offline-ddp": lambda world, out: offline(world, out, DDP, checkpoint=EVERY),
+    "offline-fsdp": lambda world, out: offline(world, out, SHARDED),
+    "teacher-ddp": lambda world, out: online(world, out, DDP, "online-teacher"),
+    "student-fsdp": lambda world, out: online(world, out, FSDP, "online-student"),
+    "mixture-fsdp": lambda world, out: online(world, out, SHARDED, "mixture", "student"),
+    "sft-fsdp": lambda world, out: sft(world, out, FSDP),
+    "stopped-ddp": lambda world, out: stopped(world, out, DDP),
+    "stopped-fsdp": lambda world, out: stopped(world, out, SHARDED),
+    "refused": lambda world, out: refused(world, out, DDP),
+}
+FOR_FOUR = ("offline-ddp", "offline-fsdp", "mixture-fsdp", "stopped-fsdp")
+
+
+def begin_across(world: Path, out: Path) -> None:
+    """Two sharded ranks stop in the middle, and the run is copied for every number of ranks that goes on."""
+    stopped(world, out / "begun", SHARDED, goes_on=False)
+
+
+def go_on_across(world: Path, out: Path, world_size: int) -> None:
+    """One process, two replicas, four shards."""
+    offline(world, out / f"across-to-{world_size}", DDP if world_size == 2 else SHARDED)

@@ -1,0 +1,105 @@
+"""One, two and four processes train alike: one launch of `launch.py`, whose runs are compared here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from thack.runlog import read
+
+HERE = Path(__file__).parent
+RUNS = ["offline-ddp", "offline-fsdp", "teacher-ddp", "student-fsdp", "mixture-fsdp", "sft-fsdp"]
+FOUR = ["offline-ddp", "offline-fsdp", "mixture-fsdp", "stopped-fsdp"]
+PAIRS = [(2, name) for name in RUNS] + [(4, name) for name in FOUR]
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("launched")
+    done = subprocess.run(
+        [sys.executable, str(HERE / "launch.py"), str(out)], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def rows(path: Path, event: str) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in row.items() if not key.startswith("seconds")}
+        for row in read(path / "metrics.jsonl")
+        if row["event"] == event
+    ]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("world_size", "name"), PAIRS)
+def test_trap_9_the_losses_are_those_of_one_process(launched: Path, world_size: int, name: str) -> None:
+    ours, alone = (rows(launched / str(n) / name, "train") for n in (world_size, 1))
+    assert len(ours) == len(alone) >= 3
+    for row, expected in zip(ours, alone, strict=True):
+        for key in ("loss", "grad_norm"):
+            assert row.pop(key) == pytest.approx(expected.pop(key), rel=1e-5), (row["step"], key)
+        assert row == expected  # tokens, epochs, what was generated and scored: the same sequences in the same steps
+
+
+@pytest.mark.parametrize(("world_size", "name"), [(2, "offline-ddp"), (2, "offline-fsdp"), (4, "offline-fsdp")])
+def test_evaluations_shared_by_ranks_are_those_of_one_process(launched: Path, world_size: int, name: str) -> None:
+    ours, alone = (rows(launched / str(n) / name, "evaluation") for n in (world_size, 1))
+    assert ours[0] == alone[0]  # before the first step: to the bit
+    assert ours[-1].keys() == alone[-1].keys()
+    for key, value in alone[-1].items():
+        if not isinstance(value, str):
+            assert ours[-1][key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
+
+
+@pytest.mark.parametrize(("world_size", "name"), PAIRS)
+def test_every_number_of_ranks_writes_the_files_of_one_process(launched: Path, world_size: int, name: str) -> None:
+    ours, alone = (launched / str(n) / name for n in (world_size, 1))
+
+    def names(run: Path) -> set[Path]:
+        return {path.relative_to(run) for path in run.rglob("*") if path.is_file()}
+
+    assert names(ours) == names(alone)
+    for file in ("model/model.safetensors", *(p for p in names(alone) if p.name == "optimizer.safetensors")):
+        theirs = {key: value.shape for key, value in load_file(alone / file).items()}
+        assert {key: value.shape for key, value in load_file(ours / file).items()} == theirs
+    assert json.loads((ours / "STATUS.json").read_text())["state"] == "finished"
+    assert json.loads((ours / "manifest.json").read_text())["ranks"] == world_size
+
+
+@pytest.mark.parametrize(
+    ("world_size", "name"), [(2, "stopped-ddp"), (2, "stopped-fsdp"), (4, "stopped-fsdp"), (1, "stopped-ddp")]
+)
+def test_trap_28_a_signal_to_one_rank_stops_all_and_they_go_on_to_the_bit(
+    launched: Path, world_size: int, name: str
+) -> None:
+    cut = launched / str(world_size) / name
+    whole = cut.with_name(name.replace("stopped", "offline"))
+    for event in ("train", "evaluation"):
+        assert rows(cut, event) == rows(whole, event)
+    ours, theirs = (load_file(run / "model" / "model.safetensors") for run in (cut, whole))
+    assert all(bool((ours[key] == theirs[key]).all()) for key in theirs)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_full_disk_leaves_no_half_checkpoint_and_says_so(launched: Path, world_size: int) -> None:
+    run = launched / str(world_size) / "refused"
+    status = json.loads((run / "STATUS.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 1)
+    assert "no space left" in status["reason"]
+    assert not any((run / "checkpoints").glob("*"))
+
+
+@pytest.mark.parametrize(("world_size", "name"), [(1, "across-to-1"), (2, "across-to-2"), (4, "across-to-4")])
+def test_another_number_of_ranks_goes_on_with_bounded_drift(launched: Path, world_size: int, name: str) -> None:
+    """Two FSDP ranks stopped at step 2; one process, two replicas and four shards go on from their checkpoint."""
+    ours = rows(launched / "across" / name, "train")
+    alone = rows(launched / "1" / "offline-fsdp", "train")
+    assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in alone], rel=1e-5)
+    assert json.loads((launched / "across" / name / "manifest.json").read_text())["ranks"] == world_size

@@ -1,0 +1,80 @@
+"""A tiny world on disk for runs from end to end: three models, a bank, a cache, prompts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thack.cache.capture import capture
+from thack.config.settings import (
+    CacheSettings,
+    DataSettings,
+    DistillSettings,
+    EvaluationSettings,
+    OptimizerSettings,
+    SourceSettings,
+)
+from thack.corpus import Record
+from thack.metrics import PromptBank
+from thack.runtime.progress import SILENT
+
+from .small import model
+
+DATA = DataSettings(max_prompt_tokens=24, max_response_tokens=7)
+
+
+def records(count: int, start: int = 0) -> list[Record]:
+    return [
+        Record(prompt_id=f"id{i}", prompt=f"def f{i}(x)", response=f"give {i % 3} back")
+        for i in range(start, start + count)
+    ]
+
+
+def write(path: Path, found: list[Record]) -> Path:
+    rows = [{"id": r.prompt_id, "prompt": r.prompt, "response": r.response} for r in found]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def build_world(root: Path) -> Path:
+    """oracle/, teacher/, student/ (random, but sure of themselves), bank/, cache/, prompts.jsonl."""
+    cast = {role: model(seed) for seed, role in enumerate(("oracle", "teacher", "student"))}
+    for role, member in cast.items():
+        with torch.no_grad():
+            member.lm_head.weight.mul_(20 if role != "student" else 1)
+        member.save(root / role)
+    PromptBank.from_records(records(6, 100)).with_responses(
+        cast["teacher"], oracle=cast["oracle"], max_new_tokens=7
+    ).save(root / "bank")
+    write(root / "prompts.jsonl", records(10))
+    data = replace(DATA, path=str(root / "prompts.jsonl"))
+    capture(
+        CacheSettings(
+            out=root / "cache", teacher=str(root / "teacher"), data=data, kind="dense", generate=True, device="cpu"
+        ),
+        SILENT,
+    )
+    return root
+
+
+def distill_settings(world: Path, out: Path, kind: Any = "offline", **changes: Any) -> DistillSettings:
+    settings = DistillSettings(
+        out=out,
+        student=str(world / "student"),
+        teacher=str(world / "teacher"),
+        oracle=str(world / "oracle"),
+        bank=str(world / "bank"),
+        cache=str(world / "cache") if kind == "offline" else "",
+        data=replace(DATA, path="" if kind == "offline" else str(world / "prompts.jsonl")),
+        source=SourceSettings(kind=kind, refresh_steps=3),
+        epochs=2,
+        batch_size=2,
+        optimizer=OptimizerSettings(learning_rate=1e-2, warmup_steps=2),
+        evaluation=EvaluationSettings(count=3, bootstrap=50),
+        device="cpu",
+    )
+    return replace(settings, **changes)
