@@ -51,7 +51,9 @@ def test_trap_9_the_losses_are_those_of_one_process(launched: Path, world_size: 
 @pytest.mark.parametrize(("world_size", "name"), [(2, "offline-ddp"), (2, "offline-fsdp"), (4, "offline-fsdp")])
 def test_evaluations_shared_by_ranks_are_those_of_one_process(launched: Path, world_size: int, name: str) -> None:
     ours, alone = (rows(launched / str(n) / name, "evaluation") for n in (world_size, 1))
-    assert ours[0] == alone[0]  # before the first step: to the bit
+    # Before the first step: to the bit. Health is summed over rows of several ranks.
+    exact, expected = ({k: v for k, v in row.items() if not k.startswith("health/")} for row in (ours[0], alone[0]))
+    assert exact == expected
     assert ours[-1].keys() == alone[-1].keys()
     for key, value in alone[-1].items():
         if not isinstance(value, str):
