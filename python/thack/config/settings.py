@@ -218,7 +218,9 @@ class DistillSettings:
     student: str = ""
     teacher: str = ""  # a live teacher; needed for online-teacher and online-student
     cache: str = ""  # targets from a cache instead of a live teacher
-    data: DataSettings = field(default_factory=DataSettings)  # prompts (offline: and responses), without cache
+    data: DataSettings = field(
+        default_factory=DataSettings
+    )  # prompts (offline: and responses); a cache must cover them
     oracle: str = ""  # for the golden metric
     judge: str = ""  # a stronger model in the oracle's role, where there is no oracle: columns are named judge/…
     load: LoadSettings = field(default_factory=LoadSettings)  # teacher, oracle and judge

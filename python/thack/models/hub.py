@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thack.errors import ModelError
+from thack.files import directory_kind
 
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?")
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
@@ -28,7 +29,7 @@ def locate(name: Path | str) -> Source:
     """The directory of that name, or the hub's snapshot of it; raises ModelError if there is neither."""
     directory = Path(name).expanduser()
     if directory.is_dir():
-        return Source(directory=directory, origin=str(name))
+        return Source(directory=_model_in(directory), origin=str(name))
     match = _HUB_ID.fullmatch(str(name))
     # A mistyped directory is not asked for on the network: its parent stands here.
     if match is None or directory.parent.is_dir():
@@ -38,6 +39,18 @@ def locate(name: Path | str) -> Source:
         )
     snapshot = _snapshot(match["name"], match["revision"])
     return Source(directory=snapshot, origin=f"{match['name']}@{snapshot.name}")
+
+
+def _model_in(directory: Path) -> Path:
+    """A run of ours stands for the model that it ended with; any other directory for itself."""
+    if (directory / "config.json").is_file() or directory_kind(directory) != "run":
+        return directory
+    if not (directory / "model").is_dir():
+        raise ModelError(
+            f"{directory} is a run that has not finished, so there is no model in it yet",
+            hint=f"run its command again, or give one of {directory / 'checkpoints'}/step_*",
+        )
+    return directory / "model"
 
 
 def _snapshot(name: str, revision: str | None) -> Path:

@@ -31,6 +31,19 @@ def check_alignment(cache: Cache) -> str | None:
     return check_shifts(sequences, target)
 
 
+def check_coverage(cache: Cache, prompts: Sequence[TokenSequence]) -> None:
+    """Raise CacheError unless the cache holds a response to every one of these prompts."""
+    held = {cache.sequences(i).prompt_id for i in range(len(cache))}
+    missing = [s.prompt_id for s in prompts if s.prompt_id not in held]
+    if missing:
+        names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise CacheError(
+            f"the cache does not cover the data: {len(missing):,} of {len(prompts):,} prompts are not in it",
+            details=(f"missing: {names}",),
+            hint="cache this data, or leave --data out to train on all that the cache holds",
+        )
+
+
 def check_shifts(sequences: Sequence[TokenSequence], target: Target) -> str | None:
     """`check_alignment` on targets at hand."""
     masses = [_mass_at(sequences, target, shift) for shift in SHIFTS]

@@ -24,10 +24,11 @@ from thack.metrics.monitor import FixedKL
 from thack.metrics.run import open_bank
 from thack.models.load import load_model, origin_of
 from thack.models.protocol import LanguageModel
+from thack.responses.data import prepare
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.team import Team, join
-from thack.training.canary import check_alignment
+from thack.training.canary import check_alignment, check_coverage
 from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
 from thack.training.guard import Guard, Guarded, check_guard
@@ -258,6 +259,9 @@ def build_material(
         if skipped:
             progress.note(skipped)
         _warn_about_reuse(settings, cast.cache, progress)
+        if settings.data.path:
+            prompts = prepare(settings.data, cast.student.tokenizer, need_response=False).sequences
+            check_coverage(cast.cache, prompts)
         return Cached(cast.cache, cast.width), None
     assert cast.teacher is not None and held is not None
     offline = settings.source.kind == "offline"

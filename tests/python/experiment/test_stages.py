@@ -100,7 +100,9 @@ def test_a_failure_takes_with_it_what_stands_on_it_and_nothing_else(tmp_path: Pa
 
 
 def test_a_worker_that_dies_takes_nobody_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[__name__.count(".")]))  # workers import this file by its name
+    monkeypatch.syspath_prepend(
+        str(Path(__file__).parents[__name__.count(".")])
+    )  # workers import this file by its name
     killer = named(tmp_path, "killer", die)
     others = [named(tmp_path, f"other{i}", partial(write, str(i))) for i in range(3)]
     failures = make_all([killer, *others], SILENT, workers=2)

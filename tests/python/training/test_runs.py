@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from thack.config.settings import (
     ArchitectureSettings,
     CheckpointSettings,
     LossSettings,
+    MemorySettings,
     OptimizerSettings,
     SftSettings,
     SourceSettings,
@@ -27,7 +29,7 @@ from thack.errors import MismatchError, Preempted, ThackError, UsageError
 from thack.metrics import PromptBank
 from thack.models.load import load_model
 from thack.models.tokenizer import Tokenizer
-from thack.training import RunResult, final_model, run_distill, run_sft
+from thack.training import RunResult, checkpoint, final_model, run_distill, run_sft
 from thack.training.checkpoint import checkpoints, step_of
 from thack.training.rundir import RunDirectory
 
@@ -239,3 +241,74 @@ def test_sft_goes_on_from_a_model_and_from_a_tokenizer(tmp_path: Path) -> None:
     assert load_model(second).fingerprint() != load_model(first).fingerprint()
     with pytest.raises(UsageError, match="nothing to train on"):
         run_sft(sft_settings(tmp_path / "c"))
+
+
+def test_a_cache_that_does_not_cover_the_data_is_refused(world: Path, tmp_path: Path) -> None:
+    for count, fits in ((10, True), (13, False)):
+        data = replace(DATA, path=str(write(tmp_path / f"{count}.jsonl", records(count))))
+        settings = distill_settings(world, tmp_path / f"run_{count}", data=data, bank="", oracle="", steps=1)
+        if fits:
+            run_distill(settings)
+        else:
+            with pytest.raises(ThackError, match=r"does not cover the data: 3 of 13[\s\S]*missing: id10, id11, id12"):
+                run_distill(settings)
+
+
+def test_a_run_stands_for_its_model(world: Path, tmp_path: Path) -> None:
+    first = run_sft(sft_settings(tmp_path / "a", epochs=1, validation_fraction=0.0), records(8))
+    assert load_model(tmp_path / "a").fingerprint() == load_model(first).fingerprint()
+    shutil.rmtree(first)
+    with pytest.raises(ThackError, match=r"student: .*has not finished[\s\S]*checkpoints/step_"):
+        load_model(tmp_path / "a", role="student")
+
+
+def test_memory_settings_change_no_number_but_what_they_say(world: Path, tmp_path: Path) -> None:
+    """Activation checkpointing draws the same dropout again; weights without float32 masters round."""
+    plain = run_sft(sft_settings(tmp_path / "a", epochs=1), records(12))
+    again = MemorySettings(checkpoint_activations=True)
+    light = run_sft(sft_settings(tmp_path / "b", epochs=1, memory=again), records(12))
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+    assert load_model(plain).fingerprint() == load_model(light).fingerprint()
+    narrow = MemorySettings(master_weights=False)
+    settings = sft_settings(tmp_path / "c", epochs=1, memory=narrow, dtype="bfloat16")
+    saved = load_file(run_sft(settings, records(12)) / "model.safetensors")
+    assert {value.dtype for value in saved.values()} == {torch.bfloat16}
+    assert rows(tmp_path / "c")[1]["loss"] == pytest.approx(rows(tmp_path / "a")[1]["loss"], rel=0.02)
+
+
+def test_a_save_that_fails_behind_the_training_stops_the_run_and_keeps_what_was_there(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from thack.training import saver
+
+    save, calls = saver.save_checkpoint, []
+
+    def full_at_the_second(folder: Path, *arguments: Any) -> Path:
+        calls.append(folder)
+        if len(calls) == 2:
+            from safetensors import SafetensorError
+
+            with checkpoint._explained(folder):
+                raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        return save(folder, *arguments)
+
+    monkeypatch.setattr(saver, "save_checkpoint", full_at_the_second)
+    settings = sft_settings(tmp_path / "a", epochs=4, checkpoint=CheckpointSettings(every_steps=1))
+    with pytest.raises(ThackError, match=r"cannot write .*no space left[\s\S]*free space"):
+        run_sft(settings, records(12))
+    assert [step_of(p) for p in checkpoints(tmp_path / "a" / "checkpoints")] == [1]
+    assert json.loads((tmp_path / "a" / "STATUS.json").read_text())["state"] == "failed"
+    run_sft(settings, records(12))  # there is room again
+    run_sft(replace(settings, out=tmp_path / "b", checkpoint=CheckpointSettings(every_steps=1, background=False)),
+            records(12))  # fmt: skip
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+
+
+def test_out_of_memory_says_what_to_lower(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hungry(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 TB")
+
+    monkeypatch.setattr("thack.training.loop.Batch.of", hungry)
+    with pytest.raises(ThackError, match=r"out of memory[\s\S]*lower micro_batch_size"):
+        run_distill(distill_settings(world, tmp_path / "a", bank="", oracle=""))
+    assert json.loads((tmp_path / "a" / "STATUS.json").read_text())["state"] == "failed"
