@@ -31,7 +31,6 @@ from thack.config.settings import (
     OptimizerSettings,
     TargetSettings,
 )
-from thack.losses import cross_entropy
 from thack.models.architecture import Architecture
 from thack.models.batch import Batch
 from thack.models.llama import Llama
@@ -41,7 +40,7 @@ from thack.responses.sources import Offline
 from thack.runtime.progress import SILENT
 from thack.targets import TokenSequence
 from thack.training.material import Cached, Live, Material, Pairs
-from thack.training.objective import Objective
+from thack.training.objective import Objective, supervised
 from thack.training.optimizer import build_optimizer, clip_gradients
 from thack.training.thinned import Thinned
 
@@ -94,7 +93,9 @@ def _against_sft(place: Path) -> Iterator[Measurement]:
         folder = place / f"{vocab}-{kind}"
         cache = _cache(folder, vocab, kind)
         pairs = [cache.sequences(i) for i in range(len(cache))]
-        sft = Side(_model(vocab, 1), Pairs(pairs), lambda logits, _, labels: cross_entropy(logits, labels))
+        fine_tuned = _model(vocab, 1)
+        objective = supervised(fine_tuned, torch.float32)
+        sft = Side(fine_tuned, Pairs(pairs), objective, objective.fuses)
         ours = _side(_model(vocab, 1), Cached(cache, vocab), vocab, sparse=kind != "dense")
         batches = [pairs[i * BATCH : (i + 1) * BATCH] for i in range(BATCHES)]
         training, process = _by_turns([ours, sft], batches)

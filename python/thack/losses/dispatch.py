@@ -23,13 +23,14 @@ def divergence(student_logits_NV: Tensor, target: Target, settings: LossSettings
     return _term(student_logits_NV, target, settings.divergence, settings)
 
 
-def token_losses(student_logits_NV: Tensor, target: Target, labels_N: Tensor, settings: LossSettings) -> Tensor:
+def token_losses(student_logits_NV: Tensor, target: Target | None, labels_N: Tensor, settings: LossSettings) -> Tensor:
     """loss_N = weight · divergence + Σ loss.add + ce_weight · (−log q(label)), the cross-entropy at temperature 1."""
     total_N: Tensor | None = None
     for kind, weight in weighted_terms(settings):
         if kind == "cross_entropy":
             loss_N = cross_entropy(student_logits_NV, labels_N)
         else:
+            assert target is not None, f"{kind} compares with a teacher"
             loss_N = _term(student_logits_NV, target, kind, settings)
         loss_N = loss_N if weight == 1 else weight * loss_N
         total_N = loss_N if total_N is None else total_N + loss_N

@@ -93,7 +93,7 @@ def chunk_tokens(hidden: int, vocab_size: int) -> int:
 def fused_divergence(
     hidden_NH: Tensor,
     head: Projection,
-    target: Target | ProjectedTeacher,
+    target: Target | ProjectedTeacher | None,
     labels_N: Tensor,
     settings: LossSettings,
     *,
@@ -103,8 +103,9 @@ def fused_divergence(
 ) -> Tensor:
     """Σ_n weights_n · loss_n, equal to `token_losses` on the whole logits; a scalar in float32 at least.
 
-    width: ids that are compared (0: all of the head's). weights_N: 1 if None; the gradient is final up to one
-    common factor, so weights belong here and not behind. Frozen hidden states or a frozen head cost nothing.
+    target: None where the loss is the cross-entropy alone. width: ids that are compared (0: all of the head's).
+    weights_N: 1 if None; the gradient is final up to one common factor, so weights belong here and not behind.
+    Frozen hidden states or a frozen head cost nothing.
     """
     size = chunk or chunk_tokens(hidden_NH.shape[1], head.weight_VH.shape[0])
     total: Tensor = _Fused.apply(
@@ -121,7 +122,7 @@ class _Fused(torch.autograd.Function):
         weight_VH: Tensor,
         bias_V: Tensor | None,
         head: Projection,
-        target: Target | ProjectedTeacher,
+        target: Target | ProjectedTeacher | None,
         labels_N: Tensor,
         settings: LossSettings,
         width: int,
@@ -176,7 +177,7 @@ class _Fused(torch.autograd.Function):
 def _chunk(
     raw_CV: Tensor,
     head: Projection,
-    target: Target,
+    target: Target | None,
     labels_C: Tensor,
     settings: LossSettings,
     weights_C: Tensor | None,
@@ -218,7 +219,9 @@ def _add_gradients(
         grad_V[:width] += grad_CV.sum(dim=0, dtype=grad_V.dtype)
 
 
-def _rows(target: Target | ProjectedTeacher, rows: slice, width: int) -> Target:
+def _rows(target: Target | ProjectedTeacher | None, rows: slice, width: int) -> Target | None:
+    if target is None:
+        return None
     if isinstance(target, ProjectedTeacher):
         return target.rows(rows, width)
     if isinstance(target, DenseTarget):

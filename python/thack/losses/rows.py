@@ -23,11 +23,11 @@ from thack.losses.sweeps import fill_tail, tail_sums
 from thack.targets import DenseTarget, SampledTarget, Target, TopKTarget
 
 
-def replace_by_gradient(logits_CV: Tensor, target: Target, labels_C: Tensor, settings: LossSettings) -> Tensor:
+def replace_by_gradient(logits_CV: Tensor, target: Target | None, labels_C: Tensor, settings: LossSettings) -> Tensor:
     """loss_C of `settings` (float32 at least), with logits_CV overwritten by its gradient, row by row.
 
-    One copy of the rows is needed for every term of a weighted sum but the last; the CPU's kernel takes the
-    cross-entropy along with a divergence.
+    target: None where the cross-entropy is all that is asked for. One copy of the rows is needed for every term
+    of a weighted sum but the last; the CPU's kernel takes the cross-entropy along with a divergence.
     """
     plan = weighted_terms(settings)
     along = 0.0
@@ -69,12 +69,13 @@ def sampled_rows(logits_CV: Tensor, labels_C: Tensor) -> Tensor:
 
 def _divergence(
     logits_CV: Tensor,
-    target: Target,
+    target: Target | None,
     kind: Divergence,
     settings: LossSettings,
     labels_C: Tensor | None = None,
     ce_weight: float = 0.0,
 ) -> Tensor:
+    assert target is not None, f"{kind} compares with a teacher"
     if not isinstance(target, DenseTarget):
         return _sparse(logits_CV, target, kind, settings, labels_C, ce_weight)
     loss_C, gradient_CV = value_and_gradient(
@@ -89,9 +90,9 @@ def _divergence(
     return loss_C
 
 
-def _has_kernel(logits_CV: Tensor, target: Target) -> bool:
+def _has_kernel(logits_CV: Tensor, target: Target | None) -> bool:
     on_cpu = logits_CV.device.type == "cpu" and logits_CV.dtype != torch.float64
-    return on_cpu and not isinstance(target, DenseTarget)
+    return on_cpu and isinstance(target, TopKTarget | SampledTarget)
 
 
 def _sparse(

@@ -1,4 +1,4 @@
-"""The loss of a distillation step: on logits, or together with the head, chunk by chunk, on hidden states.
+"""The loss of a step: on logits, or together with the head, chunk by chunk, on hidden states.
 
 N response tokens, H hidden width, V vocabulary.
 """
@@ -46,7 +46,6 @@ class Objective:
 
     def __call__(self, output_NX: Tensor, target: Target | ProjectedTeacher | None, labels_N: Tensor) -> Tensor:
         """loss_N from logits_NV; from hidden_NH their sum, as one number."""
-        assert target is not None
         if not self.fuses(len(labels_N)):
             if isinstance(target, ProjectedTeacher):
                 target = target.to_dense(self.width)
@@ -54,6 +53,18 @@ class Objective:
         hidden_NH = output_NX if self.dtype == torch.float32 else output_NX.to(self.dtype)
         head = Projection.of(self.model)
         return fused_divergence(hidden_NH, head, target, labels_N, self.settings, width=self.width)
+
+
+def supervised(model: LanguageModel, dtype: torch.dtype, *, plain_head: bool = True) -> Objective:
+    """The cross-entropy on the tokens alone: fine-tuning."""
+    return Objective(
+        settings=LossSettings(weight=0.0, ce_weight=1.0),
+        model=model,
+        width=model.vocab_size,
+        sparse=False,
+        dtype=dtype,
+        plain_head=plain_head,
+    )
 
 
 def has_plain_head(model: LanguageModel, settings: LossSettings) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from thack.config.settings import SftSettings
+from thack.config.settings import LossSettings, SftSettings
 from thack.corpus import Record, read_records
 from thack.errors import UsageError
 from thack.losses import cross_entropy
@@ -25,6 +25,7 @@ from thack.targets import TokenSequence
 from thack.training.checkpoint import Snapshot
 from thack.training.loop import Job, Row, train
 from thack.training.material import Pairs
+from thack.training.objective import has_plain_head, supervised
 from thack.training.optimizer import build_optimizer
 from thack.training.parallel import as_module, hold_student
 from thack.training.plan import Plan, plan_steps
@@ -92,6 +93,7 @@ def prepare_sft(
         lengths=np.array([len(s.prompt_ids) + len(s.response_ids) for s in training]),
     )
     dtype, reason = team.first(choose_dtype(settings.dtype, device, width=width_of(model)))
+    plain_head = has_plain_head(model, LossSettings())
     autocast = own_dtype(model, dtype, settings.memory)
     background = settings.checkpoint.background
     student = hold_student(model, settings.parallel, team, memory=settings.memory, background=background)
@@ -110,12 +112,14 @@ def prepare_sft(
             }
         )
     state: Row = dict(start.trainer.get("state", {}))
+    objective = supervised(student.model, autocast, plain_head=plain_head)
     ends = range(plan.steps_per_epoch, plan.total_steps + 1, plan.steps_per_epoch)
     job = Job(
         name=run.path.name,
         student=student,
         material=Pairs(training),
-        loss=lambda logits_NV, _, labels_N: cross_entropy(logits_NV, labels_N),
+        loss=objective,
+        fuses=objective.fuses,
         evaluate=lambda step: _validate(model, held_out, step, state, team),
         evaluation_steps=frozenset([0, *ends]),
         plan=plan,

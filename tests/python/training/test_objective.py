@@ -27,7 +27,7 @@ from thack.targets import DenseTarget, TopKTarget
 from thack.training import run_distill
 from thack.training.loop import _divergence_named
 from thack.training.material import Cached
-from thack.training.objective import WORTH_FUSING, Objective, has_plain_head
+from thack.training.objective import WORTH_FUSING, Objective, has_plain_head, supervised
 
 from . import small
 
@@ -82,6 +82,21 @@ def test_fused_and_plain_are_the_same_run(world: Path, tmp_path: Path, kind: str
     assert fused == pytest.approx(plain, rel=1e-4)
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], rtol=1e-3, atol=1e-4)
+
+
+def test_fine_tuning_fused_is_the_cross_entropy() -> None:
+    student, batch = small.model(), Batch.of(small.sequences(5))
+    objective = supervised(student, torch.float32)
+    found = []
+    for fused in (True, False):
+        student.zero_grad()
+        way = replace(objective, settings=replace(objective.settings, fused=fused))
+        loss = way(student(batch, project=not fused), None, batch.labels_N).sum()
+        loss.backward()
+        found.append((loss.item(), torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])))
+    expected = torch.nn.functional.cross_entropy(student(batch), batch.labels_N, reduction="sum").item()
+    assert found[0][0] == pytest.approx(expected, rel=1e-5) == found[1][0]
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
 
 
 def test_auto_fuses_sparse_targets_and_many_logits() -> None:
