@@ -171,6 +171,7 @@ def prepare_distill(
         state=state,
         spent=start.trainer,
         protected=guard.protected if guard else frozenset,
+        asks=guard.asks if guard else (lambda step: False),
         ended=guard.ended if guard else (lambda step: False),
         micro_batch_size=settings.micro_batch_size,
         dtype=autocast,

@@ -85,6 +85,11 @@ class Guard:
         alarm = self._own["alarm"]
         return math.inf if alarm is None else -(-int(alarm["step"]) // self._steps_per_epoch)
 
+    def asks(self, step: int) -> bool:
+        """Whether to evaluate here: once behind every epoch in which a fresh set was used whole."""
+        epoch, within = divmod(step, self._steps_per_epoch)
+        return within == 0 and self.settings.policy == "refresh" and epoch - 1 in self.schedule()
+
     def protected(self) -> frozenset[int]:
         """Checkpoints to keep: the last evaluation's, and the one before the alarm."""
         alarm, history = self._own["alarm"], self._own["history"]

@@ -57,6 +57,7 @@ class Job:
     state: Row = field(default_factory=dict)  # what `evaluate` remembers; saved with every checkpoint
     spent: Mapping[str, Any] = field(default_factory=dict)  # costs of the run before this process
     protected: Callable[[], frozenset[int]] = frozenset  # steps whose checkpoints are not pruned
+    asks: Callable[[int], bool] = lambda step: False  # whether a guard wants an evaluation at this step, too
     ended: Callable[[int], bool] = lambda step: False  # whether to end at this step, before the plan does
     fuses: Callable[[int], bool] = lambda num_tokens: False  # whether `loss` takes hidden_NH instead, and sums
     micro_batch_size: int = 0
@@ -132,7 +133,7 @@ def train(job: Job, start: Snapshot) -> None:
 
             run.append(_train_row(job, step, window, began, loss=loss, lr=rate, grad_norm=norm, tokens=num_tokens))
             bar.advance(1, loss=round(loss, 4))
-            if step in job.evaluation_steps or job.ended(step):
+            if step in job.evaluation_steps or job.asks(step):
                 _evaluate(job, step, began)
             urgency, asked, broken = team.maxima(stop.urgency, stop.save_requested(), saver.failed)
             stopped = stop.adopt(int(urgency))

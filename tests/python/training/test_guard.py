@@ -58,7 +58,8 @@ def test_fresh_responses_join_on_schedule_and_are_counted(whole: Path) -> None:
     assert by_step[50]["teacher_tokens"] == 0 < by_step[60]["teacher_tokens"]
     assert sorted(path.name for path in (whole / "fresh").iterdir()) == ["set_000.json", "set_001.json"]
     assert "step_000040" in [path.name for path in checkpoints(whole / "checkpoints")]
-    assert verdict(Curves.from_run(whole)).num_evaluations == 3
+    assert [row["step"] for row in rows(whole) if row["event"] == "evaluation"][-3:] == [50, 55, 60]
+    assert verdict(Curves.from_run(whole)).num_evaluations == 4
 
 
 def test_the_state_is_in_the_checkpoint(whole: Path) -> None:
