@@ -46,7 +46,15 @@ def _software(facts: dict[str, Any]) -> list[Finding]:
     ):
         missing = Finding(name=name, value="not installed", state="note", advice=f"{use}: pip install 'thack[{extra}]'")
         found.append(Finding(name=name, value=packages[name]) if name in packages else missing)
-    return found
+    return [*found, _hub()]
+
+
+def _hub() -> Finding:
+    """Whether `--teacher org/name` may fetch, and where what was fetched lies."""
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    how = "offline (HF_HUB_OFFLINE): only what is there already" if offline else "fetched when named (org/name)"
+    return Finding(name="hub", value=f"{how}, in {home}")
 
 
 def _processor(facts: dict[str, Any]) -> list[Finding]:

@@ -39,6 +39,8 @@ print(json.dumps({"steps": [row["step"] for row in rows], "columns": sorted(rows
 """
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_gkd_trainer_with_the_callback(tmp_path: Path) -> None:
     from thack.models.tokenizer import Tokenizer
 
@@ -52,7 +54,7 @@ def test_gkd_trainer_with_the_callback(tmp_path: Path) -> None:
         (tmp_path / name / "chat_template.jinja").write_text(template)
     (tmp_path / "held_out.jsonl").write_text("\n".join(json.dumps({"prompt": f"def g{i}(x)"}) for i in range(6)))
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, timeout=170, check=False
+        [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, timeout=290, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.strip().splitlines()[-1])

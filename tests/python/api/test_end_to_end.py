@@ -1,0 +1,106 @@
+"""The whole street with models of transformers: fine-tuned, written with, cached, distilled, evaluated, judged.
+
+T5 (encoder-decoder) and GPT-2 through [hf], the native decoder beside them; widths and padded vocabularies differ.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from thack import api
+from thack.config.settings import ArchitectureSettings
+from thack.models.load import load_model, new_decoder
+from thack.models.tokenizer import Tokenizer
+
+transformers = pytest.importorskip("transformers")
+
+TEXTS = [f"def f{i}(x): returns {i * 7 % 10} for x" for i in range(12)]
+# Untied: a tied head on random weights repeats its input, which the canary of `distill` takes for a shifted cache.
+SPECIAL = {"eos_token_id": 1, "pad_token_id": 0, "tie_word_embeddings": False}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(TEXTS, 280)
+
+
+def save(kind: str, path: Path, tokenizer: Tokenizer, *, width: int, vocab: int, seed: int) -> str:
+    """A directory with random weights, as save_pretrained or thack writes it."""
+    torch.manual_seed(seed)
+    if kind == "t5":
+        config = transformers.T5Config(
+            vocab_size=vocab, d_model=width, d_kv=8, d_ff=24, num_layers=1, num_heads=2, decoder_start_token_id=0,
+            **SPECIAL,
+        )  # fmt: skip
+        transformers.T5ForConditionalGeneration(config).save_pretrained(path)
+    elif kind == "gpt2":
+        config = transformers.GPT2Config(
+            vocab_size=vocab, n_embd=width, n_layer=1, n_head=2, n_positions=64, bos_token_id=1, **SPECIAL
+        )
+        transformers.GPT2LMHeadModel(config).save_pretrained(path)
+    else:
+        settings = ArchitectureSettings(hidden_size=width, num_heads=2, num_layers=1, max_positions=64)
+        new_decoder(settings, tokenizer, seed).save(path)
+    tokenizer.save(path)
+    return str(path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> dict[str, Any]:
+    rows = [{"prompt": text.split(":")[0], "response": text.split(": ")[1]} for text in TEXTS]
+    for name, part in (("pairs", rows[:8]), ("held_out", rows[8:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)) + "\n")
+    return {"path": str(tmp_path / "pairs.jsonl"), "max_response_tokens": 10}
+
+
+@pytest.mark.parametrize(
+    ("teacher_kind", "student_kind"), [("t5", "t5"), ("t5", "native"), ("native", "t5"), ("gpt2", "gpt2")]
+)
+def test_the_whole_street(
+    teacher_kind: str, student_kind: str, tmp_path: Path, tokenizer: Tokenizer, data: dict[str, Any]
+) -> None:
+    # A teacher that is not trained puts mass on the padding of its head; a student narrower than that is refused.
+    vocab = 280 if student_kind == "native" else 288
+    base = save(teacher_kind, tmp_path / "base", tokenizer, width=24, vocab=vocab, seed=0)
+    student = save(student_kind, tmp_path / "student", tokenizer, width=16, vocab=304, seed=1)
+    common = {"device": "cpu", "dtype": "float32"}
+    teacher = str(api.sft(model=base, data=data, out=str(tmp_path / "teacher"), epochs=2, batch_size=4, **common))
+    written = api.generate(model=teacher, data=data, out=str(tmp_path / "written"), **common)
+    assert written["responses"] == 8
+    offline = data | {"path": written["out"]}
+    cache = api.cache_logits(teacher=teacher, data=offline, out=str(tmp_path / "cache"), top_k=8, **common)
+    run = api.distill(
+        student=student, cache=str(cache), teacher=teacher, oracle=base, bank=str(tmp_path / "held_out.jsonl"),
+        data={"max_response_tokens": 10}, out=str(tmp_path / "run"), epochs=3, batch_size=4,
+        evaluation={"count": 2, "bootstrap": 20}, **common,
+    )  # fmt: skip
+    live = api.distill(
+        student=student, teacher=teacher, data=data, out=str(tmp_path / "live"), steps=2, batch_size=4,
+        source={"kind": "online-student"}, **common,
+    )  # fmt: skip
+    assert live.steps == 2
+    found = api.evaluate(
+        student=str(run.model), teacher=teacher, oracle=base, bank=str(tmp_path / "held_out.jsonl"), data=data,
+        out=str(tmp_path / "evaluation.json"), evaluation={"bootstrap": 20}, device="cpu", human_references=True,
+    )  # fmt: skip
+    metrics = {name.split("/")[0] for name in found["columns"]}
+    assert metrics == {"golden", "proxy", "line", "human", "human_line", "health"}
+    assert api.verdict(run.path).name == "inconclusive"
+    assert "Teacher hacking" in (run.model / "README.md").read_text()
+    opens(run.model, student_kind, tokenizer)
+
+
+def opens(directory: Path, kind: str, tokenizer: Tokenizer) -> None:
+    """In transformers as it is, tokenizer included, with the weights that thack loads."""
+    cls = transformers.AutoModelForSeq2SeqLM if kind == "t5" else transformers.AutoModelForCausalLM
+    model = cls.from_pretrained(directory)
+    tokens = transformers.AutoTokenizer.from_pretrained(directory)
+    assert tokens("def f3(x)")["input_ids"] == tokenizer.encode("def f3(x)").tolist()
+    ours: Any = load_model(directory)
+    head = model.get_output_embeddings().weight
+    assert torch.equal(ours.head().weight, head)

@@ -1,0 +1,69 @@
+"""Run by torchrun on two ranks: the callback on a student sharded by FSDP2, beside an unsharded one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import transformers
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small import llama
+
+from thack import HackingCallback, PromptBank
+from thack.config.settings import EvaluationSettings
+from thack.corpus import Record
+from thack.errors import UsageError
+from thack.models.tokenizer import Tokenizer
+
+
+def main(place: Path) -> None:
+    dist.init_process_group("gloo")
+    first = dist.get_rank() == 0
+    tokenizer = Tokenizer.train(["def read(path): read the file at path"] * 3, 264)
+    records = [Record(prompt_id=f"p{i}", prompt=f"def f{i}(x)") for i in range(6)]
+    bank = PromptBank.from_records(records).with_responses(
+        llama(8), oracle=llama(7), tokenizer=tokenizer, max_new_tokens=8
+    )
+    student = llama(1)
+    if place.name == "sharded":
+        for layer in student.model.layers:
+            fully_shard(layer)
+        fully_shard(student)
+        assert all(isinstance(p, DTensor) for p in student.parameters())
+    settings = EvaluationSettings(student_samples=False, bootstrap=20)
+    state = transformers.TrainerState(is_world_process_zero=first)
+    control, args = transformers.TrainerControl(), type("Arguments", (), {"output_dir": str(place)})()
+    references = {"teacher": llama(8), "oracle": llama(7), "tokenizer": tokenizer, "every": 1}
+    callback = HackingCallback(bank, settings=settings, stop_on_alarm=True, **references)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    student.train()
+    callback.on_train_begin(args, state, control, model=student)
+    for step in (1, 2):  # a backward after an evaluation: nothing of it may stay in the graph
+        ids = torch.arange(2, 10).reshape(1, -1)
+        student(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        state.global_step = step
+        callback.on_step_end(args, state, control, model=student)
+    callback.on_train_end(args, state, control, model=student)
+    if place.name == "sharded":
+        sampling = HackingCallback(bank, settings=EvaluationSettings(), **references)
+        try:
+            sampling.on_train_begin(args, state, control, model=student)
+        except UsageError as error:
+            assert "cannot be sampled" in error.message
+        else:
+            raise AssertionError("sampling from a sharded student was not refused")
+    if first:
+        (place / "log.json").write_text(json.dumps(state.log_history))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
