@@ -16,6 +16,7 @@ from thack.config.settings import (
     ArchitectureSettings,
     CheckpointSettings,
     EvaluationSettings,
+    LossSettings,
     OptimizerSettings,
     ParallelSettings,
     SftSettings,
@@ -40,11 +41,13 @@ def offline(world: Path, out: Path, parallel: ParallelSettings, **changes: Any) 
     run_distill(settings)
 
 
-def online(world: Path, out: Path, parallel: ParallelSettings, kind: str, by: str = "teacher") -> None:
-    """Written in batches of 3 prompts, which ranks share out."""
+def online(
+    world: Path, out: Path, parallel: ParallelSettings, kind: str, by: str = "teacher", *, fused: bool = False
+) -> None:
+    """Written in batches of 3 prompts, which ranks share out; `fused`: both heads by chunks, outside the forward."""
     source = SourceSettings(kind=kind, online_by=by, refresh_steps=2, batch_size=3)  # type: ignore[arg-type]
     settings = distill_settings(world, out, kind, source=source, batch_size=4, parallel=parallel, epochs=1, bank="")
-    run_distill(replace(settings, oracle=""))
+    run_distill(replace(settings, oracle="", loss=LossSettings(fused=fused)))
 
 
 def sft(world: Path, out: Path, parallel: ParallelSettings) -> None:
@@ -112,7 +115,7 @@ CASES: dict[str, Case] = {
     "offline-fsdp": lambda world, out: offline(world, out, SHARDED),
     "teacher-ddp": lambda world, out: online(world, out, DDP, "online-teacher"),
     "student-fsdp": lambda world, out: online(world, out, FSDP, "online-student"),
-    "mixture-fsdp": lambda world, out: online(world, out, SHARDED, "mixture", "student"),
+    "mixture-fsdp": lambda world, out: online(world, out, SHARDED, "mixture", "student", fused=True),
     "sft-fsdp": lambda world, out: sft(world, out, FSDP),
     "stopped-ddp": lambda world, out: stopped(world, out, DDP),
     "stopped-fsdp": lambda world, out: stopped(world, out, SHARDED),
