@@ -65,10 +65,10 @@ class Groups:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """Other lengths for one task; 0: the experiment's."""
+    """Other lengths for one task; where they are not given, the experiment's."""
 
-    max_prompt_tokens: int = 0
-    max_response_tokens: int = 0
+    max_prompt_tokens: int | None = None
+    max_response_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

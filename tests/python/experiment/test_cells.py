@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from thack.config import to_toml
 from thack.errors import UsageError
 from thack.experiment.cells import base_arm, cells, name_of, product, target_of
-from thack.experiment.grid import recipe
+from thack.experiment.grid import RECIPES, recipe
 from thack.experiment.settings import Axes, ExperimentSettings
 
 BASE = ExperimentSettings()
@@ -75,9 +77,17 @@ def test_names_say_what_is_special() -> None:
     assert name_of(replace(base, task="signature"), base) == "signature, offline"
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_can_be_printed_changed_and_read_again(name: str, tmp_path: Path) -> None:
+    settings = recipe(name)
+    (tmp_path / "mine.toml").write_text(to_toml(settings, comments=True))
+    assert recipe(str(tmp_path / "mine.toml")) == settings
+
+
 axis = st.lists(st.integers(1, 4), unique=True, max_size=3).map(tuple)
 
 
+@settings(deadline=None)
 @given(
     diversity=axis,
     budget=axis,
