@@ -3,8 +3,65 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thack import _thack
 
 # before torch is imported: xdist runs one process per core
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+_NativeWriter = _thack.ShardWriter
+
+
+@pytest.fixture(autouse=True, scope="session")
+def stock_readers_open_every_shard() -> Iterator[None]:
+    """Whatever a test writes as a shard, stock `safe_open` reads, every tensor of it."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(_thack, "ShardWriter", _CheckedWriter)
+    yield
+    patch.undo()
+
+
+class _CheckedWriter:
+    """A `ShardWriter` whose commit is looked at."""
+
+    def __init__(self, path: Path, metadata: dict[str, str]) -> None:
+        self._writer, self._path = _NativeWriter(path, metadata), path
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+    def finish(self) -> Any:
+        written = self._writer.finish()
+        open_with_stock_reader(self._path)
+        return written
+
+
+@pytest.fixture(autouse=True)
+def shards_of_other_processes_too(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Those that a test's processes left under its `tmp_path`, unless it damaged them."""
+    from thack.errors import CacheError
+
+    scratch: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    for path in scratch.rglob("shard-*.safetensors") if scratch else ():
+        with suppress(CacheError):
+            open_with_stock_reader(path)
+
+
+def open_with_stock_reader(path: Path) -> None:
+    from safetensors import safe_open
+
+    tokens, _, size, _, metadata = _thack.verify_shard(path, False)
+    with safe_open(path, framework="np") as file:
+        shapes = {name: file.get_tensor(name).shape for name in file.keys()}  # noqa: SIM118 - not a dict
+        assert file.metadata() == metadata
+    assert shapes["records"][0] == shapes["response_tokens"][0] == tokens and size == path.stat().st_size

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from thack.cache import served
 from thack.errors import DataError, UsageError
 from thack.files import digest
 from thack.targets import TokenSequence
@@ -53,15 +54,28 @@ def _jsonl(path: Path) -> Iterator[Row]:
             if not isinstance(content, dict):
                 raise DataError(f"{path}:{number}: not an object")
             try:
-                yield _from_json(content, number)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                yield from _from_json(content, number)
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 if isinstance(error, DataError):
                     raise DataError(f"{path}:{number}: {error.message}", hint=error.hint) from error
                 said = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
                 raise DataError(f"{path}:{number}: not a row of prompt_logprobs ({said})") from error
 
 
-def _from_json(content: Mapping[str, Any], number: int) -> Row:
+def _from_json(content: Mapping[str, Any], number: int) -> Iterator[Row]:
+    """A line with `prompt_logprobs`, in the answer of a server or by itself; or an answer with `logprobs`."""
+    answers = content.get("choices") or [{}]
+    if "prompt_logprobs" in content or "prompt_logprobs" in answers[0]:
+        yield _from_prompt({**content, **answers[0]}, number)
+        return
+    if "choices" not in content:
+        raise KeyError("prompt_logprobs")
+    for sample, prompt, response, entries in served.choices(content):
+        place = f"line {number}, choice {sample}"
+        yield _row(content, prompt, response, entries, number - 1, place, sample=sample)
+
+
+def _from_prompt(content: Mapping[str, Any], number: int) -> Row:
     """`prompt_token_ids` and `prompt_logprobs` of prompt and response, and `prompt_length`.
 
     prompt_logprobs[i] describes token i given those before it; the first is null. Each holds the k most
@@ -112,6 +126,7 @@ def _row(
     entries: list[Entry],
     index: int,
     place: str,
+    sample: int = 0,
 ) -> Row:
     prompt_ids = np.ascontiguousarray(prompt, dtype=np.int32)
     name = content.get("id") or digest(prompt_ids.tobytes())[7:23]
@@ -120,6 +135,7 @@ def _row(
         prompt_id=str(name),
         prompt_ids=prompt_ids,
         response_ids=np.ascontiguousarray(response, dtype=np.int32),
+        sample=sample,
     )
     return Row(sequence, entries, place)
 

@@ -140,6 +140,70 @@ def test_rows_that_do_not_fit_are_refused(
     assert not list((tmp_path / "cache" / "shards").iterdir())
 
 
+def answer(style: str) -> dict[str, Any]:
+    """What a server says to a request for logprobs, with ids for tokens; the third token is beyond the top."""
+    top = [{5: -0.3, 7: -1.9}, {1: -0.1, 2: -2.9}, {3: -0.2, 4: -2.2}]
+    chosen = [(5, -0.3), (2, -2.9), (9, -6.0)]
+    if style == "chat":
+        content = [
+            {
+                "token": f"token_id:{token}",
+                "logprob": value,
+                "top_logprobs": [{"token": f"token_id:{v}", "logprob": p} for v, p in row.items()],
+            }
+            for row, (token, value) in zip(top, chosen, strict=True)
+        ]
+        return {"id": "a", "prompt_token_ids": [1, 2], "choices": [{"logprobs": {"content": content}}]}
+    logprobs = {
+        "tokens": [f"token_id:{token}" for token, _ in chosen],
+        "token_logprobs": [value for _, value in chosen],
+        "top_logprobs": [
+            {f"token_id:{v}": p for v, p in (row | {token: value}).items()}
+            for row, (token, value) in zip(top, chosen, strict=True)
+        ],
+    }
+    choice = {"prompt_token_ids": [1, 2], "logprobs": logprobs}
+    return {"id": "a", "choices": [choice, choice]}
+
+
+@pytest.mark.parametrize(("style", "count"), [("chat", 1), ("completion", 2)])
+def test_answers_of_servers_come_in(tmp_path: Path, style: str, count: int) -> None:
+    source = write_jsonl(tmp_path / "rows.jsonl", [answer(style)])
+    cache = Cache.open(import_cache(settings_for(source, tmp_path / "cache")))
+    assert len(cache) == count and cache.meta.k == 2
+    (s,), target = cache.targets([count - 1])
+    assert s.prompt_ids.tolist() == [1, 2] and s.response_ids.tolist() == [5, 2, 9] and s.sample == count - 1
+    assert isinstance(target, TopKTarget) and target.ids_NK.tolist() == [[5, 7], [1, 2], [3, 4]]
+    np.testing.assert_allclose(target.log_probs_NK, [[-0.3, -1.9], [-0.1, -2.9], [-0.2, -2.2]], atol=0.06)
+
+
+def test_prompt_logprobs_inside_an_answer_come_in(tmp_path: Path) -> None:
+    inner = line(4)
+    outer = {"id": inner["id"], "prompt_length": inner.pop("prompt_length"), "choices": [inner]}
+    source = write_jsonl(tmp_path / "rows.jsonl", [outer])
+    cache = Cache.open(import_cache(settings_for(source, tmp_path / "cache")))
+    assert cache.sequences(0).response_ids.tolist() == inner["prompt_token_ids"][3:]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("token_id:5", " the", "is a text, not an id"),
+        ('"logprob": -2.9}]', '"logprob": -1.0}]', "top_logprobs contradict"),
+        ('"prompt_token_ids": [1, 2], ', "", "return_token_ids"),
+        ('{"logprobs": {"content"', '{"logprobs": null, "x": {"content"', "has no logprobs"),
+        ('"top_logprobs": [{"token": "token_id:5", "logprob": -0.3}', '"top_logprobs": [0', "not a row"),
+    ],
+)
+def test_answers_that_do_not_fit_are_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+    text = json.dumps(answer("chat"))
+    assert old in text
+    source = tmp_path / "rows.jsonl"
+    source.write_text(text.replace(old, new))
+    with pytest.raises(DataError, match=said):
+        import_cache(settings_for(source, tmp_path / "cache"))
+
+
 def arrays(rows: int = 6) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(3)
     ids = np.stack([np.sort(rng.choice(VOCAB, K, replace=False)) for _ in range(rows)])

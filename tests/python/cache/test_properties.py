@@ -1,0 +1,214 @@
+"""Laws of plans, shards and the JSON beside them, over made-up inputs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from thack import _thack
+from thack.cache import Cache, export_cache, inspect, verify
+from thack.cache.capture import capture
+from thack.cache.exchange import ImportSettings, import_cache
+from thack.cache.plan import Record, data_fingerprint, partition
+from thack.cache.records import decode, encode
+from thack.config.settings import CacheSettings
+from thack.errors import CacheError, DataError, ModelError, ThackError, UsageError
+from thack.targets import TokenSequence, TopKTarget
+
+from .conftest import VOCAB, FakeTeacher
+
+quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+few = settings(quick, max_examples=6)
+
+ids = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=12).map(lambda x: np.asarray(x, np.int32))
+names = st.text(max_size=8)
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> list[TokenSequence]:
+    rows = draw(st.lists(st.tuples(names, ids, ids, st.integers(0, 3)), min_size=1, max_size=14))
+    return [
+        TokenSequence(index=i, prompt_id=name, prompt_ids=prompt, response_ids=response, sample=sample)
+        for i, (name, prompt, response, sample) in enumerate(rows)
+    ]
+
+
+@quick
+@given(sequences(), st.integers(1, 60), st.integers(1, 2000), st.integers(1, 64))
+def test_a_partition_covers_all_and_keeps_its_caps(
+    rows: list[TokenSequence], tokens: int, size: int, stride: int
+) -> None:
+    firsts = partition(rows, stride, CacheSettings(shard_tokens=tokens, shard_bytes=size))
+    assert firsts[0] == 0 and firsts[-1] == len(rows) and list(firsts) == sorted(set(firsts))
+    for first, last in pairwise(firsts):
+        held = rows[first:last]
+        if len(held) > 1:
+            assert sum(len(s.response_ids) for s in held) <= tokens
+            assert sum(len(s.response_ids) * (stride + 4) + 4 * len(s.prompt_ids) + 64 for s in held) <= size
+
+
+@quick
+@given(sequences(), st.data())
+def test_any_change_of_the_data_changes_its_fingerprint(rows: list[TokenSequence], data: st.DataObject) -> None:
+    number = data.draw(st.integers(0, len(rows) - 1))
+    s = rows[number]
+    moved = (np.append(s.prompt_ids, s.response_ids[0]), s.response_ids[1:])  # the same stream, cut elsewhere
+    others = [
+        replace(s, prompt_id=s.prompt_id + "x"),
+        replace(s, sample=s.sample + 1),
+        replace(s, prompt_ids=moved[0].astype(np.int32), response_ids=moved[1]),
+        replace(s, response_ids=(s.response_ids + 1) % VOCAB),
+    ]
+    found = {data_fingerprint([*rows[:number], other, *rows[number + 1 :]]) for other in others}
+    assert len(found) == len(others) and data_fingerprint(rows) not in found
+    copies = [replace(row, prompt_ids=row.prompt_ids.astype(np.int64)) for row in rows]
+    assert data_fingerprint(copies) == data_fingerprint(rows)
+
+
+@few
+@given(sequences(), st.sampled_from(["dense", "top-k", "sampled"]), st.integers(8, 40), st.data())
+def test_what_is_captured_is_read_in_any_order(
+    rows: list[TokenSequence], kind: str, tokens: int, data: st.DataObject
+) -> None:
+    with TemporaryDirectory(prefix="thack-") as scratch:
+        chosen = CacheSettings(
+            out=Path(scratch) / "c", kind=kind, top_k=4, sampled=4, shard_tokens=tokens, batch_size=3, device="cpu"
+        )
+        cache = Cache.open(capture(chosen, teacher=FakeTeacher(), sequences=rows))
+        order = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=20))
+        found, target = cache.targets(order)
+        assert len(target) == sum(len(rows[i].response_ids) for i in order)
+        for s, number in zip(found, order, strict=True):
+            want = rows[number]
+            assert (s.prompt_id, s.sample) == (want.prompt_id, want.sample)
+            assert np.array_equal(s.prompt_ids, want.prompt_ids) and np.array_equal(s.response_ids, want.response_ids)
+        assert verify(cache.directory, full=True)["ok"]
+
+
+@quick
+@given(st.integers(1, 12), st.integers(0, 10_000), st.integers(0, 40), st.data())
+def test_top_k_records_come_back_or_name_the_row(k: int, seed: int, spare: int, data: st.DataObject) -> None:
+    record = Record(kind="top-k", vocab_size=k + spare + 1, k=k)
+    rng = np.random.default_rng(seed)
+    log_p = np.log(rng.dirichlet(np.full(record.vocab_size, 0.2), 5) + 1e-12).astype(np.float32)
+    kept = np.stack([np.sort(rng.choice(record.vocab_size, k, replace=False)) for _ in range(5)]).astype(np.int32)
+    values = np.minimum(np.take_along_axis(log_p, kept, 1), 0)
+    row = data.draw(st.integers(0, 4))
+    poison = data.draw(st.sampled_from([None, np.nan, np.inf, 0.25]))
+    if poison is not None:
+        values[row, data.draw(st.integers(0, k - 1))] = poison
+    tail = np.full(5, -1.0, np.float32)
+    layout = record.layout()
+    try:
+        back = decode(layout.encode_top_k(kept, values, tail, np.empty(0, np.float32)), record, layout)
+    except ModelError as error:
+        assert poison is not None and f"row {row} " in error.message
+        return
+    assert poison is None and isinstance(back, TopKTarget)
+    assert np.array_equal(back.ids_NK, kept)
+    assert np.abs(np.exp(back.log_probs_NK.numpy()) - np.exp(values)).max() < 0.05
+
+
+@quick
+@given(st.binary(max_size=200), st.integers(0, 100_000))
+def test_records_of_any_bytes_are_errors_or_targets(noise: bytes, seed: int) -> None:
+    record = Record(kind="top-k", vocab_size=300, k=8)
+    data = bytearray((noise + np.random.default_rng(seed).bytes(record.stride))[: record.stride])
+    try:
+        found = decode(data, record, record.layout())
+    except CacheError:
+        return
+    assert isinstance(found, TopKTarget)
+    assert (found.ids_NK[:, 1:] > found.ids_NK[:, :-1]).all() and found.ids_NK.max() < 300
+    again = encode(found, record, record.layout(), seed=0, keys_N4=np.zeros((1, 4), np.int64))
+    assert np.array_equal(decode(again, record, record.layout()).ids_NK, found.ids_NK)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [
+        TokenSequence(index=i, prompt_id=str(i), prompt_ids=np.int32([1]), response_ids=np.int32([i, 2, 3]))
+        for i in range(9)
+    ]
+    out = tmp_path_factory.mktemp("finished") / "c"
+    return capture(CacheSettings(out=out, top_k=4, shard_tokens=9), teacher=FakeTeacher(), sequences=rows)
+
+
+@settings(quick, max_examples=80)
+@given(name=st.sampled_from(["plan.json", "manifest.json"]), value=json_values, data=st.data())
+def test_plans_and_manifests_that_hold_anything_are_errors_or_the_same(
+    finished: Path, name: str, value: Any, data: st.DataObject
+) -> None:
+    """Never anything but a `ThackError`: what a user sees is a line, not a bug."""
+    path = finished / name
+    whole = path.read_bytes()
+    content = json.loads(whole)
+    groups = [content, *(part for part in content.values() if isinstance(part, dict))]
+    group = data.draw(st.sampled_from(groups))
+    group[data.draw(st.sampled_from([*group, "new"]))] = value
+    try:
+        path.write_text(json.dumps(content))
+        for look in (inspect, verify, Cache.open):
+            try:
+                found = look(finished)
+            except ThackError:
+                continue
+            if look is verify and json.loads(whole) != content:
+                assert not found["ok"] or name == "manifest.json"
+    finally:
+        path.write_bytes(whole)
+
+
+@settings(quick, max_examples=80)
+@given(text=st.text(max_size=40) | json_values.map(json.dumps))
+def test_imports_of_any_lines_are_errors(text: str) -> None:
+    with TemporaryDirectory(prefix="thack-") as scratch:
+        source = Path(scratch) / "rows.jsonl"
+        source.write_text(text, encoding="utf-8")
+        with pytest.raises((DataError, UsageError)):
+            import_cache(ImportSettings(source=source, out=Path(scratch) / "c", vocab_size=VOCAB, tokenizer="sha256:t"))
+
+
+@few
+@given(sequences(), st.integers(8, 30))
+def test_an_export_can_be_imported_again(rows: list[TokenSequence], tokens: int) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    with TemporaryDirectory(prefix="thack-") as scratch:
+        root = Path(scratch)
+        chosen = CacheSettings(out=root / "c", top_k=4, shard_tokens=tokens, batch_size=3, device="cpu")
+        cache = Cache.open(capture(chosen, teacher=FakeTeacher(), sequences=rows))
+        part = load_file(export_cache(cache.directory, root / "plain")[0])
+        part["logprobs"] = part.pop("log_probs")
+        save_file(part, root / "rows.safetensors")
+        again = Cache.open(
+            import_cache(
+                ImportSettings(source=root / "rows.safetensors", out=root / "d", vocab_size=VOCAB, tokenizer="sha256:t")
+            )
+        )
+        first = cache.plan.shard(0)
+        (ours, target), (theirs, back) = cache.targets(first), again.targets(range(len(again)))
+        assert [s.response_ids.tolist() for s in ours] == [s.response_ids.tolist() for s in theirs]
+        assert isinstance(target, TopKTarget) and isinstance(back, TopKTarget)
+        assert np.array_equal(target.ids_NK, back.ids_NK)
+        np.testing.assert_allclose(back.log_probs_NK, target.log_probs_NK, atol=0.1)
+
+
+def test_shards_have_names_that_sort(finished: Path) -> None:
+    assert [path.name for path in sorted((finished / "shards").iterdir())] == [_thack.shard_name(n) for n in range(3)]
