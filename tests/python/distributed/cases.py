@@ -117,7 +117,6 @@ CASES: dict[str, Case] = {
     "student-fsdp": lambda world, out: online(world, out, FSDP, "online-student"),
     "mixture-fsdp": lambda world, out: online(world, out, SHARDED, "mixture", "student", fused=True),
     "sft-fsdp": lambda world, out: sft(world, out, FSDP),
-    "stopped-ddp": lambda world, out: stopped(world, out, DDP),
     "stopped-fsdp": lambda world, out: stopped(world, out, SHARDED),
     "refused": lambda world, out: refused(world, out, DDP),
 }

@@ -87,7 +87,8 @@ def main(out: Path) -> int:
     if builder == 0:
         build_world(out / "world")
         os._exit(0)
-    os.waitpid(builder, 0)
+    if os.waitpid(builder, 0)[1]:
+        return 1
     for world_size in (1, 2, 4):
         port = free_port()
         for rank in range(world_size):
