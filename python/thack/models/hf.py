@@ -211,6 +211,19 @@ class HuggingFaceModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.model.parameters()).device  # type: ignore[no-any-return]
 
+    @property
+    def logit_scale(self) -> float:
+        """What the model multiplies its head's product by: Cohere's scale, Granite's divisor."""
+        config = self.model.config.get_text_config(decoder=True)
+        divisor = getattr(config, "logits_scaling", None) or 1.0
+        return float(getattr(config, "logit_scale", None) or 1.0) / float(divisor)
+
+    @property
+    def logit_softcap(self) -> float | None:
+        """Gemma's bound c on logits, which are c · tanh(logits / c)."""
+        cap = getattr(self.model.config.get_text_config(decoder=True), "final_logit_softcapping", None)
+        return float(cap) if cap else None
+
     def head(self) -> nn.Linear:
         """The projection from the hidden rows that `forward(project=False)` returns."""
         head = self.model.get_output_embeddings()
