@@ -78,6 +78,7 @@ def interleaved(
 ) -> list[float]:
     """Least seconds of each work, all of them by turns: a noisy neighbour disturbs every side.
 
+    Each timed run follows an untimed one of the same work: nobody pays for the caches that the others left.
     For work of this thread alone, `time.thread_time` as the clock leaves out what other processes take.
     """
     for _ in range(warmups):
@@ -86,6 +87,7 @@ def interleaved(
     least = [float("inf")] * len(works)
     for _ in range(repeats):
         for i, work in enumerate(works):
+            work()
             started = clock()
             work()
             least[i] = min(least[i], clock() - started)

@@ -118,7 +118,7 @@ fn rows() -> impl Strategy<Value = Vec<f32>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 20 } else { 60 }))]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn rows_match_their_definition(row in rows(), k in prop_oneof![1..70_usize, 1..1100_usize]) {
