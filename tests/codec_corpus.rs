@@ -25,7 +25,9 @@ fn corpus() -> Vec<Vec<u8>> {
 fn the_corpus_holds() {
     let corpus = corpus();
     assert!(corpus.len() >= 12, "{} files in {}", corpus.len(), corpus_dir().display());
-    corpus.iter().for_each(|data| check(data));
+    for data in &corpus {
+        check(data);
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -78,7 +80,9 @@ proptest! {
     fn mutations_of_the_corpus_hold(file: u8, edits in edits()) {
         let corpus = corpus();
         let mut data = corpus[usize::from(file) % corpus.len()].clone();
-        edits.iter().for_each(|edit| apply(&mut data, edit, &corpus));
+        for edit in &edits {
+            apply(&mut data, edit, &corpus);
+        }
         check(&data);
     }
 }

@@ -46,6 +46,12 @@ impl Wide {
         })
     }
 
+    /// Codes, low bytes and planes, between the scalars and the unary part.
+    #[inline(always)]
+    fn column_bytes(&self) -> usize {
+        K / 8 * (self.value_bits + self.low_bits) as usize
+    }
+
     pub(super) fn at_level(self, level: Level) -> Self {
         Self { level: ByteLevel::at(level), ..self }
     }
@@ -177,14 +183,15 @@ impl ByteWork for Decode<'_> {
                 return false;
             }
         }
-        let mut reader = Reader { bytes: &record[wide.head..] };
+        let (columns, unary) = record[wide.head..].split_at(wide.column_bytes());
+        let Some(words) = unary_words(unary, wide.high_bits) else { return false };
+        let mut reader = Reader { bytes: columns };
         let codes = if wide.value_bits == 8 { reader.lanes() } else { reader.planes(lanes, wide.value_bits) };
         let last = (1u32 << wide.value_bits) - 1;
         let step = lanes.to_single(range) / (2 * last * last) as f32;
         lanes.restore(&codes, lanes.to_single(top), step, last as f32, values);
         let low = reader.lanes();
         let middle = reader.planes(lanes, wide.low_bits - 8);
-        let Some(words) = reader.unary(wide.high_bits) else { return false };
         let increasing = lanes.assemble(&lanes.places(words), &middle, &low, wide.low_bits, ids);
         increasing && ids[K - 1] < wide.vocab_size
     }
@@ -260,23 +267,23 @@ impl Reader<'_> {
         }
         all
     }
+}
 
-    /// The words of the unary part, if it has 64 ones and nothing stands behind it.
-    #[inline(always)]
-    fn unary(&self, high_bits: u32) -> Option<[u64; 3]> {
-        let mut bytes = [0; 24];
-        copy_end(self.bytes, &mut bytes, (high_bits as usize).div_ceil(8));
-        let words: [u64; 3] = std::array::from_fn(|i| {
-            let mut word = [0; 8];
-            word.copy_from_slice(&bytes[8 * i..8 * i + 8]);
-            u64::from_le_bytes(word)
-        });
-        let ones: u32 = words.iter().map(|word| word.count_ones()).sum();
-        let word = (high_bits / 64) as usize;
-        let beyond = words.get(word).map_or(0, |last| last >> (high_bits % 64))
-            | words.iter().skip(word + 1).fold(0, |any, word| any | word);
-        (ones == K as u32 && beyond == 0).then_some(words)
-    }
+/// The words of the unary part, if it has 64 ones and nothing stands behind it.
+#[inline(always)]
+fn unary_words(part: &[u8], high_bits: u32) -> Option<[u64; 3]> {
+    let mut bytes = [0; 24];
+    copy_end(part, &mut bytes, (high_bits as usize).div_ceil(8));
+    let words: [u64; 3] = std::array::from_fn(|i| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&bytes[8 * i..8 * i + 8]);
+        u64::from_le_bytes(word)
+    });
+    let ones: u32 = words.iter().map(|word| word.count_ones()).sum();
+    let word = (high_bits / 64) as usize;
+    let beyond = words.get(word).map_or(0, |last| last >> (high_bits % 64))
+        | words.iter().skip(word + 1).fold(0, |any, word| any | word);
+    (ones == K as u32 && beyond == 0).then_some(words)
 }
 
 #[cfg(test)]

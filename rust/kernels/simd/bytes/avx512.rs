@@ -48,11 +48,15 @@ impl ByteLanes for Avx512 {
         let mut out = [0; LANES];
         unsafe {
             let shift = _mm_cvtsi32_si128(8 * byte as i32);
-            for i in 0..4 {
+            let part = |i: usize| {
                 let sixteen = _mm512_loadu_si512(words.as_ptr().add(16 * i).cast());
-                let bytes = _mm512_cvtepi32_epi8(_mm512_srl_epi32(sixteen, shift));
-                _mm_storeu_si128(out.as_mut_ptr().add(16 * i).cast(), bytes);
-            }
+                _mm512_cvtepi32_epi8(_mm512_srl_epi32(sixteen, shift))
+            };
+            let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(part(0)), part(1));
+            let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(part(2)), part(3));
+            // One store: a load of all 64 bytes would wait for four.
+            let all = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+            _mm512_storeu_si512(out.as_mut_ptr().cast(), all);
         }
         out
     }
