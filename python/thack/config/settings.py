@@ -150,7 +150,7 @@ class MemorySettings:
 
     checkpoint_activations: bool = False  # forward again in the backward instead of keeping each block's inside
     master_weights: bool = True  # false: weights and optimizer state in dtype too, instead of float32
-    compile: bool = False  # each block through torch.compile; needs a C++ compiler
+    compile: bool = False  # each block through torch.compile; on GPUs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,6 +146,11 @@ def _shard(model: LanguageModel, plain: LanguageModel) -> LanguageModel:
 
 def lighten(model: LanguageModel, settings: MemorySettings) -> None:
     """Recompute each block's inside in the backward, compile the blocks, as `settings` ask."""
+    if settings.compile and model.device.type == "cpu":
+        raise UsageError(
+            "memory.compile is for GPUs: on a CPU the blocks run on oneDNN's own products, which torch cannot compile",
+            hint="leave it out: --set memory.compile=false",
+        )
     for block in blocks_of(as_module(model)):
         if settings.checkpoint_activations:
             block.forward = _recomputed(block.forward)

@@ -269,6 +269,8 @@ def test_memory_settings_change_no_number_but_what_they_say(world: Path, tmp_pat
     light = run_sft(sft_settings(tmp_path / "b", epochs=1, memory=again), records(12))
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
     assert load_model(plain).fingerprint() == load_model(light).fingerprint()
+    with pytest.raises(UsageError, match=r"memory.compile is for GPUs"):
+        run_sft(sft_settings(tmp_path / "d", epochs=1, memory=MemorySettings(compile=True)), records(12))
     narrow = MemorySettings(master_weights=False)
     settings = sft_settings(tmp_path / "c", epochs=1, memory=narrow, dtype="bfloat16")
     saved = load_file(run_sft(settings, records(12)) / "model.safetensors")
