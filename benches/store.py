@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from thack.cache.capture import capture
 from thack.cache.exchange import ImportSettings, import_cache
 from thack.cache.plan import Record
 from thack.config.settings import ArchitectureSettings, CacheSettings
+from thack.models.architecture import Architecture
 from thack.models.batch import Batch
-from thack.models.load import new_decoder
+from thack.models.llama import Llama
 from thack.models.tokenizer import Tokenizer
 from thack.targets import TokenSequence
 
@@ -107,17 +109,23 @@ def reading(sequences: int = 4096, length: int = 64, batch: int = 32) -> Iterato
 
 def capturing() -> Iterator[Measurement]:
     """Seconds of a capture over seconds of the teacher's bare forward on the same batches."""
+    yield _captured("dense", hidden=256, layers=4, vocab=1024, count=512)
+    yield _captured("top-k", hidden=512, layers=6, vocab=32_000, count=64)
+
+
+def _captured(kind: Any, *, hidden: int, layers: int, vocab: int, count: int) -> Measurement:
     tokenizer = Tokenizer.train([f"def f{i}(x): return x + {i}" for i in range(2000)], 1024)
-    teacher = new_decoder(ArchitectureSettings(hidden_size=256, num_layers=4), tokenizer, 0).eval()
+    teacher = Llama(Architecture.new(ArchitectureSettings(hidden_size=hidden, num_layers=layers), vocab), tokenizer)
+    teacher.initialise(0)
     rng = np.random.default_rng(0)
     data = [
         TokenSequence(
             index=i,
             prompt_id=str(i),
             prompt_ids=rng.integers(2, tokenizer.size, 16).astype(np.int32),
-            response_ids=rng.integers(2, tokenizer.size, 24).astype(np.int32),
+            response_ids=rng.integers(2, tokenizer.size, 48).astype(np.int32),
         )
-        for i in range(512)
+        for i in range(count)
     ]
 
     def bare() -> None:
@@ -127,12 +135,12 @@ def capturing() -> Iterator[Measurement]:
 
     def whole() -> None:
         with TemporaryDirectory(prefix="thack-") as scratch:
-            settings = CacheSettings(out=Path(scratch) / "c", kind="dense", device="cpu", dtype="float32")
-            capture(settings, teacher=teacher, sequences=data)
+            settings = CacheSettings(out=Path(scratch) / "c", kind=kind, device="cpu", dtype="float32")
+            capture(settings, teacher=teacher.eval(), sequences=data)
 
     alone, captured = interleaved([bare, whole], repeats=3, warmups=0)
-    yield Measurement(
-        what="capture, dense, V = 1024",
+    return Measurement(
+        what=f"capture, {kind}, V = {vocab:,}, width {hidden}",
         ours=captured / alone,
         unit="× forward",
         floor=1,
