@@ -183,7 +183,7 @@ def test_many_processes_are_refused_where_one_works(
 ) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    code, _, err = run(capsys, "sft", "--data", "x")
+    code, _, err = run(capsys, "generate", "--data", "x")
     assert code == 2
     assert "runs as one process, but 2 were started" in err
 
