@@ -181,8 +181,11 @@ def claim_output(directory: Path, kind: str, resume: bool = True) -> None:
     """
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"--out {directory} is a file", hint="give a directory that is new or empty")
+    # Names first, the marker second: a sibling process that claims the same directory between the two looks
+    # writes the marker before anything else, so whatever was listed is either older than us all or explained by it.
+    names = _foreign_names(directory)
     found = directory_kind(directory) if directory.exists() else None
-    if found is None and (names := _foreign_names(directory)):
+    if found is None and names:
         raise UsageError(
             f"--out {directory} holds files that thack did not write",
             details=["found: " + ", ".join(names[:5]) + (", …" if len(names) > 5 else "")],

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -128,6 +129,24 @@ def test_claim_refuses_what_is_not_ours(tmp_path: Path) -> None:
         files.claim_output(tmp_path, "run")
     assert "thesis.tex" in caught.value.details[0]
     assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("look", ["_foreign_names", "directory_kind"])
+def test_claim_while_a_sibling_claims_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Literal["_foreign_names", "directory_kind"]
+) -> None:
+    """Another rank of the same job marks the directory just before one of our two looks at it."""
+    real = getattr(files, look)
+
+    def sibling_first(directory: Path) -> object:
+        monkeypatch.undo()
+        files.claim_output(directory, "cache")
+        return real(directory)
+
+    tmp_path.joinpath("c").mkdir()
+    monkeypatch.setattr(files, look, sibling_first)
+    files.claim_output(tmp_path / "c", "cache")
+    assert files.directory_kind(tmp_path / "c") == "cache"
 
 
 def test_claim_refuses_another_kind_a_file_and_a_second_start(tmp_path: Path) -> None:
