@@ -20,12 +20,14 @@ import thack
 from thack import _thack
 from thack.cache.manifest import NAME as MANIFEST
 from thack.cache.manifest import finish, missing, shard_is_good
-from thack.cache.plan import SHARDS, Plan, adopt, data_fingerprint, partition, record_of, shard_path
+from thack.cache.plan import NAME as PLAN
+from thack.cache.plan import SHARDS, Plan, adopt, data_fingerprint, partition, read_plan, record_of, shard_path
 from thack.cache.score import Scorer
 from thack.config import to_dict
 from thack.config.settings import CacheSettings
 from thack.errors import CacheError, ThackError, UsageError
 from thack.files import canonical_json, claim_output, digest
+from thack.models.checkpoint import SAMPLED
 from thack.runlog import RunLog
 from thack.runtime.preemption import StopFlag
 from thack.runtime.progress import SILENT, Progress, Task
@@ -96,8 +98,8 @@ def prepare_job(
     if sequences is None:
         sequences = read_data(settings, teacher, progress)
     every = numbered(sequences, settings.samples if settings.generate else 1)
-    plan = make_plan(settings, teacher, every)
     directory = Path(settings.out).expanduser()
+    plan = make_plan(settings, teacher, every, full_hash=_begun_with_full_hash(directory))
     return Job(
         directory=directory,
         settings=settings,
@@ -128,7 +130,20 @@ def claim_directory(directory: Path) -> None:
         ) from error
 
 
-def make_plan(settings: CacheSettings, teacher: LanguageModel, sequences: Sequence[TokenSequence]) -> Plan:
+def _begun_with_full_hash(directory: Path) -> bool | None:
+    """True if the cache that is there knows all of its teacher: so does who goes on. None: as settings say."""
+    if not (directory / PLAN).is_file():
+        return None
+    return not read_plan(directory).fingerprints["teacher"].startswith(SAMPLED) or None
+
+
+def make_plan(
+    settings: CacheSettings,
+    teacher: LanguageModel,
+    sequences: Sequence[TokenSequence],
+    *,
+    full_hash: bool | None = None,
+) -> Plan:
     """The plan for these sequences and this teacher: the same from every rank."""
     from thack.runtime.device import choose_dtype
     from thack.runtime.threads import threads
@@ -141,7 +156,7 @@ def make_plan(settings: CacheSettings, teacher: LanguageModel, sequences: Sequen
     return Plan(
         record=record,
         fingerprints={
-            "teacher": teacher.fingerprint(),
+            "teacher": teacher.fingerprint(full=full_hash),
             "tokenizer": teacher.tokenizer.fingerprint(),
             "data": data_fingerprint(sequences),
             "settings": settings_fingerprint(settings),

@@ -28,6 +28,7 @@ FLAGS = {
     "batch_size": Flag(key="batch_size", help="sequences per forward; part of the plan"),
     "seed": Flag(key="seed", help="fixes every random number"),
     "device": Flag(key="device", help="auto, cpu, cuda, cuda:1 or mps"),
+    "full_hash": Flag(key="load.full_hash"),
 }
 
 EXTRAS = {"dry_run": Annotated[bool | None, typer.Option("--dry-run", help="Print what it would take, and stop.")]}

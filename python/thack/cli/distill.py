@@ -26,6 +26,7 @@ FLAGS = {
     "learning_rate": Flag(key="optimizer.learning_rate", help="peak learning rate"),
     "seed": Flag(key="seed", help="fixes order, sampling and dropout"),
     "device": Flag(key="device", help="auto, cpu, cuda, cuda:1 or mps"),
+    "full_hash": Flag(key="load.full_hash"),
 }
 
 

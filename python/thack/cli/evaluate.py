@@ -21,6 +21,7 @@ FLAGS = {
     "out": Flag(key="out", help="the JSON file to write"),
     "seed": Flag(key="seed", help="fixes the sampled responses"),
     "device": Flag(key="device", help="auto, cpu, cuda, cuda:1 or mps"),
+    "full_hash": Flag(key="load.full_hash"),
 }
 
 

@@ -35,6 +35,7 @@ class LoadSettings:
     device_map: str = ""  # transformers' device_map, such as auto (needs accelerate); empty: all on `device`
     dtype: str = ""  # of the weights, such as bfloat16; empty: float32
     quantization: str = ""  # transformers' quantisation config as JSON, such as {"quant_method": "hqq", "nbits": 4}
+    full_hash: bool = False  # fingerprints of all numbers of the weights; else of a sample of each tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

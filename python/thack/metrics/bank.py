@@ -19,6 +19,7 @@ from thack.config.settings import SamplingSettings
 from thack.corpus import Record, read_records
 from thack.errors import DataError, MismatchError, UsageError
 from thack.files import atomic_directory, canonical_json, claim_output, digest, read_json, write_bytes, write_json
+from thack.models.checkpoint import fingerprint_like
 from thack.models.load import as_language_model, tokenizer_of
 from thack.models.protocol import LanguageModel
 from thack.models.tokenizer import Tokenizer
@@ -159,10 +160,11 @@ class PromptBank:
         """Refuse a reference model that did not write the bank's fixed responses."""
         if role not in self.responses:
             raise UsageError(f"the bank holds no responses of the {role}", hint=f"make it again with --{role}")
-        if self.origin.get(role) != model.fingerprint():
+        own = fingerprint_like(self.origin.get(role), model)
+        if self.origin.get(role) != own:
             raise MismatchError(
                 f"the bank's {role} responses were written by another model",
-                details=(f"bank   {self.origin.get(role)}", f"given  {model.fingerprint()}"),
+                details=(f"bank   {self.origin.get(role)}", f"given  {own}"),
                 hint=f"give the {role} that wrote them, or make the bank again",
             )
 

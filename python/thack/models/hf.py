@@ -185,6 +185,7 @@ class HuggingFaceModel(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
+        self.full_hash = False
         takes = inspect.signature(unwrapped(model).forward).parameters
         self._takes_positions = "position_ids" in takes
         self.cache_name = "cache" if "cache" in takes else "past_key_values"  # its name up to transformers 5.2x
@@ -303,19 +304,21 @@ class HuggingFaceModel(nn.Module):
         self.model.save_pretrained(directory, max_shard_size="1000GB")
         self.tokenizer.save(directory)
 
-    def fingerprint(self) -> str:
-        """sha256 over the configuration and the weights; of content, not of place.
+    def fingerprint(self, *, full: bool | None = None) -> str:
+        """Of the configuration and the weights; of content, not of place.
 
         A model that the native decoder could compute has the native fingerprint, however it was loaded.
         """
         config, state = self.model.config.to_dict(), self.model.state_dict()
+        full = self.full_hash if full is None else full
         try:
             architecture = Architecture.read(config)
         except ModelError:
             facts = {k: v for k, v in config.items() if k not in _VOLATILE_KEYS}
-            return checkpoint.fingerprint(facts, state)
+            return checkpoint.fingerprint(facts, state, full=full)
         tied = {"lm_head.weight"} if architecture.tie_head else set()
-        return checkpoint.fingerprint(architecture, {k: v for k, v in state.items() if k not in tied})
+        weights = {k: v for k, v in state.items() if k not in tied}
+        return checkpoint.fingerprint(architecture, weights, full=full)
 
 
 def inputs_of(batch: Batch, pad_id: int, start_id: int | None) -> tuple[Tensor, dict[str, Tensor]]:

@@ -129,6 +129,7 @@ class Llama(nn.Module):
     """The native decoder: a `LanguageModel`."""
 
     is_encoder_decoder = False
+    full_hash = False
     logit_scale = 1.0
     logit_softcap: float | None = None
 
@@ -250,8 +251,6 @@ class Llama(nn.Module):
         config = self.architecture.to_config(eos_id=t.eos_id, pad_id=t.pad_id, bos_id=t.bos_id, dtype=dtype)
         checkpoint.save(directory, config, checkpoint.to_transformers(self.state_dict(), self.architecture), t)
 
-    def fingerprint(self) -> str:
-        """sha256 over architecture and weights: the same for a copied or touched directory."""
-        return checkpoint.fingerprint(
-            self.architecture, checkpoint.to_transformers(self.state_dict(), self.architecture)
-        )
+    def fingerprint(self, *, full: bool | None = None) -> str:
+        weights = checkpoint.to_transformers(self.state_dict(), self.architecture)
+        return checkpoint.fingerprint(self.architecture, weights, full=self.full_hash if full is None else full)

@@ -55,6 +55,7 @@ def load_model(
     except ModelError as error:
         raise ModelError(f"{role}: {error.message}", details=error.details, hint=error.hint) from error
     model.origin = source.origin  # type: ignore[attr-defined]
+    model.full_hash = options.full_hash  # type: ignore[attr-defined]
     return model
 
 

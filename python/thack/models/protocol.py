@@ -62,8 +62,11 @@ class LanguageModel(Protocol):
     def save(self, directory: Path) -> None:
         """Write config.json, model.safetensors and the tokenizer's files, as transformers lays them out."""
 
-    def fingerprint(self) -> str:
-        """sha256 over architecture and weights: the same for a copied or touched directory."""
+    def fingerprint(self, *, full: bool | None = None) -> str:
+        """Of architecture and weights, as `checkpoint.fingerprint`: the same for a copied or touched directory.
+
+        None: full where the model was loaded with `load.full_hash`, else sampled.
+        """
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
     def train(self, mode: bool = True) -> LanguageModel: ...

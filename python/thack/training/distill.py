@@ -22,6 +22,7 @@ from thack.metrics.bank import PromptBank
 from thack.metrics.distance import Evaluator
 from thack.metrics.monitor import FixedKL
 from thack.metrics.run import open_bank
+from thack.models.checkpoint import fingerprint_like
 from thack.models.load import load_model, origin_of
 from thack.models.protocol import LanguageModel
 from thack.responses.data import prepare
@@ -243,10 +244,13 @@ def check_same_tokenizer(role: str, fingerprint: str, student: LanguageModel) ->
 
 def check_same_teacher(cache: Cache, teacher: LanguageModel | None) -> None:
     """A live teacher beside a cache serves the proxy metric: it has to be the one that was cached."""
-    if teacher is not None and cache.meta.teacher != teacher.fingerprint():
+    if teacher is None:
+        return
+    own = fingerprint_like(cache.meta.teacher, teacher)
+    if cache.meta.teacher != own:
         raise MismatchError(
             "the cache holds another teacher's distributions",
-            details=(f"cache    {cache.meta.teacher}", f"teacher  {teacher.fingerprint()}"),
+            details=(f"cache    {cache.meta.teacher}", f"teacher  {own}"),
             hint="give the teacher that was cached, or cache this one",
         )
 

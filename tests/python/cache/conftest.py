@@ -32,6 +32,7 @@ class FakeTeacher(torch.nn.Module):
     """Logits are a fixed function of the previous token and the position; peaked enough to have heads."""
 
     is_encoder_decoder = False
+    full_hash = False
     max_positions = 64
 
     def __init__(self, vocab: int = VOCAB, name: str = "fake", tokenizer: str = "fake") -> None:
@@ -51,8 +52,8 @@ class FakeTeacher(torch.nn.Module):
     def device(self) -> torch.device:
         return torch.device("cpu")
 
-    def fingerprint(self) -> str:
-        return f"sha256:teacher-{self.name}"
+    def fingerprint(self, *, full: bool | None = None) -> str:
+        return f"{'sha256' if self.full_hash or full else 'sample'}:teacher-{self.name}"
 
     def forward(self, batch: Batch, *, project: bool = True) -> Tensor:
         self.calls += 1

@@ -71,7 +71,7 @@ RESUMED: dict[str, tuple[Callable[[Begun], None], str, str]] = {
     "k": (lambda b: b.again(top_k=5), "record.k", "4 there, 5 now"),
     "temperatures": (lambda b: b.again(temperatures=(3.0,)), "record.temperatures", "[2.0] there, [3.0] now"),
     "vocabulary": (lambda b: b.again(teacher=FakeTeacher(vocab=VOCAB + 1)), "record.vocab_size", "50 there, 51 now"),
-    "teacher": (lambda b: b.again(teacher=FakeTeacher(name="b")), "fingerprints.teacher", "sha256:teacher-b now"),
+    "teacher": (lambda b: b.again(teacher=FakeTeacher(name="b")), "fingerprints.teacher", "sample:teacher-b now"),
     "tokenizer": (lambda b: b.again(teacher=FakeTeacher(tokenizer="b")), "fingerprints.tokenizer", "tokenizer-b now"),
     "fewer data": (lambda b: b.again(SEQUENCES[:-1]), "fingerprints.data", "sha256:"),
     "more data": (lambda b: b.again(make_sequences(13)), "fingerprints.data", "sha256:"),
@@ -110,6 +110,31 @@ def test_another_build_is_refused(begun: Begun, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("thack.__version__", "99.0")
     with pytest.raises(MismatchError, match=r"build +[\d.a-z]+ there, 99\.0 now"):
         begun.again()
+
+
+def test_a_full_hash_is_kept_and_is_not_taken_for_a_sample(begun: Begun, tmp_path: Path) -> None:
+    """Who goes on without a word reads as much of the teacher as who began; who asks for more is told."""
+    asked = FakeTeacher()
+    asked.full_hash = True
+    begun.again(teacher=asked, out=tmp_path / "full")
+    begun.again(out=tmp_path / "full")
+    assert Cache.open(tmp_path / "full").meta.teacher == "sha256:teacher-fake"
+    with pytest.raises(MismatchError, match="sha256:teacher-fake there, sha256:teacher-b now"):
+        begun.again(teacher=FakeTeacher(name="b"), out=tmp_path / "full")
+    with pytest.raises(MismatchError, match="sample:teacher-fake there, sha256:teacher-fake now"):
+        begun.again(teacher=asked)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_live_teacher_beside_a_cache_is_compared_as_the_cache_knows_it(begun: Begun, full: bool) -> None:
+    from thack.training.distill import check_same_teacher
+
+    cache = Cache.open(begun.directory)
+    cache.plan.fingerprints["teacher"] = FakeTeacher().fingerprint(full=full)  # type: ignore[index]
+    check_same_teacher(cache, FakeTeacher())  # type: ignore[arg-type]
+    with pytest.raises(MismatchError, match=f"cache +{'sha256' if full else 'sample'}:teacher-fake") as caught:
+        check_same_teacher(cache, FakeTeacher(name="b"))  # type: ignore[arg-type]
+    assert f"teacher  {'sha256' if full else 'sample'}:teacher-b" in str(caught.value)
 
 
 def test_generated_and_given_responses_are_not_mixed(begun: Begun) -> None:
