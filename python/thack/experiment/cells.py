@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
 from thack.config.settings import Divergence, SourceKind
+from thack.config.target_words import live_twin, shown, target_of
 from thack.errors import UsageError
 from thack.experiment.settings import Axes, ExperimentSettings, RoleSettings
 
-FIGURES = ("F4", "F5", "F6", "F7", "F8", "fraction", "loss", "sizes", "target", "axes")
+FIGURES = ("F4", "F5", "F6", "F7", "F8", "fraction", "loss", "sizes", "target", "once", "axes")
 _ALWAYS_ONLINE = ("online-teacher", "online-student")
 
 
@@ -41,14 +42,6 @@ class Cell:
     arm: Arm
     seed: int
     figures: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetSpec:
-    """What the offline arm trains on: `live`, or a cache's kind with its K."""
-
-    kind: str  # live, dense, top-k, sampled
-    k: int = 0
 
 
 def chosen_figures(settings: ExperimentSettings) -> tuple[str, ...]:
@@ -124,8 +117,8 @@ def _same_run(arm: Arm) -> Arm:
     if arm.source == "offline" and arm.fraction_online:
         arm = replace(arm, source="mixture" if arm.fraction_online < 1 else "online-teacher")
     if arm.source in _ALWAYS_ONLINE:
-        return replace(arm, fraction_online=1.0, budget=1, target="live")
-    return replace(arm, target="live") if arm.source == "mixture" else arm
+        return replace(arm, fraction_online=1.0, budget=1, target=live_twin(arm.target))
+    return replace(arm, target=live_twin(arm.target)) if arm.source == "mixture" else arm
 
 
 def _check(axes: Axes) -> None:
@@ -143,15 +136,6 @@ def _check(axes: Axes) -> None:
             problems.append(error.message)
     if problems:
         raise UsageError("an axis is wrong", details=problems)
-
-
-def target_of(text: str) -> TargetSpec:
-    """`live`, `dense`, `top-k:64` or `sampled:4`."""
-    kind, _, number = text.partition(":")
-    plain = kind in ("live", "dense") and not number
-    if not (plain or (kind in ("top-k", "sampled") and number.isdigit() and int(number) > 0)):
-        raise UsageError(f"target {text!r}: must be live, dense, top-k:64 or sampled:4 (any number)")
-    return TargetSpec(kind=kind, k=int(number or 0))
 
 
 def name_of(arm: Arm, base: Arm) -> str:
@@ -176,8 +160,10 @@ def _words(arm: Arm, base: Arm) -> Iterator[str]:
         yield f"teacher {arm.teacher}"
     if arm.student != base.student:
         yield f"student {arm.student}"
-    if arm.target != base.target and arm.source == "offline":
-        yield arm.target
+    if live_twin(arm.target) != live_twin(base.target):
+        yield shown(arm.target)
+    elif arm.source == "offline" and arm.target != base.target:
+        yield "without a cache" if target_of(arm.target).live else "from a cache"
 
 
 def slug(arm: Arm, base: Arm) -> str:

@@ -9,7 +9,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from thack.cache.plan import Record
 from thack.config.strict import load, to_dict, to_toml
+from thack.config.target_words import target_of
 from thack.errors import ThackError, UsageError
 from thack.experiment.cells import Cell, base_arm, cells, chosen_figures, name_of
 from thack.experiment.pipeline import Pipeline
@@ -17,7 +19,7 @@ from thack.experiment.roles import check_roles
 from thack.experiment.settings import ExperimentSettings
 from thack.experiment.stages import Stage, walk
 from thack.experiment.workers import Failures, make_all
-from thack.files import claim_output, write_json, write_text
+from thack.files import claim_output, read_json, write_json, write_text
 from thack.hacking import Curves, Verdict, verdict
 from thack.runtime.progress import SILENT, Progress
 
@@ -156,9 +158,21 @@ def _row(outcome: Outcome, out: Path) -> dict[str, Any]:
         "state": outcome.state,
         "error": str(outcome.error) if outcome.error else None,
         "verdict": outcome.verdict.name if outcome.verdict else None,
+        "bytes_per_token": _bytes_per_token(planned) if planned.run.made else None,
         "seconds": record.get("seconds"),
         "cpu_seconds": record.get("cpu_seconds"),
     }
+
+
+def _bytes_per_token(planned: Planned) -> int:
+    """Of the record that holds the cell's target, or, for multinomial counts and mixtures, would hold it."""
+    size = read_json(planned.run.path / "model" / "config.json")["vocab_size"]
+    target = target_of(planned.cell.arm.target).target
+    if target.kind == "dense" or target.fresh:
+        return Record(kind="dense", vocab_size=size).stride
+    draws = target.kind in ("sampled", "multinomial")
+    parts = [("sampled", target.k)] if draws else [("top-k", target.k), ("sampled", target.tail_draws)]
+    return sum(Record(kind=kind, vocab_size=size, k=min(k, size)).stride for kind, k in parts if k)
 
 
 def _by_name(stages: Sequence[Stage], records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

@@ -11,12 +11,13 @@ import platform
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from thack.config.settings import CacheSettings, DataSettings, DistillSettings, GenerateSettings, SftSettings
+from thack.config.target_words import target_of
 from thack.corpus.export import PAIRS
 from thack.experiment import work
-from thack.experiment.cells import Arm, Cell, base_arm, slug, target_of
+from thack.experiment.cells import Arm, Cell, base_arm, slug
 from thack.experiment.corpus import CorpusSettings, task_file, write_corpus, write_splits
 from thack.experiment.costs import Sizes
 from thack.experiment.roles import model_directory, resized, sampled_digest
@@ -46,7 +47,7 @@ class Pipeline:
             oracle=str(oracle.path / "model"),
             bank=str(bank.path),
         )
-        if arm.source == "offline" and arm.target != "live":
+        if _has_cache(arm):
             settings = replace(settings, cache=str(data.path), data=replace(settings.data, path=""))
         else:
             path = data.path / "stage2.jsonl" if arm.source in ("online-teacher", "online-student") else data.path
@@ -123,15 +124,13 @@ class Pipeline:
         """What the student trains on: prompts, a cache, or the teacher's responses without targets."""
         if arm.source in ("online-teacher", "online-student"):
             return self.splits(arm.task, seed)
-        if arm.source == "offline" and arm.target != "live":
+        if _has_cache(arm):
             return self._cache(arm, seed)
         return self._teacher_responses(arm, seed)
 
     def _cache(self, arm: Arm, seed: int) -> Stage:
-        teacher, splits, spec = self.teacher(arm, seed), self.splits(arm.task, seed), target_of(arm.target)
-        kind: Literal["dense", "top-k", "sampled"] = "dense"
-        if spec.kind == "top-k" or spec.kind == "sampled":
-            kind = "top-k" if spec.kind == "top-k" else "sampled"
+        teacher, splits, target = self.teacher(arm, seed), self.splits(arm.task, seed), target_of(arm.target).target
+        kind = cast(Literal["dense", "top-k", "sampled"], target.kind)  # no other is read without `live/`
         settings = CacheSettings(
             teacher=str(teacher.path / "model"),
             data=self._offline_data(arm, splits),
@@ -141,10 +140,10 @@ class Pipeline:
             epochs=self._distill_settings(arm, seed).epochs,
             seed=seed,
         )
-        if spec.kind == "top-k":
-            settings = replace(settings, top_k=spec.k)
-        if spec.kind == "sampled":
-            settings = replace(settings, sampled=spec.k)
+        if kind == "top-k":
+            settings = replace(settings, top_k=target.k)
+        if kind == "sampled":
+            settings = replace(settings, sampled=target.k)
         cost = self._costs(arm.task).write(self._teacher_role(arm), self._num_sequences(arm))
         made = partial(work.cache, settings)
         return plan_stage(self._stages, "cache", made, needs=[teacher, splits], settings=settings, cost=cost)
@@ -173,6 +172,7 @@ class Pipeline:
             data=self._limited(arm, self._data(arm.task, "")),
             source=replace(plain.source, kind=arm.source, online_fraction=_fraction(arm)),
             loss=replace(plain.loss, divergence=arm.loss),
+            target=plain.target if _has_cache(arm) else target_of(arm.target).target,
             steps=steps,
             epochs=max(1, -(-steps * plain.batch_size // self._num_sequences(arm))),
             seed=seed,
@@ -231,6 +231,10 @@ class Pipeline:
     @property
     def _stages(self) -> Path:
         return self.root / "stages"
+
+
+def _has_cache(arm: Arm) -> bool:
+    return arm.source == "offline" and not target_of(arm.target).live
 
 
 def _samples(arm: Arm) -> int:

@@ -40,8 +40,26 @@ class Axes:
     loss: tuple[Divergence, ...] = ()
     teacher: tuple[str, ...] = ()  # sizes: a hidden width such as "128", or a directory under `models`
     student: tuple[str, ...] = ()  # likewise
-    target: tuple[str, ...] = ()  # live, dense, top-k:64, sampled:4
+    target: tuple[str, ...] = ()  # live, dense, top-k:64, sampled:4, live/renormalised:16, live/mixed:16+prior, …
     task: tuple[str, ...] = ()  # docstring, signature, continuation, or a file of that name under `data`
+
+
+# What a cache may keep: exact, truncated, unbiased, and what could do better.
+SINGLE_PASS = (
+    "live",
+    *(f"live/top-k:{k}" for k in (4, 16, 64, 128)),
+    *(f"live/renormalised:{k}" for k in (4, 16, 64, 128)),
+    *(f"live/multinomial:{k}" for k in (4, 16, 64)),
+    *(f"live/sampled:{k}" for k in (4, 16, 64)),
+    *(f"live/mixed:{tail}" for tail in ("16+prior", "64+prior", "16+4", "16+prior+4")),
+)
+MANY_EPOCHS = (
+    "dense",
+    *(f"{kind}:{k}" for kind in ("top-k", "live/renormalised", "live/multinomial") for k in (16, 64)),
+    *(f"sampled:{k}" for k in (4, 16, 64)),
+    *(f"live/mixed:{tail}" for tail in ("16+prior", "64+prior", "16+4", "16+prior+4")),
+    "live/sampled:16+redraw",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +78,8 @@ class Groups:
         default_factory=lambda: Axes(loss=("forward_kl", "reverse_kl", "jsd"), source=("offline", "online-teacher"))
     )
     sizes: Axes = field(default_factory=lambda: Axes(student=("64", "96", "128"), source=("offline", "online-teacher")))
-    target: Axes = field(default_factory=lambda: Axes(target=("dense", "top-k:64", "top-k:16", "sampled:64")))
+    target: Axes = field(default_factory=lambda: Axes(target=MANY_EPOCHS))
+    once: Axes = field(default_factory=lambda: Axes(target=SINGLE_PASS, budget=(60,)))  # each response is seen once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +117,10 @@ class ExperimentSettings:
     oracle: RoleSettings = field(default_factory=RoleSettings)
     teacher: RoleSettings = field(default_factory=RoleSettings)
     student: RoleSettings = field(default_factory=RoleSettings)
-    target: str = "dense"  # in the offline cache; responses written afresh are scored by the live teacher
+    target: str = "dense"  # what the student sees of the teacher: from a cache, or live/… (as the axis)
     distill: DistillSettings = field(default_factory=lambda: DistillSettings(checkpoint=CheckpointSettings(keep=1)))
     seeds: tuple[int, ...] = (0,)
-    figures: tuple[str, ...] = ("F4", "F5")  # F4 F5 F6 F7 F8 fraction loss sizes target axes
+    figures: tuple[str, ...] = ("F4", "F5")  # F4 F5 F6 F7 F8 fraction loss sizes target once axes
     arms: tuple[SourceKind, ...] = ("offline", "online-teacher", "online-student")  # of F5
     axes: Axes = field(default_factory=Axes)  # a product of your own; runs beside `figures` if any axis is given
     groups: Groups = field(default_factory=Groups)

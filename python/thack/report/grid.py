@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thack.config.target_words import live_twin
 from thack.errors import DataError
 from thack.files import read_json
 from thack.hacking import Margins
@@ -22,6 +23,7 @@ class GridArm:
     axes: Mapping[str, Any]
     figures: tuple[str, ...]
     arm: Arm
+    bytes_per_token: int | None = None  # of the record that holds its target
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Grid:
     def _like(self, axes: Mapping[str, Any], changes: Mapping[str, object]) -> GridArm | None:
         implied: dict[str, object] = {}
         if changes.get("source") in ("online-teacher", "online-student"):
-            implied = {"target": "live", "fraction_online": 1.0, "budget": 1}
+            implied = {"target": live_twin(axes["target"]), "fraction_online": 1.0, "budget": 1}
         wanted = {**axes, **implied, **changes}
         return next((arm for arm in self.arms if arm.axes == wanted), None)
 
@@ -102,6 +104,7 @@ def _gather(directory: Path, rows: Sequence[Mapping[str, Any]], margins: Margins
         GridArm(
             axes=found[0]["axes"],
             figures=tuple(found[0]["figures"]),
+            bytes_per_token=found[0].get("bytes_per_token"),
             arm=Arm(name, tuple(read_run(directory / row["path"], (name, row["seed"]), margins) for row in found)),
         )
         for name, found in by_name.items()

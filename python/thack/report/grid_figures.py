@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from thack.report.claims import Claim, claims, effect_of
-from thack.report.colours import MUTED, OFFLINE, ONLINE_TEACHER, Colour, doses
+from thack.config.target_words import target_of
+from thack.report.claims import claims
+from thack.report.colours import MUTED, OFFLINE, ONLINE_STUDENT, ONLINE_TEACHER, OTHERS, Colour, doses
+from thack.report.effects import Claim, Effect, effect_of, golden_end, values
 from thack.report.figures import add_margin_line, colours_of, curve, golden, new_figure, plane
 from thack.report.grid import Grid, GridArm
 from thack.report.runs import Arm
@@ -63,9 +65,13 @@ TITLES = {
     "loss": ("Text · Losses", "Forward KL, reverse KL and Jensen–Shannon divergence: the finding survives."),
     "sizes": ("Text · Sizes", "Other pairs of teacher and student: the finding survives."),
     "target": (
-        "Beyond the paper · What the cache keeps",
-        "The same run from exact distributions, from the teacher’s K most likely tokens with their tail, and from "
-        "unbiased samples.",
+        "Beyond the paper · What the cache keeps, for many epochs",
+        "The same run on the same responses, from exact distributions, from the teacher’s K most likely tokens, and "
+        "from unbiased samples. What was drawn once stays the same in every epoch, as in a cache.",
+    ),
+    "once": (
+        "Beyond the paper · What the cache keeps, each response seen once",
+        "Nothing can be learned by heart here: what golden loses, it loses by what the target leaves out.",
     ),
     "axes": ("Your own grid", "The product of axes that you asked for."),
 }
@@ -84,7 +90,8 @@ def plates(grid: Grid, *, draw: bool = True) -> list[Plate]:
 def _plate(grid: Grid, name: str, told: Sequence[Claim], *, draw: bool) -> Plate:
     shown = _ordered(grid, name)
     arms, colours = [arm.arm for arm in shown], _colours(grid, name, shown)
-    make = {"F4": _f4, "F5": _f5, "F8": _by_task}.get(name, _dose if _is_dose(name, shown) else _dots)
+    own = {"F4": _f4, "F5": _f5, "F8": _by_task, "target": _by_bytes, "once": _by_bytes}
+    make = own.get(name, _dose if _is_dose(name, shown) else _dots)
     panels = tuple(make(name, shown, colours)) if draw else ()
     title, says = TITLES[name]
     return Plate(name, title, says, panels, tuple(arms), tuple(colours), tuple(told))
@@ -163,6 +170,19 @@ def _by_task(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> 
     return panels
 
 
+def _by_bytes(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> list[Panel]:
+    return [
+        Panel(
+            f"{name}-bytes",
+            ends_by_bytes(shown),
+            "Where golden ends, over what the target costs",
+            "Mean and 95 % interval over seeds (Student’s t). Bytes per token of the record that holds such a target. "
+            "Dashed: exact distributions.",
+        ),
+        _rise_panel(name, shown, colours),
+    ]
+
+
 def _dots(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> list[Panel]:
     return [_rise_panel(name, shown, colours)]
 
@@ -200,3 +220,46 @@ def _rise_row(axes: Axes, row: int, arm: Arm, colour: Colour) -> None:
         axes.plot([found.low, found.high], [row, row], color=colour.light, linewidth=2.4, solid_capstyle="round")
     axes.plot(list(by_seed.values()), [row] * len(by_seed), "o", color=colour.light, markersize=3, alpha=0.55)
     axes.plot(found.mean, row, "|", color=colour.light, markersize=13, markeredgewidth=2.2)
+
+
+_KINDS = {
+    "top-k": ("top-K + tail", OFFLINE),
+    "renormalised": ("top-K renormalised", OTHERS[3]),
+    "sampled": ("K sampled ids", ONLINE_TEACHER),
+    "multinomial": ("K multinomial draws", OTHERS[4]),
+    "mixed": ("top-K, tail by prior or draws", ONLINE_STUDENT),
+}
+
+
+@styled()
+def ends_by_bytes(shown: Sequence[GridArm]) -> Figure:
+    """Golden's end over bytes per token: a line per kind, a number beside each point for its K."""
+    figure, axes = new_figure(SMALL)
+    points: dict[str, list[tuple[int, int, Effect]]] = {}
+    for arm in shown:
+        target, found = target_of(arm.axes["target"]).target, values(arm, golden_end)
+        if not found:
+            continue
+        if target.kind == "dense":
+            axes.axhline(effect_of(found).mean, color=MUTED.light, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
+        elif arm.bytes_per_token and not target.fresh:
+            points.setdefault(target.kind, []).append((arm.bytes_per_token, target.k, effect_of(found)))
+    for kind, placed in points.items():
+        _kind_line(axes, kind, sorted(placed, key=lambda p: p[:2]))
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("bytes per token")
+    axes.set_ylabel("golden at the end, nats per token")
+    axes.legend(fontsize="x-small")
+    return figure
+
+
+def _kind_line(axes: Axes, kind: str, placed: Sequence[tuple[int, int, Effect]]) -> None:
+    label, colour = _KINDS[kind]
+    sizes, means = [p[0] for p in placed], [p[2].mean for p in placed]
+    linestyle = "none" if kind == "mixed" else "-"
+    axes.plot(sizes, means, color=colour.light, marker=colour.marker, linestyle=linestyle, markersize=4, label=label)
+    for size, k, found in placed:
+        if found.low is not None and found.high is not None:
+            axes.plot([size, size], [found.low, found.high], color=colour.light, linewidth=1.2, alpha=0.6)
+        axes.annotate(str(k), (size, found.mean), xytext=(4, 3), textcoords="offset points", fontsize="xx-small")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from thack.hacking.words import percent
 from thack.report import tables
-from thack.report.claims import Claim
+from thack.report.effects import Claim
 from thack.report.grid import Grid
 from thack.report.grid_figures import Plate
 from thack.report.health import health_table
@@ -128,7 +128,7 @@ def _plate(plate: Plate, svgs: Mapping[str, str]) -> str:
     return section(
         plate.name,
         plate.title,
-        tag("p", text(f"The paper: {plate.says}" if plate.name not in ("target", "axes") else plate.says)),
+        tag("p", text(f"The paper: {plate.says}" if plate.name not in ("target", "once", "axes") else plate.says)),
         legend,
         plots,
         folded("its claims", _claims_table(plate.claims)),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from thack.files import explained, write_text
 from thack.hacking import Margins
-from thack.report.claims import claims_csv
+from thack.report.effects import claims_csv
 from thack.report.figures import colours_of
 from thack.report.grid import load_grid
 from thack.report.grid_figures import CURVE_WORDS, Plate, plates

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thack.config import to_toml
+from thack.config.settings import TargetSettings
+from thack.config.target_words import TargetSpec, live_twin, shown, target_of
 from thack.errors import UsageError
-from thack.experiment.cells import base_arm, cells, name_of, product, target_of
+from thack.experiment.cells import base_arm, cells, name_of, product
 from thack.experiment.grid import RECIPES, recipe
-from thack.experiment.settings import Axes, ExperimentSettings
+from thack.experiment.settings import MANY_EPOCHS, SINGLE_PASS, Axes, ExperimentSettings
 
 BASE = ExperimentSettings()
 
@@ -33,9 +35,8 @@ def test_a_fraction_of_nothing_is_offline_and_of_everything_online() -> None:
 
 
 def test_an_online_arm_has_no_budget_and_no_cache() -> None:
-    arms = product(BASE, Axes(source=("online-teacher",), budget=(1, 5), target=("dense", "top-k:4")))
-    assert len(arms) == 1
-    assert arms[0].target == "live"
+    arms = product(BASE, Axes(source=("online-teacher",), budget=(1, 5), target=("dense", "live", "top-k:4")))
+    assert [arm.target for arm in arms] == ["live", "live/top-k:4"]
 
 
 def test_a_product_of_ones_own_runs_beside_the_figures() -> None:
@@ -63,10 +64,58 @@ def test_what_makes_no_sense_is_refused_with_a_hint(sets: list[str], told: str) 
     assert told in str(raised.value)
 
 
-@pytest.mark.parametrize("text", ["", "top-k:0", "top-k:x", "dense:3", "live:1", "sampled:-1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "top-k:0", "top-k:x", "dense:3", "live:1", "sampled:-1", "live/dense", "mixed:4", "top-k:4+prior"),
+        *("live/mixed:4+prior+prior2", "live/mixed:4+1+2", "live/top-k:4+redraw", "sampled:4+redraw"),
+        "renormalised:4",
+    ],
+)
 def test_targets_are_read_strictly(text: str) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="target"):
         target_of(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "live", "target", "said"),
+    [
+        ("dense", False, TargetSettings(), "exact"),
+        ("live", True, TargetSettings(), "exact"),
+        ("top-k:64", False, TargetSettings(kind="top-k", k=64), "top-64 + tail"),
+        ("live/renormalised:4", True, TargetSettings(kind="renormalised", k=4), "top-4 renormalised"),
+        (
+            "live/mixed:16+prior",
+            True,
+            TargetSettings(kind="mixed", k=16, tail_prior=1.0),
+            "top-16 + shared tail prior",
+        ),
+        ("live/mixed:16+4", True, TargetSettings(kind="mixed", k=16, tail_draws=4), "top-16 + 4 tail draws"),
+        (
+            "live/mixed:16+prior+4",
+            True,
+            TargetSettings(kind="mixed", k=16, tail_prior=0.5, tail_draws=4),
+            "top-16 + shared tail prior + 4 tail draws",
+        ),
+        (
+            "live/sampled:16+redraw",
+            True,
+            TargetSettings(kind="sampled", k=16, fresh=True),
+            "16 sampled ids + drawn again every epoch",
+        ),
+    ],
+)
+def test_a_target_is_a_word(text: str, live: bool, target: TargetSettings, said: str) -> None:
+    assert target_of(text) == TargetSpec(live=live, target=target)
+    assert target_of(live_twin(text)) == TargetSpec(live=True, target=target)
+    assert shown(text) == shown(live_twin(text)) == said
+
+
+def test_the_study_of_targets_has_distinct_arms() -> None:
+    found = cells(replace(BASE, figures=("target", "once")))
+    assert len(found) == len(MANY_EPOCHS) + len(SINGLE_PASS)
+    base = base_arm(BASE)
+    assert len({name_of(cell.arm, base) for cell in found}) == len(found)
 
 
 def test_names_say_what_is_special() -> None:

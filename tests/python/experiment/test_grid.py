@@ -17,7 +17,11 @@ from thack.runtime.progress import SILENT
 
 from .small import settings, write_sums
 
-GRID = ["figures=['F5', 'F6', 'fraction', 'target']", "groups.F6.diversity=[1, 2]", "groups.target.target=['top-k:8']"]
+GRID = [
+    "figures=['F5', 'F6', 'fraction', 'target']",
+    "groups.F6.diversity=[1, 2]",
+    "groups.target.target=['top-k:8', 'live/mixed:8+prior']",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +52,8 @@ def test_every_cell_ends_with_a_verdict(grid: tuple[Path, GridResult]) -> None:
         "prompts ÷2",
         "10 % online",
         "50 % online",
-        "top-k:8",
+        "top-8 + tail",
+        "top-8 + shared tail prior",
     ]
     assert all(outcome.state == "finished" for outcome in result.outcomes)
 
@@ -77,6 +82,14 @@ def test_experiment_json_tells_arms_axes_and_costs(grid: tuple[Path, GridResult]
     assert row["axes"]["diversity"] == 2
     assert (out / row["path"] / "metrics.jsonl").is_file()
     assert summary["cpu_seconds"] > 0
+
+
+def test_the_cost_of_a_target_is_told(grid: tuple[Path, GridResult]) -> None:
+    """Of top-8 with a tail, whose shape by a shared prior costs nothing; of the whole distribution, 4 bytes an id."""
+    rows = json.loads((grid[0] / "experiment.json").read_text())["runs"]
+    sizes = {row["arm"]: row["bytes_per_token"] for row in rows}
+    assert sizes["offline"] == sizes["online-teacher"] == 4 * 270
+    assert 0 < sizes["top-8 + tail"] == sizes["top-8 + shared tail prior"] < 40
 
 
 def test_a_second_start_makes_nothing(

@@ -23,13 +23,16 @@ BASE: dict[str, Any] = {
 }
 ONLINE = {"source": "online-teacher", "target": "live", "fraction_online": 1.0}
 
+SIZES = {"top-k:16": 38, "live/mixed:16+prior": 38, "sampled:16": 30}  # bytes per token
+
 
 def rising(rise: float) -> Shape:
     return Shape(golden_rise=rise)
 
 
 def arm(name: str, figures: Sequence[str], shape: Shape | None = None, **axes: object) -> dict[str, Any]:
-    return {"arm": name, "figures": list(figures), "axes": {**BASE, **axes}, "shape": shape}
+    size = SIZES.get(str(axes.get("target", "dense")), 4096)
+    return {"arm": name, "figures": list(figures), "axes": {**BASE, **axes}, "shape": shape, "bytes": size}
 
 
 ARMS = [
@@ -64,11 +67,12 @@ def write_grid(
                     "axes": spec["axes"],
                     "state": "failed" if failed else "finished",
                     "error": "no <luck>" if failed else None,
+                    "bytes_per_token": spec["bytes"],
                 }
             )
     summary = {
         "title": "A grid & more",
-        "figures": ["F4", "F5", "F6", "F7", "loss"],
+        "figures": list(dict.fromkeys(figure for spec in arms for figure in spec["figures"])),
         "base": BASE,
         "runs": rows,
         "cpu_seconds": 600.0,

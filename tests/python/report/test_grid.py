@@ -19,7 +19,8 @@ from test_report import parse
 import thack
 from thack.errors import DataError
 from thack.report import style, write_grid_report
-from thack.report.claims import Claim, claims, claims_csv, effect_of
+from thack.report.claims import claims
+from thack.report.effects import Claim, claims_csv, effect_of
 from thack.report.grid import Grid, load_grid
 
 QUANTILES = {2: 12.7062, 3: 4.30265, 4: 3.18245, 5: 2.77645, 6: 2.57058, 7: 2.44691, 8: 2.36462}  # of a table
@@ -63,6 +64,26 @@ def test_the_opposite_does_not_hold(tmp_path: Path) -> None:
     arms = [arm("offline", ["F7"], rising(0.05)), arm("5 generations", ["F7"], rising(0.15), budget=5)]
     found = answers(load_grid(write_grid(tmp_path, arms)))
     assert found["A larger budget (5 generations per prompt) makes hacking milder"] == "does not hold"
+
+
+def test_what_a_cache_keeps_is_compared_by_goldens_end(tmp_path: Path) -> None:
+    arms = [
+        arm("offline", ["target"], rising(0.05)),
+        arm("top-16 + tail", ["target"], rising(0.15), target="top-k:16"),
+        arm("top-16 + shared tail prior", ["target"], rising(0.10), target="live/mixed:16+prior"),
+        arm("16 sampled ids", ["target"], rising(0.25), target="sampled:16"),
+    ]
+    root = write_grid(tmp_path, arms)
+    found = answers(load_grid(root))
+    assert found == {
+        "16 sampled ids that stay the same turn golden up more than exact ones": "holds",
+        "Top-16 with its tail is worse than exact": "holds",
+        "16 sampled ids are worse than exact": "holds",
+        "A tail prior shared by the whole cache helps top-16": "holds",
+    }
+    page = write_grid_report(root, root / "report.html").read_text()
+    assert "Where golden ends, over what the target costs" in page
+    assert "bytes per token" in page
 
 
 def test_one_seed_is_never_enough(tmp_path: Path) -> None:
