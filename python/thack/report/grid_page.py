@@ -13,6 +13,7 @@ from thack.report.health import health_table
 from thack.report.html import folded, section, table, tag, text
 from thack.report.page import document
 from thack.report.runs import Subject, shown
+from thack.report.scores import detector_scores
 from thack.report.style import INSTALL
 from thack.report.words import GLOSSARY
 
@@ -49,6 +50,7 @@ def render_grid(grid: Grid, plates: Sequence[Plate], svgs: Mapping[str, str]) ->
         _missing(grid),
         section("claims", "Claims", _claims_table(told), tag("p", text(_READING), class_="note")),
         *(_plate(plate, svgs) for plate in plates),
+        _detectors(grid),
         section("health", "Health of the students", health_table(_subject(grid))),
         section("costs", "Costs", _costs(grid)),
         section("settings", "Settings", _settings(grid), tables.environment(_subject(grid))),
@@ -135,6 +137,22 @@ def _plate(plate: Plate, svgs: Mapping[str, str]) -> str:
         folded("its arms", tables.arm_results(subject, plate.colours), tables.results(subject, plate.colours)),
         tag("p", "Numbers: ", tag("code", text(f"plots/{plate.name}.csv")), class_="note"),
     )
+
+
+def _detectors(grid: Grid) -> str:
+    """All runs together, then each task on its own: a threshold that was set on one is tried on the others there."""
+    every = detector_scores(_subject(grid))
+    if not every:
+        return ""
+    tasks = list(dict.fromkeys(arm.axes["task"] for arm in grid.arms))
+    by_task = [
+        folded(
+            f"task {task}",
+            detector_scores(Subject(title=None, arms=tuple(arm.arm for arm in grid.arms if arm.axes["task"] == task))),
+        )
+        for task in (tasks if len(tasks) > 1 else [])
+    ]
+    return section("detectors", "Without an oracle", every, *by_task)
 
 
 def _missing(grid: Grid) -> str:

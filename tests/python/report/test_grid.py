@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from grid_of_runs import ARMS, arm, rising, write_grid
+from grid_of_runs import ARMS, ONLINE, arm, rising, write_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic import SHAPES
 from test_report import parse
 
 import thack
@@ -84,6 +85,18 @@ def test_what_a_cache_keeps_is_compared_by_goldens_end(tmp_path: Path) -> None:
     page = write_grid_report(root, root / "report.html").read_text()
     assert "Where golden ends, over what the target costs" in page
     assert "bytes per token" in page
+
+
+def test_detectors_are_scored_on_all_runs_and_on_each_task(tmp_path: Path) -> None:
+    arms = [
+        *ARMS[:2],
+        arm("signature, offline", ["F8"], rising(0.09), task="signature"),
+        arm("signature, online-teacher", ["F8"], SHAPES["healthy"], task="signature", **ONLINE),
+    ]
+    root = write_grid(tmp_path, arms, seeds=(0,))
+    page = write_grid_report(root, root / "report.html").read_text()
+    assert page.count(">turns found<") == 3
+    assert "2 of 2" in page and "task signature" in page
 
 
 def test_one_seed_is_never_enough(tmp_path: Path) -> None:
