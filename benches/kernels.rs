@@ -7,6 +7,7 @@ use std::hint::black_box;
 
 use divan::Bencher;
 use half::bf16;
+use thack::kernels::divergence::{Kind, Loss, Target, in_place};
 use thack::kernels::element::Element;
 use thack::kernels::philox::{Purpose, uniform};
 use thack::kernels::row::Summary;
@@ -90,4 +91,25 @@ fn sample_top_k(bencher: Bencher<'_, '_>, level: Level) {
 #[divan::bench(args = levels(), sample_count = 300)]
 fn sample_top_p(bencher: Bencher<'_, '_>, level: Level) {
     each_row(bencher, level, &rows::<f32>(), |row| draw(row, &Sampling { top_p: 0.95, ..SAMPLING }));
+}
+
+/// Rows that were in the caches of nobody: a copy of all of them comes in between.
+#[divan::bench(args = levels(), types = [f32, bf16], sample_count = 300)]
+fn forward_kl_in_place<E: Element>(bencher: Bencher<'_, '_>, level: Level) {
+    simd::force(level).expect("only supported levels are benchmarked");
+    let rows = rows::<E>();
+    let ids: Vec<i32> = (0..K as i32).map(|i| i * 2_300 + i * i % 97).collect();
+    let values = vec![-(2.0 * K as f32).ln(); K];
+    let target = Target { ids: &ids, values: &values, rest: 0.5_f32.ln() };
+    let loss = Loss { kind: Kind::ForwardKl, temperature: 1.0, ce_weight: 0.0 };
+    let mut buffer = Vec::new();
+    let mut at = 0;
+    bencher.bench_local(|| {
+        if at % ROWS == 0 {
+            buffer.clone_from(&rows);
+        }
+        let row = &mut buffer[at % ROWS * VOCABULARY..][..VOCABULARY];
+        at += 1;
+        black_box(in_place(black_box(row), 0, &target, &loss, None, 1.0)).expect("the logits are finite");
+    });
 }

@@ -2,12 +2,6 @@
 
 use super::simd::Simd;
 
-/// Below it e^x is 0: e^−87 is the last power that f32 holds in full precision.
-pub(crate) const LOWEST: f32 = -87.0;
-
-const LOG2_E: f32 = std::f32::consts::LOG2_E;
-/// log2 e − [`LOG2_E`]
-const LOG2_E_REST: f32 = 1.925_963e-8;
 /// 1.5 · 2^23: adding it rounds to an integer, whose low bits are then those of the sum.
 const MAGIC: f32 = 12_582_912.0;
 /// Coefficients of 2^r from the fifth down: minimax for the relative error on |r| ≤ ½, 1.8e-7 with all rounding
@@ -15,28 +9,6 @@ const MAGIC: f32 = 12_582_912.0;
 #[allow(clippy::approx_constant)] // the fifth is not quite ln 2
 const TWO_TO: [f32; 6] =
     [0.001_327_647_4, 0.009_675_542, 0.055_507_135, 0.240_221_19, 0.693_147, 1.000_000_1];
-
-/// 2^rest, |rest| ≤ ½.
-#[inline(always)]
-fn two_to<S: Simd>(simd: S, rest: S::V) -> S::V {
-    let mut power = simd.splat(TWO_TO[0]);
-    for coefficient in &TWO_TO[1..] {
-        power = simd.fma(power, rest, simd.splat(*coefficient));
-    }
-    power
-}
-
-/// e^x lane by lane, x ≤ 0; what is below −87, and −∞, gives 0. Error at most 2 ulp.
-#[inline(always)]
-pub(crate) fn exp<S: Simd>(simd: S, x: S::V) -> S::V {
-    let (lowest, magic) = (simd.splat(LOWEST), simd.splat(MAGIC));
-    let clamped = simd.max(x, lowest);
-    let shifted = simd.fma(clamped, simd.splat(LOG2_E), magic);
-    let minus_whole = simd.sub(magic, shifted);
-    let rest = simd.fma(clamped, simd.splat(LOG2_E), minus_whole);
-    let rest = simd.fma(clamped, simd.splat(LOG2_E_REST), rest);
-    simd.where_ge(x, lowest, simd.shift_exponent(two_to(simd, rest), shifted))
-}
 
 /// From where the exponentials of a row are measured: `w(x) = 2^((x − shift)·factor − base)`.
 ///
@@ -54,6 +26,8 @@ pub(crate) struct Origin {
 
 /// Integers up to here stay exact when [`MAGIC`] is added, with room for what exceeds the base.
 pub(crate) const FARTHEST: f32 = 1_048_576.0;
+/// Binary orders of magnitude by which a value may exceed its base before that moves.
+const REBASE: f32 = 60.0;
 /// Exponents that a base leaves room for below it: what is less counts as 2^-124, which no sum of a row notices.
 const ROOM: f32 = 124.0;
 
@@ -62,6 +36,24 @@ impl Origin {
     pub(crate) fn at(x: f32, shift: f32, factor: f32) -> Self {
         let base = ((x - shift) * factor).round_ties_even().clamp(-FARTHEST, FARTHEST);
         Self { shift, factor, base }
+    }
+
+    /// The one for rows whose greatest value that counts is `highest`: shifted where that is too far off.
+    pub(crate) fn over(highest: f32, inverse_temperature: f64) -> Self {
+        let factor = (std::f64::consts::LOG2_E * inverse_temperature) as f32;
+        let shift = if (highest * factor).abs() < FARTHEST { 0.0 } else { highest };
+        Self::at(highest, shift, factor)
+    }
+
+    /// Above it the base has to move.
+    pub(crate) fn limit(&self) -> f32 {
+        self.shift + (self.base + REBASE) / self.factor
+    }
+
+    /// What a sum of this origin's w is multiplied by to be one of `other`'s, in double precision.
+    pub(crate) fn ratio_to(&self, other: &Self) -> f64 {
+        let shift = (f64::from(self.shift) - f64::from(other.shift)) * f64::from(self.factor);
+        (shift + f64::from(self.base) - f64::from(other.base)).exp2()
     }
 
     /// ln w(x), in double precision.
@@ -97,16 +89,61 @@ impl<S: Simd> Powers<S> {
     /// w(x): positive also for −∞ (2^-124 or less), NaN for NaN and +∞.
     #[inline(always)]
     pub(crate) fn of(&self, simd: S, x: S::V) -> S::V {
-        self.of_unshifted(simd, simd.sub(x, self.shift))
+        self.each::<1, true>(simd, [x])[0]
     }
 
-    /// w(x + shift), which saves a subtraction where the shift is known to be 0.
+    /// w of several vectors, step by step: a chain that stands alone fills the schedulers, and the next one waits.
+    /// `SHIFTED`: the shift may be other than 0, which costs a subtraction.
     #[inline(always)]
-    pub(crate) fn of_unshifted(&self, simd: S, x: S::V) -> S::V {
-        let x = simd.max(self.lowest, x);
-        let shifted = simd.fma(x, self.factor, self.magic);
-        let rest = simd.fma(x, self.factor, simd.sub(self.magic, shifted));
-        simd.shift_exponent(two_to(simd, rest), shifted)
+    pub(crate) fn each<const N: usize, const SHIFTED: bool>(&self, simd: S, mut x: [S::V; N]) -> [S::V; N] {
+        for x in &mut x {
+            let far = if SHIFTED { simd.sub(*x, self.shift) } else { *x };
+            *x = simd.max(self.lowest, far);
+        }
+        self.raise(simd, x)
+    }
+
+    /// The same, but 0 for −∞ and whatever else counts as 2^-124: what that is taken from every w, which no w that
+    /// a sum notices does. `least` is [`Powers::least`].
+    #[inline(always)]
+    pub(crate) fn each_or_zero<const N: usize, const SHIFTED: bool>(
+        &self,
+        simd: S,
+        least: S::V,
+        x: [S::V; N],
+    ) -> [S::V; N] {
+        let mut powers = self.each::<N, SHIFTED>(simd, x);
+        for power in &mut powers {
+            *power = simd.sub(*power, least);
+        }
+        powers
+    }
+
+    /// w of −∞.
+    #[inline(always)]
+    pub(crate) fn least(&self, simd: S) -> S::V {
+        self.raise(simd, [self.lowest])[0]
+    }
+
+    #[inline(always)]
+    fn raise<const N: usize>(&self, simd: S, x: [S::V; N]) -> [S::V; N] {
+        let (mut shifted, mut rest) = (x, x);
+        for (shifted, x) in shifted.iter_mut().zip(x) {
+            *shifted = simd.fma(x, self.factor, self.magic);
+        }
+        for ((rest, shifted), x) in rest.iter_mut().zip(shifted).zip(x) {
+            *rest = simd.fma(x, self.factor, simd.sub(self.magic, shifted));
+        }
+        let mut powers = [simd.splat(TWO_TO[0]); N];
+        for coefficient in &TWO_TO[1..] {
+            for (power, rest) in powers.iter_mut().zip(rest) {
+                *power = simd.fma(*power, rest, simd.splat(*coefficient));
+            }
+        }
+        for (power, shifted) in powers.iter_mut().zip(shifted) {
+            *power = simd.shift_exponent(*power, shifted);
+        }
+        powers
     }
 
     /// log2 w(x), at least −200.
@@ -121,18 +158,6 @@ impl<S: Simd> Powers<S> {
 mod tests {
     use super::super::simd::{Kernel, LANES, Level, dispatch};
     use super::*;
-
-    struct Exp([f32; LANES]);
-
-    impl Kernel for Exp {
-        type Out = [f32; LANES];
-        #[inline(always)]
-        fn run<S: Simd>(self, simd: S) -> Self::Out {
-            let mut out = [0.0; LANES];
-            simd.store(exp(simd, simd.load(&self.0)), &mut out);
-            out
-        }
-    }
 
     struct FromOrigin([f32; LANES], Origin);
 
@@ -155,28 +180,8 @@ mod tests {
     }
 
     #[test]
-    fn exp_is_within_two_ulp_and_the_same_at_every_level() {
-        let mut x = -86.99_f32;
-        while x <= 0.0 {
-            let lanes: [f32; LANES] = std::array::from_fn(|i| (x + i as f32 * 1.3e-4).min(0.0));
-            for (input, found) in lanes.iter().zip(same_everywhere(|| Exp(lanes))) {
-                let exact = f64::from(*input).exp();
-                assert!(((f64::from(found) - exact) / exact).abs() < 2.4e-7, "{input} {found} {exact}");
-            }
-            x += 2.1e-3;
-        }
-    }
-
-    #[test]
-    fn exp_vanishes_below_its_range() {
-        let mut lanes = [-1000.0; LANES];
-        lanes[3] = f32::NEG_INFINITY;
-        assert_eq!(same_everywhere(|| Exp(lanes)), [0.0; LANES]);
-    }
-
-    #[test]
     fn powers_are_exact_however_far_the_base() {
-        for factor in [LOG2_E, 3.7, 0.2, 200.0] {
+        for factor in [std::f32::consts::LOG2_E, 3.7, 0.2, 200.0] {
             for (top, shift) in [(0.0_f32, 0.0), (37.3, 0.0), (-1000.1, 0.0), (4000.0, 0.0), (3e7, 3e7)] {
                 let origin = Origin::at(top, shift, factor);
                 for step in 0..400 {
@@ -191,11 +196,50 @@ mod tests {
         }
     }
 
+    struct OrZero([f32; LANES], Origin);
+
+    impl Kernel for OrZero {
+        type Out = [f32; LANES];
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Self::Out {
+            let mut out = [0.0; LANES];
+            let powers = Powers::new(simd, self.1);
+            let found = powers.each_or_zero::<1, true>(simd, powers.least(simd), [simd.load(&self.0)]);
+            simd.store(found[0], &mut out);
+            out
+        }
+    }
+
+    #[test]
+    fn what_has_no_mass_can_be_nothing() {
+        let mut lanes = std::array::from_fn(|i| 40.0 - 8.0 * i as f32);
+        (lanes[0], lanes[1], lanes[2], lanes[3]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MIN);
+        for shift in [0.0, 30.0] {
+            let origin = Origin::at(3.0, shift, std::f32::consts::LOG2_E);
+            let (found, powers) =
+                (same_everywhere(|| OrZero(lanes, origin)), same_everywhere(|| FromOrigin(lanes, origin)));
+            assert!(found[0].is_nan() && found[1].is_nan() && found[2] == 0.0 && found[3] == 0.0);
+            for (x, (found, power)) in lanes.iter().zip(found.iter().zip(powers)).skip(4) {
+                let exact = f64::from(power) - 2.0_f64.powi(-124);
+                assert!((f64::from(*found) - exact.max(0.0)).abs() <= 1e-7 * exact.abs() + 1e-44, "{x}");
+            }
+        }
+    }
+
+    #[test]
+    fn sums_of_one_origin_are_those_of_another() {
+        for (one, other) in [(0.0_f32, 7.5_f32), (-300.0, -280.0), (2e9, 2e9), (3.0, 2e9)] {
+            let (from, to) = (Origin::over(one, 1.0), Origin::over(other, 1.0));
+            let exact = (to.log(one) - from.log(one)).exp();
+            assert!((from.ratio_to(&to) - exact).abs() <= 1e-9 * exact, "{one} {other}");
+        }
+    }
+
     #[test]
     fn powers_show_what_is_no_number_and_hide_what_is_no_mass() {
         let mut lanes = [f32::NEG_INFINITY; LANES];
         (lanes[0], lanes[1], lanes[2], lanes[3]) = (f32::NAN, f32::INFINITY, f32::MIN, -200.0);
-        let found = same_everywhere(|| FromOrigin(lanes, Origin::at(3.0, 0.0, LOG2_E)));
+        let found = same_everywhere(|| FromOrigin(lanes, Origin::at(3.0, 0.0, std::f32::consts::LOG2_E)));
         assert!(found[0].is_nan() && found[1].is_nan());
         assert!(found[2..].iter().all(|w| *w > 0.0 && *w < 1e-36));
     }

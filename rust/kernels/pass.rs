@@ -14,8 +14,8 @@ use super::simd::{Kernel, LANES, Simd};
 pub const BLOCK: usize = 128;
 /// Blocks that are reduced together, and share a base.
 pub(crate) const GROUP: usize = LANES;
-/// Binary orders of magnitude by which a value may exceed its base before that moves.
-const REBASE: f32 = 60.0;
+/// Vectors that are raised to powers together.
+pub(crate) const TOGETHER: usize = 4;
 /// What one pass finds.
 #[derive(Debug)]
 pub(crate) struct Blocks {
@@ -45,6 +45,12 @@ impl Blocks {
             highest: f32::NEG_INFINITY,
             nan: false,
         }
+    }
+
+    /// Σ w over the row, relative to `base`.
+    pub(crate) fn total(&self, base: f32) -> f64 {
+        let groups = self.bases.iter().zip(&self.group_sums);
+        groups.map(|(own, sum)| f64::from(*sum) * f64::from(own - base).exp2()).sum()
     }
 
     /// Without the blocks that filled the last group up.
@@ -96,7 +102,7 @@ impl<E: Element, const SHIFTED: bool> Kernel for Sums<'_, E, SHIFTED> {
         let origin = Origin::at(highest, self.shift, self.factor);
         let mut state = Summing::<SHIFTED> {
             origin,
-            limit: limit(&origin),
+            limit: origin.limit(),
             out: Blocks::with_capacity(self.row.len().div_ceil(BLOCK), true),
         };
         groups(simd, self.row, &mut state);
@@ -110,11 +116,6 @@ struct Summing<const SHIFTED: bool> {
     out: Blocks,
 }
 
-/// Above it the base moves.
-fn limit(origin: &Origin) -> f32 {
-    origin.shift + (origin.base + REBASE) / origin.factor
-}
-
 impl<S: Simd, E: Element, const SHIFTED: bool> VisitGroup<S, E> for Summing<SHIFTED> {
     #[inline(always)]
     fn group(&mut self, simd: S, blocks: &Group<E>) {
@@ -123,7 +124,7 @@ impl<S: Simd, E: Element, const SHIFTED: bool> VisitGroup<S, E> for Summing<SHIF
             let highest = simd.reduce_max(maxima);
             if highest > self.limit && self.origin.base < FARTHEST {
                 self.origin = Origin::at(highest, self.origin.shift, self.origin.factor);
-                self.limit = limit(&self.origin);
+                self.limit = self.origin.limit();
                 continue;
             }
             self.out.highest = if highest > self.out.highest { highest } else { self.out.highest };
@@ -148,17 +149,28 @@ fn read<S: Simd, E: Element, const SHIFTED: bool>(
     let mut sums = [simd.splat(0.0); GROUP];
     for (block, (highest, sum)) in blocks.iter().zip(highest.iter_mut().zip(&mut sums)) {
         let (mut top, mut total) = (simd.splat(f32::NEG_INFINITY), simd.splat(0.0));
-        for lanes in block.as_chunks::<LANES>().0 {
-            let x = E::load(simd, lanes);
-            let power = if SHIFTED { powers.of(simd, x) } else { powers.of_unshifted(simd, x) };
-            top = simd.max(x, top);
-            total = simd.add(total, power);
+        for lanes in block.as_chunks::<LANES>().0.as_chunks::<TOGETHER>().0 {
+            let x = load_each(simd, lanes);
+            let each = powers.each::<TOGETHER, SHIFTED>(simd, x);
+            for (x, power) in x.into_iter().zip(each) {
+                top = simd.max(x, top);
+                total = simd.add(total, power);
+            }
         }
         (*highest, *sum) = (top, total);
     }
     // Without the barrier between them both reductions are scheduled into one, which spills all registers.
     let highest = simd.reduce_max_each(&highest);
     (highest, simd.reduce_add_each(black_box(&sums)))
+}
+
+#[inline(always)]
+pub(crate) fn load_each<S: Simd, E: Element, const N: usize>(simd: S, lanes: &[[E; LANES]; N]) -> [S::V; N] {
+    let mut x = [simd.splat(0.0); N];
+    for (x, lanes) in x.iter_mut().zip(lanes) {
+        *x = E::load(simd, lanes);
+    }
+    x
 }
 
 /// The pass without exponentials.

@@ -1,7 +1,7 @@
 //! One row of logits, summed up block by block.
 
 use super::element::Element;
-use super::exp::{FARTHEST, Origin};
+use super::exp::Origin;
 use super::pass::{Blocks, GROUP, Maxima, Sums};
 use super::simd::{self, Level};
 use super::sweep::{Above, Below, Moment, Weights};
@@ -43,12 +43,7 @@ impl Summary {
     pub fn new<E: Element>(row: &[E], number: usize, temperature: f64) -> Result<Self> {
         let level = simd::level()?;
         let inverse_temperature = 1.0 / temperature;
-        let factor = (std::f64::consts::LOG2_E * inverse_temperature) as f32;
-        let mut blocks = simd::dispatch(level, Sums::<E, false> { row, shift: 0.0, factor });
-        let origin = origin(blocks.highest, inverse_temperature);
-        if origin.shift != 0.0 && blocks.highest.is_finite() {
-            blocks = simd::dispatch(level, Sums::<E, true> { row, shift: origin.shift, factor });
-        }
+        let (mut blocks, origin) = pass(level, row, inverse_temperature);
         let groups = rebase(&mut blocks, origin.base);
         let Blocks { maxima, sums, highest, .. } = blocks;
         let total: f64 = groups.iter().sum();
@@ -176,7 +171,7 @@ impl Summary {
         if highest == f32::NEG_INFINITY {
             return f64::NEG_INFINITY;
         }
-        let origin = origin(highest, inverse);
+        let origin = Origin::over(highest, inverse);
         let blocks = 0..self.maxima.len();
         let (below, reached) = simd::dispatch(self.level, Below { row, blocks, origin, bound });
         let tail = below + ties(&origin, bound, reached - ids.len());
@@ -229,16 +224,20 @@ impl Summary {
     }
 }
 
-/// The origin for rows whose greatest value that counts is `highest`: shifted where that is too far off.
-fn origin(highest: f32, inverse_temperature: f64) -> Origin {
-    let factor = (std::f64::consts::LOG2_E * inverse_temperature) as f32;
-    let shift = if (highest * factor).abs() < FARTHEST { 0.0 } else { highest };
-    Origin::at(highest, shift, factor)
-}
-
 /// Σ of the powers of `count` values of `bound`, which may lie beyond all powers where there are none.
 fn ties(origin: &Origin, bound: f32, count: usize) -> f64 {
     if count == 0 { 0.0 } else { count as f64 * origin.log(bound).exp() }
+}
+
+/// The pass with exponentials, again with a shift where the row lies too far off, and the origin of its highest.
+pub(super) fn pass<E: Element>(level: Level, row: &[E], inverse_temperature: f64) -> (Blocks, Origin) {
+    let factor = (std::f64::consts::LOG2_E * inverse_temperature) as f32;
+    let mut blocks = simd::dispatch(level, Sums::<E, false> { row, shift: 0.0, factor });
+    let origin = Origin::over(blocks.highest, inverse_temperature);
+    if origin.shift != 0.0 && blocks.highest.is_finite() {
+        blocks = simd::dispatch(level, Sums::<E, true> { row, shift: origin.shift, factor });
+    }
+    (blocks, origin)
 }
 
 /// Makes all sums relative to one base, and returns those of the groups.

@@ -103,15 +103,17 @@ pub fn in_place<E: Element>(
 }
 
 /// A student's row after the first sweep: its K ids are masked, and where `powers` is set the row holds
-/// exponentials instead of logits.
+/// powers instead of logits.
 struct Student {
     level: Level,
-    scale: f32,
+    /// 1/T
+    inverse: f64,
     /// The logits of the K ids and of the label.
     kept: Vec<f64>,
     label: f64,
     swept: Swept,
-    powers: bool,
+    /// What makes them those of `swept`'s origin, group by group.
+    powers: Option<Vec<f64>>,
     /// log-sum-exp of z/T: of the others, of all.
     log_tail: f64,
     log_all: f64,
@@ -122,39 +124,39 @@ struct Student {
 impl Student {
     fn read<E: Element>(row: &mut [E], ids: &[usize], loss: &Loss, label: Option<usize>) -> Result<Self> {
         let level = simd::level()?;
-        let scale = (1.0 / loss.temperature) as f32;
+        let inverse = 1.0 / loss.temperature;
         let kept: Vec<f64> = ids.iter().map(|id| f64::from(row[*id].to_f32())).collect();
         let label_logit = label.map_or(0.0, |label| f64::from(row[label].to_f32()));
         for id in ids {
             row[*id] = E::LOWEST;
         }
-        let total = |tail: f64, scale: f32| {
-            let head: Vec<f64> = kept.iter().map(|z| z * f64::from(scale)).collect();
+        let total = |tail: f64, inverse: f64| {
+            let head: Vec<f64> = kept.iter().map(|z| z * inverse).collect();
             logsumexp(&[logsumexp(&head), tail])
         };
-        let at_one = (label.is_some() && scale != 1.0).then(|| {
-            let swept = sweep::first::<E, false>(level, row, 1.0);
-            let all = total(swept.logsumexp(1.0), 1.0);
+        let at_one = (label.is_some() && inverse != 1.0).then(|| {
+            let swept = sweep::read(level, row, 1.0);
+            let all = total(swept.logsumexp(), 1.0);
             (swept, all)
         });
         // 16-bit rows would round the powers: they are computed again, as is what a second temperature needs.
-        let powers = size_of::<E>() == size_of::<f32>() && at_one.is_none();
-        let swept = if powers {
-            sweep::first::<E, true>(level, row, scale)
+        let (swept, powers) = if size_of::<E>() == size_of::<f32>() && at_one.is_none() {
+            let (swept, ratios) = sweep::keep(level, row, inverse);
+            (swept, Some(ratios))
         } else {
-            sweep::first::<E, false>(level, row, scale)
+            (sweep::read(level, row, inverse), None)
         };
-        let log_tail = swept.logsumexp(scale);
-        let log_all = total(log_tail, scale);
-        Ok(Self { level, scale, kept, label: label_logit, swept, powers, log_tail, log_all, at_one })
+        let log_tail = swept.logsumexp();
+        let log_all = total(log_tail, inverse);
+        Ok(Self { level, inverse, kept, label: label_logit, swept, powers, log_tail, log_all, at_one })
     }
 
     fn check(&self, number: usize) -> Result<()> {
         let kept = |found: fn(&f64) -> bool| self.kept.iter().any(found);
-        let what = if self.swept.nan || kept(|z| z.is_nan()) {
-            "NaN"
-        } else if self.swept.reference() == f32::INFINITY || kept(|z| *z == f64::INFINITY) {
+        let what = if self.swept.highest == f32::INFINITY || kept(|z| *z == f64::INFINITY) {
             "+inf"
+        } else if self.swept.nan || kept(|z| z.is_nan()) {
+            "NaN"
         } else if self.log_all == f64::NEG_INFINITY {
             "nothing but -inf"
         } else {
@@ -165,7 +167,7 @@ impl Student {
     }
 
     fn log_q(&self) -> Vec<f64> {
-        self.kept.iter().map(|z| z * f64::from(self.scale) - self.log_all).collect()
+        self.kept.iter().map(|z| z * self.inverse - self.log_all).collect()
     }
 
     fn log_all_at_one(&self) -> f64 {
@@ -193,7 +195,8 @@ impl Student {
             outside += ce_weight * u;
         }
         self.second_sweep(row, outside, ce_weight);
-        let softmax = |z: f64| ce_weight * (z - self.log_all_at_one()).exp();
+        // Without a cross-entropy nobody knows the sum at temperature 1, and the power may be infinite.
+        let softmax = |z: f64| ce.map_or(0.0, |(_, weight)| weight * (z - self.log_all_at_one()).exp());
         for (((id, slope), log_q), z) in ids.iter().zip(&found.heads).zip(&head).zip(&self.kept) {
             let own = (slope - log_q.exp() * (total + found.tail)) * by_logit + softmax(*z);
             let label = ce.filter(|(label, _)| label == id).map_or(0.0, |(_, weight)| weight);
@@ -202,7 +205,7 @@ impl Student {
         if let Some((label, ce_weight)) = ce.filter(|(label, _)| ids.binary_search(label).is_err()) {
             let mut own = -ce_weight;
             if self.label > f64::NEG_INFINITY {
-                own += outside * (self.label * f64::from(self.scale) - self.log_tail).exp();
+                own += outside * (self.label * self.inverse - self.log_tail).exp();
                 own += self.at_one.as_ref().map_or(0.0, |_| softmax(self.label));
             }
             row[label] = E::from_f32(own as f32);
@@ -212,17 +215,11 @@ impl Student {
     fn second_sweep<E: Element>(&self, row: &mut [E], outside: f64, ce_weight: f64) {
         if self.log_tail == f64::NEG_INFINITY {
             row.fill(E::from_f32(0.0));
-        } else if self.powers {
-            sweep::scale_kept(self.level, row, &self.swept, self.scale, outside, self.log_tail);
+        } else if let Some(ratios) = &self.powers {
+            sweep::scale_kept(self.level, row, &self.swept, ratios, outside);
         } else {
-            let share = |swept: &Swept, scale, factor, log| Share {
-                scale,
-                reference: swept.reference(),
-                factor,
-                log,
-            };
-            let second = self.at_one.as_ref().map(|(swept, all)| share(swept, 1.0, ce_weight, *all));
-            sweep::recompute(self.level, row, share(&self.swept, self.scale, outside, self.log_tail), second);
+            let second = self.at_one.as_ref().map(|(swept, all)| Share::of(swept, ce_weight, *all));
+            sweep::recompute(self.level, row, Share::of_row(&self.swept, outside), second);
         }
     }
 }

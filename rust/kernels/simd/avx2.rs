@@ -64,6 +64,23 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn store_bf16(self, value: V, to: &mut [bf16; LANES]) {
+        unsafe {
+            let packed = _mm256_packus_epi32(rounded_bf16(value.0), rounded_bf16(value.1));
+            // Packing works by halves of a register: their quarters go back in order.
+            let ordered = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), ordered);
+        }
+    }
+    #[inline(always)]
+    fn store_f16(self, value: V, to: &mut [f16; LANES]) {
+        let at = to.as_mut_ptr().cast::<__m128i>();
+        unsafe {
+            _mm_storeu_si128(at, _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value.0));
+            _mm_storeu_si128(at.add(1), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value.1));
+        }
+    }
+    #[inline(always)]
     fn add(self, a: V, b: V) -> V {
         unsafe { V(_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)) }
     }
@@ -154,6 +171,24 @@ impl Simd for Avx2 {
 #[inline(always)]
 unsafe fn compare<const HOW: i32>(a: V, b: V) -> V {
     unsafe { V(_mm256_cmp_ps::<HOW>(a.0, b.0), _mm256_cmp_ps::<HOW>(a.1, b.1)) }
+}
+
+/// The bits of bfloat16 in the lower half of each word.
+///
+/// # Safety
+/// As for the methods above.
+#[inline(always)]
+unsafe fn rounded_bf16(value: __m256) -> __m256i {
+    unsafe {
+        let bits = _mm256_castps_si256(value);
+        let high = _mm256_srli_epi32::<16>(bits);
+        let odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+        let up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        // A NaN is cut off and made quiet, so that it is none by its lowest bits alone.
+        let quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(value, value));
+        _mm256_blendv_epi8(_mm256_srli_epi32::<16>(up), quiet, nan)
+    }
 }
 
 /// # Safety

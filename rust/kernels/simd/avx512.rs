@@ -47,6 +47,27 @@ impl Simd for Avx512 {
     fn store(self, value: __m512, to: &mut [f32; LANES]) {
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
     }
+    /// By integers: the instruction for it takes subnormal numbers for 0.
+    #[inline(always)]
+    fn store_bf16(self, value: __m512, to: &mut [bf16; LANES]) {
+        unsafe {
+            let bits = _mm512_castps_si512(value);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+            // A NaN is cut off and made quiet, so that it is none by its lowest bits alone.
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(value, value);
+            let up = _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x40_0000));
+            let halves = _mm512_permutexvar_epi16(_mm512_loadu_si512(UPPER.as_ptr().cast()), up);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_castsi512_si256(halves));
+        }
+    }
+    #[inline(always)]
+    fn store_f16(self, value: __m512, to: &mut [f16; LANES]) {
+        unsafe {
+            let half = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(value);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), half);
+        }
+    }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_add_ps(a, b) }
@@ -126,6 +147,17 @@ impl Simd for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(at).cast::<i8>().wrapping_add(bytes)) }
     }
 }
+
+/// The upper half of every lane, twice.
+static UPPER: [u16; 2 * LANES] = {
+    let mut places = [0; 2 * LANES];
+    let mut i = 0;
+    while i < 2 * LANES {
+        places[i] = (2 * i % (2 * LANES) + 1) as u16;
+        i += 1;
+    }
+    places
+};
 
 /// Lanes 8–15.
 ///

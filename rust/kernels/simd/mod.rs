@@ -36,6 +36,10 @@ pub trait Simd: Copy + Send + Sync {
     fn load_f16(self, from: &[f16; LANES]) -> Self::V;
     /// Writes sixteen values.
     fn store(self, value: Self::V, to: &mut [f32; LANES]);
+    /// Writes sixteen values as bfloat16, to nearest, ties to even; NaN stays NaN.
+    fn store_bf16(self, value: Self::V, to: &mut [bf16; LANES]);
+    /// Writes sixteen values in half precision, to nearest, ties to even; NaN stays NaN.
+    fn store_f16(self, value: Self::V, to: &mut [f16; LANES]);
     /// a + b
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// a − b

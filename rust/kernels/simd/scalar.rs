@@ -84,6 +84,14 @@ impl Simd for Scalar {
         *to = value;
     }
     #[inline(always)]
+    fn store_bf16(self, value: V, to: &mut [bf16; LANES]) {
+        *to = value.map(bf16::from_f32);
+    }
+    #[inline(always)]
+    fn store_f16(self, value: V, to: &mut [f16; LANES]) {
+        *to = value.map(f16::from_f32);
+    }
+    #[inline(always)]
     fn add(self, a: V, b: V) -> V {
         map2(a, b, |x, y| x + y)
     }
