@@ -100,7 +100,8 @@ impl<E: Element, const SHIFTED: bool> Kernel for Sums<'_, E, SHIFTED> {
         let first = &self.row[..self.row.len().min(BLOCK)];
         let highest = first.iter().fold(f32::NEG_INFINITY, |highest, x| highest.max(x.to_f32()));
         let origin = Origin::at(highest, self.shift, self.factor);
-        let mut state = Summing::<SHIFTED> {
+        let mut state = Summing::<S, SHIFTED> {
+            scratch: [[simd.splat(0.0); GROUP]; 2],
             origin,
             limit: origin.limit(),
             out: Blocks::with_capacity(self.row.len().div_ceil(BLOCK), true),
@@ -110,17 +111,19 @@ impl<E: Element, const SHIFTED: bool> Kernel for Sums<'_, E, SHIFTED> {
     }
 }
 
-struct Summing<const SHIFTED: bool> {
+struct Summing<S: Simd, const SHIFTED: bool> {
+    /// Lanes of the maxima and sums of sixteen blocks, made once.
+    scratch: [[S::V; GROUP]; 2],
     origin: Origin,
     limit: f32,
     out: Blocks,
 }
 
-impl<S: Simd, E: Element, const SHIFTED: bool> VisitGroup<S, E> for Summing<SHIFTED> {
+impl<S: Simd, E: Element, const SHIFTED: bool> VisitGroup<S, E> for Summing<S, SHIFTED> {
     #[inline(always)]
     fn group(&mut self, simd: S, blocks: &Group<E>) {
         loop {
-            let (maxima, sums) = read::<S, E, SHIFTED>(simd, blocks, self.origin);
+            let (maxima, sums) = read::<S, E, SHIFTED>(simd, blocks, self.origin, &mut self.scratch);
             let highest = simd.reduce_max(maxima);
             if highest > self.limit && self.origin.base < FARTHEST {
                 self.origin = Origin::at(highest, self.origin.shift, self.origin.factor);
@@ -143,11 +146,10 @@ fn read<S: Simd, E: Element, const SHIFTED: bool>(
     simd: S,
     blocks: &Group<E>,
     origin: Origin,
+    [highest, sums]: &mut [[S::V; GROUP]; 2],
 ) -> (S::V, S::V) {
     let powers = Powers::new(simd, origin);
-    let mut highest = [simd.splat(f32::NEG_INFINITY); GROUP];
-    let mut sums = [simd.splat(0.0); GROUP];
-    for (block, (highest, sum)) in blocks.iter().zip(highest.iter_mut().zip(&mut sums)) {
+    for (block, (highest, sum)) in blocks.iter().zip(highest.iter_mut().zip(&mut *sums)) {
         let (mut top, mut total) = (simd.splat(f32::NEG_INFINITY), simd.splat(0.0));
         for lanes in block.as_chunks::<LANES>().0.as_chunks::<TOGETHER>().0 {
             let x = load_each(simd, lanes);
@@ -160,8 +162,8 @@ fn read<S: Simd, E: Element, const SHIFTED: bool>(
         (*highest, *sum) = (top, total);
     }
     // Without the barrier between them both reductions are scheduled into one, which spills all registers.
-    let highest = simd.reduce_max_each(&highest);
-    (highest, simd.reduce_add_each(black_box(&sums)))
+    let highest = simd.reduce_max_each(highest);
+    (highest, simd.reduce_add_each(black_box(sums)))
 }
 
 #[inline(always)]

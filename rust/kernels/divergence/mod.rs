@@ -93,11 +93,21 @@ pub fn in_place<E: Element>(
     let student = Student::read(row, &ids, loss, label)?;
     student.check(number)?;
     let target = Target { values: &values, ..*target };
-    let found = slopes(loss.kind, &target, &student.log_q(), student.log_tail - student.log_all);
+    let log_q = student.log_q();
+    let q: Vec<f64> = log_q.iter().map(|log_q| log_q.exp()).collect();
+    let found = slopes(loss.kind, &target, &log_q, &q, student.log_tail - student.log_all);
     if loss.kind == Kind::ReverseKl && found.value == f64::INFINITY {
         return Err(infinite_reverse_kl(number));
     }
-    student.gradient(row, &ids, &found, loss, label.map(|label| (label, weight * loss.ce_weight)), weight);
+    student.gradient(
+        row,
+        &ids,
+        &q,
+        &found,
+        loss,
+        label.map(|label| (label, weight * loss.ce_weight)),
+        weight,
+    );
     let entropy = label.map_or(0.0, |_| loss.ce_weight * (student.log_all_at_one() - student.label));
     Ok(weight * (found.value * loss.temperature * loss.temperature + entropy))
 }
@@ -179,13 +189,13 @@ impl Student {
         &self,
         row: &mut [E],
         ids: &[usize],
+        q: &[f64],
         found: &Slopes,
         loss: &Loss,
         ce: Option<(usize, f64)>,
         weight: f64,
     ) {
-        let head = self.log_q();
-        let (u, q_head) = ((self.log_tail - self.log_all).exp(), logsumexp(&head).exp());
+        let (u, q_head) = ((self.log_tail - self.log_all).exp(), q.iter().sum::<f64>());
         let total: f64 = found.heads.iter().sum();
         // d(z/T)/dz brings 1/T, the loss is multiplied by T².
         let by_logit = weight * loss.temperature;
@@ -197,8 +207,8 @@ impl Student {
         self.second_sweep(row, outside, ce_weight);
         // Without a cross-entropy nobody knows the sum at temperature 1, and the power may be infinite.
         let softmax = |z: f64| ce.map_or(0.0, |(_, weight)| weight * (z - self.log_all_at_one()).exp());
-        for (((id, slope), log_q), z) in ids.iter().zip(&found.heads).zip(&head).zip(&self.kept) {
-            let own = (slope - log_q.exp() * (total + found.tail)) * by_logit + softmax(*z);
+        for (((id, slope), q), z) in ids.iter().zip(&found.heads).zip(q).zip(&self.kept) {
+            let own = (slope - q * (total + found.tail)) * by_logit + softmax(*z);
             let label = ce.filter(|(label, _)| label == id).map_or(0.0, |(_, weight)| weight);
             row[*id] = E::from_f32((own - label) as f32);
         }

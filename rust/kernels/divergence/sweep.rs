@@ -6,6 +6,9 @@ use crate::kernels::pass::{BLOCK, GROUP, TOGETHER, load_each};
 use crate::kernels::row::pass;
 use crate::kernels::simd::{self, Kernel, LANES, Level, Simd};
 
+/// Bytes that are asked for beyond the group whose maximum is taken, which itself lies one group ahead.
+const AHEAD: usize = 2048;
+
 /// What a first sweep found.
 #[derive(Debug)]
 pub(super) struct Swept {
@@ -156,6 +159,7 @@ fn raise<S: Simd, E: Element, const SHIFTED: bool>(
             for ((lanes, power), ahead) in lanes.iter_mut().zip(each).zip(ahead) {
                 E::store(simd, power, lanes);
                 sum = simd.add(sum, power);
+                simd.prefetch(ahead, AHEAD);
                 top = simd.max(E::load(simd, ahead), top);
             }
         }

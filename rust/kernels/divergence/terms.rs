@@ -28,8 +28,8 @@ pub(super) struct Slopes {
     pub(super) tail: f64,
 }
 
-/// `log_q` stands in the order of the target's ids, `log_u` is the student's tail.
-pub(super) fn slopes(kind: Kind, target: &Target<'_>, log_q: &[f64], log_u: f64) -> Slopes {
+/// `log_q` and `q` stand in the order of the target's ids, `log_u` is the student's tail.
+pub(super) fn slopes(kind: Kind, target: &Target<'_>, log_q: &[f64], q: &[f64], log_u: f64) -> Slopes {
     let rest = f64::from(target.rest);
     if kind == Kind::Sampled {
         let weights = || target.values.iter().map(|w| f64::from(*w));
@@ -41,9 +41,13 @@ pub(super) fn slopes(kind: Kind, target: &Target<'_>, log_q: &[f64], log_u: f64)
             tail: 0.0,
         };
     }
-    let terms: Vec<(f64, f64)> =
-        target.values.iter().zip(log_q).map(|(p, q)| term(kind, f64::from(*p), *q)).collect();
-    let (of_tail, tail) = term(kind, rest, log_u);
+    let terms: Vec<(f64, f64)> = target
+        .values
+        .iter()
+        .zip(log_q.iter().zip(q))
+        .map(|(log_p, (log_q, q))| term(kind, f64::from(*log_p), *log_q, *q))
+        .collect();
+    let (of_tail, tail) = term(kind, rest, log_u, log_u.exp());
     Slopes {
         value: terms.iter().map(|(value, _)| value).sum::<f64>() + of_tail,
         heads: terms.iter().map(|(_, slope)| *slope).collect(),
@@ -52,30 +56,29 @@ pub(super) fn slopes(kind: Kind, target: &Target<'_>, log_q: &[f64], log_u: f64)
 }
 
 /// x·(log x − log y), 0 where x is: masked before the arithmetic.
-fn part(log_x: f64, log_y: f64) -> f64 {
-    let x = log_x.exp();
+fn part(x: f64, log_x: f64, log_y: f64) -> f64 {
     if x > 0.0 { x * (log_x - log_y) } else { 0.0 }
 }
 
 /// f and (∂f/∂log q, that is q·∂f/∂q) of one of the K+1 outcomes.
-fn term(kind: Kind, log_p: f64, log_q: f64) -> (f64, f64) {
-    let (p, q) = (log_p.exp(), log_q.exp());
+fn term(kind: Kind, log_p: f64, log_q: f64, q: f64) -> (f64, f64) {
+    let p = log_p.exp();
     match kind {
-        Kind::ForwardKl | Kind::Sampled => (part(log_p, log_q), -p),
+        Kind::ForwardKl | Kind::Sampled => (part(p, log_p, log_q), -p),
         Kind::ReverseKl => {
-            let value = part(log_q, log_p);
+            let value = part(q, log_q, log_p);
             (value, value + q)
         }
         Kind::Jsd(beta) => {
             let log_m = log_mix(beta, log_p, log_q);
             // The terms through m cancel against the normalisation of both divergences.
-            let toward_q = (1.0 - beta) * part(log_q, log_m);
-            (beta * part(log_p, log_m) + toward_q, toward_q)
+            let toward_q = (1.0 - beta) * part(q, log_q, log_m);
+            (beta * part(p, log_p, log_m) + toward_q, toward_q)
         }
         Kind::SkewedKl(skew) => {
             let log_m = log_mix(skew, log_p, log_q);
             let share = if p > 0.0 && q > 0.0 { (log_p + log_q - log_m).exp() } else { 0.0 };
-            (part(log_p, log_m), -(1.0 - skew) * share)
+            (part(p, log_p, log_m), -(1.0 - skew) * share)
         }
         Kind::TotalVariation => {
             let sign = if p == q { 0.0 } else { (q - p).signum() };
