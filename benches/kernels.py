@@ -126,13 +126,11 @@ def scaling() -> Measurement:
 
 
 def cores_of(work: Work) -> float:
-    """How many cores' time some runs of it had, at best."""
-    most = 0.0
-    for _ in range(25):
-        wall, used = time.perf_counter(), time.process_time()
+    """How many cores' time it had in some runs."""
+    wall, used = time.perf_counter(), time.process_time()
+    for _ in range(50):
         work()
-        most = max(most, (time.process_time() - used) / (time.perf_counter() - wall))
-    return most
+    return (time.process_time() - used) / (time.perf_counter() - wall)
 
 
 def compare(

@@ -71,7 +71,39 @@ pub fn each_row<R: Send>(
     if threads < 2 {
         return rows.into_iter().enumerate().try_for_each(|(i, row)| work(i, row));
     }
-    let outcomes: Vec<Result<()>> = pool(num_threads())?
-        .install(|| rows.into_par_iter().enumerate().map(|(i, row)| work(i, row)).collect());
+    // Left alone, a pool splits rows about as often as it has threads, and waits for the share of one that wakes late.
+    let together = (rows.len() * WORTH_A_THREAD / logits).max(1);
+    let outcomes: Vec<Result<()>> = pool(num_threads())?.install(|| {
+        let rows = rows.into_par_iter().with_max_len(together);
+        rows.enumerate().map(|(i, row)| work(i, row)).collect()
+    });
     outcomes.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The number of threads is one for the whole process: no other test in here sets it.
+    #[test]
+    fn every_row_is_worked_on_once_and_the_lowest_failure_is_told() {
+        for threads in [1, 2, 3] {
+            set_num_threads(threads);
+            for (rows, each) in [(1, 1), (7, WORTH_A_THREAD), (1000, 200), (64, 20_000)] {
+                let mut out = vec![0; rows];
+                let places: Vec<&mut usize> = out.iter_mut().collect();
+                let done = each_row(rows * each, places, |number, place| {
+                    *place += number + 1;
+                    Ok(())
+                });
+                assert!(done.is_ok() && out.iter().enumerate().all(|(i, found)| *found == i + 1));
+            }
+            let fail = |number: usize, ()| match number % 100 {
+                37 => Err(Error::new(Class::Usage, format!("row {number}"))),
+                _ => Ok(()),
+            };
+            assert_eq!(each_row(400 * WORTH_A_THREAD, vec![(); 400], fail).unwrap_err().message, "row 37");
+        }
+        set_num_threads(0);
+    }
 }

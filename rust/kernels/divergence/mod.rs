@@ -93,23 +93,21 @@ pub fn in_place<E: Element>(
     let student = Student::read(row, &ids, loss, label)?;
     student.check(number)?;
     let target = Target { values: &values, ..*target };
-    let log_q = student.log_q();
-    let q: Vec<f64> = log_q.iter().map(|log_q| log_q.exp()).collect();
-    let found = slopes(loss.kind, &target, &log_q, &q, student.log_tail - student.log_all);
+    let (log_q, log_u) = (student.log_q(), student.log_tail - student.log_all);
+    let heads = Heads { ids: &ids, q: &log_q.iter().map(|log_q| log_q.exp()).collect::<Vec<_>>() };
+    let found = slopes(loss.kind, &target, &log_q, heads.q, log_u);
     if loss.kind == Kind::ReverseKl && found.value == f64::INFINITY {
         return Err(infinite_reverse_kl(number));
     }
-    student.gradient(
-        row,
-        &ids,
-        &q,
-        &found,
-        loss,
-        label.map(|label| (label, weight * loss.ce_weight)),
-        weight,
-    );
+    student.gradient(row, &heads, &found, loss, label.map(|label| (label, weight * loss.ce_weight)), weight);
     let entropy = label.map_or(0.0, |_| loss.ce_weight * (student.log_all_at_one() - student.label));
     Ok(weight * (found.value * loss.temperature * loss.temperature + entropy))
+}
+
+/// The K ids with the student's probabilities.
+struct Heads<'a> {
+    ids: &'a [usize],
+    q: &'a [f64],
 }
 
 /// A student's row after the first sweep: its K ids are masked, and where `powers` is set the row holds
@@ -188,13 +186,13 @@ impl Student {
     fn gradient<E: Element>(
         &self,
         row: &mut [E],
-        ids: &[usize],
-        q: &[f64],
+        heads: &Heads<'_>,
         found: &Slopes,
         loss: &Loss,
         ce: Option<(usize, f64)>,
         weight: f64,
     ) {
+        let Heads { ids, q } = *heads;
         let (u, q_head) = ((self.log_tail - self.log_all).exp(), q.iter().sum::<f64>());
         let total: f64 = found.heads.iter().sum();
         // d(z/T)/dz brings 1/T, the loss is multiplied by T².
