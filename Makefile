@@ -6,7 +6,7 @@ PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 
 BIN := .venv/bin
 STAMPS := .venv/stamps
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv"
-RUST := $(shell find rust -name '*.rs' 2>/dev/null) $(wildcard Cargo.toml Cargo.lock build.rs)
+RUST := $(shell find rust -name '*.rs' 2>/dev/null) $(wildcard Cargo.toml Cargo.lock build.rs) python/thack/_thack.pyi
 TESTS ?= tests/python
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 WORKERS ?= 2

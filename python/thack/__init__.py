@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -79,13 +80,26 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "_thack":  # asked for by whoever imports it first
+        return _native()
     if name in _PARTS:
         return import_module(f"thack.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name == "__version__":
-        return import_module("thack._thack").__version__
+        return _native().__version__
     raise AttributeError(f"module 'thack' has no attribute {name!r}")
+
+
+def _native() -> ModuleType:
+    """The native module; in a checkout, where it is built apart, one of another interface is refused."""
+    native = import_module("thack._thack")
+    stub = Path(__file__).with_name("_thack.pyi")
+    if (stub.parents[2] / "Cargo.toml").is_file() and getattr(native, "INTERFACE", "") != stub.read_text("utf-8"):
+        from thack.errors import ThackError
+
+        raise ThackError("the native module is older than the Python code", hint="next: make install")
+    return native
 
 
 def __dir__() -> list[str]:

@@ -4,28 +4,10 @@ from typing import Any, final
 
 import numpy as np
 
-__all__ = [
-    "TEMPORARY",
-    "CacheReader",
-    "RecordLayout",
-    "ShardWriter",
-    "__version__",
-    "num_threads",
-    "publish",
-    "sample_rows",
-    "set_num_threads",
-    "shard_name",
-    "simd_level",
-    "sparse_divergence",
-    "sweep",
-    "threshold_sample",
-    "topk_logsumexp",
-    "verify_shard",
-]
-
 _Buffer = bytes | bytearray | memoryview | np.ndarray[Any, Any]
 
 __all__ = [
+    "INTERFACE",
     "TEMPORARY",
     "CacheReader",
     "RecordLayout",
@@ -45,18 +27,18 @@ __all__ = [
 ]
 
 __version__: str
+INTERFACE: str
 
 # store ---------------------------------------------------------------------------------------------------
 
 TEMPORARY: str
 
 @final
-@final
 class RecordLayout:
     def __new__(cls, metadata: Mapping[str, str]) -> RecordLayout: ...
     @property
     def stride(self) -> int: ...
-    def encode_dense(self, log_probs: _Buffer) -> bytearray: ...
+    def check_dense(self, log_probs: _Buffer) -> None: ...
     def decode_dense(self, records: _Buffer, log_probs: _Buffer) -> None: ...
     def encode_top_k(
         self, ids: _Buffer, log_probs: _Buffer, log_tails: _Buffer, log_tails_at: _Buffer
@@ -79,7 +61,6 @@ class RecordLayout:
     ) -> None: ...
 
 @final
-@final
 class ShardWriter:
     def __new__(cls, path: str | PathLike[str], metadata: Mapping[str, str]) -> ShardWriter: ...
     def records(self, records: _Buffer) -> None: ...
@@ -87,7 +68,6 @@ class ShardWriter:
     def finish(self) -> tuple[int, int, int, str, bool]: ...
     def abandon(self) -> None: ...
 
-@final
 @final
 class CacheReader:
     def __new__(

@@ -28,12 +28,20 @@ impl DenseLayout {
         self.vocab_size as usize * 4
     }
 
-    /// Writes one row of log-probabilities: −inf is allowed, NaN and positive values are not.
+    /// Whether a row can be kept: −inf is allowed, NaN and positive values are not.
+    pub fn check(self, log_probs: &[f32]) -> Result<(), EncodeError> {
+        // All of them first, without a way out: sixteen at a time. Then the one that is wrong, if any.
+        if log_probs.iter().fold(true, |good, &value| good & is_log_prob(value)) {
+            return Ok(());
+        }
+        let value = log_probs.iter().copied().find(|&value| !is_log_prob(value)).unwrap_or(f32::NAN);
+        Err(EncodeError::BadNumber { field: "log-probability", value })
+    }
+
+    /// Writes one row of log-probabilities that `check` lets pass.
     pub fn encode(&self, log_probs: &[f32], record: &mut [u8]) -> Result<(), EncodeError> {
+        self.check(log_probs)?;
         for (bytes, &value) in record.chunks_exact_mut(4).zip(log_probs) {
-            if !is_log_prob(value) {
-                return Err(EncodeError::BadNumber { field: "log-probability", value });
-            }
             bytes.copy_from_slice(&value.to_le_bytes());
         }
         Ok(())

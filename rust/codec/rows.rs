@@ -57,6 +57,14 @@ pub struct SampledRowsMut<'a> {
 pub type At<E> = (usize, E);
 
 impl DenseLayout {
+    /// Checks `[N, V]` log-probabilities.
+    pub fn check_rows(&self, log_probs: &[f32]) -> Result<(), At<EncodeError>> {
+        log_probs
+            .chunks_exact(self.vocab_size() as usize)
+            .enumerate()
+            .try_for_each(|(row, values)| self.check(values).map_err(|error| (row, error)))
+    }
+
     /// Writes `[N, V]` log-probabilities.
     pub fn encode_rows(&self, log_probs: &[f32], records: &mut [u8]) -> Result<(), At<EncodeError>> {
         let rows = log_probs.chunks_exact(self.vocab_size() as usize);

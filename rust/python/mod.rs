@@ -43,10 +43,13 @@ pub(crate) fn released<T: Send>(
     }
 }
 
-/// Version of the native module, checked against the package's at import.
+/// What Python expects of this module: compared at import in a checkout, where the two are built apart.
+const INTERFACE: &str = include_str!("../../python/thack/_thack.pyi");
+
 #[pymodule]
 fn _thack(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("INTERFACE", INTERFACE)?;
     kernels::register(module)?;
     divergence::register(module)?;
     store::register(module)?;

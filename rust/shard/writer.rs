@@ -15,6 +15,9 @@ use super::trailer::{self, Trailer};
 /// Bytes collected before a system call.
 const BUFFER: usize = 1 << 20;
 
+/// Bytes that are hashed, summed and written in one go: a second-level cache holds them.
+const PART: usize = 1 << 18;
+
 /// One sequence of a shard.
 #[derive(Debug, Clone, Copy)]
 pub struct Sequence<'a> {
@@ -193,16 +196,20 @@ impl ShardWriter {
         Ok(trailer)
     }
 
-    /// Appends bytes to the file and to its checksums.
+    /// Appends bytes to the file and to its checksums, by parts that stay in the cache meanwhile.
     fn emit(&mut self, bytes: &[u8]) -> Result<(), ShardError> {
+        bytes.chunks(PART).try_for_each(|part| self.emit_part(part))
+    }
+
+    fn emit_part(&mut self, bytes: &[u8]) -> Result<(), ShardError> {
         self.body.update(bytes);
         if let Some(sums) = &mut self.sums {
             sums.add(bytes);
         }
-        if self.buffer.len() + bytes.len() > BUFFER {
+        if self.buffer.len() + bytes.len() > BUFFER || bytes.len() == PART {
             self.flush()?;
         }
-        if bytes.len() >= BUFFER {
+        if bytes.len() == PART {
             self.write(bytes, self.at)?;
             self.at += bytes.len() as u64;
         } else {

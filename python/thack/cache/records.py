@@ -57,10 +57,14 @@ def select(logits_NV: Tensor, record: Record, *, seed: int, keys_N4: Tensor) -> 
     )
 
 
-def encode(target: Target, record: Record, layout: _thack.RecordLayout, *, seed: int, keys_N4: np.ndarray) -> bytearray:
-    """Records of a target whose tensors are on the CPU."""
+def encode(
+    target: Target, record: Record, layout: _thack.RecordLayout, *, seed: int, keys_N4: np.ndarray
+) -> bytearray | memoryview:
+    """Records of a target whose tensors are on the CPU; dense ones are its own memory."""
     if isinstance(target, DenseTarget):
-        return layout.encode_dense(_array(target.log_probs_NV, np.float32))
+        dense = _array(target.log_probs_NV, np.float32)
+        layout.check_dense(dense)
+        return dense.data.cast("B")
     if isinstance(target, TopKTarget):
         tail = np.empty(0, np.float32) if target.log_tail_N is None else _array(target.log_tail_N, np.float32)
         tails_at = [_array(target.log_tail_at[t], np.float32) for t in record.temperatures]
