@@ -146,6 +146,6 @@ proptest! {
         let bytes = storage.take(&path);
         prop_assert!(compare(&path, &bytes)?);
         let index = { storage.put(&path, bytes); ShardReader::open(&storage, &path).unwrap().index().unwrap() };
-        prop_assert_eq!(index.sequence, (0..sequences.len() as u64).collect::<Vec<_>>());
+        prop_assert_eq!(index.sequence.iter().collect::<Vec<_>>(), (0..sequences.len() as u64).collect::<Vec<_>>());
     }
 }

@@ -59,6 +59,18 @@ def fsync_directory(directory: Path) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, atomically and durably."""
+    for left in reversed(range(8)):
+        try:
+            _write_bytes(path, data)
+            break
+        except FileNotFoundError:
+            # A sibling that finished a cache sweeps its directory of temporary files, perhaps of ours: again.
+            if not left or not path.parent.is_dir():
+                raise
+    fsync_directory(path.parent)
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     with explained(path):
         try:
@@ -71,7 +83,6 @@ def write_bytes(path: Path, data: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    fsync_directory(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -118,19 +129,35 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         try:
             yield temporary
             _fsync_tree(temporary)
-            if replace and path.exists():
-                old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
-                os.rename(path, old)
-                os.rename(temporary, path)
-                shutil.rmtree(old)
-            elif path.exists():
+            if not replace and path.exists():
                 raise UsageError(f"{path} already exists")
-            else:
-                os.rename(temporary, path)
+            while not _take_place(temporary, path):
+                if not replace:  # somebody else made it just now
+                    raise UsageError(f"{path} already exists")
+                _move_away(path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     fsync_directory(path.parent)
+
+
+def _take_place(temporary: Path, path: Path) -> bool:
+    """Rename a directory to `path`; False where one that is not empty stands there."""
+    try:
+        os.rename(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def _move_away(path: Path) -> None:
+    """Remove a directory in whole; a sibling may be quicker."""
+    old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
+    with suppress(FileNotFoundError):
+        os.rename(path, old)
+        shutil.rmtree(old)
 
 
 def _fsync_tree(root: Path) -> None:

@@ -1,18 +1,14 @@
 //! Random access to the sequences of a cache of many shards, with bounded memory and open files.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::{Fault, ShardError};
-use super::index::Index;
+use super::index::Column;
+use super::pool::{Found, OpenShard, Pool};
 use super::reader::ShardReader;
 use super::storage::Storage;
-
-/// Shards kept open, and bytes that their indices may take together. Threads of a process may each hold
-/// one more while they read it: together at most 64 files.
-const MAX_OPEN: usize = 48;
-const MAX_INDEX_BYTES: usize = 64 << 20;
 
 /// Sequences read together, in the order asked for.
 #[derive(Debug, Default)]
@@ -26,17 +22,6 @@ pub struct Batch {
     pub responses: Vec<i32>,
     /// The records of all response tokens, sequence after sequence.
     pub records: Vec<u8>,
-}
-
-struct OpenShard {
-    reader: ShardReader,
-    index: Index,
-}
-
-#[derive(Default)]
-struct Pool {
-    shards: HashMap<usize, (u64, Arc<OpenShard>)>,
-    clock: u64,
 }
 
 /// A cache of shards whose sequences are numbered in the order of the plan.
@@ -99,16 +84,25 @@ impl CacheReader {
     }
 
     fn open(&self, shard: usize) -> Result<Arc<OpenShard>, ShardError> {
-        if let Some(open) = self.lock().get(shard) {
-            return Ok(open);
-        }
-        let path = (self.paths)(shard);
-        let reader = ShardReader::open(&*self.storage, &path)?;
-        self.check(&reader, shard)?;
-        let index = reader.index()?;
-        let open = Arc::new(OpenShard { reader, index });
-        self.lock().put(shard, Arc::clone(&open));
+        let known = match self.lock().get(shard) {
+            Found::Open(open) => return Ok(open),
+            Found::Known(known) => Some(known),
+            Found::Nothing => None,
+        };
+        let again = known.and_then(|known| {
+            let reader = ShardReader::reopen(&*self.storage, &known.frame)?;
+            Some(OpenShard { reader, index: known.index })
+        });
+        let open = Arc::new(again.map_or_else(|| self.open_anew(shard), Ok)?);
+        self.lock().put(shard, &open);
         Ok(open)
+    }
+
+    fn open_anew(&self, shard: usize) -> Result<OpenShard, ShardError> {
+        let reader = ShardReader::open(&*self.storage, &(self.paths)(shard))?;
+        self.check(&reader, shard)?;
+        let index = Arc::new(reader.index()?);
+        Ok(OpenShard { reader, index })
     }
 
     /// Trap 20 and renamed files: a shard says which plan and which place it belongs to.
@@ -140,45 +134,21 @@ pub fn shard_name(shard: usize) -> String {
     format!("shard-{shard:05}.safetensors")
 }
 
-impl Pool {
-    fn get(&mut self, shard: usize) -> Option<Arc<OpenShard>> {
-        self.clock += 1;
-        let (used, open) = self.shards.get_mut(&shard)?;
-        *used = self.clock;
-        Some(Arc::clone(open))
-    }
-
-    /// Adds a shard; the least recently used give way.
-    fn put(&mut self, shard: usize, open: Arc<OpenShard>) {
-        self.clock += 1;
-        self.shards.insert(shard, (self.clock, open));
-        while self.shards.len() > MAX_OPEN || (self.shards.len() > 1 && self.index_bytes() > MAX_INDEX_BYTES)
-        {
-            let oldest = self.shards.iter().min_by_key(|(_, (used, _))| *used).map(|(&shard, _)| shard);
-            oldest.map(|shard| self.shards.remove(&shard));
-        }
-    }
-
-    fn index_bytes(&self) -> usize {
-        self.shards.values().map(|(_, open)| open.index.size()).sum()
-    }
-}
-
 impl OpenShard {
     fn read(&self, sequence: u64, with_records: bool) -> Result<Piece, ShardError> {
         let failed = |fault| ShardError::new(self.reader.path(), fault);
         let index = &self.index;
         let slot =
             index.find(sequence).ok_or_else(|| failed(Fault::Index("a sequence of the plan is missing")))?;
-        let span = |starts: &[u64]| (starts[slot], starts[slot + 1]);
+        let span = |starts: &Column| (starts.get(slot), starts.get(slot + 1));
         let (from, to) = span(&index.response_starts);
         let (prompt_from, prompt_to) = span(&index.prompt_starts);
         let (id_from, id_to) = span(&index.prompt_id_starts);
         let id = self.reader.small_tensor("prompt_ids", 1, id_from, id_to)?;
         let records_to = if with_records { to } else { from };
         Ok(Piece {
-            example: index.example[slot],
-            sample: index.sample[slot],
+            example: index.example.get(slot),
+            sample: index.sample.get(slot),
             prompt_id: String::from_utf8(id).map_err(|_| failed(Fault::Index("a prompt id is not UTF-8")))?,
             prompt: self.reader.small_tensor("prompt_tokens", 4, prompt_from, prompt_to)?,
             response: self.reader.small_tensor("response_tokens", 4, from, to)?,

@@ -29,6 +29,7 @@ mod checksum;
 mod error;
 mod header;
 mod index;
+mod pool;
 mod publish;
 mod reader;
 mod recent;

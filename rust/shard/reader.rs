@@ -1,6 +1,7 @@
 //! Reads one shard: what is returned has been checked, chunk by chunk.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::checksum::{self, CHUNK};
 use super::error::{Fault, ShardError};
@@ -11,14 +12,26 @@ use super::storage::{ReadFile, Storage, read_exact_at, uninterrupted};
 use super::trailer::{self, Trailer};
 use crate::codec::Layout;
 
-/// An open shard whose length, trailer, table of checksums and header are good.
-pub struct ShardReader {
+/// What frames a shard, read and checked once: worth keeping when its file is closed.
+pub(super) struct Frame {
     path: PathBuf,
-    file: Box<dyn ReadFile>,
     header: Header,
     trailer: Trailer,
     checksums: Vec<u32>,
+}
+
+/// An open shard whose length, trailer, table of checksums and header are good.
+pub struct ShardReader {
+    frame: Arc<Frame>,
+    file: Box<dyn ReadFile>,
     recent: Recent,
+}
+
+impl Frame {
+    /// Bytes that it occupies in memory: its table, and a header of some thirty short strings.
+    pub(super) fn size(&self) -> usize {
+        4 * self.checksums.len() + 4096
+    }
 }
 
 impl ShardReader {
@@ -36,29 +49,42 @@ impl ShardReader {
             return Err(Fault::Length { expected: header.file_length(), found: length });
         }
         let checksums = read_table(&*file, &header, &trailer)?;
-        let reader =
-            Self { path: path.to_owned(), file, header, trailer, checksums, recent: Recent::default() };
-        reader.read(0, reader.header.length)?;
+        let frame = Arc::new(Frame { path: path.to_owned(), header, trailer, checksums });
+        let reader = Self { frame, file, recent: Recent::default() };
+        reader.read(0, reader.header().length)?;
         Ok(reader)
+    }
+
+    /// Opens a shard again whose frame is known: one read, which shows that it still is that file. None: it is not,
+    /// or cannot be opened, and `open` says why.
+    pub(super) fn reopen(storage: &dyn Storage, frame: &Arc<Frame>) -> Option<Self> {
+        let file = uninterrupted(|| storage.open(&frame.path)).ok()?;
+        let length = uninterrupted(|| file.length()).ok()?;
+        let same = read_trailer(&*file, length).ok()? == frame.trailer;
+        same.then(|| Self { frame: Arc::clone(frame), file, recent: Recent::default() })
+    }
+
+    pub(super) fn frame(&self) -> &Arc<Frame> {
+        &self.frame
     }
 
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.frame.path
     }
 
     #[must_use]
     pub fn header(&self) -> &Header {
-        &self.header
+        &self.frame.header
     }
 
     #[must_use]
     pub fn trailer(&self) -> &Trailer {
-        &self.trailer
+        &self.frame.trailer
     }
 
     pub(super) fn checksums(&self) -> &[u32] {
-        &self.checksums
+        &self.frame.checksums
     }
 
     pub(super) fn file(&self) -> &dyn ReadFile {
@@ -67,30 +93,30 @@ impl ShardReader {
 
     /// The layout of its records, which must have the size that the header says.
     pub(super) fn layout(&self) -> Result<Layout, ShardError> {
-        let layout = Layout::from_metadata(&self.header.metadata).map_err(Fault::Metadata);
+        let layout = Layout::from_metadata(&self.header().metadata).map_err(Fault::Metadata);
         let checked = layout.and_then(|layout| {
-            let fits = layout.stride() as u64 == self.header.counts.stride;
+            let fits = layout.stride() as u64 == self.header().counts.stride;
             if fits {
                 Ok(layout)
             } else {
                 Err(Fault::Header("its records do not have the size of its layout"))
             }
         });
-        checked.map_err(|fault| ShardError::new(&self.path, fault))
+        checked.map_err(|fault| ShardError::new(self.path(), fault))
     }
 
     /// Where the sequences stand.
     pub fn index(&self) -> Result<Index, ShardError> {
         let (start, end) =
-            (self.header.tensor("sequence").start, self.header.tensor("response_tokens").start);
-        let index = self.read(start, end).and_then(|bytes| Index::from_bytes(&self.header, &bytes));
-        index.map_err(|fault| ShardError::new(&self.path, fault))
+            (self.header().tensor("sequence").start, self.header().tensor("response_tokens").start);
+        let index = self.read(start, end).and_then(|bytes| Index::from_bytes(self.header(), &bytes));
+        index.map_err(|fault| ShardError::new(self.path(), fault))
     }
 
     /// Bytes `from..to` of a tensor, counted in its elements of `size` bytes.
     pub fn tensor(&self, name: &str, size: u64, from: u64, to: u64) -> Result<Vec<u8>, ShardError> {
-        let start = self.header.tensor(name).start;
-        self.read(start + from * size, start + to * size).map_err(|fault| ShardError::new(&self.path, fault))
+        let start = self.header().tensor(name).start;
+        self.read(start + from * size, start + to * size).map_err(|fault| ShardError::new(self.path(), fault))
     }
 
     /// As [`Self::tensor`], from chunks that are kept for a while: for tensors so small that neighbours in
@@ -102,14 +128,14 @@ impl ShardReader {
         from: u64,
         to: u64,
     ) -> Result<Vec<u8>, ShardError> {
-        let start = self.header.tensor(name).start;
+        let start = self.header().tensor(name).start;
         let (start, end) = (start + from * size, start + to * size);
         let read = |chunk: u64| self.read(chunk * CHUNK as u64, self.chunk_end(chunk));
-        self.recent.bytes(start, end, read).map_err(|fault| ShardError::new(&self.path, fault))
+        self.recent.bytes(start, end, read).map_err(|fault| ShardError::new(self.path(), fault))
     }
 
     fn chunk_end(&self, chunk: u64) -> u64 {
-        ((chunk + 1) * CHUNK as u64).min(self.header.checked_length())
+        ((chunk + 1) * CHUNK as u64).min(self.header().checked_length())
     }
 
     /// Bytes `start..end` of the file, from chunks whose checksums hold. Both lie before the table.
@@ -123,7 +149,7 @@ impl ShardReader {
         let mut bytes = vec![0; (stop - base) as usize];
         read_exact_at(&*self.file, &mut bytes, base).map_err(Fault::Io)?;
         for (chunk, part) in (first..).zip(bytes.chunks(CHUNK)) {
-            if self.checksums.get(chunk as usize) != Some(&checksum::of(part)) {
+            if self.checksums().get(chunk as usize) != Some(&checksum::of(part)) {
                 return Err(Fault::Chunk { chunk });
             }
         }

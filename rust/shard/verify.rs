@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::checksum::CHUNK;
 use super::error::{Fault, ShardError};
+use super::index::Column;
 use super::reader::ShardReader;
 use super::storage::{Storage, read_exact_at};
 use super::trailer;
@@ -97,9 +98,9 @@ fn check_tokens(reader: &ShardReader, layout: &Layout) -> Result<(), ShardError>
     Ok(())
 }
 
-fn check_prompt_ids(reader: &ShardReader, starts: &[u64]) -> Result<(), ShardError> {
-    for pair in starts.windows(2) {
-        let bytes = reader.tensor("prompt_ids", 1, pair[0], pair[1])?;
+fn check_prompt_ids(reader: &ShardReader, starts: &Column) -> Result<(), ShardError> {
+    for (start, end) in starts.iter().zip(starts.iter().skip(1)) {
+        let bytes = reader.tensor("prompt_ids", 1, start, end)?;
         if std::str::from_utf8(&bytes).is_err() {
             return Err(ShardError::new(reader.path(), Fault::Index("a prompt id is not UTF-8")));
         }

@@ -232,8 +232,8 @@ def adopt(directory: Path, plan: Plan) -> Plan:
     try:
         _thack.publish(directory / NAME, plan.to_bytes())
     except MismatchError:
-        return _same_plan(directory, plan)  # another rank was quicker
-    return plan
+        pass  # another rank was quicker
+    return _same_plan(directory, plan)  # what stands there, also where no links are and the last rename won
 
 
 def _same_plan(directory: Path, plan: Plan) -> Plan:

@@ -55,9 +55,8 @@ def finish(job: Job, team: Team) -> None:
     """Publish the last checkpoint's model, or the best one's, and say that the run is complete."""
     best = job.state.get("best_step")
     folder = job.run.checkpoints
-    chosen = folder / f"step_{best:06d}" if best is not None else checkpoints(folder)[-1]
-    job.run.publish(chosen)
-    if job.run.writes:
+    if job.run.writes:  # on other nodes the checkpoints may not be seen yet
+        job.run.publish(folder / f"step_{best:06d}" if best is not None else checkpoints(folder)[-1])
         write_card(job.run.path)
     job.run.set_status("finished", step=last_step(job.run))
     team.barrier()

@@ -16,7 +16,7 @@ from thack import _thack
 from thack.cache import Cache, inspect, verify
 from thack.cache.capture import capture
 from thack.cache.exchange import ImportSettings, import_cache
-from thack.cache.plan import read_plan
+from thack.cache.plan import adopt, read_plan
 from thack.config.settings import CacheSettings, DataSettings, SamplingSettings
 from thack.errors import CacheError, MismatchError, ThackError, UsageError
 from thack.files import canonical_json
@@ -135,6 +135,27 @@ def test_a_live_teacher_beside_a_cache_is_compared_as_the_cache_knows_it(begun: 
     with pytest.raises(MismatchError, match=f"cache +{'sha256' if full else 'sample'}:teacher-fake") as caught:
         check_same_teacher(cache, FakeTeacher(name="b"))  # type: ignore[arg-type]
     assert f"teacher  {'sha256' if full else 'sample'}:teacher-b" in str(caught.value)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_two_ranks_that_publish_different_threads_go_by_one_plan(
+    begun: Begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Nodes differ in their cores. Links decide; where there are none, a later rename may win: we go by what stands."""
+    ours, theirs = (replace(read_plan(begun.directory), threads=n, _hashed=[]) for n in (1, 2))
+    real = _thack.publish
+
+    def sibling(path: Path, data: bytes) -> bool:
+        monkeypatch.undo()
+        if moment == "before":
+            real(path, theirs.to_bytes())
+            return real(path, data)
+        new = real(path, data)
+        path.write_bytes(theirs.to_bytes())
+        return new
+
+    monkeypatch.setattr(_thack, "publish", sibling)
+    assert adopt(tmp_path, ours) == read_plan(tmp_path) == theirs
 
 
 def test_generated_and_given_responses_are_not_mixed(begun: Begun) -> None:

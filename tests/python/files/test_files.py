@@ -107,6 +107,55 @@ def test_atomic_directory_replaces_only_when_asked(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["d"]
 
 
+def test_a_temporary_file_that_a_sibling_swept_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever finishes a cache sweeps its directory; STATUS.json of the first rank may be on its way there."""
+    from thack import _thack
+
+    real = os.replace
+
+    def swept_first(source: Path, target: Path) -> None:
+        monkeypatch.undo()
+        assert _thack.sweep(tmp_path) == 1
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", swept_first)
+    files.write_json(tmp_path / "STATUS.json", {"state": "finished"})
+    assert os.listdir(tmp_path) == ["STATUS.json"]
+    with pytest.raises(FileNotFoundError):
+        files.write_json(tmp_path / "gone" / "STATUS.json", {})
+
+
+@pytest.mark.parametrize(("replace", "before"), [(False, 0), (True, 0), (True, 1), (True, 2)])
+def test_two_make_the_same_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace: bool, before: int
+) -> None:
+    """A sibling's directory appears or goes just before one of our renames: one of the two stands, whole."""
+    target, real, calls = tmp_path / "d", os.rename, 0
+    if before:
+        target.mkdir()
+        (target / "old").write_text("0")
+
+    def rename(source: Path, to: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == max(before, 1):
+            monkeypatch.undo()
+            with files.atomic_directory(target, replace=True) as other:
+                (other / "theirs").write_text("1")
+        real(source, to)
+
+    monkeypatch.setattr(os, "rename", rename)
+    try:
+        with files.atomic_directory(target, replace=replace) as temporary:
+            (temporary / "ours").write_text("2")
+        assert replace
+    except UsageError as error:
+        assert not replace and "already exists" in error.message
+    assert os.listdir(target) == ["ours" if replace else "theirs"] and os.listdir(tmp_path) == ["d"]
+
+
 def test_digests(tmp_path: Path) -> None:
     expected = "sha256:" + hashlib.sha256(b"abc").hexdigest()
     (tmp_path / "f").write_bytes(b"abc")

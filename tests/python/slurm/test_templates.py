@@ -87,6 +87,11 @@ def test_a_finished_job_is_not_requeued(name: str, fake: Path) -> None:
 @pytest.mark.parametrize("code", ["75", "1"], ids=["direct", "code lost by a launcher"])
 def test_a_stopped_job_is_requeued(name: str, code: str, fake: Path) -> None:
     script, _, identity = JOBS[name]
+    if (name, code) == ("cache-array", "1"):
+        # The status is the first task's, and each task's own code comes back: a failed one must not be run for ever.
+        assert submit(fake, script, FAKE_CODE=code, FAKE_STATUS="75") == 1
+        assert not (fake / "scontrol.log").exists()
+        return
     assert submit(fake, script, FAKE_CODE=code, FAKE_STATUS="75") == 0
     assert (fake / "scontrol.log").read_text() == f"requeue {identity}\n"
 
