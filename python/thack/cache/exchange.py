@@ -7,8 +7,13 @@ kept, in float64 and before anything is quantised, and the cache says so in its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import sys
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +23,12 @@ import thack
 from thack import _thack
 from thack.cache.capture import claim_directory
 from thack.cache.manifest import finish, shard_is_good
-from thack.cache.plan import Plan, Record, adopt, data_fingerprint, partition, shard_path
+from thack.cache.plan import Plan, Record, adopt, data_fingerprint, partition_lengths, shard_path
 from thack.cache.sources import Row, read_rows
 from thack.config.settings import CacheSettings
 from thack.errors import CacheError, DataError, UsageError
-from thack.files import digest
 from thack.runtime.progress import SILENT, Progress
-from thack.targets import DenseTarget, SampledTarget, TopKTarget
+from thack.targets import DenseTarget, SampledTarget, TokenSequence, TopKTarget
 
 _SMALLEST_TAIL = 1e-7  # 1 − Σ of float32 numbers knows no smaller mass
 
@@ -45,83 +49,127 @@ class ImportSettings:
 
 
 def import_cache(settings: ImportSettings, progress: Progress = SILENT) -> Path:
-    """Make a top-k cache of another tool's rows; run again, it goes on."""
+    """Make a top-k cache of another tool's rows; run again, it goes on.
+
+    The source is read twice and never held: once to check every row and to plan, before anything is written, and
+    once to write, a sequence at a time.
+    """
     if settings.vocab_size < 1:
         raise UsageError(f"vocab_size = {settings.vocab_size}: must be at least 1")
+    if settings.k < 0:
+        raise UsageError(f"top_k = {settings.k}: must be at least 1, or 0 for as many as every row has")
+    read_rows(settings.source)  # refuses what is not there, or of an unknown kind
     claim_directory(settings.out)
-    rows = list(read_rows(settings.source))
-    if not rows:
-        raise DataError(f"{settings.source}: holds no sequence")
-    k = settings.k or min(row.width for row in rows)
-    record = Record(
-        kind="top-k",
-        vocab_size=settings.vocab_size,
-        k=k,
-        tail="estimated" if settings.estimate_tail else "none",
-    )
-    packed = [_pack(row, record, settings.source) for row in rows]
-    plan = adopt(settings.out, _plan(settings, record, rows, packed))
-    with progress.task("import", plan.num_shards, "shards") as task:
-        for shard in range(plan.num_shards):
-            if not shard_is_good(settings.out, plan, shard):
-                _write(settings.out, plan, shard, rows, packed)
-            task.advance(1)
+    survey = _survey(settings)
+    plan = adopt(settings.out, _plan(settings, survey))
+    wanted = [shard for shard in range(plan.num_shards) if not shard_is_good(settings.out, plan, shard)]
+    if wanted:
+        rows = _unchanged(settings.source, survey, read_rows(settings.source))
+        with progress.task("import", plan.num_sequences, "sequences") as task:
+            for shard in range(wanted[-1] + 1):
+                numbers = plan.shard(shard)
+                if shard in wanted:
+                    _write(settings.out, plan, shard, islice(rows, len(numbers)))
+                else:
+                    deque(islice(rows, len(numbers)), maxlen=0)  # read past them
+                task.advance(len(numbers))
     finish(settings.out, plan)
     return settings.out
 
 
-Packed = tuple[np.ndarray, np.ndarray, np.ndarray]  # ids int32 [R,K], log_probs float32 [R,K], log_tail [R]
+@dataclass(slots=True, kw_only=True)
+class _Survey:
+    """What one reading of the source tells: all that a plan needs, and nothing that grows with its rows' width."""
+
+    width: int  # ids that every position has
+    lengths: array[int]  # of prompt and response, by turns
+    data: str  # fingerprints: of the tokens,
+    content: str  # and of ids and log-probabilities
+    state: tuple[int, ...]  # of the file
 
 
-def _pack(row: Row, record: Record, source: Path) -> Packed:
-    """The k most likely entries of every position, by id, with the tail that they leave."""
-    ids, values = np.empty((len(row.entries), record.k), np.int32), np.empty((len(row.entries), record.k))
-    for n, (entry_ids, log_probs) in enumerate(row.entries):
-        place = f"{source}: {row.place}, response token {n}"
-        _check_entry(entry_ids, log_probs, record, place)
-        order = np.lexsort((entry_ids, -log_probs))[: record.k]
-        order = order[np.argsort(entry_ids[order])]
-        ids[n], values[n] = entry_ids[order], log_probs[order]
-    rest = 1 - np.exp(values).sum(1)
-    if rest.min() < -1e-3:
-        worst = int(rest.argmin())
-        raise DataError(
-            f"{source}: {row.place}, response token {worst}: the probabilities sum to {1 - rest[worst]:.4f}",
-            hint="log-probabilities must be natural logarithms at temperature 1",
-        )
-    return (
-        ids,
-        np.minimum(values, 0).astype(np.float32),
-        np.log(np.maximum(rest, _SMALLEST_TAIL)).astype(np.float32),
-    )
+def _survey(settings: ImportSettings) -> _Survey:
+    """Read and check every row."""
+    lengths, content, widths = array("q"), hashlib.sha256(), [sys.maxsize]
+    state = _state(settings.source)
+
+    def sequences() -> Iterator[TokenSequence]:
+        for row in read_rows(settings.source):
+            _check_row(row, settings)
+            widths[0] = min(widths[0], row.width)
+            lengths.extend((len(row.sequence.prompt_ids), len(row.sequence.response_ids)))
+            for ids, log_probs in row.entries:
+                content.update(b"%d " % len(ids))
+                content.update(ids.tobytes())
+                content.update(log_probs.tobytes())
+            yield row.sequence
+
+    data = data_fingerprint(sequences())
+    if not lengths:
+        raise DataError(f"{settings.source}: holds no sequence")
+    return _Survey(width=widths[0], lengths=lengths, data=data, content=f"sha256:{content.hexdigest()}", state=state)
 
 
-def _check_entry(ids: np.ndarray, log_probs: np.ndarray, record: Record, place: str) -> None:
-    if len(ids) < record.k:
-        raise DataError(f"{place}: {len(ids)} entries, expected {record.k}")
+def _state(source: Path) -> tuple[int, ...]:
+    """Tells that a file was replaced or written to; a missing one is for `read_rows` to say."""
+    if not source.is_file():
+        return ()
+    found = source.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _unchanged(source: Path, survey: _Survey, rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, as long as they are the ones that were planned for."""
+    for row in chain(rows, [None]):
+        if _state(source) != survey.state:
+            raise DataError(f"{source} was changed while it was imported", hint="run the same command again")
+        if row is not None:
+            yield row
+
+
+def _check_row(row: Row, settings: ImportSettings) -> None:
+    for n, (ids, log_probs) in enumerate(row.entries):
+        place = f"{settings.source}: {row.place}, response token {n}"
+        _check_entry(ids, log_probs, settings, place)
+        total = np.exp(log_probs).sum()
+        if total > 1 + 1e-3:
+            raise DataError(
+                f"{place}: the probabilities sum to {total:.4f}",
+                hint="log-probabilities must be natural logarithms at temperature 1",
+            )
+
+
+def _check_entry(ids: np.ndarray, log_probs: np.ndarray, settings: ImportSettings, place: str) -> None:
+    if len(ids) < max(settings.k, 1):
+        raise DataError(f"{place}: {len(ids)} entries, expected {max(settings.k, 1)}")
     if len(np.unique(ids)) != len(ids):
         raise DataError(f"{place}: an id stands twice")
-    if ids.min() < 0 or ids.max() >= record.vocab_size:
+    if ids.min() < 0 or ids.max() >= settings.vocab_size:
         wrong = ids.min() if ids.min() < 0 else ids.max()
-        raise DataError(f"{place}: id {wrong} is outside the vocabulary of {record.vocab_size:,}")
+        raise DataError(f"{place}: id {wrong} is outside the vocabulary of {settings.vocab_size:,}")
     if not (log_probs <= 1e-4).all():
         wrong = log_probs[~(log_probs <= 1e-4)][0]
         raise DataError(f"{place}: {wrong} is not a log-probability")
 
 
-def _plan(settings: ImportSettings, record: Record, rows: Sequence[Row], packed: Sequence[Packed]) -> Plan:
+def _plan(settings: ImportSettings, survey: _Survey) -> Plan:
+    record = Record(
+        kind="top-k",
+        vocab_size=settings.vocab_size,
+        k=settings.k or survey.width,
+        tail="estimated" if settings.estimate_tail else "none",
+    )
     caps = CacheSettings(shard_tokens=settings.shard_tokens, shard_bytes=settings.shard_bytes)
-    sequences = [row.sequence for row in rows]
-    content = digest(array.tobytes() for arrays in packed for array in arrays)
+    pairs = zip(survey.lengths[::2], survey.lengths[1::2], strict=True)
     return Plan(
         record=record,
         fingerprints={
             "teacher": settings.teacher,
             "tokenizer": settings.tokenizer,
-            "data": data_fingerprint(sequences),
-            "settings": content,
+            "data": survey.data,
+            "settings": survey.content,
         },
-        firsts=partition(sequences, record.stride, caps),
+        firsts=partition_lengths(pairs, record.stride, caps),
         batch_size=1,
         seed=0,
         samples=1,
@@ -132,15 +180,27 @@ def _plan(settings: ImportSettings, record: Record, rows: Sequence[Row], packed:
     )
 
 
-def _write(directory: Path, plan: Plan, shard: int, rows: Sequence[Row], packed: Sequence[Packed]) -> None:
-    layout = plan.record.layout()
+def _pack(row: Row, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ids int32 [R,K] and log_probs float32 [R,K] of the k most likely, by id, and the log_tail [R] they leave."""
+    ids, values = np.empty((len(row.entries), k), np.int32), np.empty((len(row.entries), k))
+    for n, (entry_ids, log_probs) in enumerate(row.entries):
+        order = np.lexsort((entry_ids, -log_probs))[:k]
+        order = order[np.argsort(entry_ids[order])]
+        ids[n], values[n] = entry_ids[order], log_probs[order]
+    rest = np.maximum(1 - np.exp(values).sum(1), _SMALLEST_TAIL)
+    return ids, np.minimum(values, 0).astype(np.float32), np.log(rest).astype(np.float32)
+
+
+def _write(directory: Path, plan: Plan, shard: int, rows: Iterator[Row]) -> None:
+    """Write a shard from the next rows."""
+    layout, none = plan.record.layout(), np.empty(0, np.float32)
     writer = _thack.ShardWriter(shard_path(directory, shard), plan.metadata(shard))
     try:
-        for number in plan.shard(shard):
-            ids, log_probs, tail = packed[number]
-            tails = tail if plan.record.tail == "estimated" else np.empty(0, np.float32)
-            writer.records(layout.encode_top_k(ids, log_probs, tails, np.empty(0, np.float32)))
-            s = rows[number].sequence
+        for number, row in zip(plan.shard(shard), rows, strict=True):
+            ids, log_probs, tail = _pack(row, plan.record.k)
+            tails = tail if plan.record.tail == "estimated" else none
+            writer.records(layout.encode_top_k(ids, log_probs, tails, none))
+            s = row.sequence
             writer.sequence((number, s.index, s.sample), s.prompt_id, s.prompt_ids, s.response_ids)
         writer.finish()
     except BaseException:

@@ -8,7 +8,8 @@ of device. A plan is identified by the hash of its canonical JSON, which every s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,10 +146,15 @@ def partition(
 
     `response_bound` stands for the length of responses that are not written yet.
     """
-    firsts, tokens, size = [0], 0, 0
-    for number, sequence in enumerate(sequences):
-        length = response_bound or len(sequence.response_ids)
-        bytes_ = length * (stride + 4) + 4 * len(sequence.prompt_ids) + 64
+    lengths = ((len(s.prompt_ids), response_bound or len(s.response_ids)) for s in sequences)
+    return partition_lengths(lengths, stride, settings)
+
+
+def partition_lengths(lengths: Iterable[tuple[int, int]], stride: int, settings: CacheSettings) -> tuple[int, ...]:
+    """`partition` by the lengths of each prompt and response."""
+    firsts, tokens, size, count = [0], 0, 0, 0
+    for number, (prompt, length) in enumerate(lengths):
+        bytes_ = length * (stride + 4) + 4 * prompt + 64
         held = number - firsts[-1]
         if held and (
             tokens + length > settings.shard_tokens or size + bytes_ > settings.shard_bytes or held == MAX_SEQUENCES
@@ -157,13 +163,14 @@ def partition(
             tokens = size = 0
         tokens += length
         size += bytes_
-    return (*firsts, len(sequences))
+        count = number + 1
+    return (*firsts, count)
 
 
-def data_fingerprint(sequences: Sequence[TokenSequence]) -> str:
+def data_fingerprint(sequences: Iterable[TokenSequence]) -> str:
     """Of the ids that the teacher sees, their order and the names of the prompts; not of files or times."""
 
-    def parts() -> Any:
+    def parts() -> Iterator[bytes]:
         for s in sequences:
             name = s.prompt_id.encode()
             yield b"%d %d %d %d " % (len(name), len(s.prompt_ids), len(s.response_ids), s.sample)
@@ -229,10 +236,8 @@ def adopt(directory: Path, plan: Plan) -> Plan:
     """
     if (directory / NAME).is_file():
         return _same_plan(directory, plan)
-    try:
+    with suppress(MismatchError):  # another rank was quicker
         _thack.publish(directory / NAME, plan.to_bytes())
-    except MismatchError:
-        pass  # another rank was quicker
     return _same_plan(directory, plan)  # what stands there, also where no links are and the last rename won
 
 

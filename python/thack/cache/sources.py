@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from thack.cache import served
+from thack.cache.tensors import TensorFile
 from thack.errors import DataError, UsageError
 from thack.files import digest
 from thack.targets import TokenSequence
@@ -140,53 +142,74 @@ def _row(
     return Row(sequence, entries, place)
 
 
+_NEEDED = ("ids", "logprobs", "response_tokens", "response_starts", "prompt_tokens", "prompt_starts")
+
+
 def _safetensors(path: Path) -> Iterator[Row]:
     """ids [N,K], logprobs [N,K], response_tokens [N], response_starts [S+1], prompt_tokens, prompt_starts."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    with TensorFile(path) as file:
+        shapes = file.shapes
+        values = "logprobs" if "logprobs" in shapes else "log_probs"
+        lacking = [name for name in _NEEDED if name not in shapes and name != "logprobs"]
+        if lacking or values not in shapes:
+            missing = lacking[0] if lacking else "logprobs"
+            raise DataError(f"{path}: no tensor {missing!r}", hint=f"needed: {', '.join(_NEEDED)}")
+        ids, tokens = shapes["ids"], shapes["response_tokens"]
+        if len(ids) != 2 or ids != shapes[values] or tokens != ids[:1]:
+            said = f"ids {ids}, logprobs {shapes[values]}, response_tokens {tokens}"
+            raise DataError(f"{path}: rows do not match: {said}")
+        starts = _starts(file, path, "response_starts", tokens[0])
+        prompt_starts = _starts(file, path, "prompt_starts", math.prod(shapes["prompt_tokens"]))
+        if len(starts) != len(prompt_starts):
+            raise DataError(f"{path}: {len(starts) - 1} responses for {len(prompt_starts) - 1} prompts")
+        for s in range(len(starts) - 1):
+            first, last = int(starts[s]), int(starts[s + 1])
+            entry_ids = file.rows("ids", first, last).astype(np.int64)
+            log_probs = file.rows(values, first, last).astype(np.float64)
+            prompt = file.rows("prompt_tokens", int(prompt_starts[s]), int(prompt_starts[s + 1]))
+            entries = list(zip(entry_ids, log_probs, strict=True))
+            yield _row({}, prompt, file.rows("response_tokens", first, last), entries, s, f"sequence {s}")
 
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise DataError(f"{path}: not a safetensors file ({error})") from error
-    tensors = {("logprobs" if name == "log_probs" else name): value for name, value in tensors.items()}
-    needed = ["ids", "logprobs", "response_tokens", "response_starts", "prompt_tokens", "prompt_starts"]
-    lacking = [name for name in needed if name not in tensors]
-    if lacking:
-        raise DataError(f"{path}: no tensor {lacking[0]!r}", hint=f"needed: {', '.join(needed)}")
-    ids, values, tokens, starts, prompts, prompt_starts = (tensors[name] for name in needed)
-    if ids.ndim != 2 or ids.shape != values.shape or len(tokens) != len(ids):
-        shapes = f"ids {ids.shape}, logprobs {values.shape}, response_tokens {tokens.shape}"
-        raise DataError(f"{path}: rows do not match: {shapes}")
-    for name, array, end in (
-        ("response_starts", starts, len(tokens)),
-        ("prompt_starts", prompt_starts, len(prompts)),
-    ):
-        if len(array) != len(starts) or array[0] != 0 or array[-1] != end or (np.diff(array) < 1).any():
-            raise DataError(f"{path}: {name} must rise from 0 to {end}, one more than there are sequences")
-    for s in range(len(starts) - 1):
-        first, last = int(starts[s]), int(starts[s + 1])
-        entries = [(ids[n].astype(np.int64), values[n].astype(np.float64)) for n in range(first, last)]
-        prompt = prompts[int(prompt_starts[s]) : int(prompt_starts[s + 1])]
-        yield _row({}, prompt, tokens[first:last], entries, s, f"sequence {s}")
+
+def _starts(file: TensorFile, path: Path, name: str, end: int) -> np.ndarray:
+    """Where each sequence begins, and at its end the number of tokens."""
+    found = file.rows(name, 0, math.prod(file.shapes[name])).astype(np.int64)
+    if len(found) < 2 or found[0] != 0 or found[-1] != end or (np.diff(found) < 1).any():
+        raise DataError(f"{path}: {name} must rise from 0 to {end}, one more than there are sequences")
+    return found
 
 
 def _parquet(path: Path) -> Iterator[Row]:
     """Columns prompt_ids, response_ids (lists of ids), ids and logprobs (lists of k per response token)."""
     try:
         import pyarrow.parquet as parquet
+        from pyarrow import ArrowInvalid
     except ImportError as error:
         raise UsageError("reading Parquet needs pyarrow", hint="pip install 'thack[data]'") from error
     needed = ["prompt_ids", "response_ids", "ids", "logprobs"]
-    file = parquet.ParquetFile(path)
+    try:
+        file = parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+    except (ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
     lacking = [name for name in needed if name not in file.schema_arrow.names]
     if lacking:
         raise DataError(f"{path}: no column {lacking[0]!r}", hint=f"needed: {', '.join(needed)}")
     extra = ["id"] if "id" in file.schema_arrow.names else []
     index = 0
-    for batch in file.iter_batches(batch_size=256, columns=needed + extra):
-        for content in batch.to_pylist():
-            yield _from_columns(content, index, path)
+    # One row group at a time, and pages as they are needed: asked for the whole file, it is read ahead of us.
+    batches = (
+        batch
+        for group in range(file.num_row_groups)
+        for batch in file.iter_batches(batch_size=16, row_groups=[group], columns=needed + extra, use_threads=False)
+    )
+    for batch in batches:
+        for place in range(len(batch)):  # a number is an object in a list: one row's at a time
+            try:
+                yield _from_columns(batch.slice(place, 1).to_pylist()[0], index, path)
+            except (TypeError, ValueError, OverflowError) as error:
+                if isinstance(error, DataError):
+                    raise
+                raise DataError(f"{path}: row {index}: not numbers ({error})") from error
             index += 1
 
 

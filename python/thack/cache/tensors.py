@@ -1,0 +1,79 @@
+"""Parts of a plain safetensors file, read when asked for: neither loaded nor mapped as a whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from thack.errors import DataError
+
+_DTYPES = {
+    "F16": "<f2",
+    "F32": "<f4",
+    "F64": "<f8",
+    "I16": "<i2",
+    "I32": "<i4",
+    "I64": "<i8",
+    "U8": "u1",
+    "U16": "<u2",
+    "U32": "<u4",
+    "U64": "<u8",
+}
+
+
+class TensorFile:
+    """The tensors of one file by name: `shapes`, and `rows(name, start, stop)` along the first dimension."""
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self._path = path
+        try:
+            with safe_open(path, "np") as file:  # checks the header; maps the file, and touches nothing of it
+                names = list(file.keys())
+        except (SafetensorError, OSError, ValueError) as error:
+            raise DataError(f"{path}: not a safetensors file ({error})") from error
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
+        length = int.from_bytes(self._read(0, 8), "little")
+        header = json.loads(self._read(8, length))
+        self._tensors = {name: header[name] for name in names}
+        self._base = 8 + length
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor["shape"]) for name, tensor in self._tensors.items()}
+
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows start ≤ i < stop of a tensor."""
+        tensor = self._tensors[name]
+        if tensor["dtype"] not in _DTYPES:
+            raise DataError(
+                f"{self._path}: tensor {name!r} is {tensor['dtype']}", hint=f"accepted: {', '.join(_DTYPES)}"
+            )
+        dtype, shape = np.dtype(_DTYPES[tensor["dtype"]]), tensor["shape"][1:]
+        stride = dtype.itemsize * math.prod(shape)
+        data = self._read(self._base + tensor["data_offsets"][0] + start * stride, (stop - start) * stride)
+        return np.frombuffer(data, dtype).reshape(stop - start, *shape)
+
+    def _read(self, offset: int, count: int) -> bytes:
+        parts = []
+        while count:
+            part = os.pread(self._file.fileno(), min(count, 1 << 30), offset)
+            if not part:
+                raise DataError(f"{self._path}: ends before its header says")
+            parts.append(part)
+            offset, count = offset + len(part), count - len(part)
+        return b"".join(parts)
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
