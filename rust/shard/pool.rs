@@ -57,8 +57,10 @@ impl Pool {
     pub(super) fn put(&mut self, shard: usize, open: &Arc<OpenShard>) {
         self.clock += 1;
         self.open.insert(shard, (self.clock, Arc::clone(open)));
-        if self.open.len() > MAX_OPEN {
-            oldest(&self.open).map(|shard| self.open.remove(&shard));
+        if self.open.len() > MAX_OPEN
+            && let Some(shard) = oldest(&self.open)
+        {
+            self.open.remove(&shard);
         }
         let known = Known { frame: Arc::clone(open.reader.frame()), index: Arc::clone(&open.index) };
         self.bytes += known.size();
@@ -66,7 +68,9 @@ impl Pool {
             self.bytes -= before.size();
         }
         while self.known.len() > MAX_KNOWN || (self.bytes > MAX_BYTES && self.known.len() > 1) {
-            oldest(&self.known).map(|shard| self.forget(shard));
+            if let Some(shard) = oldest(&self.known) {
+                self.forget(shard);
+            }
         }
     }
 
