@@ -107,7 +107,7 @@ impl ByteWork for Encode<'_> {
         }
         writer.put(&lanes.bytes(ids, 0));
         writer.planes(lanes, &lanes.bytes(ids, 1), wide.low_bits - 8);
-        writer.end(lanes.unary(ids, wide.low_bits), wide.high_bits);
+        writer.end(lanes.unary(ids, wide.low_bits, wide.high_bits), wide.high_bits);
         true
     }
 }

@@ -125,7 +125,7 @@ impl ByteLanes for Avx2 {
     }
 
     #[inline(always)]
-    fn unary(self, ids: &Words, low_bits: u32) -> [u64; 3] {
+    fn unary(self, ids: &Words, low_bits: u32, _high_bits: u32) -> [u64; 3] {
         unsafe {
             let one = _mm256_set1_epi64x(1);
             let shift = _mm_cvtsi32_si128(low_bits as i32);

@@ -7,7 +7,7 @@ use core::arch::x86_64::*;
 
 use super::{ByteLanes, ByteWork, Bytes, COUNT, LANES, Words};
 
-/// Proof of AVX-512 F, BW, DQ, VL and VBMI2, and of what [`super::avx2`] needs.
+/// Proof of AVX-512 F, BW, DQ, VL, VBMI and VBMI2, and of what [`super::avx2`] needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Avx512(());
 
@@ -19,6 +19,7 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vbmi")
             && is_x86_feature_detected!("avx512vbmi2");
         found.then_some(Self(()))
     }
@@ -28,10 +29,23 @@ impl Avx512 {
 ///
 /// # Safety
 /// The CPU has them, as a value of [`Avx512`] proves.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx2,popcnt,lzcnt,bmi1,bmi2,f16c")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx2,popcnt,lzcnt,bmi1,bmi2,f16c"
+)]
 pub(super) unsafe fn enter<W: ByteWork>(lanes: Avx512, work: W) -> W::Out {
     work.run(lanes)
 }
+
+/// The first byte of each of 32 words, twice.
+static FOURTH: Bytes = {
+    let mut places = [0; LANES];
+    let mut i = 0;
+    while i < LANES {
+        places[i] = (4 * i % 128) as u8;
+        i += 1;
+    }
+    places
+};
 
 /// # Safety
 /// As for the methods below.
@@ -47,15 +61,12 @@ impl ByteLanes for Avx512 {
     fn bytes(self, words: &Words, byte: u32) -> Bytes {
         let mut out = [0; LANES];
         unsafe {
-            let shift = _mm_cvtsi32_si128(8 * byte as i32);
-            let part = |i: usize| {
-                let sixteen = _mm512_loadu_si512(words.as_ptr().add(16 * i).cast());
-                _mm512_cvtepi32_epi8(_mm512_srl_epi32(sixteen, shift))
-            };
-            let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(part(0)), part(1));
-            let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(part(2)), part(3));
-            // One store: a load of all 64 bytes would wait for four.
-            let all = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+            let part = |i: usize| _mm512_loadu_si512(words.as_ptr().add(16 * i).cast());
+            let of_each = _mm512_add_epi8(load(&FOURTH), _mm512_set1_epi8(byte as i8));
+            let low = _mm512_permutex2var_epi8(part(0), of_each, part(1));
+            let high = _mm512_permutex2var_epi8(part(2), of_each, part(3));
+            // One store: a load of all 64 bytes would wait for two.
+            let all = _mm512_inserti64x4::<1>(low, _mm512_castsi512_si256(high));
             _mm512_storeu_si512(out.as_mut_ptr().cast(), all);
         }
         out
@@ -125,7 +136,7 @@ impl ByteLanes for Avx512 {
     }
 
     #[inline(always)]
-    fn unary(self, ids: &Words, low_bits: u32) -> [u64; 3] {
+    fn unary(self, ids: &Words, low_bits: u32, high_bits: u32) -> [u64; 3] {
         unsafe {
             let one = _mm512_set1_epi64(1);
             let mut words = [_mm512_setzero_si512(); 3];
@@ -135,7 +146,9 @@ impl ByteLanes for Avx512 {
                 let eight = _mm256_loadu_si256(ids.as_ptr().add(8 * i).cast());
                 let high = _mm512_srl_epi64(_mm512_cvtepu32_epi64(eight), shift);
                 let place = _mm512_add_epi64(high, rank);
-                for (w, word) in words.iter_mut().enumerate() {
+                // Early ids cannot lie in the last word.
+                let reached = high_bits as usize - LANES + 8 * i + 7 >= 128;
+                for (w, word) in words.iter_mut().take(2 + usize::from(reached)).enumerate() {
                     // A shift by 64 or more, or by a negative number, gives 0.
                     let within = _mm512_sub_epi64(place, _mm512_set1_epi64(64 * w as i64));
                     *word = _mm512_or_si512(*word, _mm512_sllv_epi64(one, within));

@@ -32,8 +32,9 @@ pub(crate) trait ByteLanes: Copy {
     fn increasing(self, ids: &Words) -> bool;
     /// The largest and the smallest value, if all are finite and none is positive.
     fn extremes(self, values: &[f32; LANES]) -> Option<(f32, f32)>;
-    /// The words in which id i sets bit (id >> `low_bits`) + i.
-    fn unary(self, ids: &Words, low_bits: u32) -> [u64; 3];
+    /// The words in which id i sets bit (id >> `low_bits`) + i; all of these lie below `high_bits`, as id >> `low_bits`
+    /// does below `high_bits` − 63.
+    fn unary(self, ids: &Words, low_bits: u32, high_bits: u32) -> [u64; 3];
     /// top − step · c·(c + last) of every code c: the product is a whole number, exact in f32.
     fn restore(self, codes: &Bytes, top: f32, step: f32, last: f32, values: &mut [f32; LANES]);
     /// Ids from (place − lane), their middle bits and their lowest eight; whether they are increasing.
@@ -63,7 +64,7 @@ pub(crate) enum ByteLevel {
 }
 
 impl ByteLevel {
-    /// The best level up to `level`. Bytes need more of AVX-512 than the kernels do (VBMI2): without it, AVX2.
+    /// The best level up to `level`. Bytes need more of AVX-512 than the kernels do (VBMI and VBMI2): without them, AVX2.
     pub(crate) fn at(level: Level) -> Self {
         #[cfg(target_arch = "x86_64")]
         {

@@ -65,7 +65,7 @@ impl ByteLanes for Portable {
     }
 
     #[inline(always)]
-    fn unary(self, ids: &Words, low_bits: u32) -> [u64; 3] {
+    fn unary(self, ids: &Words, low_bits: u32, _high_bits: u32) -> [u64; 3] {
         // A byte per place, gathered eight at a time: no chain through three words in memory.
         let mut ones = [0u8; 256];
         for (i, &id) in ids.iter().enumerate() {

@@ -36,7 +36,7 @@ impl ByteWork for Steps {
         let Self { ids, values, bit, low_bits, .. } = self;
         let mut spread = self.lanes;
         lanes.spread(&mut spread, self.plane, bit);
-        let unary = lanes.unary(&ids, low_bits);
+        let unary = lanes.unary(&ids, low_bits, LANES as u32 + (ids[LANES - 1] >> low_bits));
         let places = lanes.places(unary);
         let mut restored = [0.0; LANES];
         lanes.restore(&self.lanes, -1.25, 3e-5, 255.0, &mut restored);
