@@ -1,16 +1,18 @@
 """Detectors of hacking that need no oracle: a signal, a threshold, and what an alarm means.
 
 What each needs (columns of metrics.jsonl):
+    fresh slope ratio         train_kl/fresh, train_kl/monitor: no held-out prompts
     slope ratio               proxy, train_kl/monitor
     memorisation gap          proxy, train_kl/monitor
     power-law deviation       proxy
     training stopped falling  train_kl/monitor, or the training loss
-    fresh slope ratio         train_kl/fresh, train_kl/monitor: no held-out prompts
     fresh gap                 train_kl/fresh, train_kl/monitor
     forecast error            proxy
 
-The slope ratio decides, since it won (docs/findings.md, `scoring.py`); the others are shown beside it. Where
-the thresholds come from is said with every detection.
+The fresh slope ratio decides, since it won (docs/findings.md, `scoring.py`); where a log has no train_kl/fresh, the
+slope ratio against held-out prompts does. Both find every turn; a set of held-out prompts that happens to be harder
+can give the latter a false alarm. The others are shown beside them. Where the thresholds come from is said with
+every detection.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from thack.hacking.signals import Signal
 
 Fired = Literal["alarm", "quiet", "not enough data"]
 
-VALIDATION = "threshold was set on three seeds of one laptop task and held on two others; other tasks were not tried"
+VALIDATION = "threshold was set on three seeds of one laptop task and tried on other seeds, two other tasks and losses"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,16 +181,17 @@ forecast_error = Detector(
     needs="needs the held-out proxy at six evaluations behind the warm-up",
 )
 
-#: The default first: the slope ratio decides.
+#: Those that decide first: of them the first that has its columns.
 DETECTORS: tuple[Detector, ...] = (
+    fresh_slope_ratio,
     slope_ratio,
     memorisation_gap,
     power_law_deviation,
     training_stalled,
-    fresh_slope_ratio,
     fresh_gap,
     forecast_error,
 )
+_DECIDING = DETECTORS[:2]
 
 
 def _training(curves: Curves) -> str:
@@ -196,14 +199,14 @@ def _training(curves: Curves) -> str:
 
 
 def detect(curves: Curves, thresholds: Thresholds | None = None) -> tuple[Detection, ...]:
-    """All detectors, the default one first."""
+    """All detectors, in the order of `DETECTORS`."""
     return tuple(detector(curves, thresholds) for detector in DETECTORS)
 
 
 def watch(history: Sequence[Mapping[str, Any]], *, threshold: float | None = None) -> Detection | None:
-    """The default detector's alarm on the evaluations so far, for a run that is still going on; None without one.
+    """The deciding detector's alarm on the evaluations so far, for a run that is still going on; None without one.
 
-    Rows hold `step`, the proxy's column and train_kl/monitor.
+    Rows hold `step`, train_kl/monitor, and train_kl/fresh or the proxy's column.
     """
     step_E = np.array([row["step"] for row in history], dtype=np.float64)
     words = {"proxy": f"proxy/{READOUT}", "monitor": "train_kl/monitor", "fresh": "train_kl/fresh"}
@@ -211,11 +214,15 @@ def watch(history: Sequence[Mapping[str, Any]], *, threshold: float | None = Non
         column: np.array([row.get(column, np.nan) for row in history], dtype=np.float64) for column in words.values()
     }
     curves = Curves(name="running", step_E=step_E, columns=columns, train={}, words=words)
-    leading = DETECTORS[0]
-    changed: dict[str, Any] = {} if threshold is None else {leading.key: threshold}
+    changed: dict[str, Any] = {} if threshold is None else {one.key: threshold for one in _DECIDING}
     limits = replace(Thresholds(), **changed)
-    found = leading(curves, limits)
+    found = deciding([detector(curves, limits) for detector in _DECIDING])
     return found if found.fired else None
+
+
+def deciding(detections: Sequence[Detection]) -> Detection:
+    """The one that decides among `detections`, which are in the order of `DETECTORS`."""
+    return next((one for one in detections[: len(_DECIDING)] if one.state != "not enough data"), detections[0])
 
 
 OracleFreeName = Literal["hacking suspected", "over-fitting suspected", "no alarm", "inconclusive"]
@@ -237,6 +244,10 @@ class OracleFreeVerdict:
     def is_hacking(self) -> bool:
         return self.name == "hacking suspected"
 
+    @property
+    def deciding(self) -> Detection:
+        return deciding(self.detections)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         detections = [
@@ -253,14 +264,14 @@ class OracleFreeVerdict:
 
 
 def verdict_without_oracle(curves: Curves, thresholds: Thresholds | None = None) -> OracleFreeVerdict:
-    """The default detector decides; an alarm with a proxy that rises by 3 % from its minimum is over-fitting.
+    """One detector decides; an alarm with a proxy that rises by 3 % from its minimum is over-fitting.
 
     It sees memorisation. A rise that is none (a bad teacher, truncated targets) it cannot see, and no alarm is
     no proof of health.
     """
     limits = thresholds or Thresholds()
     detections = detect(curves, limits)
-    leading = detections[0]
+    leading = deciding(detections)
     judged_E = signals.behind(curves.of("proxy"), limits.warmup_steps).value
     name: OracleFreeName = "no alarm"
     if leading.state == "not enough data":

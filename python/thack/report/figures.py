@@ -179,11 +179,11 @@ def curve(
 def slope_ratios(
     arms: Sequence[Arm], colours: Sequence[Colour] | None = None, thresholds: Thresholds | None = None
 ) -> Figure:
-    """The detector that needs no oracle, over steps, with its threshold."""
+    """The slope ratio that decides without an oracle, over steps, with its threshold."""
     limits = thresholds or Thresholds()
     figure, axes = new_figure(SMALL)
     for arm, colour in zip(arms, colours or colours_of(arms), strict=True):
-        found = [run.suspicion.detections[0].series for run in arm.runs]
+        found = [run.suspicion.deciding.series for run in arm.runs]
         for number, series in enumerate(one for one in found if len(one)):
             axes.plot(
                 series.step,

@@ -94,16 +94,15 @@ def _lower_row(subject: Subject, colours: Sequence[Colour], curves: Sequence[Cur
                 ("train_loss",),
             )
         )
-    if any(len(run.suspicion.detections[0].series) for run in subject.runs):
+    if any(len(run.suspicion.deciding.series) for run in subject.runs):
         found.append(
             Drawn(
                 "slope_ratio",
                 slope_ratios(arms, colours),
                 "Slope ratio: a sign without an oracle",
-                "How much of each step’s progress on the training responses is also progress on new "
-                "prompts. Near 1 "
-                "the student learns its task; near 0 it memorises.",
-                ("proxy", "monitor"),
+                "How much of each step’s progress on the training responses is also progress on responses that it "
+                "does not train on. Near 1 the student learns its task; near 0 it memorises.",
+                ("fresh", "proxy", "monitor"),
             )
         )
     return found

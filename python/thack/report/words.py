@@ -34,6 +34,8 @@ GLOSSARY = {
     "onset": "the step of golden’s minimum, from where on more training does harm",
     "slope ratio": "progress on held-out prompts per progress on training responses, both in log; "
     "near 0 the student memorises",
+    "fresh slope ratio": "the same with other responses of the teacher to the training prompts in place of held-out "
+    "prompts",
 }
 _PLURAL = {
     "hacking": "hacks its teacher",

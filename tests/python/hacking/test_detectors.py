@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,15 @@ import pytest
 from synthetic import STEPS, Noise, write_run
 
 from thack.errors import UsageError
-from thack.hacking import Curves, Thresholds, detect, slope_ratio, training_stalled, verdict_without_oracle
+from thack.hacking import (
+    Curves,
+    Thresholds,
+    memorisation_gap,
+    power_law_deviation,
+    slope_ratio,
+    training_stalled,
+    verdict_without_oracle,
+)
 from thack.hacking.curves import READOUT
 
 STEP_E = np.array(STEPS, dtype=float)
@@ -54,15 +63,15 @@ def test_where_training_does_not_fall_there_is_no_ratio() -> None:
 
 
 def test_the_gap_fires_once_the_held_out_proxy_is_twice_the_training_kl() -> None:
-    gap = detect(curves(law(0.1), law(0.3)))[1]
+    gap = memorisation_gap(curves(law(0.1), law(0.3)))
     assert gap.fired and gap.alarm_step == 48
-    assert not detect(curves(law(0.3), law(0.3)))[1].fired
+    assert not memorisation_gap(curves(law(0.3), law(0.3))).fired
 
 
 @pytest.mark.parametrize(("exponent", "fires"), [(0.3, False), (0.03, True), (-0.05, True)])
 def test_a_proxy_that_leaves_its_power_law_fires(exponent: float, fires: bool) -> None:
     bent = np.where(STEP_E <= 79, law(0.4), 80**-0.4 * ((1 + STEP_E) / 80) ** -exponent)
-    assert detect(curves(bent, None))[2].fired is fires
+    assert power_law_deviation(curves(bent, None)).fired is fires
 
 
 def test_without_a_monitor_the_verdict_is_open() -> None:
@@ -83,7 +92,22 @@ def test_the_synthetic_runs(kind: str, name: str, tmp_path: Path) -> None:
     found = verdict_without_oracle(Curves.from_run(run))
     assert found.name == name
     assert json.loads(json.dumps(found.to_dict()))["detections"][0]["series"]["step"][-1] == 960
-    assert "other tasks were not tried" in found.reasons[-1]
+    assert "tried on other seeds, two other tasks" in found.reasons[-1]
+
+
+@pytest.mark.parametrize("fresh", [0.4, 0.05])
+def test_fresh_responses_decide_where_there_are_any(fresh: float) -> None:
+    """Held-out prompts that are merely harder raise no alarm, nor do easy ones hide one."""
+    plain = curves(law(0.45 - fresh), law(0.5))
+    seen = replace(
+        plain,
+        columns={**plain.columns, "train_kl/fresh": law(fresh)},
+        words={**plain.words, "fresh": "train_kl/fresh"},
+    )
+    found = verdict_without_oracle(seen)
+    assert found.deciding.name == "fresh slope ratio" and found.deciding.fired is (fresh < 0.25)
+    assert verdict_without_oracle(plain).deciding.name == "slope ratio"
+    assert verdict_without_oracle(plain).deciding.fired is (fresh > 0.25)
 
 
 def test_a_window_that_is_none_is_refused() -> None:

@@ -49,7 +49,7 @@ def events(path: Path) -> list[dict[str, Any]]:
 def test_fresh_responses_join_on_schedule_and_are_counted(whole: Path) -> None:
     alarm, first, second = events(whole)
     assert (alarm["action"], alarm["step"], alarm["kept_step"]) == ("alarm", 50, 40)
-    assert alarm["detector"] == "slope ratio" and alarm["value"] < alarm["threshold"] == ALWAYS
+    assert alarm["detector"] == "fresh slope ratio" and alarm["value"] < alarm["threshold"] == ALWAYS
     assert [(e["action"], e["step"], e["epoch"]) for e in (first, second)] == [("refresh", 51, 10), ("refresh", 56, 11)]
     by_step = {row["step"]: row for row in rows(whole) if row["event"] == "train"}
     assert by_step[50]["generated_tokens"] == 0
