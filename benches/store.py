@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
+from itertools import count as count_up
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,10 +15,11 @@ import numpy as np
 import torch
 
 from harness import Measurement, at_least, at_most, interleaved
+from thack import _thack
 from thack.cache import Cache
 from thack.cache.capture import capture
 from thack.cache.exchange import ImportSettings, import_cache
-from thack.cache.plan import Record
+from thack.cache.plan import SHARDS, Plan, Record, shard_path
 from thack.config.settings import ArchitectureSettings, CacheSettings
 from thack.models.architecture import Architecture
 from thack.models.batch import Batch
@@ -31,6 +34,7 @@ def measure() -> Iterator[Measurement]:
     yield from sizes()
     yield from codec()
     yield from reading()
+    yield from reading_many()
     yield from capturing()
 
 
@@ -107,6 +111,48 @@ def reading(sequences: int = 4096, length: int = 64, batch: int = 32) -> Iterato
     )
 
 
+def reading_many(shards: int = 192, per_shard: int = 256, length: int = 64, batch: int = 32) -> Iterator[Measurement]:
+    """The same over more shards than may be open: most sequences lie in a shard whose file was closed."""
+    rng = np.random.default_rng(0)
+    record, none = Record(kind="top-k", vocab_size=V, k=K), np.empty(0, np.float32)
+    rows = per_shard * length // 4
+    ids = np.cumsum(rng.integers(1, V // K - 1, (rows, K), dtype=np.int32), 1, dtype=np.int32)
+    values = np.sort(-12 * rng.random((rows, K), dtype=np.float32) - 4.2, axis=1)
+    records = record.layout().encode_top_k(ids, values, np.full(rows, -3, np.float32), none)
+    names = ("teacher", "tokenizer", "data", "settings")
+    firsts = tuple(range(0, shards * per_shard + 1, per_shard))
+    facts: dict[str, Any] = {"batch_size": 1, "seed": 0, "samples": 1, "device": "cpu", "dtype": "float32"}
+    prints = dict.fromkeys(names, "sha256:x")
+    plan = Plan(record=record, fingerprints=prints, firsts=firsts, threads=1, build="0", **facts)
+    with TemporaryDirectory(prefix="thack-") as scratch:
+        (Path(scratch) / SHARDS).mkdir()
+        (Path(scratch) / "plan.json").write_bytes(plan.to_bytes())
+        for shard in range(shards):
+            writer = _thack.ShardWriter(shard_path(Path(scratch), shard), plan.metadata(shard))
+            for _ in range(4):
+                writer.records(records)
+            for number in plan.shard(shard):
+                writer.sequence((number, number, 0), str(number), np.zeros(16, np.int32), np.zeros(length, np.int32))
+            writer.finish()
+        cache, order = Cache.open(Path(scratch)), rng.permutation(shards * per_shard)[:8192]
+        files = 0
+
+        def work() -> None:
+            nonlocal files
+            for i in range(0, len(order), batch):
+                cache.targets(order[i : i + batch])
+            files = len([fd for fd in Path("/proc/self/fd").iterdir() if "shard-" in str(fd.resolve())])
+
+        (seconds,) = interleaved([work], repeats=3, warmups=0, clock=time.thread_time)
+    yield Measurement(
+        what=f"random reads over {shards} shards, {files} files open",
+        ours=len(order) * length / seconds / 1e6,
+        unit="M tokens/s/core",
+        target=at_least(1),
+        is_rate=True,
+    )
+
+
 def capturing() -> Iterator[Measurement]:
     """Seconds of a capture over seconds of the teacher's bare forward on the same batches."""
     yield _captured("dense", hidden=256, layers=4, vocab=1024, count=512)
@@ -133,12 +179,14 @@ def _captured(kind: Any, *, hidden: int, layers: int, vocab: int, count: int) ->
             for start in range(0, len(data), 32):
                 teacher(Batch.of(data[start : start + 32]))
 
-    def whole() -> None:
-        with TemporaryDirectory(prefix="thack-") as scratch:
-            settings = CacheSettings(out=Path(scratch) / "c", kind=kind, device="cpu", dtype="float32")
+    with TemporaryDirectory(prefix="thack-") as scratch:
+        outs = (Path(scratch) / str(number) for number in count_up())
+
+        def whole() -> None:
+            settings = CacheSettings(out=next(outs), kind=kind, device="cpu", dtype="float32")
             capture(settings, teacher=teacher.eval(), sequences=data)
 
-    alone, captured = interleaved([bare, whole], repeats=3, warmups=0)
+        alone, captured = interleaved([bare, whole], repeats=3, warmups=0)
     return Measurement(
         what=f"capture, {kind}, V = {vocab:,}, width {hidden}",
         ours=captured / alone,

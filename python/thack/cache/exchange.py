@@ -27,6 +27,7 @@ from thack.cache.plan import Plan, Record, adopt, data_fingerprint, partition_le
 from thack.cache.sources import Row, read_rows
 from thack.config.settings import CacheSettings
 from thack.errors import CacheError, DataError, UsageError
+from thack.files import atomic_directory
 from thack.runtime.progress import SILENT, Progress
 from thack.targets import DenseTarget, SampledTarget, TokenSequence, TopKTarget
 
@@ -215,24 +216,24 @@ def export_cache(directory: Path | str, out: Path | str, progress: Progress = SI
     log_probs [N,V]; or ids [N,K], log_probs [N,K], log_tail [N], log_tail_at_T [N]; or ids [N,K],
     weights [N,K], counts [N], tau [N], entropy [N].
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     from thack.cache.reader import Cache
 
-    cache, out = Cache.open(directory), Path(out)
+    cache, out = Cache.open(directory), Path(out).expanduser()
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file", hint="give a directory that is new or empty")
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty", hint="give a directory that is new or empty")
-    out.mkdir(parents=True, exist_ok=True)
-    written = []
-    with progress.task("export", cache.plan.num_shards, "shards") as task:
-        for shard in range(cache.plan.num_shards):
-            path = out / f"part-{shard:05d}.safetensors"
-            metadata = {"kind": cache.meta.kind, "vocab_size": str(cache.meta.vocab_size)}
-            metadata |= {"tokenizer": cache.meta.tokenizer, "teacher": cache.meta.teacher}
-            save_file(_tensors(cache, cache.plan.shard(shard)), path, metadata)
-            written.append(path)
+    names = [f"part-{shard:05d}.safetensors" for shard in range(cache.plan.num_shards)]
+    metadata = {"kind": cache.meta.kind, "vocab_size": str(cache.meta.vocab_size)}
+    metadata |= {"tokenizer": cache.meta.tokenizer, "teacher": cache.meta.teacher}
+    with progress.task("export", len(names), "shards") as task, atomic_directory(out, replace=True) as whole:
+        for shard, name in enumerate(names):
+            data = save(_tensors(cache, cache.plan.shard(shard)), metadata)
+            (whole / name).write_bytes(data)
             task.advance(1)
-    return written
+    return [out / name for name in names]
 
 
 def _tensors(cache: Any, numbers: range) -> dict[str, np.ndarray]:

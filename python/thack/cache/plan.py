@@ -184,7 +184,8 @@ def data_fingerprint(sequences: Iterable[TokenSequence]) -> str:
 def read_plan(directory: Path) -> Plan:
     """The plan of a cache directory."""
     if not directory.is_dir():
-        raise CacheError(f"{directory} does not exist", hint="make a cache with: thack cache-logits")
+        said = "is a file, not a cache" if directory.exists() else "does not exist"
+        raise CacheError(f"{directory} {said}", hint="make a cache with: thack cache-logits")
     if not (directory / NAME).is_file():
         raise CacheError(f"{directory} is not a cache: it has no {NAME}", hint="make one: thack cache-logits")
     try:

@@ -15,6 +15,7 @@ from thack.cache.capture import load_teacher, make_plan, numbered, read_data
 from thack.cache.plan import Record
 from thack.cache.score import Scorer
 from thack.config.settings import CacheSettings
+from thack.errors import UsageError
 from thack.losses.vocabulary import log_probs
 from thack.models.batch import Batch
 from thack.runtime.progress import SILENT, Progress
@@ -29,6 +30,7 @@ _SAMPLED = (4, 16, 64)
 _DENSE_VOCABULARY = 4096  # beyond, a dense record is larger than 16 KB a token
 STUDENT_TOKENS_PER_S = 100_000  # of one GPU in training: what a reader has to keep up with
 PROCESSES_PER_NODE = 8
+_MOST_TOKENS = 1e18
 
 
 def probe(
@@ -47,6 +49,8 @@ def probe(
     ids and renormalised) = −log(retained mass): what a truncated target without a tail teaches wrongly.
     `noise` is the mean squared error Σ_v E(w_v − p_v)² of one unbiased sample.
     """
+    if not 0 <= tokens <= _MOST_TOKENS:
+        raise UsageError(f"tokens = {tokens:g}: must be from 1 to {_MOST_TOKENS:g}", hint="such as --tokens 1e12")
     teacher = teacher or load_teacher(settings)
     data = list(read_data(settings, teacher, progress) if sequences is None else sequences)
     if settings.generate:

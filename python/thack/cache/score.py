@@ -58,10 +58,10 @@ class Scorer:
         """Forward and selection; what is kept comes back on the CPU, pinned where it came from a GPU."""
         sequences = [s for _, s in batch]
         keys = row_keys(sequences, [s.index for s in sequences])
-        device = self._teacher.device
         with torch.inference_mode():
             with self._autocast():
-                logits_NV = self._teacher(Batch.of(sequences, device))
+                logits_NV = self._teacher(Batch.of(sequences, self._teacher.device))
+            device = logits_NV.device  # the last one's, of a teacher spread over several
             try:
                 target = select(
                     logits_NV,
@@ -73,7 +73,7 @@ class Scorer:
                 raise _named(error, sequences) from error
             if device.type != "cuda":
                 return Scored(target.to("cpu"), keys, None)
-            return _off_the_gpu(target, keys)
+            return _off_the_gpu(target, keys, device)
 
     def write_responses(self, sequences: Sequence[Numbered], progress: Progress = SILENT) -> list[Numbered]:
         """The teacher's own responses to a shard's prompts, by numbers that only seed and prompt decide."""
@@ -103,21 +103,30 @@ class Scorer:
         return torch.autocast(self._teacher.device.type, self._dtype)
 
 
-def _off_the_gpu(target: Target, keys: np.ndarray) -> Scored:
-    """Start the copy into pinned memory; whoever packs waits for it, the teacher goes on."""
+def _off_the_gpu(target: Target, keys: np.ndarray, device: torch.device) -> Scored:
+    """Start the copy into pinned memory; whoever packs waits for it, the teacher goes on.
+
+    The copy runs on the current stream of the tensors' device, and so does the next batch: what it frees on the
+    GPU is reused behind the copy, and pinned memory once nothing of it is in flight. The event is recorded on that
+    stream by name, since the current device may be another (cuda:0, where the teacher is on cuda:1).
+    """
     fields = {field.name: _pinned(getattr(target, field.name)) for field in dataclasses.fields(target)}
     copied = dataclasses.replace(target, **fields)
-    event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record()
+    event: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
     return Scored(copied, keys, event)
 
 
 def _pinned(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        return torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
+        return _start_copy(value)
     if isinstance(value, Mapping):
         return {key: _pinned(item) for key, item in value.items()}
     return value
+
+
+def _start_copy(value: torch.Tensor) -> torch.Tensor:
+    return torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
 
 
 def _named(error: ModelError, sequences: Sequence[TokenSequence]) -> ModelError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +268,28 @@ def test_export_is_what_import_and_stock_readers_take(
     np.testing.assert_array_equal(first["log_probs"], target.log_probs_NV)
     with pytest.raises(UsageError, match="not empty"):
         export_cache(directory, tmp_path / "plain")
+
+
+def test_a_stopped_export_leaves_nothing_and_runs_again(
+    settings: CacheSettings, teacher: FakeTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import thack.cache.exchange as exchange
+
+    cache = capture(replace(settings, shard_tokens=40), teacher=teacher, sequences=make_sequences(12))
+    real, left = exchange._tensors, [1]
+
+    def stopped(*arguments: Any) -> Any:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return real(*arguments)
+
+    monkeypatch.setattr(exchange, "_tensors", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export_cache(cache, tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()
+    monkeypatch.undo()
+    assert len(export_cache(cache, tmp_path / "plain")) > 1
+    (tmp_path / "f").write_text("x")
+    with pytest.raises(UsageError, match="is a file"):
+        export_cache(cache, tmp_path / "f")

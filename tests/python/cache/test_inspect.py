@@ -13,7 +13,7 @@ from thack.cache.capture import capture
 from thack.cache.estimate import estimate
 from thack.cache.probe import threshold
 from thack.config.settings import CacheSettings
-from thack.errors import CacheError
+from thack.errors import CacheError, UsageError
 from thack.runtime.ranks import Rank
 
 from .conftest import VOCAB, FakeTeacher, make_sequences
@@ -83,6 +83,19 @@ def test_probe_compares_and_recommends(settings: CacheSettings, teacher: FakeTea
     assert sizing["dense", VOCAB]["shards"] * settings.shard_bytes >= 1e12 * 4 * VOCAB
     many = probe(replace(settings, epochs=10), teacher=teacher, sequences=make_sequences(9))
     assert many["recommended"]["kind"] == "dense"
+
+
+@pytest.mark.parametrize("tokens", [-5, float("nan"), float("inf"), 1e19])
+def test_probe_sizes_no_corpus_that_cannot_be(settings: CacheSettings, tokens: float) -> None:
+    """Before the teacher is loaded."""
+    with pytest.raises(UsageError, match=r"tokens = .*must be from 1 to 1e\+18"):
+        probe(settings, tokens=tokens)
+
+
+def test_a_file_is_no_cache(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("x")
+    with pytest.raises(CacheError, match="is a file, not a cache"):
+        inspect(tmp_path / "f")
 
 
 def test_threshold_solves_its_equation() -> None:
