@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -25,10 +26,10 @@ _POLL_S = 1.0
 @contextmanager
 def held(path: Path, *, beat_s: float = BEAT_S, stale_s: float = STALE_S) -> Iterator[None]:
     """Wait until nobody else makes `path`, and hold it for the block."""
-    lock = path.with_name(f".{path.name}.lock")
+    lock, name = path.with_name(f".{path.name}.lock"), _own_name()
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        while not _create(lock):
+        while not _create(lock, name):
             if _abandoned(lock, stale_s):
                 _take_away(lock, stale_s)
             else:
@@ -41,16 +42,28 @@ def held(path: Path, *, beat_s: float = BEAT_S, stale_s: float = STALE_S) -> Ite
     finally:
         done.set()
         beat.join()
-        lock.unlink(missing_ok=True)
+        _release(lock, name)
 
 
-def _create(lock: Path) -> bool:
+def _release(lock: Path, name: str) -> None:
+    """Not a lock that is another's by now: one that was silent for too long has lost its own."""
+    with suppress(FileNotFoundError):
+        if lock.read_text() == name:
+            lock.unlink()
+
+
+def _own_name() -> str:
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "boot": _boot(), "nonce": secrets.token_hex(8)}
+    return json.dumps(holder)
+
+
+def _create(lock: Path, name: str) -> bool:
     try:
         handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         return False
     with os.fdopen(handle, "w") as file:
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "boot": _boot()}, file)
+        file.write(name)
     return True
 
 

@@ -151,6 +151,14 @@ def test_an_abandoned_lock_is_taken_over(tmp_path: Path, holder: object, age_s: 
     assert not lock.exists()
 
 
+def test_a_holder_that_lost_its_lock_leaves_the_next_ones_alone(tmp_path: Path) -> None:
+    lock = tmp_path / ".thing.lock"
+    with held(tmp_path / "thing"):
+        lock.unlink()
+        lock.write_text("the next holder's")
+    assert lock.read_text() == "the next holder's"
+
+
 def test_a_holder_of_this_machine_that_died_is_noticed_at_once(tmp_path: Path) -> None:
     pid = os.fork()
     if pid == 0:
