@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -58,15 +58,16 @@ def test_help_is_quick_and_imports_no_torch() -> None:
         "assert not heavy, heavy;"
         "sys.exit(code)"
     )
-    took = []
-    for _ in range(3):
-        started = time.monotonic()
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        took.append(time.monotonic() - started)
-        if took[-1] < 0.5:
-            break
+    before = _children_cpu_s()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    took_s = _children_cpu_s() - before
     assert "distill" in done.stdout
-    assert min(took) < 2.0, took  # the target is 0.5 s on an idle machine; here other tests run beside
+    assert took_s < 1.5  # processor time: other tests run beside; the target is 0.5 s on an idle machine
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.parametrize("name", COMMANDS)
