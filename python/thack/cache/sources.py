@@ -45,12 +45,14 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
-    with open(path, encoding="utf-8") as lines:
+    with open(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                content = json.loads(line)
+                content = json.loads(line.decode())
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}:{number}: not UTF-8 (byte {error.start})") from error
             except ValueError as error:
                 raise DataError(f"{path}:{number}: not JSON ({error})") from error
             if not isinstance(content, dict):

@@ -249,6 +249,13 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, name: str) -> None:
         import_cache(settings_for(tmp_path / "rows.safetensors", tmp_path / "cache"))
 
 
+def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "rows.jsonl", [line(1)])
+    source.write_bytes(source.read_bytes() + b'{"prompt": "caf\xe9"}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: not UTF-8 \(byte 15\)"):
+        import_cache(settings_for(source, tmp_path / "cache", k=K))
+
+
 def test_unknown_sources_are_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a,b")
     for name in ("rows.csv", "nowhere.jsonl"):
