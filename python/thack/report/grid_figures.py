@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -200,10 +201,11 @@ def _rise_panel(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) 
 def rises(arms: Sequence[Arm], colours: Sequence[Colour]) -> Figure:
     """One row per arm: every seed's rise, their mean and its interval."""
     height = max(SMALL[1] * 0.5, 0.34 * len(arms) + 0.8)
-    figure, axes = new_figure((SMALL[0], min(height, 4.2)))
+    figure, axes = new_figure((SMALL[0], min(height, 5.0)))
     for row, (arm, colour) in enumerate(zip(arms, colours, strict=True)):
         _rise_row(axes, row, arm, colour)
-    axes.set_yticks(range(len(arms)), [arm.name for arm in arms])
+    labels = [textwrap.fill(arm.name, 22) for arm in arms]
+    axes.set_yticks(range(len(arms)), labels, fontsize="x-small" if len(arms) > 8 else None)
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.set_xlabel("rise of golden, %")
     axes.grid(visible=False, axis="y")
