@@ -41,9 +41,9 @@ def fit_power_law(
 ) -> PowerLaw | None:
     """Least squares of relative errors; None where fewer points than parameters + 1 lie in the window.
 
-    For each exponent a of a grid, floor E ≥ 0 and scale A follow in closed form; the best a wins. The
-    interval holds every a whose residual sum stays below RSS·(1 + t²/(n − p)), with t Student's quantile and
-    p the number of parameters. With `floor=False`, E = 0: a straight line in log–log.
+    For each exponent a of a grid, then of a finer one around the best, floor E ≥ 0 and scale A follow in closed
+    form; the best a wins. The interval holds every a whose residual sum stays below RSS·(1 + t²/(n − p)), with t
+    Student's quantile and p the number of parameters. With `floor=False`, E = 0: a straight line in log–log.
     """
     if not 0.5 <= confidence < 1:
         raise UsageError(f"confidence = {confidence} must lie in [0.5, 1)")
@@ -54,19 +54,23 @@ def fit_power_law(
     if len(step_E) <= num_parameters:
         return None
     scaled_E = step_E / step_E[0]  # so that powers neither overflow nor lose digits
-    floors_A, scales_A, rss_A = _linear(scaled_E ** -_EXPONENTS[:, None], value_E, floor)
+    rss_A = _linear(scaled_E ** -_EXPONENTS[:, None], value_E, floor)[2]
     best = int(np.argmin(rss_A))
-    e, a_scaled, rss = float(floors_A[best]), float(scales_A[best]), float(rss_A[best])
-    exponent = float(_EXPONENTS[best])
+    # Between the neighbours of the best: with a small exponent the floor is very sensitive to it.
+    finer_A = np.linspace(_EXPONENTS[max(best - 1, 0)], _EXPONENTS[min(best + 1, len(_EXPONENTS) - 1)], 101)
+    floors_A, scales_A, finer_rss_A = _linear(scaled_E ** -finer_A[:, None], value_E, floor)
+    finest = int(np.argmin(finer_rss_A))
+    e, a_scaled, rss = float(floors_A[finest]), float(scales_A[finest]), float(finer_rss_A[finest])
+    exponent = float(finer_A[finest])
     spare = len(step_E) - num_parameters
     limit = max(rss, 1e-18) * (1 + student_quantile((1 + confidence) / 2, spare) ** 2 / spare)
-    inside = _EXPONENTS[rss_A <= limit]
+    inside = np.append(_EXPONENTS[rss_A <= limit], exponent)
     fitted_E = e + a_scaled * scaled_E**-exponent
     return PowerLaw(
         floor=e,
         scale=a_scaled * float(step_E[0]) ** exponent,
         exponent=exponent,
-        exponent_interval=(float(inside[0]), float(inside[-1])),
+        exponent_interval=(float(inside.min()), float(inside.max())),
         r_squared=_r_squared(np.log(value_E), np.log(np.maximum(fitted_E, 1e-300))),
         window=(float(step_E[0]), float(step_E[-1])),
         num_points=len(step_E),
