@@ -103,32 +103,12 @@ def train(job: Job, start: Snapshot) -> None:
                         sequences = _write(job, window)
                     job.material.expect(_ahead(job, window, sequences, step))
                 batch = _batch_of(window, sequences, step)
-                num_tokens = sum(len(s.response_ids) for s in batch)
             rate = learning_rate(job.optimizer_settings, step, plan.total_steps)
             set_learning_rate(job.optimizer, rate)
-
-            loss = 0.0
-            for number, (micro, divisor) in enumerate(_micro_batches(batch, num_tokens, job)):
-                _seed_dropout(plan.seed, step, number, team.rank.rank)
-                with clock("data"):
-                    rows = Batch.of(micro, model.device)
-                    target = job.material.target(micro, rows, window.epoch)
-                with clock("forward"), _autocast(job):
-                    output_NX = model(rows, project=not job.fuses(len(rows.labels_N)))
-                with clock("loss"), _divergence_named(output_NX, step + 1, batch, run):
-                    share_of_loss = job.loss(output_NX, target, rows.labels_N).sum() / divisor
-                with clock("backward"):
-                    share_of_loss.backward()  # type: ignore[no-untyped-call]
-                loss += float(share_of_loss.detach())
-
-            with clock("optimizer"):
-                sum_gradients(parameters, team)
-                (loss,) = team.sums(loss)
-                job.scored_tokens += num_tokens if job.material.teacher_tokens else 0
-                norm = clip_gradients(parameters, job.optimizer_settings.clip_norm)
-                _check_finite(loss, norm, step + 1, batch, run)
-                job.optimizer.step()
-                job.optimizer.zero_grad(set_to_none=True)
+            num_tokens = sum(len(s.response_ids) for s in batch)
+            loss = _backward(job, batch, num_tokens, step, window.epoch)
+            loss, norm = _update(job, parameters, loss, step, batch)
+            job.scored_tokens += num_tokens if job.material.teacher_tokens else 0
             step += 1
 
             run.append(_train_row(job, step, window, began, loss=loss, lr=rate, grad_norm=norm, tokens=num_tokens))
@@ -146,6 +126,38 @@ def train(job: Job, start: Snapshot) -> None:
                 raise stop.error(f"step {step} in {run.path}")
     if job.profile:
         job.progress.note(f"time: {clock}")
+
+
+def _backward(job: Job, batch: Sequence[TokenSequence], num_tokens: int, step: int, epoch: int) -> float:
+    """Forwards and backwards of this rank's share of the step; returns its share of the loss."""
+    loss = 0.0
+    for number, (micro, divisor) in enumerate(_micro_batches(batch, num_tokens, job)):
+        _seed_dropout(job.plan.seed, step, number, job.team.rank.rank)
+        with job.clock("data"):
+            rows = Batch.of(micro, job.model.device)
+            target = job.material.target(micro, rows, epoch)
+        with job.clock("forward"), _autocast(job):
+            output_NX = job.model(rows, project=not job.fuses(len(rows.labels_N)))
+        with job.clock("loss"), _divergence_named(output_NX, step + 1, batch, job.run):
+            share_of_loss = job.loss(output_NX, target, rows.labels_N).sum() / divisor
+        with job.clock("backward"):
+            share_of_loss.backward()  # type: ignore[no-untyped-call]
+        loss += float(share_of_loss.detach())
+    return loss
+
+
+def _update(
+    job: Job, parameters: Sequence[torch.nn.Parameter], loss: float, step: int, batch: Sequence[TokenSequence]
+) -> tuple[float, float]:
+    """One step of the optimizer with the gradients of all ranks; returns the loss of all and the gradient's norm."""
+    with job.clock("optimizer"):
+        sum_gradients(parameters, job.team)
+        (loss,) = job.team.sums(loss)
+        norm = clip_gradients(parameters, job.optimizer_settings.clip_norm)
+        _check_finite(loss, norm, step + 1, batch, job.run)
+        job.optimizer.step()
+        job.optimizer.zero_grad(set_to_none=True)
+    return loss, norm
 
 
 @contextmanager
