@@ -8,37 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from thack.config.settings import ArchitectureSettings, EvaluationSettings
+from thack.config.settings import EvaluationSettings
 from thack.corpus import Record
 from thack.errors import DataError, MismatchError, ModelError, UsageError
 from thack.metrics import Evaluator, PromptBank, evaluate
 from thack.metrics.distance import three_divergences
 from thack.models.batch import Batch
 from thack.models.llama import Llama
-from thack.models.load import new_decoder
 from thack.models.tokenizer import Tokenizer
 
+from .small import sharp
+
 SETTINGS = EvaluationSettings(batch_size=5, bootstrap=200)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.train(["def read(path): read the file at path"] * 3, 264)
-
-
-def sharp(tokenizer: Tokenizer, seed: int) -> Llama:
-    """A model of width 16 that is sure enough of itself to differ from another."""
-    model = new_decoder(ArchitectureSettings(hidden_size=16, num_heads=2, max_positions=64), tokenizer, seed)
-    with torch.no_grad():
-        model.lm_head.weight.mul_(40)
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def cast(tokenizer: Tokenizer) -> tuple[Llama, Llama, Llama]:
-    """oracle, teacher, student"""
-    oracle, teacher, student = (sharp(tokenizer, seed) for seed in range(3))
-    return oracle, teacher, student
 
 
 @pytest.fixture(scope="module")

@@ -8,39 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from thack.config.settings import ArchitectureSettings, EvaluationSettings
+from thack.config.settings import EvaluationSettings
 from thack.corpus import Record
 from thack.errors import DataError, MismatchError, UsageError
 from thack.hacking import Curves, verdict
 from thack.metrics import Evaluator, PromptBank, distance, evaluate
 from thack.models.batch import Batch
 from thack.models.llama import Llama
-from thack.models.load import new_decoder
 from thack.models.tokenizer import Tokenizer
 from thack.runlog import RunLog
+
+from .small import sharp
 
 SETTINGS = EvaluationSettings(batch_size=5, bootstrap=100, student_samples=False, health=False)
 READOUT = "forward_kl/reference_sampled/token_mean"
 LIKELIHOOD = "negative_log_likelihood/reference_sampled"
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.train(["def read(path): read the file at path"] * 3, 264)
-
-
-def sharp(tokenizer: Tokenizer, seed: int) -> Llama:
-    model = new_decoder(ArchitectureSettings(hidden_size=16, num_heads=2, max_positions=64), tokenizer, seed)
-    with torch.no_grad():
-        model.lm_head.weight.mul_(40)
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def cast(tokenizer: Tokenizer) -> tuple[Llama, Llama, Llama]:
-    """judge, teacher, student"""
-    judge, teacher, student = (sharp(tokenizer, seed) for seed in range(3))
-    return judge, teacher, student
 
 
 @pytest.fixture(scope="module")
