@@ -93,11 +93,11 @@ def verdict(run: PathLike, *, mapping: str | None = None, sets: Sequence[str] = 
 
 
 def read_curves(run: PathLike, mapping: str | None = None) -> Curves:
-    """The curves of a run directory, or of another trainer's log with a `mapping`."""
+    """The curves of a run directory, or of another trainer's log; a `mapping` names the columns."""
     from thack.hacking import Curves, parse_mapping
 
     path, words = Path(run), parse_mapping(mapping or "")
-    return Curves.from_run(path) if path.is_dir() else Curves.from_jsonl(path, words)
+    return Curves.from_run(path, mapping=words) if path.is_dir() else Curves.from_jsonl(path, words)
 
 
 def score_detectors(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ READOUT = "forward_kl/reference_sampled/token_mean"
 #: What stands in for golden where there is no oracle, best first, with its line; the column says which it is.
 STAND_INS = {"judge": "judge_line", "human": "human_line"}
 _LIKELIHOOD = "negative_log_likelihood/reference_sampled"
+_EVENTS = ("train", "evaluation", "guard")  # of thack's own rows; another trainer's words say nothing here
 #: What a mapping may name, and the columns of a thack run that play the part.
 WORDS: Mapping[str, tuple[str, ...]] = {
     "step": ("step", "global_step", "_step", "iteration"),
@@ -73,10 +75,16 @@ class Curves:
     words: Mapping[str, str]  # golden, proxy, line, monitor, fresh, train_loss → column
     per_prompt: Mapping[str, PerPrompt] = field(default_factory=dict)  # by column without normalisation
     notes: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()  # golden or proxy, where the last logged value is no number: a run that diverged
 
     @classmethod
-    def from_run(cls, directory: str | Path, *, readout: str = READOUT) -> Curves:
-        """Read a thack run directory; `readout` is `<divergence>/<whose samples>/<normalisation>`."""
+    def from_run(
+        cls, directory: str | Path, *, readout: str = READOUT, mapping: Mapping[str, str] | None = None
+    ) -> Curves:
+        """Read a thack run directory; `readout` is `<divergence>/<whose samples>/<normalisation>`.
+
+        `mapping` names other columns than the readout's.
+        """
         directory = Path(directory)
         path = directory / "metrics.jsonl"
         if not path.is_file():
@@ -85,8 +93,8 @@ class Curves:
                 hint="pass a directory written by `thack distill`, or a trainer's log with --map",
             )
         rows = [_flat(row) for row in runlog.read(path)]
-        chosen = {word: f"{word}/{readout}" for word in ("golden", "proxy", "line")}
-        curves = _build(directory.resolve().name, rows, chosen, str(path))
+        usual = {word: f"{word}/{readout}" for word in ("golden", "proxy")}
+        curves = _build(directory.resolve().name, rows, _known(mapping), str(path), usual=usual)
         curves = replace(curves, notes=(*curves.notes, *_guard_notes(rows)))
         return _with_per_prompt(curves, directory / "per_prompt.jsonl")
 
@@ -94,15 +102,8 @@ class Curves:
     def from_jsonl(cls, path: str | Path, mapping: Mapping[str, str] | None = None) -> Curves:
         """Read any trainer's log; `mapping` says which of its columns play which part."""
         path = Path(path)
-        chosen = dict(mapping or {})
-        for word in chosen:
-            if word not in WORDS:
-                raise UsageError(
-                    f"--map knows no word {word!r}",
-                    details=[f"it knows: {', '.join(WORDS)}"],
-                    hint=_closest(word, WORDS),
-                )
-        rows = [_flat(row) for row in read_log(path)]
+        chosen = _known(mapping)
+        rows = [_unquoted(_flat(row)) for row in read_log(path)]
         curves = _build(path.stem, rows, chosen, str(path))
         return _with_per_prompt(curves, path.with_name("per_prompt.jsonl")) if not mapping else curves
 
@@ -154,6 +155,17 @@ def parse_mapping(text: str) -> dict[str, str]:
     return mapping
 
 
+def _known(mapping: Mapping[str, str] | None) -> dict[str, str]:
+    for word in mapping or {}:
+        if word not in WORDS:
+            raise UsageError(
+                f"--map knows no word {word!r}",
+                details=[f"it knows: {', '.join(WORDS)}"],
+                hint=_closest(word, WORDS),
+            )
+    return dict(mapping or {})
+
+
 def read_log(path: Path) -> list[Row]:
     """Rows of JSON lines, of a JSON list, or of the `log_history` in a transformers trainer_state.json."""
     if path.suffix == ".json" and path.is_file():
@@ -176,10 +188,24 @@ def _flat(row: Mapping[str, object], prefix: str = "") -> Row:
     return flat
 
 
-def _build(name: str, rows: Sequence[Row], chosen: Mapping[str, str], place: str) -> Curves:
+def _unquoted(row: Row) -> Row:
+    """Numbers that a conversion from CSV left as text."""
+    return {key: _parsed(value) if isinstance(value, str) else value for key, value in row.items()}
+
+
+def _parsed(text: str) -> object:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _build(
+    name: str, rows: Sequence[Row], chosen: Mapping[str, str], place: str, *, usual: Mapping[str, str] | None = None
+) -> Curves:
     if not rows:
         raise DataError(f"{place} has no rows yet")
-    words = _resolve(chosen, {key for row in rows for key in row}, place)
+    words = _resolve(chosen, usual or {}, {key for row in rows for key in row}, place)
     if "golden" not in words and "proxy" not in words:
         raise _no_metric(rows, place)
     step = words.pop("step")
@@ -195,7 +221,7 @@ def _build(name: str, rows: Sequence[Row], chosen: Mapping[str, str], place: str
         event = row.get("event")
         if event == "guard":
             continue
-        is_evaluation = event == "evaluation" if event is not None else bool(metrics & row.keys())
+        is_evaluation = event == "evaluation" if event in _EVENTS else bool(metrics & row.keys())
         (evaluations if is_evaluation else training).setdefault(at, {}).update(row)
     if not evaluations:
         raise DataError(
@@ -206,42 +232,60 @@ def _build(name: str, rows: Sequence[Row], chosen: Mapping[str, str], place: str
         key: np.array([_value(evaluations[at].get(key)) for at in step_E])
         for key in _numeric_keys(evaluations.values(), skip=step)
     }
+    _check_measured(columns, words, place)
     train = {key: _series(training, key) for key in _numeric_keys(training.values(), skip=step)}
+    broken = tuple(w for w in ("golden", "proxy") if w in words and _ends_broken(evaluations, words[w]))
     return Curves(
         name=name,
         step_E=step_E,
         columns=columns,
         train=train,
         words=words,
-        notes=_notes(columns, words, step_E),
+        notes=_notes(columns, words, step_E, broken),
+        broken=broken,
     )
 
 
-def _resolve(chosen: Mapping[str, str], present: set[str], place: str) -> dict[str, str]:
+def _check_measured(columns: Mapping[str, Floats], words: Mapping[str, str], place: str) -> None:
+    for word in ("golden", "proxy"):
+        column = words.get(word)
+        if column is not None and not np.isfinite(columns.get(column, np.empty(0))).any():
+            raise DataError(
+                f"{place}: column {column!r} (for {word}) has no number at any evaluation",
+                hint=f"name another: --map {word}=<column>",
+            )
+
+
+def _ends_broken(evaluations: Mapping[float, Row], column: str) -> bool:
+    """Whether the last value that was logged is NaN, infinite or null."""
+    last = next((row[column] for _, row in sorted(evaluations.items(), reverse=True) if column in row), 0.0)
+    return _number(last) is None
+
+
+def _resolve(chosen: Mapping[str, str], usual: Mapping[str, str], present: set[str], place: str) -> dict[str, str]:
     """Which column plays which part: what was asked for must be there, the rest is found or missing."""
     words: dict[str, str] = {}
     for word, defaults in WORDS.items():
         asked = chosen.get(word)
+        found: str | None
         if asked is not None:
             slashed = asked.replace(".", "/")
             found = asked if asked in present else slashed if slashed in present else None
-            if found is None and asked.startswith(f"{word}/"):
-                found = _stand_in(word, asked, words, present)
-                if found is None:
-                    continue  # a thack column that this run did not compute (no oracle, no line)
             if found is None:
                 raise DataError(
                     f"{place} has no column {asked!r} (for {word})",
                     details=[f"it has: {', '.join(sorted(present)[:40])}"],
                     hint=_closest(asked, present),
                 )
-            words[word] = found
+        elif word == "line":
+            found = _line_of(words.get("golden", ""), present)
         else:
-            found = next((column for column in defaults if column in present), None)
-            if found is None:
-                found = _stand_in(word, f"{word}/{READOUT}", words, present)
-            if found is not None:
-                words[word] = found
+            columns = (usual[word],) if word in usual else defaults
+            found = next((column for column in columns if column in present), None)
+            if found is None and word == "golden":
+                found = _stand_in(columns[0], present)
+        if found is not None:
+            words[word] = found
     if "step" not in words:
         raise DataError(
             f"{place} has no column for the step",
@@ -251,18 +295,19 @@ def _resolve(chosen: Mapping[str, str], present: set[str], place: str) -> dict[s
     return words
 
 
-def _stand_in(word: str, asked: str, words: Mapping[str, str], present: set[str]) -> str | None:
-    """The judge's or the human column in golden's place, and the line that belongs to it."""
-    _, _, readout = asked.partition("/")
+def _stand_in(golden: str, present: set[str]) -> str | None:
+    """The judge's or the human column in golden's place."""
+    _, _, readout = golden.partition("/")
     likelihood = f"{_LIKELIHOOD}/{readout.rpartition('/')[2]}"
-    columns = {"judge": readout, "human": likelihood}
-    if word == "golden":
-        return next((f"{name}/{rest}" for name, rest in columns.items() if f"{name}/{rest}" in present), None)
-    stand_in = words.get("golden", "").partition("/")[0]
-    if word == "line" and stand_in in STAND_INS:
-        line = f"{STAND_INS[stand_in]}/{columns[stand_in]}"
-        return line if line in present else None
-    return None
+    columns = (f"judge/{readout}", f"human/{likelihood}")
+    return next((column for column in columns if column in present), None)
+
+
+def _line_of(golden: str, present: set[str]) -> str | None:
+    """The line that belongs to golden's column, of the same divergence; none for another trainer's columns."""
+    role, _, readout = (golden or f"golden/{READOUT}").partition("/")
+    line = f"{({'golden': 'line'} | STAND_INS).get(role, '')}/{readout}"
+    return line if line in present else None
 
 
 def _no_metric(rows: Sequence[Row], place: str) -> DataError:
@@ -282,7 +327,9 @@ def _closest(word: str, known: Iterable[str]) -> str | None:
 def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if math.isfinite(value) else None
+    with suppress(OverflowError):  # an integer beyond all floats
+        return float(value) if math.isfinite(value) else None
+    return None
 
 
 def _value(value: object) -> float:
@@ -307,12 +354,18 @@ def _series(rows: Mapping[float, Row], key: str) -> Series:
     return Series(step=np.array([at for at, _ in kept]), value=np.array([value for _, value in kept]))
 
 
-def _notes(columns: Mapping[str, Floats], words: Mapping[str, str], step_E: Floats) -> tuple[str, ...]:
-    notes = []
+def _notes(
+    columns: Mapping[str, Floats], words: Mapping[str, str], step_E: Floats, broken: Sequence[str]
+) -> tuple[str, ...]:
+    notes = [f"the last value of {word} is no number: where the student ends is not known" for word in broken]
     for word in ("golden", "proxy"):
         value_E = columns.get(words.get(word, ""))
         if value_E is not None and (missing := int(np.sum(~np.isfinite(value_E)))):
             notes.append(f"{missing} of {len(step_E)} evaluations have no finite {word} and are left out")
+    if {"golden", "proxy"} <= words.keys() and not np.isfinite(
+        columns[words["golden"]] + columns[words["proxy"]]
+    ).any():
+        notes.append("golden and proxy were never measured at the same step")
     return tuple(notes)
 
 

@@ -30,6 +30,7 @@ from thack.hacking.words import explain
 
 Name = Literal["inconclusive", "healthy", "over-fitting", "regressing to the teacher", "hacking"]
 Side = Literal["above", "below", "too close to tell"]
+_ROUNDING = 1e-4  # nats: a divergence that should be 0 may come out below it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +145,7 @@ def verdict(curves: Curves, margins: Margins | None = None) -> Verdict:
     over_line = golden.end - line if golden and line is not None else None
     side = _side(over_line, over_interval)
     name = _decide(golden, proxy, line, over_line, over_interval, int(judged_E.sum()), margins)
+    name = "inconclusive" if curves.broken else name
     turned = golden is not None and name not in ("inconclusive", "healthy")
     at_onset, change, change_interval = _proxy_after(curves, golden, proxy, resampled, margins)
     prompts = curves.prompts("golden")
@@ -245,6 +247,12 @@ def _extent(
     value_E = curves.columns[column]
     judged = np.flatnonzero(judged_E)
     lowest = judged[last_argmin(value_E[judged])]
+    if value_E[lowest] < -_ROUNDING:
+        at = f"{value_E[lowest]:.4g} at step {curves.step_E[lowest]:g}"
+        raise DataError(
+            f"{curves.name}: {word} is a distance, but {column} is {at}",
+            hint="name a column that is at least 0, and smaller where the student is better",
+        )
     seen = np.flatnonzero(np.isfinite(value_E))
     bootstrap = resampled.get(word)
     return Extent(

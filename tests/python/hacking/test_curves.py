@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from synthetic import STEPS, write_run
 
+from thack.api import read_curves
 from thack.errors import DataError, UsageError
 from thack.hacking import Curves, parse_mapping, verdict
 
@@ -144,3 +145,76 @@ def test_an_evaluation_without_prompts_means_no_intervals(tmp_path: Path) -> Non
     found = verdict(Curves.from_run(run))
     assert found.golden is not None and found.golden.rise_interval is None
     assert any("no intervals" in reason for reason in found.reasons)
+
+
+def _log(path: Path, **columns: object) -> Path:
+    """A hacking student's log of 14 evaluations; `columns` are functions of number and step, or values."""
+    rows: list[dict[str, object]] = []
+    for number, step in enumerate(range(50, 750, 50)):
+        row: dict[str, object] = {"step": step, "golden": 1 + abs(step - 300) / 1000, "proxy": 3 * step**-0.4}
+        row |= {name: f(number, step) if callable(f) else f for name, f in columns.items()}
+        rows.append(row)
+    return _write(path, rows)
+
+
+MAPPED = {"golden": "golden", "proxy": "proxy"}
+
+
+def test_numbers_in_quotes_and_events_of_other_trainers_are_read(tmp_path: Path) -> None:
+    plain = verdict(Curves.from_jsonl(_log(tmp_path / "a.jsonl"), MAPPED))
+    assert plain.name == "hacking"
+    quoted = _log(tmp_path / "b.jsonl", step=lambda _, s: str(s), golden=lambda _, s: str(1 + abs(s - 300) / 1000))
+    foreign = _log(tmp_path / "c.jsonl", event="eval", seen=10**400)
+    for path in (quoted, foreign):
+        assert verdict(Curves.from_jsonl(path, MAPPED)).golden == plain.golden
+
+
+@pytest.mark.parametrize("value", [None, "n/a", [1.0]])
+def test_a_metric_without_a_number_is_named(tmp_path: Path, value: object) -> None:
+    path = _log(tmp_path / "log.jsonl", golden=value)
+    with pytest.raises(DataError, match=r"column 'golden' \(for golden\) has no number"):
+        Curves.from_jsonl(path, MAPPED)
+
+
+def test_a_training_column_is_no_metric_of_a_run(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    with pytest.raises(DataError, match="column 'loss'"):
+        Curves.from_run(run, mapping={"proxy": "loss"})
+
+
+def test_what_a_mapping_names_is_not_replaced_in_silence(tmp_path: Path) -> None:
+    path = _log(tmp_path / "log.jsonl")
+    with pytest.raises(DataError, match="no column 'golden/kl'"):
+        Curves.from_jsonl(path, MAPPED | {"golden": "golden/kl"})
+
+
+def test_a_mapping_counts_for_a_run_too_and_takes_the_line_of_its_divergence(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    other = "jsd/reference_sampled/token_mean"
+    for row in rows:
+        row |= {f"golden/{other}": row[f"{GOLDEN}/token_mean"] / 4} if row["event"] == "evaluation" else {}
+    _write(run / "metrics.jsonl", rows)
+    curves = Curves.from_run(run, mapping={"golden": f"golden/{other}"})
+    assert curves.words["golden"] == f"golden/{other}"
+    assert "line" not in curves.words, "a JSD is not compared with KL(oracle‖teacher)"
+    assert read_curves(run, f"golden=golden/{other}").words == curves.words
+    assert Curves.from_run(run).has("line")
+
+
+def test_a_student_that_diverged_at_the_end_is_not_healthy(tmp_path: Path) -> None:
+    falling = {"golden": lambda n, s: 3 * s**-0.4 if n < 9 else float("nan")}
+    found = verdict(Curves.from_jsonl(_log(tmp_path / "log.jsonl", **falling), MAPPED))
+    assert found.name == "inconclusive" and "last value of golden is no number" in " ".join(found.reasons)
+
+
+def test_a_reward_is_no_distance(tmp_path: Path) -> None:
+    path = _log(tmp_path / "log.jsonl", golden=lambda _, s: -1 - s / 1000)
+    with pytest.raises(DataError, match=r"golden is a distance, but golden is -1\.7"):
+        verdict(Curves.from_jsonl(path, MAPPED))
+
+
+def test_metrics_that_never_meet_are_said_to(tmp_path: Path) -> None:
+    rows = [{"step": s + n, name: 1.0} for s in range(50, 750, 50) for n, name in enumerate(MAPPED)]
+    found = verdict(Curves.from_jsonl(_write(tmp_path / "log.jsonl", list(rows)), MAPPED))
+    assert found.name == "inconclusive" and "never measured at the same step" in " ".join(found.reasons)
