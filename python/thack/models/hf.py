@@ -190,6 +190,7 @@ class HuggingFaceModel(nn.Module):
         self._takes_positions = "position_ids" in takes
         self.cache_name = "cache" if "cache" in takes else "past_key_values"  # its name up to transformers 5.2x
         self._rows: Tensor | None = None  # set during one call: the rows that are asked for,
+        self._num_inputs = 0  # of how many,
         self._project = True  # whether they go through the head,
         self._hidden: Tensor | None = None  # and what they are
         self._check_widths()
@@ -257,7 +258,9 @@ class HuggingFaceModel(nn.Module):
 
     def run(self, rows_N: Tensor, *, project: bool = True, **inputs: Any) -> tuple[Tensor, Tensor, Any]:
         """Call the model; logits_NV and hidden_NH of the given rows of its B·T, and its whole output."""
-        self._rows, self._project = rows_N, project
+        read = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+        assert read is not None
+        self._rows, self._num_inputs, self._project = rows_N, read.numel(), project
         try:
             output = self.model(**inputs, return_dict=True)
             hidden_NH = self._hidden
@@ -271,6 +274,11 @@ class HuggingFaceModel(nn.Module):
         if self._rows is None:
             return None
         flat = inputs[0].reshape(-1, inputs[0].shape[-1])
+        if len(flat) != self._num_inputs:  # ProphetNet: several predictions for each
+            raise ModelError(
+                f"{type(self.model).__name__} projects {len(flat)} rows for {self._num_inputs} tokens",
+                hint="thack needs models that predict one token from each position",
+            )
         self._hidden = flat.index_select(0, self._rows.to(flat.device))  # the last layers may lie elsewhere
         return ((self._hidden if self._project else flat[:0]).unsqueeze(0),)
 
@@ -362,7 +370,8 @@ class _Decoding:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
-        self._cache.batch_select_indices(rows)
+        # By its name for beam search: alone that is there for recurrent states too (Mamba, Qwen3-Next).
+        self._cache.reorder_cache(rows)
         self._rows_B = self._rows_B[: len(rows)]
         self._logits_BV = self._logits_BV[rows]
 
@@ -395,7 +404,9 @@ class _CausalDecoding(_Decoding):
     def append(self, ids_B: Tensor) -> None:
         self._mask_BC = torch.cat((self._mask_BC, self._mask_BC.new_ones(len(ids_B), 1)), dim=1)
         positions = self._positions(self._lengths_B[:, None])
-        self._run(self._rows_B, input_ids=ids_B[:, None], attention_mask=self._mask_BC, **positions)
+        # Where no layer keeps keys (Mamba), a mask is of the tokens that are fed, not of columns: all are real.
+        mask_BC = None if all(getattr(self._cache, "is_linear", [False])) else self._mask_BC
+        self._run(self._rows_B, input_ids=ids_B[:, None], attention_mask=mask_BC, **positions)
         self._lengths_B = self._lengths_B + 1
 
     def keep(self, rows: Tensor) -> None:

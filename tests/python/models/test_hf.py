@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from thack.errors import DataError, ModelError
+from thack.models import hf
 from thack.models.batch import Batch
 from thack.models.load import load_model
 from thack.models.protocol import LanguageModel
@@ -115,6 +116,47 @@ def test_trap_11_decoding_with_the_cache_is_the_full_forward(pair: Any, make_seq
             state.keep(kept)
             alive = alive[kept]
         state.append(torch.tensor([int(sequences[i].response_ids[t]) for i in alive]))
+
+
+RECURRENT = {
+    "mamba": {"hidden_size": 16},
+    "falcon_h1": {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1}
+    | {
+        "head_dim": 8,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 8,
+        "mamba_d_ssm": 32,
+        "mamba_d_state": 8,
+        "mamba_n_groups": 1,
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # transformers', about kernels that are not installed
+@pytest.mark.parametrize("kind", RECURRENT)
+@torch.no_grad()
+def test_rows_of_recurrent_models_are_dropped_on_the_way(kind: str, tokenizer: Tokenizer, make_sequences: Any) -> None:
+    """Models whose memory is a state beside, or instead of, keys and values."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(kind, vocab_size=WIDTH, num_hidden_layers=2, **RECURRENT[kind])
+    model = hf.wrap(transformers.AutoModelForCausalLM.from_config(config).eval(), tokenizer)
+    sequences = make_sequences([(5, 3), (1, 3), (3, 3), (9, 3)])
+    state, rows = model.start([s.prompt_ids for s in sequences], 3), torch.tensor([0, 3])
+    state.append(torch.tensor([int(s.response_ids[0]) for s in sequences]))
+    state.keep(rows)
+    state.append(torch.tensor([int(sequences[i].response_ids[1]) for i in rows]))
+    full = model(Batch.of([sequences[i] for i in rows])).view(2, 3, -1)[:, 2]
+    torch.testing.assert_close(state.logits(), full, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_several_predictions_for_one_position_are_refused(tokenizer: Tokenizer, make_sequences: Any) -> None:
+    options = {"num_encoder_layers": 1, "num_decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    options |= {"num_encoder_attention_heads": 2, "num_decoder_attention_heads": 2, "hidden_size": 16}
+    config = transformers.ProphetNetConfig(vocab_size=WIDTH, decoder_start_token_id=1, **options)
+    model = hf.wrap(transformers.ProphetNetForConditionalGeneration(config).eval(), tokenizer)
+    with pytest.raises(ModelError, match="projects 14 rows for 7 tokens"):
+        model(Batch.of(make_sequences([(5, 7)])))
 
 
 def test_save_and_load(pair: Any, tmp_path: Path, make_sequences: Any) -> None:
