@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thack.hacking.curves import Curves, Floats, Series
 from thack.hacking.power_law import PowerLaw, fit_power_law
 
 _LEAST_POINTS = 4  # of a power law without floor; one with a floor has one more parameter
 _TINY = 1e-4  # of log(KL): a training curve that fell by less has not fallen
+_APART = 1.2  # ratio of the steps between which progress is measured
+_MANY = 200  # evaluations: beyond it laws are fitted to the first in every 5 % of the step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +36,19 @@ def none() -> Signal:
 
 
 def slope_ratio(curves: Curves, *, of: str, against: str, warmup_steps: int) -> Signal:
-    """dlog(of) / dlog(against) from one evaluation to the next; pairs in which `against` does not fall are left out."""
+    """dlog(of) / dlog(against) since the last evaluation at least a fifth of the steps before.
+
+    Closer ones differ by the jitter of the weights, not by what was learned. Pairs in which `against` does not fall are
+    left out.
+    """
     step_E, value_E, other_E = together(curves, of, against, warmup_steps)
-    fall_E = np.diff(np.log(other_E))
+    before_E = np.searchsorted(step_E, step_E / _APART * (1 + 1e-12), side="right") - 1
+    at_E = np.flatnonzero(before_E >= 0)
+    before_E = before_E[at_E]
+    fall_E = np.log(other_E[at_E] / other_E[before_E])
     falls_E = fall_E < -_TINY
-    ratio_E = np.diff(np.log(value_E))[falls_E] / fall_E[falls_E]
-    return Signal(series=Series(step=step_E[1:][falls_E], value=ratio_E), since_E=step_E[:-1][falls_E])
+    ratio_E = np.log(value_E[at_E] / value_E[before_E])[falls_E] / fall_E[falls_E]
+    return Signal(series=Series(step=step_E[at_E][falls_E], value=ratio_E), since_E=step_E[before_E][falls_E])
 
 
 def gap(curves: Curves, *, of: str, against: str, warmup_steps: int) -> Signal:
@@ -52,7 +62,7 @@ def local_exponent(curves: Curves, *, of: str, share: float, warmup_steps: int) 
 
     A curve that follows its law has R² near 1 and keeps a; one that has left it loses both.
     """
-    judged = behind(curves.of(of), warmup_steps)
+    judged = _few(behind(curves.of(of), warmup_steps))
     found = []
     for end in range(_LEAST_POINTS, len(judged) + 1):
         law = law_of_the_last(judged, end, share)
@@ -75,7 +85,7 @@ def forecast_error(curves: Curves, *, of: str, warmup_steps: int) -> Signal:
 
     Above 0 the curve lies above its own law. Needs five evaluations before it.
     """
-    judged = behind(curves.of(of), warmup_steps)
+    judged = _few(behind(curves.of(of), warmup_steps))
     found = []
     for end in range(_LEAST_POINTS + 1, len(judged)):
         law = fit_power_law(Series(step=judged.step[:end], value=judged.value[:end]))
@@ -102,8 +112,21 @@ def fall(curves: Curves, *, of: str, warmup_steps: int) -> Signal:
 
 def _checkpoints(curves: Curves, judged: Series) -> list[int]:
     """How many points were seen at each evaluation: a training curve has one per step, too many to fit at each."""
-    seen = np.searchsorted(judged.step, curves.step_E, side="right")
+    seen = np.searchsorted(judged.step, curves.step_E[_sparse(curves.step_E)], side="right")
     return sorted({int(count) for count in seen if count >= _LEAST_POINTS})
+
+
+def _few(series: Series) -> Series:
+    kept = _sparse(series.step)
+    return Series(step=series.step[kept], value=series.value[kept])
+
+
+def _sparse(step_E: Floats) -> NDArray[np.intp]:
+    """All, or of very many the first in every 5 %: each fit costs as much as all points before it."""
+    if len(step_E) <= _MANY:
+        return np.arange(len(step_E))
+    bin_E = np.floor(np.log(np.maximum(step_E, 1)) / np.log(1.05))
+    return np.unique(bin_E, return_index=True)[1]
 
 
 def behind(series: Series, warmup_steps: int) -> Series:

@@ -113,3 +113,26 @@ def test_fresh_responses_decide_where_there_are_any(fresh: float) -> None:
 def test_a_window_that_is_none_is_refused() -> None:
     with pytest.raises(UsageError, match="window"):
         Thresholds(window=1.5)
+
+
+def dense(num: int, jitter: float) -> Curves:
+    """Evenly spaced evaluations of a student that learns its task, its weights jittering from step to step."""
+    rng = np.random.default_rng(0)
+    step_E = np.linspace(10_000 / num, 10_000, num)
+    proxy, monitor = (step_E**-a * np.exp(jitter * rng.normal(size=num)) for a in (0.4, 0.45))
+    return replace(curves(proxy, monitor), step_E=step_E)
+
+
+def test_frequent_evaluations_do_not_turn_jitter_into_an_alarm() -> None:
+    found = slope_ratio(dense(100, jitter=0.002))
+    assert found.state == "quiet" and found.value == pytest.approx(0.4 / 0.45, abs=0.2)
+
+
+def test_of_very_many_evaluations_laws_are_fitted_to_a_few() -> None:
+    """To all of 1,000 it took a minute, growing with the square."""
+    few = dense(40, jitter=0.0)
+    assert len(power_law_deviation(few).series) == 37
+    many = replace(few, columns={}, train={}, step_E=np.arange(1.0, 801.0))
+    many = replace(many, columns={c: many.step_E**-0.4 for c in few.columns})
+    assert 45 < len(power_law_deviation(many).series) < 70
+    assert 45 < len(training_stalled(many).series) < 110
