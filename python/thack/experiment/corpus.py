@@ -6,11 +6,11 @@ stage 2 and the held-out prompts are disjoint. `splits.json` states every overla
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from thack import runlog
 from thack.corpus import TASKS, Record, read_records, split_by_hash, stdlib_records
 from thack.corpus.export import PAIRS, PROMPTS, write_records
 from thack.errors import DataError, UsageError
@@ -116,5 +116,4 @@ def _first_of_each_prompt(records: Sequence[Record]) -> list[Record]:
 
 
 def _read_jsonl(path: Path) -> list[Record]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Record(prompt_id=row["id"], prompt=row["prompt"], response=row["response"]) for row in rows]
+    return [Record(prompt_id=r["id"], prompt=r["prompt"], response=r["response"]) for r in runlog.read(path)]

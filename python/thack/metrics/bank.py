@@ -7,7 +7,6 @@ a judge (a stronger model in its role) or people, whose responses come from the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from thack import runlog
 from thack.config.settings import SamplingSettings
 from thack.corpus import Record, read_records
 from thack.errors import DataError, MismatchError, UsageError
@@ -207,7 +207,7 @@ class PromptBank:
         manifest = read_json(directory / "manifest.json")
         if manifest.get("kind") != "bank" or manifest.get("format") != FORMAT:
             raise DataError(f"{directory} is not a bank of format {FORMAT}")
-        rows = [json.loads(line) for line in (directory / "prompts.jsonl").read_text("utf-8").splitlines()]
+        rows = runlog.read(directory / "prompts.jsonl")
         writers = [writer for writer in ("oracle", "teacher", "judge", HUMAN) if rows and writer in rows[0]]
         bank = cls(
             ids=tuple(row["id"] for row in rows),
