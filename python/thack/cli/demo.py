@@ -57,7 +57,7 @@ def show(result: DemoResult) -> None:
         golden, after = found.golden, found.proxy_change
         curve = "–"
         if golden is not None:
-            curve = f"{golden.start:.3f}, {golden.minimum:.3f} @ {golden.minimum_step:g}, {golden.end:.3f}"
+            curve = f"{golden.start:.3f}, {golden.minimum:.3f} @ {golden.minimum_step:.10g}, {golden.end:.3f}"
             curve += f" ({percent(golden.rise)})"
         proxy = "–" if found.proxy is None else f"{number(found.proxy_at_onset, 3)} → {found.proxy.end:.3f}"
         change = "" if after is None else f" ({percent(after)})"

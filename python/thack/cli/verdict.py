@@ -99,7 +99,7 @@ def show_scores(scores: Sequence[Score]) -> None:
     table = Table("detector", "alarm at", "hits", "false alarms", "AUC", "lead", "golden at the alarm", box=None)
     for one in scores:
         lead = "–" if one.median_lead is None else f"{one.median_lead:+.2f}".replace("-", "−")
-        rise = "–" if not one.rises else percent(sorted(one.rises)[len(one.rises) // 2])
+        rise = "–" if one.median_rise is None else percent(one.median_rise)
         table.add_row(
             one.detector,
             number(one.threshold, 3),

@@ -260,7 +260,7 @@ class OracleFreeVerdict:
 
     @property
     def headline(self) -> str:
-        return self.name if self.onset_step is None else f"{self.name} from step {self.onset_step:g}"
+        return self.name if self.onset_step is None else f"{self.name} from step {self.onset_step:.10g}"
 
 
 def verdict_without_oracle(curves: Curves, thresholds: Thresholds | None = None) -> OracleFreeVerdict:

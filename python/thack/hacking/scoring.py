@@ -77,6 +77,10 @@ class Score:
     def median_lead(self) -> float | None:
         return float(np.median(self.leads)) if self.leads else None
 
+    @property
+    def median_rise(self) -> float | None:
+        return float(np.median(self.rises)) if self.rises else None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self) | {"misses": self.misses, "accuracy": self.accuracy, "median_lead": self.median_lead}
@@ -192,4 +196,5 @@ def _onset(case: Case) -> float:
 def _rise_at(case: Case, step: float) -> float:
     golden = case.curves.of("golden")
     assert case.truth.golden is not None
-    return float(golden.value[np.searchsorted(golden.step, step)] / case.truth.golden.minimum - 1)
+    at = min(int(np.searchsorted(golden.step, step)), len(golden) - 1)  # an alarm after golden's last value
+    return float(golden.value[at] / case.truth.golden.minimum - 1)

@@ -108,8 +108,8 @@ class Verdict:
         if self.onset_step is None:
             return self.name
         word = self.name.upper() if self.is_hacking else self.name
-        between = f" [{self.onset_interval[0]:g}, {self.onset_interval[1]:g}]" if self.onset_interval else ""
-        return f"{word} from step {self.onset_step:g}{between}"
+        between = f" [{self.onset_interval[0]:.10g}, {self.onset_interval[1]:.10g}]" if self.onset_interval else ""
+        return f"{word} from step {self.onset_step:.10g}{between}"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -248,7 +248,7 @@ def _extent(
     judged = np.flatnonzero(judged_E)
     lowest = judged[last_argmin(value_E[judged])]
     if value_E[lowest] < -_ROUNDING:
-        at = f"{value_E[lowest]:.4g} at step {curves.step_E[lowest]:g}"
+        at = f"{value_E[lowest]:.4g} at step {curves.step_E[lowest]:.10g}"
         raise DataError(
             f"{curves.name}: {word} is a distance, but {column} is {at}",
             hint="name a column that is at least 0, and smaller where the student is better",

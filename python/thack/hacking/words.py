@@ -92,7 +92,7 @@ def _golden(found: Verdict, golden: Extent) -> str:
     instead = stand_in(golden.column)
     name = instead[0] if instead else "distance to the oracle"
     shape = (
-        f"golden ({name}) is lowest at step {golden.minimum_step:g} ({golden.minimum:.4g}) "
+        f"golden ({name}) is lowest at step {golden.minimum_step:.10g} ({golden.minimum:.4g}) "
         f"and ends at {golden.end:.4g}: a rise of {percent(golden.rise)}"
     )
     if golden.rise_interval is None:
@@ -108,7 +108,7 @@ def _proxy(found: Verdict, proxy: Extent) -> str:
     if proxy.rise >= found.margins.proxy_rise:
         return (
             f"proxy (distance to the teacher) rises too, by {percent(proxy.rise)} from its own minimum "
-            f"at step {proxy.minimum_step:g} (margin {margin})"
+            f"at step {proxy.minimum_step:.10g} (margin {margin})"
         )
     change, at = found.proxy_change or 0.0, found.proxy_at_onset or proxy.minimum
     verb = "falls on" if change < -0.005 else "stands still" if change <= 0.005 else "moves within its margin"

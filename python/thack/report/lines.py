@@ -82,7 +82,7 @@ def table_of(arms: Sequence[Arm], words: Iterable[str]) -> str:
                 head = f'"{arm.name}",{"" if run.seed is None else run.seed},"{run.name}"'
                 column = run.curves.words.get(word, "")
                 rows += [
-                    f"{head},{step:g},{word},{column},{value!r}"
+                    f"{head},{step:.10g},{word},{column},{value!r}"
                     for step, value in zip(series.step.tolist(), series.value.tolist(), strict=True)
                 ]
     return "\n".join(rows) + "\n"

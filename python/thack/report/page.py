@@ -155,7 +155,7 @@ def _figures(subject: Subject, colours: Sequence[Colour], drawn: Sequence[Drawn]
 def _unfinished(subject: Subject) -> str:
     """Numbers of a run that still goes on, or was stopped, are not its last word."""
     found = [run for run in subject.runs if run.status not in ("", "finished")]
-    told = ", ".join(f"{run.name} ({run.status} at step {run.curves.step_E[-1]:g})" for run in found)
+    told = ", ".join(f"{run.name} ({run.status} at step {run.curves.step_E[-1]:.10g})" for run in found)
     return tag("p", text(f"Not finished: {told}. What follows may change."), class_="warning") if found else ""
 
 

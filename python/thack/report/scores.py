@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from thack.hacking import Case, score_detectors
 from thack.hacking.words import percent
 from thack.report.html import table, tag, text
@@ -26,7 +24,7 @@ def detector_scores(subject: Subject) -> str:
                 f"{found.false_alarms} of {found.num_sound}",
                 DASH if found.auc is None else f"{found.auc:.2f}",
                 DASH if found.median_lead is None else f"{found.median_lead:+.2f}".replace("-", "−"),
-                percent(float(np.median(found.rises))) if found.rises else DASH,
+                DASH if found.median_rise is None else percent(found.median_rise),
             ]
         )
     head = ["detector", "alarm at", "turns found", "false alarms", "AUC", "lead", "golden at the alarm"]

@@ -61,7 +61,7 @@ def arm_results(subject: Subject, colours: Sequence[Colour]) -> str:
                 _spread([one.minimum for one in golden]),
                 _spread([one.end for one in golden]),
                 tag("strong", _spread([100 * one.rise for one in golden], "{:+.1f}", " %")),
-                _spread(arm.onsets, "{:g}"),
+                _spread(arm.onsets, "{:.10g}"),
                 _spread([one.over_line for one in found if one.over_line is not None], "{:+.3f}"),
                 pill(arm.verdict) + tag("small", f" {counts}"),
             ]
@@ -98,10 +98,10 @@ def _result(run: Run) -> list[str]:
         )
     onset = ""
     if found.onset_interval is not None:
-        onset = tag("small", f" [{found.onset_interval[0]:g}, {found.onset_interval[1]:g}]")
+        onset = tag("small", f" [{found.onset_interval[0]:.10g}, {found.onset_interval[1]:.10g}]")
     return [
         f"{golden.start:.3f}",
-        f"{golden.minimum:.3f} @ {golden.minimum_step:g}{onset}",
+        f"{golden.minimum:.3f} @ {golden.minimum_step:.10g}{onset}",
         f"{golden.end:.3f}",
         rise,
         proxy,
@@ -118,10 +118,10 @@ def detectors(subject: Subject, colours: Sequence[Colour]) -> str:
         cells = []
         for found in run.suspicion.detections:
             value = "" if found.value is None else tag("small", f" {found.value:.2f}")
-            alarm = text(found.state) if found.alarm_step is None else f"alarm @ {found.alarm_step:g}"
+            alarm = text(found.state) if found.alarm_step is None else f"alarm @ {found.alarm_step:.10g}"
             cells.append((tag("strong", alarm) if found.fired else alarm) + value)
         onset = run.verdict.onset_step
-        rows.append([_name(run, colour), *cells, DASH if onset is None else f"{onset:g}"])
+        rows.append([_name(run, colour), *cells, DASH if onset is None else f"{onset:.10g}"])
     return table(head, rows, class_="stacked")
 
 
@@ -134,9 +134,9 @@ def arm_detectors(subject: Subject, colours: Sequence[Colour]) -> str:
         for number in range(len(names)):
             found = [run.suspicion.detections[number] for run in arm.runs]
             steps = [one.alarm_step for one in found if one.alarm_step is not None]
-            when = tag("small", f" @ {_spread(steps, '{:g}')}") if steps else ""
+            when = tag("small", f" @ {_spread(steps, '{:.10g}')}") if steps else ""
             cells.append((tag("strong", f"{len(steps)} of {len(found)}") if steps else f"0 of {len(found)}") + when)
-        rows.append([f"{swatch(colour)}{text(arm.name)}", *cells, _spread(arm.onsets, "{:g}")])
+        rows.append([f"{swatch(colour)}{text(arm.name)}", *cells, _spread(arm.onsets, "{:.10g}")])
     return table(["arm", *names, "golden’s onset"], rows, class_="stacked")
 
 
@@ -233,7 +233,7 @@ def _column(curves: Curves, column: str) -> list[str] | None:
         tag("code", text(column)),
         f"{start:.4g}",
         f"{low:.4g}",
-        f"{curves.step_E[lowest]:g}",
+        f"{curves.step_E[lowest]:.10g}",
         f"{end:.4g}",
         rise,
     ]

@@ -52,7 +52,7 @@ def headline(subject: Subject) -> str:
         run = subject.runs[0]
         if run.verdict.golden is None:
             return f"Without an oracle: {run.suspicion.headline}"
-        onset = f" from step {run.verdict.onset_step:g} on" if run.verdict.onset_step is not None else ""
+        onset = f" from step {run.verdict.onset_step:.10g} on" if run.verdict.onset_step is not None else ""
         return f"This student {_PLURAL[run.verdict.name]}{onset}"
     groups: dict[str, list[str]] = {}
     for arm in subject.arms:
@@ -91,7 +91,7 @@ def arm_sentences(arm: Arm) -> list[str]:
         sentences.append(f"The proxy changes meanwhile by {percent(statistics.median(changes))} in the median.")
     if arm.onsets:
         onset = statistics.median(arm.onsets)
-        sentences.append(f"Onset: step {onset:g} (seeds: {min(arm.onsets):g} to {max(arm.onsets):g}).")
+        sentences.append(f"Onset: step {onset:.10g} (seeds: {min(arm.onsets):.10g} to {max(arm.onsets):.10g}).")
     sides = [run.verdict.side for run in arm.runs if run.verdict.side is not None]
     if sides:
         told = ", ".join(f"{side} in {sides.count(side)}" for side in dict.fromkeys(sides))
@@ -118,9 +118,9 @@ def _run_sentences(run: Run) -> list[str]:
         return [*sentences, *(_sentence(reason) for reason in found.reasons)]
     else:
         between = found.onset_interval
-        steps = f" (between {between[0]:g} and {between[1]:g})" if between else ""
+        steps = f" (between {between[0]:.10g} and {between[1]:.10g})" if between else ""
         sentences.append(
-            f"Golden was best at step {golden.minimum_step:g}{steps}, {golden.minimum:.3f}, and ended at "
+            f"Golden was best at step {golden.minimum_step:.10g}{steps}, {golden.minimum:.3f}, and ended at "
             f"{golden.end:.3f}: {percent(golden.rise)}{interval}."
         )
         if found.proxy is not None and found.proxy_at_onset is not None and found.proxy_change is not None:

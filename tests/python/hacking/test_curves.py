@@ -218,3 +218,9 @@ def test_metrics_that_never_meet_are_said_to(tmp_path: Path) -> None:
     rows = [{"step": s + n, name: 1.0} for s in range(50, 750, 50) for n, name in enumerate(MAPPED)]
     found = verdict(Curves.from_jsonl(_write(tmp_path / "log.jsonl", list(rows)), MAPPED))
     assert found.name == "inconclusive" and "never measured at the same step" in " ".join(found.reasons)
+
+
+def test_a_step_beyond_a_million_keeps_its_digits(tmp_path: Path) -> None:
+    path = _log(tmp_path / "log.jsonl", step=lambda _, s: 1_000_001 + s)
+    found = verdict(Curves.from_jsonl(path, MAPPED))
+    assert "step 1000301" in found.headline and "step 1000301 " in found.reasons[0]

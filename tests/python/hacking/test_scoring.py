@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +99,20 @@ def test_a_run_without_an_oracle_cannot_be_scored_on(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", with_oracle=False, num_prompts=8)
     with pytest.raises(UsageError, match="has no golden metric"):
         Case.of(Curves.from_run(run))
+
+
+def test_an_alarm_after_the_last_golden_value_is_scored() -> None:
+    """Golden is dear: a log may have fewer values of it, and none at the end."""
+    step_E = np.array([31.0, 50, 80, 130, 215, 354, 583, 960])
+    golden = np.array([1.3, 1.0, 1.05, 1.1, 1.15, 1.2, np.nan, np.nan])
+    columns = {"g": golden, "p": step_E**-0.3, "m": step_E ** -np.where(step_E > 500, 0.9, 0.35)}
+    words = {"golden": "g", "proxy": "p", "monitor": "m"}
+    curves = Curves(name="drawn", step_E=step_E, columns=columns, train={}, words=words)
+    found = score(slope_ratio, [Case.of(curves)], Thresholds())
+    assert found.hits == 1 and found.rises == pytest.approx([0.2])
+
+
+def test_the_median_of_two_lies_between_them() -> None:
+    found = score(slope_ratio, [], Thresholds())
+    assert found.median_rise is None
+    assert replace(found, rises=(0.1, 0.3)).median_rise == pytest.approx(0.2)
