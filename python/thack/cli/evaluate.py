@@ -18,6 +18,7 @@ FLAGS = {
     "judge": Flag(key="judge", help="directory of a stronger model, where there is no oracle"),
     "human_references": Flag(key="human_references", help="golden from the responses in the bank's file"),
     "bank": Flag(key="bank"),
+    "on_bad_line": Flag(key="data.on_bad_line"),
     "out": Flag(key="out", help="the JSON file to write"),
     "seed": Flag(key="seed", help="fixes the sampled responses"),
     "device": Flag(key="device", help="auto, cpu, cuda, cuda:1 or mps"),

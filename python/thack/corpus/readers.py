@@ -27,9 +27,14 @@ def read_records(path: Path, on_bad_line: str = "stop", *, skipped: list[str] | 
         raise DataError(f"{path} does not exist", hint="give a JSONL or Parquet file of prompts")
     rows = _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
     records: list[Record] = []
+    prompts: dict[str, str] = {}
     for place, row in rows:
         try:
-            records.append(_record(row))
+            record = _record(row)
+            if prompts.setdefault(record.prompt_id, record.prompt) != record.prompt:
+                reason = f"the id {record.prompt_id!r} is another prompt's: give each its own, or leave `id` out"
+                raise BadLine(reason)
+            records.append(record)
         except BadLine as reason:
             if on_bad_line != "skip":
                 raise DataError(
@@ -91,12 +96,12 @@ def _record(row: Any) -> Record:
         prompt=prompt,
         response=_text(row, "response"),
         response_ids=_ids(row),
-        sample=int(row.get("sample", 0)),
+        sample=_sample(row),
     )
 
 
 def _conversation(row: Mapping[str, Any]) -> Record:
-    """Chat messages: the last one is the response if the assistant said it."""
+    """Chat messages: the last one is the response if the assistant said it, else `response` may hold it."""
     messages = row["messages"]
     shaped = (
         isinstance(messages, list)
@@ -109,20 +114,38 @@ def _conversation(row: Mapping[str, Any]) -> Record:
     if not shaped:
         raise BadLine("`messages` is not a list of objects with role and content")
     turns = tuple({"role": m["role"], "content": m["content"]} for m in messages)
-    response = None
+    response = _text(row, "response")
     if turns[-1]["role"] == "assistant":
         turns, response = turns[:-1], turns[-1]["content"]
     if not turns:
         raise BadLine("`messages` has no turn before the response")
     prompt = json.dumps(turns, ensure_ascii=False)
-    return Record(prompt_id=_id(row, prompt), prompt=prompt, response=response, messages=turns)
+    _check_unicode("messages", prompt + (response or ""))
+    return Record(
+        prompt_id=_id(row, prompt),
+        prompt=prompt,
+        response=response,
+        response_ids=_ids(row),
+        messages=turns,
+        sample=_sample(row),
+    )
 
 
 def _text(row: Mapping[str, Any], key: str) -> str | None:
     value = row.get(key)
     if value is not None and not isinstance(value, str):
         raise BadLine(f"`{key}` is not text but {type(value).__name__}")
+    _check_unicode(key, value or "")
     return value
+
+
+def _check_unicode(key: str, text: str) -> None:
+    """JSON may escape half of a pair of surrogates, which no encoding and no tokenizer knows."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start].encode("ascii", "backslashreplace").decode()
+        raise BadLine(f"`{key}` is not text: it holds {half}, half of a character") from None
 
 
 def _id(row: Mapping[str, Any], prompt: str) -> str:
@@ -131,7 +154,18 @@ def _id(row: Mapping[str, Any], prompt: str) -> str:
         return prompt_id(prompt)
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise BadLine("`id` is neither text nor a whole number")
+    _check_unicode("id", str(value))
     return str(value)
+
+
+def _sample(row: Mapping[str, Any]) -> int:
+    """Which of a prompt's responses this is; part of the names of its random numbers."""
+    value = row.get("sample")
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 31:
+        raise BadLine("`sample` is not a whole number from 0 on")
+    return value
 
 
 def _ids(row: Mapping[str, Any]) -> tuple[int, ...] | None:

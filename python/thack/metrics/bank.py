@@ -23,6 +23,7 @@ from thack.models.checkpoint import fingerprint_like
 from thack.models.load import as_language_model, tokenizer_of
 from thack.models.protocol import LanguageModel
 from thack.models.tokenizer import Tokenizer
+from thack.responses.data import encode_prompts
 from thack.responses.sampler import generate
 from thack.runtime.progress import SILENT, Progress
 from thack.targets import TokenSequence
@@ -47,9 +48,9 @@ class PromptBank:
         return len(self.ids)
 
     @classmethod
-    def from_jsonl(cls, path: Path | str, *, limit: int = 0) -> PromptBank:
+    def from_jsonl(cls, path: Path | str, *, limit: int = 0, on_bad_line: str = "stop") -> PromptBank:
         """The prompts of a JSONL or Parquet file; responses in it are used by `with_responses(human=True)` alone."""
-        return cls.from_records(read_records(Path(path)), limit=limit)
+        return cls.from_records(read_records(Path(path), on_bad_line), limit=limit)
 
     @classmethod
     def from_records(cls, records: Sequence[Record], *, limit: int = 0) -> PromptBank:
@@ -113,7 +114,8 @@ class PromptBank:
         """Prompts as ids, and people's responses where they are asked for; what does not fit leaves the bank."""
         if self.prompts:
             return self
-        encoded = [tokenizer.encode_pair(self._text(i, tokenizer), None)[0] for i in range(len(self))]
+        texts = [Record(prompt_id=key, prompt=text) for key, text in zip(self.ids, self.texts, strict=True)]
+        encoded = encode_prompts(self.records or texts, tokenizer)
         written = [self._human(i, tokenizer, max_human_tokens) for i in range(len(self))] if max_human_tokens else []
         keep = [i for i, ids in enumerate(encoded) if 0 < len(ids) <= max_prompt_tokens]
         if not keep:
@@ -137,11 +139,6 @@ class PromptBank:
             origin=origin,
             records=tuple(self.records[i] for i in keep) if self.records else (),
         )
-
-    def _text(self, i: int, tokenizer: Tokenizer) -> str:
-        """The prompt as the model reads it: conversations through the chat template."""
-        messages = self.records[i].messages if self.records else None
-        return self.texts[i] if messages is None else tokenizer.render(messages)
 
     def _human(self, i: int, tokenizer: Tokenizer, longest: int) -> np.ndarray | None:
         text = self.records[i].response if self.records else None

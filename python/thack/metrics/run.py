@@ -90,7 +90,7 @@ def open_bank(
     """
     if path.is_dir():
         return PromptBank.load(path)
-    bank = PromptBank.from_jsonl(path, limit=data.limit)
+    bank = PromptBank.from_jsonl(path, limit=data.limit, on_bad_line=data.on_bad_line)
     writers = [None if model is None else model.fingerprint() for model in (teacher, oracle, judge)]
     lengths = [data.max_prompt_tokens, data.max_response_tokens]
     references = [record.response for record in bank.records] if human else None

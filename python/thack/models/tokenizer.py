@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -169,15 +170,9 @@ class Tokenizer:
                 hint="give the text itself as `prompt`, or add chat_template.jinja to the model's directory",
             )
         from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        def refuse(message: str) -> None:
-            raise TemplateError(message)
-
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = refuse
         try:
-            return environment.from_string(self.chat_template).render(
+            text: str = _compiled(self.chat_template).render(
                 messages=list(messages),
                 add_generation_prompt=True,
                 bos_token=self._token(self.bos_id),
@@ -186,6 +181,12 @@ class Tokenizer:
             )
         except TemplateError as error:
             raise DataError(f"the chat template refuses a conversation: {error}") from error
+        return text
+
+    def encode_conversations(self, conversations: Sequence[Sequence[Mapping[str, Any]]]) -> list[np.ndarray]:
+        """int32 ids of every conversation, as the template renders it: it writes its special tokens, a BOS too,
+        itself, and the tokenizer's own would be there twice."""
+        return self.encode_batch([self.render(messages) for messages in conversations])
 
     def _token(self, token_id: int | None) -> str:
         return "" if token_id is None else (self._backend.id_to_token(token_id) or "")
@@ -203,6 +204,23 @@ class Tokenizer:
             data = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
             self._fingerprint = "sha256:" + hashlib.sha256(data.encode()).hexdigest()
         return self._fingerprint
+
+
+@cache
+def _compiled(template: str) -> Any:
+    """A chat template with what transformers lets them use."""
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = refuse
+    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)  # jinja's own escapes <, > and &
+    return environment.from_string(template)
 
 
 def _json_object(path: Path) -> dict[str, Any]:

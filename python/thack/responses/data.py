@@ -68,7 +68,7 @@ def prepare(
         _check_written_for(Path(settings.path), tokenizer)
         records = read_records(Path(settings.path), settings.on_bad_line, skipped=skipped)
     taken = _first(records, settings.limit, one_each=not need_response)
-    prompts = tokenizer.encode_batch([_prompt_text(r, tokenizer) for r in taken], special=True)
+    prompts = encode_prompts(taken, tokenizer)
     responses = _responses(taken, tokenizer) if need_response else [None] * len(taken)
     counts = {"dropped": 0, "cut": 0, "cut_responses": 0, "missing": 0}
     sequences: list[TokenSequence] = []
@@ -124,8 +124,11 @@ def _first(records: Sequence[Record], limit: int, *, one_each: bool) -> list[Rec
     return taken
 
 
-def _prompt_text(record: Record, tokenizer: Tokenizer) -> str:
-    return record.prompt if record.messages is None else tokenizer.render(record.messages)
+def encode_prompts(records: Sequence[Record], tokenizer: Tokenizer) -> list[np.ndarray]:
+    """Ids of every prompt: of a text with the tokenizer's special tokens, of a conversation with its template's."""
+    texts = iter(tokenizer.encode_batch([r.prompt for r in records if r.messages is None], special=True))
+    talks = iter(tokenizer.encode_conversations([r.messages for r in records if r.messages is not None]))
+    return [next(texts if r.messages is None else talks) for r in records]
 
 
 def _responses(records: Sequence[Record], tokenizer: Tokenizer) -> list[np.ndarray | None]:

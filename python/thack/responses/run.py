@@ -29,9 +29,10 @@ def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> dic
     model = load_model(settings.model, role="model", device=device, options=settings.load)
     dtype, _ = choose_dtype(settings.dtype, device, width=model.head().in_features)
     model.to(dtype)  # type: ignore[attr-defined]
-    records = read_records(Path(settings.data.path), settings.data.on_bad_line)
+    skipped: list[str] = []
+    records = read_records(Path(settings.data.path), settings.data.on_bad_line, skipped=skipped)
     prepared = prepare(settings.data, model.tokenizer, need_response=False, records=records)
-    progress.note(str(prepared.report))
+    progress.note(str(replace(prepared.report, skipped_lines=tuple(skipped))))
     sequences: list[TokenSequence] = []
     for sample in range(settings.samples):
         responses = generate(
@@ -52,7 +53,7 @@ def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> dic
         settings.out,
         sequences,
         model.tokenizer,
-        prompts={record.prompt_id: record.prompt for record in records},
+        records={record.prompt_id: record for record in records},
         facts={
             "model": model.fingerprint(),
             "seed": settings.seed,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from thack.corpus import Record
 from thack.errors import DataError
 from thack.files import claim_output, digest, read_json, write_bytes, write_json
 from thack.models.tokenizer import Tokenizer
@@ -20,12 +21,15 @@ def write_responses(
     sequences: Sequence[TokenSequence],
     tokenizer: Tokenizer,
     *,
-    prompts: Mapping[str, str],
+    records: Mapping[str, Record],
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write responses.jsonl, and then the manifest with the content's hash; `facts` say how they were made."""
+    """Write responses.jsonl, and then the manifest with the content's hash; `facts` say how they were made.
+
+    `records` are those of the prompts, by id: a conversation stays one.
+    """
     claim_output(directory, "responses")
-    lines = b"".join(_line(s, tokenizer, prompts[s.prompt_id]) for s in sequences)
+    lines = b"".join(_line(s, tokenizer, records[s.prompt_id]) for s in sequences)
     write_bytes(directory / RESPONSES, lines)
     ended = sum(1 for s in sequences if s.response_ids[-1] == tokenizer.eos_id)
     manifest = {
@@ -54,10 +58,11 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def _line(sequence: TokenSequence, tokenizer: Tokenizer, prompt: str) -> bytes:
+def _line(sequence: TokenSequence, tokenizer: Tokenizer, record: Record) -> bytes:
+    prompt = {"prompt": record.prompt} if record.messages is None else {"messages": list(record.messages)}
     row = {
         "id": sequence.prompt_id,
-        "prompt": prompt,
+        **prompt,
         "response": tokenizer.decode(sequence.response_ids),
         "response_ids": sequence.response_ids.tolist(),
         "sample": sequence.sample,
