@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from thack.cache import Cache
+from thack.cache.plan import data_fingerprint
 from thack.config.settings import DistillSettings, LossSettings, TargetSettings
 from thack.errors import MismatchError, UsageError
 from thack.losses.vocabulary import common_width
@@ -145,9 +146,12 @@ def prepare_distill(
         optimizer = build_optimizer(as_module(student.model), settings.optimizer)
         start = begin(student, optimizer, checkpoint)
         plan = _plan(settings, material, lengths)
-        run.open_logs(start.step)
         said = f"{dtype} ({reason})".removeprefix("torch.")
-        run.write_facts({**facts, "sequences": len(material), "dtype": said, "ranks": team.world_size})
+        facts |= {"sequences": len(material), "dtype": said, "ranks": team.world_size}
+        if isinstance(material, Live):
+            facts["data"] = data_fingerprint(material.data)
+        run.write_facts(facts, resumed=checkpoint is not None)
+        run.open_logs(start.step)
     state = dict(start.trainer.get("state", {}))
     guard = Guard(settings.guard, run, plan.steps_per_epoch, state) if settings.guard.on else None
     if guard is not None:

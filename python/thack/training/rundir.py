@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from thack import config, runlog
-from thack.errors import DataError, UsageError
+from thack.errors import DataError, MismatchError, UsageError
 from thack.files import atomic_directory, claim_output, read_json, write_json, write_text
 from thack.runlog import RunLog
 from thack.runtime.environment import environment
@@ -33,6 +33,8 @@ _FREE = (
     "memory.checkpoint_activations",
     "memory.compile",
 )
+# Facts of a run that another machine may change.
+_OF_THE_PLACE = ("origins.", "dtype", "ranks")
 # Files of a checkpoint that are not part of the model.
 _NOT_MODEL = (COMMIT, "trainer.json", "optimizer.safetensors", "responses.json")
 
@@ -82,11 +84,33 @@ class RunDirectory:
             status = {"state": state, "step": step, "exit_code": exit_code, "reason": reason}
             write_json(self.path / "STATUS.json", status)
 
-    def write_facts(self, manifest: Mapping[str, Any]) -> None:
-        """manifest.json (what went in, by fingerprint) and environment.json."""
-        if self.writes:
-            write_json(self.path / "manifest.json", {"kind": "run", "format": 1, "command": self.kind, **manifest})
-            write_json(self.path / "environment.json", environment())
+    def write_facts(self, facts: Mapping[str, Any], *, resumed: bool) -> None:
+        """manifest.json (what went in, by fingerprint) and environment.json.
+
+        A resumed run whose teacher, cache, bank or data have changed under their names is refused: it would be
+        nobody's curve. What it says of the student stays: what is at hand now is a checkpoint.
+        """
+        if not self.writes:
+            return
+        manifest: dict[str, Any] = {"kind": "run", "format": 1, "command": self.kind, **facts}
+        if resumed and (earlier := _manifest(self.path)):
+            for group in ("models", "origins"):
+                if "student" in earlier.get(group, {}):
+                    manifest[group] = {**manifest[group], "student": earlier[group]["student"]}
+            self._check_facts(_flat(earlier), _flat(manifest))
+        write_json(self.path / "manifest.json", manifest)
+        write_json(self.path / "environment.json", environment())
+
+    def _check_facts(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        changed = [
+            key for key in now if key in before and before[key] != now[key] and not key.startswith(_OF_THE_PLACE)
+        ]
+        if changed:
+            raise MismatchError(
+                f"{self.path} was started with other models or data: they changed behind the same names",
+                details=[f"{key}  {before[key]!r} then, {now[key]!r} now" for key in changed],
+                hint="put back what was there, or give another --out",
+            )
 
     def resumable(self, progress: Progress) -> Path | None:
         """The newest whole checkpoint; damaged ones are passed over with a note, and half-written ones removed.
@@ -173,6 +197,12 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         rows |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return rows
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """What an earlier start wrote; empty where it wrote nothing."""
+    file = path / "manifest.json"
+    return dict(read_json(file)) if file.exists() else {}
 
 
 def _link(source: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from thack.cache.plan import data_fingerprint
 from thack.config.settings import LossSettings, SftSettings
 from thack.corpus import Record, read_records
 from thack.errors import UsageError
@@ -100,7 +101,6 @@ def prepare_sft(
     with team.together():
         optimizer = build_optimizer(as_module(student.model), settings.optimizer)
         start = begin(student, optimizer, checkpoint)
-        run.open_logs(start.step)
         run.write_facts(
             {
                 "model": settings.model,
@@ -109,8 +109,11 @@ def prepare_sft(
                 "validation_sequences": len(held_out),
                 "dtype": f"{dtype} ({reason})".removeprefix("torch."),
                 "ranks": team.world_size,
-            }
+                "data": data_fingerprint([*training, *held_out]),
+            },
+            resumed=checkpoint is not None,
         )
+        run.open_logs(start.step)
     state: Row = dict(start.trainer.get("state", {}))
     objective = supervised(student.model, autocast, plain_head=plain_head)
     ends = range(plan.steps_per_epoch, plan.total_steps + 1, plan.steps_per_epoch)

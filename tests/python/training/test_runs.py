@@ -115,6 +115,32 @@ def test_trap_28_stopped_in_the_middle_of_a_window_and_resumed(world: Path, tmp_
         assert torch.equal(value, student_of(cut)[name]), name
 
 
+@pytest.mark.parametrize("what", ["teacher", "prompts.jsonl", "cache"])
+def test_trap_20_a_run_does_not_go_on_with_what_changed_behind_its_names(
+    world: Path, tmp_path: Path, what: str
+) -> None:
+    own = Path(shutil.copytree(world, tmp_path / "world"))
+    settings = distill_settings(own, tmp_path / "run", "offline" if what == "cache" else "online-teacher")
+    settings = replace(settings, teacher="" if what == "cache" else settings.teacher, bank="", oracle="")
+    with pytest.MonkeyPatch.context() as patch:
+        signal_at(patch, 2)
+        with pytest.raises(Preempted):
+            run_distill(settings)
+    before = {name: (settings.out / name).read_bytes() for name in ("manifest.json", "metrics.jsonl")}
+    other = build_world(tmp_path / "other", start=50, seed=7)
+    changed = own / what
+    changed.rename(tmp_path / "kept")
+    (other / what).rename(changed)
+    with pytest.raises(MismatchError, match="other models or data"):
+        run_distill(settings)
+    assert before == {name: (settings.out / name).read_bytes() for name in before}
+    shutil.rmtree(changed) if changed.is_dir() else changed.unlink()
+    (tmp_path / "kept").rename(changed)
+    run_distill(settings)
+    now, then = (json.loads(text) for text in ((settings.out / "manifest.json").read_text(), before["manifest.json"]))
+    assert now == then  # also of the student, which was read from a checkpoint
+
+
 def signal_at(patch: pytest.MonkeyPatch, step: int) -> None:
     append = RunDirectory.append
 

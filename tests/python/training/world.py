@@ -40,9 +40,9 @@ def write(path: Path, found: list[Record]) -> Path:
     return path
 
 
-def build_world(root: Path) -> Path:
+def build_world(root: Path, start: int = 0, seed: int = 0) -> Path:
     """oracle/, teacher/, student/ (random, but sure of themselves), bank/, cache/, prompts.jsonl."""
-    cast = {role: model(seed) for seed, role in enumerate(("oracle", "teacher", "student"))}
+    cast = {role: model(seed + i) for i, role in enumerate(("oracle", "teacher", "student"))}
     for role, member in cast.items():
         with torch.no_grad():
             member.lm_head.weight.mul_(20 if role != "student" else 1)
@@ -50,7 +50,7 @@ def build_world(root: Path) -> Path:
     PromptBank.from_records(records(6, 100)).with_responses(
         cast["teacher"], oracle=cast["oracle"], max_new_tokens=7
     ).save(root / "bank")
-    write(root / "prompts.jsonl", records(10))
+    write(root / "prompts.jsonl", records(10, start))
     data = replace(DATA, path=str(root / "prompts.jsonl"))
     capture(
         CacheSettings(
