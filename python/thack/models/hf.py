@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging as transformers_logging
 
 from thack.config.settings import ArchitectureSettings, LoadSettings
 from thack.errors import DataError, ModelError, UsageError
@@ -54,15 +56,16 @@ def load(
     try:
         config = AutoConfig.from_pretrained(directory, **safe)
         cls = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model, info = cls.from_pretrained(
-            directory,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            **safe,
-            **placement,
-        )
+        with _without_bars():
+            model, info = cls.from_pretrained(
+                directory,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                **safe,
+                **placement,
+            )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"transformers cannot load {directory}",
@@ -115,6 +118,18 @@ def _from_fast(tokenizer: Any, role: str) -> Tokenizer:
     with TemporaryDirectory() as place:
         tokenizer.save_pretrained(place)
         return Tokenizer.load(place)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers' own progress bars would break into ours, and fill the logs of jobs."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _placement(options: LoadSettings) -> dict[str, Any]:
@@ -309,7 +324,8 @@ class HuggingFaceModel(nn.Module):
     def save(self, directory: Path) -> None:
         """Write the directory as transformers does, with the tokenizer's files."""
         directory.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(directory, max_shard_size="1000GB")
+        with _without_bars():
+            self.model.save_pretrained(directory, max_shard_size="1000GB")
         self.tokenizer.save(directory)
 
     def fingerprint(self, *, full: bool | None = None) -> str:

@@ -22,6 +22,7 @@ _COMPARED = (
     ("{k} multinomial draws are worse than {k} sampled ids", "live/multinomial:{k}", "sampled:{k}"),
     ("A tail prior shared by the whole cache helps top-{k}", "top-k:{k}", "live/mixed:{k}+prior"),
     ("Four unbiased draws of the tail help top-{k}", "top-k:{k}", "live/mixed:{k}+4"),
+    ("Four such draws help top-{k} with a shared prior", "live/mixed:{k}+prior", "live/mixed:{k}+prior+4"),
     ("Four unbiased ids are better than top-{k} with its tail", "top-k:{k}", "sampled:4"),
     ("Kept for many epochs, {k} sampled ids are worse than drawn again", "sampled:{k}", "live/sampled:{k}+redraw"),
 )
@@ -45,8 +46,9 @@ def target_claims(grid: Grid, figure: str) -> Iterator[Claim]:
 
 def _truncation_turns(figure: str, arms: Mapping[TargetSettings, GridArm]) -> Iterator[Claim]:
     for target, arm in arms.items():
-        if target.kind == "top-k":
-            text = f"Truncation to top-{target.k} turns golden up, though no response is seen twice"
+        kept = {"top-k": "with its tail", "renormalised": "renormalised"}.get(target.kind)
+        if kept is not None:
+            text = f"Truncation to top-{target.k}, {kept}, turns golden up, though no response is seen twice"
             yield from above(figure, text, "rise of golden", "%", RISE, arm)
 
 

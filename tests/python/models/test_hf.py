@@ -159,13 +159,14 @@ def test_several_predictions_for_one_position_are_refused(tokenizer: Tokenizer, 
         model(Batch.of(make_sequences([(5, 7)])))
 
 
-def test_save_and_load(pair: Any, tmp_path: Path, make_sequences: Any) -> None:
+def test_save_and_load(pair: Any, tmp_path: Path, make_sequences: Any, capfd: pytest.CaptureFixture[str]) -> None:
     """Trap 20: the fingerprint is of content, wherever it lies."""
     reference, model = pair
     model.save(tmp_path / "again")
     again, batch = load_model(tmp_path / "again"), Batch.of(make_sequences(LENGTHS))
     assert torch.equal(again(batch), model(batch))
     assert again.fingerprint() == model.fingerprint()
+    assert "%" not in capfd.readouterr().err  # no progress bars but ours
     loaded = type(reference).from_pretrained(tmp_path / "again")
     assert torch.equal(loaded.get_output_embeddings().weight, reference.get_output_embeddings().weight)
     with torch.no_grad():
