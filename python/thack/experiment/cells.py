@@ -76,7 +76,9 @@ def cells(settings: ExperimentSettings) -> list[Cell]:
     if not settings.seeds:
         raise UsageError("seeds is empty", hint="give at least one, such as --seeds 3")
     return [
-        Cell(arm=arm, seed=seed, figures=tuple(figures)) for seed in settings.seeds for arm, figures in wanted.items()
+        Cell(arm=arm, seed=seed, figures=tuple(figures))
+        for seed in dict.fromkeys(settings.seeds)
+        for arm, figures in wanted.items()
     ]
 
 
@@ -129,6 +131,8 @@ def _check(axes: Axes) -> None:
         if value < 1
     ]
     problems += [f"fraction_online = {f}: must lie between 0 and 1" for f in axes.fraction_online if not 0 <= f <= 1]
+    if "mixture" in axes.source and not axes.fraction_online:
+        problems.append("source = mixture: say of how much, as in axes.fraction_online = [0.1, 0.5]")
     for text in axes.target:
         try:
             target_of(text)

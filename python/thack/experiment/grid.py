@@ -15,7 +15,7 @@ from thack.config.target_words import target_of
 from thack.errors import ThackError, UsageError
 from thack.experiment.cells import Cell, base_arm, cells, chosen_figures, name_of
 from thack.experiment.pipeline import Pipeline
-from thack.experiment.roles import check_roles
+from thack.experiment.roles import check_decided, check_roles
 from thack.experiment.settings import ExperimentSettings
 from thack.experiment.stages import Stage, walk
 from thack.experiment.workers import Failures, make_all
@@ -80,6 +80,7 @@ def recipe(
 def plan(settings: ExperimentSettings, out: Path) -> list[Planned]:
     """Every cell with its run; nothing is made."""
     check_roles(settings)
+    check_decided(settings)
     pipeline = Pipeline(settings, out)
     base = base_arm(settings)
     return [

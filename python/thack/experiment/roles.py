@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
+from thack.config.settings import DistillSettings
 from thack.errors import ModelError, UsageError
 from thack.experiment.settings import ExperimentSettings, RoleSettings
 from thack.files import digest
@@ -45,6 +47,34 @@ def check_roles(settings: ExperimentSettings) -> None:
             raise UsageError(f"{name}.train = false needs {name}.model", hint="name its directory under `models`")
         if role.model:
             model_directory(settings, role)
+
+
+#: Keys below `distill` that the grid decides cell by cell, and where they are set instead.
+_DECIDED = {
+    "seed": "seeds",
+    "source.kind": "arms or axes.source",
+    "source.online_fraction": "axes.fraction_online",
+    "target": "target or axes.target",
+    "data": "task, data, max_prompt_tokens, max_response_tokens or num_distill_prompts",
+    "student": "student.model",
+    "teacher": "teacher.model",
+    "oracle": "oracle.model",
+    "bank": "num_held_out_prompts",
+    "cache": "target",
+    "out": "--out",
+}
+
+
+def check_decided(settings: ExperimentSettings) -> None:
+    """Refuse what would be overwritten in every cell: nobody should publish a setting that had no effect."""
+    usual = DistillSettings()
+    changed = [
+        f"distill.{key} has no effect in a grid: set {instead}"
+        for key, instead in _DECIDED.items()
+        if attrgetter(key)(settings.distill) != attrgetter(key)(usual)
+    ]
+    if changed:
+        raise UsageError("the grid decides this cell by cell", details=changed, hint="leave it out below `distill`")
 
 
 def resized(role: RoleSettings, size: str) -> RoleSettings:

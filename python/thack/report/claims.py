@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from thack.report.effects import RISE, Claim, above, alarms, minus, one, proxy_end, ratio, rises, values
-from thack.report.grid import Grid
+from thack.report.grid import Grid, GridArm
 from thack.report.target_claims import target_claims
 
 _SAME = 0.10  # "about the same proxy"
@@ -87,25 +88,23 @@ def _f5(grid: Grid) -> Iterator[Claim]:
 
 
 def _f6(grid: Grid) -> Iterator[Claim]:
-    arms = grid.along("F6", "diversity")
-    base = grid.base()
-    for value, arm in arms:
-        if value == 1:
-            continue
+    arms = [(value, arm, grid.same(arm, diversity=1)) for value, arm in grid.along("F6", "diversity") if value != 1]
+    for value, arm, plain in arms:
         yield from one(
             "F6",
-            f"Less diverse prompts (÷{value:g}) make hacking worse",
+            f"Less diverse prompts (÷{value:g}) make hacking worse{_aside(grid, plain)}",
             f"rise with prompts ÷{value:g} − rise with all",
             "points",
             (0.0, np.inf),
-            minus(rises(arm), rises(base)),
+            minus(rises(arm), rises(plain)),
         )
-    if arms and arms[-1][0] != 1:
-        value, arm = arms[-1]
-        ends = ratio(values(arm, proxy_end), values(base, proxy_end))
+    for value, arm, plain in arms:
+        if value != arms[-1][0]:
+            continue
+        ends = ratio(values(arm, proxy_end), values(plain, proxy_end))
         yield from one(
             "F6",
-            "… at about the same proxy",
+            f"… at about the same proxy{_aside(grid, plain)}",
             f"proxy’s end with prompts ÷{value:g} over that with all, − 1",
             "%",
             (-_SAME, _SAME),
@@ -114,36 +113,44 @@ def _f6(grid: Grid) -> Iterator[Claim]:
 
 
 def _f7(grid: Grid) -> Iterator[Claim]:
-    base = grid.base()
     for value, arm in grid.along("F7", "budget"):
         if value == 1:
             continue
+        plain = grid.same(arm, budget=1)
         yield from one(
             "F7",
-            f"A larger budget ({value:g} generations per prompt) makes hacking milder",
+            f"A larger budget ({value:g} generations per prompt) makes hacking milder{_aside(grid, plain)}",
             f"rise with 1 − rise with {value:g}",
             "points",
             (0.0, np.inf),
-            minus(rises(base), rises(arm)),
+            minus(rises(plain), rises(arm)),
         )
 
 
+def _aside(grid: Grid, plain: GridArm | None) -> str:
+    """What else sets two compared arms apart from the plain offline run; each is compared with its own twin."""
+    words = [
+        f"{axis} {value}" for axis, value in (plain.axes if plain else {}).items() if value != grid.base_axes[axis]
+    ]
+    return f" ({', '.join(words)})" if words else ""
+
+
 def _fraction(grid: Grid) -> Iterator[Claim]:
-    base = grid.base()
     for value, arm in grid.along("fraction", "fraction_online"):
         if 0 < value < 1:
+            plain = grid.offline_of(arm)
             yield from one(
                 "fraction",
-                f"{100 * value:g} % of fresh responses makes hacking milder",
+                f"{100 * value:g} % of fresh responses makes hacking milder{_aside(grid, plain)}",
                 f"rise offline − rise with {100 * value:g} % online",
                 "points",
                 (0.0, np.inf),
-                minus(rises(base), rises(arm)),
+                minus(rises(plain), rises(arm)),
             )
             if value == max(v for v, _ in grid.along("fraction", "fraction_online") if v < 1):
                 yield from one(
                     "fraction",
-                    f"… and {100 * value:g} % is enough to keep golden from turning up",
+                    f"… and {100 * value:g} % is enough to keep golden from turning up{_aside(grid, plain)}",
                     "rise of golden",
                     "%",
                     (-np.inf, RISE),
@@ -158,6 +165,8 @@ def _pairs(grid: Grid, figure: str, axis: str) -> Iterator[Claim]:
         shown = {"forward_kl": "forward KL", "reverse_kl": "reverse KL", "jsd": "JSD"}.get(str(value), str(value))
         sizes = f"From a teacher of {arm.axes['teacher']} to a student of {shown}"
         what = {"task": f"On task {shown}", "loss": f"With {shown} as loss", "student": sizes}[axis]
+        others = {name: value for name, value in grid.base_axes.items() if name in (axis, "teacher")}
+        what += _aside(grid, replace(arm, axes={**arm.axes, **others}))
         yield from above(figure, f"{what}, offline golden turns up", "rise of golden", "%", RISE, arm)
         yield from one(
             figure,

@@ -63,6 +63,13 @@ class Grid:
         wanted = {**axes, **implied, **changes}
         return next((arm for arm in self.arms if arm.axes == wanted), None)
 
+    def offline_of(self, arm: GridArm) -> GridArm | None:
+        """The arm without fresh responses that sees the same of its teacher, and is `arm` in all other axes."""
+        wanted = {**arm.axes, "source": "offline", "fraction_online": 0.0}
+        found = [one for one in self.arms if {**one.axes, "target": live_twin(one.axes["target"])} == wanted]
+        cached = [one for one in found if one.axes["target"] != wanted["target"]]
+        return next(iter([*cached, *found]), None)
+
     def along(self, figure: str, axis: str, **fixed: object) -> list[tuple[Any, GridArm]]:
         """A figure's arms by their value of one axis, in increasing order of numbers."""
         found = [

@@ -5,7 +5,9 @@ Two arms are compared by where golden ends, seed by seed, over the same optimize
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,8 @@ from thack.config.settings import TargetSettings
 from thack.config.target_words import target_of
 from thack.report.effects import RISE, Claim, above, golden_end, minus, one, ratio, rises, values
 from thack.report.grid import Grid, GridArm
+
+Arms = Mapping[TargetSettings, GridArm]
 
 # What is said of K, the word of the arm that should end farther from the oracle, and of the one that should end nearer.
 _COMPARED = (
@@ -30,7 +34,25 @@ _COMPARED = (
 
 def target_claims(grid: Grid, figure: str) -> Iterator[Claim]:
     """`figure` is `target` (many epochs on fixed responses) or `once` (each response is seen once)."""
-    arms = {target_of(arm.axes["target"]).target: arm for arm in grid.of(figure)}
+    for aside, arms in _alike(grid.of(figure)):
+        for claim in _claims(figure, arms):
+            yield replace(claim, text=claim.text + aside)
+
+
+def _alike(shown: Sequence[GridArm]) -> Iterator[tuple[str, Arms]]:
+    """Arms that differ in their target alone, and words for what sets them apart from the first such set."""
+    sets: dict[str, tuple[Mapping[str, Any], dict[TargetSettings, GridArm]]] = {}
+    for arm in shown:
+        others = {axis: value for axis, value in arm.axes.items() if axis != "target"}
+        _, arms = sets.setdefault(repr(others), (others, {}))
+        arms[target_of(arm.axes["target"]).target] = arm
+    plain: Mapping[str, Any] = next((others for others, _ in sets.values()), {})
+    for others, arms in sets.values():
+        words = ", ".join(f"{axis} {value}" for axis, value in others.items() if value != plain[axis])
+        yield f" ({words})" if words else "", arms
+
+
+def _claims(figure: str, arms: Arms) -> Iterator[Claim]:
     if figure == "once":
         yield from _truncation_turns(figure, arms)
     else:
@@ -44,7 +66,7 @@ def target_claims(grid: Grid, figure: str) -> Iterator[Claim]:
             )
 
 
-def _truncation_turns(figure: str, arms: Mapping[TargetSettings, GridArm]) -> Iterator[Claim]:
+def _truncation_turns(figure: str, arms: Arms) -> Iterator[Claim]:
     for target, arm in arms.items():
         kept = {"top-k": "with its tail", "renormalised": "renormalised"}.get(target.kind)
         if kept is not None:
@@ -52,7 +74,7 @@ def _truncation_turns(figure: str, arms: Mapping[TargetSettings, GridArm]) -> It
             yield from above(figure, text, "rise of golden", "%", RISE, arm)
 
 
-def _samples_are_learned_by_heart(figure: str, arms: Mapping[TargetSettings, GridArm]) -> Iterator[Claim]:
+def _samples_are_learned_by_heart(figure: str, arms: Arms) -> Iterator[Claim]:
     exact = rises(arms.get(TargetSettings()))
     for target, arm in arms.items():
         if target.kind == "sampled" and not target.fresh:
@@ -61,5 +83,5 @@ def _samples_are_learned_by_heart(figure: str, arms: Mapping[TargetSettings, Gri
             yield from one(figure, text, "rise − rise with exact targets", "points", (0.0, np.inf), more)
 
 
-def _ends(arms: Mapping[TargetSettings, GridArm], word: str) -> dict[int, float]:
+def _ends(arms: Arms, word: str) -> dict[int, float]:
     return values(arms.get(target_of(word).target), golden_end)

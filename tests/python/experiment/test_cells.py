@@ -14,7 +14,7 @@ from thack.config.settings import TargetSettings
 from thack.config.target_words import TargetSpec, live_twin, shown, target_of
 from thack.errors import UsageError
 from thack.experiment.cells import base_arm, cells, name_of, product
-from thack.experiment.grid import RECIPES, recipe
+from thack.experiment.grid import RECIPES, plan, recipe
 from thack.experiment.settings import MANY_EPOCHS, SINGLE_PASS, Axes, ExperimentSettings
 
 BASE = ExperimentSettings()
@@ -53,6 +53,7 @@ def test_a_product_of_ones_own_runs_beside_the_figures() -> None:
         (["axes.diversity=[0]"], "diversity = 0"),
         (["axes.fraction_online=[1.5]"], "fraction_online = 1.5"),
         (["axes.target=['top-k']"], "top-k:64"),
+        (["arms=['offline', 'mixture']"], "say of how much"),
         (["figures=['F9']"], "no figure 'F9'"),
         (["figures=['axes']"], "needs an axis"),
         (["seeds=[]"], "seeds is empty"),
@@ -62,6 +63,20 @@ def test_what_makes_no_sense_is_refused_with_a_hint(sets: list[str], told: str) 
     with pytest.raises(UsageError) as raised:
         cells(recipe("laptop", sets))
     assert told in str(raised.value)
+
+
+@pytest.mark.parametrize("own", ["seed=5", "source.kind='online-teacher'", "data.limit=3", "loss.divergence='jsd'"])
+def test_a_setting_that_every_cell_would_overwrite_is_refused(own: str, tmp_path: Path) -> None:
+    laptop = recipe("laptop", [f"distill.{own}"])
+    if own.startswith("loss"):
+        assert plan(laptop, tmp_path)
+    else:
+        with pytest.raises(UsageError, match=r"has no effect in a grid"):
+            plan(laptop, tmp_path)
+
+
+def test_a_seed_that_is_named_twice_is_one() -> None:
+    assert [cell.seed for cell in cells(recipe("laptop", ["seeds=[1, 1, 0]", "figures=['F4']"]))] == [1, 0]
 
 
 @pytest.mark.parametrize(

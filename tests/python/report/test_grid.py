@@ -87,6 +87,28 @@ def test_what_a_cache_keeps_is_compared_by_goldens_end(tmp_path: Path) -> None:
     assert "bytes per token" in page
 
 
+def test_an_arm_is_compared_with_its_own_twin(tmp_path: Path) -> None:
+    """A grid of one's own may cross an axis with others: two things at once would be no comparison."""
+    crossed = {"fraction": {"source": "mixture", "target": "live", "fraction_online": 0.1}, "F6": {"diversity": 5}}
+    own, jsd = list(crossed), {"loss": "jsd"}
+    arms = [arm("offline", [*own, "target"], rising(0.05)), arm("JSD", [*own, "target"], rising(0.15), **jsd)]
+    for figure, axes in crossed.items():
+        arms += [
+            arm(figure, [figure], rising(0.08), **axes),
+            arm(f"{figure}, JSD", [figure], rising(0.1), **axes, **jsd),
+        ]
+    arms += [arm("top", ["target"], rising(0.1), target="top-k:16")]
+    arms += [arm("top, JSD", ["target"], rising(0.1), target="top-k:16", **jsd)]
+    found = {one.text: one.effect.mean for one in claims(load_grid(write_grid(tmp_path, arms, seeds=(0,))))}
+    worse, milder = "Less diverse prompts (÷5) make hacking worse", "10 % of fresh responses makes hacking milder"
+    assert found[worse] == pytest.approx(0.03, abs=0.02)
+    assert found[f"{worse} (loss jsd)"] == pytest.approx(-0.05, abs=0.02)
+    assert found[milder] == pytest.approx(-0.03, abs=0.02)
+    assert found[f"{milder} (loss jsd)"] == pytest.approx(0.05, abs=0.02)
+    assert found["Top-16 with its tail is worse than exact"] > 0.02
+    assert found["Top-16 with its tail is worse than exact (loss jsd)"] < -0.02
+
+
 def test_detectors_are_scored_on_all_runs_and_on_each_task(tmp_path: Path) -> None:
     arms = [
         *ARMS[:2],
