@@ -43,13 +43,13 @@ def _alike(shown: Sequence[GridArm]) -> Iterator[tuple[str, Arms]]:
     """Arms that differ in their target alone, and words for what sets them apart from the first such set."""
     sets: dict[str, tuple[Mapping[str, Any], dict[TargetSettings, GridArm]]] = {}
     for arm in shown:
-        others = {axis: value for axis, value in arm.axes.items() if axis != "target"}
-        _, arms = sets.setdefault(repr(others), (others, {}))
+        rest = {axis: value for axis, value in arm.axes.items() if axis != "target"}
+        _, arms = sets.setdefault(repr(rest), (rest, {}))
         arms[target_of(arm.axes["target"]).target] = arm
     plain: Mapping[str, Any] = next((others for others, _ in sets.values()), {})
-    for others, arms in sets.values():
+    for others, found in sets.values():
         words = ", ".join(f"{axis} {value}" for axis, value in others.items() if value != plain[axis])
-        yield f" ({words})" if words else "", arms
+        yield f" ({words})" if words else "", found
 
 
 def _claims(figure: str, arms: Arms) -> Iterator[Claim]:
