@@ -9,6 +9,7 @@ objects, dotted keys through a mapping, and `config` files below them:
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -73,20 +74,21 @@ def verdict(run: PathLike, *, mapping: str | None = None, sets: Sequence[str] = 
     """Judge a run directory, or another trainer's log with a `mapping` ("golden=eval/kl,step=global_step").
 
     Without a golden column the detector that needs no oracle speaks, and `sets` are thresholds instead of
-    margins. A run directory gets its verdict.json, and its model the card that carries the verdict.
+    margins. A run directory that may be written gets its verdict.json, and its model the card with the verdict.
     """
     from thack.hacking import Margins, Thresholds, verdict_without_oracle, write_card
     from thack.hacking import verdict as judge
 
     path = Path(run)
     curves = read_curves(path, mapping)
+    keeps = path.is_dir() and os.access(path, os.W_OK)  # not another's run, nor an archive
     if not curves.has("golden"):
         suspicion = verdict_without_oracle(curves, load(Thresholds, [], sets))
-        if path.is_dir():
+        if keeps:
             write_card(path, suspicion)
         return suspicion
     found = judge(curves, load(Margins, [], sets))
-    if path.is_dir():
+    if keeps:
         write_text(path / "verdict.json", found.to_json())
         write_card(path, found)
     return found

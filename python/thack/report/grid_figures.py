@@ -252,7 +252,8 @@ def ends_by_bytes(shown: Sequence[GridArm]) -> Figure:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("bytes per token")
     axes.set_ylabel("golden at the end, nats per token")
-    axes.legend(fontsize="x-small")
+    if points:
+        axes.legend(fontsize="x-small")
     return figure
 
 

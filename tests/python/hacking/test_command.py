@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,12 @@ def test_what_a_guard_did_stands_in_the_verdict(tmp_path: Path) -> None:
         "2 fresh responses per prompt (18,500 tokens) joined in epochs 5, 15"
     )
     assert note in verdict_without_oracle(curves).reasons
+
+
+def test_a_run_that_may_only_be_read_is_judged_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = made(tmp_path / "run", "hacking")
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    code, out, _ = run(capsys, "verdict", str(found))
+    assert code == 0 and "HACKING" in out and not (found / "verdict.json").exists()
