@@ -232,7 +232,7 @@ def _build(
         key: np.array([_value(evaluations[at].get(key)) for at in step_E])
         for key in _numeric_keys(evaluations.values(), skip=step)
     }
-    _check_measured(columns, words, place)
+    gone = _take_out_unmeasured(columns, words, chosen, place)
     train = {key: _series(training, key) for key in _numeric_keys(training.values(), skip=step)}
     broken = tuple(w for w in ("golden", "proxy") if w in words and _ends_broken(evaluations, words[w]))
     return Curves(
@@ -241,19 +241,28 @@ def _build(
         columns=columns,
         train=train,
         words=words,
-        notes=_notes(columns, words, step_E, broken),
+        notes=(*gone, *_notes(columns, words, step_E, broken)),
         broken=broken,
     )
 
 
-def _check_measured(columns: Mapping[str, Floats], words: Mapping[str, str], place: str) -> None:
+def _take_out_unmeasured(
+    columns: Mapping[str, Floats], words: dict[str, str], chosen: Mapping[str, str], place: str
+) -> list[str]:
+    """Golden or proxy without one number (a run that diverged at once) is a note; one that was asked for, an error."""
+    told = []
     for word in ("golden", "proxy"):
         column = words.get(word)
-        if column is not None and not np.isfinite(columns.get(column, np.empty(0))).any():
+        if column is None or np.isfinite(columns.get(column, np.empty(0))).any():
+            continue
+        if word in chosen:
             raise DataError(
                 f"{place}: column {column!r} (for {word}) has no number at any evaluation",
                 hint=f"name another: --map {word}=<column>",
             )
+        del words[word]
+        told.append(f"{word} has no number at any evaluation")
+    return told
 
 
 def _ends_broken(evaluations: Mapping[float, Row], column: str) -> bool:

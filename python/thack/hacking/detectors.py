@@ -274,7 +274,7 @@ def verdict_without_oracle(curves: Curves, thresholds: Thresholds | None = None)
     leading = deciding(detections)
     judged_E = signals.behind(curves.of("proxy"), limits.warmup_steps).value
     name: OracleFreeName = "no alarm"
-    if leading.state == "not enough data":
+    if leading.state == "not enough data" or (curves.broken and not leading.fired):
         name = "inconclusive"
     elif leading.fired:
         rises = len(judged_E) > 0 and judged_E[-1] >= 1.03 * judged_E.min()

@@ -11,7 +11,7 @@ from synthetic import STEPS, write_run
 
 from thack.api import read_curves
 from thack.errors import DataError, UsageError
-from thack.hacking import Curves, parse_mapping, verdict
+from thack.hacking import Curves, parse_mapping, verdict, verdict_without_oracle
 
 GOLDEN = "golden/forward_kl/reference_sampled"
 
@@ -176,6 +176,14 @@ def test_a_metric_without_a_number_is_named(tmp_path: Path, value: object) -> No
         Curves.from_jsonl(path, MAPPED)
 
 
+def test_a_run_that_diverged_at_once_is_read(tmp_path: Path) -> None:
+    """A callback reads its own log within somebody's training."""
+    column = "proxy/forward_kl/reference_sampled/token_mean"
+    _write(tmp_path / "metrics.jsonl", [{"event": "evaluation", "step": s, column: None} for s in (100, 200)])
+    found = verdict_without_oracle(Curves.from_run(tmp_path))
+    assert found.name == "inconclusive" and "proxy has no number at any evaluation" in found.reasons
+
+
 def test_a_training_column_is_no_metric_of_a_run(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     with pytest.raises(DataError, match="column 'loss'"):
@@ -206,6 +214,11 @@ def test_a_student_that_diverged_at_the_end_is_not_healthy(tmp_path: Path) -> No
     falling = {"golden": lambda n, s: 3 * s**-0.4 if n < 9 else float("nan")}
     found = verdict(Curves.from_jsonl(_log(tmp_path / "log.jsonl", **falling), MAPPED))
     assert found.name == "inconclusive" and "last value of golden is no number" in " ".join(found.reasons)
+    columns = {"proxy": falling["golden"], "monitor": lambda _, s: s**-0.4}
+    path = _log(tmp_path / "other.jsonl", **columns)
+    assert (
+        verdict_without_oracle(Curves.from_jsonl(path, {"proxy": "proxy", "monitor": "monitor"})).name == "inconclusive"
+    )
 
 
 def test_a_reward_is_no_distance(tmp_path: Path) -> None:
