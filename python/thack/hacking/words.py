@@ -57,9 +57,7 @@ def explain(found: Verdict) -> list[str]:
     reasons = []
     margins = found.margins
     if found.golden is None:
-        nothing = (
-            f"no evaluation lies behind the warm-up of {margins.warmup_steps} steps (change it: --set warmup_steps=…)"
-        )
+        nothing = f"no evaluation lies behind the warm-up of {margins.warmup_steps} steps (the margin warmup_steps)"
         missing = "there is no golden column" if found.num_evaluations else nothing
         return [f"{missing}: whether the student got worse cannot be seen", *_proxy_only(found)]
     if found.num_evaluations < margins.min_evaluations:

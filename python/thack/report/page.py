@@ -114,7 +114,7 @@ def _detectors(subject: Subject, colours: Sequence[Colour]) -> str:
 
 def _card(arm: Arm, colour: Colour) -> str:
     only = arm.runs[0]
-    name = only.suspicion.name if len(arm.runs) == 1 and only.verdict.golden is None else arm.verdict
+    name = only.suspicion.name if len(arm.runs) == 1 and not only.has_oracle else arm.verdict
     count = f" · {len(arm.runs)} seeds" if len(arm.runs) > 1 else ""
     return tag(
         "article",

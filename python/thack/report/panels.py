@@ -38,7 +38,8 @@ def draw(subject: Subject) -> list[Drawn]:
         if several
         else "Band: 95 % interval over prompts of the ratio to the point at golden’s minimum (ring)."
     )
-    if _any(curves, "golden", "proxy"):
+    judged = [run.curves for run in subject.runs if run.verdict.golden is not None]
+    if _any(judged, "golden", "proxy"):
         found.append(
             Drawn(
                 "plane",

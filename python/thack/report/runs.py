@@ -43,6 +43,11 @@ class Run:
     status: str  # of STATUS.json: running, stopped, failed, finished; empty where nobody says
 
     @property
+    def has_oracle(self) -> bool:
+        """Whether golden, or what stands in for it, was measured; a short run may still have nothing to judge."""
+        return self.curves.has("golden")
+
+    @property
     def costs(self) -> dict[str, float]:
         found = {column: self.curves.last(column) for column in COSTS}
         return {column: value for column, value in found.items() if value is not None}

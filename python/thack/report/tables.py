@@ -84,7 +84,7 @@ def _result(run: Run) -> list[str]:
     golden = found.golden
     if golden is None:
         proxy = f"{found.proxy.start:.3f} → {found.proxy.end:.3f}" if found.proxy is not None else DASH
-        return [DASH, DASH, DASH, DASH, proxy, DASH, pill(run.suspicion.name)]
+        return [DASH, DASH, DASH, DASH, proxy, DASH, pill(found.name if run.has_oracle else run.suspicion.name)]
     rise = tag("strong", percent(golden.rise))
     if golden.rise_interval is not None:
         rise += tag("small", " " + percent_interval(golden.rise_interval))

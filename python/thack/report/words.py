@@ -50,7 +50,7 @@ def headline(subject: Subject) -> str:
     """The answer, in one sentence."""
     if len(subject.runs) == 1:
         run = subject.runs[0]
-        if run.verdict.golden is None:
+        if not run.has_oracle:
             return f"Without an oracle: {run.suspicion.headline}"
         onset = f" from step {run.verdict.onset_step:.10g} on" if run.verdict.onset_step is not None else ""
         return f"This student {_PLURAL[run.verdict.name]}{onset}"
@@ -102,7 +102,8 @@ def arm_sentences(arm: Arm) -> list[str]:
 def _run_sentences(run: Run) -> list[str]:
     found = run.verdict
     if found.golden is None:
-        return [_sentence(reason) for reason in (*found.reasons, *run.suspicion.reasons)]
+        others = () if run.has_oracle else run.suspicion.reasons
+        return [_sentence(reason) for reason in (*found.reasons, *others)]
     golden = found.golden
     interval = f", {percent_interval(golden.rise_interval)}" if golden.rise_interval else ""
     sentences = [_sentence(MEANING[found.name])]

@@ -244,3 +244,13 @@ def test_importing_the_report_loads_neither_torch_nor_matplotlib() -> None:
     code = f"import sys, thack.report, thack.hacking; {seen}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_run_within_its_warm_up_is_not_called_one_without_an_oracle(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    rows = [line for line in (run / "metrics.jsonl").read_text().splitlines() if json.loads(line)["step"] < 30]
+    (run / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    page = write_report([run], run / "report.html").read_text()
+    assert "This student is inconclusive" in page and "Without an oracle: " not in page
+    assert "behind the warm-up of 30 steps" in page
+    assert "Proxy–golden plane" not in page, "there is nothing to draw in it"
