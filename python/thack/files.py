@@ -105,7 +105,7 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file; what cannot be read is a `DataError` that names the file and the place."""
     try:
         return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{path} does not exist") from error
     except IsADirectoryError as error:
         raise DataError(f"{path} is a directory, not a JSON file") from error

@@ -7,12 +7,14 @@ All probabilities are at temperature 1 and all logarithms are natural.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from thack.files import digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,20 @@ class TokenSequence:
     prompt_ids: np.ndarray  # int32 [P], P ≥ 1
     response_ids: np.ndarray  # int32 [R], R ≥ 1
     sample: int = 0  # which of several responses to the same prompt
+
+
+def data_fingerprint(sequences: Iterable[TokenSequence]) -> str:
+    """Of the ids that the teacher sees, their order and the names of the prompts; not of files or times."""
+
+    def parts() -> Iterator[bytes]:
+        for s in sequences:
+            name = s.prompt_id.encode()
+            yield b"%d %d %d %d " % (len(name), len(s.prompt_ids), len(s.response_ids), s.sample)
+            yield name
+            yield s.prompt_ids.astype("<i4").tobytes()
+            yield s.response_ids.astype("<i4").tobytes()
+
+    return digest(parts())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

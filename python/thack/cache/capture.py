@@ -21,7 +21,7 @@ from thack import _thack
 from thack.cache.manifest import NAME as MANIFEST
 from thack.cache.manifest import finish, missing, shard_is_good
 from thack.cache.plan import NAME as PLAN
-from thack.cache.plan import SHARDS, Plan, adopt, data_fingerprint, partition, read_plan, record_of, shard_path
+from thack.cache.plan import SHARDS, Plan, adopt, partition, read_plan, record_of, shard_path
 from thack.cache.score import Scorer
 from thack.config import to_dict
 from thack.config.settings import CacheSettings
@@ -32,7 +32,7 @@ from thack.runlog import RunLog
 from thack.runtime.preemption import StopFlag
 from thack.runtime.progress import SILENT, Progress, Task
 from thack.runtime.ranks import Rank, current_rank
-from thack.targets import TokenSequence
+from thack.targets import TokenSequence, data_fingerprint
 
 if TYPE_CHECKING:
     from thack.cache.pipeline import Packer

@@ -23,13 +23,13 @@ import thack
 from thack import _thack
 from thack.cache.capture import claim_directory
 from thack.cache.manifest import finish, shard_is_good
-from thack.cache.plan import Plan, Record, adopt, data_fingerprint, partition_lengths, shard_path
+from thack.cache.plan import Plan, Record, adopt, partition_lengths, shard_path
 from thack.cache.sources import Row, read_rows
 from thack.config.settings import CacheSettings
 from thack.errors import CacheError, DataError, UsageError
 from thack.files import atomic_directory
 from thack.runtime.progress import SILENT, Progress
-from thack.targets import DenseTarget, SampledTarget, TokenSequence, TopKTarget
+from thack.targets import DenseTarget, SampledTarget, TokenSequence, TopKTarget, data_fingerprint
 
 _SMALLEST_TAIL = 1e-7  # 1 − Σ of float32 numbers knows no smaller mass
 

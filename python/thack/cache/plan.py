@@ -8,7 +8,7 @@ of device. A plan is identified by the hash of its canonical JSON, which every s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,20 +165,6 @@ def partition_lengths(lengths: Iterable[tuple[int, int]], stride: int, settings:
         size += bytes_
         count = number + 1
     return (*firsts, count)
-
-
-def data_fingerprint(sequences: Iterable[TokenSequence]) -> str:
-    """Of the ids that the teacher sees, their order and the names of the prompts; not of files or times."""
-
-    def parts() -> Iterator[bytes]:
-        for s in sequences:
-            name = s.prompt_id.encode()
-            yield b"%d %d %d %d " % (len(name), len(s.prompt_ids), len(s.response_ids), s.sample)
-            yield name
-            yield s.prompt_ids.astype("<i4").tobytes()
-            yield s.response_ids.astype("<i4").tobytes()
-
-    return digest(parts())
 
 
 def read_plan(directory: Path) -> Plan:

@@ -204,15 +204,18 @@ def _parquet(path: Path) -> Iterator[Row]:
         for group in range(file.num_row_groups)
         for batch in file.iter_batches(batch_size=16, row_groups=[group], columns=needed + extra, use_threads=False)
     )
-    for batch in batches:
-        for place in range(len(batch)):  # a number is an object in a list: one row's at a time
-            try:
-                yield _from_columns(batch.slice(place, 1).to_pylist()[0], index, path)
-            except (TypeError, ValueError, OverflowError) as error:
-                if isinstance(error, DataError):
-                    raise
-                raise DataError(f"{path}: row {index}: not numbers ({error})") from error
-            index += 1
+    try:
+        for batch in batches:
+            for place in range(len(batch)):  # a number is an object in a list: one row's at a time
+                try:
+                    yield _from_columns(batch.slice(place, 1).to_pylist()[0], index, path)
+                except (TypeError, ValueError, OverflowError) as error:
+                    if isinstance(error, DataError):
+                        raise
+                    raise DataError(f"{path}: row {index}: not numbers ({error})") from error
+                index += 1
+    except (ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: damaged behind row {index:,} ({str(error).splitlines()[0]})") from error
 
 
 def _from_columns(content: Mapping[str, Any], index: int, path: Path) -> Row:

@@ -38,7 +38,7 @@ def demo(
     numbers = parse_seeds(seeds)
     if not quiet:
         err().print(_banner(threads()), style="dim", markup=False)
-    with shown_progress(quiet) as progress, recorded(output):
+    with shown_progress(quiet) as progress, recorded(output, "experiment"):
         from thack.experiment.demo import run_demo
 
         result = run_demo(output, seeds=numbers, quick=quick, sets=sets or (), progress=progress)

@@ -137,7 +137,7 @@ def _run(settings: ExperimentSettings, target: Path, cell: int | None, *, as_jso
     from thack.report import write_grid_report
 
     # One STATUS.json for all tasks of an array would tell each of them the others' fate.
-    with shown_progress(quiet) as progress, recorded(target) if cell is None else nullcontext():
+    with shown_progress(quiet) as progress, recorded(target, "experiment") if cell is None else nullcontext():
         result = run_grid(settings, target, progress, only=cell)
     report = write_grid_report(target, target / "report.html") if cell is None else None
     if as_json:

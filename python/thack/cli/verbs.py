@@ -92,13 +92,14 @@ def verb(
     flags: Mapping[str, Flag],
     example: str,
     set_example: str,
-    records: bool = False,
+    records: str = "",
     many: bool = False,
     extras: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[[Call[S]], None]], Callable[..., None]]:
     """Register a function of a `Call` as command `name`.
 
-    `records`: its function leaves STATUS.json in `out` to us. `many`: several processes may run it together.
+    `records`: the kind of its `out`, in which its function leaves STATUS.json to us. `many`: several processes may
+    run it together.
     `extras`: annotations of flags that are no settings, for the function to read from its call.
     """
 
@@ -116,7 +117,7 @@ def verb(
                     hint="start it once; sft, distill and cache-logits are those to start many times",
                 )
             writes = records and not given.get("dry_run")
-            recording = recorded(Path(getattr(settings, "out", "."))) if writes else nullcontext()
+            recording = recorded(Path(getattr(settings, "out", ".")).expanduser(), records) if writes else nullcontext()
             with shown_progress(common["quiet"]) as progress, recording:
                 function(Call(settings=settings, progress=progress, json=common["as_json"], extras=given))
 
@@ -150,12 +151,14 @@ def _overrides(cls: type[Any], flags: Mapping[str, Flag], values: Mapping[str, A
         for name, value in values.items()
         if value is not None
     }
-    implied = {
-        key: value
-        for name, flag in flags.items()
-        if values.get(name) is not None
-        for key, value in flag.implies.items()
-    }
+    implied: dict[str, Any] = {}
+    for name in (name for name in flags if values.get(name) is not None):
+        for key, value in flags[name].implies.items():
+            if implied.setdefault(key, value) != value and key not in given:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} asks for {key} = {value}, another flag for {implied[key]}",
+                    hint=f"give one of them, or --{key} too",
+                )
     return implied | given
 
 

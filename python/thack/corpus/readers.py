@@ -63,6 +63,8 @@ def _parse(line: bytes) -> Any:
         return BadLine(f"not UTF-8 (byte {error.start})")
     except json.JSONDecodeError as error:
         return BadLine(f"not JSON ({error.msg.lower().removesuffix(' at')} at column {error.colno})")
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
+        return BadLine(f"not JSON that can be read ({str(error).split(';')[0].lower()})")
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -70,15 +72,15 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise DataError(f"{path}: reading Parquet needs pyarrow", hint="pip install 'thack[data]'") from error
-    try:
-        file = parquet.ParquetFile(path)
-    except Exception as error:  # pyarrow has its own tree of exceptions
-        raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
     number = 0
-    for batch in file.iter_batches():
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{path}: row {number}", {key: value for key, value in row.items() if value is not None}
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}: row {number}", {key: value for key, value in row.items() if value is not None}
+    except Exception as error:  # pyarrow has its own tree of exceptions
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: not a Parquet file, or damaged behind row {number:,} ({said})") from error
 
 
 def _record(row: Any) -> Record:

@@ -14,14 +14,17 @@ from thack.files import claim_output
 from thack.models.load import load_model
 from thack.responses.data import prepare
 from thack.responses.sampler import generate
-from thack.responses.store import write_responses
+from thack.responses.store import write_responses, written_before
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
 from thack.runtime.progress import SILENT, Progress
-from thack.targets import TokenSequence
+from thack.targets import TokenSequence, data_fingerprint
 
 
 def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> dict[str, Any]:
-    """Write settings.samples responses per prompt into settings.out; returns the manifest and the directory."""
+    """Write settings.samples responses per prompt into settings.out; returns the manifest and the directory.
+
+    Those that are there already are returned as they are; others there are not written over.
+    """
     _check(settings)
     claim_output(settings.out, "responses")
     apply_threads()
@@ -33,6 +36,18 @@ def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> dic
     records = read_records(Path(settings.data.path), settings.data.on_bad_line, skipped=skipped)
     prepared = prepare(settings.data, model.tokenizer, need_response=False, records=records)
     progress.note(str(replace(prepared.report, skipped_lines=tuple(skipped))))
+    facts = {
+        "model": model.fingerprint(),
+        "data": data_fingerprint(prepared.sequences),
+        "seed": settings.seed,
+        "samples": settings.samples,
+        "sampling": to_dict(settings.sampling),
+        "max_response_tokens": settings.data.max_response_tokens,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    if (manifest := written_before(settings.out, facts)) is not None:
+        progress.note(f"{settings.out} is already there")
+        return {**manifest, "out": str(settings.out)}
     sequences: list[TokenSequence] = []
     for sample in range(settings.samples):
         responses = generate(
@@ -54,13 +69,7 @@ def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> dic
         sequences,
         model.tokenizer,
         records={record.prompt_id: record for record in records},
-        facts={
-            "model": model.fingerprint(),
-            "seed": settings.seed,
-            "samples": settings.samples,
-            "sampling": to_dict(settings.sampling),
-            "dtype": str(dtype).removeprefix("torch."),
-        },
+        facts=facts,
     )
     return {**manifest, "out": str(settings.out)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from thack.corpus import Record
-from thack.errors import DataError
+from thack.errors import DataError, MismatchError
 from thack.files import claim_output, digest, read_json, write_bytes, write_json
 from thack.models.tokenizer import Tokenizer
 from thack.targets import TokenSequence
@@ -43,6 +43,21 @@ def write_responses(
         **facts,
     }
     write_json(directory / MANIFEST, manifest)
+    return manifest
+
+
+def written_before(directory: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest of the responses that `facts` describe, if they are there; raises MismatchError for others."""
+    if not (directory / MANIFEST).is_file():
+        return None
+    manifest = read_manifest(directory) or {}
+    changed = [key for key in facts if manifest.get(key) != facts[key]]
+    if changed:
+        raise MismatchError(
+            f"{directory} holds other responses",
+            details=[f"{key}  {manifest.get(key)!r} there, {facts[key]!r} now" for key in changed],
+            hint="give another --out, or remove it",
+        )
     return manifest
 
 

@@ -7,7 +7,7 @@ The states are running, stopped (exit_code 75: requeue), failed and finished.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from thack.errors import Interrupted, Preempted, ThackError
@@ -18,20 +18,21 @@ STATUS = "STATUS.json"
 
 
 @contextmanager
-def recorded(directory: Path) -> Iterator[None]:
-    """Leave STATUS.json when the work inside ends, however it ends."""
+def recorded(directory: Path, kind: str) -> Iterator[None]:
+    """Leave STATUS.json when the work inside ends, however it ends, in a directory that is of this `kind` by then."""
     try:
         yield
     except BaseException as error:
         stopped = isinstance(error, Preempted | Interrupted | KeyboardInterrupt)
         code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
         reason = error.message if isinstance(error, ThackError) else f"{type(error).__name__}: {error}"
-        _write(directory, "stopped" if stopped else "failed", code, reason)
+        with suppress(OSError, ThackError):  # the disk may be what is full: the cause of the end is the news
+            _write(directory, kind, "stopped" if stopped else "failed", code, reason)
         raise
-    _write(directory, "finished", 0, "")
+    _write(directory, kind, "finished", 0, "")
 
 
-def _write(directory: Path, state: str, exit_code: int, reason: str) -> None:
-    """By the first rank only, and only into a directory that thack has claimed."""
-    if current_rank().is_first and directory_kind(directory) is not None:
+def _write(directory: Path, kind: str, state: str, exit_code: int, reason: str) -> None:
+    """By the first rank only, and never into what a mistyped --out names: somebody's files, or a run."""
+    if current_rank().is_first and directory_kind(directory) == kind:
         write_json(directory / STATUS, {"state": state, "exit_code": exit_code, "reason": reason})

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from thack.cache import Cache
-from thack.cache.plan import data_fingerprint
 from thack.config.settings import DistillSettings, LossSettings, TargetSettings
 from thack.errors import MismatchError, UsageError
 from thack.losses.vocabulary import common_width
@@ -30,6 +29,7 @@ from thack.responses.data import prepare
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.team import Team, join
+from thack.targets import data_fingerprint
 from thack.training.canary import check_alignment, check_coverage
 from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock

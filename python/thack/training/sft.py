@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from thack.cache.plan import data_fingerprint
 from thack.config.settings import LossSettings, SftSettings
 from thack.corpus import Record, read_records
 from thack.errors import UsageError
@@ -22,7 +21,7 @@ from thack.responses import prepare
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.team import ALONE, Team, join
-from thack.targets import TokenSequence
+from thack.targets import TokenSequence, data_fingerprint
 from thack.training.checkpoint import Snapshot
 from thack.training.loop import Job, Row, train
 from thack.training.material import Pairs

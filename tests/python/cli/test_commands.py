@@ -135,6 +135,26 @@ def test_flags_win_over_set_and_imply_their_kind(capsys: pytest.CaptureFixture[s
     assert settings("--sampled", "4").kind == "sampled"
     assert settings("--sampled", "4", "--kind", "dense").kind == "dense"
     assert settings("--generate").generate is True
+    assert settings("--sampled", "4", "--top-k", "8", "--kind", "top-k").kind == "top-k"
+
+
+def test_flags_that_ask_for_two_kinds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, said = run(capsys, "cache-logits", "--sampled", "4", "--top-k", "8", "--show-settings")
+    assert code == 2
+    assert "--sampled asks for kind = sampled, another flag for top-k" in said
+
+
+def test_a_mistyped_out_leaves_what_is_there_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A finished run is not failed because a cache cannot lie in it."""
+    (tmp_path / "thack.json").write_text('{"kind": "run", "format": 1}')
+    (tmp_path / "STATUS.json").write_text('{"state": "finished", "step": 7}')
+    for command in (["cache-logits", "--teacher", "t"], ["generate", "--model", "t"]):
+        code, _, said = run(capsys, *command, "--data", "d", "--out", str(tmp_path))
+        assert (code, "holds a run" in said) == (2, True)
+    assert json.loads((tmp_path / "STATUS.json").read_text()) == {"state": "finished", "step": 7}
+    (tmp_path / "file").touch()
+    code, _, said = run(capsys, "generate", "--model", "t", "--data", "d", "--out", str(tmp_path / "file"))
+    assert (code, "is a file" in said) == (2, True)
 
 
 class _Raises:

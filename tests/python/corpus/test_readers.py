@@ -38,6 +38,26 @@ def test_what_no_model_can_read_names_its_line(tmp_path: Path, row: dict[str, An
     assert len(skipped) == 1
 
 
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"prompt": ' + "9" * 5000 + "}"])
+def test_json_that_python_gives_up_on_is_a_bad_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / "p.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError, match=r"p\.jsonl:1: not JSON that can be read"):
+        read_records(tmp_path / "p.jsonl")
+
+
+def test_damage_in_the_middle_of_a_parquet_file_names_its_place(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "p.parquet"
+    prompts = [f"hello {i}" for i in range(2000)]
+    parquet.write_table(arrow.table({"prompt": prompts}), path, row_group_size=1000)
+    data = bytearray(path.read_bytes())
+    first = parquet.ParquetFile(path).metadata.row_group(1).column(0).dictionary_page_offset
+    data[first + 40 : first + 400] = bytes(360)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"p\.parquet: .*damaged behind row 0"):
+        read_records(path)
+
+
 def test_an_id_names_one_prompt(tmp_path: Path) -> None:
     """Two prompts under one id would be taken for samples of one, and a response for that of the other."""
     path = write(tmp_path / "p.jsonl", {"prompt": "f", "id": 1}, {"prompt": "f", "id": 1}, {"prompt": "g", "id": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from tokenizers import processors
 
 from thack.config.settings import ArchitectureSettings, DataSettings, GenerateSettings
+from thack.errors import MismatchError
 from thack.metrics.bank import PromptBank
 from thack.models.load import new_decoder
 from thack.models.tokenizer import Tokenizer
@@ -65,3 +67,18 @@ def test_what_generate_wrote_is_read_as_the_conversation_that_it_was(directory: 
     assert read.prompt_id == asked.prompt_id
     assert np.array_equal(read.prompt_ids, asked.prompt_ids)
     assert 1 <= len(read.response_ids) <= 5
+
+
+def test_responses_are_not_written_over(directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "reads"}\n')
+    data = DataSettings(path=str(tmp_path / "p.jsonl"), max_response_tokens=3)
+    settings = GenerateSettings(out=tmp_path / "out", model=str(directory), data=data)
+    made = run_generate(settings)
+    before = (settings.out / "responses.jsonl").stat().st_mtime_ns
+    assert run_generate(settings) == made
+    with pytest.raises(MismatchError, match="other responses\n  seed  0 there, 1 now"):
+        run_generate(replace(settings, seed=1))
+    (tmp_path / "p.jsonl").write_text('{"prompt": "reads a file"}\n')
+    with pytest.raises(MismatchError, match="other responses\n  data"):
+        run_generate(settings)
+    assert (settings.out / "responses.jsonl").stat().st_mtime_ns == before
