@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from thack import runlog
 from thack.errors import DataError, UsageError
 from thack.files import read_json
+from thack.runtime.status import STATUS
 
 Floats = NDArray[np.float64]
 Row = dict[str, object]
@@ -95,7 +96,7 @@ class Curves:
         rows = [_flat(row) for row in runlog.read(path)]
         usual = {word: f"{word}/{readout}" for word in ("golden", "proxy")}
         curves = _build(directory.resolve().name, rows, _known(mapping), str(path), usual=usual)
-        curves = replace(curves, notes=(*curves.notes, *_guard_notes(rows)))
+        curves = replace(curves, notes=(*curves.notes, *_guard_notes(rows), *_status_notes(directory)))
         return _with_per_prompt(curves, directory / "per_prompt.jsonl")
 
     @classmethod
@@ -397,6 +398,16 @@ def _guard_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     if any(row.get("action") == "stop" for row in events):
         text += "; then it stopped"
     return (text,)
+
+
+def _status_notes(directory: Path) -> tuple[str, ...]:
+    """A run that goes on, was stopped or failed (a loss that diverged) has not said its last word."""
+    path = directory / STATUS
+    found = read_json(path) if path.is_file() else {}
+    state = found.get("state", "finished") if isinstance(found, dict) else "finished"
+    if state == "finished":
+        return ()
+    return (f"the run is not finished ({state} at step {found.get('step', '?')}): what it says is not its last word",)
 
 
 def _without_normalisation(column: str) -> str:

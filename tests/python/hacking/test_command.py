@@ -117,3 +117,11 @@ def test_a_run_that_may_only_be_read_is_judged_all_the_same(
     monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
     code, out, _ = run(capsys, "verdict", str(found))
     assert code == 0 and "HACKING" in out and not (found / "verdict.json").exists()
+
+
+@pytest.mark.parametrize("state", ["finished", "running", "failed"])
+def test_a_run_that_is_not_finished_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str) -> None:
+    found = made(tmp_path / "run", "healthy")
+    (found / "STATUS.json").write_text(json.dumps({"state": state, "step": 960}))
+    _, out, _ = run(capsys, "verdict", str(found))
+    assert ("not finished" in out) is (state != "finished")
