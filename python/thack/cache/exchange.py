@@ -129,6 +129,13 @@ def _unchanged(source: Path, survey: _Survey, rows: Iterable[Row]) -> Iterator[R
 
 
 def _check_row(row: Row, settings: ImportSettings) -> None:
+    for ids in (row.sequence.prompt_ids, row.sequence.response_ids):
+        if ids.max() >= settings.vocab_size:
+            raise DataError(
+                f"{settings.source}: {row.place}: token {ids.max():,} is outside the vocabulary of"
+                f" {settings.vocab_size:,}",
+                hint="is --vocab-size the width of the teacher's logits, and this its tokenizer?",
+            )
     for n, (ids, log_probs) in enumerate(row.entries):
         place = f"{settings.source}: {row.place}, response token {n}"
         _check_entry(ids, log_probs, settings, place)

@@ -39,7 +39,7 @@ def choices(content: Mapping[str, Any]) -> Iterator[tuple[int, np.ndarray, np.nd
         tokens, entries = _chat(given["content"]) if given.get("content") else _completion(given)
         if not len(tokens):
             raise DataError(f"choice {number} has an empty response")
-        yield number, np.asarray(prompt, dtype=np.int64), tokens, entries
+        yield number, np.asarray(prompt), tokens, entries
 
 
 def _chat(items: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, list[Entry]]:

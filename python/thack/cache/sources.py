@@ -85,7 +85,7 @@ def _from_prompt(content: Mapping[str, Any], number: int) -> Row:
     prompt_logprobs[i] describes token i given those before it; the first is null. Each holds the k most
     likely ids, and the actual token too where it is not among them: k or k + 1 entries.
     """
-    ids = np.asarray(content["prompt_token_ids"], dtype=np.int64)
+    ids = np.asarray(content["prompt_token_ids"])
     given = content["prompt_logprobs"]
     length = content["prompt_length"]
     if len(given) != len(ids):
@@ -132,16 +132,25 @@ def _row(
     place: str,
     sample: int = 0,
 ) -> Row:
-    prompt_ids = np.ascontiguousarray(prompt, dtype=np.int32)
+    prompt_ids, response_ids = _tokens(prompt, place), _tokens(response, place)
     name = content.get("id") or digest(prompt_ids.tobytes())[7:23]
     sequence = TokenSequence(
         index=index,
         prompt_id=str(name),
         prompt_ids=prompt_ids,
-        response_ids=np.ascontiguousarray(response, dtype=np.int32),
+        response_ids=response_ids,
         sample=sample,
     )
     return Row(sequence, entries, place)
+
+
+def _tokens(values: np.ndarray, place: str) -> np.ndarray:
+    """int32 ids; what a cast would only make look like ids is refused."""
+    whole = values.dtype.kind in "iu" or bool((values == np.floor(values)).all())
+    if not whole or values.min(initial=0) < 0 or values.max(initial=0) >= 1 << 31:
+        wrong = next(v for v in values.tolist() if v != int(v) or not 0 <= v < 1 << 31)
+        raise DataError(f"{place}: {wrong} is no token id")
+    return np.ascontiguousarray(values, dtype=np.int32)
 
 
 _NEEDED = ("ids", "logprobs", "response_tokens", "response_starts", "prompt_tokens", "prompt_starts")

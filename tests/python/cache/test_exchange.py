@@ -127,6 +127,11 @@ def few(item: dict[str, Any]) -> None:
         (lambda item: item.update(prompt_length=7), "must leave"),
         (lambda item: item.update(prompt_length=0), "must leave"),
         (lambda item: item["prompt_logprobs"].__setitem__(4, None), "has no log-probabilities"),
+        (lambda item: item["prompt_token_ids"].__setitem__(0, -3), "-3 is no token id"),
+        (lambda item: item["prompt_token_ids"].__setitem__(0, (1 << 32) + 5), "4294967301 is no token id"),
+        (lambda item: item["prompt_token_ids"].__setitem__(0, 2.5), "2.5 is no token id"),
+        (lambda item: item["prompt_token_ids"].__setitem__(0, 999), "token 999 is outside the vocabulary"),
+        (lambda item: item["prompt_token_ids"].__setitem__(0, "a"), "not a row of prompt_logprobs"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(

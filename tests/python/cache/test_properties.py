@@ -18,11 +18,11 @@ from thack import _thack
 from thack.cache import Cache, export_cache, inspect, verify
 from thack.cache.capture import capture
 from thack.cache.exchange import ImportSettings, import_cache
-from thack.cache.plan import Record, data_fingerprint, partition
+from thack.cache.plan import Record, partition
 from thack.cache.records import decode, encode
 from thack.config.settings import CacheSettings
 from thack.errors import CacheError, DataError, ModelError, ThackError, UsageError
-from thack.targets import TokenSequence, TopKTarget
+from thack.targets import TokenSequence, TopKTarget, data_fingerprint
 
 from .conftest import VOCAB, FakeTeacher
 
