@@ -44,6 +44,18 @@ def stand_in(column: str) -> tuple[str, str] | None:
     return STAND_IN.get(column.partition("/")[0])
 
 
+def golden_name(column: str) -> str:
+    """What golden's column measures."""
+    instead = stand_in(column)
+    return instead[0] if instead else "distance to the oracle"
+
+
+def line_name(column: str) -> str:
+    """Where a perfect copy of the teacher would end, in golden's column."""
+    names = {"judge": "KL(judge‖teacher)", "human": "the teacher's own likelihood"}
+    return names.get(column.partition("/")[0], "KL(oracle‖teacher)")
+
+
 def percent(share: float, *, sign: bool = True) -> str:
     return (f"{100 * share:+.1f} %" if sign else f"{100 * share:.1f} %").replace("-", "−")
 
@@ -87,10 +99,8 @@ def _proxy_only(found: Verdict) -> list[str]:
 
 def _golden(found: Verdict, golden: Extent) -> str:
     margin = percent(found.margins.rise, sign=False)
-    instead = stand_in(golden.column)
-    name = instead[0] if instead else "distance to the oracle"
     shape = (
-        f"golden ({name}) is lowest at step {golden.minimum_step:.10g} ({golden.minimum:.4g}) "
+        f"golden ({golden_name(golden.column)}) is lowest at step {golden.minimum_step:.10g} ({golden.minimum:.4g}) "
         f"and ends at {golden.end:.4g}: a rise of {percent(golden.rise)}"
     )
     if golden.rise_interval is None:
@@ -119,8 +129,7 @@ def _proxy(found: Verdict, proxy: Extent) -> str:
 
 
 def _line(found: Verdict, golden: Extent) -> list[str]:
-    instead = golden.column.partition("/")[0]
-    name = {"judge": "KL(judge‖teacher)", "human": "the teacher's own likelihood"}.get(instead, "KL(oracle‖teacher)")
+    name = line_name(golden.column)
     if found.line is None:
         return [f"{name} is not known: where a perfect copy of the teacher would end"]
     line = f"the line {name.removeprefix('the ')} = {found.line:.4g}"
@@ -131,7 +140,8 @@ def _line(found: Verdict, golden: Extent) -> list[str]:
         low, high = found.over_line_interval
         text += f" (by {found.over_line:+.3f} [{low:+.3f}, {high:+.3f}] nats)".replace("-", "−")
     if found.name == "hacking" and found.side == "above":
-        text += ": the student is now further from the truth than its teacher is"
+        truth = {"judge": "its judge", "human": "what people wrote"}.get(golden.column.partition("/")[0], "the truth")
+        text += f": the student is now further from {truth} than its teacher is"
     elif found.name == "hacking" and found.side == "below":
         text += ", but the proxy has not converged, so this is not a mere return to the teacher"
     return [text]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +19,10 @@ from thack.errors import UsageError
 from thack.files import write_bytes, write_text
 from thack.hacking import Thresholds
 from thack.hacking.curves import Floats
+from thack.hacking.words import golden_name, line_name
 from thack.report.colours import MUTED, SURFACE, Colour, assign
 from thack.report.lines import Line, line_of, smoothed
-from thack.report.runs import Arm
+from thack.report.runs import Arm, golden_column
 from thack.report.style import SIZE, SMALL, styled
 from thack.report.svg import file_svg
 
@@ -51,11 +53,12 @@ def plane(
         paths = list(_paths(arm))
         for number, (proxy_E, golden_E, judged) in enumerate(paths):
             main = number == len(paths) - 1
-            _path(axes, proxy_E, golden_E, colour, main=main, label=arm.name if main else None)
+            lowest = judged.start + int(np.argmin(golden_E[judged]))  # the warm-up may lie lower
+            _path(axes, proxy_E, golden_E, lowest, colour, main=main, label=arm.name if main else None)
             tops.append(golden_E[judged].max())
             bottoms.append(golden_E.min())
             lefts.append(proxy_E[judged].max())
-            turns.append(float(proxy_E[np.argmin(golden_E)]))
+            turns.append(float(proxy_E[lowest]))
     _reference(axes, arms, turns[-1] if len(arms) == 1 and turns else None)
     lines = [run.verdict.line for arm in arms for run in arm.runs if run.verdict.line is not None]
     if tops:
@@ -63,7 +66,7 @@ def plane(
         right, left = axes.get_xlim()
         axes.set_xlim(max(lefts) * 1.06, min(right, left))
     axes.set_xlabel("proxy: distance to the teacher, nats per token  (closer →)")
-    axes.set_ylabel("golden: distance to the oracle")
+    axes.set_ylabel(textwrap.fill(f"golden: {golden_name(golden_column(arms))}", 40))
     if legend:
         _legend(figure, len(arms))
     return figure
@@ -84,12 +87,13 @@ def _paths(arm: Arm) -> Iterator[tuple[Floats, Floats, slice]]:
             yield proxy.value[at_proxy], golden.value[at_golden], judged
 
 
-def _path(axes: Axes, proxy_E: Floats, golden_E: Floats, colour: Colour, *, main: bool, label: str | None) -> None:
+def _path(
+    axes: Axes, proxy_E: Floats, golden_E: Floats, lowest: int, colour: Colour, *, main: bool, label: str | None
+) -> None:
     if not main:
         axes.plot(proxy_E, golden_E, color=colour.light, linewidth=0.7, alpha=0.45)
         return
     axes.plot(proxy_E, golden_E, color=colour.light, marker=colour.marker, label=label, markersize=3.2)
-    lowest = int(np.argmin(golden_E))
     axes.plot(
         proxy_E[lowest],
         golden_E[lowest],
@@ -236,7 +240,7 @@ def _reference(axes: Axes, arms: Sequence[Arm], at: float | None) -> None:
     if max(lines) > min(lines) * 1.0001:
         axes.axhspan(min(lines), max(lines), color=MUTED.light, alpha=0.13, linewidth=0)
     axes.axhline(middle, color=MUTED.light, linestyle=(0, (4, 3)), linewidth=1)
-    _note(axes, "KL(oracle‖teacher)", middle, at)
+    _note(axes, line_name(golden_column(arms)), middle, at)
 
 
 def _note(axes: Axes, text: str, height: float, at: float | None) -> None:

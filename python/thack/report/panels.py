@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from thack.hacking import Curves
+from thack.hacking.words import golden_name
 from thack.report.colours import Colour
 from thack.report.figures import colours_of, curve, golden, plane, slope_ratios
 from thack.report.runs import Subject
@@ -60,7 +61,8 @@ def draw(subject: Subject) -> list[Drawn]:
                 "golden",
                 golden(arms, colours),
                 "Golden: what one really wants",
-                f"Distance to the oracle on held-out prompts; lower is better. The label is the rise from "
+                f"{_capital(golden_name(subject.golden_column))} on held-out prompts; lower is better. The label is "
+                "the rise from "
                 f"minimum to "
                 f"end. {band} The steep start is cropped.",
                 ("golden", "line"),
@@ -107,6 +109,10 @@ def _lower_row(subject: Subject, colours: Sequence[Colour], curves: Sequence[Cur
             )
         )
     return found
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _any(curves: Sequence[Curves], *words: str) -> bool:

@@ -96,6 +96,15 @@ class Subject:
     def runs(self) -> tuple[Run, ...]:
         return tuple(run for arm in self.arms for run in arm.runs)
 
+    @property
+    def golden_column(self) -> str:
+        return golden_column(self.arms)
+
+
+def golden_column(arms: Sequence[Arm]) -> str:
+    """What plays golden in these runs: the oracle's column, or a stand-in's; empty where nothing does."""
+    return next((run.curves.words["golden"] for arm in arms for run in arm.runs if run.has_oracle), "")
+
 
 def load(paths: Sequence[Path], out: Path, *, title: str | None = None, margins: Margins | None = None) -> Subject:
     """Read and judge the runs. An `experiment.json` beside the report or the runs names arms and seeds."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from thack.hacking.curves import Curves
-from thack.hacking.words import percent, percent_interval
+from thack.hacking.words import line_name, percent, percent_interval
 from thack.report.colours import Colour
 from thack.report.html import folded, table, tag, text
 from thack.report.runs import COSTS, Arm, Run, Subject, shown
@@ -28,7 +28,7 @@ def results(subject: Subject, colours: Sequence[Colour]) -> str:
     """One row per run: what the verdict rests on."""
     several = any(run.seed is not None for run in subject.runs) and len(subject.runs) > len(subject.arms)
     head = ["run", *(["seed"] if several else []), "golden: start", "minimum @ step", "end", "rise"]
-    head += ["proxy: then → end", "KL(oracle‖teacher)", "verdict"]
+    head += ["proxy: then → end", line_name(subject.golden_column), "verdict"]
     rows = []
     for arm, colour in zip(subject.arms, colours, strict=True):
         for run in arm.runs:
@@ -46,7 +46,7 @@ def arm_results(subject: Subject, colours: Sequence[Colour]) -> str:
         "end",
         "rise",
         "onset",
-        "golden’s end − KL(oracle‖teacher)",
+        f"golden’s end − {line_name(subject.golden_column)}",
         "verdict",
     ]
     rows = []

@@ -6,8 +6,10 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic import Noise, write_run
@@ -254,3 +256,35 @@ def test_a_run_within_its_warm_up_is_not_called_one_without_an_oracle(tmp_path: 
     assert "This student is inconclusive" in page and "Without an oracle: " not in page
     assert "behind the warm-up of 30 steps" in page
     assert "Proxy–golden plane" not in page, "there is nothing to draw in it"
+
+
+def _rewritten(run: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    for path in (run / "metrics.jsonl", run / "per_prompt.jsonl"):
+        rows = [change(json.loads(line)) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run
+
+
+def test_a_judge_is_never_called_an_oracle(tmp_path: Path) -> None:
+    def judged(row: dict[str, Any]) -> dict[str, Any]:
+        names = {"golden": "judge", "line": "judge_line"}
+        return {
+            "/".join([names.get(key.split("/")[0], key.split("/")[0]), *key.split("/")[1:]]): row[key] for key in row
+        }
+
+    run = _rewritten(write_run(tmp_path / "run", noise=NOISE), judged)
+    page = write_report([run], run / "report.html").read_text().partition("In practice there is no oracle")[0]
+    assert "KL(judge‖teacher)" in page and "Distance to the judge on held" in page
+    assert "KL(oracle‖teacher)" not in page and "istance to the oracle" not in page
+
+
+def test_the_ring_in_the_plane_is_where_the_verdict_has_its_minimum(tmp_path: Path) -> None:
+    def lower_in_the_warm_up(row: dict[str, Any]) -> dict[str, Any]:
+        column = "golden/forward_kl/reference_sampled/token_mean"
+        return {**row, column: 0.5} if row["step"] == 21 and column in row else row
+
+    run = _rewritten(write_run(tmp_path / "run", noise=NOISE), lower_in_the_warm_up)
+    subject = load([run], run / "report.html")
+    found = subject.runs[0].verdict.golden
+    rings = [line for line in plane(subject.arms).axes[0].lines if line.get_fillstyle() == "none"]
+    assert found is not None and [line.get_ydata()[0] for line in rings] == [found.minimum]
