@@ -85,7 +85,7 @@ def _from_prompt(content: Mapping[str, Any], number: int) -> Row:
     prompt_logprobs[i] describes token i given those before it; the first is null. Each holds the k most
     likely ids, and the actual token too where it is not among them: k or k + 1 entries.
     """
-    ids = np.asarray(content["prompt_token_ids"])
+    ids = _tokens(np.asarray(content["prompt_token_ids"]), f"line {number}")
     given = content["prompt_logprobs"]
     length = content["prompt_length"]
     if len(given) != len(ids):
