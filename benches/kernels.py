@@ -26,7 +26,7 @@ def measure() -> Iterator[Measurement]:
         yield from selection()
         yield from sampling()
         yield from thresholds()
-        yield scaling()
+        yield from (scaling(normal().repeat(16, 1).to(dtype)) for dtype in (torch.float32, torch.bfloat16))
     finally:
         torch.set_num_threads(before)
 
@@ -92,17 +92,19 @@ def thresholds() -> Iterator[Measurement]:
     )
 
 
-def scaling() -> Measurement:
+def scaling(z: Tensor) -> Measurement:
     """One thread against two by the clock on the wall, and the same of a mere read: what the two cores have to give.
 
-    Means something only where both are free, so the processor time that the two threads had is in the table.
+    Means something only where both are free, so the processor time that the two threads had is in the table. A kernel
+    may leave a thread that has just woken on its waker's core for milliseconds, so a run is many calls.
     """
-    z = normal().repeat(2, 1)
+    calls = 10
 
     def on(threads: int, work: Work) -> Work:
         def run() -> None:
             torch.set_num_threads(threads)
-            work()
+            for _ in range(calls):
+                work()
 
         return run
 
@@ -110,11 +112,11 @@ def scaling() -> Measurement:
         return z.amax(1)
 
     works = [on(threads, work) for work in (ours(z), read) for threads in (1, 2)]
-    one, two, read_one, read_two = (seconds * 1e6 / len(z) for seconds in interleaved(works, 25))
+    one, two, read_one, read_two = (seconds * 1e6 / (calls * len(z)) for seconds in interleaved(works, 7))
     cores = cores_of(works[1])
     torch.set_num_threads(1)
     return Measurement(
-        what="top-64 + tail on two threads",
+        what=f"top-64 + tail on two threads, {z.dtype}".replace("torch.", ""),
         peer=f"ours on one ({cores:.1f} cores were free)",
         ours=two,
         theirs=one,
@@ -128,7 +130,7 @@ def scaling() -> Measurement:
 def cores_of(work: Work) -> float:
     """How many cores' time it had in some runs."""
     wall, used = time.perf_counter(), time.process_time()
-    for _ in range(50):
+    for _ in range(5):
         work()
     return (time.process_time() - used) / (time.perf_counter() - wall)
 

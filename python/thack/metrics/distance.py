@@ -239,7 +239,7 @@ class Evaluator:
             written = [s.response_ids for s in sequences]
             health |= sample_health(
                 written,
-                eos_id=student.tokenizer.eos_id,
+                stop_ids=student.tokenizer.stop_ids,
                 max_new_tokens=self._max_new_tokens,
                 entropy=self.team.sums(entropy_nats)[0] / sum(map(len, written)),
             )

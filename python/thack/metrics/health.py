@@ -25,7 +25,7 @@ divergences cost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -112,10 +112,10 @@ def entropies(log_p_NV: Tensor) -> Tensor:
 
 
 def sample_health(
-    responses: Sequence[np.ndarray], *, eos_id: int, max_new_tokens: int, entropy: float
+    responses: Sequence[np.ndarray], *, stop_ids: Collection[int], max_new_tokens: int, entropy: float
 ) -> dict[str, float]:
     """The columns of the student's own responses; `entropy` is its mean along them."""
-    truncated = [len(r) >= max_new_tokens and r[-1] != eos_id for r in responses]
+    truncated = [len(r) >= max_new_tokens and r[-1] not in stop_ids for r in responses]
     found = {
         "response_tokens": float(np.mean([len(r) for r in responses])),
         "truncated_share": float(np.mean(truncated)),

@@ -152,7 +152,9 @@ def save(directory: Path, config: Mapping[str, Any], weights: Mapping[str, Tenso
     data = safetensors.torch.save(tensors, metadata={"format": "pt"})
     files.write_bytes(directory / "model.safetensors", data)
     files.write_json(directory / "config.json", dict(config))
-    generation = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    others = sorted(tokenizer.stop_ids - {tokenizer.eos_id})
+    ends = [tokenizer.eos_id, *others] if others else tokenizer.eos_id
+    generation = {"eos_token_id": ends, "pad_token_id": tokenizer.pad_id}
     files.write_json(directory / "generation_config.json", generation)
     tokenizer.save(directory)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Tokenizer:
     """A tokenizer directory. Padding is never recognised by its id: lengths say where a sequence ends.
 
     So `pad_id == eos_id`, which many checkpoints have, cannot hide an EOS from the loss.
+
+    `stop_ids`: any of them ends a response. EOS is one; a chat model's end of turn may be another.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Tokenizer:
         eos_id: int,
         pad_id: int,
         bos_id: int | None = None,
+        stop_ids: Iterable[int] = (),
         chat_template: str | None = None,
         side_files: Mapping[str, bytes] | None = None,
     ) -> None:
@@ -53,6 +56,7 @@ class Tokenizer:
         self.eos_id = eos_id
         self.pad_id = pad_id
         self.bos_id = bos_id
+        self.stop_ids = frozenset({eos_id, *stop_ids})
         self.chat_template = chat_template
         # The highest id, not the number of tokens: vocabularies have holes.
         self.size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
@@ -129,6 +133,7 @@ class Tokenizer:
             eos_id=ids["eos"],
             pad_id=ids["eos"] if ids["pad"] is None else ids["pad"],
             bos_id=ids["bos"],
+            stop_ids=_stops(backend, model_config.get("eos_token_id")),
             chat_template=template if isinstance(template, str) else None,
             side_files=side_files,
         )
@@ -210,13 +215,23 @@ class Tokenizer:
 def _compiled(template: str) -> Any:
     """A chat template with what transformers lets them use."""
     from jinja2 import TemplateError
+    from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks what an assistant says, which changes no text."""
+
+        tags = {"generation"}  # noqa: RUF012 - as jinja declares it
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
     )
     environment.globals["raise_exception"] = refuse
     environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)  # jinja's own escapes <, > and &
@@ -247,6 +262,13 @@ def _special_id(backend: Backend, token: object, configured: object) -> int | No
     if isinstance(configured, list) and configured:
         configured = configured[0]
     return configured if isinstance(configured, int) and not isinstance(configured, bool) else None
+
+
+def _stops(backend: Backend, configured: object) -> Iterator[int]:
+    """Those that a model's files name as ends of a text. Special tokens only: a configuration that was never set
+    names the default of its class, which may be any word here."""
+    special = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
+    yield from (i for i in (configured if isinstance(configured, list) else [configured]) if i in special)
 
 
 def _known(backend: Backend, token: str) -> int:

@@ -39,7 +39,7 @@ def generate(
     task: str = "generate",
     team: Team = ALONE,
 ) -> list[np.ndarray]:
-    """One response per prompt, int32, with its EOS where it ended by itself within `max_new_tokens`.
+    """One response per prompt, int32, with what ended it where that came within `max_new_tokens`.
 
     The batches are the same for any number of ranks, which share them out and gather what was written.
 
@@ -83,7 +83,7 @@ def _write(
     seed: int,
 ) -> list[np.ndarray]:
     """The responses of one batch. A row that has ended is fed EOS until enough have ended to drop them."""
-    eos = model.tokenizer.eos_id
+    eos, stops = model.tokenizer.eos_id, sorted(model.tokenizer.stop_ids)
     width = min(model.tokenizer.size, model.vocab_size)  # ids beyond the tokenizer mean nothing (trap 13)
     written_BR = np.full((len(prompts), max_new_tokens), eos, dtype=np.int32)
     length_B = np.full(len(prompts), max_new_tokens, dtype=np.int64)
@@ -96,7 +96,7 @@ def _write(
         ids_B = _draw(state.logits()[:, :width], keys, sampling, seed)
         chosen = ids_B.cpu().numpy()
         written_BR[rows[alive], position] = chosen[alive]
-        ended = alive & (chosen == eos)
+        ended = alive & np.isin(chosen, stops)
         length_B[rows[ended]] = position + 1
         alive = alive & ~ended
         if not alive.any() or position + 1 == max_new_tokens:

@@ -31,7 +31,7 @@ def write_responses(
     claim_output(directory, "responses")
     lines = b"".join(_line(s, tokenizer, records[s.prompt_id]) for s in sequences)
     write_bytes(directory / RESPONSES, lines)
-    ended = sum(1 for s in sequences if s.response_ids[-1] == tokenizer.eos_id)
+    ended = sum(1 for s in sequences if s.response_ids[-1] in tokenizer.stop_ids)
     manifest = {
         "kind": "responses",
         "format": 1,
@@ -81,6 +81,6 @@ def _line(sequence: TokenSequence, tokenizer: Tokenizer, record: Record) -> byte
         "response": tokenizer.decode(sequence.response_ids),
         "response_ids": sequence.response_ids.tolist(),
         "sample": sequence.sample,
-        "finished": bool(sequence.response_ids[-1] == tokenizer.eos_id),
+        "finished": bool(sequence.response_ids[-1] in tokenizer.stop_ids),
     }
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"

@@ -85,7 +85,7 @@ def test_impossible_outcomes_have_no_entropy() -> None:
 def test_samples_by_definition() -> None:
     rambling = np.array([5, 6, 7, 8] * 3, dtype=np.int32)  # 9 grams, 4 distinct
     ended = np.array([5, 6, 1], dtype=np.int32)
-    found = sample_health([rambling, ended], eos_id=1, max_new_tokens=12, entropy=0.5)
+    found = sample_health([rambling, ended], stop_ids={1}, max_new_tokens=12, entropy=0.5)
     assert found == {
         "health/response_tokens/student_sampled": 7.5,
         "health/truncated_share/student_sampled": 0.5,
@@ -94,4 +94,6 @@ def test_samples_by_definition() -> None:
     }
     assert repeated_share([ended]) == 0
     full = np.array([5] * 11 + [1], dtype=np.int32)  # an end at the very last place is an end
-    assert sample_health([full], eos_id=1, max_new_tokens=12, entropy=0)["health/truncated_share/student_sampled"] == 0
+    assert (
+        sample_health([full], stop_ids={1}, max_new_tokens=12, entropy=0)["health/truncated_share/student_sampled"] == 0
+    )
