@@ -97,7 +97,10 @@ class Pipeline:
         """Stage 1's pairs."""
         oracle, splits = self.oracle(task), self.splits(task, seed)
         settings = GenerateSettings(
-            model=str(oracle.path / "model"), data=self._data(task, splits.path / "stage1.jsonl"), seed=seed
+            model=str(oracle.path / "model"),
+            data=self._data(task, splits.path / "stage1.jsonl"),
+            seed=seed,
+            dtype=self.settings.dtype,
         )
         cost = self._costs(task).write(self.settings.oracle, self.settings.num_sft_prompts)
         made = partial(work.generate, settings)
@@ -139,6 +142,7 @@ class Pipeline:
             samples=_samples(arm),
             epochs=self._distill_settings(arm, seed).epochs,
             seed=seed,
+            dtype=self.settings.dtype,
         )
         if kind == "top-k":
             settings = replace(settings, top_k=target.k)
@@ -155,6 +159,7 @@ class Pipeline:
             data=self._offline_data(arm, splits),
             samples=_samples(arm),
             seed=seed,
+            dtype=self.settings.dtype,
         )
         cost = self._costs(arm.task).write(self._teacher_role(arm), self._num_sequences(arm))
         made = partial(work.generate, settings)
@@ -176,6 +181,7 @@ class Pipeline:
             steps=steps,
             epochs=max(1, -(-steps * plain.batch_size // self._num_sequences(arm))),
             seed=seed,
+            dtype=self.settings.dtype,
         )
 
     def _role(self, name: Role, role: RoleSettings, seed: int, task: str, data: Stage, file: Path) -> Stage:
@@ -193,6 +199,7 @@ class Pipeline:
             batch_size=role.batch_size,
             optimizer=role.optimizer,
             seed=seed,
+            dtype=self.settings.dtype,
         )
         cost = self._costs(task).fine_tune(role, 0 if name == "oracle" else self.settings.num_sft_prompts)
         made = partial(work.fine_tune, settings, name)

@@ -52,6 +52,7 @@ def check_roles(settings: ExperimentSettings) -> None:
 #: Keys below `distill` that the grid decides cell by cell, and where they are set instead.
 _DECIDED = {
     "seed": "seeds",
+    "dtype": "dtype",
     "source.kind": "arms or axes.source",
     "source.online_fraction": "axes.fraction_online",
     "target": "target or axes.target",

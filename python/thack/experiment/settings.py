@@ -9,6 +9,7 @@ from thack.config.settings import (
     CheckpointSettings,
     DistillSettings,
     Divergence,
+    DTypeName,
     OptimizerSettings,
     SourceKind,
 )
@@ -55,10 +56,11 @@ SINGLE_PASS = (
 )
 MANY_EPOCHS = (
     "dense",
-    *(f"top-k:{k}" for k in (16, 64)),
-    *("live/renormalised:16", "live/multinomial:16"),
+    *(f"top-k:{k}" for k in (4, 16, 64, 128)),
+    *(f"live/renormalised:{k}" for k in (4, 16, 64)),
     *(f"sampled:{k}" for k in (4, 16, 64)),
-    *("live/mixed:16+prior", "live/mixed:16+prior+4", "live/sampled:16+redraw"),
+    *("live/multinomial:16", "live/sampled:16+redraw"),
+    *(f"live/mixed:{tail}" for tail in ("16+prior", "64+prior", "16+prior+4")),
 )
 
 
@@ -119,6 +121,7 @@ class ExperimentSettings:
     student: RoleSettings = field(default_factory=RoleSettings)
     target: str = "dense"  # what the student sees of the teacher: from a cache, or live/… (as the axis)
     distill: DistillSettings = field(default_factory=lambda: DistillSettings(checkpoint=CheckpointSettings(keep=1)))
+    dtype: DTypeName = "auto"  # of all stages and runs; auto: by what the machine is fast in
     seeds: tuple[int, ...] = (0,)
     figures: tuple[str, ...] = ("F4", "F5")  # F4 F5 F6 F7 F8 fraction loss sizes target once axes
     arms: tuple[SourceKind, ...] = ("offline", "online-teacher", "online-student")  # of F5

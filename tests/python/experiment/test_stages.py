@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 
 from thack.config.settings import DistillSettings, LossSettings
-from thack.errors import MismatchError, ThackError
+from thack.errors import MismatchError, ThackError, UsageError
+from thack.experiment.grid import plan
 from thack.experiment.lock import held
 from thack.experiment.stages import Stage, chosen, plan_stage, walk
 from thack.experiment.workers import make_all
 from thack.runtime.progress import SILENT, Progress
+
+from .small import settings, write_sums
 
 
 def write(word: str, path: Path, progress: Progress) -> None:
@@ -170,3 +173,16 @@ def test_a_holder_of_this_machine_that_died_is_noticed_at_once(tmp_path: Path) -
     with held(tmp_path / "stage"):
         pass
     assert time.monotonic() - started < 30
+
+
+def test_one_dtype_is_that_of_every_stage_with_a_model_and_of_the_run(tmp_path: Path) -> None:
+    """What `auto` finds depends on how fast a machine is: two that compare numbers name one."""
+    sums = write_sums(tmp_path / "data")
+    given = [plan(settings(sums, *sets), tmp_path) for sets in ((), ("dtype=float32",))]
+    auto, named = (list(walk(planned.run for planned in cells)) for cells in given)
+    with_model = [stage for stage in named if "dtype" in stage.settings]
+    assert {stage.name.split("-")[0] for stage in with_model} >= {"oracle", "teacher", "student", "cache", "seed0"}
+    assert {stage.settings["dtype"] for stage in with_model} == {"float32"}
+    assert {stage.settings["dtype"] for stage in auto if "dtype" in stage.settings} == {"auto"}
+    with pytest.raises(UsageError, match="decides"):
+        plan(settings(sums, "distill.dtype=float32"), tmp_path)
