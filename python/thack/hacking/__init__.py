@@ -1,7 +1,8 @@
 """Is the student learning its teacher's mistakes? Verdicts and detectors; numpy only."""
 
 from thack.hacking.card import model_card, write_card
-from thack.hacking.curves import Curves, Series, parse_mapping
+from thack.hacking.columns import parse_mapping
+from thack.hacking.curves import Curves, Series
 from thack.hacking.detectors import (
     DETECTORS,
     VALIDATION,

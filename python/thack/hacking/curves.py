@@ -9,10 +9,8 @@ is JSON lines, or a transformers `trainer_state.json`, with a mapping from our w
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,30 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thack import runlog
-from thack.errors import DataError, UsageError
+from thack.errors import DataError
 from thack.files import read_json
+from thack.hacking.columns import READOUT, known, no_metric, resolve
+from thack.hacking.rows import Row, finite, finite_or_nan, flattened, numeric_keys, read_log, unquoted
 from thack.runtime.status import STATUS
 
 Floats = NDArray[np.float64]
-Row = dict[str, object]
-
-#: The clean readout (RECIPE): forward KL on fixed responses, nats per token.
-READOUT = "forward_kl/reference_sampled/token_mean"
-#: What stands in for golden where there is no oracle, best first, with its line; the column says which it is.
-STAND_INS = {"judge": "judge_line", "human": "human_line"}
-_LIKELIHOOD = "negative_log_likelihood/reference_sampled"
 _EVENTS = ("train", "evaluation", "guard")  # of thack's own rows; another trainer's words say nothing here
-#: What a mapping may name, and the columns of a thack run that play the part.
-WORDS: Mapping[str, tuple[str, ...]] = {
-    "step": ("step", "global_step", "_step", "iteration"),
-    "epoch": ("epoch",),
-    "golden": (f"golden/{READOUT}",),
-    "proxy": (f"proxy/{READOUT}",),
-    "line": (f"line/{READOUT}",),
-    "monitor": ("train_kl/monitor", "train_kl/offline_monitor"),
-    "fresh": ("train_kl/fresh",),
-    "train_loss": ("loss", "train_loss"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +75,9 @@ class Curves:
                 f"{directory} is not a run: it has no metrics.jsonl",
                 hint="pass a directory written by `thack distill`, or a trainer's log with --map",
             )
-        rows = [_flat(row) for row in runlog.read(path)]
+        rows = [flattened(row) for row in runlog.read(path)]
         usual = {word: f"{word}/{readout}" for word in ("golden", "proxy")}
-        curves = _build(directory.resolve().name, rows, _known(mapping), str(path), usual=usual)
+        curves = _build(directory.resolve().name, rows, known(mapping), str(path), usual=usual)
         curves = replace(curves, notes=(*curves.notes, *_guard_notes(rows), *_status_notes(directory)))
         return _with_per_prompt(curves, directory / "per_prompt.jsonl")
 
@@ -103,8 +85,8 @@ class Curves:
     def from_jsonl(cls, path: str | Path, mapping: Mapping[str, str] | None = None) -> Curves:
         """Read any trainer's log; `mapping` says which of its columns play which part."""
         path = Path(path)
-        chosen = _known(mapping)
-        rows = [_unquoted(_flat(row)) for row in read_log(path)]
+        chosen = known(mapping)
+        rows = [unquoted(flattened(row)) for row in read_log(path)]
         curves = _build(path.stem, rows, chosen, str(path))
         return _with_per_prompt(curves, path.with_name("per_prompt.jsonl")) if not mapping else curves
 
@@ -142,73 +124,14 @@ class Curves:
         return Series(step=self.step_E[seen_E], value=self.columns[column][seen_E])
 
 
-def parse_mapping(text: str) -> dict[str, str]:
-    """`golden=eval/golden,proxy=eval/kl,step=global_step` → a mapping for `Curves.from_jsonl`."""
-    mapping: dict[str, str] = {}
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        word, equals, column = part.partition("=")
-        if not equals or not column.strip():
-            raise UsageError(
-                f"--map {part!r} is not of the form word=column",
-                hint="for example: --map golden=eval/golden,proxy=eval/kl,step=global_step",
-            )
-        mapping[word.strip()] = column.strip()
-    return mapping
-
-
-def _known(mapping: Mapping[str, str] | None) -> dict[str, str]:
-    for word in mapping or {}:
-        if word not in WORDS:
-            raise UsageError(
-                f"--map knows no word {word!r}",
-                details=[f"it knows: {', '.join(WORDS)}"],
-                hint=_closest(word, WORDS),
-            )
-    return dict(mapping or {})
-
-
-def read_log(path: Path) -> list[Row]:
-    """Rows of JSON lines, of a JSON list, or of the `log_history` in a transformers trainer_state.json."""
-    if path.suffix == ".json" and path.is_file():
-        whole = read_json(path)
-        history = whole.get("log_history") if isinstance(whole, dict) else whole
-        if isinstance(history, list) and all(isinstance(row, dict) for row in history):
-            return history
-        raise DataError(f"{path} holds neither a list of rows nor a `log_history`")
-    return runlog.read(path)
-
-
-def _flat(row: Mapping[str, object], prefix: str = "") -> Row:
-    """Nested objects become columns joined by a slash."""
-    flat: Row = {}
-    for key, value in row.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}/"))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _unquoted(row: Row) -> Row:
-    """Numbers that a conversion from CSV left as text."""
-    return {key: _parsed(value) if isinstance(value, str) else value for key, value in row.items()}
-
-
-def _parsed(text: str) -> object:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
 def _build(
     name: str, rows: Sequence[Row], chosen: Mapping[str, str], place: str, *, usual: Mapping[str, str] | None = None
 ) -> Curves:
     if not rows:
         raise DataError(f"{place} has no rows yet")
-    words = _resolve(chosen, usual or {}, {key for row in rows for key in row}, place)
+    words = resolve(chosen, usual or {}, {key for row in rows for key in row}, place)
     if "golden" not in words and "proxy" not in words:
-        raise _no_metric(rows, place)
+        raise no_metric(rows, place)
     step = words.pop("step")
     # Golden and proxy may come in rows of their own (several callbacks, one step): rows are merged by
     # step, and a step that was run twice (a resumed run) keeps what was logged last.
@@ -216,7 +139,7 @@ def _build(
     evaluations: dict[float, Row] = {}
     training: dict[float, Row] = {}
     for row in rows:
-        at = _number(row.get(step))
+        at = finite(row.get(step))
         if at is None:
             continue
         event = row.get("event")
@@ -230,11 +153,11 @@ def _build(
         )
     step_E = np.array(sorted(evaluations), dtype=np.float64)
     columns = {
-        key: np.array([_value(evaluations[at].get(key)) for at in step_E])
-        for key in _numeric_keys(evaluations.values(), skip=step)
+        key: np.array([finite_or_nan(evaluations[at].get(key)) for at in step_E])
+        for key in numeric_keys(evaluations.values(), skip=step)
     }
     gone = _take_out_unmeasured(columns, words, chosen, place)
-    train = {key: _series(training, key) for key in _numeric_keys(training.values(), skip=step)}
+    train = {key: _series(training, key) for key in numeric_keys(training.values(), skip=step)}
     broken = tuple(w for w in ("golden", "proxy") if w in words and _ends_broken(evaluations, words[w]))
     return Curves(
         name=name,
@@ -269,97 +192,11 @@ def _take_out_unmeasured(
 def _ends_broken(evaluations: Mapping[float, Row], column: str) -> bool:
     """Whether the last value that was logged is NaN, infinite or null."""
     last = next((row[column] for _, row in sorted(evaluations.items(), reverse=True) if column in row), 0.0)
-    return _number(last) is None
-
-
-def _resolve(chosen: Mapping[str, str], usual: Mapping[str, str], present: set[str], place: str) -> dict[str, str]:
-    """Which column plays which part: what was asked for must be there, the rest is found or missing."""
-    words: dict[str, str] = {}
-    for word, defaults in WORDS.items():
-        asked = chosen.get(word)
-        found: str | None
-        if asked is not None:
-            slashed = asked.replace(".", "/")
-            found = asked if asked in present else slashed if slashed in present else None
-            if found is None:
-                raise DataError(
-                    f"{place} has no column {asked!r} (for {word})",
-                    details=[f"it has: {', '.join(sorted(present)[:40])}"],
-                    hint=_closest(asked, present),
-                )
-        elif word == "line":
-            found = _line_of(words.get("golden", ""), present)
-        else:
-            columns = (usual[word],) if word in usual else defaults
-            found = next((column for column in columns if column in present), None)
-            if found is None and word == "golden":
-                found = _stand_in(columns[0], present)
-        if found is not None:
-            words[word] = found
-    if "step" not in words:
-        raise DataError(
-            f"{place} has no column for the step",
-            details=[f"it has: {', '.join(sorted(present)[:40])}"],
-            hint="name it: --map step=<column>",
-        )
-    return words
-
-
-def _stand_in(golden: str, present: set[str]) -> str | None:
-    """The judge's or the human column in golden's place."""
-    _, _, readout = golden.partition("/")
-    likelihood = f"{_LIKELIHOOD}/{readout.rpartition('/')[2]}"
-    columns = (f"judge/{readout}", f"human/{likelihood}")
-    return next((column for column in columns if column in present), None)
-
-
-def _line_of(golden: str, present: set[str]) -> str | None:
-    """The line that belongs to golden's column, of the same divergence; none for another trainer's columns."""
-    role, _, readout = (golden or f"golden/{READOUT}").partition("/")
-    line = f"{({'golden': 'line'} | STAND_INS).get(role, '')}/{readout}"
-    return line if line in present else None
-
-
-def _no_metric(rows: Sequence[Row], place: str) -> DataError:
-    present = sorted({key for row in rows for key in row})
-    return DataError(
-        f"{place} has neither a golden nor a proxy column",
-        details=[f"it has: {', '.join(present[:40])}"],
-        hint="name them: --map golden=<column>,proxy=<column>  (or distill with --bank: thack evaluates)",
-    )
-
-
-def _closest(word: str, known: Iterable[str]) -> str | None:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
-    return f"did you mean {close[0]!r}?" if close else None
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    with suppress(OverflowError):  # an integer beyond all floats
-        return float(value) if math.isfinite(value) else None
-    return None
-
-
-def _value(value: object) -> float:
-    number = _number(value)
-    return math.nan if number is None else number
-
-
-def _numeric_keys(rows: Iterable[Row], *, skip: str) -> list[str]:
-    keys: dict[str, None] = {}
-    for row in rows:
-        keys.update(
-            (key, None)
-            for key, value in row.items()
-            if key != skip and isinstance(value, (int, float)) and not isinstance(value, bool)
-        )
-    return list(keys)
+    return finite(last) is None
 
 
 def _series(rows: Mapping[float, Row], key: str) -> Series:
-    found = [(at, _value(rows[at].get(key))) for at in sorted(rows)]
+    found = [(at, finite_or_nan(rows[at].get(key))) for at in sorted(rows)]
     kept = [(at, value) for at, value in found if math.isfinite(value)]
     return Series(step=np.array([at for at, _ in kept]), value=np.array([value for _, value in kept]))
 
@@ -385,14 +222,14 @@ def _guard_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     alarm = next((row for row in events if row.get("action") == "alarm"), None)
     if alarm is None:
         return ()
-    value, threshold = _value(alarm.get("value")), _value(alarm.get("threshold"))
+    value, threshold = finite_or_nan(alarm.get("value")), finite_or_nan(alarm.get("threshold"))
     text = (
         f"a guard was on: {alarm.get('detector')} {value:.2g} (alarm at {threshold:.2g}) at step {alarm['step']}; "
         f"the checkpoint of step {alarm.get('kept_step')} was kept"
     )
     added = [row for row in events if row.get("action") == "refresh"]
     if added:
-        tokens = sum(int(_value(row.get("fresh_tokens"))) for row in added)
+        tokens = sum(int(finite_or_nan(row.get("fresh_tokens"))) for row in added)
         epochs = ", ".join(str(row.get("epoch")) for row in added)
         text += f"; {len(added)} fresh responses per prompt ({tokens:,} tokens) joined in epochs {epochs}"
     if any(row.get("action") == "stop" for row in events):
@@ -420,7 +257,7 @@ def _with_per_prompt(curves: Curves, path: Path) -> Curves:
         return curves
     by_step: dict[float, Row] = {}
     for row in runlog.read(path):
-        at = _number(row.get("step"))
+        at = finite(row.get("step"))
         if at is not None:
             by_step[at] = row
     wanted = {_without_normalisation(column) for column in curves.words.values()}

@@ -25,7 +25,8 @@ import numpy as np
 
 from thack.errors import UsageError
 from thack.hacking import signals
-from thack.hacking.curves import READOUT, Curves, Series
+from thack.hacking.columns import READOUT
+from thack.hacking.curves import Curves, Series
 from thack.hacking.signals import Signal
 
 Fired = Literal["alarm", "quiet", "not enough data"]

@@ -157,6 +157,12 @@ def pad_left(rows: Sequence[np.ndarray], pad_id: int) -> np.ndarray:
     return padded.reshape(-1, width)
 
 
+def right_mask(lengths_B: Tensor, width: int) -> Tensor:
+    """int64 [B, width]: 1 on the first `length` columns of each row."""
+    columns = torch.arange(width, device=lengths_B.device)
+    return (columns < lengths_B[:, None]).long()
+
+
 def _lengths(rows: Sequence[np.ndarray]) -> np.ndarray:
     return np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
 

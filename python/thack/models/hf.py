@@ -8,7 +8,7 @@ Padded vocabularies: logits are as wide as the head, which may have more rows th
 Such rows are never sampled; losses compare models on the ids below the narrower head, renormalised there
 (losses/vocabulary.py). A head or an embedding narrower than the tokenizer is refused here.
 
-Shape legend: B sequences, P prompt columns, C columns seen so far, N response tokens, H width, V vocabulary.
+Shape legend: B sequences, N response tokens, H width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging as transformers_logging
 
 from thack.config.settings import ArchitectureSettings, LoadSettings
 from thack.errors import DataError, ModelError, UsageError
 from thack.models import checkpoint
 from thack.models.architecture import Architecture
-from thack.models.batch import Batch, pad_left, pad_right
+from thack.models.batch import Batch, right_mask
+from thack.models.hf_decoding import CausalDecoding, EncoderDecoderDecoding
 from thack.models.hub import locate
 from thack.models.tokenizer import Tokenizer
 
@@ -262,14 +262,14 @@ class HuggingFaceModel(nn.Module):
         logits_NV, hidden_NH, _ = self.run(rows_N, project=project, use_cache=False, **inputs)
         return logits_NV if project else hidden_NH
 
-    def start(self, prompts: Sequence[np.ndarray], max_new_tokens: int) -> _CausalDecoding | _EncoderDecoderDecoding:
+    def start(self, prompts: Sequence[np.ndarray], max_new_tokens: int) -> CausalDecoding | EncoderDecoderDecoding:
         """Read the prompts and be ready for the first response token."""
         longest = max(len(p) for p in prompts)
         self._check_length(max(longest, max_new_tokens) if self.is_encoder_decoder else longest + max_new_tokens - 1)
         if self.is_encoder_decoder:
             assert self.start_id is not None
-            return _EncoderDecoderDecoding(self, prompts, self.start_id)
-        return _CausalDecoding(self, prompts, takes_positions=self._takes_positions)
+            return EncoderDecoderDecoding(self, prompts, self.start_id)
+        return CausalDecoding(self, prompts, takes_positions=self._takes_positions)
 
     def run(self, rows_N: Tensor, *, project: bool = True, **inputs: Any) -> tuple[Tensor, Tensor, Any]:
         """Call the model; logits_NV and hidden_NH of the given rows of its B·T, and its whole output."""
@@ -351,15 +351,15 @@ def inputs_of(batch: Batch, pad_id: int, start_id: int | None) -> tuple[Tensor, 
         causal = batch.causal(pad_id)
         return causal.rows_N, {
             "input_ids": causal.tokens_BT,
-            "attention_mask": _right_mask(causal.lengths_B, causal.tokens_BT.shape[1]),
+            "attention_mask": right_mask(causal.lengths_B, causal.tokens_BT.shape[1]),
         }
     layout = batch.encoder_decoder(pad_id, start_id)
     return layout.rows_N, {
         "input_ids": layout.encoder_BS,
-        "attention_mask": _right_mask(layout.encoder_lengths_B, layout.encoder_BS.shape[1]),
+        "attention_mask": right_mask(layout.encoder_lengths_B, layout.encoder_BS.shape[1]),
         "decoder_input_ids": layout.decoder_BT,
         # Some models mask decoder positions that hold the pad id, which a start token may be.
-        "decoder_attention_mask": _right_mask(batch.lengths_B, layout.decoder_BT.shape[1]),
+        "decoder_attention_mask": right_mask(batch.lengths_B, layout.decoder_BT.shape[1]),
     }
 
 
@@ -369,97 +369,3 @@ def unwrapped(model: Any) -> Any:
         while hasattr(model, name):
             model = getattr(model, name)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-class _Decoding:
-    """What both kinds of generation share: the cache, and the hidden rows of the last step's head."""
-
-    def __init__(self, model: HuggingFaceModel, num_sequences: int) -> None:
-        self._model = model
-        self._rows_B = torch.arange(num_sequences, device=model.device)
-        self._logits_BV: Tensor
-        self._cache: Any = None
-
-    def logits(self) -> Tensor:
-        """logits_BV of the next token."""
-        return self._logits_BV
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
-        # By its name for beam search: alone that is there for recurrent states too (Mamba, Qwen3-Next).
-        self._cache.reorder_cache(rows)
-        self._rows_B = self._rows_B[: len(rows)]
-        self._logits_BV = self._logits_BV[rows]
-
-    def _run(self, rows: Tensor, **inputs: Any) -> None:
-        """One call with the cache; the logits of the given rows are the next token's."""
-        name = self._model.cache_name
-        self._logits_BV, _, output = self._model.run(rows, use_cache=True, **{name: self._cache}, **inputs)
-        self._cache = getattr(output, name, None)
-        if self._cache is None:
-            raise ModelError(
-                f"{type(self._model.model).__name__} keeps no key-value cache",
-                hint="thack can score responses with it, but not write them",
-            )
-
-
-class _CausalDecoding(_Decoding):
-    """Prompts left-padded to one column, with positions counted from each one's first token (trap 11)."""
-
-    def __init__(self, model: HuggingFaceModel, prompts: Sequence[np.ndarray], *, takes_positions: bool) -> None:
-        super().__init__(model, len(prompts))
-        self._takes_positions = takes_positions
-        tokens_BP = torch.from_numpy(pad_left(prompts, model.tokenizer.pad_id)).to(model.device)
-        width = tokens_BP.shape[1]
-        self._lengths_B = torch.tensor([len(p) for p in prompts], device=model.device)
-        self._mask_BC = _right_mask(self._lengths_B, width).flip(1)
-        positions_BP = (self._mask_BC.cumsum(1) - 1).clamp_min(0)
-        last_B = self._rows_B * width + width - 1
-        self._run(last_B, input_ids=tokens_BP, attention_mask=self._mask_BC, **self._positions(positions_BP))
-
-    def append(self, ids_B: Tensor) -> None:
-        self._mask_BC = torch.cat((self._mask_BC, self._mask_BC.new_ones(len(ids_B), 1)), dim=1)
-        positions = self._positions(self._lengths_B[:, None])
-        # Where no layer keeps keys (Mamba), a mask is of the tokens that are fed, not of columns: all are real.
-        mask_BC = None if all(getattr(self._cache, "is_linear", [False])) else self._mask_BC
-        self._run(self._rows_B, input_ids=ids_B[:, None], attention_mask=mask_BC, **positions)
-        self._lengths_B = self._lengths_B + 1
-
-    def keep(self, rows: Tensor) -> None:
-        super().keep(rows)
-        self._mask_BC, self._lengths_B = self._mask_BC[rows], self._lengths_B[rows]
-
-    def _positions(self, positions: Tensor) -> dict[str, Tensor]:
-        return {"position_ids": positions} if self._takes_positions else {}
-
-
-class _EncoderDecoderDecoding(_Decoding):
-    """The prompts go through the encoder once; the decoder begins with its start token."""
-
-    def __init__(self, model: HuggingFaceModel, prompts: Sequence[np.ndarray], start_id: int) -> None:
-        super().__init__(model, len(prompts))
-        tokens_BS = torch.from_numpy(pad_right(prompts, model.tokenizer.pad_id)).to(model.device)
-        lengths_B = torch.tensor([len(p) for p in prompts], device=model.device)
-        self._mask_BS = _right_mask(lengths_B, tokens_BS.shape[1])
-        encoder = model.model.get_encoder()
-        encoded = encoder(input_ids=tokens_BS, attention_mask=self._mask_BS, return_dict=True)
-        self._encoded_BSH = encoded.last_hidden_state
-        self.append(torch.full_like(lengths_B, start_id))
-
-    def append(self, ids_B: Tensor) -> None:
-        self._run(
-            self._rows_B,
-            decoder_input_ids=ids_B[:, None],
-            encoder_outputs=BaseModelOutput(last_hidden_state=self._encoded_BSH),
-            attention_mask=self._mask_BS,
-        )
-
-    def keep(self, rows: Tensor) -> None:
-        super().keep(rows)
-        self._mask_BS, self._encoded_BSH = self._mask_BS[rows], self._encoded_BSH[rows]
-
-
-def _right_mask(lengths_B: Tensor, width: int) -> Tensor:
-    """int64 [B, width]: 1 on the first `length` columns of each row."""
-    columns = torch.arange(width, device=lengths_B.device)
-    return (columns < lengths_B[:, None]).long()

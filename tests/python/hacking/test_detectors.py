@@ -20,7 +20,7 @@ from thack.hacking import (
     training_stalled,
     verdict_without_oracle,
 )
-from thack.hacking.curves import READOUT
+from thack.hacking.columns import READOUT
 
 STEP_E = np.array(STEPS, dtype=float)
 

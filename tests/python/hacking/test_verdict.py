@@ -14,7 +14,8 @@ from synthetic import SHAPES, STEPS, Noise, Shape, write_run
 
 from thack.errors import DataError, UsageError
 from thack.hacking import Curves, Margins, Verdict, verdict
-from thack.hacking.curves import READOUT, PerPrompt
+from thack.hacking.columns import READOUT
+from thack.hacking.curves import PerPrompt
 
 QUIET = Noise(prompt=0.03, checkpoint=0.001)
 FAST = Margins(resamples=200)
