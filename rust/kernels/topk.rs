@@ -17,15 +17,17 @@ use super::sweep::{Visit, vectors};
 pub fn select<E: Element>(row: &[E], summary: &Summary, k: usize) -> Vec<u32> {
     let k = k.min(row.len());
     let level = summary.level();
-    let (mut bound, blocks) = blocks(summary, k);
-    let collect = |bound, most| simd::dispatch(level, Collect { row, blocks: &blocks, bound, k, most });
-    let mut found = collect(bound, 2 * k + LANES);
+    let (mut bound, mut blocks) = blocks(summary, k);
+    let collect =
+        |blocks: &[u32], bound, most| simd::dispatch(level, Collect { row, blocks, bound, k, most });
+    let mut found = collect(&blocks, bound, 2 * k + LANES);
     if found.cut_short {
         let maxima = simd::dispatch(level, LaneMaxima { row, blocks: &blocks });
         if k <= maxima.len() {
             bound = simd::dispatch(level, KthLargest { values: &maxima, k, slack: k / 8 });
+            blocks.retain(|block| summary.maxima[*block as usize] >= bound);
         }
-        found = collect(bound, usize::MAX);
+        found = collect(&blocks, bound, usize::MAX);
     }
     largest(found, k, summary)
 }

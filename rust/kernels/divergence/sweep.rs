@@ -7,7 +7,7 @@ use crate::kernels::row::pass;
 use crate::kernels::simd::{self, Kernel, LANES, Level, Simd};
 
 /// Bytes that are asked for beyond the group whose maximum is taken, which itself lies one group ahead.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 8 * 1024;
 
 /// What a first sweep found.
 #[derive(Debug)]
