@@ -64,24 +64,6 @@ impl DenseLayout {
             .enumerate()
             .try_for_each(|(row, values)| self.check(values).map_err(|error| (row, error)))
     }
-
-    /// Writes `[N, V]` log-probabilities.
-    pub fn encode_rows(&self, log_probs: &[f32], records: &mut [u8]) -> Result<(), At<EncodeError>> {
-        let rows = log_probs.chunks_exact(self.vocab_size() as usize);
-        for (n, (row, record)) in rows.zip(records.chunks_exact_mut(self.stride())).enumerate() {
-            self.encode(row, record).map_err(|error| (n, error))?;
-        }
-        Ok(())
-    }
-
-    /// Reads `[N, V]` log-probabilities.
-    pub fn decode_rows(&self, records: &[u8], log_probs: &mut [f32]) -> Result<(), At<DecodeError>> {
-        let rows = log_probs.chunks_exact_mut(self.vocab_size() as usize);
-        for (n, (row, record)) in rows.zip(records.chunks_exact(self.stride())).enumerate() {
-            self.decode(record, row).map_err(|error| (n, error))?;
-        }
-        Ok(())
-    }
 }
 
 impl TopKLayout {

@@ -3,6 +3,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "PyO3 hands arguments over by value")]
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use pyo3::types::PyByteArray;
 
 use super::buffers::{slice, slice_mut};
 use super::released;
-use crate::codec::{DecodeError, EncodeError, Layout, SampledRows, SampledRowsMut, TopKRows, TopKRowsMut};
+use crate::codec::{EncodeError, Layout, SampledRows, SampledRowsMut, TopKRows, TopKRowsMut};
 use crate::error::{Class, Error, Result};
 use crate::shard::{self, FileStorage, Published, Sequence};
 
@@ -53,17 +54,11 @@ impl RecordLayout {
         released(py, || layout.check_rows(log_probs).map_err(unwritable))
     }
 
-    fn decode_dense(
-        &self,
-        py: Python<'_>,
-        records: PyBuffer<u8>,
-        mut log_probs: PyBuffer<f32>,
-    ) -> PyResult<()> {
+    /// Refuses records that are no rows. Those that are can be used where they were read: nothing is copied.
+    fn decode_dense(&self, py: Python<'_>, records: PyBuffer<f32>) -> PyResult<()> {
         let Layout::Dense(layout) = self.0 else { return Err(wrong_kind("dense")) };
-        let records = slice(&records)?;
-        expect(&log_probs, records.len() / 4)?;
-        let log_probs = slice_mut(&mut log_probs)?;
-        released(py, || layout.decode_rows(records, log_probs).map_err(unreadable))
+        let log_probs = slice(&records)?;
+        released(py, || layout.check_rows(log_probs).map_err(unreadable))
     }
 
     fn encode_top_k(
@@ -329,6 +324,6 @@ fn unwritable((row, error): (usize, EncodeError)) -> Error {
     Error::new(Class::Model, format!("the teacher's row {row} cannot be kept: {error}"))
 }
 
-fn unreadable((row, error): (usize, DecodeError)) -> Error {
+fn unreadable((row, error): (usize, impl Display)) -> Error {
     Error::new(Class::Cache, format!("row {row}: {error}"))
 }

@@ -89,8 +89,8 @@ def decode(records: bytearray, record: Record, layout: _thack.RecordLayout) -> T
     """The target that these records hold, on the CPU."""
     n = len(records) // layout.stride
     if record.kind == "dense":
-        dense = np.empty((n, record.vocab_size), np.float32)
-        layout.decode_dense(records, dense)
+        dense = np.frombuffer(records, np.float32).reshape(n, record.vocab_size)
+        layout.decode_dense(dense)
         return DenseTarget(log_probs_NV=torch.from_numpy(dense))
     ids, values = np.empty((n, record.k), np.int32), np.empty((n, record.k), np.float32)
     if record.kind == "top-k":
