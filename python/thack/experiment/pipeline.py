@@ -25,6 +25,7 @@ from thack.experiment.settings import ExperimentSettings, RoleSettings
 from thack.experiment.stages import Stage, plan_stage
 
 Role = Literal["oracle", "teacher", "student"]
+_APART = 1_000_000  # from a teacher's seed to that of a student of its size
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,10 @@ class Pipeline:
         return self._role("teacher", self._teacher_role(arm), seed, arm.task, pairs, pairs.path)
 
     def student(self, arm: Arm, seed: int) -> Stage:
-        pairs = self.oracle_responses(arm.task, seed)
-        return self._role("student", self._student_role(arm), seed, arm.task, pairs, pairs.path)
+        pairs, role = self.oracle_responses(arm.task, seed), self._student_role(arm)
+        # Of one size and seed, teacher and student would begin as the same model and read the same batches.
+        twins = not role.model and role.architecture == self._teacher_role(arm).architecture
+        return self._role("student", role, seed + _APART if twins else seed, arm.task, pairs, pairs.path)
 
     def bank(self, arm: Arm, seed: int) -> Stage:
         oracle, teacher, splits = self.oracle(arm.task), self.teacher(arm, seed), self.splits(arm.task, seed)

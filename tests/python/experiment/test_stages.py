@@ -186,3 +186,14 @@ def test_one_dtype_is_that_of_every_stage_with_a_model_and_of_the_run(tmp_path: 
     assert {stage.settings["dtype"] for stage in auto if "dtype" in stage.settings} == {"auto"}
     with pytest.raises(UsageError, match="decides"):
         plan(settings(sums, "distill.dtype=float32"), tmp_path)
+
+
+def test_a_student_of_its_teachers_size_does_not_begin_as_its_teacher(tmp_path: Path) -> None:
+    given = settings(write_sums(tmp_path / "data"), 'figures=["axes"]', 'axes.student=["8", "16"]')
+    stages = list(walk(planned.run for planned in plan(given, tmp_path)))
+    seeds = {
+        (s.name, s.settings["architecture.hidden_size"]): s.settings["seed"]
+        for s in stages
+        if "validation_fraction" in s.settings
+    }
+    assert seeds["teacher", 16] == seeds["student", 8] != seeds["student", 16]
