@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,15 @@ def canonical_json(obj: object) -> bytes:
     """The one encoding of `obj` to hash or compare: sorted keys, no spaces, UTF-8, no NaN."""
     text = json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
+
+
+def flattened(tree: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
+    """A nested document as one level: the keys on the way to a value, joined."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= flattened(value, separator, name + separator) if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def read_json(path: Path) -> Any:

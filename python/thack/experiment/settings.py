@@ -121,7 +121,7 @@ class ExperimentSettings:
     student: RoleSettings = field(default_factory=RoleSettings)
     target: str = "dense"  # what the student sees of the teacher: from a cache, or live/… (as the axis)
     distill: DistillSettings = field(default_factory=lambda: DistillSettings(checkpoint=CheckpointSettings(keep=1)))
-    dtype: DTypeName = "auto"  # of all stages and runs; auto: by what the machine is fast in
+    dtype: DTypeName = "auto"  # of all that trains, writes or scores but the bank; auto: what the machine is fast in
     seeds: tuple[int, ...] = (0,)
     figures: tuple[str, ...] = ("F4", "F5")  # F4 F5 F6 F7 F8 fraction loss sizes target once axes
     arms: tuple[SourceKind, ...] = ("offline", "online-teacher", "online-student")  # of F5

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from thack import runlog
 from thack.errors import DataError
-from thack.files import read_json
+from thack.files import flattened, read_json
 from thack.hacking.columns import READOUT, known, no_metric, resolve
-from thack.hacking.rows import Row, finite, finite_or_nan, flattened, numeric_keys, read_log, unquoted
+from thack.hacking.rows import Row, finite, finite_or_nan, numeric_keys, read_log, unquoted
 from thack.runtime.status import STATUS
 
 Floats = NDArray[np.float64]
@@ -75,7 +75,7 @@ class Curves:
                 f"{directory} is not a run: it has no metrics.jsonl",
                 hint="pass a directory written by `thack distill`, or a trainer's log with --map",
             )
-        rows = [flattened(row) for row in runlog.read(path)]
+        rows = [flattened(row, "/") for row in runlog.read(path)]
         usual = {word: f"{word}/{readout}" for word in ("golden", "proxy")}
         curves = _build(directory.resolve().name, rows, known(mapping), str(path), usual=usual)
         curves = replace(curves, notes=(*curves.notes, *_guard_notes(rows), *_status_notes(directory)))
@@ -86,7 +86,7 @@ class Curves:
         """Read any trainer's log; `mapping` says which of its columns play which part."""
         path = Path(path)
         chosen = known(mapping)
-        rows = [unquoted(flattened(row)) for row in read_log(path)]
+        rows = [unquoted(flattened(row, "/")) for row in read_log(path)]
         curves = _build(path.stem, rows, chosen, str(path))
         return _with_per_prompt(curves, path.with_name("per_prompt.jsonl")) if not mapping else curves
 

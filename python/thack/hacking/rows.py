@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,17 +23,6 @@ def read_log(path: Path) -> list[Row]:
             return history
         raise DataError(f"{path} holds neither a list of rows nor a `log_history`")
     return runlog.read(path)
-
-
-def flattened(row: Mapping[str, object], prefix: str = "") -> Row:
-    """Nested objects become columns joined by a slash."""
-    flat: Row = {}
-    for key, value in row.items():
-        if isinstance(value, dict):
-            flat.update(flattened(value, f"{prefix}{key}/"))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def unquoted(row: Row) -> Row:

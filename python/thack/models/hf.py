@@ -30,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from thack.config.settings import ArchitectureSettings, LoadSettings
 from thack.errors import DataError, ModelError, UsageError
+from thack.files import write_json
 from thack.models import checkpoint
 from thack.models.architecture import Architecture
 from thack.models.batch import Batch, right_mask
@@ -101,14 +102,14 @@ def tokenizer_of(model: Any, tokenizer: Any = None, *, role: str = "model") -> T
     if isinstance(tokenizer, str | Path):
         return Tokenizer.load(tokenizer)
     if tokenizer is not None:
-        return _from_fast(tokenizer, role)
+        return _from_fast(tokenizer, unwrapped(model), role)
     place = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
     if not place:
         raise UsageError(f"the {role} does not know its tokenizer", hint="give it: tokenizer=…")
     return Tokenizer.load(locate(place).directory)
 
 
-def _from_fast(tokenizer: Any, role: str) -> Tokenizer:
+def _from_fast(tokenizer: Any, model: Any, role: str) -> Tokenizer:
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError(
             f"the {role}'s tokenizer is a {type(tokenizer).__name__}, not a fast one",
@@ -117,6 +118,8 @@ def _from_fast(tokenizer: Any, role: str) -> Tokenizer:
     # Saved and read again: the one way in which both libraries agree what the files say.
     with TemporaryDirectory() as place:
         tokenizer.save_pretrained(place)
+        ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)  # those of the live model
+        write_json(Path(place) / "generation_config.json", {"eos_token_id": ends})
         return Tokenizer.load(place)
 
 

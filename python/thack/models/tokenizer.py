@@ -268,7 +268,8 @@ def _stops(backend: Backend, configured: object) -> Iterator[int]:
     """Those that a model's files name as ends of a text. Special tokens only: a configuration that was never set
     names the default of its class, which may be any word here."""
     special = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
-    yield from (i for i in (configured if isinstance(configured, list) else [configured]) if i in special)
+    ends = configured if isinstance(configured, list) else [configured]
+    yield from (i for i in ends if isinstance(i, int) and i in special)
 
 
 def _known(backend: Backend, token: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from thack.files import flattened
 from thack.hacking.words import percent
 from thack.report import tables
 from thack.report.effects import Claim
@@ -194,19 +195,9 @@ def _costs(grid: Grid) -> str:
 
 
 def _settings(grid: Grid) -> str:
-    flat = dict(_flat(grid.summary.get("settings", {})))
+    flat = flattened(grid.summary.get("settings", {}))
     rows = [[tag("code", text(key)), tag("code", text(shown(value)))] for key, value in flat.items()]
     return folded(f"{len(rows)} settings", table(["setting", "value"], rows))
-
-
-def _flat(tree: Mapping[str, object], prefix: str = "") -> Sequence[tuple[str, object]]:
-    found: list[tuple[str, object]] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{key}.")
-        else:
-            found.append((f"{prefix}{key}", value))
-    return found
 
 
 def _subject(grid: Grid) -> Subject:

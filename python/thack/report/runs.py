@@ -7,7 +7,6 @@ import re
 import statistics
 import tomllib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from thack import runlog
 from thack.errors import DataError, UsageError
-from thack.files import read_json
+from thack.files import flattened, read_json
 from thack.hacking import Curves, Margins, OracleFreeVerdict, Verdict, verdict, verdict_without_oracle
 
 _SEED = re.compile(r"^(?P<arm>.*?)[-_./ ]*seed[-_ ]?(?P<seed>\d+)$")
@@ -180,13 +179,14 @@ def _config(path: Path) -> dict[str, object]:
     if not path.is_file():
         return {}
     try:
-        return _flat(tomllib.loads(path.read_text(encoding="utf-8")))
+        return flattened(tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not TOML ({error})") from error
 
 
 def _json(path: Path) -> dict[str, object]:
-    return _flat(read_json(path)) if path.is_file() else {}
+    found = read_json(path) if path.is_file() else {}
+    return flattened(found) if isinstance(found, dict) else {}
 
 
 def _examples(path: Path) -> tuple[Mapping[str, str], ...]:
@@ -195,17 +195,6 @@ def _examples(path: Path) -> tuple[Mapping[str, str], ...]:
         return ()
     rows = runlog.read(path)
     return tuple({key: value for key, value in row.items() if isinstance(value, str)} for row in rows[:12])
-
-
-def _flat(tree: object, prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    with suppress(AttributeError):
-        for key, value in tree.items():  # type: ignore[attr-defined]
-            if isinstance(value, dict):
-                flat.update(_flat(value, f"{prefix}{key}."))
-            else:
-                flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def shown(value: object) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from thack import config, runlog
 from thack.errors import DataError, MismatchError, UsageError
-from thack.files import atomic_directory, claim_output, read_json, write_json, write_text
+from thack.files import atomic_directory, claim_output, flattened, read_json, write_json, write_text
 from thack.runlog import RunLog
 from thack.runtime.environment import environment
 from thack.runtime.progress import Progress
@@ -97,7 +97,7 @@ class RunDirectory:
             for group in ("models", "origins"):
                 if "student" in earlier.get(group, {}):
                     manifest[group] = {**manifest[group], "student": earlier[group]["student"]}
-            self._check_facts(_flat(earlier), _flat(manifest))
+            self._check_facts(flattened(earlier), flattened(manifest))
         write_json(self.path / "manifest.json", manifest)
         write_json(self.path / "environment.json", environment())
 
@@ -177,7 +177,7 @@ class RunDirectory:
 
     def _check_settings(self) -> None:
         earlier = config.load(type(self.settings), [self.path / "config.toml"], [], {})
-        before, now = _flat(config.to_dict(earlier)), _flat(config.to_dict(self.settings))
+        before, now = flattened(config.to_dict(earlier)), flattened(config.to_dict(self.settings))
         changed = [
             key
             for key in sorted(before.keys() | now.keys())
@@ -189,14 +189,6 @@ class RunDirectory:
                 details=[f"{key}  {before.get(key)!r} then, {now.get(key)!r} now" for key in changed],
                 hint="give another --out, or the same settings",
             )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    rows: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        rows |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return rows
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -19,9 +19,8 @@ from thack.responses.data import prepare
 from thack.responses.run import run_generate
 
 TEMPLATE = """{{ bos_token }}{% for m in messages %}
-[{{ m.role }}] {{ m.content }}{% if loop.last %}{% break %}{% endif %}
-{% endfor %}{{ {"a<b": messages[0].content} | tojson }}{% if add_generation_prompt %}\
-[assistant]{% else %}{% generation %}{{ messages[-1].content }}{% endgeneration %}{% endif %}"""
+[{{ m.role }}] {% generation %}{{ m.content }}{% endgeneration %}{% if loop.last %}{% break %}{% endif %}
+{% endfor %}{{ {"a<b": messages[0].content} | tojson }}{% if add_generation_prompt %}[assistant]{% endif %}"""
 TURNS = [{"role": "user", "content": "reads é & <path>"}]
 
 

@@ -45,6 +45,8 @@ def name_as_end(directory: Path, token: int, *, special: bool) -> None:
 
 def test_a_response_ends_where_transformers_ends_it(directory: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
+    from thack.models.hf import wrap
+
     _, before = written(directory)
     end = int(before[3])
     assert len(before) == LENGTH
@@ -55,6 +57,8 @@ def test_a_response_ends_where_transformers_ends_it(directory: Path, tmp_path: P
     ids = torch.from_numpy(prompt.astype(np.int64))[None]
     expected = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=LENGTH, do_sample=False)
     assert found.tolist() == expected[0, len(prompt) :].tolist()
+    live = wrap(theirs, transformers.AutoTokenizer.from_pretrained(directory))
+    assert live.tokenizer.stop_ids == load_model(directory).tokenizer.stop_ids
     load_model(directory).save(tmp_path / "again")
     assert load_model(tmp_path / "again").tokenizer.stop_ids == {Tokenizer.load(directory).eos_id, end}
 
