@@ -18,7 +18,7 @@ from harness import Measurement, Target, Work, interleaved, ratio
 from thack import kernels
 from thack.config.settings import Divergence
 from thack.kernels.divergence import reference
-from thack.targets import TopKTarget
+from thack.targets.types import TopKTarget
 
 N, FEW, V, K, REPEATS = 64, 16, 151_936, 64, 5
 MASKED, ONE_MINUS = "torch eager, masked log-sum-exp", "torch eager, 1 − Σq"

@@ -22,7 +22,7 @@ import torch
 
 from harness import Measurement, Target
 from thack.cache import Cache
-from thack.cache.capture import capture
+from thack.cache.capture.job import capture
 from thack.config.settings import (
     ArchitectureSettings,
     CacheSettings,
@@ -31,18 +31,18 @@ from thack.config.settings import (
     OptimizerSettings,
     TargetSettings,
 )
-from thack.models.architecture import Architecture
+from thack.data.sequence import TokenSequence
+from thack.data.tokenizer import Tokenizer
+from thack.generation.sources import Offline
 from thack.models.batch import Batch
-from thack.models.llama import Llama
 from thack.models.load import load_model
-from thack.models.tokenizer import Tokenizer
-from thack.responses.sources import Offline
+from thack.models.native.architecture import Architecture
+from thack.models.native.llama import Llama
 from thack.runtime.progress import SILENT
-from thack.targets import TokenSequence
-from thack.training.material import Cached, Live, Material, Pairs
+from thack.training.data import CachedTargets, LiveTargets, PairedData, TrainingData
+from thack.training.live import LiveTeacher
 from thack.training.objective import Objective, supervised
 from thack.training.optimizer import build_optimizer, clip_gradients
-from thack.training.thinned import Thinned
 
 BATCH, BATCHES, ROUNDS, PEER_STEPS = 32, 4, 3, 12
 Sequences = Sequence[TokenSequence]
@@ -53,7 +53,7 @@ class Side:
     """One way to take a step with a model of its own."""
 
     model: Any
-    material: Material
+    training_data: TrainingData
     loss: Callable[[torch.Tensor, Any, torch.Tensor], torch.Tensor]
     fuses: Callable[[int], bool] = lambda num_tokens: False
 
@@ -65,7 +65,7 @@ class Side:
     def step(self, batch: Sequences) -> None:
         """What the training loop does with one batch."""
         rows = Batch.of(batch)
-        target = self.material.target(batch, rows, 0)
+        target = self.training_data.target(batch, rows, 0)
         output = self.model(rows, project=not self.fuses(len(rows.labels_N)))
         (self.loss(output, target, rows.labels_N).sum() / len(rows.labels_N)).backward()
         clip_gradients(self.parameters, 1.0)
@@ -95,8 +95,8 @@ def _against_sft(place: Path) -> Iterator[Measurement]:
         pairs = [cache.sequences(i) for i in range(len(cache))]
         fine_tuned = _model(vocab, 1)
         objective = supervised(fine_tuned, torch.float32)
-        sft = Side(fine_tuned, Pairs(pairs), objective, objective.fuses)
-        ours = _side(_model(vocab, 1), Cached(cache, vocab), vocab, sparse=kind != "dense")
+        sft = Side(fine_tuned, PairedData(pairs), objective, objective.fuses)
+        ours = _side(_model(vocab, 1), CachedTargets(cache, vocab), vocab, sparse=kind != "dense")
         batches = [pairs[i * BATCH : (i + 1) * BATCH] for i in range(BATCHES)]
         training, process = _by_turns([ours, sft], batches)
         for of, (distill_s, sft_s) in (("training thread", training), ("all threads", process)):
@@ -112,10 +112,12 @@ def _against_sft(place: Path) -> Iterator[Measurement]:
             )
 
 
-def _side(model: Llama, material: Material, vocab: int, *, sparse: bool, divergence: Any = "forward_kl") -> Side:
+def _side(
+    model: Llama, training_data: TrainingData, vocab: int, *, sparse: bool, divergence: Any = "forward_kl"
+) -> Side:
     loss = LossSettings(divergence=divergence)
     objective = Objective(settings=loss, model=model, width=vocab, sparse=sparse)
-    return Side(model, material, objective, objective.fuses)
+    return Side(model, training_data, objective, objective.fuses)
 
 
 def _by_turns(sides: Sequence[Side], batches: Sequence[Sequences]) -> tuple[list[float], list[float]]:
@@ -123,7 +125,7 @@ def _by_turns(sides: Sequence[Side], batches: Sequence[Sequences]) -> tuple[list
     least = [[[float("inf")] * len(batches) for _ in sides] for _ in range(2)]
     for _ in range(ROUNDS + 1):  # the first round warms up, and is never the least
         for side in sides:
-            side.material.expect(iter(batches))
+            side.training_data.expect(iter(batches))
         for b, batch in enumerate(batches):
             for s, side in enumerate(sides):
                 started = time.thread_time(), time.process_time()
@@ -131,7 +133,7 @@ def _by_turns(sides: Sequence[Side], batches: Sequence[Sequences]) -> tuple[list
                 for i, ended in enumerate((time.thread_time(), time.process_time())):
                     least[i][s][b] = min(least[i][s][b], ended - started[i])
     for side in sides:
-        side.material.expect(())
+        side.training_data.expect(())
     training, process = ([sum(times) / len(times) for times in of] for of in least)
     return training, process
 
@@ -206,14 +208,14 @@ def _alone(name: str, folder: Path) -> None:
 
 
 def _our_steps(name: str, folder: Path, cache: Cache, pairs: Sequences) -> Callable[[int], None]:
-    material: Material = Cached(cache, 1024)
+    training_data: TrainingData = CachedTargets(cache, 1024)
     if name == "live":
         teacher = load_model(folder / "teacher")
-        thinned = Thinned(teacher, 1024, TargetSettings(), seed=0, examples=pairs, projects=False)
-        material = Live(Offline(pairs), pairs, thinned, keeps_responses=False)
+        thinned = LiveTeacher(teacher, 1024, TargetSettings(), seed=0, examples=pairs, projects=False)
+        training_data = LiveTargets(Offline(pairs), pairs, thinned, keeps_responses=False)
     model = load_model(folder / "student")
     assert isinstance(model, Llama)
-    side = _side(model, material, 1024, sparse=False)
+    side = _side(model, training_data, 1024, sparse=False)
 
     def work(steps: int) -> None:
         for i in range(steps):

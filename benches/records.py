@@ -22,12 +22,13 @@ from torch import Tensor
 
 from harness import Measurement, Target, at_most, ratio
 from thack import kernels
-from thack.cache.plan import Record
-from thack.cache.records import decode, encode, select
-from thack.corpus.embedded import stdlib_records
+from thack.cache.format.plan import Record
+from thack.cache.format.records import decode, encode, select
+from thack.data.sequence import TokenSequence
+from thack.data.stdlib import stdlib_records
 from thack.models.batch import Batch
 from thack.models.load import load_model
-from thack.targets import SampledTarget, TokenSequence, TopKTarget
+from thack.targets.types import SampledTarget, TopKTarget
 
 V, K, N = 151_936, 64, 32
 DRAWS = 64

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from harness import Measurement
-from thack import _thack
+from thack import _native
 from thack.files import write_json
 
 MODULES = ("engine", "kernels", "divergence", "records", "store")  # a new benchmark: a module beside this file
@@ -55,7 +55,7 @@ def machine() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": _cpu(),
-        "simd": _thack.simd_level(),
+        "simd": _native.simd_level(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

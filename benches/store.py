@@ -15,17 +15,17 @@ import numpy as np
 import torch
 
 from harness import Measurement, at_least, at_most, interleaved
-from thack import _thack
+from thack import _native
 from thack.cache import Cache
-from thack.cache.capture import capture
-from thack.cache.exchange import ImportSettings, import_cache
-from thack.cache.plan import SHARDS, Plan, Record, shard_path
+from thack.cache.capture.job import capture
+from thack.cache.exchange.transfer import ImportSettings, import_cache
+from thack.cache.format.plan import SHARDS, Plan, Record, shard_path
 from thack.config.settings import ArchitectureSettings, CacheSettings
-from thack.models.architecture import Architecture
+from thack.data.sequence import TokenSequence
+from thack.data.tokenizer import Tokenizer
 from thack.models.batch import Batch
-from thack.models.llama import Llama
-from thack.models.tokenizer import Tokenizer
-from thack.targets import TokenSequence
+from thack.models.native.architecture import Architecture
+from thack.models.native.llama import Llama
 
 V, K = 151_936, 64
 
@@ -128,7 +128,7 @@ def reading_many(shards: int = 192, per_shard: int = 256, length: int = 64, batc
         (Path(scratch) / SHARDS).mkdir()
         (Path(scratch) / "plan.json").write_bytes(plan.to_bytes())
         for shard in range(shards):
-            writer = _thack.ShardWriter(shard_path(Path(scratch), shard), plan.metadata(shard))
+            writer = _native.ShardWriter(shard_path(Path(scratch), shard), plan.metadata(shard))
             for _ in range(4):
                 writer.records(records)
             for number in plan.shard(shard):

@@ -28,8 +28,8 @@ import pyarrow
 import pyarrow.parquet as parquet
 from safetensors.numpy import load_file, save_file
 
-from thack import _thack
-from thack.cache.plan import Record
+from thack import _native
+from thack.cache.format.plan import Record
 
 FLIPS, KILLS = 2000, 20
 RECORD = Record(kind="top-k", vocab_size=32_000, k=64)
@@ -53,7 +53,7 @@ class Store:
 
 def thack_write(path: Path, tokens: int) -> None:
     ids, values = rows(tokens)
-    writer = _thack.ShardWriter(path, METADATA)
+    writer = _native.ShardWriter(path, METADATA)
     layout = RECORD.layout()
     writer.records(layout.encode_top_k(ids, values, np.full(tokens, -1, np.float32), np.empty(0, np.float32)))
     writer.sequence((0, 0, 0), "p", np.zeros(1, np.int32), np.zeros(tokens, np.int32))
@@ -62,7 +62,7 @@ def thack_write(path: Path, tokens: int) -> None:
 
 def thack_read(path: Path) -> bytes:
     """The root of all bytes: `verify --full` has compared it with every one."""
-    return json.dumps(_thack.verify_shard(path, True)).encode()
+    return json.dumps(_native.verify_shard(path, True)).encode()
 
 
 def stock_write(path: Path, tokens: int) -> None:

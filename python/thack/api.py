@@ -15,20 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from thack.config import load, to_dict
-from thack.config.settings import (
-    CacheSettings,
-    DistillSettings,
-    EvaluateSettings,
-    GenerateSettings,
-    SftSettings,
-)
+from thack.config.settings import CacheSettings, DistillSettings, EvaluateSettings, GenerateSettings, SftSettings
 from thack.files import write_text
 from thack.runtime.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from thack.experiment.demo import DemoResult
-    from thack.experiment.grid import GridResult
-    from thack.hacking import Curves, OracleFreeVerdict, Score, Verdict
+    from thack.detection import Curves, OracleFreeVerdict, Score, Verdict
+    from thack.experiments.demo import DemoResult
+    from thack.experiments.grid import GridResult
     from thack.training import RunResult
 
 S = TypeVar("S")
@@ -44,14 +38,14 @@ def sft(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **keys:
 
 def generate(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **keys: Any) -> dict[str, Any]:
     """Write responses to prompts with a model; gives counts and the directory. Keys: `GenerateSettings`."""
-    from thack.responses.run import run_generate
+    from thack.generation.run import run_generate
 
     return run_generate(settings(GenerateSettings, config, keys), progress=progress)
 
 
 def cache_logits(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **keys: Any) -> Path:
     """Score responses with a teacher, keep what it knows; gives the directory. Keys: `CacheSettings`."""
-    from thack.cache.capture import capture
+    from thack.cache.capture.job import capture
 
     return capture(settings(CacheSettings, config, keys), progress)
 
@@ -64,8 +58,8 @@ def distill(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **k
 
 
 def evaluate(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **keys: Any) -> dict[str, Any]:
-    """Golden and proxy of a student on a frozen bank of held-out prompts. Keys: `EvaluateSettings`."""
-    from thack.metrics import run_evaluate
+    """Golden and proxy of a student on a frozen evaluation set of held-out prompts. Keys: `EvaluateSettings`."""
+    from thack.evaluation import run_evaluate
 
     return run_evaluate(settings(EvaluateSettings, config, keys), progress=progress)
 
@@ -76,8 +70,8 @@ def verdict(run: PathLike, *, mapping: str | None = None, sets: Sequence[str] = 
     Without a golden column the detector that needs no oracle speaks, and `sets` are thresholds instead of
     margins. A run directory that may be written gets its verdict.json, and its model the card with the verdict.
     """
-    from thack.hacking import Margins, Thresholds, verdict_without_oracle, write_card
-    from thack.hacking import verdict as judge
+    from thack.detection import Margins, Thresholds, verdict_without_oracle, write_card
+    from thack.detection import verdict as judge
 
     path = Path(run)
     curves = read_curves(path, mapping)
@@ -96,7 +90,7 @@ def verdict(run: PathLike, *, mapping: str | None = None, sets: Sequence[str] = 
 
 def read_curves(run: PathLike, mapping: str | None = None) -> Curves:
     """The curves of a run directory, or of another trainer's log; a `mapping` names the columns."""
-    from thack.hacking import Curves, parse_mapping
+    from thack.detection import Curves, parse_mapping
 
     path, words = Path(run), parse_mapping(mapping or "")
     return Curves.from_run(path, mapping=words) if path.is_dir() else Curves.from_jsonl(path, words)
@@ -113,8 +107,8 @@ def score_detectors(
 
     Thresholds are the defaults, changed by `sets`, or those that separate best on other runs, `chosen_on`.
     """
-    from thack.hacking import Case, Thresholds, with_chosen
-    from thack.hacking import score_detectors as score
+    from thack.detection import Case, Thresholds, with_chosen
+    from thack.detection import score_detectors as score
 
     limits = load(Thresholds, [], sets)
     if chosen_on:
@@ -124,7 +118,7 @@ def score_detectors(
 
 def report(runs: PathLike | Sequence[PathLike], out: PathLike | None = None) -> Path:
     """Write one self-contained HTML page about runs, or about a grid; by default report.html in the first."""
-    from thack.report import is_grid, write_grid_report, write_report
+    from thack.reporting import is_grid, write_grid_report, write_report
 
     paths = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
     path = Path(out) if out is not None else paths[0] / "report.html"
@@ -143,7 +137,7 @@ def demo(
     progress: Progress = SILENT,
 ) -> DemoResult:
     """The controlled experiment at laptop size, from Python's own docstrings to a verdict and a report."""
-    from thack.experiment.demo import run_demo
+    from thack.experiments.demo import run_demo
 
     return run_demo(Path(out), seeds=seeds, quick=quick, sets=sets, progress=progress)
 
@@ -158,8 +152,8 @@ def experiment(
     progress: Progress = SILENT,
 ) -> GridResult:
     """A grid of controlled experiments: a shipped recipe or a TOML file; failed cells are in the result."""
-    from thack.experiment.grid import recipe as load_recipe
-    from thack.experiment.grid import run_grid
+    from thack.experiments.grid import recipe as load_recipe
+    from thack.experiments.grid import run_grid
 
     overrides = {"seeds": list(seeds) or None, "figures": list(figures) or None}
     chosen = load_recipe(str(recipe), sets, overrides=overrides)

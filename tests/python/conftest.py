@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from thack import _thack
+from thack import _native
 
 # before torch is imported: xdist runs one process per core
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,14 +18,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-_NativeWriter = _thack.ShardWriter
+_NativeWriter = _native.ShardWriter
 
 
 @pytest.fixture(autouse=True, scope="session")
 def stock_readers_open_every_shard() -> Iterator[None]:
     """Whatever a test writes as a shard, stock `safe_open` reads, every tensor of it."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(_thack, "ShardWriter", _CheckedWriter)
+    patch.setattr(_native, "ShardWriter", _CheckedWriter)
     yield
     patch.undo()
 
@@ -60,7 +60,7 @@ def shards_of_other_processes_too(request: pytest.FixtureRequest) -> Iterator[No
 def open_with_stock_reader(path: Path) -> None:
     from safetensors import safe_open
 
-    tokens, _, size, _, metadata = _thack.verify_shard(path, False)
+    tokens, _, size, _, metadata = _native.verify_shard(path, False)
     with safe_open(path, framework="np") as file:
         shapes = {name: file.get_tensor(name).shape for name in file.keys()}  # noqa: SIM118 - not a dict
         assert file.metadata() == metadata

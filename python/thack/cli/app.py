@@ -44,7 +44,7 @@ def _root(
 
 
 def _register() -> None:
-    """In the order of the street; importing a command's file adds it to `app`."""
+    """In the order of the pipeline; importing a command's file adds it to `app`."""
     from thack.cli import (  # noqa: F401, I001
         demo,
         experiment,

@@ -130,7 +130,7 @@ def _show_probe(found: dict[str, Any], *, sizing: bool) -> None:
 
 
 def _show_sizing(found: dict[str, Any]) -> None:
-    from thack.cache.probe import PROCESSES_PER_NODE, STUDENT_TOKENS_PER_S
+    from thack.cache.sizing.probe import PROCESSES_PER_NODE, STUDENT_TOKENS_PER_S
 
     out().print(f"\n{count(found['corpus_tokens'])} tokens:")
     table = Table(box=None, pad_edge=False)
@@ -184,8 +184,8 @@ def import_(
     verbose: Verbose = False,
 ) -> None:
     """Make a top-k cache of another tool's rows, such as an API's top log-probs."""
-    from thack.cache.exchange import ImportSettings, import_cache
-    from thack.models.tokenizer import Tokenizer
+    from thack.cache.exchange.transfer import ImportSettings, import_cache
+    from thack.data.tokenizer import Tokenizer
 
     settings = ImportSettings(
         source=source,

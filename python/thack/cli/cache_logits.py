@@ -47,8 +47,8 @@ EXTRAS = {"dry_run": Annotated[bool | None, typer.Option("--dry-run", help="Prin
 )
 def cache_logits(call: Call[CacheSettings]) -> None:
     """Score responses with a teacher once, and keep what it knows in checked shards."""
-    from thack.cache.capture import capture
-    from thack.cache.estimate import estimate
+    from thack.cache.capture.job import capture
+    from thack.cache.sizing.estimate import estimate
 
     if call.extras["dry_run"]:
         found = estimate(call.settings, call.progress)

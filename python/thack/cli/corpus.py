@@ -23,7 +23,7 @@ def corpus(
     verbose: Verbose = False,
 ) -> None:
     """Write real text that this machine carries, Python's standard library, as pairs, prompts and held-out prompts."""
-    from thack.corpus.export import export_corpus
+    from thack.data.export import export_corpus
 
     counts = export_corpus(output, task, held_out)
     if as_json:

@@ -16,7 +16,7 @@ from thack.errors import UsageError
 from thack.runtime.status import recorded
 
 if TYPE_CHECKING:
-    from thack.experiment.demo import DemoResult
+    from thack.experiments.demo import DemoResult
 
 
 @app.command("demo", epilog=epilog("thack demo --seeds 0-4 --out runs/demo"))
@@ -39,7 +39,7 @@ def demo(
     if not quiet:
         err().print(_banner(threads()), style="dim", markup=False)
     with shown_progress(quiet) as progress, recorded(output, "experiment"):
-        from thack.experiment.demo import run_demo
+        from thack.experiments.demo import run_demo
 
         result = run_demo(output, seeds=numbers, quick=quick, sets=sets or (), progress=progress)
     if as_json:

@@ -18,7 +18,7 @@ FLAGS = {
     "guard": Flag(key="guard.on", help="watch for hacking without an oracle, and act (see guard.policy)"),
     "divergence": Flag(key="loss.divergence", help="what is minimised"),
     "oracle": Flag(key="oracle", help="directory of the ground truth, for the golden metric"),
-    "bank": Flag(key="bank"),
+    "eval_data": Flag(key="eval_data"),
     "out": Flag(key="out", help="where the run goes; run again to go on"),
     "epochs": Flag(key="epochs", help="passes over the data"),
     "steps": Flag(key="steps"),
@@ -35,7 +35,7 @@ FLAGS = {
     "distill",
     DistillSettings,
     flags=FLAGS,
-    example="thack distill --cache cache/ --student ./student --bank held_out.jsonl --out runs/a",
+    example="thack distill --cache cache/ --student ./student --eval-data held_out.jsonl --out runs/a",
     many=True,
     set_example="loss.temperature=2",
 )
@@ -47,7 +47,7 @@ def distill(call: Call[DistillSettings]) -> None:
 
     def show() -> None:
         out().print(f"run: {result.path} · {result.steps} steps · student: {result.model}")
-        if call.settings.bank:
+        if call.settings.eval_data:
             out().print(f"next: thack verdict {result.path} · thack report {result.path}")
 
     call.emit({"run": str(result.path), "student": str(result.model), "steps": result.steps}, show)

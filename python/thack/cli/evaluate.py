@@ -1,4 +1,4 @@
-"""thack evaluate: golden and proxy of one student on a bank of held-out prompts."""
+"""thack evaluate: golden and proxy of one student on an evaluation set of held-out prompts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ FLAGS = {
     "teacher": Flag(key="teacher", help="directory of its teacher, for the proxy metric"),
     "oracle": Flag(key="oracle", help="directory of the ground truth, for the golden metric"),
     "judge": Flag(key="judge", help="directory of a stronger model, where there is no oracle"),
-    "human_references": Flag(key="human_references", help="golden from the responses in the bank's file"),
-    "bank": Flag(key="bank"),
+    "human_references": Flag(key="human_references", help="golden from the responses in the evaluation set's file"),
+    "eval_data": Flag(key="eval_data"),
     "on_bad_line": Flag(key="data.on_bad_line"),
     "out": Flag(key="out", help="the JSON file to write"),
     "seed": Flag(key="seed", help="fixes the sampled responses"),
@@ -31,12 +31,12 @@ FLAGS = {
     "evaluate",
     EvaluateSettings,
     flags=FLAGS,
-    example="thack evaluate --student runs/a --teacher ./teacher --oracle ./oracle --bank held_out.jsonl",
+    example="thack evaluate --student runs/a --teacher ./teacher --oracle ./oracle --eval-data held_out.jsonl",
     set_example="evaluation.bootstrap=2000",
 )
 def evaluate(call: Call[EvaluateSettings]) -> None:
-    """Measure golden and proxy of a student on a frozen bank of held-out prompts."""
-    from thack.metrics import run_evaluate
+    """Measure golden and proxy of a student on a frozen evaluation set of held-out prompts."""
+    from thack.evaluation import run_evaluate
 
     result = run_evaluate(call.settings, progress=call.progress)
     call.emit(result, lambda: _show(result["columns"], str(call.settings.out)))

@@ -21,9 +21,9 @@ from thack.errors import ThackError, UsageError
 from thack.runtime.status import recorded
 
 if TYPE_CHECKING:
-    from thack.experiment.forecast import Forecast
-    from thack.experiment.grid import GridResult
-    from thack.experiment.settings import ExperimentSettings
+    from thack.experiments.forecast import Forecast
+    from thack.experiments.grid import GridResult
+    from thack.experiments.settings import ExperimentSettings
 
 
 @app.command("experiment", epilog=epilog("thack experiment laptop --seeds 3 --dry-run"))
@@ -69,8 +69,8 @@ def experiment(
 
 
 def _settings(recipe: str, seeds: str | None, figures: str | None, sets: list[str]) -> ExperimentSettings:
-    from thack.experiment.cells import FIGURES
-    from thack.experiment.grid import recipe as load_recipe
+    from thack.experiments.cells import FIGURES
+    from thack.experiments.grid import recipe as load_recipe
 
     names = None if figures is None else figures.replace(",", " ").split()
     if names == ["all"]:
@@ -86,8 +86,8 @@ def count_or_list(text: str) -> list[int]:
 
 def _look_ahead(settings: ExperimentSettings, target: Path, again: Sequence[str], *, as_json: bool) -> None:
     """Print the forecast; with `again`, the words of this command, also what an array needs."""
-    from thack.experiment.forecast import forecast, write_manifest
-    from thack.experiment.grid import plan
+    from thack.experiments.forecast import forecast, write_manifest
+    from thack.experiments.grid import plan
     from thack.files import claim_output
     from thack.runtime.threads import threads
 
@@ -133,8 +133,8 @@ def show_forecast(found: Forecast) -> None:
 
 
 def _run(settings: ExperimentSettings, target: Path, cell: int | None, *, as_json: bool, quiet: bool) -> None:
-    from thack.experiment.grid import run_grid
-    from thack.report import write_grid_report
+    from thack.experiments.grid import run_grid
+    from thack.reporting import write_grid_report
 
     # One STATUS.json for all tasks of an array would tell each of them the others' fate.
     with shown_progress(quiet) as progress, recorded(target, "experiment") if cell is None else nullcontext():

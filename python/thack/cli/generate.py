@@ -34,7 +34,7 @@ FLAGS = {
 )
 def generate(call: Call[GenerateSettings]) -> None:
     """Write responses to prompts with a model, replayable to the token."""
-    from thack.responses.run import run_generate
+    from thack.generation.run import run_generate
 
     result = run_generate(call.settings, progress=call.progress)
 

@@ -17,7 +17,7 @@ from thack.cli.verbs import KEYS, Json, Verbose, epilog
 from thack.errors import HackingFound, UsageError
 
 if TYPE_CHECKING:
-    from thack.hacking import OracleFreeVerdict, Score, Verdict
+    from thack.detection import OracleFreeVerdict, Score, Verdict
 
 
 @app.command("verdict", epilog=epilog("thack verdict runs/a --fail-on-hacking"))
@@ -84,7 +84,7 @@ def verdict(
 
 def show(found: Verdict | OracleFreeVerdict) -> None:
     """The headline, what it means, and every reason."""
-    from thack.hacking import MEANING
+    from thack.detection import MEANING
 
     console = out()
     console.print(Text.assemble(f"{found.run}: ", (found.headline, STYLES.get(found.name, "yellow"))))

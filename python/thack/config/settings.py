@@ -225,8 +225,8 @@ class DistillSettings:
     oracle: str = ""  # for the golden metric
     judge: str = ""  # a stronger model in the oracle's role, where there is no oracle: columns are named judge/…
     load: LoadSettings = field(default_factory=LoadSettings)  # teacher, oracle and judge
-    bank: str = ""  # held-out prompts: a frozen bank, or a JSONL from which one is made in `out`; empty: none
-    human_references: bool = False  # a new bank keeps the file's own responses: columns named human/…
+    eval_data: str = ""  # held-out prompts: a frozen evaluation set, or a JSONL to make one from in `out`
+    human_references: bool = False  # a new evaluation set keeps the file's own responses: columns named human/…
     source: SourceSettings = field(default_factory=SourceSettings)
     target: TargetSettings = field(default_factory=TargetSettings)  # of a live teacher
     loss: LossSettings = field(default_factory=LossSettings)
@@ -255,8 +255,8 @@ class EvaluateSettings:
     oracle: str = ""
     judge: str = ""  # a stronger model in the oracle's role, where there is no oracle: columns are named judge/…
     load: LoadSettings = field(default_factory=LoadSettings)  # teacher, oracle and judge
-    bank: str = ""  # directory of a frozen bank, or a JSONL of prompts from which one is made beside `out`
-    human_references: bool = False  # a new bank keeps the file's own responses: columns named human/…
+    eval_data: str = ""  # a frozen evaluation set, or a JSONL of prompts to make one from beside `out`
+    human_references: bool = False  # a new evaluation set keeps the file's own responses: columns named human/…
     data: DataSettings = field(default_factory=DataSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     seed: int = 0

@@ -11,32 +11,32 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from thack import runlog
 from thack.config.settings import EvaluationSettings
+from thack.detection import Curves, OracleFreeVerdict, Verdict, verdict, verdict_without_oracle
 from thack.errors import DataError, UsageError
+from thack.evaluation.distance import Evaluator
+from thack.evaluation.eval_set import HUMAN, EvalSet
+from thack.evaluation.monitor import FixedKL
 from thack.files import write_text
-from thack.hacking import Curves, OracleFreeVerdict, Verdict, verdict, verdict_without_oracle
 from thack.integrations.state import agreed, as_it_was, is_sharded
 from thack.losses.vocabulary import common_width
-from thack.metrics.bank import HUMAN, PromptBank
-from thack.metrics.distance import Evaluator
-from thack.metrics.monitor import FixedKL
-from thack.models import hf
+from thack.models.hf import model as hf
 from thack.models.load import as_language_model
 from thack.models.protocol import LanguageModel
-from thack.runlog import RunLog
+from thack.runtime import runlog
+from thack.runtime.runlog import RunLog
 
 _LOG = logging.getLogger("thack")
 FOLDER = "thack"  # in the trainer's output_dir
 
 
 class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
-    """Golden, proxy, health and the oracle-free detector on a frozen bank, every `every` optimizer steps.
+    """Golden, proxy, health and the oracle-free detector on a frozen evaluation set, every `every` optimizer steps.
 
-    bank      `PromptBank` with the responses of the models given
+    eval_set  `EvalSet` with the responses of the models given
     teacher, oracle, judge
-              plain transformers models, directories or thack's models; at least one, or a bank with human references
-    monitor   a bank of training prompts, made with `with_responses(teacher, human=True)`: its file's responses are
+              plain transformers models, directories or thack's models; at least one, or an eval set with human answers
+    monitor   an eval set of training prompts, made with `with_responses(teacher, human=True)`: its file's responses are
               those that are trained on, the teacher's are fresh. With it the detector compares progress in training
               with progress on held-out prompts, which is what it is good at
     settings  student_samples is off unless asked for here: sampling costs more than all the rest
@@ -53,13 +53,13 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
 
     def __init__(
         self,
-        bank: PromptBank,
+        eval_set: EvalSet,
         *,
         teacher: Any = None,
         oracle: Any = None,
         judge: Any = None,
         every: int = 200,
-        monitor: PromptBank | None = None,
+        monitor: EvalSet | None = None,
         tokenizer: Any = None,
         out: Path | str | None = None,
         settings: EvaluationSettings | None = None,
@@ -70,7 +70,7 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             raise UsageError(f"every = {every}: evaluations are every 1 step or more")
         if monitor is not None and teacher is None:
             raise UsageError("a monitor compares the student with its teacher", hint="give teacher=…")
-        self.bank = bank
+        self.eval_set = eval_set
         self.monitor = monitor
         self.every = every
         self.tokenizer = tokenizer
@@ -162,7 +162,7 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         return {name: monitor.measure(student) for name, monitor in (self._monitors or {}).items()} | found.columns
 
     def _prepare(self, student: LanguageModel) -> Evaluator:
-        """References as our models, checked against the bank; once, since a fingerprint reads every weight."""
+        """References as our models, checked against the eval set; once, since a fingerprint reads every weight."""
         if self._evaluator is None:
             cast = {
                 role: None if model is None else as_language_model(model, self.tokenizer, role=role)
@@ -170,7 +170,7 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             }
             teacher = cast["teacher"]
             self._evaluator = Evaluator(
-                self.bank, teacher, cast["oracle"], self.settings, seed=self._seed, judge=cast["judge"]
+                self.eval_set, teacher, cast["oracle"], self.settings, seed=self._seed, judge=cast["judge"]
             )
             self._monitors = {} if teacher is None else self._training_monitors(student, teacher)
         return self._evaluator
@@ -181,7 +181,7 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         if HUMAN not in self.monitor.responses:
             raise DataError(
                 "the monitor holds no training responses",
-                hint='make it so: PromptBank.from_jsonl("train.jsonl", limit=256).with_responses(teacher, human=True)',
+                hint='make it so: EvalSet.from_jsonl("train.jsonl", limit=256).with_responses(teacher, human=True)',
             )
         self.monitor.check_tokenizer("student", student.tokenizer)
         width = common_width(student.tokenizer.size, student=student.vocab_size, teacher=teacher.vocab_size)

@@ -21,13 +21,14 @@ from torch.utils.data import Dataset
 
 from thack.cache import Cache
 from thack.config.settings import LossSettings
+from thack.data.sequence import TokenSequence
 from thack.errors import MismatchError
 from thack.losses import token_losses
 from thack.losses.vocabulary import common_width
-from thack.models import hf
 from thack.models.batch import Batch
-from thack.targets import Target, TokenSequence
-from thack.training.narrow import narrow_target
+from thack.models.hf import model as hf
+from thack.targets.types import Target
+from thack.training.crop import crop_target
 
 
 class CacheDataset(Dataset[TokenSequence]):
@@ -105,7 +106,7 @@ class CacheCollator:
         sequences, target = self.cache.targets([s.index for s in sequences])
         batch = Batch.of(sequences)
         rows_N, inputs = hf.inputs_of(batch, self.pad_id, self.start_id)
-        narrowed = narrow_target(target, self.width)
+        narrowed = crop_target(target, self.width)
         labels = CachedLabels(rows_N=rows_N, labels_N=batch.labels_N, target=narrowed, width=self.width)
         return {**inputs, "labels": labels}
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thack import _thack
+from thack import _native
 from thack.errors import UsageError
 from thack.runtime.threads import threads
 
@@ -31,7 +31,7 @@ def rows(logits_NV: Tensor) -> tuple[Array, str, int]:
     if logits_NV.dtype not in _FORMATS:
         raise UsageError(f"logits are {logits_NV.dtype}", hint="use float32, bfloat16 or float16")
     granted = _threads(os.environ.get("THACK_NUM_THREADS"))
-    _thack.set_num_threads(min(granted, torch.get_num_threads()))
+    _native.set_num_threads(min(granted, torch.get_num_threads()))
     flat = logits_NV.detach().contiguous().view(-1)
     words = flat if flat.dtype == torch.float32 else flat.view(torch.uint16)
     return words.numpy(), _FORMATS[logits_NV.dtype], logits_NV.shape[1]

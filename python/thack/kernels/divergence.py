@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from thack import _thack
+from thack import _native
 from thack.config.settings import Divergence
 from thack.errors import UndefinedLoss, UsageError
 from thack.kernels.buffers import Array, rows
-from thack.targets import SampledTarget, TopKTarget
+from thack.targets.types import SampledTarget, TopKTarget
 
 SparseTarget = TopKTarget | SampledTarget
 
@@ -111,7 +111,7 @@ class _Spec:
             raise UsageError("logits to overwrite are not contiguous", hint="leave padded columns where they are")
         words, name, columns = rows(logits_NW)
         losses = np.empty(len(logits_NW), np.float32)
-        _thack.sparse_divergence(
+        _native.sparse_divergence(
             words,
             name,
             self.target.vocab_size,

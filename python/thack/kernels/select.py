@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thack import _thack
+from thack import _native
 from thack.errors import UsageError
-from thack.kernels import gpu
+from thack.kernels import torch_reference as gpu
 from thack.kernels.buffers import key_words, rows
 from thack.kernels.topk import TopK
-from thack.targets import SampledTarget
+from thack.targets.types import SampledTarget
 
 __all__ = ["TopK", "sample", "threshold_sample", "topk_logsumexp"]
 
@@ -31,7 +31,7 @@ def topk_logsumexp(logits_NV: Tensor, k: int, *, temperatures: Sequence[float] =
     n = len(logits_NV)
     ids, log_probs = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
     logsumexp, tails = np.empty(n, np.float32), np.empty((n, 1 + len(temperatures)), np.float32)
-    _thack.topk_logsumexp(words, name, vocab, k, list(temperatures), ids, log_probs, logsumexp, tails)
+    _native.topk_logsumexp(words, name, vocab, k, list(temperatures), ids, log_probs, logsumexp, tails)
     columns = torch.from_numpy(np.ascontiguousarray(tails.T))
     return TopK(
         ids_NK=torch.from_numpy(ids),
@@ -71,7 +71,7 @@ def sample(
     words, name, vocab = rows(logits_NV)
     ids = np.empty(len(logits_NV), np.int64)
     keys = key_words(keys_N4)
-    _thack.sample_rows(words, name, vocab, seed, keys, temperature, top_k, top_p, min_p, greedy, ids)
+    _native.sample_rows(words, name, vocab, seed, keys, temperature, top_k, top_p, min_p, greedy, ids)
     return torch.from_numpy(ids)
 
 
@@ -85,7 +85,7 @@ def threshold_sample(logits_NV: Tensor, k: int, *, seed: int, keys_N4: Tensor) -
     n = len(logits_NV)
     ids, weights, counts = np.empty((n, k), np.int32), np.empty((n, k), np.float32), np.empty(n, np.int32)
     tau, entropy = np.empty(n, np.float32), np.empty(n, np.float32)
-    _thack.threshold_sample(words, name, vocab, k, seed, key_words(keys_N4), ids, weights, counts, tau, entropy)
+    _native.threshold_sample(words, name, vocab, k, seed, key_words(keys_N4), ids, weights, counts, tau, entropy)
     found = SampledTarget(
         ids_NK=torch.from_numpy(ids),
         weights_NK=torch.from_numpy(weights),

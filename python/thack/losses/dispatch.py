@@ -12,7 +12,7 @@ from thack.losses.dense import dense_divergence
 from thack.losses.formulas import weighted_terms
 from thack.losses.rows import sampled_rows
 from thack.losses.sparse import sparse_divergence
-from thack.targets import DenseTarget, Target
+from thack.targets.types import DenseTarget, Target
 
 
 def divergence(student_logits_NV: Tensor, target: Target, settings: LossSettings) -> Tensor:

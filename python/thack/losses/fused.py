@@ -18,9 +18,9 @@ from thack.config.settings import LossSettings
 from thack.errors import ModelError
 from thack.losses.rows import replace_by_gradient
 from thack.losses.vocabulary import log_probs
-from thack.models.functions import linear, round_rows, rounded
+from thack.models.native.functions import linear, round_rows, rounded
 from thack.models.protocol import LanguageModel
-from thack.targets import DenseTarget, SampledTarget, Target, TopKTarget
+from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
 
 _CHUNK_ELEMENTS = 1 << 24
 

@@ -20,7 +20,7 @@ from thack.losses.dense import value_and_gradient
 from thack.losses.formulas import resolve, terms, weighted_terms
 from thack.losses.sparse import at_temperature, check_defined
 from thack.losses.sweeps import fill_tail, tail_sums
-from thack.targets import DenseTarget, SampledTarget, Target, TopKTarget
+from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
 
 
 def replace_by_gradient(logits_CV: Tensor, target: Target | None, labels_C: Tensor, settings: LossSettings) -> Tensor:

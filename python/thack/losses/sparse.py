@@ -11,7 +11,7 @@ from torch import Tensor
 from thack.config.settings import Divergence
 from thack.errors import MismatchError, UndefinedLoss
 from thack.losses.formulas import resolve
-from thack.targets import SampledTarget, TopKTarget
+from thack.targets.types import SampledTarget, TopKTarget
 
 
 def check_defined(target: TopKTarget | SampledTarget, kind: Divergence, temperature: float) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thack.data.sequence import TokenSequence
 from thack.errors import DataError
-from thack.targets import TokenSequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from thack import files
+from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError
-from thack.models.architecture import Architecture
-from thack.models.tokenizer import Tokenizer
+from thack.models.native.architecture import Architecture
 
 if TYPE_CHECKING:
     from thack.models.protocol import LanguageModel

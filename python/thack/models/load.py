@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from thack.config.settings import ArchitectureSettings, LoadSettings
+from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError, UsageError
 from thack.models import checkpoint
-from thack.models.architecture import Architecture, UnsupportedArchitecture
 from thack.models.hub import locate
-from thack.models.llama import Llama
+from thack.models.native.architecture import Architecture, UnsupportedArchitecture
+from thack.models.native.llama import Llama
 from thack.models.protocol import LanguageModel
-from thack.models.tokenizer import Tokenizer
 
 
 def new_decoder(settings: ArchitectureSettings, tokenizer: Tokenizer, seed: int) -> Llama:
@@ -29,7 +29,7 @@ def new_model(settings: ArchitectureSettings, tokenizer: Tokenizer, seed: int) -
     if settings.family == "decoder":
         return new_decoder(settings, tokenizer, seed)
     try:
-        from thack.models import hf
+        from thack.models.hf import model as hf
     except ImportError as error:
         hint = "an encoder-decoder is transformers' T5: pip install 'thack[hf]'"
         raise ModelError("family = encoder-decoder needs transformers", hint=hint) from error
@@ -97,7 +97,7 @@ def as_language_model(model: Any, tokenizer: Any = None, *, role: str = "model")
             f"a {type(model).__name__} cannot be the {role}",
             hint="give a directory, a transformers model, or what thack.models.load.load_model returns",
         )
-    from thack.models import hf
+    from thack.models.hf import model as hf
 
     return hf.wrap(model, tokenizer, role=role)
 
@@ -110,7 +110,7 @@ def tokenizer_of(tokenizer: Any) -> Tokenizer:
         return Tokenizer.load(locate(tokenizer).directory)
     if tokenizer is None:
         raise UsageError("no tokenizer is known here", hint="give it: tokenizer=…")
-    from thack.models import hf
+    from thack.models.hf import model as hf
 
     return hf.tokenizer_of(None, tokenizer)
 
@@ -148,7 +148,7 @@ def _through_transformers(
     directory: Path, reason: ModelError, device: torch.device | str, dtype: torch.dtype, options: LoadSettings
 ) -> LanguageModel:
     try:
-        from thack.models import hf
+        from thack.models.hf import model as hf
     except ImportError as error:
         raise ModelError(reason.message, hint="transformers may load it: pip install 'thack[hf]'") from error
     return hf.load(directory, device=device, dtype=dtype, options=options)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thack.data.tokenizer import Tokenizer
 from thack.models.batch import Batch
-from thack.models.tokenizer import Tokenizer
 
 
 class DecodeState(Protocol):

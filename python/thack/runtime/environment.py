@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import thack
+from thack import _native, _version
 from thack.runtime.device import fast_bf16_flag
 from thack.runtime.ranks import current_rank
 from thack.runtime.threads import limits, threads
@@ -50,12 +50,12 @@ def version(package: str) -> str | None:
 
 def native_version() -> str:
     """The version of the native module, which is the package's: both come from Cargo.toml."""
-    return str(thack.__version__)
+    return _version.__version__
 
 
 def simd_level() -> str:
     """The vector instructions that the Rust kernels chose on this CPU."""
-    return str(thack._thack.simd_level())
+    return _native.simd_level()
 
 
 def cpu_name() -> str:

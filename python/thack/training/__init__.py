@@ -1,7 +1,7 @@
 """Supervised fine-tuning and distillation: one loop, read top to bottom in loop.py."""
 
 from thack.training.distill import RunResult, run_distill
-from thack.training.rundir import final_model
+from thack.training.run_directory import final_model
 from thack.training.sft import run_sft
 
 __all__ = ["RunResult", "final_model", "run_distill", "run_sft"]

@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from thack.data.sequence import TokenSequence
 from thack.errors import DataError, ThackError
 from thack.files import (
     atomic_directory,
@@ -36,8 +37,7 @@ from thack.files import (
     write_json,
 )
 from thack.models.protocol import LanguageModel
-from thack.targets import TokenSequence
-from thack.training.parallel import whole_tensor
+from thack.training.sharding import whole_tensor
 
 COMMIT = "COMMIT.json"
 _NAME = re.compile(r"step_(\d{6,})")

@@ -16,36 +16,36 @@ import torch
 
 from thack.cache import Cache
 from thack.config.settings import DistillSettings, LossSettings, TargetSettings
+from thack.data.encode import prepare
+from thack.data.sequence import data_fingerprint
 from thack.errors import MismatchError, UsageError
+from thack.evaluation.distance import Evaluator
+from thack.evaluation.eval_set import EvalSet
+from thack.evaluation.monitor import FixedKL
+from thack.evaluation.run import open_eval_set
 from thack.losses.vocabulary import common_width
-from thack.metrics.bank import PromptBank
-from thack.metrics.distance import Evaluator
-from thack.metrics.monitor import FixedKL
-from thack.metrics.run import open_bank
 from thack.models.checkpoint import fingerprint_like
 from thack.models.load import load_model, origin_of
 from thack.models.protocol import LanguageModel
-from thack.responses.data import prepare
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
+from thack.runtime.process_group import ProcessGroup, init_process_group
 from thack.runtime.progress import SILENT, Progress
-from thack.runtime.team import Team, join
-from thack.targets import data_fingerprint
-from thack.training.canary import check_alignment, check_coverage
+from thack.training.alignment import check_alignment, check_coverage
 from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
+from thack.training.data import CachedTargets, LiveTargets, TrainingData
 from thack.training.guard import Guard, Guarded, check_guard
+from thack.training.live import LiveTeacher, check_target
 from thack.training.loop import Job, Row, train
-from thack.training.material import Cached, Live, Material
 from thack.training.monitors import training_monitors
 from thack.training.objective import Objective, has_plain_head
 from thack.training.optimizer import build_optimizer
-from thack.training.parallel import Held, as_module, hold_student, hold_teacher
 from thack.training.plan import Plan, evaluation_steps, plan_steps
-from thack.training.rundir import RunDirectory
+from thack.training.run_directory import RunDirectory
 from thack.training.saver import Saver
 from thack.training.setup import begin, check_same_start, finish, last_step, own_dtype, recorded, width_of
+from thack.training.sharding import WrappedModel, as_module, wrap_student, wrap_teacher
 from thack.training.source import build_source
-from thack.training.thinned import Thinned, check_target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class RunResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cast:
+class Models:
     """The models of a run; the student's weights are those of the checkpoint it goes on from."""
 
     student: LanguageModel
@@ -77,9 +77,9 @@ def run_distill(settings: DistillSettings, progress: Progress = SILENT, *, name:
     """
     check_combination(settings)
     device = choose_device(settings.device)
-    with join(device) as team:
-        progress = progress if team.is_first else SILENT
-        run = RunDirectory(settings.out, settings, "distill", team)
+    with init_process_group(device) as group:
+        progress = progress if group.is_first else SILENT
+        run = RunDirectory(settings.out, settings, "distill", group)
         run.claim()
         if run.finished():
             progress.note(f"{run.path} is already there")
@@ -89,7 +89,7 @@ def run_distill(settings: DistillSettings, progress: Progress = SILENT, *, name:
             job, start = prepare_distill(settings, run, device, progress)
             job.name = name or run.path.name
             train(job, start)
-            finish(job, team)
+            finish(job, group)
     return RunResult(path=run.path, model=run.model, steps=last_step(run))
 
 
@@ -116,10 +116,10 @@ def check_combination(settings: DistillSettings) -> None:
     if not settings.cache and not settings.data.path:
         raise UsageError("distilling without a cache needs prompts", hint="give --data prompts.jsonl")
     given = settings.teacher or settings.oracle or settings.judge or settings.human_references
-    if settings.bank and not given:
+    if settings.eval_data and not given:
         raise UsageError(
-            "evaluating on a bank needs a reference",
-            hint="give --teacher or --oracle, or no --bank (see also judge and human_references)",
+            "evaluating on an evaluation set needs a reference",
+            hint="give --teacher or --oracle, or no --eval-data (see also judge and human_references)",
         )
 
 
@@ -127,52 +127,52 @@ def prepare_distill(
     settings: DistillSettings, run: RunDirectory, device: torch.device, progress: Progress
 ) -> tuple[Job, Snapshot]:
     """The job, and the point from which it goes on."""
-    team = run.team
+    group = run.group
     checkpoint = run.resumable(progress)
-    with team.together():
-        cast = load_cast(settings, checkpoint, device)
-    bank = _bank(settings, cast, run, progress)
-    with team.together():
-        evaluator = build_evaluator(settings, cast, bank, team)
-        facts = _facts(cast, bank)
-    check_same_start(team, facts)
-    dtype, reason = team.first(choose_dtype(settings.dtype, device, width=width_of(cast.student)))
+    with group.raise_on_all_ranks():
+        cast = load_models(settings, checkpoint, device)
+    eval_set = _open_eval_set(settings, cast, run, progress)
+    with group.raise_on_all_ranks():
+        evaluator = build_evaluator(settings, cast, eval_set, group)
+        facts = _facts(cast, eval_set)
+    check_same_start(group, facts)
+    dtype, reason = group.broadcast_from_rank0(choose_dtype(settings.dtype, device, width=width_of(cast.student)))
     autocast = own_dtype(cast.student, dtype, settings.memory)
     background = settings.checkpoint.background
-    student = hold_student(cast.student, settings.parallel, team, memory=settings.memory, background=background)
-    teacher = None if cast.teacher is None else hold_teacher(cast.teacher, settings.parallel, team)
-    with team.together():
-        material, lengths = build_material(settings, cast, teacher, team, progress)
+    student = wrap_student(cast.student, settings.parallel, group, memory=settings.memory, background=background)
+    teacher = None if cast.teacher is None else wrap_teacher(cast.teacher, settings.parallel, group)
+    with group.raise_on_all_ranks():
+        training_data, lengths = build_training_data(settings, cast, teacher, group, progress)
         optimizer = build_optimizer(as_module(student.model), settings.optimizer)
         start = begin(student, optimizer, checkpoint)
-        plan = _plan(settings, material, lengths)
+        plan = _plan(settings, training_data, lengths)
         said = f"{dtype} ({reason})".removeprefix("torch.")
-        facts |= {"sequences": len(material), "dtype": said, "ranks": team.world_size}
-        if isinstance(material, Live):
-            facts["data"] = data_fingerprint(material.data)
+        facts |= {"sequences": len(training_data), "dtype": said, "ranks": group.world_size}
+        if isinstance(training_data, LiveTargets):
+            facts["data"] = data_fingerprint(training_data.data)
         run.write_facts(facts, resumed=checkpoint is not None)
         run.open_logs(start.step)
     state = dict(start.trainer.get("state", {}))
     guard = Guard(settings.guard, run, plan.steps_per_epoch, state) if settings.guard.on else None
     if guard is not None:
-        material = guarded(material, cast, teacher, guard, settings)
+        training_data = guarded(training_data, cast, teacher, guard, settings)
     objective = _objective(settings, cast, student, autocast)
     steps = evaluation_steps(plan.total_steps, settings.evaluation.count, settings.evaluation.spacing)
     job = Job(
         name=run.path.name,
         student=student,
         teacher=teacher,
-        material=material,
+        training_data=training_data,
         loss=objective,
         fuses=objective.fuses,
-        evaluate=build_evaluation(settings, cast, evaluator, material, plan, run, guard),
+        evaluate=build_evaluation(settings, cast, evaluator, training_data, plan, run, guard),
         evaluation_steps=frozenset(steps),
         plan=plan,
         optimizer=optimizer,
         optimizer_settings=settings.optimizer,
         checkpoint=settings.checkpoint,
         run=run,
-        saver=Saver(run.checkpoints, student, optimizer, team, settings.checkpoint),
+        saver=Saver(run.checkpoints, student, optimizer, group, settings.checkpoint),
         state=state,
         spent=start.trainer,
         protected=guard.protected if guard else frozenset,
@@ -180,7 +180,7 @@ def prepare_distill(
         ended=guard.ended if guard else (lambda step: False),
         micro_batch_size=settings.micro_batch_size,
         dtype=autocast,
-        team=team,
+        group=group,
         clock=Clock(precise=settings.profile),
         profile=settings.profile,
         progress=progress,
@@ -188,18 +188,18 @@ def prepare_distill(
     return job, start
 
 
-def _plan(settings: DistillSettings, material: Material, lengths: np.ndarray | None) -> Plan:
+def _plan(settings: DistillSettings, training_data: TrainingData, lengths: np.ndarray | None) -> Plan:
     return Plan(
-        num_sequences=len(material),
+        num_sequences=len(training_data),
         batch_size=settings.batch_size,
         seed=settings.seed,
-        total_steps=plan_steps(len(material), settings.batch_size, settings.epochs, settings.steps),
+        total_steps=plan_steps(len(training_data), settings.batch_size, settings.epochs, settings.steps),
         window_steps=settings.source.refresh_steps,
         lengths=lengths,
     )
 
 
-def load_cast(settings: DistillSettings, checkpoint: Path | None, device: torch.device) -> Cast:
+def load_models(settings: DistillSettings, checkpoint: Path | None, device: torch.device) -> Models:
     """Load every model, and refuse those that do not belong together."""
     student = load_model(checkpoint or settings.student, role="student", device=device)
     names = {"teacher": settings.teacher, "oracle": settings.oracle, "judge": settings.judge}
@@ -217,7 +217,7 @@ def load_cast(settings: DistillSettings, checkpoint: Path | None, device: torch.
         check_same_teacher(cache, teacher)
         widths["cache"] = cache.meta.vocab_size
     plain = {"student": student, "teacher": None if cache is not None else teacher}
-    return Cast(
+    return Models(
         student=student,
         teacher=teacher,
         oracle=oracle,
@@ -259,9 +259,9 @@ def check_same_teacher(cache: Cache, teacher: LanguageModel | None) -> None:
         )
 
 
-def build_material(
-    settings: DistillSettings, cast: Cast, held: Held | None, team: Team, progress: Progress
-) -> tuple[Material, np.ndarray | None]:
+def build_training_data(
+    settings: DistillSettings, cast: Models, held: WrappedModel | None, group: ProcessGroup, progress: Progress
+) -> tuple[TrainingData, np.ndarray | None]:
     """What to train on, and its lengths where they are known before the run."""
     if cast.cache is not None:
         skipped = check_alignment(cast.cache)
@@ -271,15 +271,17 @@ def build_material(
         if settings.data.path:
             prompts = prepare(settings.data, cast.student.tokenizer, need_response=False).sequences
             check_coverage(cast.cache, prompts)
-        return Cached(cast.cache, cast.width), None
+        return CachedTargets(cast.cache, cast.width), None
     assert cast.teacher is not None and held is not None
     offline = settings.source.kind == "offline"
-    source, data = build_source(settings, cast.teacher, cast.student, team, progress)
+    source, data = build_source(settings, cast.teacher, cast.student, group, progress)
     lengths = np.array([len(s.prompt_ids) + len(s.response_ids) for s in data]) if offline else None
     examples = data if offline else []
     projects = "teacher" not in cast.plain_heads
-    teacher = Thinned(held.model, cast.width, settings.target, seed=settings.seed, examples=examples, projects=projects)
-    return Live(source, data, teacher, keeps_responses=not offline), lengths
+    teacher = LiveTeacher(
+        held.model, cast.width, settings.target, seed=settings.seed, examples=examples, projects=projects
+    )
+    return LiveTargets(source, data, teacher, keeps_responses=not offline), lengths
 
 
 def _warn_about_reuse(settings: DistillSettings, cache: Cache, progress: Progress) -> None:
@@ -291,38 +293,42 @@ def _warn_about_reuse(settings: DistillSettings, cache: Cache, progress: Progres
         )
 
 
-def guarded(material: Material, cast: Cast, held: Held | None, guard: Guard, settings: DistillSettings) -> Guarded:
+def guarded(
+    training_data: TrainingData, cast: Models, held: WrappedModel | None, guard: Guard, settings: DistillSettings
+) -> Guarded:
     """The material that the guard can change."""
     assert cast.teacher is not None and held is not None
-    examples = material.sequences(np.arange(min(len(material), 256)), 0)
-    thinned = Thinned(held.model, cast.width, settings.target, seed=settings.seed, examples=examples)
-    return Guarded(material, cast.teacher, thinned, guard, settings)
+    examples = training_data.sequences(np.arange(min(len(training_data), 256)), 0)
+    thinned = LiveTeacher(held.model, cast.width, settings.target, seed=settings.seed, examples=examples)
+    return Guarded(training_data, cast.teacher, thinned, guard, settings)
 
 
-def build_evaluator(settings: DistillSettings, cast: Cast, bank: PromptBank | None, team: Team) -> Evaluator | None:
-    """Golden and proxy on the bank, if there is one."""
-    if bank is None:
+def build_evaluator(
+    settings: DistillSettings, cast: Models, eval_set: EvalSet | None, group: ProcessGroup
+) -> Evaluator | None:
+    """Golden and proxy on the evaluation set, if there is one."""
+    if eval_set is None:
         return None
     return Evaluator(
-        bank, cast.teacher, cast.oracle, settings.evaluation, seed=settings.seed, judge=cast.judge, team=team
+        eval_set, cast.teacher, cast.oracle, settings.evaluation, seed=settings.seed, judge=cast.judge, group=group
     )
 
 
 def build_evaluation(
     settings: DistillSettings,
-    cast: Cast,
+    cast: Models,
     evaluator: Evaluator | None,
-    material: Material,
+    training_data: TrainingData,
     plan: Plan,
     run: RunDirectory,
     guard: Guard | None = None,
 ) -> Callable[[int], Row]:
-    """step → all columns: the bank's, and the teacher's distance on fixed training responses."""
+    """step → all columns: the evaluation set's, and the teacher's distance on fixed training responses."""
     monitors: dict[str, FixedKL] = {}
 
     def evaluate(step: int) -> Row:
         if cast.teacher is not None and evaluator is not None and not monitors:
-            monitors.update(training_monitors(settings, cast.teacher, cast.width, material, plan, run.team))
+            monitors.update(training_monitors(settings, cast.teacher, cast.width, training_data, plan, run.group))
         columns: Row = {name: monitor.measure(cast.student) for name, monitor in monitors.items()}
         if evaluator is not None:
             found = evaluator.evaluate(cast.student)
@@ -335,14 +341,14 @@ def build_evaluation(
     return evaluate
 
 
-def _bank(settings: DistillSettings, cast: Cast, run: RunDirectory, progress: Progress) -> PromptBank | None:
+def _open_eval_set(settings: DistillSettings, cast: Models, run: RunDirectory, progress: Progress) -> EvalSet | None:
     """The held-out prompts; a file of them gets its responses once, and lies in the run from then on."""
-    if not settings.bank:
+    if not settings.eval_data:
         return None
 
-    def opened() -> PromptBank:
-        return open_bank(
-            Path(settings.bank),
+    def opened() -> EvalSet:
+        return open_eval_set(
+            Path(settings.eval_data),
             run.path,
             teacher=cast.teacher,
             oracle=cast.oracle,
@@ -353,12 +359,12 @@ def _bank(settings: DistillSettings, cast: Cast, run: RunDirectory, progress: Pr
             progress=progress,
         )
 
-    with run.team.together():
-        bank = opened() if run.writes else None
-    return opened() if bank is None else bank  # the other ranks find it made
+    with run.group.raise_on_all_ranks():
+        eval_set = opened() if run.writes else None
+    return opened() if eval_set is None else eval_set  # the other ranks find it made
 
 
-def _objective(settings: DistillSettings, cast: Cast, student: Held, dtype: torch.dtype) -> Objective:
+def _objective(settings: DistillSettings, cast: Models, student: WrappedModel, dtype: torch.dtype) -> Objective:
     kept = cast.cache.meta.kind if cast.cache is not None else settings.target.kind
     return Objective(
         settings=settings.loss,
@@ -370,7 +376,7 @@ def _objective(settings: DistillSettings, cast: Cast, student: Held, dtype: torc
     )
 
 
-def _facts(cast: Cast, bank: PromptBank | None) -> dict[str, Any]:
+def _facts(cast: Models, eval_set: EvalSet | None) -> dict[str, Any]:
     """What went in, by content."""
     models = {"student": cast.student, "teacher": cast.teacher, "oracle": cast.oracle, "judge": cast.judge}
     given = {role: model for role, model in models.items() if model is not None}
@@ -378,7 +384,7 @@ def _facts(cast: Cast, bank: PromptBank | None) -> dict[str, Any]:
         "models": {role: model.fingerprint() for role, model in given.items()},
         "origins": {role: origin_of(model) for role, model in given.items()},
         "cache": None if cast.cache is None else cast.cache.meta.fingerprint,
-        "bank": None if bank is None else bank.fingerprint(),
+        "eval_set": None if eval_set is None else eval_set.fingerprint(),
         "tokenizer": cast.student.tokenizer.fingerprint(),
         "compared_ids": cast.width,
     }

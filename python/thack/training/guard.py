@@ -22,18 +22,19 @@ from typing import Any
 import numpy as np
 
 from thack.config.settings import DistillSettings, GuardSettings
+from thack.data.sequence import TokenSequence
+from thack.detection import Detection, watch
 from thack.errors import DataError, UsageError
 from thack.files import canonical_json, read_json, write_bytes
-from thack.hacking import Detection, watch
+from thack.generation.sampler import generate
+from thack.generation.sources import Growing, Mixture, Offline, Online, ResponseSource
 from thack.losses.fused import ProjectedTeacher
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
-from thack.responses.sampler import generate
-from thack.responses.sources import Growing, Mixture, Offline, Online, ResponseSource
-from thack.targets import Target, TokenSequence
-from thack.training.material import Material
-from thack.training.rundir import RunDirectory
-from thack.training.thinned import Thinned
+from thack.targets.types import Target
+from thack.training.data import TrainingData
+from thack.training.live import LiveTeacher
+from thack.training.run_directory import RunDirectory
 
 Row = dict[str, Any]
 FRESH = "fresh"
@@ -49,10 +50,10 @@ def check_guard(settings: DistillSettings) -> None:
             details=["responses that are written afresh are not memorised"],
             hint="leave --guard out, or --source",
         )
-    if not settings.teacher or not settings.bank:
+    if not settings.teacher or not settings.eval_data:
         raise UsageError(
             "a guard compares training with held-out prompts, and needs a live teacher for both",
-            hint="give --teacher DIR and --bank DIR",
+            hint="give --teacher DIR and --eval-data DIR",
         )
 
 
@@ -165,7 +166,7 @@ class Guarded:
     keeps_responses = True
 
     def __init__(
-        self, given: Material, teacher: LanguageModel, thinned: Thinned, guard: Guard, settings: DistillSettings
+        self, given: TrainingData, teacher: LanguageModel, thinned: LiveTeacher, guard: Guard, settings: DistillSettings
     ) -> None:
         self._given, self._teacher, self._thinned = given, teacher, thinned
         self._guard, self._settings = guard, settings

@@ -18,21 +18,21 @@ import torch
 from torch import Tensor
 
 from thack.config.settings import CheckpointSettings, OptimizerSettings
+from thack.data.sequence import TokenSequence
 from thack.errors import DivergedError, ModelError
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
 from thack.runtime.preemption import StopFlag
+from thack.runtime.process_group import ALONE, ProcessGroup
 from thack.runtime.progress import SILENT, Progress
-from thack.runtime.team import ALONE, Team
-from thack.targets import TokenSequence
 from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
-from thack.training.material import Material
+from thack.training.data import TrainingData
 from thack.training.optimizer import clip_gradients, learning_rate, set_learning_rate
-from thack.training.parallel import Held, sum_gradients
 from thack.training.plan import Plan, Window, share
-from thack.training.rundir import RunDirectory
+from thack.training.run_directory import RunDirectory
 from thack.training.saver import Saver
+from thack.training.sharding import WrappedModel, sum_gradients
 
 Row = dict[str, Any]
 
@@ -42,8 +42,8 @@ class Job:
     """Everything that the loop needs, put together by `run_sft` and `run_distill`."""
 
     name: str
-    student: Held
-    material: Material
+    student: WrappedModel
+    training_data: TrainingData
     loss: Callable[[Tensor, Any, Tensor], Tensor]  # (logits_NV, target, labels_N) → loss_N
     evaluate: Callable[[int], Row]  # step → columns, logged with the step
     evaluation_steps: frozenset[int]
@@ -53,7 +53,7 @@ class Job:
     checkpoint: CheckpointSettings
     run: RunDirectory
     saver: Saver
-    teacher: Held | None = None
+    teacher: WrappedModel | None = None
     state: Row = field(default_factory=dict)  # what `evaluate` remembers; saved with every checkpoint
     spent: Mapping[str, Any] = field(default_factory=dict)  # costs of the run before this process
     protected: Callable[[], frozenset[int]] = frozenset  # steps whose checkpoints are not pruned
@@ -62,7 +62,7 @@ class Job:
     fuses: Callable[[int], bool] = lambda num_tokens: False  # whether `loss` takes hidden_NH instead, and sums
     micro_batch_size: int = 0
     dtype: torch.dtype = torch.float32
-    team: Team = ALONE
+    group: ProcessGroup = ALONE
     clock: Clock = field(default_factory=Clock)
     profile: bool = False
     progress: Progress = SILENT
@@ -80,7 +80,7 @@ def train(job: Job, start: Snapshot) -> None:
     Raises DivergedError at a loss or gradient that is not finite, and what `StopFlag.error` says after a
     signal; both leave a run that goes on when started again.
     """
-    model, plan, run, team, clock = job.model, job.plan, job.run, job.team, job.clock
+    model, plan, run, group, clock = job.model, job.plan, job.run, job.group, job.clock
     step, began = start.step, perf_counter() - float(start.trainer.get("seconds", 0.0))
     window, sequences = None, list(start.responses or [])
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -88,7 +88,7 @@ def train(job: Job, start: Snapshot) -> None:
     with (
         _own_randomness(),
         _reading_ahead(job),
-        StopFlag(run.path if team.is_first else None) as stop,
+        StopFlag(run.path if group.is_first else None) as stop,
         job.saver as saver,
         job.progress.task(job.name, plan.total_steps, "step") as bar,
     ):
@@ -101,21 +101,21 @@ def train(job: Job, start: Snapshot) -> None:
                     window = plan.window(step)
                     if not sequences or step == window.first_step:
                         sequences = _write(job, window)
-                    job.material.expect(_ahead(job, window, sequences, step))
+                    job.training_data.expect(_ahead(job, window, sequences, step))
                 batch = _batch_of(window, sequences, step)
             rate = learning_rate(job.optimizer_settings, step, plan.total_steps)
             set_learning_rate(job.optimizer, rate)
             num_tokens = sum(len(s.response_ids) for s in batch)
             loss = _backward(job, batch, num_tokens, step, window.epoch)
             loss, norm = _update(job, parameters, loss, step, batch)
-            job.scored_tokens += num_tokens if job.material.teacher_tokens else 0
+            job.scored_tokens += num_tokens if job.training_data.teacher_tokens else 0
             step += 1
 
             run.append(_train_row(job, step, window, began, loss=loss, lr=rate, grad_norm=norm, tokens=num_tokens))
             bar.advance(1, loss=round(loss, 4))
             if step in job.evaluation_steps or job.asks(step):
                 _evaluate(job, step, began)
-            urgency, asked, broken = team.maxima(stop.urgency, stop.save_requested(), saver.failed)
+            urgency, asked, broken = group.maxima(stop.urgency, stop.save_requested(), saver.failed)
             stopped = stop.adopt(int(urgency))
             if broken:
                 saver.wait()
@@ -132,10 +132,10 @@ def _backward(job: Job, batch: Sequence[TokenSequence], num_tokens: int, step: i
     """Forwards and backwards of this rank's share of the step; returns its share of the loss."""
     loss = 0.0
     for number, (micro, divisor) in enumerate(_micro_batches(batch, num_tokens, job)):
-        _seed_dropout(job.plan.seed, step, number, job.team.rank.rank)
+        _seed_dropout(job.plan.seed, step, number, job.group.rank.rank)
         with job.clock("data"):
             rows = Batch.of(micro, job.model.device)
-            target = job.material.target(micro, rows, epoch)
+            target = job.training_data.target(micro, rows, epoch)
         with job.clock("forward"), _autocast(job):
             output_NX = job.model(rows, project=not job.fuses(len(rows.labels_N)))
         with job.clock("loss"), _divergence_named(output_NX, step + 1, batch, job.run):
@@ -151,8 +151,8 @@ def _update(
 ) -> tuple[float, float]:
     """One step of the optimizer with the gradients of all ranks; returns the loss of all and the gradient's norm."""
     with job.clock("optimizer"):
-        sum_gradients(parameters, job.team)
-        (loss,) = job.team.sums(loss)
+        sum_gradients(parameters, job.group)
+        (loss,) = job.group.sums(loss)
         norm = clip_gradients(parameters, job.optimizer_settings.clip_norm)
         _check_finite(loss, norm, step + 1, batch, job.run)
         job.optimizer.step()
@@ -177,10 +177,10 @@ def _whole(job: Job) -> Iterator[None]:
 
 def _write(job: Job, window: Window) -> list[TokenSequence]:
     """The window's sequences, some of which may have to be written first."""
-    if not job.material.keeps_responses:
-        return job.material.sequences(window.positions, window.epoch)
+    if not job.training_data.keeps_responses:
+        return job.training_data.sequences(window.positions, window.epoch)
     with _whole(job):
-        return job.material.sequences(window.positions, window.epoch)
+        return job.training_data.sequences(window.positions, window.epoch)
 
 
 def _batch_of(window: Window, sequences: Sequence[TokenSequence], step: int) -> Sequence[TokenSequence]:
@@ -206,8 +206,8 @@ def _micro_batches(
     All ranks make the same number of forwards, since each of them may communicate: one with too few sequences
     runs one of another's, whose loss counts nothing.
     """
-    own = share(batch, job.team.rank.rank, job.team.world_size)
-    most = -(-len(batch) // job.team.world_size)
+    own = share(batch, job.group.rank.rank, job.group.world_size)
+    most = -(-len(batch) // job.group.world_size)
     size = min(job.micro_batch_size or most, most)
     for start in range(0, most, size):
         part = own[start : start + size]
@@ -233,7 +233,7 @@ def _reading_ahead(job: Job) -> Iterator[None]:
     try:
         yield
     finally:
-        job.material.expect(())
+        job.training_data.expect(())
 
 
 def _seed_dropout(seed: int, step: int, micro: int, rank: int) -> None:
@@ -276,7 +276,7 @@ def _train_row(job: Job, step: int, window: Window, began: float, **values: floa
 
 def _costs(job: Job, began: float) -> Row:
     return {
-        "generated_tokens": job.material.generated_tokens + job.spent.get("generated_tokens", 0),
+        "generated_tokens": job.training_data.generated_tokens + job.spent.get("generated_tokens", 0),
         "teacher_tokens": job.scored_tokens + job.spent.get("teacher_tokens", 0),
         "seconds": round(perf_counter() - began, 3),
     }
@@ -303,6 +303,6 @@ def _save(job: Job, step: int, window: Window, sequences: Sequence[TokenSequence
     """Start the checkpoint of this step, once the log's rows up to it are durable."""
     within = step < window.first_step + len(window.batches)
     trainer = {**_costs(job, began), "state": dict(job.state)}
-    responses = sequences if within and job.material.keeps_responses else None
+    responses = sequences if within and job.training_data.keeps_responses else None
     job.run.sync()
     job.saver.save(Snapshot(step=step, trainer=trainer, responses=responses), job.protected())

@@ -15,12 +15,12 @@ from dataclasses import replace
 import numpy as np
 
 from thack.config.settings import DistillSettings, SamplingSettings
-from thack.metrics.monitor import FixedKL
+from thack.data.sequence import TokenSequence
+from thack.evaluation.monitor import FixedKL
+from thack.generation.sampler import generate
 from thack.models.protocol import LanguageModel
-from thack.responses.sampler import generate
-from thack.runtime.team import Team
-from thack.targets import TokenSequence
-from thack.training.material import Live, Material
+from thack.runtime.process_group import ProcessGroup
+from thack.training.data import LiveTargets, TrainingData
 from thack.training.plan import Plan, shuffled
 
 MONITOR, FRESH = "train_kl/monitor", "train_kl/fresh"
@@ -29,22 +29,32 @@ _SAMPLE = (1 << 32) - 1  # the `sample` word of fresh responses: no training res
 
 
 def training_monitors(
-    settings: DistillSettings, teacher: LanguageModel, width: int, material: Material, plan: Plan, team: Team
+    settings: DistillSettings,
+    teacher: LanguageModel,
+    width: int,
+    training_data: TrainingData,
+    plan: Plan,
+    group: ProcessGroup,
 ) -> dict[str, FixedKL]:
     """Both sets; the same for every restart, since nothing in them depends on the student."""
-    positions = np.sort(shuffled(len(material), plan.seed, 0, stream=3)[:_PROMPTS])
-    if isinstance(material, Live) and material.keeps_responses:
-        prompts = [material.data[i] for i in positions]
-        trained = _written(teacher, prompts, settings, team, sample=0)
+    positions = np.sort(shuffled(len(training_data), plan.seed, 0, stream=3)[:_PROMPTS])
+    if isinstance(training_data, LiveTargets) and training_data.keeps_responses:
+        prompts = [training_data.data[i] for i in positions]
+        trained = _written(teacher, prompts, settings, group, sample=0)
     else:
-        trained = prompts = material.sequences(positions, 0)
-    fresh = _written(teacher, prompts, settings, team, sample=_SAMPLE)
+        trained = prompts = training_data.sequences(positions, 0)
+    fresh = _written(teacher, prompts, settings, group, sample=_SAMPLE)
     sets = {MONITOR: trained, FRESH: fresh}
-    return {name: FixedKL(sequences, teacher, width, team=team) for name, sequences in sets.items()}
+    return {name: FixedKL(sequences, teacher, width, group=group) for name, sequences in sets.items()}
 
 
 def _written(
-    teacher: LanguageModel, prompts: Sequence[TokenSequence], settings: DistillSettings, team: Team, *, sample: int
+    teacher: LanguageModel,
+    prompts: Sequence[TokenSequence],
+    settings: DistillSettings,
+    group: ProcessGroup,
+    *,
+    sample: int,
 ) -> list[TokenSequence]:
     """Responses of the teacher at temperature 1, by a fixed seed."""
     responses = generate(
@@ -55,6 +65,6 @@ def _written(
         sampling=SamplingSettings(),
         seed=settings.seed,
         sample=sample,
-        team=team,
+        group=group,
     )
     return [replace(s, response_ids=ids, sample=sample) for s, ids in zip(prompts, responses, strict=True)]

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from thack.config.settings import LossSettings
+from thack.data.sequence import TokenSequence
 from thack.errors import UndefinedLoss
 from thack.losses import token_losses
 from thack.losses.fused import ProjectedTeacher, Projection, fused_divergence
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
-from thack.targets import Target, TokenSequence
+from thack.targets.types import Target
 
 # Below so many logits they fit beside everything else, and dense losses gain nothing from chunks.
 WORTH_FUSING = 1 << 24

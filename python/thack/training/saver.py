@@ -15,27 +15,26 @@ import torch
 from torch import Tensor
 
 from thack.config.settings import CheckpointSettings
-from thack.runtime.team import Team
-from thack.training.checkpoint import (
-    Snapshot,
-    check_checkpoint,
-    optimizer_tensors,
-    prune_checkpoints,
-    save_checkpoint,
-)
-from thack.training.parallel import Held, as_module, full_tensors
+from thack.runtime.process_group import ProcessGroup
+from thack.training.checkpoint import Snapshot, check_checkpoint, optimizer_tensors, prune_checkpoints, save_checkpoint
+from thack.training.sharding import WrappedModel, as_module, full_tensors
 
 
 class Saver:
     """Saves one run's student and optimizer into `folder`; all ranks call it, the first one writes."""
 
     def __init__(
-        self, folder: Path, student: Held, optimizer: torch.optim.Optimizer, team: Team, settings: CheckpointSettings
+        self,
+        folder: Path,
+        student: WrappedModel,
+        optimizer: torch.optim.Optimizer,
+        group: ProcessGroup,
+        settings: CheckpointSettings,
     ) -> None:
         self._folder = folder
         self._student = student
         self._optimizer = optimizer
-        self._team = team
+        self._team = group
         self._keep = settings.keep
         self._background = settings.background
         self._thread: threading.Thread | None = None
@@ -66,7 +65,7 @@ class Saver:
             self._pending = False
             self._join()
             error, self._error = self._error, None
-            with self._team.together():
+            with self._team.raise_on_all_ranks():
                 if error is not None:
                     raise error
 

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from thack.config.settings import MemorySettings
+from thack.detection.card import write_card
 from thack.errors import Interrupted, MismatchError, PeerFailed, Preempted, ThackError
 from thack.files import canonical_json, digest
-from thack.hacking.card import write_card
 from thack.models.protocol import LanguageModel
-from thack.runtime.team import Team
+from thack.runtime.process_group import ProcessGroup
 from thack.training.checkpoint import Snapshot, checkpoints, read_snapshot, restore_optimizer, step_of
 from thack.training.loop import Job
-from thack.training.parallel import Held, as_module
-from thack.training.rundir import RunDirectory
+from thack.training.run_directory import RunDirectory
+from thack.training.sharding import WrappedModel, as_module
 
 _ROOM = (
     "lower micro_batch_size, the result stays the same; then --set memory.checkpoint_activations=true, "
@@ -44,14 +44,14 @@ def recorded(run: RunDirectory) -> Iterator[None]:
         run.set_status("failed", step=last_step(run), exit_code=1, reason=line)
         if _out_of_memory(error):
             raise ThackError("out of memory", details=(line,), hint=_ROOM) from error
-        if run.team.world_size > 1 and _lost_a_peer(error):
+        if run.group.world_size > 1 and _lost_a_peer(error):
             raise PeerFailed("another rank of this run went away", details=(line,), hint=_GO_ON) from error
         raise
     finally:
         run.close()
 
 
-def finish(job: Job, team: Team) -> None:
+def finish(job: Job, group: ProcessGroup) -> None:
     """Publish the last checkpoint's model, or the best one's, and say that the run is complete."""
     best = job.state.get("best_step")
     folder = job.run.checkpoints
@@ -59,10 +59,10 @@ def finish(job: Job, team: Team) -> None:
         job.run.publish(folder / f"step_{best:06d}" if best is not None else checkpoints(folder)[-1])
         write_card(job.run.path)
     job.run.set_status("finished", step=last_step(job.run))
-    team.barrier()
+    group.barrier()
 
 
-def begin(student: Held, optimizer: torch.optim.Optimizer, checkpoint: Path | None) -> Snapshot:
+def begin(student: WrappedModel, optimizer: torch.optim.Optimizer, checkpoint: Path | None) -> Snapshot:
     """Where the run goes on: the checkpoint's snapshot, with its optimizer state in place, or step 0."""
     if checkpoint is None:
         return Snapshot(step=0, trainer={})
@@ -70,9 +70,9 @@ def begin(student: Held, optimizer: torch.optim.Optimizer, checkpoint: Path | No
     return read_snapshot(checkpoint)
 
 
-def check_same_start(team: Team, facts: Mapping[str, Any]) -> None:
+def check_same_start(group: ProcessGroup, facts: Mapping[str, Any]) -> None:
     """Refuse ranks that were given different models or data: their sum would be nobody's gradient."""
-    found = team.gather([digest(canonical_json(facts))])
+    found = group.gather([digest(canonical_json(facts))])
     if len(set(found)) > 1:
         other = next(rank for rank, value in enumerate(found) if value != found[0])
         raise MismatchError(

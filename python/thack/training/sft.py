@@ -10,28 +10,28 @@ import numpy as np
 import torch
 
 from thack.config.settings import LossSettings, SftSettings
-from thack.corpus import Record, read_records
+from thack.data import Record, read_records
+from thack.data.encode import prepare
+from thack.data.sequence import TokenSequence, data_fingerprint
+from thack.data.tokenizer import Tokenizer
 from thack.errors import UsageError
 from thack.losses import cross_entropy
 from thack.models.batch import Batch
 from thack.models.load import load_model, new_model
 from thack.models.protocol import LanguageModel
-from thack.models.tokenizer import Tokenizer
-from thack.responses import prepare
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
+from thack.runtime.process_group import ALONE, ProcessGroup, init_process_group
 from thack.runtime.progress import SILENT, Progress
-from thack.runtime.team import ALONE, Team, join
-from thack.targets import TokenSequence, data_fingerprint
 from thack.training.checkpoint import Snapshot
+from thack.training.data import PairedData
 from thack.training.loop import Job, Row, train
-from thack.training.material import Pairs
 from thack.training.objective import has_plain_head, supervised
 from thack.training.optimizer import build_optimizer
-from thack.training.parallel import as_module, hold_student
 from thack.training.plan import Plan, plan_steps
-from thack.training.rundir import RunDirectory
+from thack.training.run_directory import RunDirectory
 from thack.training.saver import Saver
 from thack.training.setup import begin, check_same_start, finish, own_dtype, recorded, width_of
+from thack.training.sharding import as_module, wrap_student
 from thack.training.validation import split_validation
 
 VALIDATION = "validation/nll/token_mean"
@@ -51,9 +51,9 @@ def run_sft(
     settings.validation_fraction takes out. A finished run is returned as it is, a stopped one goes on.
     `name` stands before the progress bar.
     """
-    with join(choose_device(settings.device)) as team:
-        progress = progress if team.is_first else SILENT
-        run = RunDirectory(settings.out, settings, "sft", team)
+    with init_process_group(choose_device(settings.device)) as group:
+        progress = progress if group.is_first else SILENT
+        run = RunDirectory(settings.out, settings, "sft", group)
         run.claim()
         if run.finished():
             progress.note(f"{run.path} is already there")
@@ -63,7 +63,7 @@ def run_sft(
             job, start = prepare_sft(settings, run, records, validation, progress)
             job.name = name or run.path.name
             train(job, start)
-            finish(job, team)
+            finish(job, group)
     return run.model
 
 
@@ -77,14 +77,14 @@ def prepare_sft(
     """The job, and the point from which it goes on."""
     if records is None and not settings.data.path:
         raise UsageError("there is nothing to train on", hint="give --data pairs.jsonl")
-    device, team = choose_device(settings.device), run.team
+    device, group = choose_device(settings.device), run.group
     checkpoint = run.resumable(progress)
-    with team.together():
+    with group.raise_on_all_ranks():
         model = load_model(checkpoint, role="student", device=device) if checkpoint else _first_model(settings, records)
         as_module(model).to(device)
         training, held_out = _pairs(settings, model.tokenizer, records, validation, progress)
         facts = {"model": model.fingerprint(), "tokenizer": model.tokenizer.fingerprint(), "sequences": len(training)}
-    check_same_start(team, facts)
+    check_same_start(group, facts)
     plan = Plan(
         num_sequences=len(training),
         batch_size=settings.batch_size,
@@ -92,12 +92,12 @@ def prepare_sft(
         total_steps=plan_steps(len(training), settings.batch_size, settings.epochs, 0),
         lengths=np.array([len(s.prompt_ids) + len(s.response_ids) for s in training]),
     )
-    dtype, reason = team.first(choose_dtype(settings.dtype, device, width=width_of(model)))
+    dtype, reason = group.broadcast_from_rank0(choose_dtype(settings.dtype, device, width=width_of(model)))
     plain_head = has_plain_head(model, LossSettings())
     autocast = own_dtype(model, dtype, settings.memory)
     background = settings.checkpoint.background
-    student = hold_student(model, settings.parallel, team, memory=settings.memory, background=background)
-    with team.together():
+    student = wrap_student(model, settings.parallel, group, memory=settings.memory, background=background)
+    with group.raise_on_all_ranks():
         optimizer = build_optimizer(as_module(student.model), settings.optimizer)
         start = begin(student, optimizer, checkpoint)
         run.write_facts(
@@ -107,7 +107,7 @@ def prepare_sft(
                 "sequences": len(training),
                 "validation_sequences": len(held_out),
                 "dtype": f"{dtype} ({reason})".removeprefix("torch."),
-                "ranks": team.world_size,
+                "ranks": group.world_size,
                 "data": data_fingerprint([*training, *held_out]),
             },
             resumed=checkpoint is not None,
@@ -119,22 +119,22 @@ def prepare_sft(
     job = Job(
         name=run.path.name,
         student=student,
-        material=Pairs(training),
+        training_data=PairedData(training),
         loss=objective,
         fuses=objective.fuses,
-        evaluate=lambda step: _validate(model, held_out, step, state, team),
+        evaluate=lambda step: _validate(model, held_out, step, state, group),
         evaluation_steps=frozenset([0, *ends]),
         plan=plan,
         optimizer=optimizer,
         optimizer_settings=settings.optimizer,
         checkpoint=settings.checkpoint,
         run=run,
-        saver=Saver(run.checkpoints, student, optimizer, team, settings.checkpoint),
+        saver=Saver(run.checkpoints, student, optimizer, group, settings.checkpoint),
         state=state,
         spent=start.trainer,
         protected=lambda: frozenset([state["best_step"]] if "best_step" in state else []),
         dtype=autocast,
-        team=team,
+        group=group,
         progress=progress,
     )
     return job, start
@@ -169,17 +169,21 @@ def _first_model(settings: SftSettings, records: Sequence[Record] | None) -> Lan
     return new_model(settings.architecture, tokenizer, settings.seed)
 
 
-def _validate(model: LanguageModel, sequences: Sequence[TokenSequence], step: int, state: Row, team: Team) -> Row:
+def _validate(
+    model: LanguageModel, sequences: Sequence[TokenSequence], step: int, state: Row, group: ProcessGroup
+) -> Row:
     """Mean cross-entropy per token of the held-out pairs; remembers the best step, which `finish` publishes."""
     if not sequences:
         return {}
-    nll = validation_nll(model, sequences, team=team)
+    nll = validation_nll(model, sequences, group=group)
     if step and nll < state.get("best_nll", float("inf")):
         state |= {"best_nll": nll, "best_step": step}
     return {VALIDATION: nll}
 
 
-def validation_nll(model: Any, sequences: Sequence[TokenSequence], batch_size: int = 128, team: Team = ALONE) -> float:
+def validation_nll(
+    model: Any, sequences: Sequence[TokenSequence], batch_size: int = 128, group: ProcessGroup = ALONE
+) -> float:
     """−Σ log q(token) / number of tokens, in nats, dropout off; the train mode is left as it was.
 
     Ranks share the batches; their sums are added up in one order.
@@ -190,8 +194,8 @@ def validation_nll(model: Any, sequences: Sequence[TokenSequence], batch_size: i
     own: list[tuple[int, float]] = []
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
-            if team.mine(start // batch_size):
+            if group.owns(start // batch_size):
                 batch = Batch.of(order[start : start + batch_size], model.device)
                 own.append((start, float(cross_entropy(model(batch), batch.labels_N).double().sum())))
     model.train(was_training)
-    return sum(nats for _, nats in sorted(team.gather(own))) / sum(len(s.response_ids) for s in sequences)
+    return sum(nats for _, nats in sorted(group.gather(own))) / sum(len(s.response_ids) for s in sequences)

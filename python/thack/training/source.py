@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from thack.config.settings import DistillSettings
+from thack.data.encode import prepare
+from thack.data.sequence import TokenSequence
+from thack.generation.sources import Mixture, Offline, Online, ResponseSource
 from thack.models.protocol import LanguageModel
-from thack.responses.data import prepare
-from thack.responses.sources import Mixture, Offline, Online, ResponseSource
+from thack.runtime.process_group import ProcessGroup
 from thack.runtime.progress import Progress
-from thack.runtime.team import Team
-from thack.targets import TokenSequence
 
 
 def build_source(
-    settings: DistillSettings, teacher: LanguageModel, student: LanguageModel, team: Team, progress: Progress
+    settings: DistillSettings, teacher: LanguageModel, student: LanguageModel, group: ProcessGroup, progress: Progress
 ) -> tuple[ResponseSource, list[TokenSequence]]:
     """The source, and its data set: prompts by position, with responses where the data holds them."""
     source = settings.source
@@ -25,13 +25,15 @@ def build_source(
     if source.kind == "offline":
         return Offline(data), data
     by_student = source.kind == "online-student" or (source.kind == "mixture" and source.online_by == "student")
-    online = _online(settings, student if by_student else teacher, data, team)
+    online = _online(settings, student if by_student else teacher, data, group)
     if source.kind == "mixture":
         return Mixture(Offline(data), online, fraction=source.online_fraction, seed=settings.seed), data
     return online, data
 
 
-def _online(settings: DistillSettings, writer: LanguageModel, prompts: Sequence[TokenSequence], team: Team) -> Online:
+def _online(
+    settings: DistillSettings, writer: LanguageModel, prompts: Sequence[TokenSequence], group: ProcessGroup
+) -> Online:
     return Online(
         writer,
         prompts,
@@ -39,5 +41,5 @@ def _online(settings: DistillSettings, writer: LanguageModel, prompts: Sequence[
         sampling=settings.source.sampling,
         seed=settings.seed,
         batch_size=settings.source.batch_size,
-        team=team,
+        group=group,
     )

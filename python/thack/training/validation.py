@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from thack.data.sequence import TokenSequence
 from thack.errors import UsageError
-from thack.targets import TokenSequence
 
 _SALT = b"validation:"
 

@@ -14,8 +14,8 @@ import torch
 
 from thack import api
 from thack.config.settings import ArchitectureSettings
+from thack.data.tokenizer import Tokenizer
 from thack.models.load import load_model, new_decoder
-from thack.models.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -75,7 +75,7 @@ def test_the_whole_street(
     offline = data | {"path": written["out"]}
     cache = api.cache_logits(teacher=teacher, data=offline, out=str(tmp_path / "cache"), top_k=8, **common)
     run = api.distill(
-        student=student, cache=str(cache), teacher=teacher, oracle=base, bank=str(tmp_path / "held_out.jsonl"),
+        student=student, cache=str(cache), teacher=teacher, oracle=base, eval_data=str(tmp_path / "held_out.jsonl"),
         data={"max_response_tokens": 10}, out=str(tmp_path / "run"), epochs=3, batch_size=4,
         evaluation={"count": 2, "bootstrap": 20}, **common,
     )  # fmt: skip
@@ -85,7 +85,7 @@ def test_the_whole_street(
     )  # fmt: skip
     assert live.steps == 2
     found = api.evaluate(
-        student=str(run.model), teacher=teacher, oracle=base, bank=str(tmp_path / "held_out.jsonl"), data=data,
+        student=str(run.model), teacher=teacher, oracle=base, eval_data=str(tmp_path / "held_out.jsonl"), data=data,
         out=str(tmp_path / "evaluation.json"), evaluation={"bootstrap": 20}, device="cpu", human_references=True,
     )  # fmt: skip
     metrics = {name.split("/")[0] for name in found["columns"]}

@@ -14,8 +14,8 @@ PARTS = {
     "kernels": ["topk_logsumexp", "sample", "threshold_sample", "sparse_divergence", "TopK"],
     "cache": ["Cache"],
     "losses": ["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation", "cross_entropy", "token_losses"],
-    "metrics": ["PromptBank", "distance", "evaluate", "Evaluator"],
-    "hacking": ["fit_power_law", "slope_ratio", "verdict", "verdict_without_oracle", "Curves"],
+    "evaluation": ["EvalSet", "distance", "evaluate", "Evaluator"],
+    "detection": ["fit_power_law", "slope_ratio", "verdict", "verdict_without_oracle", "Curves"],
     "integrations": ["HackingCallback", "CacheDataset", "CacheCollator", "CacheLoss"],
 }
 NAMES = [name for name in thack.__all__ if name != "__version__"]
@@ -50,16 +50,16 @@ def test_everything_exported_by_a_part_has_words() -> None:
 
 def test_importing_costs_no_torch() -> None:
     script = (
-        "import sys, thack; dir(thack); thack.__version__; thack.verdict; thack.hacking.fit_power_law\n"
+        "import sys, thack; dir(thack); thack.__version__; thack.verdict; thack.detection.fit_power_law\n"
         "heavy = {'torch', 'transformers', 'matplotlib'} & set(sys.modules); assert not heavy, heavy\n"
-        "import thack.report; assert callable(thack.report)\n"
+        "import thack.reporting; assert callable(thack.report)\n"
         "try: thack.distil\nexcept AttributeError as error: assert 'distil' in str(error)\nelse: raise SystemExit(1)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_distance_is_a_function_beside_its_module() -> None:
-    from thack.metrics.distance import Evaluator
+    from thack.evaluation.distance import Evaluator
 
-    assert callable(thack.metrics.distance)
-    assert Evaluator is thack.metrics.Evaluator
+    assert callable(thack.evaluation.distance)
+    assert Evaluator is thack.evaluation.Evaluator

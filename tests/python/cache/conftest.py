@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from thack.config.settings import CacheSettings
+from thack.data.sequence import TokenSequence
 from thack.models.batch import Batch
-from thack.targets import TokenSequence
 
 VOCAB = 50
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from thack.cache.capture import capture
+from thack.cache.capture.job import capture
 from thack.config.settings import CacheSettings
 from thack.errors import ThackError
 

@@ -13,12 +13,12 @@ import torch
 from safetensors import safe_open
 
 from thack.cache import Cache
-from thack.cache.capture import capture
+from thack.cache.capture.job import capture
 from thack.config.settings import CacheSettings
 from thack.errors import CacheError, MismatchError, ModelError, UsageError
 from thack.models.batch import Batch
 from thack.runtime.ranks import Rank
-from thack.targets import DenseTarget
+from thack.targets.types import DenseTarget
 
 from .conftest import VOCAB, FakeTeacher, make_sequences
 

@@ -10,9 +10,9 @@ import torch
 
 import thack
 from thack.cache import Cache, verify
+from thack.data.tokenizer import Tokenizer
 from thack.models.batch import Batch
-from thack.models.tokenizer import Tokenizer
-from thack.targets import DenseTarget, TopKTarget
+from thack.targets.types import DenseTarget, TopKTarget
 
 transformers = pytest.importorskip("transformers")
 

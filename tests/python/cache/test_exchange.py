@@ -14,11 +14,11 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from thack.cache import Cache, export_cache, import_cache, inspect
-from thack.cache.capture import capture
-from thack.cache.exchange import ImportSettings
+from thack.cache.capture.job import capture
+from thack.cache.exchange.transfer import ImportSettings
 from thack.config.settings import CacheSettings
 from thack.errors import DataError, ThackError, UsageError
-from thack.targets import TopKTarget
+from thack.targets.types import TopKTarget
 
 from .conftest import VOCAB, FakeTeacher, make_sequences
 
@@ -285,7 +285,7 @@ def test_export_is_what_import_and_stock_readers_take(
 def test_a_stopped_export_leaves_nothing_and_runs_again(
     settings: CacheSettings, teacher: FakeTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import thack.cache.exchange as exchange
+    from thack.cache.exchange import transfer as exchange
 
     cache = capture(replace(settings, shard_tokens=40), teacher=teacher, sequences=make_sequences(12))
     real, left = exchange._tensors, [1]

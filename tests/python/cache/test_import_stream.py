@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from thack import _thack
+from thack import _native
 from thack.cache import Cache, import_cache, verify
-from thack.cache.exchange import ImportSettings
-from thack.cache.plan import shard_path
+from thack.cache.exchange.transfer import ImportSettings
+from thack.cache.format.plan import shard_path
 from thack.errors import DataError
 
 VOCAB, K = 5000, 256
@@ -77,7 +77,7 @@ def test_an_import_holds_no_more_than_a_sequence(
 ) -> None:
     from ..conftest import _NativeWriter
 
-    monkeypatch.setattr(_thack, "ShardWriter", _NativeWriter)  # the tests' own reads each shard whole
+    monkeypatch.setattr(_native, "ShardWriter", _NativeWriter)  # the tests' own reads each shard whole
     suffix = f".{make.__name__}"
     _import(make(tmp_path / f"small{suffix}", 4), tmp_path / "small")  # what is loaded and allocated once
     source = make(tmp_path / f"large{suffix}", {"jsonl": 100, "safetensors": 350, "parquet": 600}[make.__name__])
@@ -104,7 +104,7 @@ def test_an_import_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.
     source = safetensors(tmp_path / "rows.safetensors", 9)
     whole = _import(source, tmp_path / "whole", shard_tokens=40)
     assert whole.meta.num_shards == 5
-    real = _thack.ShardWriter
+    real = _native.ShardWriter
     for stop in range(9):
         out, left = tmp_path / f"at{stop}", [stop]
 
@@ -116,7 +116,7 @@ def test_an_import_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.
                 self._writer.records(records)
 
         with monkeypatch.context() as patch:
-            patch.setattr(_thack, "ShardWriter", Stopped)
+            patch.setattr(_native, "ShardWriter", Stopped)
             with pytest.raises(KeyboardInterrupt):
                 _import(source, out, shard_tokens=40)
         _import(source, out, shard_tokens=40)
@@ -126,7 +126,7 @@ def test_an_import_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import thack.cache.exchange as exchange
+    from thack.cache.exchange import transfer as exchange
 
     source = jsonl(tmp_path / "rows.jsonl", 6)
     real = exchange.adopt

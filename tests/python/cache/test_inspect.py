@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from thack.cache import Cache, inspect, probe, verify
-from thack.cache.capture import capture
-from thack.cache.estimate import estimate
-from thack.cache.probe import threshold
+from thack.cache.capture.job import capture
+from thack.cache.sizing.estimate import estimate
+from thack.cache.sizing.probe import threshold
 from thack.config.settings import CacheSettings
 from thack.errors import CacheError, UsageError
 from thack.runtime.ranks import Rank

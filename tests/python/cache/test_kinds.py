@@ -10,12 +10,12 @@ import torch
 
 from thack import kernels
 from thack.cache import Cache, inspect, verify
-from thack.cache.capture import capture
-from thack.cache.records import row_keys
+from thack.cache.capture.job import capture
+from thack.cache.format.records import row_keys
 from thack.config.settings import CacheSettings
 from thack.models.batch import Batch
 from thack.runtime.ranks import Rank
-from thack.targets import SampledTarget, TopKTarget
+from thack.targets.types import SampledTarget, TopKTarget
 
 from .conftest import FakeTeacher, make_sequences
 from .test_capture import content
@@ -69,7 +69,7 @@ def test_sparse_caches_do_not_depend_on_ranks(settings: CacheSettings, teacher: 
 def test_generated_responses_depend_on_seed_and_prompt_alone(
     settings: CacheSettings, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from thack.responses import sampler
+    from thack.generation import sampler
 
     def generate(model: object, prompts: list[np.ndarray], *, indices: list[int], seed: int, sample: int, **_: object):
         made = []

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from thack import _thack
+from thack import _native
 from thack.cache import Cache, inspect, verify
-from thack.cache.capture import capture
-from thack.cache.exchange import ImportSettings, import_cache
-from thack.cache.plan import adopt, read_plan
+from thack.cache.capture.job import capture
+from thack.cache.exchange.transfer import ImportSettings, import_cache
+from thack.cache.format.plan import adopt, read_plan
 from thack.config.settings import CacheSettings, DataSettings, SamplingSettings
 from thack.errors import CacheError, MismatchError, ThackError, UsageError
 from thack.files import canonical_json
@@ -107,7 +107,7 @@ def test_another_capture_is_refused(begun: Begun, what: str, monkeypatch: pytest
 
 
 def test_another_build_is_refused(begun: Begun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thack.__version__", "99.0")
+    monkeypatch.setattr("thack._version.__version__", "99.0")
     with pytest.raises(MismatchError, match=r"build +[\d.a-z]+ there, 99\.0 now"):
         begun.again()
 
@@ -143,7 +143,7 @@ def test_two_ranks_that_publish_different_threads_go_by_one_plan(
 ) -> None:
     """Nodes differ in their cores. Links decide; where there are none, a later rename may win: we go by what stands."""
     ours, theirs = (replace(read_plan(begun.directory), threads=n, _hashed=[]) for n in (1, 2))
-    real = _thack.publish
+    real = _native.publish
 
     def sibling(path: Path, data: bytes) -> bool:
         monkeypatch.undo()
@@ -154,7 +154,7 @@ def test_two_ranks_that_publish_different_threads_go_by_one_plan(
         path.write_bytes(theirs.to_bytes())
         return new
 
-    monkeypatch.setattr(_thack, "publish", sibling)
+    monkeypatch.setattr(_native, "publish", sibling)
     assert adopt(tmp_path, ours) == read_plan(tmp_path) == theirs
 
 
@@ -163,7 +163,7 @@ def test_generated_and_given_responses_are_not_mixed(begun: Begun) -> None:
     with pytest.raises(MismatchError, match=r"fingerprints\.settings"):
         begun.again(prompts, generate=True)
     sampled = replace(begun.settings, out=begun.directory.with_name("generated"), generate=True)
-    from thack.cache.capture import claim_directory, prepare_job
+    from thack.cache.capture.job import claim_directory, prepare_job
 
     claim_directory(sampled.out)
     prepare_job(sampled, teacher=FakeTeacher(), sequences=prompts)
@@ -185,7 +185,7 @@ def test_a_shard_that_says_something_else_is_refused(begun: Begun, key: str, tmp
     other = tmp_path / "cache"
     _copy(begun.directory, other)
     plan = read_plan(other)
-    path = other / "shards" / _thack.shard_name(0)
+    path = other / "shards" / _native.shard_name(0)
     value = {"k": "5", "vocab_size": "51", "kind": "dense", "tail": "estimated", "shard": "1"}.get(key, "sha256:b")
     metadata = plan.metadata(0) | {key: value}
     path.unlink()
@@ -253,8 +253,8 @@ def test_a_student_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
     """What distill says: both fingerprints."""
     import thack
     from thack.config.settings import ArchitectureSettings
+    from thack.data.tokenizer import Tokenizer
     from thack.models.load import new_decoder
-    from thack.models.tokenizer import Tokenizer
 
     for name, text in (("teacher", "abc"), ("student", "xyz")):
         tokenizer = Tokenizer.train([text * 50], 300)
@@ -278,8 +278,8 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _write(path: Path, metadata: dict[str, str], numbers: range) -> None:
-    layout = _thack.RecordLayout(metadata)
-    writer = _thack.ShardWriter(path, metadata)
+    layout = _native.RecordLayout(metadata)
+    writer = _native.ShardWriter(path, metadata)
     for number in numbers:
         s = SEQUENCES[number]
         writer.records(bytes(layout.stride * len(s.response_ids)))

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from thack.cache import score
-from thack.cache.pipeline import Packer
-from thack.cache.plan import Plan, Record, shard_path
-from thack.cache.records import row_keys
-from thack.targets import TopKTarget
+from thack.cache.capture import score
+from thack.cache.capture.packer import Packer
+from thack.cache.format.plan import Plan, Record, shard_path
+from thack.cache.format.records import row_keys
+from thack.targets.types import TopKTarget
 
 from .conftest import VOCAB, make_sequences
 

@@ -14,15 +14,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from thack import _thack
+from thack import _native
 from thack.cache import Cache, export_cache, inspect, verify
-from thack.cache.capture import capture
-from thack.cache.exchange import ImportSettings, import_cache
-from thack.cache.plan import Record, partition
-from thack.cache.records import decode, encode
+from thack.cache.capture.job import capture
+from thack.cache.exchange.transfer import ImportSettings, import_cache
+from thack.cache.format.plan import Record, partition
+from thack.cache.format.records import decode, encode
 from thack.config.settings import CacheSettings
+from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.errors import CacheError, DataError, ModelError, ThackError, UsageError
-from thack.targets import TokenSequence, TopKTarget, data_fingerprint
+from thack.targets.types import TopKTarget
 
 from .conftest import VOCAB, FakeTeacher
 
@@ -211,4 +212,4 @@ def test_an_export_can_be_imported_again(rows: list[TokenSequence], tokens: int)
 
 
 def test_shards_have_names_that_sort(finished: Path) -> None:
-    assert [path.name for path in sorted((finished / "shards").iterdir())] == [_thack.shard_name(n) for n in range(3)]
+    assert [path.name for path in sorted((finished / "shards").iterdir())] == [_native.shard_name(n) for n in range(3)]

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from thack.cache import Cache
-from thack.cache.capture import capture
+from thack.cache.capture.job import capture
 from thack.config.settings import CacheSettings
 
 from .conftest import FakeTeacher, make_sequences
@@ -29,9 +29,9 @@ MANY = """
 import json, os, sys
 from pathlib import Path
 import numpy as np
-from thack import _thack
+from thack import _native
 from thack.cache import Cache
-from thack.cache.plan import SHARDS, Plan, Record, shard_path
+from thack.cache.format.plan import SHARDS, Plan, Record, shard_path
 
 root, count = Path(sys.argv[1]), int(sys.argv[2])
 record = Record(kind="top-k", vocab_size=1000, k=8)
@@ -39,12 +39,12 @@ names = ("teacher", "tokenizer", "data", "settings")
 plan = Plan(record=record, fingerprints=dict.fromkeys(names, "sha256:x"), firsts=tuple(range(count + 1)),
             batch_size=1, seed=0, samples=1, device="cpu", dtype="float32", threads=1, build="0")
 (root / SHARDS).mkdir()
-_thack.publish(root / "plan.json", plan.to_bytes())
+_native.publish(root / "plan.json", plan.to_bytes())
 layout, rows = record.layout(), 4
 log_probs, tail = np.full((rows, 8), -2.5, np.float32), np.full(rows, -1.5, np.float32)
 for shard in range(count):
     ids = np.arange(8, dtype=np.int32) * 100 + np.full((rows, 1), shard % 100, np.int32)
-    writer = _thack.ShardWriter(shard_path(root, shard), plan.metadata(shard))
+    writer = _native.ShardWriter(shard_path(root, shard), plan.metadata(shard))
     writer.records(layout.encode_top_k(ids, log_probs, tail, np.empty(0, np.float32)))
     writer.sequence((shard, shard, 0), str(shard), ids[0, :2].copy(), np.full(rows, shard % 1000, np.int32))
     writer.finish()

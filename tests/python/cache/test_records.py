@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from thack.cache import capture as capture_module
-from thack.cache.capture import capture
-from thack.cache.plan import Record
-from thack.cache.records import decode, encode, select
+from thack.cache.capture import job as capture_module
+from thack.cache.capture.job import capture
+from thack.cache.format.plan import Record
+from thack.cache.format.records import decode, encode, select
 from thack.config.settings import CacheSettings
 from thack.errors import CacheError, ModelError, ThackError
-from thack.targets import SampledTarget, TopKTarget
+from thack.targets.types import SampledTarget, TopKTarget
 
 from .conftest import FakeTeacher, make_sequences
 

@@ -25,7 +25,7 @@ from thack.config.settings import (
 from thack.errors import Preempted, ThackError
 from thack.runtime.ranks import current_rank
 from thack.training import run_distill, run_sft
-from thack.training.rundir import RunDirectory
+from thack.training.run_directory import RunDirectory
 from training.world import DATA, distill_settings, records
 
 Case = Callable[[Path, Path], None]  # world, out
@@ -46,7 +46,9 @@ def online(
 ) -> None:
     """Written in batches of 3 prompts, which ranks share out; `fused`: both heads by chunks, outside the forward."""
     source = SourceSettings(kind=kind, online_by=by, refresh_steps=2, batch_size=3)  # type: ignore[arg-type]
-    settings = distill_settings(world, out, kind, source=source, batch_size=4, parallel=parallel, epochs=1, bank="")
+    settings = distill_settings(
+        world, out, kind, source=source, batch_size=4, parallel=parallel, epochs=1, eval_data=""
+    )
     run_distill(replace(settings, oracle="", loss=LossSettings(fused=fused)))
 
 

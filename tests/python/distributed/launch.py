@@ -23,7 +23,7 @@ import torch
 import torch.distributed.fsdp
 from cases import CASES, FOR_FOUR, begin_across, go_on_across
 
-from thack.runtime.team import join
+from thack.runtime.process_group import init_process_group
 from training.world import build_world
 
 
@@ -63,13 +63,13 @@ def work(out: Path, rank: int, world_size: int, port: int) -> int:
     os.environ.update(environment(rank, world_size, port))
     names = FOR_FOUR if world_size == 4 else tuple(CASES)
     try:
-        with join(torch.device("cpu")) as team:
+        with init_process_group(torch.device("cpu")) as group:
             if world_size == 2:
                 begin_across(out / "world", out / "across")
-                copy_begun(out / "across", team.is_first)
+                copy_begun(out / "across", group.is_first)
             for name in names:
                 CASES[name](out / "world", out / str(world_size) / name)
-                team.barrier()
+                group.barrier()
             wait_for(out / "across" / "copied")
             go_on_across(out / "world", out / "across", world_size)
     except BaseException:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from thack.runlog import read
+from thack.runtime.runlog import read
 
 HERE = Path(__file__).parent
 RUNS = ["offline-ddp", "offline-fsdp", "teacher-ddp", "student-fsdp", "mixture-fsdp", "sft-fsdp"]

@@ -111,13 +111,13 @@ def test_a_temporary_file_that_a_sibling_swept_is_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever finishes a cache sweeps its directory; STATUS.json of the first rank may be on its way there."""
-    from thack import _thack
+    from thack import _native
 
     real = os.replace
 
     def swept_first(source: Path, target: Path) -> None:
         monkeypatch.undo()
-        assert _thack.sweep(tmp_path) == 1
+        assert _native.sweep(tmp_path) == 1
         real(source, target)
 
     monkeypatch.setattr(os, "replace", swept_first)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from thack import runlog
 from thack.errors import DataError
+from thack.runtime import runlog
 
 
 def _log(path: Path, *rows: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""A tokenizer, pairs, and a bank that plain transformers models wrote."""
+"""A tokenizer, pairs, and an evaluation set that plain transformers models wrote."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from thack.corpus import Record
-from thack.metrics import PromptBank
-from thack.models.tokenizer import Tokenizer
+from thack.data import Record
+from thack.data.tokenizer import Tokenizer
+from thack.evaluation import EvalSet
 
 from .small import llama
 
@@ -25,8 +25,8 @@ def records() -> list[Record]:
 
 
 @pytest.fixture(scope="session")
-def bank(records: list[Record], tokenizer: Tokenizer) -> PromptBank:
+def eval_set(records: list[Record], tokenizer: Tokenizer) -> EvalSet:
     """Oracle seed 7, teacher seed 8."""
-    return PromptBank.from_records(records).with_responses(
+    return EvalSet.from_records(records).with_responses(
         llama(8), oracle=llama(7), human=True, tokenizer=tokenizer, max_new_tokens=8
     )

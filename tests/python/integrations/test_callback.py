@@ -12,12 +12,13 @@ import pytest
 import torch
 import transformers
 
-from thack import HackingCallback, PromptBank, api, runlog
+from thack import EvalSet, HackingCallback, api
 from thack.config.settings import EvaluationSettings
+from thack.data.tokenizer import Tokenizer
+from thack.detection import Curves
 from thack.errors import DataError, MismatchError, UsageError
-from thack.hacking import Curves
-from thack.metrics import evaluate
-from thack.models.tokenizer import Tokenizer
+from thack.evaluation import evaluate
+from thack.runtime import runlog
 
 from .small import arguments, llama
 
@@ -26,7 +27,7 @@ GOLDEN = PROXY.replace("proxy", "golden")
 SETTINGS = EvaluationSettings(student_samples=False, bootstrap=20)
 
 
-class Pairs(torch.utils.data.Dataset[dict[str, Any]]):
+class PairedData(torch.utils.data.Dataset[dict[str, Any]]):
     """Token ids for plain supervised fine-tuning."""
 
     def __len__(self) -> int:
@@ -39,15 +40,15 @@ class Pairs(torch.utils.data.Dataset[dict[str, Any]]):
 
 def train(path: Path, student: Any, callbacks: list[Any], **options: Any) -> Any:
     trainer = transformers.Trainer(
-        model=student, args=arguments(path, **options), train_dataset=Pairs(), callbacks=callbacks
+        model=student, args=arguments(path, **options), train_dataset=PairedData(), callbacks=callbacks
     )
     trainer.train()
     return trainer
 
 
 @pytest.fixture
-def callback(bank: PromptBank, tokenizer: Tokenizer) -> HackingCallback:
-    return HackingCallback(bank, teacher=llama(8), oracle=llama(7), every=2, tokenizer=tokenizer, settings=SETTINGS)
+def callback(eval_set: EvalSet, tokenizer: Tokenizer) -> HackingCallback:
+    return HackingCallback(eval_set, teacher=llama(8), oracle=llama(7), every=2, tokenizer=tokenizer, settings=SETTINGS)
 
 
 def test_training_is_undisturbed(callback: HackingCallback, tmp_path: Path) -> None:
@@ -61,14 +62,14 @@ def test_training_is_undisturbed(callback: HackingCallback, tmp_path: Path) -> N
 
 
 def test_columns_are_those_of_evaluate(
-    callback: HackingCallback, bank: PromptBank, tokenizer: Tokenizer, tmp_path: Path
+    callback: HackingCallback, eval_set: EvalSet, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     student = llama(1)
     trainer = train(tmp_path, student, [callback])
     rows = [row for row in trainer.state.log_history if PROXY in row]
     assert [row["step"] for row in rows] == [0, 2, 4]
     expected = evaluate(
-        student.eval(), bank, teacher=llama(8), oracle=llama(7), tokenizer=tokenizer, settings=SETTINGS
+        student.eval(), eval_set, teacher=llama(8), oracle=llama(7), tokenizer=tokenizer, settings=SETTINGS
     ).columns
     shown = {name for name in expected if not name.endswith(("/low", "/high"))}
     assert shown <= rows[-1].keys()
@@ -116,21 +117,21 @@ def test_random_state_and_train_modes_are_left_alone(callback: HackingCallback, 
 
 
 def test_a_monitor_lets_the_detector_compare(
-    bank: PromptBank, records: Any, tokenizer: Tokenizer, tmp_path: Path
+    eval_set: EvalSet, records: Any, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     teacher = llama(8)
-    monitor = PromptBank.from_records(records[:4]).with_responses(
+    monitor = EvalSet.from_records(records[:4]).with_responses(
         teacher, human=True, tokenizer=tokenizer, max_new_tokens=8
     )
     callback = HackingCallback(
-        bank, teacher=teacher, every=2, monitor=monitor, tokenizer=tokenizer, settings=SETTINGS, stop_on_alarm=True
+        eval_set, teacher=teacher, every=2, monitor=monitor, tokenizer=tokenizer, settings=SETTINGS, stop_on_alarm=True
     )
     train(tmp_path, llama(1), [callback])
     curves = Curves.from_run(tmp_path / "thack")
     assert len(curves.of("monitor")) == len(curves.of("fresh")) == 3
     assert curves.words["golden"].startswith("human/")
-    bare = PromptBank.from_records(records[:4]).with_responses(teacher, tokenizer=tokenizer, max_new_tokens=8)
-    lame = HackingCallback(bank, teacher=teacher, monitor=bare, tokenizer=tokenizer, settings=SETTINGS)
+    bare = EvalSet.from_records(records[:4]).with_responses(teacher, tokenizer=tokenizer, max_new_tokens=8)
+    lame = HackingCallback(eval_set, teacher=teacher, monitor=bare, tokenizer=tokenizer, settings=SETTINGS)
     with pytest.raises(DataError, match="the monitor holds no training responses"):
         train(tmp_path / "b", llama(1), [lame])
 
@@ -143,7 +144,7 @@ def test_the_trainers_trackers_get_the_columns(callback: HackingCallback, tmp_pa
             seen.append(dict(logs))
 
     trainer = transformers.Trainer(
-        model=llama(1), args=arguments(tmp_path), train_dataset=Pairs(), callbacks=[callback, Tracker()]
+        model=llama(1), args=arguments(tmp_path), train_dataset=PairedData(), callbacks=[callback, Tracker()]
     )
     callback.trainer = trainer
     trainer.train()
@@ -151,15 +152,15 @@ def test_the_trainers_trackers_get_the_columns(callback: HackingCallback, tmp_pa
     assert len([row for row in trainer.state.log_history if PROXY in row]) == 3
 
 
-def test_mistakes_are_told_before_the_first_step(bank: PromptBank, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_mistakes_are_told_before_the_first_step(eval_set: EvalSet, tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="every = 0"):
-        HackingCallback(bank, teacher=llama(8), every=0)
+        HackingCallback(eval_set, teacher=llama(8), every=0)
     with pytest.raises(UsageError, match="compares the student with its teacher"):
-        HackingCallback(bank, monitor=bank)
+        HackingCallback(eval_set, monitor=eval_set)
     with pytest.raises(UsageError, match="does not know its tokenizer"):
-        train(tmp_path / "a", llama(1), [HackingCallback(bank, teacher=llama(8))])
+        train(tmp_path / "a", llama(1), [HackingCallback(eval_set, teacher=llama(8))])
     with pytest.raises(MismatchError, match="written by another model"):
-        train(tmp_path / "b", llama(1), [HackingCallback(bank, teacher=llama(9), tokenizer=tokenizer)])
+        train(tmp_path / "b", llama(1), [HackingCallback(eval_set, teacher=llama(9), tokenizer=tokenizer)])
 
 
 def test_a_resumed_run_writes_each_row_once(callback: HackingCallback, tmp_path: Path) -> None:

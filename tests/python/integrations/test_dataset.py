@@ -13,14 +13,14 @@ import transformers
 
 from thack import Cache, api
 from thack.config.settings import LossSettings
-from thack.corpus import Record
+from thack.data import Record
+from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError
 from thack.integrations import CacheCollator, CacheDataset, CacheLoss
 from thack.losses import token_losses
 from thack.models.batch import Batch
 from thack.models.load import as_language_model
-from thack.models.tokenizer import Tokenizer
-from thack.training.narrow import narrow_target
+from thack.training.crop import crop_target
 
 from .small import arguments, llama, t5
 
@@ -57,7 +57,7 @@ def own_loss(model: Any, cache: Cache, tokenizer: Tokenizer) -> torch.Tensor:
     width = min(student.vocab_size, cache.meta.vocab_size)
     logits_NV = student(batch)[:, :width]
     student.release()
-    loss_N = token_losses(logits_NV, narrow_target(target, width), batch.labels_N, LOSSES[cache.meta.kind])
+    loss_N = token_losses(logits_NV, crop_target(target, width), batch.labels_N, LOSSES[cache.meta.kind])
     return loss_N.sum() / len(batch.labels_N)
 
 

@@ -13,7 +13,7 @@ from thack import kernels
 from thack.config.settings import Divergence
 from thack.errors import MismatchError, ModelError, UndefinedLoss, UsageError
 from thack.kernels import divergence
-from thack.targets import SampledTarget, TopKTarget
+from thack.targets.types import SampledTarget, TopKTarget
 
 KINDS: list[Divergence] = ["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation"]
 

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thack import _thack, kernels
+from thack import _native, kernels
 from thack.errors import ModelError, UsageError
-from thack.kernels import gpu
+from thack.kernels import torch_reference as gpu
 
 FORMATS = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -198,7 +198,7 @@ def test_the_same_bits_at_every_level_and_thread_count() -> None:
             assert process.returncode == 0, (level, process.returncode, errors)
             seen |= {(level, number): found for number, found in enumerate(out.split(), start=1)}
     assert len(seen) >= 2 and len(set(seen.values())) == 1, seen  # by level and number of threads
-    assert _thack.simd_level() in ("scalar", "avx2", "avx512")
+    assert _native.simd_level() in ("scalar", "avx2", "avx512")
 
 
 @pytest.mark.parametrize("scale", [0.1, 2.0, 6.0])

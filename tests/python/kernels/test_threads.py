@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from thack import _thack, kernels
+from thack import _native, kernels
 
 LOGITS = torch.randn(64, 3000, generator=torch.Generator().manual_seed(0))
 KEYS = torch.arange(64)[:, None] * torch.tensor([0, 1, 0, 0])
@@ -35,7 +35,7 @@ class Draws(Dataset[tuple[list[int], int, int]]):
         return 2
 
     def __getitem__(self, index: int) -> tuple[list[int], int, int]:
-        return drawn(), _thack.num_threads(), own_threads()
+        return drawn(), _native.num_threads(), own_threads()
 
 
 @pytest.fixture
@@ -50,14 +50,14 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> object:
 @pytest.mark.usefixtures("two_threads")
 def test_follows_torch_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = drawn()
-    assert _thack.num_threads() == 2
+    assert _native.num_threads() == 2
     torch.set_num_threads(1)
     assert drawn() == expected
-    assert _thack.num_threads() == 1
+    assert _native.num_threads() == 1
     torch.set_num_threads(2)
     monkeypatch.setenv("THACK_NUM_THREADS", "1")
     assert drawn() == expected
-    assert _thack.num_threads() == 1
+    assert _native.num_threads() == 1
 
 
 @linux
@@ -71,8 +71,8 @@ def test_a_data_loaders_workers_stay_on_one_thread() -> None:
 def _child(result: multiprocessing.Queue[object]) -> None:
     """Below torch, whose own threads do not survive a fork."""
     found, keys = np.empty(64, np.int64), KEYS.numpy().reshape(-1)
-    _thack.sample_rows(LOGITS.view(-1).numpy(), "float32", 3000, 1, keys, 1.0, 0, 1.0, 0.0, False, found)
-    result.put((found.tolist(), _thack.num_threads(), own_threads()))
+    _native.sample_rows(LOGITS.view(-1).numpy(), "float32", 3000, 1, keys, 1.0, 0, 1.0, 0.0, False, found)
+    result.put((found.tolist(), _native.num_threads(), own_threads()))
 
 
 @linux

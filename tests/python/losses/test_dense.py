@@ -20,7 +20,7 @@ from thack.losses import (
     total_variation,
 )
 from thack.losses.dense import dense_divergence
-from thack.targets import DenseTarget
+from thack.targets.types import DenseTarget
 
 from . import reference
 

@@ -15,7 +15,7 @@ from thack.losses import cross_entropy, forward_kl, reverse_kl, token_losses
 from thack.losses.fused import ProjectedTeacher, Projection, chunk_tokens, fused_divergence
 from thack.losses.rows import replace_by_gradient
 from thack.losses.vocabulary import log_probs
-from thack.targets import DenseTarget, SampledTarget, TopKTarget
+from thack.targets.types import DenseTarget, SampledTarget, TopKTarget
 
 N, H, V = 23, 8, 41
 

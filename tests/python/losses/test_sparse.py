@@ -10,7 +10,7 @@ import torch
 from thack.config.settings import LossSettings
 from thack.errors import MismatchError, UndefinedLoss
 from thack.losses import divergence, forward_kl, jsd, reverse_kl
-from thack.targets import SampledTarget, TopKTarget
+from thack.targets.types import SampledTarget, TopKTarget
 
 from . import reference
 

@@ -14,9 +14,9 @@
 12 0 · (−inf)                    losses/test_dense, here (sparse and fused)
 13 padded vocabularies           training/test_narrow, models/test_llama, models/test_hf, here (fused head)
 14 17-bit ids                    rust/codec/ids.rs, training/test_narrow, here (loss)
-15 rollouts in train mode        responses/test_replay, models/test_hf
+15 rollouts in train mode        generation/test_replay, models/test_hf
 16 uniforms, sums in bf16        rust/kernels/philox.rs, here (flat rows of a large vocabulary)
-17 draws by batch or thread      responses/test_replay, kernels/test_select, cache/test_kinds
+17 draws by batch or thread      generation/test_replay, kernels/test_select, cache/test_kinds
 24 chunks that save nothing      losses/test_fused
 """
 
@@ -31,12 +31,13 @@ from torch import Tensor
 
 from thack import kernels
 from thack.config.settings import ArchitectureSettings, LossSettings
+from thack.data.sequence import TokenSequence
+from thack.data.tokenizer import Tokenizer
 from thack.losses import cross_entropy, divergence, forward_kl
 from thack.losses.fused import Projection, fused_divergence
 from thack.models.batch import Batch
 from thack.models.load import new_decoder
-from thack.models.tokenizer import Tokenizer
-from thack.targets import SampledTarget, TokenSequence, TopKTarget
+from thack.targets.types import SampledTarget, TopKTarget
 
 from . import reference
 

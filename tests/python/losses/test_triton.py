@@ -15,7 +15,7 @@ import torch
 
 from thack.config.settings import LossSettings
 from thack.losses.rows import replace_by_gradient
-from thack.targets import TopKTarget
+from thack.targets.types import TopKTarget
 
 INTERPRETED = """
 import torch

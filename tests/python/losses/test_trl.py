@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from thack.losses import jsd
-from thack.targets import DenseTarget
+from thack.targets.types import DenseTarget
 
 CASES = [(beta, t) for beta in (0.0, 0.01, 0.1, 0.5, 0.9, 1.0) for t in (0.7, 1.0, 2.0)]
 SHAPE, SEED = (3, 5, 37), 11

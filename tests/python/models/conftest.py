@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from thack.models.tokenizer import Tokenizer
-from thack.targets import TokenSequence
+from thack.data.sequence import TokenSequence
+from thack.data.tokenizer import Tokenizer
 
 TEXTS = ["def open(path): Open a file and return it.", "class Queue: A simple first in, first out queue."]
 

@@ -12,8 +12,8 @@ import torch
 from thack.config.settings import ArchitectureSettings, LoadSettings
 from thack.models import checkpoint
 from thack.models.checkpoint import SAMPLED, fingerprint_like
-from thack.models.llama import Llama
 from thack.models.load import load_model, new_decoder
+from thack.models.native.llama import Llama
 
 WIDE = ArchitectureSettings(hidden_size=128, num_heads=2, num_layers=2)
 PLACES = 64 * 64  # numbers of one tensor that a sample reads

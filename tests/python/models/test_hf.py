@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from thack.data.sequence import TokenSequence
+from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, ModelError
-from thack.models import hf
 from thack.models.batch import Batch
+from thack.models.hf import model as hf
 from thack.models.load import load_model
 from thack.models.protocol import LanguageModel
-from thack.models.tokenizer import Tokenizer
-from thack.targets import TokenSequence
 
 transformers = pytest.importorskip("transformers")
 

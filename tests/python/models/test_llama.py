@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from thack.config.settings import ArchitectureSettings
+from thack.data.sequence import TokenSequence
 from thack.errors import DataError, ModelError, UsageError
-from thack.models.architecture import Architecture, UnsupportedArchitecture
 from thack.models.batch import Batch
-from thack.models.functions import round_rows
-from thack.models.llama import Llama
 from thack.models.load import load_model, new_decoder
-from thack.targets import TokenSequence
+from thack.models.native.architecture import Architecture, UnsupportedArchitecture
+from thack.models.native.functions import round_rows
+from thack.models.native.llama import Llama
 
 transformers = pytest.importorskip("transformers")
 
@@ -139,9 +139,9 @@ def test_trap_10_perturbed_token_moves_only_later_rows(tokenizer: Any, make_sequ
 def test_trap_11_rows_do_not_depend_on_padding_or_order(tokenizer: Any, make_sequences: Any) -> None:
     model = new_decoder(ArchitectureSettings(hidden_size=16, num_heads=2), tokenizer, 0)
     sequences = make_sequences(LENGTHS)
-    together = model(Batch.of(sequences))
+    raise_on_all_ranks = model(Batch.of(sequences))
     alone = torch.cat([model(Batch.of([s])) for s in sequences])
-    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(raise_on_all_ranks, alone, atol=1e-6, rtol=1e-5)
     backwards = model(Batch.of(sequences[::-1])).split([len(s.response_ids) for s in sequences[::-1]])
     torch.testing.assert_close(torch.cat(backwards[::-1]), alone, atol=1e-6, rtol=1e-5)
 
@@ -159,7 +159,7 @@ def test_long_sequences_take_the_other_attention(
     model = new_decoder(ArchitectureSettings(hidden_size=32, num_kv_heads=2), tokenizer, 0)
     batch = Batch.of(make_sequences(LENGTHS))
     written_out = model(batch)
-    monkeypatch.setattr("thack.models.llama.WRITTEN_OUT_UP_TO", 0)
+    monkeypatch.setattr("thack.models.native.llama.WRITTEN_OUT_UP_TO", 0)
     torch.testing.assert_close(model(batch), written_out, atol=1e-6, rtol=1e-5)
 
 
@@ -283,7 +283,7 @@ def test_rows_that_round_the_number_of_tokens_change_nothing(tokenizer: Any, mak
     grads = []
     for step in (round_rows, lambda rows: rows):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("thack.models.llama.round_rows", step)
+            patch.setattr("thack.models.native.llama.round_rows", step)
             model = new_decoder(ArchitectureSettings(hidden_size=16, num_heads=2, num_kv_heads=1), tokenizer, 0)
             model(Batch.of(make_sequences(LENGTHS))).square().sum().backward()
             grads.append({name: p.grad for name, p in model.named_parameters()})
@@ -299,7 +299,7 @@ def test_bfloat16_is_as_far_from_float32_as_torch_has_it(tokenizer: Any, make_se
     for way in ("float32", "ours", "torch"):
         with pytest.MonkeyPatch.context() as patch:
             if way == "torch":
-                patch.setattr("thack.models.functions._ONEDNN_LINEAR", None)
+                patch.setattr("thack.models.native.functions._ONEDNN_LINEAR", None)
             model = new_decoder(a, tokenizer, 0)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=way != "float32"):
                 logits = model(batch)

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from thack.config.settings import ArchitectureSettings, LoadSettings
+from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError, UsageError
 from thack.models.batch import Batch
 from thack.models.hub import locate
-from thack.models.llama import Llama
 from thack.models.load import as_language_model, load_model, new_decoder, origin_of
-from thack.models.tokenizer import Tokenizer
+from thack.models.native.llama import Llama
 
 transformers = pytest.importorskip("transformers")
 
@@ -101,7 +101,7 @@ class TestHub:
 
 class TestOptions:
     def test_transformers_gives_the_same_rows_and_fingerprint(self, directory: Path, make_sequences: Any) -> None:
-        """A bank or cache made with one of the two is valid for the other."""
+        """A evaluation set or cache made with one of the two is valid for the other."""
         native = load_model(directory)
         theirs = load_model(directory, options=LoadSettings(through="transformers"))
         assert not isinstance(theirs, Llama)
@@ -123,7 +123,7 @@ class TestOptions:
             seen.update(options)
             raise ValueError("no GPU found, which this quantisation needs")
 
-        monkeypatch.setattr("thack.models.hf.AutoModelForCausalLM.from_pretrained", pretend)
+        monkeypatch.setattr("thack.models.hf.model.AutoModelForCausalLM.from_pretrained", pretend)
         quantization = '{"quant_method": "bitsandbytes", "load_in_4bit": true}'
         options = LoadSettings(quantization=quantization, device_map='{"": 1}')
         with pytest.raises(ModelError, match=r"cannot load[\s\S]*no GPU found"):

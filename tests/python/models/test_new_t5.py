@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("transformers")
 
 from thack.config.settings import ArchitectureSettings
+from thack.data.tokenizer import Tokenizer
 from thack.errors import UsageError
 from thack.models.load import load_model, new_model
-from thack.models.tokenizer import Tokenizer
 
 SHAPE = ArchitectureSettings(family="encoder-decoder", hidden_size=16, num_layers=1, num_heads=2)
 

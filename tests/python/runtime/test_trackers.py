@@ -14,10 +14,10 @@ import pytest
 from thack.config import load
 from thack.config.settings import DistillSettings, SftSettings
 from thack.errors import UsageError
-from thack.runlog import read
 from thack.runtime import trackers
+from thack.runtime.runlog import read
 from thack.runtime.trackers import Mirror, identity
-from thack.training.rundir import RunDirectory
+from thack.training.run_directory import RunDirectory
 from thack.training.sft import run_sft
 
 ROW = {"event": "evaluation", "step": 3, "golden/x": 1.5, "nothing": None, "flag": True, "count": 2}

@@ -18,22 +18,22 @@ from thack.config.settings import (
     ParallelSettings,
     SftSettings,
 )
+from thack.data.sequence import TokenSequence
+from thack.data.tokenizer import Tokenizer
 from thack.losses import cross_entropy
-from thack.models.llama import Llama
 from thack.models.load import load_model, new_decoder
-from thack.models.tokenizer import Tokenizer
-from thack.runlog import read
+from thack.models.native.llama import Llama
+from thack.runtime.process_group import ALONE
 from thack.runtime.progress import SILENT
-from thack.runtime.team import ALONE
-from thack.targets import TokenSequence
+from thack.runtime.runlog import read
 from thack.training.checkpoint import Snapshot, read_snapshot, restore_optimizer
+from thack.training.data import PairedData
 from thack.training.loop import Job, train
-from thack.training.material import Pairs
 from thack.training.optimizer import build_optimizer
-from thack.training.parallel import hold_student
 from thack.training.plan import Plan
-from thack.training.rundir import RunDirectory
+from thack.training.run_directory import RunDirectory
 from thack.training.saver import Saver
+from thack.training.sharding import wrap_student
 
 OPTIMIZER = OptimizerSettings(learning_rate=5e-3, warmup_steps=2)
 
@@ -85,7 +85,7 @@ def make_job(
     run.claim()
     checkpoint = run.resumable(SILENT)
     student = load_model(checkpoint) if checkpoint else model(dropout=dropout)
-    held = hold_student(student, ParallelSettings(), ALONE, background=True)
+    held = wrap_student(student, ParallelSettings(), ALONE, background=True)
     optimizer = build_optimizer(student, OPTIMIZER)
     start = Snapshot(step=0, trainer={})
     if checkpoint:
@@ -96,7 +96,7 @@ def make_job(
     job = Job(
         name="test",
         student=held,
-        material=Pairs(pairs),
+        training_data=PairedData(pairs),
         loss=lambda logits, _, labels: cross_entropy(logits, labels),
         evaluate=evaluate,
         evaluation_steps=evaluations,

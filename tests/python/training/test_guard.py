@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from thack.config.settings import DistillSettings, EvaluationSettings, GuardSettings, SourceSettings, TargetSettings
+from thack.data.sequence import TokenSequence
+from thack.detection import Curves, verdict
 from thack.errors import Preempted, UsageError
-from thack.hacking import Curves, verdict
-from thack.responses.sources import Growing, Offline
-from thack.targets import TokenSequence
+from thack.generation.sources import Growing, Offline
 from thack.training import run_distill
 from thack.training.checkpoint import checkpoints, read_snapshot
 from thack.training.distill import check_combination
 from thack.training.guard import Guard
-from thack.training.rundir import RunDirectory
+from thack.training.run_directory import RunDirectory
 
 from .small import rows, sequences
 from .test_runs import distill_settings, signal_at, world  # noqa: F401
@@ -174,13 +174,13 @@ def test_a_growing_set_uses_what_is_new_whole_and_then_all_evenly() -> None:
 
 
 def test_a_guard_that_could_not_act_is_refused() -> None:
-    base = DistillSettings(student="s", teacher="t", cache="c", bank="b", guard=GuardSettings(on=True))
+    base = DistillSettings(student="s", teacher="t", cache="c", eval_data="b", guard=GuardSettings(on=True))
     check_combination(base)
     data = replace(base.data, path="d")
     online = replace(base, cache="", data=data, source=SourceSettings(kind="online-teacher"))
     for settings, message in [
         (online, "a guard watches offline runs"),
-        (replace(base, bank=""), "needs a live teacher for both"),
+        (replace(base, eval_data=""), "needs a live teacher for both"),
         (replace(base, teacher="", oracle="o"), "needs a live teacher for both"),
         (replace(base, target=TargetSettings(kind="top-k")), "a cache has kept what it has"),
     ]:

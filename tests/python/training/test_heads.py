@@ -9,7 +9,7 @@ import torch
 
 from thack.config.settings import LossSettings
 from thack.losses.fused import Projection
-from thack.models.hf import HuggingFaceModel
+from thack.models.hf.model import HuggingFaceModel
 from thack.training.objective import has_plain_head
 
 from . import small

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from thack.cache import Cache
-from thack.cache.capture import capture
+from thack.cache.capture.job import capture
 from thack.config.settings import (
     CacheSettings,
     DataSettings,
@@ -23,10 +23,10 @@ from thack.errors import DivergedError, ModelError, UndefinedLoss
 from thack.files import write_text
 from thack.models.batch import Batch
 from thack.runtime.progress import SILENT
-from thack.targets import DenseTarget, TopKTarget
+from thack.targets.types import DenseTarget, TopKTarget
 from thack.training import run_distill
+from thack.training.data import CachedTargets
 from thack.training.loop import _divergence_named
-from thack.training.material import Cached
 from thack.training.objective import WORTH_FUSING, Objective, has_plain_head, supervised
 
 from . import small
@@ -124,7 +124,7 @@ def test_a_head_that_does_more_than_project_is_seen_and_never_fused() -> None:
 
 def test_what_is_read_ahead_is_what_is_asked_for(world: Path) -> None:
     cache = Cache.open(world / "top-k")
-    plain, ahead = Cached(cache, 264), Cached(cache, 264)
+    plain, ahead = CachedTargets(cache, 264), CachedTargets(cache, 264)
     batches = [[cache.sequences(i) for i in part] for part in ([0, 3], [2], [5, 1, 4], [0])]
     ahead.expect(iter(batches))
 
@@ -152,7 +152,7 @@ def test_logits_that_a_kernel_refuses_are_a_diverged_run(tmp_path: Path) -> None
 
 def test_the_time_split_is_noted_and_logged(world: Path, tmp_path: Path) -> None:
     run(world, tmp_path / "run", "top-k", LossSettings(), profile=True)
-    from thack.runlog import read
+    from thack.runtime.runlog import read
 
     last = [row for row in read(tmp_path / "run" / "metrics.jsonl") if row["event"] == "train"][-1]
     parts = ("data", "forward", "loss", "backward", "optimizer")

@@ -25,13 +25,13 @@ from thack.config.settings import (
     SftSettings,
     SourceSettings,
 )
+from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError, Preempted, ThackError, UsageError
-from thack.metrics import PromptBank
+from thack.evaluation import EvalSet
 from thack.models.load import load_model
-from thack.models.tokenizer import Tokenizer
 from thack.training import RunResult, checkpoint, final_model, run_distill, run_sft
 from thack.training.checkpoint import checkpoints, step_of
-from thack.training.rundir import RunDirectory
+from thack.training.run_directory import RunDirectory
 
 from .small import rows, tokenizer
 from .world import DATA, build_world, distill_settings, records, write
@@ -82,19 +82,19 @@ def test_a_run_that_got_nowhere_takes_other_settings(world: Path, tmp_path: Path
 
 def test_a_file_of_prompts_becomes_a_bank_of_the_run_and_stays_it(world: Path, tmp_path: Path) -> None:
     held_out = write(tmp_path / "held_out.jsonl", records(5, 200))
-    settings = distill_settings(world, tmp_path / "run", bank=str(held_out))
+    settings = distill_settings(world, tmp_path / "run", eval_data=str(held_out))
     with pytest.MonkeyPatch.context() as patch:
         signal_at(patch, 2)
         with pytest.raises(Preempted):
             run_distill(settings)
-    (made,) = settings.out.glob("bank-*")
+    (made,) = settings.out.glob("eval_set-*")
     before = (made / "prompts.jsonl").stat().st_mtime_ns
     run_distill(settings)
-    assert [path.name for path in settings.out.glob("bank-*")] == [made.name]
+    assert [path.name for path in settings.out.glob("eval_set-*")] == [made.name]
     assert (made / "prompts.jsonl").stat().st_mtime_ns == before
-    assert PromptBank.load(made).origin["teacher"] == load_model(world / "teacher").fingerprint()
+    assert EvalSet.load(made).origin["teacher"] == load_model(world / "teacher").fingerprint()
     other = run_distill(replace(settings, out=tmp_path / "other", seed=1))
-    assert [path.name for path in other.path.glob("bank-*")] != [made.name]
+    assert [path.name for path in other.path.glob("eval_set-*")] != [made.name]
 
 
 @pytest.mark.parametrize("kind", ["offline", "online-teacher", "online-student", "mixture"])
@@ -121,7 +121,7 @@ def test_trap_20_a_run_does_not_go_on_with_what_changed_behind_its_names(
 ) -> None:
     own = Path(shutil.copytree(world, tmp_path / "world"))
     settings = distill_settings(own, tmp_path / "run", "offline" if what == "cache" else "online-teacher")
-    settings = replace(settings, teacher="" if what == "cache" else settings.teacher, bank="", oracle="")
+    settings = replace(settings, teacher="" if what == "cache" else settings.teacher, eval_data="", oracle="")
     with pytest.MonkeyPatch.context() as patch:
         signal_at(patch, 2)
         with pytest.raises(Preempted):
@@ -166,7 +166,7 @@ def test_trap_27_a_damaged_checkpoint_is_passed_over(world: Path, tmp_path: Path
 
 def test_a_cache_and_the_live_teacher_give_the_same_run(world: Path, tmp_path: Path) -> None:
     """Two target sources, one response source: the curves agree to rounding."""
-    cached = run_distill(distill_settings(world, tmp_path / "cached", bank="", oracle=""))
+    cached = run_distill(distill_settings(world, tmp_path / "cached", eval_data="", oracle=""))
     responses = tmp_path / "responses.jsonl"
     from thack.cache import Cache
 
@@ -177,7 +177,7 @@ def test_a_cache_and_the_live_teacher_give_the_same_run(world: Path, tmp_path: P
         for s in found
     ]
     responses.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    settings = distill_settings(world, tmp_path / "live", cache="", bank="", oracle="")
+    settings = distill_settings(world, tmp_path / "live", cache="", eval_data="", oracle="")
     live = run_distill(replace(settings, data=replace(DATA, path=str(responses))))
     losses = [[row["loss"] for row in rows(r.path) if row["event"] == "train"] for r in (cached, live)]
     # Lengths are known beforehand without a cache, so batches are bucketed: other batches, the same pairs.
@@ -185,7 +185,7 @@ def test_a_cache_and_the_live_teacher_give_the_same_run(world: Path, tmp_path: P
 
 
 def test_a_finished_run_is_returned_and_other_settings_are_refused(world: Path, tmp_path: Path) -> None:
-    settings = distill_settings(world, tmp_path / "run", bank="", oracle="")
+    settings = distill_settings(world, tmp_path / "run", eval_data="", oracle="")
     first = run_distill(settings)
     written = (first.path / "metrics.jsonl").read_bytes()
     assert run_distill(settings) == first
@@ -214,7 +214,7 @@ def test_trap_20_tokenizers_and_teachers_that_do_not_belong_together(world: Path
     with pytest.raises(MismatchError, match=r"teacher +sha256:[\s\S]*student +sha256:"):
         run_distill(distill_settings(world, tmp_path / "a", student=str(stranger)))
     with pytest.raises(MismatchError, match=r"another teacher's[\s\S]*cache +sample:[\s\S]*teacher +sample:"):
-        run_distill(distill_settings(world, tmp_path / "b", teacher=str(world / "oracle"), bank=""))
+        run_distill(distill_settings(world, tmp_path / "b", teacher=str(world / "oracle"), eval_data=""))
     assert json.loads((tmp_path / "b" / "STATUS.json").read_text())["state"] == "failed"
 
 
@@ -272,7 +272,7 @@ def test_sft_goes_on_from_a_model_and_from_a_tokenizer(tmp_path: Path) -> None:
 def test_a_cache_that_does_not_cover_the_data_is_refused(world: Path, tmp_path: Path) -> None:
     for count, fits in ((10, True), (13, False)):
         data = replace(DATA, path=str(write(tmp_path / f"{count}.jsonl", records(count))))
-        settings = distill_settings(world, tmp_path / f"run_{count}", data=data, bank="", oracle="", steps=1)
+        settings = distill_settings(world, tmp_path / f"run_{count}", data=data, eval_data="", oracle="", steps=1)
         if fits:
             run_distill(settings)
         else:
@@ -338,5 +338,5 @@ def test_out_of_memory_says_what_to_lower(world: Path, tmp_path: Path, monkeypat
 
     monkeypatch.setattr("thack.training.loop.Batch.of", hungry)
     with pytest.raises(ThackError, match=r"out of memory[\s\S]*lower micro_batch_size"):
-        run_distill(distill_settings(world, tmp_path / "a", bank="", oracle=""))
+        run_distill(distill_settings(world, tmp_path / "a", eval_data="", oracle=""))
     assert json.loads((tmp_path / "a" / "STATUS.json").read_text())["state"] == "failed"

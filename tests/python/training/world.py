@@ -1,4 +1,4 @@
-"""A tiny world on disk for runs from end to end: three models, a bank, a cache, prompts."""
+"""A tiny world on disk for runs from end to end: three models, an evaluation set, a cache, prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from thack.cache.capture import capture
+from thack.cache.capture.job import capture
 from thack.config.settings import (
     CacheSettings,
     DataSettings,
@@ -18,8 +18,8 @@ from thack.config.settings import (
     OptimizerSettings,
     SourceSettings,
 )
-from thack.corpus import Record
-from thack.metrics import PromptBank
+from thack.data import Record
+from thack.evaluation import EvalSet
 from thack.runtime.progress import SILENT
 
 from .small import model
@@ -41,15 +41,15 @@ def write(path: Path, found: list[Record]) -> Path:
 
 
 def build_world(root: Path, start: int = 0, seed: int = 0) -> Path:
-    """oracle/, teacher/, student/ (random, but sure of themselves), bank/, cache/, prompts.jsonl."""
+    """oracle/, teacher/, student/ (random, but sure of themselves), evaluation set/, cache/, prompts.jsonl."""
     cast = {role: model(seed + i) for i, role in enumerate(("oracle", "teacher", "student"))}
     for role, member in cast.items():
         with torch.no_grad():
             member.lm_head.weight.mul_(20 if role != "student" else 1)
         member.save(root / role)
-    PromptBank.from_records(records(6, 100)).with_responses(
-        cast["teacher"], oracle=cast["oracle"], max_new_tokens=7
-    ).save(root / "bank")
+    EvalSet.from_records(records(6, 100)).with_responses(cast["teacher"], oracle=cast["oracle"], max_new_tokens=7).save(
+        root / "eval_set"
+    )
     write(root / "prompts.jsonl", records(10, start))
     data = replace(DATA, path=str(root / "prompts.jsonl"))
     capture(
@@ -67,7 +67,7 @@ def distill_settings(world: Path, out: Path, kind: Any = "offline", **changes: A
         student=str(world / "student"),
         teacher=str(world / "teacher"),
         oracle=str(world / "oracle"),
-        bank=str(world / "bank"),
+        eval_data=str(world / "eval_set"),
         cache=str(world / "cache") if kind == "offline" else "",
         data=replace(DATA, path="" if kind == "offline" else str(world / "prompts.jsonl")),
         source=SourceSettings(kind=kind, refresh_steps=3),

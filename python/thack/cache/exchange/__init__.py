@@ -1,0 +1,1 @@
+"""Import and export: other tools' log-probs to a cache, and a cache to their files."""

@@ -1,0 +1,245 @@
+"""Rows of ids and log-probabilities as other tools write them, one sequence at a time, checked."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thack.cache.exchange import served
+from thack.cache.exchange.tensors import TensorFile
+from thack.data.sequence import TokenSequence
+from thack.errors import DataError, UsageError
+from thack.files import digest
+
+Entry = tuple[np.ndarray, np.ndarray]  # ids int64, natural log-probabilities float64
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence, and for each response token the ids that the source kept."""
+
+    sequence: TokenSequence
+    entries: list[Entry]
+    place: str  # where in the source it stands
+
+    @property
+    def width(self) -> int:
+        """Ids that every position has."""
+        return min(len(ids) for ids, _ in self.entries)
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Read a source by its suffix: .jsonl (vLLM, OpenAI style), .safetensors or .parquet."""
+    readers = {".jsonl": _jsonl, ".safetensors": _safetensors, ".parquet": _parquet}
+    if not path.is_file():
+        raise DataError(f"{path} does not exist")
+    if path.suffix not in readers:
+        raise UsageError(f"{path}: unknown kind of file", hint=f"accepted: {', '.join(readers)}")
+    return readers[path.suffix](path)
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                content = json.loads(line.decode())
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}:{number}: not UTF-8 (byte {error.start})") from error
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: not JSON ({error})") from error
+            if not isinstance(content, dict):
+                raise DataError(f"{path}:{number}: not an object")
+            try:
+                yield from _from_json(content, number)
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                if isinstance(error, DataError):
+                    raise DataError(f"{path}:{number}: {error.message}", hint=error.hint) from error
+                said = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
+                raise DataError(f"{path}:{number}: not a row of prompt_logprobs ({said})") from error
+
+
+def _from_json(content: Mapping[str, Any], number: int) -> Iterator[Row]:
+    """A line with `prompt_logprobs`, in the answer of a server or by itself; or an answer with `logprobs`."""
+    answers = content.get("choices") or [{}]
+    if "prompt_logprobs" in content or "prompt_logprobs" in answers[0]:
+        yield _from_prompt({**content, **answers[0]}, number)
+        return
+    if "choices" not in content:
+        raise KeyError("prompt_logprobs")
+    for sample, prompt, response, entries in served.choices(content):
+        place = f"line {number}, choice {sample}"
+        yield _row(content, prompt, response, entries, number - 1, place, sample=sample)
+
+
+def _from_prompt(content: Mapping[str, Any], number: int) -> Row:
+    """`prompt_token_ids` and `prompt_logprobs` of prompt and response, and `prompt_length`.
+
+    prompt_logprobs[i] describes token i given those before it; the first is null. Each holds the k most
+    likely ids, and the actual token too where it is not among them: k or k + 1 entries.
+    """
+    ids = _tokens(np.asarray(content["prompt_token_ids"]), f"line {number}")
+    given = content["prompt_logprobs"]
+    length = content["prompt_length"]
+    if len(given) != len(ids):
+        raise DataError(f"{len(given)} entries of prompt_logprobs for {len(ids)} tokens")
+    if not (isinstance(length, int) and 1 <= length < len(ids)):
+        raise DataError(f"prompt_length is {length}: must leave a prompt and a response of {len(ids)} tokens")
+    entries = []
+    for place in range(length, len(ids)):
+        if not isinstance(given[place], Mapping) or not given[place]:
+            raise DataError(f"token {place} has no log-probabilities")
+        entry = _entry(given[place])
+        if ids[place] not in entry[0]:
+            raise DataError(
+                f"token {place} is {ids[place]}, which its own log-probabilities do not hold",
+                hint="rows are shifted against the tokens, or belong to another text",
+            )
+        entries.append(_without_extra(entry, given[place], int(ids[place])))
+    return _row(content, ids[:length], ids[length:], entries, number - 1, f"line {number}")
+
+
+def _entry(given: Mapping[str, Any]) -> Entry:
+    ids = np.fromiter((int(key) for key in given), dtype=np.int64, count=len(given))
+    values = (item["logprob"] if isinstance(item, Mapping) else item for item in given.values())
+    return ids, np.fromiter((float(value) for value in values), dtype=np.float64, count=len(given))
+
+
+def _without_extra(entry: Entry, given: Mapping[str, Any], actual: int) -> Entry:
+    """Drop the actual token where it was only added: its rank says that it is not among the k."""
+    item = given.get(str(actual))
+    rank = item.get("rank") if isinstance(item, Mapping) else None
+    if isinstance(rank, int) and rank >= len(entry[0]) and len(entry[0]) > 1:
+        kept = entry[0] != actual
+        if (entry[1][kept] >= entry[1][~kept].max()).all():
+            return entry[0][kept], entry[1][kept]
+    return entry
+
+
+def _row(
+    content: Mapping[str, Any],
+    prompt: np.ndarray,
+    response: np.ndarray,
+    entries: list[Entry],
+    index: int,
+    place: str,
+    sample: int = 0,
+) -> Row:
+    prompt_ids, response_ids = _tokens(prompt, place), _tokens(response, place)
+    name = content.get("id") or digest(prompt_ids.tobytes())[7:23]
+    sequence = TokenSequence(
+        index=index,
+        prompt_id=str(name),
+        prompt_ids=prompt_ids,
+        response_ids=response_ids,
+        sample=sample,
+    )
+    return Row(sequence, entries, place)
+
+
+def _tokens(values: np.ndarray, place: str) -> np.ndarray:
+    """int32 ids; what a cast would only make look like ids is refused."""
+    whole = values.dtype.kind in "iu" or bool((values == np.floor(values)).all())
+    if not whole or values.min(initial=0) < 0 or values.max(initial=0) >= 1 << 31:
+        wrong = next(v for v in values.tolist() if v != int(v) or not 0 <= v < 1 << 31)
+        raise DataError(f"{place}: {wrong} is no token id")
+    return np.ascontiguousarray(values, dtype=np.int32)
+
+
+_NEEDED = ("ids", "logprobs", "response_tokens", "response_starts", "prompt_tokens", "prompt_starts")
+
+
+def _safetensors(path: Path) -> Iterator[Row]:
+    """ids [N,K], logprobs [N,K], response_tokens [N], response_starts [S+1], prompt_tokens, prompt_starts."""
+    with TensorFile(path) as file:
+        shapes = file.shapes
+        values = "logprobs" if "logprobs" in shapes else "log_probs"
+        lacking = [name for name in _NEEDED if name not in shapes and name != "logprobs"]
+        if lacking or values not in shapes:
+            missing = lacking[0] if lacking else "logprobs"
+            raise DataError(f"{path}: no tensor {missing!r}", hint=f"needed: {', '.join(_NEEDED)}")
+        ids, tokens = shapes["ids"], shapes["response_tokens"]
+        if len(ids) != 2 or ids != shapes[values] or tokens != ids[:1]:
+            said = f"ids {ids}, logprobs {shapes[values]}, response_tokens {tokens}"
+            raise DataError(f"{path}: rows do not match: {said}")
+        starts = _starts(file, path, "response_starts", tokens[0])
+        prompt_starts = _starts(file, path, "prompt_starts", math.prod(shapes["prompt_tokens"]))
+        if len(starts) != len(prompt_starts):
+            raise DataError(f"{path}: {len(starts) - 1} responses for {len(prompt_starts) - 1} prompts")
+        for s in range(len(starts) - 1):
+            first, last = int(starts[s]), int(starts[s + 1])
+            entry_ids = file.rows("ids", first, last).astype(np.int64)
+            log_probs = file.rows(values, first, last).astype(np.float64)
+            prompt = file.rows("prompt_tokens", int(prompt_starts[s]), int(prompt_starts[s + 1]))
+            entries = list(zip(entry_ids, log_probs, strict=True))
+            yield _row({}, prompt, file.rows("response_tokens", first, last), entries, s, f"sequence {s}")
+
+
+def _starts(file: TensorFile, path: Path, name: str, end: int) -> np.ndarray:
+    """Where each sequence begins, and at its end the number of tokens."""
+    found = file.rows(name, 0, math.prod(file.shapes[name])).astype(np.int64)
+    if len(found) < 2 or found[0] != 0 or found[-1] != end or (np.diff(found) < 1).any():
+        raise DataError(f"{path}: {name} must rise from 0 to {end}, one more than there are sequences")
+    return found
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    """Columns prompt_ids, response_ids (lists of ids), ids and logprobs (lists of k per response token)."""
+    try:
+        import pyarrow.parquet as parquet
+        from pyarrow import ArrowInvalid
+    except ImportError as error:
+        raise UsageError("reading Parquet needs pyarrow", hint="pip install 'thack[data]'") from error
+    needed = ["prompt_ids", "response_ids", "ids", "logprobs"]
+    try:
+        file = parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+    except (ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
+    lacking = [name for name in needed if name not in file.schema_arrow.names]
+    if lacking:
+        raise DataError(f"{path}: no column {lacking[0]!r}", hint=f"needed: {', '.join(needed)}")
+    extra = ["id"] if "id" in file.schema_arrow.names else []
+    index = 0
+    # One row group at a time, and pages as they are needed: asked for the whole file, it is read ahead of us.
+    batches = (
+        batch
+        for group in range(file.num_row_groups)
+        for batch in file.iter_batches(batch_size=16, row_groups=[group], columns=needed + extra, use_threads=False)
+    )
+    try:
+        for batch in batches:
+            for place in range(len(batch)):  # a number is an object in a list: one row's at a time
+                try:
+                    yield _from_columns(batch.slice(place, 1).to_pylist()[0], index, path)
+                except (TypeError, ValueError, OverflowError) as error:
+                    if isinstance(error, DataError):
+                        raise
+                    raise DataError(f"{path}: row {index}: not numbers ({error})") from error
+                index += 1
+    except (ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: damaged behind row {index:,} ({str(error).splitlines()[0]})") from error
+
+
+def _from_columns(content: Mapping[str, Any], index: int, path: Path) -> Row:
+    ids, values = content["ids"], content["logprobs"]
+    widths: Sequence[tuple[int, int]] = [(len(a), len(b)) for a, b in zip(ids, values, strict=False)]
+    if len(ids) != len(values) or len(ids) != len(content["response_ids"]) or any(a != b for a, b in widths):
+        raise DataError(f"{path}: row {index}: ids, logprobs and response_ids do not match")
+    if not ids or not content["prompt_ids"]:
+        raise DataError(f"{path}: row {index}: an empty prompt or response")
+    entries = [(np.asarray(a, np.int64), np.asarray(b, np.float64)) for a, b in zip(ids, values, strict=True)]
+    return _row(
+        content,
+        np.asarray(content["prompt_ids"]),
+        np.asarray(content["response_ids"]),
+        entries,
+        index,
+        f"row {index}",
+    )

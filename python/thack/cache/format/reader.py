@@ -1,0 +1,187 @@
+"""Random access to a finished cache, for training."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import numpy as np
+
+from thack import _native
+from thack.cache.format.manifest import read_manifest
+from thack.cache.format.plan import SHARDS, Plan, Record, read_plan
+from thack.cache.format.records import decode
+from thack.data.sequence import TokenSequence
+from thack.errors import UsageError
+from thack.targets.types import Target
+
+_KEPT_SEQUENCES = 1 << 16  # token ids kept in memory by `sequences`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheMeta:
+    """What a cache holds and what it was made of."""
+
+    kind: str
+    k: int
+    vocab_size: int
+    temperatures: tuple[float, ...]
+    has_tail: bool
+    stride: int
+    num_sequences: int
+    num_tokens: int
+    num_shards: int
+    num_bytes: int
+    teacher: str
+    tokenizer: str
+    data: str
+    fingerprint: str  # of the plan: names this cache
+
+
+class Cache:
+    """The sequences of a cache by number, 0 ≤ number < len, with what the teacher knew of each token.
+
+    Every chunk that is read is checked against its CRC32C. At most 64 files are open, memory does not grow
+    with the number of shards, and an object may cross a fork or be pickled to another process.
+    """
+
+    def __init__(self, directory: Path, plan: Plan, manifest: dict[str, Any]) -> None:
+        self.directory = directory
+        self._plan = plan
+        self._record = plan.record
+        self._layout = plan.record.layout()
+        self._tokens = int(manifest["tokens"])
+        self._bytes = int(manifest["bytes"])
+        self._identity = plan.identity()
+        self._reader: _native.CacheReader | None = None
+        self._reader_pid = 0
+        self._kept: OrderedDict[int, TokenSequence] = OrderedDict()
+
+    @classmethod
+    def open(cls, directory: Path | str) -> Cache:
+        """Open a finished cache. An unfinished one is refused, with how much of it is there."""
+        directory = Path(directory).expanduser()
+        plan = read_plan(directory)
+        return cls(directory, plan, read_manifest(directory, plan))
+
+    def __len__(self) -> int:
+        return self._plan.num_sequences
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Cache.open, (str(self.directory),))
+
+    @property
+    def num_tokens(self) -> int:
+        return self._tokens
+
+    @property
+    def record(self) -> Record:
+        return self._record
+
+    @property
+    def plan(self) -> Plan:
+        return self._plan
+
+    @property
+    def meta(self) -> CacheMeta:
+        plan, record = self._plan, self._record
+        return CacheMeta(
+            kind=record.kind,
+            k=record.vocab_size if record.kind == "dense" else record.k,
+            vocab_size=record.vocab_size,
+            temperatures=record.temperatures,
+            has_tail=record.kind != "top-k" or record.tail != "none",
+            stride=record.stride,
+            num_sequences=len(self),
+            num_tokens=self._tokens,
+            num_shards=plan.num_shards,
+            num_bytes=self._bytes,
+            teacher=plan.fingerprints["teacher"],
+            tokenizer=plan.fingerprints["tokenizer"],
+            data=plan.fingerprints["data"],
+            fingerprint=self._identity["plan"],
+        )
+
+    def sequences(self, index: int) -> TokenSequence:
+        """The tokens of one sequence; its `index` is its number in the cache."""
+        found = self._kept.get(index)
+        if found is None:
+            found = self._read([index], with_records=False)[0][0]
+            self._kept[index] = found
+            if len(self._kept) > _KEPT_SEQUENCES:
+                self._kept.popitem(last=False)
+        return found
+
+    def targets(self, indices: Sequence[int] | np.ndarray) -> tuple[list[TokenSequence], Target]:
+        """Sequences in the order given, repeats allowed, and their rows packed one after the other."""
+        sequences, records = self._read(indices, with_records=True)
+        return sequences, decode(records, self._record, self._layout)
+
+    def prefetch(
+        self, batches: Iterable[Sequence[int]], depth: int = 2
+    ) -> Generator[tuple[list[TokenSequence], Target], None, None]:
+        """`targets` of each batch, read ahead by a thread of its own; its errors are raised here."""
+        queue: Queue[Any] = Queue(maxsize=depth)
+        stop = threading.Event()
+
+        def work() -> None:
+            try:
+                for batch in batches:
+                    if stop.is_set():
+                        return
+                    queue.put((self.targets(batch), None))
+                queue.put((None, None))
+            except BaseException as error:  # raised by the reader's side, where somebody listens
+                queue.put((None, error))
+
+        thread = threading.Thread(target=work, name="thack-prefetch", daemon=True)
+        thread.start()
+        try:
+            while True:
+                item, error = queue.get()
+                if error is not None:
+                    raise error
+                if item is None:
+                    return
+                yield item
+        finally:
+            stop.set()
+            while thread.is_alive():
+                while not queue.empty():
+                    queue.get()
+                thread.join(timeout=0.01)
+
+    def _read(
+        self, indices: Sequence[int] | np.ndarray, *, with_records: bool
+    ) -> tuple[list[TokenSequence], bytearray]:
+        wanted = [int(i) for i in indices]
+        if not wanted:
+            raise UsageError("no sequences asked for")
+        if min(wanted) < 0:
+            raise UsageError(f"no sequence {min(wanted)}: sequences are counted from 0")
+        packed, names, prompts, responses, records = self._open_reader().read(wanted, with_records)
+        numbers = np.frombuffer(packed, np.int64).reshape(4, -1)
+        prompt_ids = np.split(np.frombuffer(prompts, np.int32), np.cumsum(numbers[2])[:-1])
+        response_ids = np.split(np.frombuffer(responses, np.int32), np.cumsum(numbers[3])[:-1])
+        sequences = [
+            TokenSequence(index=index, prompt_id=name, prompt_ids=prompt, response_ids=response, sample=int(sample))
+            for index, name, prompt, response, sample in zip(
+                wanted, names, prompt_ids, response_ids, numbers[1], strict=True
+            )
+        ]
+        return sequences, records
+
+    def _open_reader(self) -> _native.CacheReader:
+        """The native reader of this process: a lock held by a thread at a fork would never be released."""
+        if self._reader is None or self._reader_pid != os.getpid():
+            shards = self.directory / SHARDS
+            expected = {**self._identity, **self._record.metadata()}
+            self._reader = _native.CacheReader(shards, list(self._plan.firsts), expected)
+            self._reader_pid = os.getpid()
+        return self._reader

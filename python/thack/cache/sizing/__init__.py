@@ -1,0 +1,1 @@
+"""What a cache would keep and cost, before it is written."""

@@ -1,0 +1,61 @@
+"""Is the student learning its teacher's mistakes? Verdicts and detectors; numpy only."""
+
+from thack.detection.card import model_card, write_card
+from thack.detection.columns import parse_mapping
+from thack.detection.curves import Curves, Series
+from thack.detection.detectors import (
+    DETECTORS,
+    VALIDATION,
+    Detection,
+    Detector,
+    OracleFreeVerdict,
+    Thresholds,
+    detect,
+    fresh_gap,
+    fresh_slope_ratio,
+    memorisation_gap,
+    power_law_deviation,
+    slope_ratio,
+    training_stalled,
+    verdict_without_oracle,
+    watch,
+)
+from thack.detection.power_law import PowerLaw, fit_power_law
+from thack.detection.scoring import Case, Score, choose_threshold, score_detectors, with_chosen
+from thack.detection.verdict import Extent, Margins, Verdict, verdict
+from thack.detection.words import MEANING
+
+__all__ = [
+    "DETECTORS",
+    "MEANING",
+    "VALIDATION",
+    "Case",
+    "Curves",
+    "Detection",
+    "Detector",
+    "Extent",
+    "Margins",
+    "OracleFreeVerdict",
+    "PowerLaw",
+    "Score",
+    "Series",
+    "Thresholds",
+    "Verdict",
+    "choose_threshold",
+    "detect",
+    "fit_power_law",
+    "fresh_gap",
+    "fresh_slope_ratio",
+    "memorisation_gap",
+    "model_card",
+    "parse_mapping",
+    "power_law_deviation",
+    "score_detectors",
+    "slope_ratio",
+    "training_stalled",
+    "verdict",
+    "verdict_without_oracle",
+    "watch",
+    "with_chosen",
+    "write_card",
+]

@@ -1,0 +1,113 @@
+"""Which column of a log plays which part: golden, proxy and the other words of a verdict."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+
+from thack.detection.rows import Row
+from thack.errors import DataError, UsageError
+
+#: The clean readout (RECIPE): forward KL on fixed responses, nats per token.
+READOUT = "forward_kl/reference_sampled/token_mean"
+#: What stands in for golden where there is no oracle, best first, with its line; the column says which it is.
+STAND_INS = {"judge": "judge_line", "human": "human_line"}
+_LIKELIHOOD = "negative_log_likelihood/reference_sampled"
+#: What a mapping may name, and the columns of a thack run that play the part.
+WORDS: Mapping[str, tuple[str, ...]] = {
+    "step": ("step", "global_step", "_step", "iteration"),
+    "epoch": ("epoch",),
+    "golden": (f"golden/{READOUT}",),
+    "proxy": (f"proxy/{READOUT}",),
+    "line": (f"line/{READOUT}",),
+    "monitor": ("train_kl/monitor", "train_kl/offline_monitor"),
+    "fresh": ("train_kl/fresh",),
+    "train_loss": ("loss", "train_loss"),
+}
+
+
+def parse_mapping(text: str) -> dict[str, str]:
+    """`golden=eval/golden,proxy=eval/kl,step=global_step` → a mapping for `Curves.from_jsonl`."""
+    mapping: dict[str, str] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        word, equals, column = part.partition("=")
+        if not equals or not column.strip():
+            raise UsageError(
+                f"--map {part!r} is not of the form word=column",
+                hint="for example: --map golden=eval/golden,proxy=eval/kl,step=global_step",
+            )
+        mapping[word.strip()] = column.strip()
+    return mapping
+
+
+def known(mapping: Mapping[str, str] | None) -> dict[str, str]:
+    for word in mapping or {}:
+        if word not in WORDS:
+            raise UsageError(
+                f"--map knows no word {word!r}",
+                details=[f"it knows: {', '.join(WORDS)}"],
+                hint=_closest(word, WORDS),
+            )
+    return dict(mapping or {})
+
+
+def resolve(chosen: Mapping[str, str], usual: Mapping[str, str], present: set[str], place: str) -> dict[str, str]:
+    """Which column plays which part: what was asked for must be there, the rest is found or missing."""
+    words: dict[str, str] = {}
+    for word, defaults in WORDS.items():
+        asked = chosen.get(word)
+        found: str | None
+        if asked is not None:
+            slashed = asked.replace(".", "/")
+            found = asked if asked in present else slashed if slashed in present else None
+            if found is None:
+                raise DataError(
+                    f"{place} has no column {asked!r} (for {word})",
+                    details=[f"it has: {', '.join(sorted(present)[:40])}"],
+                    hint=_closest(asked, present),
+                )
+        elif word == "line":
+            found = _line_of(words.get("golden", ""), present)
+        else:
+            columns = (usual[word],) if word in usual else defaults
+            found = next((column for column in columns if column in present), None)
+            if found is None and word == "golden":
+                found = _stand_in(columns[0], present)
+        if found is not None:
+            words[word] = found
+    if "step" not in words:
+        raise DataError(
+            f"{place} has no column for the step",
+            details=[f"it has: {', '.join(sorted(present)[:40])}"],
+            hint="name it: --map step=<column>",
+        )
+    return words
+
+
+def _stand_in(golden: str, present: set[str]) -> str | None:
+    """The judge's or the human column in golden's place."""
+    _, _, readout = golden.partition("/")
+    likelihood = f"{_LIKELIHOOD}/{readout.rpartition('/')[2]}"
+    columns = (f"judge/{readout}", f"human/{likelihood}")
+    return next((column for column in columns if column in present), None)
+
+
+def _line_of(golden: str, present: set[str]) -> str | None:
+    """The line that belongs to golden's column, of the same divergence; none for another trainer's columns."""
+    role, _, readout = (golden or f"golden/{READOUT}").partition("/")
+    line = f"{({'golden': 'line'} | STAND_INS).get(role, '')}/{readout}"
+    return line if line in present else None
+
+
+def no_metric(rows: Sequence[Row], place: str) -> DataError:
+    present = sorted({key for row in rows for key in row})
+    return DataError(
+        f"{place} has neither a golden nor a proxy column",
+        details=[f"it has: {', '.join(present[:40])}"],
+        hint="name them: --map golden=<column>,proxy=<column>  (or distill with --eval-data: thack evaluates)",
+    )
+
+
+def _closest(word: str, known: Iterable[str]) -> str | None:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f"did you mean {close[0]!r}?" if close else None

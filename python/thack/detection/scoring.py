@@ -1,0 +1,200 @@
+"""How good is a detector that needs no oracle? It is scored where there is one, against the oracle's verdict.
+
+A run counts as *turned* where the oracle's verdict names a turn of golden (hacking, over-fitting, regressing to
+the teacher), as *sound* where it says healthy; inconclusive ones are left out. A detector's number for a run is
+its most suspicious value along it, so one threshold decides, and all thresholds give the ROC curve.
+
+*Lead* is how much earlier than golden's minimum the alarm came, in powers of two of the step: +1 at half the
+step, −1 at twice the step. An alarm comes at an evaluation, so a lead is never finer than their spacing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from thack.detection.curves import Curves
+from thack.detection.detectors import DETECTORS, Detector, Thresholds
+from thack.detection.signals import Signal
+from thack.detection.verdict import Margins, Verdict, verdict
+from thack.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One run and what its oracle says."""
+
+    curves: Curves
+    truth: Verdict
+
+    @classmethod
+    def of(cls, curves: Curves, margins: Margins | None = None) -> Case:
+        if not curves.has("golden"):
+            raise UsageError(
+                f"{curves.name} has no golden metric: a detector is scored against the oracle's verdict",
+                hint="distill with --oracle and --eval-data",
+            )
+        return cls(curves=curves, truth=verdict(curves, margins))
+
+    @property
+    def turned(self) -> bool | None:
+        """None where the oracle does not decide."""
+        return None if self.truth.name == "inconclusive" else self.truth.name != "healthy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One detector at one threshold on a set of runs."""
+
+    detector: str
+    threshold: float
+    num_turned: int
+    num_sound: int
+    hits: int
+    false_alarms: int
+    silent: int  # decided runs on which the detector had not enough data; they count as no alarm
+    auc: float | None  # share of (turned, sound) pairs that it puts in the right order; ties count half
+    roc: tuple[tuple[float, float], ...]  # (false-alarm rate, hit rate), from (0, 0) to (1, 1)
+    leads: tuple[float, ...]  # log2(onset / alarm step) per hit
+    rises: tuple[float, ...]  # golden at the alarm over its minimum, − 1, per hit
+
+    @property
+    def misses(self) -> int:
+        return self.num_turned - self.hits
+
+    @property
+    def accuracy(self) -> float:
+        """The mean of hit rate and 1 − false-alarm rate, whatever the mix of runs."""
+        hit = self.hits / self.num_turned if self.num_turned else 1.0
+        false = self.false_alarms / self.num_sound if self.num_sound else 0.0
+        return (hit + 1 - false) / 2
+
+    @property
+    def median_lead(self) -> float | None:
+        return float(np.median(self.leads)) if self.leads else None
+
+    @property
+    def median_rise(self) -> float | None:
+        return float(np.median(self.rises)) if self.rises else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self) | {"misses": self.misses, "accuracy": self.accuracy, "median_lead": self.median_lead}
+
+
+def score_detectors(
+    cases: Sequence[Case], thresholds: Thresholds | None = None, detectors: Sequence[Detector] = DETECTORS
+) -> tuple[Score, ...]:
+    """Every detector on the same runs, the best first: by accuracy, then area under the ROC curve, then lead."""
+    found = [score(detector, cases, thresholds or Thresholds()) for detector in detectors]
+    return tuple(sorted(found, key=_rank, reverse=True))  # stable: equals keep the detectors' order
+
+
+def _rank(found: Score) -> tuple[float, float, float]:
+    lead = found.median_lead
+    return found.accuracy, found.auc or 0.0, -np.inf if lead is None else lead
+
+
+def score(detector: Detector, cases: Sequence[Case], thresholds: Thresholds) -> Score:
+    """Hits, false alarms, ROC and leads of one detector."""
+    decided = [case for case in cases if case.turned is not None]
+    found = [detector.signal(case.curves, thresholds) for case in decided]
+    detections = [detector.judge(one, thresholds) for one in found]
+    turned_R = np.array([bool(case.turned) for case in decided], dtype=bool)
+    fired_R = np.array([found.fired for found in detections], dtype=bool)
+    worst_R = np.array([worst_value(detector, one) for one in found])
+    hits = [(c, d) for c, d in zip(decided, detections, strict=True) if c.turned and d.fired]
+    return Score(
+        detector=detector.name,
+        threshold=float(getattr(thresholds, detector.key)),
+        num_turned=int(turned_R.sum()),
+        num_sound=int((~turned_R).sum()),
+        hits=int((turned_R & fired_R).sum()),
+        false_alarms=int((~turned_R & fired_R).sum()),
+        silent=sum(1 for one in detections if one.state == "not enough data"),
+        auc=area(worst_R, turned_R),
+        roc=roc_curve(worst_R, turned_R),
+        leads=tuple(float(np.log2(_onset(case) / (one.alarm_step or 1.0))) for case, one in hits),
+        rises=tuple(_rise_at(case, one.alarm_step or 0.0) for case, one in hits),
+    )
+
+
+def worst_value(detector: Detector, found: Signal) -> float:
+    """The most suspicious value along the run, more being worse; −inf where there is none."""
+    return float(detector.towards(found.series.value).max()) if len(found) else -np.inf
+
+
+def choose_threshold(detector: Detector, cases: Sequence[Case], thresholds: Thresholds | None = None) -> float | None:
+    """The threshold that is most often right, and among those the one that alarms soonest, but not before the turn.
+
+    The middle of the range of such thresholds. None unless there are turned and sound runs. Choose it on some
+    tasks or seeds and score it on others.
+    """
+    limits = thresholds or Thresholds()
+    decided = [(case, detector.signal(case.curves, limits)) for case in cases if case.turned is not None]
+    if len({case.turned for case, _ in decided}) < 2:
+        return None
+    values = np.unique(np.concatenate([detector.towards(found.series.value) for _, found in decided]))
+    cuts = [float(low + high) / 2 for low, high in pairwise(values)]
+    worth = [_worth(detector, decided, cut) for cut in cuts]
+    if not worth:
+        return None
+    best = [i for i, found in enumerate(worth) if found == max(worth)]
+    # The first run of neighbours that are equally good, from its lower to its upper neighbour.
+    last = next((i for i, j in pairwise(best) if j != i + 1), best[-1])
+    chosen = float(values[best[0]] + values[last + 1]) / 2
+    return chosen if detector.fires == "above" else -chosen
+
+
+def _worth(detector: Detector, decided: Sequence[tuple[Case, Signal]], cut: float) -> tuple[float, float]:
+    """Accuracy, and the median lead as far as it is a lag: an alarm before the turn is worth one at the turn."""
+    right: dict[bool, list[bool]] = {True: [], False: []}
+    leads = []
+    for case, found in decided:
+        beyond = np.flatnonzero(detector.towards(found.series.value) > cut)
+        right[bool(case.turned)].append((len(beyond) > 0) == case.turned)
+        if case.turned and len(beyond):
+            leads.append(min(0.0, float(np.log2(_onset(case) / found.series.step[beyond[0]]))))
+    accuracy = float(np.mean([np.mean(found) for found in right.values()]))
+    return round(accuracy, 9), float(np.median(leads)) if leads else -np.inf
+
+
+def with_chosen(cases: Sequence[Case], thresholds: Thresholds | None = None) -> Thresholds:
+    """Thresholds set on `cases`; those that cannot be set there stay."""
+    limits = thresholds or Thresholds()
+    found = {detector.key: choose_threshold(detector, cases, limits) for detector in DETECTORS}
+    changed: dict[str, Any] = {key: value for key, value in found.items() if value is not None}
+    return replace(limits, **changed)
+
+
+def roc_curve(worst_R: np.ndarray, turned_R: np.ndarray) -> tuple[tuple[float, float], ...]:
+    """(false-alarm rate, hit rate) as the threshold falls past each value."""
+    if turned_R.all() or not turned_R.any():
+        return ()
+    cuts = np.unique(worst_R)[::-1]
+    points = [(float(np.mean(worst_R[~turned_R] >= c)), float(np.mean(worst_R[turned_R] >= c))) for c in cuts]
+    return ((0.0, 0.0), *points)
+
+
+def area(worst_R: np.ndarray, turned_R: np.ndarray) -> float | None:
+    """The area under the ROC curve, as the share of pairs in the right order."""
+    if turned_R.all() or not turned_R.any():
+        return None
+    turned_T1, sound_S = worst_R[turned_R][:, None], worst_R[~turned_R]
+    return float(np.mean((turned_T1 > sound_S) + 0.5 * (turned_T1 == sound_S)))
+
+
+def _onset(case: Case) -> float:
+    assert case.truth.golden is not None
+    return case.truth.golden.minimum_step
+
+
+def _rise_at(case: Case, step: float) -> float:
+    golden = case.curves.of("golden")
+    assert case.truth.golden is not None
+    at = min(int(np.searchsorted(golden.step, step)), len(golden) - 1)  # an alarm after golden's last value
+    return float(golden.value[at] / case.truth.golden.minimum - 1)

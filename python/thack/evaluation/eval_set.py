@@ -1,0 +1,235 @@
+"""A frozen, hashed set of held-out prompts with responses that were sampled once.
+
+Every evaluation of every run uses the same responses, so that curves differ by the student alone and
+bootstrap intervals are paired over prompts. Who wrote them: the oracle, the teacher; where there is no oracle
+a judge (a stronger model in its role) or people, whose responses come from the file of prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from thack.config.settings import SamplingSettings
+from thack.data import Record, read_records
+from thack.data.encode import encode_prompts
+from thack.data.sequence import TokenSequence
+from thack.data.tokenizer import Tokenizer
+from thack.errors import DataError, MismatchError, UsageError
+from thack.files import atomic_directory, canonical_json, claim_output, digest, read_json, write_bytes, write_json
+from thack.generation.sampler import generate
+from thack.models.checkpoint import fingerprint_like
+from thack.models.load import as_language_model, tokenizer_of
+from thack.models.protocol import LanguageModel
+from thack.runtime import runlog
+from thack.runtime.progress import SILENT, Progress
+
+Writer = Literal["oracle", "teacher", "judge"]
+HUMAN = "human"  # wrote responses too, but is no model: only a likelihood can be had of them
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalSet:
+    """Prompts by stable id; `prompts` and `responses` are filled by `with_responses`."""
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    prompts: tuple[np.ndarray, ...] = ()  # int32 ids
+    responses: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)  # by who wrote them
+    origin: Mapping[str, Any] = field(default_factory=dict)  # tokenizer, seed, writers' fingerprints
+    records: tuple[Record, ...] = field(default=(), compare=False, repr=False)  # what it was read from; not saved
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def from_jsonl(cls, path: Path | str, *, limit: int = 0, on_bad_line: str = "stop") -> EvalSet:
+        """The prompts of a JSONL or Parquet file; responses in it are used by `with_responses(human=True)` alone."""
+        return cls.from_records(read_records(Path(path), on_bad_line), limit=limit)
+
+    @classmethod
+    def from_records(cls, records: Sequence[Record], *, limit: int = 0) -> EvalSet:
+        """One entry per distinct prompt id, in the order of first appearance."""
+        first: dict[str, Record] = {}
+        for record in records:
+            first.setdefault(record.prompt_id, record)
+        chosen = tuple(first.values())[: limit or None]
+        if not chosen:
+            raise DataError("an evaluation set needs at least one prompt")
+        return cls(ids=tuple(r.prompt_id for r in chosen), texts=tuple(r.prompt for r in chosen), records=chosen)
+
+    def with_responses(
+        self,
+        teacher: Any = None,
+        *,
+        oracle: Any = None,
+        judge: Any = None,
+        human: bool = False,
+        tokenizer: Any = None,
+        seed: int = 0,
+        max_new_tokens: int = 128,
+        max_prompt_tokens: int = 1024,
+        batch_size: int = 256,
+        progress: Progress = SILENT,
+    ) -> EvalSet:
+        """The same eval set with one response per prompt from each model given, at temperature 1 and a fixed seed.
+
+        Models are thack's, directories, or plain transformers models (with `tokenizer` where they do not know
+        theirs). `human`: also keep the file's own responses, as human references; prompts without one leave the
+        evaluation set. So do prompts beyond `max_prompt_tokens`; `origin` counts both.
+        """
+        given = {"oracle": oracle, "teacher": teacher, "judge": judge}
+        writers = {
+            role: as_language_model(model, tokenizer, role=role) for role, model in given.items() if model is not None
+        }
+        if not writers and not human:
+            raise UsageError("an evaluation set's responses need a teacher or an oracle to write them")
+        spoken = next(iter(writers.values())).tokenizer if writers else tokenizer_of(tokenizer)
+        eval_set = self._encoded(spoken, max_prompt_tokens, max_new_tokens if human else 0)
+        responses, origin = dict(eval_set.responses), dict(eval_set.origin)
+        for place, (role, model) in enumerate(writers.items()):
+            eval_set.check_tokenizer(role, model.tokenizer)
+            origin[role] = model.fingerprint()
+            responses[role] = tuple(
+                generate(
+                    model,
+                    eval_set.prompts,
+                    indices=np.arange(len(eval_set)),
+                    max_new_tokens=max_new_tokens,
+                    sampling=SamplingSettings(),
+                    seed=seed,
+                    epoch=place,  # oracle and teacher draw independently
+                    batch_size=batch_size,
+                    progress=progress,
+                )
+            )
+        return replace(eval_set, responses=responses, origin={**origin, "seed": seed, "max_new_tokens": max_new_tokens})
+
+    def _encoded(self, tokenizer: Tokenizer, max_prompt_tokens: int, max_human_tokens: int) -> EvalSet:
+        """Prompts as ids, and people's responses where they are asked for; what does not fit leaves the eval set."""
+        if self.prompts:
+            return self
+        texts = [Record(prompt_id=key, prompt=text) for key, text in zip(self.ids, self.texts, strict=True)]
+        encoded = encode_prompts(self.records or texts, tokenizer)
+        written = [self._human(i, tokenizer, max_human_tokens) for i in range(len(self))] if max_human_tokens else []
+        keep = [i for i, ids in enumerate(encoded) if 0 < len(ids) <= max_prompt_tokens]
+        if not keep:
+            raise DataError(f"all {len(self)} prompts are empty or longer than {max_prompt_tokens} tokens")
+        origin = {"tokenizer": tokenizer.fingerprint(), "dropped_prompts": len(encoded) - len(keep)}
+        if written:
+            before, keep = len(keep), [i for i in keep if written[i] is not None]
+            if not keep:
+                raise DataError(
+                    "no prompt of the evaluation set has a response that people wrote",
+                    hint='each line is {"prompt": …, "response": …}; or leave human references out',
+                )
+            origin |= {HUMAN: "responses of the file", "dropped_without_response": before - len(keep)}
+        kept_human = tuple(ids for i in keep if written and (ids := written[i]) is not None)
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in keep),
+            texts=tuple(self.texts[i] for i in keep),
+            prompts=tuple(encoded[i] for i in keep),
+            responses={HUMAN: kept_human} if written else {},
+            origin=origin,
+            records=tuple(self.records[i] for i in keep) if self.records else (),
+        )
+
+    def _human(self, i: int, tokenizer: Tokenizer, longest: int) -> np.ndarray | None:
+        text = self.records[i].response if self.records else None
+        return tokenizer.encode_response(text)[:longest] if text else None
+
+    def check_tokenizer(self, role: str, tokenizer: Tokenizer) -> None:
+        """Refuse a model whose ids mean other words than the evaluation set's."""
+        if self.origin.get("tokenizer") != tokenizer.fingerprint():
+            raise MismatchError(
+                f"the evaluation set was made with another tokenizer than the {role}'s",
+                details=(f"evaluation set     {self.origin.get('tokenizer')}", f"{role:<8} {tokenizer.fingerprint()}"),
+                hint="make the evaluation set again with this tokenizer's models",
+            )
+
+    def check_writer(self, role: Writer, model: LanguageModel) -> None:
+        """Refuse a reference model that did not write the evaluation set's fixed responses."""
+        if role not in self.responses:
+            raise UsageError(f"the eval set holds no responses of the {role}", hint=f"make it again with --{role}")
+        own = fingerprint_like(self.origin.get(role), model)
+        if self.origin.get(role) != own:
+            raise MismatchError(
+                f"the evaluation set's {role} responses were written by another model",
+                details=(f"evaluation set   {self.origin.get(role)}", f"given  {own}"),
+                hint=f"give the {role} that wrote them, or make the evaluation set again",
+            )
+
+    def sequences(self, writer: str) -> list[TokenSequence]:
+        """The fixed responses of one writer, in the evaluation set's order."""
+        return self.sequences_of(self.responses[writer])
+
+    def sequences_of(self, responses: Sequence[np.ndarray]) -> list[TokenSequence]:
+        """Any responses to the evaluation set's prompts, in the evaluation set's order."""
+        rows = zip(self.ids, self.prompts, responses, strict=True)
+        return [
+            TokenSequence(index=i, prompt_id=key, prompt_ids=prompt, response_ids=response)
+            for i, (key, prompt, response) in enumerate(rows)
+        ]
+
+    def fingerprint(self) -> str:
+        """sha256 over prompts, responses and origin."""
+        return digest([self._lines(), canonical_json(dict(self.origin))])
+
+    def save(self, directory: Path) -> None:
+        """Write prompts.jsonl and manifest.json; an existing evaluation set is replaced as a whole."""
+        claim_output(directory, "eval_set")
+        with atomic_directory(directory, replace=True) as temporary:
+            write_bytes(temporary / "prompts.jsonl", self._lines())
+            manifest = {
+                "kind": "eval_set",
+                "format": FORMAT,
+                "prompts": len(self),
+                "fingerprint": self.fingerprint(),
+                "origin": dict(self.origin),
+            }
+            write_json(temporary / "manifest.json", manifest)
+
+    @classmethod
+    def load(cls, directory: Path | str) -> EvalSet:
+        """Read a saved evaluation set; an evaluation set that is not what its hash says is refused."""
+        directory = Path(directory)
+        if not directory.is_dir():
+            raise DataError(f"no eval set in {directory}", hint="make one: thack evaluate --eval-data prompts.jsonl")
+        manifest = read_json(directory / "manifest.json")
+        if manifest.get("kind") != "eval_set" or manifest.get("format") != FORMAT:
+            raise DataError(f"{directory} is not an evaluation set of format {FORMAT}")
+        rows = runlog.read(directory / "prompts.jsonl")
+        writers = [writer for writer in ("oracle", "teacher", "judge", HUMAN) if rows and writer in rows[0]]
+        eval_set = cls(
+            ids=tuple(row["id"] for row in rows),
+            texts=tuple(row["prompt"] for row in rows),
+            prompts=tuple(_ids(row["prompt_ids"]) for row in rows if "prompt_ids" in row),
+            responses={writer: tuple(_ids(row[writer]) for row in rows) for writer in writers},
+            origin=manifest["origin"],
+        )
+        if eval_set.fingerprint() != manifest["fingerprint"]:
+            raise DataError(
+                f"the evaluation set in {directory} was changed after it was frozen",
+                details=(f"manifest  {manifest['fingerprint']}", f"content   {eval_set.fingerprint()}"),
+                hint="make the evaluation set again; curves on different evaluation sets cannot be compared",
+            )
+        return eval_set
+
+    def _lines(self) -> bytes:
+        return b"".join(canonical_json(self._row(i)) + b"\n" for i in range(len(self)))
+
+    def _row(self, i: int) -> dict[str, Any]:
+        row: dict[str, Any] = {"id": self.ids[i], "prompt": self.texts[i]}
+        if self.prompts:
+            row["prompt_ids"] = self.prompts[i].tolist()
+        return row | {writer: written[i].tolist() for writer, written in self.responses.items()}
+
+
+def _ids(values: Sequence[int]) -> np.ndarray:
+    return np.asarray(values, dtype=np.int32)

@@ -1,0 +1,181 @@
+"""From axes to cells: what one run is, and which runs a figure needs.
+
+A cell is one run of one seed. Combinations that mean the same run are one cell: an online arm has no budget,
+a fraction of 0 is offline and of 1 is online-teacher.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+
+from thack.config.settings import Divergence, SourceKind
+from thack.config.target_words import live_twin, shown, target_of
+from thack.errors import UsageError
+from thack.experiments.settings import Axes, ExperimentSettings, RoleSettings
+
+FIGURES = ("F4", "F5", "F6", "F7", "F8", "fraction", "loss", "sizes", "target", "once", "axes")
+_ALWAYS_ONLINE = ("online-teacher", "online-student")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Arm:
+    """One point of the grid, for any seed."""
+
+    task: str
+    source: SourceKind
+    fraction_online: float  # 0 offline, 1 online
+    diversity: int
+    budget: int
+    loss: Divergence
+    teacher: str
+    student: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Cell:
+    """One run: an arm and a seed, and the figures that show it."""
+
+    arm: Arm
+    seed: int
+    figures: tuple[str, ...] = ()
+
+
+def chosen_figures(settings: ExperimentSettings) -> tuple[str, ...]:
+    """The figures to make; a product of the user's own comes on top where one is given."""
+    for name in settings.figures:
+        if name not in FIGURES:
+            near = difflib.get_close_matches(name, FIGURES, n=1)
+            hint = f"did you mean {near[0]}?" if near else "figures: " + ", ".join(FIGURES)
+            raise UsageError(f"there is no figure {name!r}", hint=hint)
+    own = any(getattr(settings.axes, axis.name) for axis in fields(Axes))
+    if "axes" in settings.figures and not own:
+        raise UsageError("figure `axes` needs an axis", hint='for example --set axes.fraction_online="[0, 0.05, 0.1]"')
+    return tuple(dict.fromkeys([*settings.figures, *(["axes"] if own else [])]))
+
+
+def axes_of(settings: ExperimentSettings, figure: str) -> Axes:
+    """The axes of one figure."""
+    if figure == "F4":
+        return Axes(source=("offline",))
+    if figure == "F5":
+        return Axes(source=settings.arms)
+    axes: Axes = settings.axes if figure == "axes" else getattr(settings.groups, figure)
+    return axes
+
+
+def cells(settings: ExperimentSettings) -> list[Cell]:
+    """Every run of the experiment once, seed by seed, in the order of the figures."""
+    wanted: dict[Arm, list[str]] = {}
+    for figure in chosen_figures(settings):
+        for arm in product(settings, axes_of(settings, figure)):
+            wanted.setdefault(arm, []).append(figure)
+    if not settings.seeds:
+        raise UsageError("seeds is empty", hint="give at least one, such as --seeds 3")
+    return [
+        Cell(arm=arm, seed=seed, figures=tuple(figures))
+        for seed in dict.fromkeys(settings.seeds)
+        for arm, figures in wanted.items()
+    ]
+
+
+def base_arm(settings: ExperimentSettings, task: str = "") -> Arm:
+    """The plain offline run."""
+    return Arm(
+        task=task or settings.task,
+        source="offline",
+        fraction_online=0.0,
+        diversity=1,
+        budget=1,
+        loss=settings.distill.loss.divergence,
+        teacher=size_of(settings.teacher),
+        student=size_of(settings.student),
+        target=settings.target,
+    )
+
+
+def size_of(role: RoleSettings) -> str:
+    """How the axis of sizes names a role: its directory, or its width."""
+    return role.model or str(role.architecture.hidden_size)
+
+
+def product(settings: ExperimentSettings, axes: Axes) -> list[Arm]:
+    """The arms of a product, each once."""
+    _check(axes)
+    names = [axis.name for axis in fields(Axes) if getattr(axes, axis.name)]
+    found: dict[Arm, None] = {}
+    for values in itertools.product(*(getattr(axes, name) for name in names)):
+        found[_same_run(replace(base_arm(settings), **dict(zip(names, values, strict=True))))] = None
+    return list(found)
+
+
+def _same_run(arm: Arm) -> Arm:
+    """The one name of a run that several combinations mean."""
+    if arm.source == "mixture" and not 0 < arm.fraction_online < 1:
+        arm = replace(arm, source="offline" if arm.fraction_online == 0 else "online-teacher")
+    if arm.source == "offline" and arm.fraction_online:
+        arm = replace(arm, source="mixture" if arm.fraction_online < 1 else "online-teacher")
+    if arm.source in _ALWAYS_ONLINE:
+        return replace(arm, fraction_online=1.0, budget=1, target=live_twin(arm.target))
+    return replace(arm, target=live_twin(arm.target)) if arm.source == "mixture" else arm
+
+
+def _check(axes: Axes) -> None:
+    problems = [
+        f"{name} = {value}: must be 1 or more"
+        for name in ("diversity", "budget")
+        for value in getattr(axes, name)
+        if value < 1
+    ]
+    problems += [f"fraction_online = {f}: must lie between 0 and 1" for f in axes.fraction_online if not 0 <= f <= 1]
+    if "mixture" in axes.source and not axes.fraction_online:
+        problems.append("source = mixture: say of how much, as in axes.fraction_online = [0.1, 0.5]")
+    for text in axes.target:
+        try:
+            target_of(text)
+        except UsageError as error:
+            problems.append(error.message)
+    if problems:
+        raise UsageError("an axis is wrong", details=problems)
+
+
+def name_of(arm: Arm, base: Arm) -> str:
+    """What is special about an arm, in a few words: `offline`, `prompts ÷5`, `online-teacher, jsd`."""
+    return ", ".join(_words(arm, base)) or arm.source
+
+
+def _words(arm: Arm, base: Arm) -> Iterator[str]:
+    if arm.task != base.task:
+        yield arm.task
+    if arm.source == "mixture":
+        yield f"{100 * arm.fraction_online:g} % online"
+    elif arm.source != base.source or arm.task != base.task:
+        yield arm.source
+    if arm.diversity > 1:
+        yield f"prompts ÷{arm.diversity}"
+    if arm.budget > 1:
+        yield f"{arm.budget} generations"
+    if arm.loss != base.loss:
+        yield {"reverse_kl": "reverse KL", "jsd": "JSD", "forward_kl": "forward KL"}.get(arm.loss, arm.loss)
+    if arm.teacher != base.teacher:
+        yield f"teacher {arm.teacher}"
+    if arm.student != base.student:
+        yield f"student {arm.student}"
+    if live_twin(arm.target) != live_twin(base.target):
+        yield shown(arm.target)
+    elif arm.source == "offline" and arm.target != base.target:
+        yield "without a cache" if target_of(arm.target).live else "from a cache"
+
+
+def slug(arm: Arm, base: Arm) -> str:
+    """`name_of` as the beginning of a directory's name."""
+    name = name_of(arm, base).replace("÷", "by").replace("%", "percent")
+    return "-".join(part for part in "".join(c if c.isalnum() else " " for c in name).split())
+
+
+def values_of(arms: Iterable[Arm], axis: str) -> list[object]:
+    """The values of one axis among arms, in their order, each once."""
+    return list(dict.fromkeys(getattr(arm, axis) for arm in arms))

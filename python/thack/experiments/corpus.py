@@ -1,0 +1,119 @@
+"""The experiment's text: pairs and prompts, one tokenizer, and three disjoint sets of prompts.
+
+The oracle is the ground truth and trains on every pair, so its prompts recur in all three sets; stage 1,
+stage 2 and the held-out prompts are disjoint. `splits.json` states every overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from thack.data import TASKS, Record, read_records, split_by_hash, stdlib_records
+from thack.data.export import PAIRS, PROMPTS, write_records
+from thack.data.tokenizer import Tokenizer
+from thack.errors import DataError, UsageError
+from thack.files import atomic_directory, write_json
+from thack.runtime import runlog
+from thack.runtime.progress import Progress
+
+SPLITS = ("stage1", "stage2", "held_out")
+_SALT = "demo"  # published numbers rest on these splits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusSettings:
+    """One task's text as the models will read it."""
+
+    task: str = "docstring"
+    path: str = ""  # a file of prompts, for tasks that are not embedded
+    tokenizer: str = ""  # a model directory whose tokenizer all roles share; empty: one is trained on the pairs
+    tokenizer_size: int = 1024
+    max_prompt_tokens: int = 24
+
+
+def task_file(task: str, data: str) -> str:
+    """Where the prompts of a task lie; empty for an embedded one. Missing files are named with what to put there."""
+    if task in TASKS:
+        return ""
+    if not data:
+        known = ", ".join(TASKS)
+        raise UsageError(
+            f"task {task!r} is not embedded (those are {known})",
+            hint=f"put its prompts into DIR/{task}.jsonl and give --set data=DIR",
+        )
+    for ending in (".jsonl", ".parquet"):
+        path = Path(data).expanduser() / f"{task}{ending}"
+        if path.is_file():
+            return str(path)
+    raise DataError(
+        f"no prompts for task {task!r} in {data}",
+        hint=f'put them there as {task}.jsonl, one {{"prompt": "…"}} a line, or as {task}.parquet',
+    )
+
+
+def write_corpus(settings: CorpusSettings, path: Path, progress: Progress) -> None:
+    """pairs.jsonl (prompts that fit, with a response), prompts.jsonl (all that fit) and the tokenizer."""
+    records = read_records(Path(settings.path)) if settings.path else stdlib_records(settings.task)
+    pairs = [record for record in records if record.response]
+    tokenizer = _tokenizer(settings, pairs)
+    lengths = [len(ids) for ids in tokenizer.encode_batch([record.prompt for record in records], special=True)]
+    fitting = [r for r, length in zip(records, lengths, strict=True) if length <= settings.max_prompt_tokens]
+    with atomic_directory(path, replace=True) as directory:
+        tokenizer.save(directory)
+        write_records(directory / PAIRS, [record for record in fitting if record.response])
+        write_records(directory / PROMPTS, _first_of_each_prompt(fitting))
+        write_json(
+            directory / "corpus.json",
+            {
+                "task": settings.task,
+                "num_pairs": len(pairs),
+                "num_pairs_that_fit": sum(1 for record in fitting if record.response),
+                "num_prompts": len(records),
+                "num_prompts_that_fit": len({record.prompt_id for record in fitting}),
+                "max_prompt_tokens": settings.max_prompt_tokens,
+            },
+        )
+
+
+def _tokenizer(settings: CorpusSettings, pairs: Sequence[Record]) -> Tokenizer:
+    if settings.tokenizer:
+        return Tokenizer.load(settings.tokenizer)
+    return Tokenizer.train(
+        [text for record in pairs for text in (record.prompt, record.response or "")], settings.tokenizer_size
+    )
+
+
+def write_splits(corpus: Path, sizes: Mapping[str, int], seed: int, path: Path, progress: Progress) -> None:
+    """stage1.jsonl, stage2.jsonl, held_out.jsonl: prompts only, disjoint, drawn by hash of id and `seed`."""
+    prompts = _read_jsonl(corpus / PROMPTS)
+    answered = {record.prompt_id for record in _read_jsonl(corpus / PAIRS)}
+    if sum(sizes.values()) > len(prompts):
+        raise UsageError(
+            f"the splits want {sum(sizes.values()):,} prompts, the corpus has {len(prompts):,} that fit",
+            hint="lower num_sft_prompts, or raise max_prompt_tokens",
+        )
+    splits = split_by_hash(prompts, sizes, salt=f"{_SALT}:{seed}")
+    with atomic_directory(path, replace=True) as directory:
+        for name in SPLITS:
+            write_records(directory / f"{name}.jsonl", splits[name])
+        write_json(directory / "splits.json", _overlaps(splits, answered))
+
+
+def _overlaps(splits: Mapping[str, list[Record]], answered: set[str]) -> dict[str, object]:
+    ids = {name: {record.prompt_id for record in splits[name]} for name in SPLITS}
+    return {
+        "num_prompts": {name: len(ids[name]) for name in SPLITS},
+        "shared": {f"{a} & {b}": len(ids[a] & ids[b]) for a in SPLITS for b in SPLITS if a < b},
+        "also_in_oracle_training": {name: len(ids[name] & answered) for name in SPLITS},
+    }
+
+
+def _first_of_each_prompt(records: Sequence[Record]) -> list[Record]:
+    unique = {record.prompt_id: record for record in reversed(records)}
+    return sorted(unique.values(), key=lambda record: record.prompt_id)
+
+
+def _read_jsonl(path: Path) -> list[Record]:
+    return [Record(prompt_id=r["id"], prompt=r["prompt"], response=r["response"]) for r in runlog.read(path)]

@@ -1,0 +1,92 @@
+"""What a stage will cost, before it runs: tokens and floating-point operations, counted roughly.
+
+Parameters that a token meets: 12·h² per layer and h·V for the head (twice the layers' with an encoder before the
+decoder). A forward pass costs 2 operations per parameter and token, a training step 6. Writing a response goes
+through the model token by token, which uses a processor worse: its operations count `_WRITING` times.
+Lengths are the maxima times `_FILL`, as measured on the embedded tasks.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from thack.config.settings import DistillSettings
+from thack.experiments.roles import model_directory
+from thack.experiments.settings import ExperimentSettings, RoleSettings
+
+_FILL = 0.6
+_WRITING = 4.0
+_EMBEDDED_PAIRS = 6000
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Tokens that models read or write, and the operations for it."""
+
+    tokens: float = 0.0
+    operations: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.tokens + other.tokens, self.operations + other.operations)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The costs of one task's stages."""
+
+    settings: ExperimentSettings
+    max_prompt_tokens: int
+    max_response_tokens: int
+
+    @property
+    def sequence_tokens(self) -> float:
+        return _FILL * (self.max_prompt_tokens + self.max_response_tokens)
+
+    def fine_tune(self, role: RoleSettings, num_pairs: int) -> Cost:
+        """`num_pairs` 0: what the corpus has, which is known once it is there."""
+        tokens = (num_pairs or _EMBEDDED_PAIRS) * role.epochs * self.sequence_tokens
+        return Cost(tokens, 6 * self.parameters(role) * tokens)
+
+    def write(self, role: RoleSettings, num_sequences: int) -> Cost:
+        """Responses to so many prompts, and their distributions."""
+        tokens = num_sequences * self.sequence_tokens
+        return Cost(tokens, 2 * _WRITING * self.parameters(role) * tokens)
+
+    def distill(self, run: DistillSettings, student: RoleSettings, teacher: RoleSettings, source: str) -> Cost:
+        """Training, the evaluations on the evaluation set, and what the source writes and the live teacher scores."""
+        sequences = run.steps * run.batch_size
+        tokens = sequences * self.sequence_tokens
+        found = Cost(tokens, 6 * self.parameters(student) * tokens)
+        share = {"offline": 0.0, "mixture": run.source.online_fraction}.get(source, 1.0)
+        writer = student if source == "online-student" else teacher
+        found += self.write(writer, round(share * sequences))
+        if not run.cache:
+            found += Cost(0.0, 2 * self.parameters(teacher) * tokens)
+        evaluation = self._evaluation(student, run.evaluation.student_samples)
+        return found + Cost(evaluation.tokens * run.evaluation.count, evaluation.operations * run.evaluation.count)
+
+    def _evaluation(self, student: RoleSettings, samples: bool) -> Cost:
+        """Student, on responses of both references; its own samples are read by all three."""
+        eval_set = self.settings.num_held_out_prompts
+        tokens = 2 * eval_set * self.sequence_tokens
+        found = Cost(tokens, 2 * self.parameters(student) * tokens)
+        if samples:
+            readers = sum(map(self.parameters, (self.settings.oracle, self.settings.teacher, student)))
+            found += self.write(student, eval_set) + Cost(0.0, readers * tokens)
+        return found
+
+    def parameters(self, role: RoleSettings) -> float:
+        """What one token meets; of a directory, its weights' bytes by the width of their type."""
+        if role.model:
+            return _stored_parameters(model_directory(self.settings, role))
+        shape = role.architecture
+        layers = shape.num_layers * (2 if shape.family == "encoder-decoder" else 1)
+        return 12.0 * layers * shape.hidden_size**2 + shape.hidden_size * self.settings.tokenizer_size
+
+
+def _stored_parameters(directory: Path) -> float:
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    width = 2 if "16" in str(config.get("torch_dtype", config.get("dtype", ""))) else 4
+    return sum(path.stat().st_size for path in directory.glob("*.safetensors")) / width

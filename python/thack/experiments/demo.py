@@ -1,0 +1,65 @@
+"""`thack demo`: one recipe of the grid, from nothing to a verdict and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from thack.config.settings import SourceKind
+from thack.detection import Verdict
+from thack.experiments.grid import recipe, run_grid
+from thack.experiments.settings import ExperimentSettings
+from thack.reporting import write_report
+from thack.runtime.progress import SILENT, Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmResult:
+    """One student: who wrote its responses, where it lies, and what became of it."""
+
+    arm: SourceKind
+    seed: int
+    path: Path
+    verdict: Verdict
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoResult:
+    arms: tuple[ArmResult, ...]
+    report: Path
+    seconds: float
+
+
+def run_demo(
+    out: Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    quick: bool = False,
+    sets: Sequence[str] = (),
+    progress: Progress = SILENT,
+) -> DemoResult:
+    """Run the recipe for every seed, judge every arm and write out/report.html; goes on where it stopped."""
+    return run_experiment(replace(recipe("quick" if quick else "demo", sets), seeds=tuple(seeds)), out, progress)
+
+
+def run_experiment(settings: ExperimentSettings, out: Path, progress: Progress = SILENT) -> DemoResult:
+    """Every arm of every seed of one experiment, judged, with one report; the first failure is raised."""
+    result = run_grid(settings, out, progress)
+    for outcome in result.failed:
+        assert outcome.error is not None
+        raise outcome.error
+    arms = [
+        ArmResult(
+            arm=outcome.planned.cell.arm.source,
+            seed=outcome.planned.cell.seed,
+            path=outcome.planned.run.path,
+            verdict=outcome.verdict,
+            seconds=outcome.planned.run.record()["seconds"],
+        )
+        for outcome in result.outcomes
+        if outcome.verdict is not None
+    ]
+    report = write_report([arm.path for arm in arms], out / "report.html", title=settings.title)
+    return DemoResult(arms=tuple(arms), report=report, seconds=result.seconds)

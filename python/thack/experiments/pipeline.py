@@ -1,0 +1,257 @@
+"""The street for every cell: each stage is what a command would do, planned here and made elsewhere.
+
+corpus → oracle → splits → oracle's responses → teacher, student → offline cache, evaluation set → run
+
+Planning touches no model: the stages of a whole grid, and which of them cells share, are known at once.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from thack.config.settings import CacheSettings, DataSettings, DistillSettings, GenerateSettings, SftSettings
+from thack.config.target_words import target_of
+from thack.data.export import PAIRS
+from thack.experiments import work
+from thack.experiments.cells import Arm, Cell, base_arm, slug
+from thack.experiments.corpus import CorpusSettings, task_file, write_corpus, write_splits
+from thack.experiments.costs import Sizes
+from thack.experiments.roles import model_directory, resized, sampled_digest
+from thack.experiments.settings import ExperimentSettings, RoleSettings
+from thack.experiments.stages import Stage, plan_stage
+
+Role = Literal["oracle", "teacher", "student"]
+_APART = 1_000_000  # from a teacher's seed to that of a student of its size
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The stages of one experiment under one directory."""
+
+    settings: ExperimentSettings
+    root: Path
+
+    def run(self, cell: Cell) -> Stage:
+        """The run of one cell: the run directory, with its metrics and checkpoints."""
+        arm, seed = cell.arm, cell.seed
+        teacher, student = self.teacher(arm, seed), self.student(arm, seed)
+        oracle, eval_set = self.oracle(arm.task), self.eval_set(arm, seed)
+        data = self._training_data(arm, seed)
+        settings = replace(
+            self._distill_settings(arm, seed),
+            student=str(student.path / "model"),
+            teacher=str(teacher.path / "model"),
+            oracle=str(oracle.path / "model"),
+            eval_data=str(eval_set.path),
+        )
+        if _has_cache(arm):
+            settings = replace(settings, cache=str(data.path), data=replace(settings.data, path=""))
+        else:
+            path = data.path / "stage2.jsonl" if arm.source in ("online-teacher", "online-student") else data.path
+            settings = replace(settings, data=replace(settings.data, path=str(path)))
+        name = slug(arm, base_arm(self.settings))
+        return plan_stage(
+            self.root / "runs",
+            f"seed{seed}-{name}",
+            partial(work.distill, settings, name),
+            needs=[oracle, teacher, student, eval_set, data],
+            settings=settings,
+            cost=self._costs(arm.task).distill(settings, self._student_role(arm), self._teacher_role(arm), arm.source),
+        )
+
+    def corpus(self, task: str) -> Stage:
+        s = self.settings
+        path = task_file(task, s.data)
+        settings = CorpusSettings(
+            task=task,
+            path=path,
+            tokenizer=str(model_directory(s, s.oracle)) if s.oracle.model else "",
+            tokenizer_size=s.tokenizer_size,
+            max_prompt_tokens=self._data(task, "").max_prompt_tokens,
+        )
+        inputs: dict[str, Any] = {"python": platform.python_version()}
+        if path:
+            inputs = {"data": sampled_digest([Path(path)])}
+        if settings.tokenizer:
+            inputs["tokenizer"] = sampled_digest([Path(settings.tokenizer) / "tokenizer.json"])
+        return plan_stage(self._stages, "corpus", partial(write_corpus, settings), settings=settings, inputs=inputs)
+
+    def oracle(self, task: str) -> Stage:
+        corpus = self.corpus(task)
+        return self._role("oracle", self.settings.oracle, self.settings.oracle_seed, task, corpus, corpus.path / PAIRS)
+
+    def splits(self, task: str, seed: int) -> Stage:
+        s, corpus = self.settings, self.corpus(task)
+        sizes = {
+            "stage1": s.num_sft_prompts,
+            "stage2": s.num_distill_prompts,
+            "held_out": s.num_held_out_prompts,
+        }
+        made = partial(write_splits, corpus.path, sizes, seed)
+        return plan_stage(self._stages, "splits", made, needs=[corpus], inputs={"sizes": sizes, "seed": seed})
+
+    def oracle_responses(self, task: str, seed: int) -> Stage:
+        """Stage 1's pairs."""
+        oracle, splits = self.oracle(task), self.splits(task, seed)
+        settings = GenerateSettings(
+            model=str(oracle.path / "model"),
+            data=self._data(task, splits.path / "stage1.jsonl"),
+            seed=seed,
+            dtype=self.settings.dtype,
+        )
+        cost = self._costs(task).write(self.settings.oracle, self.settings.num_sft_prompts)
+        made = partial(work.generate, settings)
+        return plan_stage(self._stages, "oracle-responses", made, needs=[oracle, splits], settings=settings, cost=cost)
+
+    def teacher(self, arm: Arm, seed: int) -> Stage:
+        pairs = self.oracle_responses(arm.task, seed)
+        return self._role("teacher", self._teacher_role(arm), seed, arm.task, pairs, pairs.path)
+
+    def student(self, arm: Arm, seed: int) -> Stage:
+        pairs, role = self.oracle_responses(arm.task, seed), self._student_role(arm)
+        # Of one size and seed, teacher and student would begin as the same model and read the same batches.
+        twins = not role.model and role.architecture == self._teacher_role(arm).architecture
+        return self._role("student", role, seed + _APART if twins else seed, arm.task, pairs, pairs.path)
+
+    def eval_set(self, arm: Arm, seed: int) -> Stage:
+        oracle, teacher, splits = self.oracle(arm.task), self.teacher(arm, seed), self.splits(arm.task, seed)
+        data = self._data(arm.task, splits.path / "held_out.jsonl")
+        made = partial(work.eval_set, oracle.path / "model", teacher.path / "model", data, seed)
+        inputs = {"seed": seed, "max_response_tokens": data.max_response_tokens}
+        costs, num = self._costs(arm.task), self.settings.num_held_out_prompts
+        cost = costs.write(self.settings.oracle, num) + costs.write(self._teacher_role(arm), num)
+        return plan_stage(self._stages, "eval_set", made, needs=[oracle, teacher, splits], inputs=inputs, cost=cost)
+
+    def _training_data(self, arm: Arm, seed: int) -> Stage:
+        """What the student trains on: prompts, a cache, or the teacher's responses without targets."""
+        if arm.source in ("online-teacher", "online-student"):
+            return self.splits(arm.task, seed)
+        if _has_cache(arm):
+            return self._cache(arm, seed)
+        return self._teacher_responses(arm, seed)
+
+    def _cache(self, arm: Arm, seed: int) -> Stage:
+        teacher, splits, target = self.teacher(arm, seed), self.splits(arm.task, seed), target_of(arm.target).target
+        kind = cast(Literal["dense", "top-k", "sampled"], target.kind)  # no other is read without `live/`
+        settings = CacheSettings(
+            teacher=str(teacher.path / "model"),
+            data=self._offline_data(arm, splits),
+            kind=kind,
+            generate=True,
+            samples=_samples(arm),
+            epochs=self._distill_settings(arm, seed).epochs,
+            seed=seed,
+            dtype=self.settings.dtype,
+        )
+        if kind == "top-k":
+            settings = replace(settings, top_k=target.k)
+        if kind == "sampled":
+            settings = replace(settings, sampled=target.k)
+        cost = self._costs(arm.task).write(self._teacher_role(arm), self._num_sequences(arm))
+        made = partial(work.cache, settings)
+        return plan_stage(self._stages, "cache", made, needs=[teacher, splits], settings=settings, cost=cost)
+
+    def _teacher_responses(self, arm: Arm, seed: int) -> Stage:
+        teacher, splits = self.teacher(arm, seed), self.splits(arm.task, seed)
+        settings = GenerateSettings(
+            model=str(teacher.path / "model"),
+            data=self._offline_data(arm, splits),
+            samples=_samples(arm),
+            seed=seed,
+            dtype=self.settings.dtype,
+        )
+        cost = self._costs(arm.task).write(self._teacher_role(arm), self._num_sequences(arm))
+        made = partial(work.generate, settings)
+        return plan_stage(
+            self._stages, "teacher-responses", made, needs=[teacher, splits], settings=settings, cost=cost
+        )
+
+    def _distill_settings(self, arm: Arm, seed: int) -> DistillSettings:
+        """One arm's own settings. Every arm takes as many optimizer steps as the plain one: equal compute."""
+        plain = self.settings.distill
+        per_epoch = -(-self.settings.num_distill_prompts // plain.batch_size)
+        steps = plain.steps or plain.epochs * per_epoch
+        return replace(
+            plain,
+            data=self._limited(arm, self._data(arm.task, "")),
+            source=replace(plain.source, kind=arm.source, online_fraction=_fraction(arm)),
+            loss=replace(plain.loss, divergence=arm.loss),
+            target=plain.target if _has_cache(arm) else target_of(arm.target).target,
+            steps=steps,
+            epochs=max(1, -(-steps * plain.batch_size // self._num_sequences(arm))),
+            seed=seed,
+            dtype=self.settings.dtype,
+        )
+
+    def _role(self, name: Role, role: RoleSettings, seed: int, task: str, data: Stage, file: Path) -> Stage:
+        directory = model_directory(self.settings, role) if role.model else None
+        inputs = {"start": sampled_digest(sorted(directory.iterdir()))} if directory else {}
+        if directory is not None and not role.train:
+            return plan_stage(self._stages, name, partial(work.adopt, directory), needs=[data], inputs=inputs)
+        settings = SftSettings(
+            model=str(directory) if directory else "",
+            tokenizer=str(self.corpus(task).path),
+            architecture=role.architecture,
+            data=self._data(task, file),
+            validation_fraction=role.validation_fraction,
+            epochs=role.epochs,
+            batch_size=role.batch_size,
+            optimizer=role.optimizer,
+            seed=seed,
+            dtype=self.settings.dtype,
+        )
+        cost = self._costs(task).fine_tune(role, 0 if name == "oracle" else self.settings.num_sft_prompts)
+        made = partial(work.fine_tune, settings, name)
+        return plan_stage(self._stages, name, made, needs=[data], settings=settings, inputs=inputs, cost=cost)
+
+    def _teacher_role(self, arm: Arm) -> RoleSettings:
+        return resized(self.settings.teacher, arm.teacher)
+
+    def _student_role(self, arm: Arm) -> RoleSettings:
+        return resized(self.settings.student, arm.student)
+
+    def _num_prompts(self, arm: Arm) -> int:
+        return max(1, round(self.settings.num_distill_prompts / arm.diversity))
+
+    def _num_sequences(self, arm: Arm) -> int:
+        return self._num_prompts(arm) * _samples(arm)
+
+    def _offline_data(self, arm: Arm, splits: Stage) -> DataSettings:
+        return self._limited(arm, self._data(arm.task, splits.path / "stage2.jsonl"))
+
+    def _limited(self, arm: Arm, data: DataSettings) -> DataSettings:
+        return replace(data, limit=self._num_prompts(arm)) if arm.diversity > 1 else data
+
+    def _data(self, task: str, path: Path | str) -> DataSettings:
+        own = getattr(self.settings.lengths, task, None)
+        return DataSettings(
+            path=str(path),
+            max_prompt_tokens=(own and own.max_prompt_tokens) or self.settings.max_prompt_tokens,
+            max_response_tokens=(own and own.max_response_tokens) or self.settings.max_response_tokens,
+        )
+
+    def _costs(self, task: str) -> Sizes:
+        data = self._data(task, "")
+        return Sizes(self.settings, data.max_prompt_tokens, data.max_response_tokens)
+
+    @property
+    def _stages(self) -> Path:
+        return self.root / "stages"
+
+
+def _has_cache(arm: Arm) -> bool:
+    return arm.source == "offline" and not target_of(arm.target).live
+
+
+def _samples(arm: Arm) -> int:
+    """Responses per prompt of the offline set."""
+    return 1 if arm.source in ("online-teacher", "online-student") else arm.budget * arm.diversity
+
+
+def _fraction(arm: Arm) -> float:
+    """What the run's settings say; without meaning, and so at its default, unless the source is a mixture."""
+    return arm.fraction_online if arm.source == "mixture" else 0.5

@@ -1,0 +1,105 @@
+"""Roles that start from a directory, roles of another size, and what such a directory is called by content."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
+
+from thack.config.settings import DistillSettings
+from thack.errors import ModelError, UsageError
+from thack.experiments.settings import ExperimentSettings, RoleSettings
+from thack.files import digest
+
+_SAMPLE_BYTES = 1 << 20
+
+
+def model_directory(settings: ExperimentSettings, role: RoleSettings) -> Path:
+    """The directory that a role starts from; what is missing is named with where to put it."""
+    if not settings.models:
+        raise UsageError(
+            f"{role.model} is a model directory, but nobody says where it lies",
+            hint=f"put it into DIR/{role.model} (config.json, tokenizer.json, *.safetensors) and give --set models=DIR",
+        )
+    path = Path(settings.models).expanduser() / role.model
+    if not (path / "config.json").is_file():
+        raise ModelError(
+            f"no model in {path}",
+            hint=f"put config.json, tokenizer.json and *.safetensors of {role.model} there, or give --set models=DIR",
+        )
+    return path
+
+
+def check_roles(settings: ExperimentSettings) -> None:
+    """Roles share one tokenizer: all start from directories, or none."""
+    roles = {"oracle": settings.oracle, "teacher": settings.teacher, "student": settings.student}
+    given = [name for name, role in roles.items() if role.model]
+    if given and len(given) < len(roles):
+        missing = ", ".join(name for name in roles if name not in given)
+        raise UsageError(
+            f"{', '.join(given)} start from a directory, {missing} would not: their tokenizers would differ",
+            hint=f"set {missing.split(', ')[0]}.model too, or none",
+        )
+    for name, role in roles.items():
+        if not role.train and not role.model:
+            raise UsageError(f"{name}.train = false needs {name}.model", hint="name its directory under `models`")
+        if role.model:
+            model_directory(settings, role)
+
+
+#: Keys below `distill` that the grid decides cell by cell, and where they are set instead.
+_DECIDED = {
+    "seed": "seeds",
+    "dtype": "dtype",
+    "source.kind": "arms or axes.source",
+    "source.online_fraction": "axes.fraction_online",
+    "target": "target or axes.target",
+    "data": "task, data, max_prompt_tokens, max_response_tokens or num_distill_prompts",
+    "student": "student.model",
+    "teacher": "teacher.model",
+    "oracle": "oracle.model",
+    "eval_data": "num_held_out_prompts",
+    "cache": "target",
+    "out": "--out",
+}
+
+
+def check_decided(settings: ExperimentSettings) -> None:
+    """Refuse what would be overwritten in every cell: nobody should publish a setting that had no effect."""
+    usual = DistillSettings()
+    changed = [
+        f"distill.{key} has no effect in a grid: set {instead}"
+        for key, instead in _DECIDED.items()
+        if attrgetter(key)(settings.distill) != attrgetter(key)(usual)
+    ]
+    if changed:
+        raise UsageError("the grid decides this cell by cell", details=changed, hint="leave it out below `distill`")
+
+
+def resized(role: RoleSettings, size: str) -> RoleSettings:
+    """The role at another size: a width for models from scratch, a directory for the others."""
+    if role.model:
+        return replace(role, model=size)
+    if not size.isdigit() or int(size) < 1:
+        raise UsageError(
+            f"size {size!r}: models from scratch are named by their width, such as 96",
+            hint="model directories go with teacher.model and student.model",
+        )
+    return replace(role, architecture=replace(role.architecture, hidden_size=int(size)))
+
+
+def sampled_digest(files: Sequence[Path]) -> str:
+    """A name by content for files too large to read whole at every start: sizes, first and last MiB of each."""
+    return digest(part for path in files if path.is_file() for part in _parts(path))
+
+
+def _parts(path: Path) -> Iterable[bytes]:
+    size = path.stat().st_size
+    yield f"{path.name}\0{size}\0".encode()
+    with open(path, "rb") as file:
+        yield file.read(_SAMPLE_BYTES)
+        if size > _SAMPLE_BYTES:
+            file.seek(max(size - _SAMPLE_BYTES, _SAMPLE_BYTES), os.SEEK_SET)
+            yield file.read(_SAMPLE_BYTES)

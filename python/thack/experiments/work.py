@@ -1,0 +1,55 @@
+"""What each stage does: the verbs, told where to put their output. Picklable, so that workers can do it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from thack.cache.capture.job import capture
+from thack.config.settings import CacheSettings, DataSettings, DistillSettings, GenerateSettings, SftSettings
+from thack.evaluation import EvalSet
+from thack.generation.run import run_generate
+from thack.models.load import load_model
+from thack.runtime.device import apply_threads, choose_device
+from thack.runtime.progress import Progress
+from thack.training import run_distill, run_sft
+
+
+def fine_tune(settings: SftSettings, name: str, path: Path, progress: Progress) -> None:
+    run_sft(replace(settings, out=path), progress=progress, name=name)
+
+
+def generate(settings: GenerateSettings, path: Path, progress: Progress) -> None:
+    run_generate(replace(settings, out=path), progress=progress)
+
+
+def cache(settings: CacheSettings, path: Path, progress: Progress) -> None:
+    capture(replace(settings, out=path), progress=progress)
+
+
+def distill(settings: DistillSettings, name: str, path: Path, progress: Progress) -> None:
+    run_distill(replace(settings, out=path), progress=progress, name=name)
+
+
+def adopt(directory: Path, path: Path, progress: Progress) -> None:
+    """A model that is used as it is: a link, so that it lies where a trained one would."""
+    path.mkdir(parents=True, exist_ok=True)
+    link = path / "model"
+    link.unlink(missing_ok=True)
+    link.symlink_to(directory.resolve(), target_is_directory=True)
+
+
+def eval_set(oracle: Path, teacher: Path, data: DataSettings, seed: int, path: Path, progress: Progress) -> None:
+    """The held-out prompts with one response of oracle and teacher each."""
+    apply_threads()
+    device = choose_device("auto")
+    writers = {
+        role: load_model(model, role=role, device=device) for role, model in (("oracle", oracle), ("teacher", teacher))
+    }
+    EvalSet.from_jsonl(data.path).with_responses(
+        writers["teacher"],
+        oracle=writers["oracle"],
+        max_new_tokens=data.max_response_tokens,
+        seed=seed,
+        progress=progress,
+    ).save(path)

@@ -1,0 +1,1 @@
+"""The native decoder of the Llama family: modules, gradients, key-value cache."""

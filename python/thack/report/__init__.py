@@ -1,6 +1,0 @@
-"""One page about runs: the verdict in words, the curves, the settings and what it cost."""
-
-from thack.report.grid import is_grid
-from thack.report.write import write_grid_report, write_report
-
-__all__ = ["is_grid", "write_grid_report", "write_report"]

@@ -1,0 +1,88 @@
+"""Does row t of a cache predict token t? Asked before the first step, because nothing later would notice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thack.data.sequence import TokenSequence
+from thack.errors import CacheError
+from thack.targets.types import DenseTarget, SampledTarget, Target
+
+if TYPE_CHECKING:
+    from thack.cache import Cache
+
+SHIFTS = (-1, 0, 1)
+_SEQUENCES = 64
+_MIN_HITS = 32  # rows whose kept ids hold the next token: fewer say nothing
+_CLEAR = 4.0  # standard errors by which a wrong shift must win
+
+
+def check_alignment(cache: Cache) -> str | None:
+    """Raise CacheError if the rows fit the text better one token earlier or later than where they stand.
+
+    Measures the mean target mass on the actual token at shifts −1, 0, +1 over the first sequences. Returns
+    why it was skipped, where too few rows hold their token, else None.
+    """
+    sequences, target = cache.targets(range(min(_SEQUENCES, len(cache))))
+    return check_shifts(sequences, target)
+
+
+def check_coverage(cache: Cache, prompts: Sequence[TokenSequence]) -> None:
+    """Raise CacheError unless the cache holds a response to every one of these prompts."""
+    held = {cache.sequences(i).prompt_id for i in range(len(cache))}
+    missing = [s.prompt_id for s in prompts if s.prompt_id not in held]
+    if missing:
+        names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise CacheError(
+            f"the cache does not cover the data: {len(missing):,} of {len(prompts):,} prompts are not in it",
+            details=(f"missing: {names}",),
+            hint="cache this data, or leave --data out to train on all that the cache holds",
+        )
+
+
+def check_shifts(sequences: Sequence[TokenSequence], target: Target) -> str | None:
+    """`check_alignment` on targets at hand."""
+    masses = [_mass_at(sequences, target, shift) for shift in SHIFTS]
+    hits = max(int((mass_N > 0).sum()) for mass_N in masses)
+    if hits < _MIN_HITS:
+        return f"alignment canary skipped: only {hits} rows hold their token among the kept ids"
+    means = [float(mass_N.mean()) for mass_N in masses]
+    best = int(np.argmax(means))
+    here = SHIFTS.index(0)
+    if best == here:
+        return None
+    noise = float(np.hypot(*(mass_N.std() / len(mass_N) ** 0.5 for mass_N in (masses[best], masses[here]))))
+    if means[best] - means[here] < _CLEAR * noise:
+        return "alignment canary skipped: the teacher is so unsure that no shift fits clearly better"
+    raise CacheError(
+        f"the cache's rows are off by {SHIFTS[best]:+d} token",
+        details=[f"mean mass on the token at shift {s:+d}: {m:.4f}" for s, m in zip(SHIFTS, means, strict=True)],
+        hint="row t must hold the distribution that predicts response token t; make the cache again",
+    )
+
+
+def _mass_at(sequences: Sequence[TokenSequence], target: Target, shift: int) -> np.ndarray:
+    """mass_N: what row t gives to token t + shift, for every t where both lie in one response."""
+    ends = np.cumsum([len(s.response_ids) for s in sequences])
+    labels = torch.from_numpy(np.concatenate([s.response_ids for s in sequences]).astype(np.int64))
+    sequence_N = np.repeat(np.arange(len(sequences)), [len(s.response_ids) for s in sequences])
+    rows = np.arange(int(ends[-1]))
+    moved = rows + shift
+    inside = (moved >= 0) & (moved < len(rows))
+    inside[inside] = sequence_N[rows[inside]] == sequence_N[moved[inside]]
+    if not inside.any():
+        return np.zeros(1)
+    mass_N = _mass(target, torch.from_numpy(rows[inside]), labels[torch.from_numpy(moved[inside])])
+    return mass_N.double().numpy()
+
+
+def _mass(target: Target, rows: Tensor, labels: Tensor) -> Tensor:
+    if isinstance(target, DenseTarget):
+        return target.log_probs_NV[rows, labels].exp()
+    values = target.weights_NK if isinstance(target, SampledTarget) else target.log_probs_NK.exp()
+    return torch.where(target.ids_NK[rows] == labels.unsqueeze(1), values[rows], 0).sum(dim=1)

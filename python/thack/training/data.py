@@ -1,0 +1,133 @@
+"""What a run trains on: sequences by position in the data set, and what is known of the teacher on them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from thack.data.sequence import TokenSequence
+from thack.models.batch import Batch
+from thack.targets.types import Target
+from thack.training.crop import crop_target
+
+if TYPE_CHECKING:
+    from thack.cache import Cache
+    from thack.generation.sources import ResponseSource
+    from thack.losses.fused import ProjectedTeacher
+    from thack.training.live import LiveTeacher
+
+
+class TrainingData(Protocol):
+    """Who wrote the responses is one question, where the target distribution comes from another."""
+
+    @property
+    def keeps_responses(self) -> bool:
+        """Whether an open window's responses must be saved, to go on within it."""
+
+    @property
+    def generated_tokens(self) -> int:
+        """Response tokens written for training so far."""
+
+    @property
+    def teacher_tokens(self) -> int:
+        """Response tokens scored by a live teacher so far."""
+
+    def __len__(self) -> int:
+        """Positions in the data set."""
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        """The sequences of one window, in the order of `positions`."""
+
+    def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
+        """What `target` will be asked for next, in this order, so that it can be read ahead; () ends that."""
+
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | ProjectedTeacher | None:
+        """The teacher's distributions for the rows of `batch`; None: train on the tokens alone."""
+
+
+class PairedData:
+    """Given responses and nothing else: supervised fine-tuning."""
+
+    keeps_responses = False
+    generated_tokens = 0
+    teacher_tokens = 0
+
+    def __init__(self, sequences: Sequence[TokenSequence]) -> None:
+        self._sequences = list(sequences)
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        return [self._sequences[i] for i in positions]
+
+    def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
+        """Nothing is read ahead."""
+
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> None:
+        return None
+
+
+class CachedTargets:
+    """Responses and targets of a cache, both by position: text and teacher cannot come apart (trap 21)."""
+
+    keeps_responses = False
+    generated_tokens = 0
+    teacher_tokens = 0
+
+    def __init__(self, cache: Cache, width: int) -> None:
+        self._cache = cache
+        self._width = width
+        self._ahead: Generator[tuple[list[TokenSequence], Target], None, None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._cache)
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        return [self._cache.sequences(int(i)) for i in positions]
+
+    def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
+        """Read and decode these by a thread, a few ahead of the training that uses them."""
+        if self._ahead is not None:
+            self._ahead.close()
+        self._ahead = self._cache.prefetch([s.index for s in batch] for batch in batches) if batches else None
+
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target:
+        wanted = [s.index for s in sequences]
+        found, target = (None, None) if self._ahead is None else next(self._ahead, (None, None))
+        if found is None or [s.index for s in found] != wanted:  # nobody said that it would be needed
+            _, target = self._cache.targets(wanted)
+        assert target is not None
+        return crop_target(target.to(batch.device), self._width)
+
+
+class LiveTargets:
+    """Responses from any source, scored by the teacher as they come."""
+
+    def __init__(
+        self, source: ResponseSource, data: Sequence[TokenSequence], teacher: LiveTeacher, *, keeps_responses: bool
+    ) -> None:
+        self.data = data  # the data set's prompts by position
+        self._source = source
+        self._teacher = teacher
+        self.keeps_responses = keeps_responses
+        self.teacher_tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @property
+    def generated_tokens(self) -> int:
+        return self._source.generated_tokens
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        return list(self._source.sequences(positions, epoch))
+
+    def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
+        """Nothing is read ahead."""
+
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | ProjectedTeacher:
+        self.teacher_tokens += len(batch.labels_N)
+        return self._teacher.target(sequences, batch, epoch)

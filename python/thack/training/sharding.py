@@ -1,0 +1,219 @@
+"""How the ranks of a run share a model: replicas whose gradients are summed, or FSDP2's shards.
+
+    ddp    every rank holds the whole model; one explicit sum of all gradients per step
+    fsdp   every rank holds 1/world of each block's weights, gradients and optimizer state
+
+Gradients are those of Σ loss / (valid tokens of the whole step), so they are added up over ranks and never
+averaged: what a rank contributes is weighted by its tokens, whatever their number.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from thack.config.settings import MemorySettings, ParallelSettings
+from thack.errors import UsageError
+from thack.models.protocol import LanguageModel
+from thack.runtime.process_group import ProcessGroup
+
+_BUCKET_BYTES = 1 << 26
+_BYTES_PER_PARAMETER = 16  # weight, gradient and Adam's two moments in float32
+
+
+class WrappedModel:
+    """One model as this rank holds it.
+
+    model   to be run in step with the other ranks: its forward communicates if it is sharded
+    plain   to be run alone, inside `whole()`: generating, evaluating. The same object if nothing is sharded
+    copy    on the CPU of the rank that writes: where a checkpoint's weights wait to be written
+    """
+
+    def __init__(
+        self, plain: LanguageModel, model: LanguageModel | None = None, copy: LanguageModel | None = None
+    ) -> None:
+        self.plain = plain
+        self.model = plain if model is None else model
+        self.copy = copy
+
+    @property
+    def sharded(self) -> bool:
+        return self.model is not self.plain
+
+    @contextmanager
+    def whole(self) -> Iterator[LanguageModel]:
+        """`plain` with all its weights, gathered for as long as this lasts; all ranks enter together."""
+        if not self.sharded:
+            yield self.plain
+            return
+        places = dict(as_module(self.plain).named_parameters())
+        for name, value in full_tensors(self.model):
+            places[name].data = value
+        try:
+            yield self.plain
+        finally:
+            _empty(self.plain)
+
+
+def as_module(model: LanguageModel) -> nn.Module:
+    """Every `LanguageModel` is one."""
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def full_tensors(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
+    """(name, whole weight) one after the other, on every rank; only one of them is gathered at a time."""
+    for module in as_module(model).modules():
+        reshard: Any = getattr(module, "reshard", None)
+        if reshard is not None:  # the root keeps its weights whole after a forward
+            reshard()
+    for name, parameter in as_module(model).named_parameters():
+        yield name, whole_tensor(parameter.detach())
+
+
+def whole_tensor(value: Tensor) -> Tensor:
+    """A sharded tensor gathered, or the tensor itself; all ranks call it in the same order."""
+    gather: Any = getattr(value, "full_tensor", None)
+    return value if gather is None else gather()
+
+
+def wrap_student(
+    student: LanguageModel,
+    parallel: ParallelSettings,
+    group: ProcessGroup,
+    *,
+    memory: MemorySettings | None = None,
+    background: bool = False,
+) -> WrappedModel:
+    """The student as the settings and the machine have it; `background`: checkpoints are written from a copy."""
+    shards = group.world_size > 1 and strategy(parallel, student) == "fsdp"
+    spare = twin(student, _on_cpu) if group.is_first and (shards or background) else None
+    memory = memory or MemorySettings()
+    if not shards:
+        lighten(student, memory)
+        return WrappedModel(student, copy=spare)
+    model = twin(student, lambda parameter: parameter)
+    lighten(model, memory)
+    return WrappedModel(student, _shard(model, student), spare)
+
+
+def wrap_teacher(teacher: LanguageModel, settings: ParallelSettings, group: ProcessGroup) -> WrappedModel:
+    """The teacher, replicated, or sharded for the forwards that all ranks make in step."""
+    if group.world_size > 1 and settings.shard_teacher:
+        return WrappedModel(teacher, _shard(twin(teacher, lambda parameter: parameter), teacher))
+    return WrappedModel(teacher)
+
+
+def strategy(settings: ParallelSettings, student: LanguageModel) -> str:
+    """`auto` shards a student that would fill more than half of this rank's GPU."""
+    if settings.strategy != "auto":
+        return settings.strategy
+    if student.device.type != "cuda":
+        return "ddp"
+    needed = _BYTES_PER_PARAMETER * sum(p.numel() for p in student.parameters())
+    return "fsdp" if needed > torch.cuda.get_device_properties(student.device).total_memory // 2 else "ddp"
+
+
+def _shard(model: LanguageModel, plain: LanguageModel) -> LanguageModel:
+    """`model` in shards of the weights that it shares with `plain`, whose own are let go."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise UsageError("parallel.strategy = fsdp needs torch 2.8 or newer", hint="use --set parallel.strategy=ddp")
+    # Its output may be a view, and nothing here changes logits in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
+    mesh = init_device_mesh(plain.device.type, (dist.get_world_size(),))
+    for block in blocks_of(as_module(model)):
+        fully_shard(block, mesh=mesh)
+    # The root keeps embedding, norm and head whole between forward and backward: a fused loss reads the head.
+    fully_shard(as_module(model), mesh=mesh, reshard_after_forward=False)
+    for module in as_module(model).modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+    _empty(plain)
+    return model
+
+
+def lighten(model: LanguageModel, settings: MemorySettings) -> None:
+    """Recompute each block's inside in the backward, compile the blocks, as `settings` ask."""
+    if settings.compile and model.device.type == "cpu":
+        raise UsageError(
+            "memory.compile is for GPUs: on a CPU the blocks run on oneDNN's own products, which torch cannot compile",
+            hint="leave it out: --set memory.compile=false",
+        )
+    for block in blocks_of(as_module(model)):
+        if settings.checkpoint_activations:
+            block.forward = _recomputed(block.forward)
+        if settings.compile:
+            block.compile(dynamic=True)
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward`, run again in the backward from the same random state: the same dropout, the same gradient."""
+
+    def recomputed(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return recomputed
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The repeated layers: the members of every outermost ModuleList."""
+    found: list[nn.Module] = []
+    for child in model.children():
+        found += list(child) if isinstance(child, nn.ModuleList) else blocks_of(child)
+    return found
+
+
+def twin(model: LanguageModel, weight: Callable[[nn.Parameter], nn.Parameter]) -> LanguageModel:
+    """A second model of the same build, with `weight(p)` in the place of every parameter p (ties stay ties)."""
+    memo: dict[int, Any] = {id(p): weight(p) for p in model.parameters()}
+    memo[id(model.tokenizer)] = model.tokenizer
+    return copy.deepcopy(model, memo)
+
+
+def _on_cpu(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(torch.empty_like(parameter, device="cpu"), requires_grad=False)
+
+
+def _empty(model: LanguageModel) -> None:
+    for parameter in model.parameters():
+        parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup) -> None:
+    """Add up replicas' gradients over ranks, many at a time; FSDP has added its own during the backward."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if group.world_size == 1 or not gradients or hasattr(gradients[0], "full_tensor"):
+        return
+    for bucket in _buckets(gradients):
+        flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+        dist.all_reduce(flat)
+        parts = torch.split(flat, [gradient.numel() for gradient in bucket])
+        for gradient, part in zip(bucket, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Runs of gradients of one type, each at most `_BUCKET_BYTES` (or one tensor)."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        full = sum(g.nbytes for g in bucket) + gradient.nbytes > _BUCKET_BYTES
+        if bucket and (full or bucket[0].dtype != gradient.dtype):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket

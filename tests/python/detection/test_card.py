@@ -1,0 +1,65 @@
+"""The model card beside a student: facts, verdict, how to open it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from thack import api
+from thack.detection import model_card, write_card
+from thack.runtime.runlog import RunLog
+
+READOUT = "forward_kl/reference_sampled/token_mean"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A finished run whose golden turns, with a student from the hub."""
+    path = tmp_path / "mine"
+    (path / "model").mkdir(parents=True)
+    (path / "model" / "config.json").write_text('{"is_encoder_decoder": true}')
+    (path / "config.toml").write_text('teacher = "./big"\n[loss]\ndivergence = "jsd"\n[source]\nkind = "offline"\n')
+    manifest = {
+        "kind": "run",
+        "command": "distill",
+        "sequences": 7,
+        "origins": {"student": "org/small@0123", "teacher": "./big"},
+        "models": {"student": "sha256:1", "teacher": "sha256:2"},
+    }
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with RunLog(path / "metrics.jsonl") as log:
+        for i in range(12):
+            golden = 2.0 - 0.05 * i if i < 6 else 1.75 + 0.05 * (i - 5)
+            row = {f"proxy/{READOUT}": (i + 1) ** -0.5, f"golden/{READOUT}": golden}
+            log.append({"event": "evaluation", "step": 50 * (i + 1), **row})
+    return path
+
+
+def test_before_and_after_the_verdict(run: Path) -> None:
+    card = write_card(run)
+    assert card is not None
+    text = card.read_text()
+    assert text.startswith("---\nlibrary_name: transformers\n") and "base_model: org/small\n" in text
+    for word in ("# mine", "`./big`", "jsd", "offline, 7 sequences", "Not judged yet", "AutoModelForSeq2SeqLM"):
+        assert word in text
+    found = api.verdict(run)
+    text = card.read_text()
+    assert found.name == "hacking" and f"**{found.headline}**: the student keeps learning its teacher" in text
+    assert all(f"- {reason}" in text for reason in found.reasons)
+    assert "Not judged yet" not in text
+
+
+def test_a_suspicion_without_an_oracle(run: Path) -> None:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (run / "metrics.jsonl").write_text(
+        "\n".join(json.dumps({k: v for k, v in row.items() if not k.startswith("golden")}) for row in rows) + "\n"
+    )
+    found = api.verdict(run)
+    assert f"**{found.headline}**" in (run / "model" / "README.md").read_text()
+
+
+def test_runs_of_little(tmp_path: Path) -> None:
+    assert write_card(tmp_path) is None
+    assert "pairs of prompt and response" in model_card(tmp_path)

@@ -1,0 +1,167 @@
+"""From axes to cells: which combinations mean the same run, what is refused, what an arm is called."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from thack.config import to_toml
+from thack.config.settings import TargetSettings
+from thack.config.target_words import TargetSpec, live_twin, shown, target_of
+from thack.errors import UsageError
+from thack.experiments.cells import base_arm, cells, name_of, product
+from thack.experiments.grid import RECIPES, plan, recipe
+from thack.experiments.settings import MANY_EPOCHS, SINGLE_PASS, Axes, ExperimentSettings
+
+BASE = ExperimentSettings()
+
+
+def test_the_figures_share_cells() -> None:
+    settings = replace(BASE, figures=("F4", "F5", "F6", "F7"), seeds=(0, 1, 2))
+    found = cells(settings)
+    assert len(found) == 3 * 8  # offline, two online; prompts ÷2, ÷5; 2, 3, 5 generations
+    assert found[0].figures == ("F4", "F5", "F6", "F7")
+    assert len({(cell.arm, cell.seed) for cell in found}) == len(found)
+
+
+def test_a_fraction_of_nothing_is_offline_and_of_everything_online() -> None:
+    arms = product(BASE, Axes(fraction_online=(0.0, 0.1, 1.0)))
+    assert [arm.source for arm in arms] == ["offline", "mixture", "online-teacher"]
+    assert arms[0] == base_arm(BASE)
+
+
+def test_an_online_arm_has_no_budget_and_no_cache() -> None:
+    arms = product(BASE, Axes(source=("online-teacher",), budget=(1, 5), target=("dense", "live", "top-k:4")))
+    assert [arm.target for arm in arms] == ["live", "live/top-k:4"]
+
+
+def test_a_product_of_ones_own_runs_beside_the_figures() -> None:
+    settings = recipe("laptop", ["axes.fraction_online=[0,0.05,0.1]", "seeds=[0]"])
+    own = [cell for cell in cells(settings) if "axes" in cell.figures]
+    assert [cell.arm.fraction_online for cell in own] == [0, 0.05, 0.1]
+    assert any("F7" in cell.figures for cell in cells(settings))
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (["axes.budget=[0]"], "axes.budget = [0]: must be 1 or more"),
+        (["axes.diversity=[0]"], "diversity = 0"),
+        (["axes.fraction_online=[1.5]"], "fraction_online = 1.5"),
+        (["axes.target=['top-k']"], "top-k:64"),
+        (["arms=['offline', 'mixture']"], "say of how much"),
+        (["figures=['F9']"], "no figure 'F9'"),
+        (["figures=['axes']"], "needs an axis"),
+        (["seeds=[]"], "seeds is empty"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_a_hint(sets: list[str], told: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        cells(recipe("laptop", sets))
+    assert told in str(raised.value)
+
+
+@pytest.mark.parametrize("own", ["seed=5", "source.kind='online-teacher'", "data.limit=3", "loss.divergence='jsd'"])
+def test_a_setting_that_every_cell_would_overwrite_is_refused(own: str, tmp_path: Path) -> None:
+    laptop = recipe("laptop", [f"distill.{own}"])
+    if own.startswith("loss"):
+        assert plan(laptop, tmp_path)
+    else:
+        with pytest.raises(UsageError, match=r"has no effect in a grid"):
+            plan(laptop, tmp_path)
+
+
+def test_a_seed_that_is_named_twice_is_one() -> None:
+    assert [cell.seed for cell in cells(recipe("laptop", ["seeds=[1, 1, 0]", "figures=['F4']"]))] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "top-k:0", "top-k:x", "dense:3", "live:1", "sampled:-1", "live/dense", "mixed:4", "top-k:4+prior"),
+        *("live/mixed:4+prior+prior2", "live/mixed:4+1+2", "live/top-k:4+redraw", "sampled:4+redraw"),
+        "renormalised:4",
+    ],
+)
+def test_targets_are_read_strictly(text: str) -> None:
+    with pytest.raises(UsageError, match="target"):
+        target_of(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "live", "target", "said"),
+    [
+        ("dense", False, TargetSettings(), "exact"),
+        ("live", True, TargetSettings(), "exact"),
+        ("top-k:64", False, TargetSettings(kind="top-k", k=64), "top-64 + tail"),
+        ("live/renormalised:4", True, TargetSettings(kind="renormalised", k=4), "top-4 renormalised"),
+        (
+            "live/mixed:16+prior",
+            True,
+            TargetSettings(kind="mixed", k=16, tail_prior=1.0),
+            "top-16 + shared tail prior",
+        ),
+        ("live/mixed:16+4", True, TargetSettings(kind="mixed", k=16, tail_draws=4), "top-16 + 4 tail draws"),
+        (
+            "live/mixed:16+prior+4",
+            True,
+            TargetSettings(kind="mixed", k=16, tail_prior=0.5, tail_draws=4),
+            "top-16 + shared tail prior + 4 tail draws",
+        ),
+        (
+            "live/sampled:16+redraw",
+            True,
+            TargetSettings(kind="sampled", k=16, fresh=True),
+            "16 sampled ids + drawn again every epoch",
+        ),
+    ],
+)
+def test_a_target_is_a_word(text: str, live: bool, target: TargetSettings, said: str) -> None:
+    assert target_of(text) == TargetSpec(live=live, target=target)
+    assert target_of(live_twin(text)) == TargetSpec(live=True, target=target)
+    assert shown(text) == shown(live_twin(text)) == said
+
+
+def test_the_study_of_targets_has_distinct_arms() -> None:
+    found = cells(replace(BASE, figures=("target", "once")))
+    assert len(found) == len(MANY_EPOCHS) + len(SINGLE_PASS)
+    base = base_arm(BASE)
+    assert len({name_of(cell.arm, base) for cell in found}) == len(found)
+
+
+def test_names_say_what_is_special() -> None:
+    base = base_arm(BASE)
+    assert name_of(base, base) == "offline"
+    assert name_of(replace(base, diversity=5), base) == "prompts ÷5"
+    assert name_of(replace(base, source="online-teacher", target="live", loss="jsd"), base) == "online-teacher, JSD"
+    assert name_of(replace(base, task="signature"), base) == "signature, offline"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_can_be_printed_changed_and_read_again(name: str, tmp_path: Path) -> None:
+    settings = recipe(name)
+    (tmp_path / "mine.toml").write_text(to_toml(settings, comments=True))
+    assert recipe(str(tmp_path / "mine.toml")) == settings
+
+
+axis = st.lists(st.integers(1, 4), unique=True, max_size=3).map(tuple)
+
+
+@settings(deadline=None)
+@given(
+    diversity=axis,
+    budget=axis,
+    fraction=st.lists(st.sampled_from([0.0, 0.1, 1.0]), unique=True, max_size=3).map(tuple),
+)
+def test_every_arm_occurs_once_and_has_its_own_name(
+    diversity: tuple[int, ...], budget: tuple[int, ...], fraction: tuple[float, ...]
+) -> None:
+    arms = product(BASE, Axes(diversity=diversity, budget=budget, fraction_online=fraction))
+    base = base_arm(BASE)
+    assert len(set(arms)) == len(arms) == len({name_of(arm, base) for arm in arms})
+    full = max(1, len(diversity)) * max(1, len(budget)) * max(1, len(fraction))
+    assert 1 <= len(arms) <= full

@@ -1,0 +1,185 @@
+"""A whole grid at a size that takes seconds: shared stages, going on, crashes, both families of models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from thack.errors import DataError, ModelError, ThackError, UsageError
+from thack.experiments import work
+from thack.experiments.demo import run_experiment
+from thack.experiments.grid import GridResult, plan, recipe, run_grid
+from thack.experiments.stages import walk
+from thack.runtime.progress import SILENT
+
+from .small import settings, write_sums
+
+GRID = [
+    "figures=['F5', 'F6', 'fraction', 'target']",
+    "groups.F6.diversity=[1, 2]",
+    "groups.target.target=['top-k:8', 'live/mixed:8+prior']",
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THACK_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sums(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def grid(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, GridResult]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THACK_NUM_THREADS", "1")
+        out = tmp_path_factory.mktemp("grid")
+        yield out, run_grid(settings(data, *GRID), out)
+
+
+def test_every_cell_ends_with_a_verdict(grid: tuple[Path, GridResult]) -> None:
+    _, result = grid
+    names = [outcome.planned.name for outcome in result.outcomes]
+    assert names == [
+        "offline",
+        "online-teacher",
+        "online-student",
+        "prompts ÷2",
+        "10 % online",
+        "50 % online",
+        "top-8 + tail",
+        "top-8 + shared tail prior",
+    ]
+    assert all(outcome.state == "finished" for outcome in result.outcomes)
+
+
+def test_stages_are_shared(grid: tuple[Path, GridResult]) -> None:
+    _, result = grid
+    stages = walk(outcome.planned.run for outcome in result.outcomes)
+    count = {name: sum(stage.name == name for stage in stages) for name in ("oracle", "teacher", "student", "eval_set")}
+    assert count == {"oracle": 1, "teacher": 1, "student": 1, "eval_set": 1}
+    caches = [stage for stage in stages if stage.name == "cache"]
+    assert len(caches) == 3  # dense for all prompts, for half of them, and top-k
+
+
+def test_every_arm_takes_as_many_steps(grid: tuple[Path, GridResult]) -> None:
+    _, result = grid
+    status = [json.loads((o.planned.run.path / "STATUS.json").read_text()) for o in result.outcomes]
+    assert {entry["step"] for entry in status} == {9}
+
+
+def test_experiment_json_tells_arms_axes_and_costs(grid: tuple[Path, GridResult]) -> None:
+    out, _ = grid
+    summary = json.loads((out / "experiment.json").read_text())
+    assert summary["figures"] == ["F5", "F6", "fraction", "target"]
+    row = summary["runs"][3]
+    assert row["arm"] == "prompts ÷2"
+    assert row["axes"]["diversity"] == 2
+    assert (out / row["path"] / "metrics.jsonl").is_file()
+    assert summary["cpu_seconds"] > 0
+
+
+def test_the_cost_of_a_target_is_told(grid: tuple[Path, GridResult]) -> None:
+    """Of top-8 with a tail, whose shape by a shared prior costs nothing; of the whole distribution, 4 bytes an id."""
+    rows = json.loads((grid[0] / "experiment.json").read_text())["runs"]
+    sizes = {row["arm"]: row["bytes_per_token"] for row in rows}
+    assert sizes["offline"] == sizes["online-teacher"] == 4 * 270
+    assert 0 < sizes["top-8 + tail"] == sizes["top-8 + shared tail prior"] < 40
+
+
+def test_a_second_start_makes_nothing(
+    grid: tuple[Path, GridResult], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, _ = grid
+    for name in ("distill", "fine_tune", "generate", "cache", "eval_set"):
+        monkeypatch.setattr(work, name, _must_not_run)
+    again = run_grid(settings(data, *GRID), out)
+    assert not again.failed
+
+
+def _must_not_run(*arguments: object) -> None:
+    raise AssertionError("a finished stage was made again")
+
+
+def test_a_crashed_cell_spoils_no_other_and_is_tried_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = settings(data, "figures=['F5']", "arms=['offline', 'online-teacher']")
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "cache", _stumble)
+        result = run_grid(chosen, tmp_path)
+    assert [outcome.state for outcome in result.outcomes] == ["failed", "finished"]
+    assert "cache failed: ZeroDivisionError" in str(result.failed[0].error)
+    assert json.loads((tmp_path / "experiment.json").read_text())["runs"][0]["state"] == "failed"
+    assert not run_grid(chosen, tmp_path).failed
+
+
+def _stumble(*arguments: object) -> None:
+    raise ZeroDivisionError("a bug")
+
+
+def test_one_cell_alone(data: Path, tmp_path: Path) -> None:
+    chosen = settings(data, "figures=['F5']", "arms=['offline', 'online-teacher']")
+    result = run_grid(chosen, tmp_path, only=1)
+    assert [outcome.state for outcome in result.outcomes] == ["missing", "finished"]
+    with pytest.raises(UsageError, match="no cell 2"):
+        run_grid(chosen, tmp_path, only=2)
+
+
+def test_the_demo_is_a_recipe_of_the_grid(data: Path, tmp_path: Path) -> None:
+    result = run_experiment(settings(data, "arms=['offline']"), tmp_path, SILENT)
+    assert [arm.arm for arm in result.arms] == ["offline"]
+    assert result.report.is_file()
+
+
+def test_encoder_decoders_walk_the_same_street(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    family = [f"{role}.architecture.family=encoder-decoder" for role in ("oracle", "teacher", "student")]
+    chosen = settings(data, *family, "figures=['F5']", "arms=['offline', 'online-teacher', 'online-student']")
+    result = run_grid(chosen, tmp_path)
+    assert [outcome.error for outcome in result.outcomes] == [None, None, None]
+    config = json.loads((result.outcomes[0].planned.run.path / "model" / "config.json").read_text())
+    assert config["architectures"] == ["T5ForConditionalGeneration"]
+
+
+def test_roles_from_directories(grid: tuple[Path, GridResult], data: Path, tmp_path: Path) -> None:
+    """As at the paper's size: an oracle as it is, teacher and student fine-tuned from what they were."""
+    _, made = grid
+    stages = {stage.name: stage for stage in walk([made.outcomes[0].planned.run])}
+    for name in ("oracle", "teacher", "student"):
+        (tmp_path / "models").mkdir(exist_ok=True)
+        (tmp_path / "models" / name).symlink_to(stages[name].path / "model")
+    sets = [f"{name}.model={name}" for name in ("oracle", "teacher", "student")]
+    sets += ["oracle.train=false", f"models={tmp_path / 'models'}", "figures=['F4']"]
+    result = run_grid(settings(data, *sets), tmp_path / "out")
+    assert result.outcomes[0].state == "finished"
+    first = walk([result.outcomes[0].planned.run])
+    assert (next(s for s in first if s.name == "oracle").path / "model").resolve().name == "model"
+
+
+@pytest.mark.parametrize(
+    ("sets", "error", "told"),
+    [
+        (["oracle.model=xl"], UsageError, "teacher, student would not"),
+        (["oracle.train=false"], UsageError, "needs oracle.model"),
+        (["task=nowhere"], DataError, "nowhere.jsonl"),
+        (["data="], UsageError, "not embedded"),
+        ([f"{r}.model=m" for r in ("oracle", "teacher", "student")], UsageError, "models=DIR"),
+        ([*(f"{r}.model=m" for r in ("oracle", "teacher", "student")), "models=/nowhere"], ModelError, "/nowhere/m"),
+        (["groups.sizes.student=['big']", "figures=['sizes']"], UsageError, "width"),
+    ],
+)
+def test_what_is_missing_is_named(data: Path, sets: list[str], error: type[ThackError], told: str) -> None:
+    with pytest.raises(error) as raised:
+        plan(settings(data, *sets), Path("nowhere"))
+    assert told in str(raised.value)
+
+
+def test_an_unknown_recipe_is_refused() -> None:
+    with pytest.raises(UsageError, match="recipes: demo"):
+        recipe("labtop")

@@ -1,0 +1,66 @@
+"""Trap 10 on caches: a shift by one token is found before the first step."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from thack.data.sequence import TokenSequence
+from thack.errors import CacheError
+from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
+from thack.training.alignment import check_shifts
+
+V = 50
+
+
+def aligned(seed: int = 0, sharpness: float = 4.0) -> tuple[list[TokenSequence], torch.Tensor]:
+    """Sequences whose tokens were drawn from the rows, as a teacher's own responses are."""
+    generator = torch.Generator().manual_seed(seed)
+    sequences, rows = [], []
+    for i in range(60):
+        log_p = torch.log_softmax(torch.randn(5 + i % 4, V, generator=generator) * sharpness, 1)
+        drawn = torch.multinomial(log_p.exp(), 1, generator=generator).flatten().numpy().astype(np.int32)
+        sequences.append(TokenSequence(index=i, prompt_id=str(i), prompt_ids=np.ones(2, np.int32), response_ids=drawn))
+        rows.append(log_p)
+    return sequences, torch.cat(rows)
+
+
+def as_target(kind: str, log_p: torch.Tensor, k: int = 8) -> Target:
+    if kind == "dense":
+        return DenseTarget(log_probs_NV=log_p)
+    values, ids = log_p.topk(k, dim=1)
+    ids, order = ids.sort(dim=1)
+    values = values.gather(1, order)
+    if kind == "top-k":
+        return TopKTarget(ids_NK=ids.int(), log_probs_NK=values, log_tail_N=torch.zeros(len(ids)), vocab_size=V)
+    rows = torch.ones(len(ids))
+    return SampledTarget(
+        ids_NK=ids.int(), weights_NK=values.exp(), counts_N=rows.int() * k, tau_N=rows, entropy_N=rows, vocab_size=V
+    )
+
+
+@pytest.mark.parametrize("kind", ["dense", "top-k", "sampled"])
+@pytest.mark.parametrize("shift", [-1, 0, 1])
+def test_trap_10_shift_zero_must_win(kind: str, shift: int) -> None:
+    sequences, log_p = aligned()
+    target = as_target(kind, torch.roll(log_p, -shift, dims=0))  # row t now predicts token t + shift
+    if shift == 0:
+        assert check_shifts(sequences, target) is None
+    else:
+        with pytest.raises(CacheError, match=rf"off by {re.escape(format(shift, '+d'))} token[\s\S]*shift \+0"):
+            check_shifts(sequences, target)
+
+
+def test_an_unsure_teacher_is_not_accused() -> None:
+    for seed in range(20):
+        sequences, log_p = aligned(seed, sharpness=0.02)
+        check_shifts(sequences, as_target("dense", log_p))
+
+
+def test_too_few_hits_are_said() -> None:
+    sequences, log_p = aligned(sharpness=0.1)
+    said = check_shifts(sequences[:4], as_target("top-k", log_p[: sum(len(s.response_ids) for s in sequences[:4])], 1))
+    assert said is not None and "skipped" in said
