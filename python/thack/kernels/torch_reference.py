@@ -18,16 +18,28 @@ def topk_logsumexp(logits_NV: Tensor, k: int, *, temperatures: Sequence[float] =
     z_NV = _checked(logits_NV)
     # A stable descending sort breaks ties to the lowest id, which torch.topk does not.
     ids_NK = torch.sort(z_NV, dim=1, descending=True, stable=True).indices[:, :k].sort(dim=1).values
-    logsumexp_N = torch.logsumexp(z_NV, dim=1)
-    others_NV = z_NV.scatter(1, ids_NK, float("-inf"))
-    tails = {t: torch.logsumexp(others_NV / t, dim=1) - logsumexp_N / t for t in (1.0, *temperatures)}
+    highest_N1 = z_NV.amax(1, keepdim=True)
+    kept_NK = z_NV.gather(1, ids_NK) - highest_N1
+    _check_finite(kept_NK)
+    # Sums are of differences from the maximum: logits far from 0 would leave few digits for a tail.
+    others_NV = z_NV.scatter(1, ids_NK, float("-inf")).sub_(highest_N1)
+    rest_N = torch.logsumexp(others_NV, dim=1)
+    total_N = torch.logaddexp(torch.logsumexp(kept_NK, dim=1), rest_N)
     return TopK(
         ids_NK=ids_NK.int(),
-        log_probs_NK=z_NV.gather(1, ids_NK) - logsumexp_N[:, None],
-        logsumexp_N=logsumexp_N,
-        log_tail_N=tails[1.0],
-        log_tail_at={t: tails[t] for t in temperatures},
+        log_probs_NK=kept_NK - total_N[:, None],
+        logsumexp_N=total_N + highest_N1[:, 0],
+        log_tail_N=rest_N - total_N,
+        log_tail_at={t: torch.logsumexp(others_NV / t, dim=1) - total_N / t for t in temperatures},
     )
+
+
+def _check_finite(kept_NK: Tensor) -> None:
+    """ModelError where a row has fewer than k finite logits."""
+    bad_N = torch.isinf(kept_NK).any(1)
+    if bool(bad_N.any()):
+        row = int(bad_N.nonzero()[0])
+        raise ModelError(f"row {row} of the logits has only {int(torch.isfinite(kept_NK[row]).sum())} finite values")
 
 
 def sample(
