@@ -17,9 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import torch  # noqa: E402 - after the number of threads
+import torch
 
-# Triton's kernels are interpreted or compiled as it is imported: without a card, interpreted in the whole process.
+# Triton's kernels are compiled or interpreted as it is imported: without a card, interpreted in the whole process.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
