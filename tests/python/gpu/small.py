@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from thack.config.settings import ArchitectureSettings
-from thack.models.llama import Llama
+from thack.data.sequence import TokenSequence
+from thack.data.tokenizer import Tokenizer
 from thack.models.load import new_decoder
-from thack.models.tokenizer import Tokenizer
-from thack.targets import TokenSequence
+from thack.models.native.llama import Llama
 
 VOCAB = 264
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from thack.config.settings import SamplingSettings
+from thack.generation.sampler import generate
 from thack.models.batch import Batch
-from thack.responses.sampler import generate
 
 from .host import HostCopies
 from .small import VOCAB, model, relative_error, sequences

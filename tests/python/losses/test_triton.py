@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 INTERPRETED = """
 import torch
 from thack.losses import sweeps, triton_sweeps
