@@ -15,7 +15,7 @@
 //!
 //! The header is a function of the counts and the metadata: a reader parses it, writes it again and
 //! compares bytes, which leaves no room for duplicate keys, holes, overlaps or other dialects. Stock
-//! readers accept half of all bit flips silently (trap 19); here every byte is under a checksum, and
+//! readers accept half of all bit flips silently (pitfall 19); here every byte is under a checksum, and
 //! the trailer, being the last tensor, also proves that the file is whole.
 
 #![allow(

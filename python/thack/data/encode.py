@@ -167,7 +167,7 @@ def _fit_prompt(prompt: np.ndarray, settings: DataSettings, counts: dict[str, in
 
 
 def _check_written_for(path: Path, tokenizer: Tokenizer) -> None:
-    """Responses that `thack generate` wrote as ids belong to one tokenizer (trap 20)."""
+    """Responses that `thack generate` wrote as ids belong to one tokenizer (pitfall 20)."""
     manifest = read_manifest(path)
     if manifest is not None and manifest["tokenizer"] != tokenizer.fingerprint():
         raise MismatchError(

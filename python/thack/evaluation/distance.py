@@ -10,7 +10,7 @@ B sequences, N response tokens packed, V vocabulary, P prompts of the evaluation
     token_mean | sequence_sum        Σ nats / Σ tokens, or mean over prompts of the sum per response
 
 `line` measures the teacher in the student's place ("student_sampled": its fixed responses), and is the
-same in every row. Never on a cache: truncation would show as curvature (trap 26). A negative log-likelihood
+same in every row. Never on a cache: truncation would show as curvature (pitfall 26). A negative log-likelihood
 holds the entropy of human text: its differences are those of KL(people‖model), its level is not.
 `health/…`, beside them, is explained in health.py.
 """

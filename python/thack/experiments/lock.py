@@ -1,6 +1,6 @@
 """One maker per directory, also across nodes: a lock file beside it that its holder keeps fresh.
 
-`flock` is not there on every cluster file system (trap 23), O_EXCL is. A lock whose holder died is taken over:
+`flock` is not there on every cluster file system (pitfall 23), O_EXCL is. A lock whose holder died is taken over:
 at once where the holder was a process of this machine, else when it has not been touched for minutes.
 """
 

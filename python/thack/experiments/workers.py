@@ -76,7 +76,7 @@ class _Crew:
         self._workers = workers
         self._suspects: dict[str, Stage] = {}
         self._done: Failures = {}
-        self._context = get_context("spawn")  # threads have started here: a fork could deadlock (trap 30)
+        self._context = get_context("spawn")  # threads have started here: a fork could deadlock (pitfall 30)
         self._queue: Any = None
         self._pids: set[int] = set()
         self._pool: ProcessPoolExecutor | None = None

@@ -1,9 +1,9 @@
 """Autoregressive generation in fixed, length-sorted batches, every draw keyed by what it is for.
 
 The random number of a token is a function of (seed, epoch, prompt, sample, position) alone: batch size,
-rank count and resume point do not matter (trap 17). Logits can differ in their last bit between batches of
+rank count and resume point do not matter (pitfall 17). Logits can differ in their last bit between batches of
 other shapes, so the same text to the byte is promised for the same batches. Always in eval mode, and by
-`sampling` alone: a model's own generation settings have no say (trap 15).
+`sampling` alone: a model's own generation settings have no say (pitfall 15).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _write(
 ) -> list[np.ndarray]:
     """The responses of one batch. A row that has ended is fed EOS until enough have ended to drop them."""
     eos, stops = model.tokenizer.eos_id, sorted(model.tokenizer.stop_ids)
-    width = min(model.tokenizer.size, model.vocab_size)  # ids beyond the tokenizer mean nothing (trap 13)
+    width = min(model.tokenizer.size, model.vocab_size)  # ids beyond the tokenizer mean nothing (pitfall 13)
     written_BR = np.full((len(prompts), max_new_tokens), eos, dtype=np.int32)
     length_B = np.full(len(prompts), max_new_tokens, dtype=np.int64)
     rows = np.arange(len(prompts))  # of the batch, that the state still holds

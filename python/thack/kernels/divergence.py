@@ -241,7 +241,7 @@ def _log(x: float) -> float:
 
 
 def _part(log_x: Tensor, log_y: Tensor) -> Tensor:
-    """x·(log x − log y), 0 where x is: masked before the arithmetic (trap 12)."""
+    """x·(log x − log y), 0 where x is: masked before the arithmetic (pitfall 12)."""
     some = log_x > float("-inf")
     safe_x, safe_y = torch.where(some, log_x, 0.0), torch.where(some, log_y, 0.0)
     return torch.where(some, safe_x.exp() * (safe_x - safe_y), 0.0)

@@ -107,5 +107,5 @@ def terms(kind: Divergence, log_p: Tensor, log_q: Tensor, *, beta: float, skew: 
 
 
 def _difference(log_a: Tensor, log_b: Tensor, weight: Tensor) -> Tensor:
-    """log a − log b where `weight` > 0, else 0: −inf − −inf and 0·inf never come to be (trap 12)."""
+    """log a − log b where `weight` > 0, else 0: −inf − −inf and 0·inf never come to be (pitfall 12)."""
     return torch.where(weight > 0, log_a - log_b, 0)

@@ -58,7 +58,7 @@ def sparse_divergence(
 def at_temperature(target: TopKTarget | SampledTarget, temperature: float) -> tuple[Tensor, Tensor]:
     """(values_NK, rest_N): log p_k and log t at T; of a sampled target its weights and H(p).
 
-    Z_T follows by addition of the stored tail, never as 1 − Σ (trap 4).
+    Z_T follows by addition of the stored tail, never as 1 − Σ (pitfall 4).
     """
     if isinstance(target, SampledTarget):
         return target.weights_NK, target.entropy_N

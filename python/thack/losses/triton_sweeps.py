@@ -21,7 +21,7 @@ def _tail_sums(logits, highest, total, stride, vocab, scale, BLOCK: tl.constexpr
     for start in range(0, vocab, BLOCK):
         at = start + tl.arange(0, BLOCK)
         x = tl.load(logits + row * stride + at, mask=at < vocab, other=float("-inf")).to(tl.float32)
-        # A NaN must reach the sum: the maximum alone would lose it (trap 18).
+        # A NaN must reach the sum: the maximum alone would lose it (pitfall 18).
         new = tl.maximum(most, tl.max(x, 0))
         base = tl.where(new == float("-inf"), 0.0, new)
         found = found * tl.exp((most - base) * scale) + tl.sum(tl.exp((x - base) * scale), 0)

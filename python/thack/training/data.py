@@ -71,7 +71,7 @@ class PairedData:
 
 
 class CachedTargets:
-    """Responses and targets of a cache, both by position: text and teacher cannot come apart (trap 21)."""
+    """Responses and targets of a cache, both by position: text and teacher cannot come apart (pitfall 21)."""
 
     keeps_responses = False
     generated_tokens = 0

@@ -236,7 +236,7 @@ def _plain_heads(settings: LossSettings, models: Mapping[str, LanguageModel | No
 
 
 def check_same_tokenizer(role: str, fingerprint: str, student: LanguageModel) -> None:
-    """Raise MismatchError unless ids mean the same words on both sides (trap 20)."""
+    """Raise MismatchError unless ids mean the same words on both sides (pitfall 20)."""
     own = student.tokenizer.fingerprint()
     if fingerprint != own:
         raise MismatchError(
@@ -285,7 +285,7 @@ def build_training_data(
 
 
 def _warn_about_reuse(settings: DistillSettings, cache: Cache, progress: Progress) -> None:
-    """Sampled targets that are seen again are fixed noise, which the student memorises (RECIPE, trap 8)."""
+    """Sampled targets that are seen again are fixed noise, which the student memorises (pitfall 8)."""
     if cache.meta.kind == "sampled" and settings.epochs > 1 and cache.meta.k < 64:
         progress.note(
             f"warning: {settings.epochs} epochs over {cache.meta.k} sampled ids per token: the student will "

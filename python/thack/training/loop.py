@@ -163,7 +163,7 @@ def _update(
 @contextmanager
 def _whole(job: Job) -> Iterator[None]:
     """Student and teacher as models that this rank can run alone; a student that reads or writes does so in
-    eval mode (trap 15)."""
+    eval mode (pitfall 15)."""
     with ExitStack() as stack:
         for held in (job.student, job.teacher):
             if held is not None:

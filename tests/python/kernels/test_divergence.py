@@ -315,10 +315,10 @@ def test_nothing_of_the_logits_size_is_allocated_when_overwriting() -> None:
     assert seen.elements < 3000
 
 
-# -- rows with nothing in some place: trap 12 ---------------------------------------------------------------
+# -- rows with nothing in some place: pitfall 12 ---------------------------------------------------------------
 
 
-def test_trap_12_ignored_rows_may_hold_anything() -> None:
+def test_ignored_rows_may_hold_anything() -> None:
     student, teacher, labels, weights = random_case(9, 8, 90)
     target = target_of(teacher, 8)
     for bad in (float("nan"), float("inf"), float("-inf")):

@@ -64,7 +64,7 @@ def test_value_and_gradient_equal_the_buckets_of_the_definition(kind: Any, tempe
     torch.testing.assert_close(ours.grad, theirs.grad.float(), rtol=1e-4, atol=1e-5)
 
 
-def test_trap_1_the_bucketed_kl_is_a_lower_bound_that_is_never_negative() -> None:
+def test_the_bucketed_kl_is_a_lower_bound_that_is_never_negative() -> None:
     for seed in range(20):
         student, teacher = logits(seed), logits(seed + 100)
         loss = forward_kl(student, top_k(teacher))
@@ -73,7 +73,7 @@ def test_trap_1_the_bucketed_kl_is_a_lower_bound_that_is_never_negative() -> Non
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_trap_4_student_equal_to_teacher_is_at_zero_at_any_cached_temperature(temperature: float) -> None:
+def test_student_equal_to_teacher_is_at_zero_at_any_cached_temperature(temperature: float) -> None:
     z = logits(1).requires_grad_()
     loss = forward_kl(z, top_k(z.detach(), (temperature,)), temperature=temperature)
     loss.sum().backward()
@@ -81,21 +81,21 @@ def test_trap_4_student_equal_to_teacher_is_at_zero_at_any_cached_temperature(te
     assert z.grad is not None and z.grad.abs().max() < 1e-5
 
 
-def test_trap_4_a_temperature_without_its_tail_is_refused() -> None:
+def test_a_temperature_without_its_tail_is_refused() -> None:
     with pytest.raises(UndefinedLoss, match=r"asked   2[\s\S]*cached  1, 4[\s\S]*temperatures=\[2\]"):
         forward_kl(logits(0), top_k(logits(1), (4.0,)), temperature=2.0)
 
 
 @pytest.mark.parametrize("loss", [forward_kl, reverse_kl, jsd])
-def test_trap_7_a_truncated_target_without_its_tail_is_refused(loss: Any) -> None:
+def test_a_truncated_target_without_its_tail_is_refused(loss: Any) -> None:
     with pytest.raises(UndefinedLoss, match="without its tail"):
         loss(logits(0), top_k(logits(1), tail=False))
 
 
-def test_trap_8_sampled_targets_know_forward_kl_at_temperature_one_alone() -> None:
+def test_sampled_targets_know_forward_kl_at_temperature_one_alone() -> None:
     student, target = logits(0), sampled()
     log_q = torch.log_softmax(student.double(), 1).gather(1, target.ids_NK.long())
-    expected = -(target.weights_NK.double() * log_q).sum(1) - target.entropy_N  # trap 5: minus the entropy
+    expected = -(target.weights_NK.double() * log_q).sum(1) - target.entropy_N  # pitfall 5: minus the entropy
     torch.testing.assert_close(forward_kl(student, target), expected.float(), rtol=1e-5, atol=1e-5)
     with pytest.raises(UndefinedLoss, match="reverse_kl is not defined on sampled targets"):
         reverse_kl(student, target)

@@ -58,7 +58,7 @@ def test_generalised_jsd_is_that_of_trl() -> None:
     for (beta, temperature), (value, gradient) in zip(CASES, json.loads(lines[0].removeprefix("FOUND")), strict=True):
         leaf = student.clone().requires_grad_()
         target = DenseTarget(log_probs_NV=torch.log_softmax(teacher[valid], 1))
-        # TRL leaves T² out (trap 3), of the loss and of its gradient alike.
+        # TRL leaves T² out (pitfall 3), of the loss and of its gradient alike.
         loss = jsd(leaf[valid], target, beta=beta, temperature=temperature).mean() / temperature**2
         loss.backward()
         assert loss.item() == pytest.approx(value, abs=1e-6), (beta, temperature)

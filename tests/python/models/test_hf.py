@@ -21,7 +21,7 @@ from thack.models.protocol import LanguageModel
 transformers = pytest.importorskip("transformers")
 
 LENGTHS = [(5, 4), (1, 1), (3, 7), (9, 2)]
-WIDTH = 290  # of the heads: wider than the tokenizer (trap 13)
+WIDTH = 290  # of the heads: wider than the tokenizer (pitfall 13)
 
 
 def reference_model(kind: str) -> Any:
@@ -69,7 +69,7 @@ def pair(
 
 
 @torch.no_grad()
-def test_traps_10_and_11_rows_are_those_of_unpadded_sequences(pair: Any, make_sequences: Any) -> None:
+def test_rows_are_those_of_unpadded_sequences(pair: Any, make_sequences: Any) -> None:
     reference, model = pair
     sequences = make_sequences(LENGTHS)
     expected = torch.cat([reference_rows(reference, s) for s in sequences])
@@ -99,7 +99,7 @@ def test_gradients_reach_every_parameter_as_in_transformers(pair: Any, make_sequ
 
 
 @torch.no_grad()
-def test_trap_11_decoding_with_the_cache_is_the_full_forward(pair: Any, make_sequences: Any) -> None:
+def test_decoding_with_the_cache_is_the_full_forward(pair: Any, make_sequences: Any) -> None:
     """Prompts of different lengths, padded on the left; rows dropped on the way."""
     _, model = pair
     sequences = make_sequences([(5, 6), (1, 6), (3, 6), (9, 6)])
@@ -210,7 +210,7 @@ class TestErrors:
         with pytest.raises(ModelError, match="no safetensors"):
             load_model(directory)
 
-    def test_trap_13_fewer_embeddings_than_tokens(self, directory: Path) -> None:
+    def test_fewer_embeddings_than_tokens(self, directory: Path) -> None:
         Tokenizer.train(["abc " * 50] + [f"{i} {i * 7919}" for i in range(400)], 300).save(directory)
         with pytest.raises(ModelError, match="290 embeddings, its tokenizer 300 tokens"):
             load_model(directory)

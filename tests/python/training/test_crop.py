@@ -12,7 +12,7 @@ from thack.targets.types import DenseTarget, TopKTarget
 from thack.training.crop import crop_target
 
 
-def test_trap_13_dense_targets_are_cut_and_renormalised_not_padded() -> None:
+def test_dense_targets_are_cut_and_renormalised_not_padded() -> None:
     logits = torch.randn(4, 12)
     target = DenseTarget(log_probs_NV=torch.log_softmax(logits, 1))
     narrow = crop_target(target, 9)
@@ -22,7 +22,7 @@ def test_trap_13_dense_targets_are_cut_and_renormalised_not_padded() -> None:
     assert crop_target(target, 12) is target
 
 
-def test_trap_13_kept_ids_beyond_the_student_are_refused() -> None:
+def test_kept_ids_beyond_the_student_are_refused() -> None:
     def top_k(highest: int) -> TopKTarget:
         ids = torch.tensor([[1, 3], [0, highest]], dtype=torch.int32)
         return TopKTarget(
@@ -31,10 +31,10 @@ def test_trap_13_kept_ids_beyond_the_student_are_refused() -> None:
 
     assert crop_target(top_k(8), 9).vocab_size == 9
     with pytest.raises(MismatchError, match=r"cached id   9[\s\S]*9 rows"):
-        crop_target(top_k(9), 9)  # trap 14: an id equal to the width is one too high
+        crop_target(top_k(9), 9)  # pitfall 14: an id equal to the width is one too high
 
 
-def test_trap_13_a_width_below_the_tokenizer_is_refused() -> None:
+def test_a_width_below_the_tokenizer_is_refused() -> None:
     assert common_width(151_669, student=151_936, teacher=152_064) == 151_936
     assert common_width(1024, student=1024) == 1024
     with pytest.raises(MismatchError, match=r"student   1,000 rows[\s\S]*1,024 tokens"):

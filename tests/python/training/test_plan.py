@@ -37,7 +37,7 @@ def test_windows_tile_the_run(num: int, size: int, width: int, total: int) -> No
         window = plan.window(step)
         assert window.first_step == step
         walked += list(window.batches)
-        for inside in range(step, step + len(window.batches)):  # trap 28: any step finds its own window again
+        for inside in range(step, step + len(window.batches)):  # pitfall 28: any step finds its own window again
             assert plan.window(inside).first_step == step
         step += len(window.batches)
     assert step == total

@@ -30,7 +30,7 @@ class Packer:
 
     While a shard is made durable the teacher goes on with the next. Leaving the context waits, commits
     what was ended, gives up what was not, and raises what the thread met. A failed thread goes on emptying
-    its queue, so that nobody waits for it for ever (trap 22).
+    its queue, so that nobody waits for it for ever (pitfall 22).
     """
 
     def __init__(self, directory: Path, plan: Plan, journal: Callable[[dict[str, Any]], None] | None = None) -> None:

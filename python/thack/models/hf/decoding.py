@@ -52,7 +52,7 @@ class _Decoding:
 
 
 class CausalDecoding(_Decoding):
-    """Prompts left-padded to one column, with positions counted from each one's first token (trap 11)."""
+    """Prompts left-padded to one column, with positions counted from each one's first token (pitfall 11)."""
 
     def __init__(self, model: HuggingFaceModel, prompts: Sequence[np.ndarray], *, takes_positions: bool) -> None:
         super().__init__(model, len(prompts))

@@ -1,24 +1,4 @@
-"""Where each trap of training has its test; those that had none elsewhere are below.
-
-1  renormalised or raw top-k     losses/test_sparse (bound), training/test_thinned (renormalised), here (optimum)
-2  tail by cancellation          kernels/test_select (deep tails), kernels/test_divergence (extreme), here (loss)
-3  T² in the loss alone          losses/test_dense, losses/test_trl, here (sparse and fused)
-4  T ≠ 1 without its tail        losses/test_sparse
-5  cross-entropy called KL       losses/test_dense, losses/test_sparse, kernels/test_divergence (zero at equality)
-6  β of the generalised JSD      losses/test_dense (published values), losses/test_trl
-7  reverse KL of a top-k         losses/test_sparse (refused without tail)
-8  sampled targets               losses/test_sparse, kernels/test_select, cache/test_records, rust/codec/sampled.rs
-9  reduction                     training/test_loop, training/test_objective, distributed/ (world size)
-10 off by one                    losses/test_dense, models/test_llama, training/test_canary, here (labels)
-11 pad = EOS, left padding       models/test_llama, models/test_hf, here (EOS is learned)
-12 0 · (−inf)                    losses/test_dense, here (sparse and fused)
-13 padded vocabularies           training/test_narrow, models/test_llama, models/test_hf, here (fused head)
-14 17-bit ids                    rust/codec/ids.rs, training/test_narrow, here (loss)
-15 rollouts in train mode        generation/test_replay, models/test_hf
-16 uniforms, sums in bf16        rust/kernels/philox.rs, here (flat rows of a large vocabulary)
-17 draws by batch or thread      generation/test_replay, kernels/test_select, cache/test_kinds
-24 chunks that save nothing      losses/test_fused
-"""
+"""Cases of docs/reference/pitfalls.md that have no other home; the page names every test."""
 
 from __future__ import annotations
 
@@ -70,7 +50,7 @@ def optimum(loss: Any, vocab: int = 60, steps: int = 400) -> Tensor:
     return torch.softmax(z.detach().double(), 1)
 
 
-def test_trap_1_the_optimum_keeps_the_head_and_only_flattens_the_tail() -> None:
+def test_the_optimum_keeps_the_head_and_only_flattens_the_tail() -> None:
     log_p = teacher_row()
     p, target = log_p.exp(), top_k(log_p, 8)
     head = target.ids_NK.long()
@@ -87,7 +67,7 @@ def test_trap_1_the_optimum_keeps_the_head_and_only_flattens_the_tail() -> None:
 
 
 @pytest.mark.parametrize("tail", [1e-3, 1e-5, 1e-7, 1e-12, 1e-25])
-def test_trap_2_small_tails_are_right_to_the_last_digits(tail: float) -> None:
+def test_small_tails_are_right_to_the_last_digits(tail: float) -> None:
     """1 − Σq in float32 has lost a tail of 1e-7 altogether."""
 
     def row(mass: float) -> Tensor:
@@ -107,7 +87,7 @@ def test_trap_2_small_tails_are_right_to_the_last_digits(tail: float) -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_trap_3_the_directional_derivative_is_the_gradient_at_any_temperature(fused: bool) -> None:
+def test_the_directional_derivative_is_the_gradient_at_any_temperature(fused: bool) -> None:
     generator = torch.Generator().manual_seed(1)
     log_p = torch.log_softmax(torch.randn(5, 40, generator=generator, dtype=torch.float64) * 2, 1)
     target = top_k(log_p, 6, (2.0,))
@@ -137,7 +117,7 @@ def sequence(prompt: list[int], response: list[int]) -> TokenSequence:
     return TokenSequence(index=0, prompt_id="p", prompt_ids=ids[0], response_ids=ids[1])
 
 
-def test_trap_10_the_rows_are_the_response_tokens_and_no_others() -> None:
+def test_the_rows_are_the_response_tokens_and_no_others() -> None:
     """What others write as labels [-100, 5, 2]: two rows, which predict 5 and 2."""
     model = decoder()
     batch = Batch.of([sequence([7], [5, 2])])
@@ -150,7 +130,7 @@ def test_trap_10_the_rows_are_the_response_tokens_and_no_others() -> None:
     assert (cross_entropy(moved, batch.labels_N) != by_hand).tolist() == [True, False]
 
 
-def test_trap_11_an_eos_that_is_also_the_padding_is_learned() -> None:
+def test_an_eos_that_is_also_the_padding_is_learned() -> None:
     model = decoder()
     eos = model.tokenizer.eos_id
     batch = Batch.of([sequence([7, 8], [5, eos]), sequence([9, eos, 8, 7, 6], [eos, 3, 4, 5, eos])])
@@ -164,7 +144,7 @@ def test_trap_11_an_eos_that_is_also_the_padding_is_learned() -> None:
 
 
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation"])
-def test_trap_12_impossible_tokens_leave_sparse_gradients_finite(kind: Any) -> None:
+def test_impossible_tokens_leave_sparse_gradients_finite(kind: Any) -> None:
     """A student that forbids ids in the tail, and a teacher whose kept ids have no mass."""
     log_p = torch.log_softmax(torch.randn(3, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(2)), 1)
     target = top_k(log_p, 4)
@@ -183,7 +163,7 @@ def test_trap_12_impossible_tokens_leave_sparse_gradients_finite(kind: Any) -> N
         assert (z[:, forbidden] == 0).all()
 
 
-def test_trap_13_ids_beyond_the_common_width_get_nothing() -> None:
+def test_ids_beyond_the_common_width_get_nothing() -> None:
     """A head padded from 40 to 48 rows: no mass there, no gradient, and no zeros in their place."""
     generator = torch.Generator().manual_seed(4)
     hidden, weight = torch.randn(6, 8, generator=generator), torch.randn(48, 8, generator=generator)
@@ -199,7 +179,7 @@ def test_trap_13_ids_beyond_the_common_width_get_nothing() -> None:
     assert (padded.grad[40:] == 0).all()
 
 
-def test_trap_14_ids_above_17_bits_and_at_powers_of_two_hit_their_own_logit() -> None:
+def test_ids_above_17_bits_and_at_powers_of_two_hit_their_own_logit() -> None:
     vocab, ids = 151_936, [65_535, 65_536, 131_071, 131_072, 151_643, 151_935]
     target = SampledTarget(
         ids_NK=torch.tensor([ids], dtype=torch.int32), weights_NK=torch.full((1, 6), 1 / 6),
@@ -212,7 +192,7 @@ def test_trap_14_ids_above_17_bits_and_at_powers_of_two_hit_their_own_logit() ->
     assert (z.grad[0] < 0).nonzero().flatten().tolist() == ids
 
 
-def test_trap_16_flat_rows_of_a_large_vocabulary_are_drawn_to_their_end() -> None:
+def test_flat_rows_of_a_large_vocabulary_are_drawn_to_their_end() -> None:
     """A cumulative sum in bfloat16 stops growing after a few hundred ids; a uniform of 1.0 takes the last one."""
     vocab, draws = 50_000, 400
     logits = torch.zeros(draws, vocab, dtype=torch.bfloat16)
