@@ -75,7 +75,7 @@ test-rust: ## cargo test, without any Python
 	cargo test --locked --release --quiet
 
 test-python: $(STAMPS)/native $(STAMPS)/dev ## pytest, warnings as errors; TESTS=path runs a part
-	$(RUN) OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -q $(TESTS)
+	$(RUN) OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup -q $(TESTS)
 
 # Both need nightly Rust, and say so where it is missing. Nightly's sanitizer stands in for Miri, which cannot run
 # vector instructions. Left out: a test that reads a shard 80,000 times and holds no unsafe code.

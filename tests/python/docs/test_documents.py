@@ -1,6 +1,7 @@
-"""Every command of the documents runs as it stands, in the order a reader would type it.
+"""Every command of the documents runs as it stands, in the order a reader would type it: one test for each block.
 
-Blocks marked `sh` and `python` are run; blocks without a mark (make, which .ci/run runs) are not.
+Blocks fenced as `sh` and `python` are run; in blocks fenced as `sh dry-run`, which would take minutes or hours, each
+command gets `--dry-run`. Blocks without a language (make, which .ci/run runs; output) are not run.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -17,25 +20,75 @@ import pytest
 from thack.cli import app
 
 ROOT = Path(__file__).parents[3]
-DOCUMENTS = ["README.md", "docs/your-own-model.md", "docs/cluster.md", "docs/verdict.md"]
-_BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DOCUMENTS = ["README.md", "docs/your-own-model.md", "docs/cluster.md", "docs/verdict.md", "docs/grid.md"]
+_BLOCK = re.compile(r"^```([a-z][a-z -]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks(document: str) -> list[tuple[str, str]]:
+@dataclass(frozen=True, slots=True)
+class Block:
+    document: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.document}:{self.line}"
+
+    def commands(self) -> list[str]:
+        """Its lines, those that end in a backslash joined."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def blocks_of(document: str) -> Iterator[Block]:
     text = (ROOT / document).read_text(encoding="utf-8")
-    return [(found[1], found[2]) for found in _BLOCK.finditer(text)]
+    for found in _BLOCK.finditer(text):
+        yield Block(document, text.count("\n", 0, found.start()) + 1, found[1], found[2])
 
 
-def commands(block: str) -> list[str]:
-    """The lines of a block, those that end in a backslash joined."""
-    lines = block.replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.strip() and not line.startswith("#")]
+BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document)]
 
 
-def run_command(line: str, capfd: pytest.CaptureFixture[str]) -> None:
+@dataclass(slots=True)
+class Reader:
+    """Somebody who types the blocks one after the other in one directory: later ones use what earlier ones left."""
+
+    directory: Path
+    outcomes: list[BaseException | None] = field(default_factory=list)
+
+    def read(self, number: int, capfd: pytest.CaptureFixture[str]) -> None:
+        """Run every block up to `number` that has not been run; raise what went wrong in that one."""
+        while len(self.outcomes) <= number:
+            try:
+                run_block(BLOCKS[len(self.outcomes)], capfd)
+            except BaseException as failure:
+                self.outcomes.append(failure)
+            else:
+                self.outcomes.append(None)
+        failure = self.outcomes[number]
+        if failure is not None:
+            raise failure
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    return Reader(tmp_path_factory.mktemp("reader"))
+
+
+def run_block(block: Block, capfd: pytest.CaptureFixture[str]) -> None:
+    if block.language == "python":
+        exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
+        return
+    assert block.language in ("sh", "sh dry-run"), f"{block}: say in this test how {block.language} is run"
+    for line in block.commands():
+        run_command(line, capfd, dry_run=block.language == "sh dry-run")
+
+
+def run_command(line: str, capfd: pytest.CaptureFixture[str], *, dry_run: bool) -> None:
     words = shlex.split(line, comments=True)
     target = words[words.index(">") + 1] if ">" in words else None
     words = words[: words.index(">")] if ">" in words else words
+    words += ["--dry-run"] if dry_run else []
     if words[0] == "thack":
         code = app.run(words[1:])
     else:
@@ -49,24 +102,19 @@ def run_command(line: str, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_documents_run_as_they_stand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.xdist_group("documents")  # one reader, who goes through all of them
+@pytest.mark.parametrize("number", range(len(BLOCKS)), ids=map(str, BLOCKS))
+def test_a_block_runs_as_it_stands(
+    number: int, reader: Reader, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """All documents, one after the other in one directory: later ones build on what earlier ones left."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(reader.directory)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    for document in DOCUMENTS:
-        for kind, block in blocks(document):
-            if kind == "python":
-                exec(compile(block, document, "exec"), {"__name__": "__main__"})
-                continue
-            for line in commands(block):
-                run_command(line, capfd)
+    reader.read(number, capfd)
 
 
-def test_links_and_pictures_are_there() -> None:
-    for document in DOCUMENTS:
-        text = (ROOT / document).read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)#]+)", text):
-            if not target.startswith("http"):
-                assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_and_pictures_are_there(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        if not target.startswith("http"):
+            assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
