@@ -70,8 +70,9 @@ def verdict(run: PathLike, *, mapping: str | None = None, sets: Sequence[str] = 
     Without a golden column the detector that needs no oracle speaks, and `sets` are thresholds instead of
     margins. A run directory that may be written gets its verdict.json, and its model the card with the verdict.
     """
-    from thack.detection import Margins, Thresholds, verdict_without_oracle, write_card
+    from thack.detection import Margins, Thresholds, verdict_without_oracle
     from thack.detection import verdict as judge
+    from thack.reporting import write_card
 
     path = Path(run)
     curves = read_curves(path, mapping)

@@ -84,7 +84,7 @@ def verdict(
 
 def show(found: Verdict | OracleFreeVerdict) -> None:
     """The headline, what it means, and every reason."""
-    from thack.detection import MEANING
+    from thack.reporting.prose import MEANING
 
     console = out()
     console.print(Text.assemble(f"{found.run}: ", (found.headline, STYLES.get(found.name, "yellow"))))

@@ -1,6 +1,5 @@
 """Is the student learning its teacher's mistakes? Verdicts and detectors; numpy only."""
 
-from thack.detection.card import model_card, write_card
 from thack.detection.columns import parse_mapping
 from thack.detection.curves import Curves, Series
 from thack.detection.detectors import (
@@ -47,7 +46,6 @@ __all__ = [
     "fresh_gap",
     "fresh_slope_ratio",
     "memorisation_gap",
-    "model_card",
     "parse_mapping",
     "power_law_deviation",
     "score_detectors",
@@ -57,5 +55,4 @@ __all__ = [
     "verdict_without_oracle",
     "watch",
     "with_chosen",
-    "write_card",
 ]

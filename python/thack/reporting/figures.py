@@ -17,11 +17,11 @@ import numpy as np
 
 from thack.detection import Thresholds
 from thack.detection.curves import Floats
-from thack.detection.words import golden_name, line_name
 from thack.errors import UsageError
 from thack.files import write_bytes, write_text
 from thack.reporting.colours import MUTED, SURFACE, Colour, assign
 from thack.reporting.lines import Line, line_of, smoothed
+from thack.reporting.prose import baseline_name, golden_name
 from thack.reporting.runs import Arm, golden_column
 from thack.reporting.style import SIZE, SMALL, styled
 from thack.reporting.svg import file_svg
@@ -240,7 +240,7 @@ def _reference(axes: Axes, arms: Sequence[Arm], at: float | None) -> None:
     if max(lines) > min(lines) * 1.0001:
         axes.axhspan(min(lines), max(lines), color=MUTED.light, alpha=0.13, linewidth=0)
     axes.axhline(middle, color=MUTED.light, linestyle=(0, (4, 3)), linewidth=1)
-    _note(axes, line_name(golden_column(arms)), middle, at)
+    _note(axes, baseline_name(golden_column(arms)), middle, at)
 
 
 def _note(axes: Axes, text: str, height: float, at: float | None) -> None:

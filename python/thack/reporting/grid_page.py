@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from thack.detection.words import percent
 from thack.files import flattened
 from thack.reporting import tables
 from thack.reporting.effects import Claim
@@ -13,6 +12,7 @@ from thack.reporting.grid_figures import Plate
 from thack.reporting.health import health_table
 from thack.reporting.html import folded, section, table, tag, text
 from thack.reporting.page import document
+from thack.reporting.prose import percent
 from thack.reporting.runs import Subject, shown
 from thack.reporting.scores import detector_scores
 from thack.reporting.style import INSTALL

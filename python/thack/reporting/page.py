@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 from thack.detection import VALIDATION, Margins
-from thack.detection.words import percent
 from thack.reporting import tables
 from thack.reporting.colours import Colour, variables
 from thack.reporting.health import health_table
 from thack.reporting.html import folded, section, tag, text
 from thack.reporting.panels import Drawn
+from thack.reporting.prose import percent
 from thack.reporting.runs import Arm, Subject
 from thack.reporting.scores import detector_scores
 from thack.reporting.style import INSTALL, available

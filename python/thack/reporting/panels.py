@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from thack.detection import Curves
-from thack.detection.words import golden_name
 from thack.reporting.colours import Colour
 from thack.reporting.figures import colours_of, curve, golden, plane, slope_ratios
+from thack.reporting.prose import golden_name
 from thack.reporting.runs import Subject
 
 if TYPE_CHECKING:

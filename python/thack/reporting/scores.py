@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from thack.detection import Case, score_detectors
-from thack.detection.words import percent
 from thack.reporting.html import table, tag, text
+from thack.reporting.prose import percent
 from thack.reporting.runs import Subject
 from thack.reporting.tables import DASH
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from thack.detection.curves import Curves
-from thack.detection.words import line_name, percent, percent_interval
 from thack.reporting.colours import Colour
 from thack.reporting.html import folded, table, tag, text
+from thack.reporting.prose import baseline_name, percent, percent_interval
 from thack.reporting.runs import COSTS, Arm, Run, Subject, shown
 
 DASH = "–"
@@ -28,7 +28,7 @@ def results(subject: Subject, colours: Sequence[Colour]) -> str:
     """One row per run: what the verdict rests on."""
     several = any(run.seed is not None for run in subject.runs) and len(subject.runs) > len(subject.arms)
     head = ["run", *(["seed"] if several else []), "golden: start", "minimum @ step", "end", "rise"]
-    head += ["proxy: then → end", line_name(subject.golden_column), "verdict"]
+    head += ["proxy: then → end", baseline_name(subject.golden_column), "verdict"]
     rows = []
     for arm, colour in zip(subject.arms, colours, strict=True):
         for run in arm.runs:
@@ -46,7 +46,7 @@ def arm_results(subject: Subject, colours: Sequence[Colour]) -> str:
         "end",
         "rise",
         "onset",
-        f"golden’s end − {line_name(subject.golden_column)}",
+        f"golden’s end − {baseline_name(subject.golden_column)}",
         "verdict",
     ]
     rows = []

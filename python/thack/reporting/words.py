@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from thack.detection import MEANING
-from thack.detection.words import line_name, percent, percent_interval, stand_in
+from thack.reporting.prose import MEANING, baseline_name, percent, percent_interval, stand_in
 from thack.reporting.runs import Arm, Run, Subject, golden_column
 
 GLOSSARY = {
@@ -95,7 +94,7 @@ def arm_sentences(arm: Arm) -> list[str]:
     sides = [run.verdict.side for run in arm.runs if run.verdict.side is not None]
     if sides:
         told = ", ".join(f"{side} in {sides.count(side)}" for side in dict.fromkeys(sides))
-        sentences.append(f"Golden’s end against the line {line_name(golden_column([arm]))}: {told}.")
+        sentences.append(f"Golden’s end against the line {baseline_name(golden_column([arm]))}: {told}.")
     return sentences
 
 
@@ -131,7 +130,7 @@ def _run_sentences(run: Run) -> list[str]:
             )
     if found.line is not None and found.side is not None:
         where = "about on" if found.side == "too close to tell" else found.side
-        sentences.append(f"It ends {where} the line {line_name(golden.column)} = {found.line:.3f}.")
+        sentences.append(f"It ends {where} the line {baseline_name(golden.column)} = {found.line:.3f}.")
     return sentences
 
 

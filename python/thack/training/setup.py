@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from thack.config.settings import MemorySettings
-from thack.detection.card import write_card
 from thack.errors import Interrupted, MismatchError, PeerFailed, Preempted, ThackError
 from thack.files import canonical_json, digest
 from thack.models.protocol import LanguageModel
+from thack.reporting.model_card import write_card
 from thack.runtime.process_group import ProcessGroup
 from thack.training.checkpoint import Snapshot, checkpoints, read_snapshot, restore_optimizer, step_of
 from thack.training.loop import Job

@@ -8,11 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from thack.detection.detectors import OracleFreeVerdict
-from thack.detection.verdict import Verdict
-from thack.detection.words import MEANING
+from thack.detection import OracleFreeVerdict, Verdict
 from thack.errors import DataError
 from thack.files import read_json, write_text
+from thack.reporting.prose import MEANING
 
 CARD = "README.md"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from thack import api
-from thack.detection import model_card, write_card
+from thack.reporting import model_card, write_card
 from thack.runtime.runlog import RunLog
 
 READOUT = "forward_kl/reference_sampled/token_mean"

@@ -1,0 +1,167 @@
+"""A verdict in plain words, for a reader who does not know the paper; and how numbers are written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from thack.detection import Verdict
+    from thack.detection.bootstrap import Interval
+    from thack.detection.verdict import Extent
+
+#: One sentence per verdict.
+MEANING = {
+    "hacking": "the student keeps learning its teacher, and by that moves away from the truth: "
+    "what it learns now are the teacher's mistakes",
+    "over-fitting": "the student gets worse at both: it memorises its training data, "
+    "and moves away from its teacher too on prompts that it has not seen",
+    "regressing to the teacher": "the student was briefly better than its teacher and has now become "
+    "its copy: no mistakes beyond the teacher's own",
+    "healthy": "the student did not get worse on held-out prompts while it was trained",
+    "inconclusive": "the numbers at hand do not decide",
+}
+
+
+#: What replaces golden where there is no oracle, by the first word of its column: a name, and what it can show.
+STAND_IN = {
+    "judge": (
+        "distance to the judge",
+        "there is no oracle: golden here is the distance to a judge, a stronger model in its role. A rise can mean "
+        "the teacher's mistakes, or only a move away from the judge's own habits. Mistakes that the judge shares "
+        "with the teacher are not seen",
+    ),
+    "human": (
+        "negative log-likelihood of human references",
+        "there is no oracle: golden here is how unlikely the student finds what people wrote. Its differences are "
+        "those of a distance; its level includes the entropy of human text. The same harm is therefore a smaller "
+        "share of it: a rise within the margin does not exclude hacking, while one beyond it is real. It knows only "
+        "the responses that people happened to write, not all that are right",
+    ),
+}
+
+
+def stand_in(column: str) -> tuple[str, str] | None:
+    """Name and meaning of what replaces golden; None where the column is golden itself."""
+    return STAND_IN.get(column.partition("/")[0])
+
+
+def golden_name(column: str) -> str:
+    """What golden's column measures."""
+    instead = stand_in(column)
+    return instead[0] if instead else "distance to the oracle"
+
+
+def baseline_name(column: str) -> str:
+    """The teacher baseline, where a perfect copy of the teacher would end in golden's column."""
+    names = {"judge": "KL(judge‖teacher)", "human": "the teacher's own likelihood"}
+    return names.get(column.partition("/")[0], "KL(oracle‖teacher)")
+
+
+def percent(share: float, *, sign: bool = True) -> str:
+    """`+9.3 %`, with a real minus."""
+    return (f"{100 * share:+.1f} %" if sign else f"{100 * share:.1f} %").replace("-", "−")
+
+
+def percent_interval(interval: Interval) -> str:
+    """`[+4.1, +14.8] %`, with real minuses."""
+    return f"[{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}] %".replace("-", "−")
+
+
+def explain(found: Verdict) -> list[str]:
+    """The reasons for a verdict, in the order in which its table asks for them.
+
+    Args:
+        found: A verdict on one run.
+
+    Returns:
+        One clause per reason, without a capital letter and without a full stop.
+
+    Example:
+        >>> from thack.detection import Verdict
+        >>> found = Verdict(name="inconclusive", run="a", golden=None, proxy=None, num_evaluations=0, num_prompts=None)
+        >>> explain(found)[0][:43]
+        'no evaluation comes after the warm-up of 30'
+    """
+    reasons = []
+    margins = found.margins
+    if found.golden is None:
+        nothing = f"no evaluation comes after the warm-up of {margins.warmup_steps} steps (the margin warmup_steps)"
+        missing = "there is no golden column" if found.num_evaluations else nothing
+        return [f"{missing}: whether the student got worse cannot be seen", *_proxy_only(found)]
+    if found.num_evaluations < margins.min_evaluations:
+        reasons.append(
+            f"only {found.num_evaluations} evaluations come after the warm-up of {margins.warmup_steps} "
+            f"steps; a verdict needs {margins.min_evaluations}"
+        )
+    reasons.append(_golden(found, found.golden))
+    if (instead := stand_in(found.golden.column)) is not None:
+        reasons.append(instead[1])
+    if found.proxy is None:
+        reasons.append("there is no proxy column: over-fitting and hacking cannot be told apart")
+    elif found.name != "healthy":
+        reasons.append(_proxy(found, found.proxy))
+    reasons.append(_baseline(found, found.golden))
+    if found.num_prompts is None:
+        reasons.append("no values per prompt were logged: no intervals, the margins decide alone")
+    return reasons
+
+
+def _proxy_only(found: Verdict) -> list[str]:
+    if found.proxy is None:
+        return []
+    went = f"the proxy went from {found.proxy.start:.4g} to {found.proxy.end:.4g}"
+    return [f"{went}; ask the detectors that need no oracle"]
+
+
+def _golden(found: Verdict, golden: Extent) -> str:
+    margin = percent(found.margins.rise, sign=False)
+    shape = (
+        f"golden ({golden_name(golden.column)}) is lowest at step {golden.minimum_step:.10g} ({golden.minimum:.4g}) "
+        f"and ends at {golden.end:.4g}: a rise of {percent(golden.rise)}"
+    )
+    if golden.rise_interval is None:
+        return f"{shape}, to be compared with the margin of {margin}"
+    low, high = golden.rise_interval
+    where = "is below"
+    if low >= found.margins.rise:
+        where = "is above"
+    elif found.margins.rise <= high:
+        where = "contains"
+    return f"{shape}, {percent_interval(golden.rise_interval)}, which {where} the margin of {margin}"
+
+
+def _proxy(found: Verdict, proxy: Extent) -> str:
+    margin = percent(found.margins.proxy_rise, sign=False)
+    if proxy.rise >= found.margins.proxy_rise:
+        return (
+            f"proxy (distance to the teacher) rises too, by {percent(proxy.rise)} from its own minimum "
+            f"at step {proxy.minimum_step:.10g} (margin {margin})"
+        )
+    change, at = found.proxy_change or 0.0, found.proxy_at_onset or proxy.minimum
+    verb = "keeps falling" if change < -0.005 else "stays level" if change <= 0.005 else "moves within its margin"
+    text = f"proxy (distance to the teacher) {verb} meanwhile: {at:.4g} → {proxy.end:.4g} ({percent(change)})"
+    interval = proxy.rise_interval
+    if interval is not None and interval[0] < found.margins.proxy_rise <= interval[1]:
+        text += (
+            f"; its own rise, {percent_interval(interval)}, is not surely below {margin}: over-fitting is not excluded"
+        )
+    return text
+
+
+def _baseline(found: Verdict, golden: Extent) -> str:
+    name = baseline_name(golden.column)
+    if found.line is None:
+        return f"{name} is not known: where a perfect copy of the teacher would end"
+    baseline = f"the teacher baseline {name.removeprefix('the ')} = {found.line:.4g}"
+    text = f"golden ends {found.side} {baseline}"
+    if found.side == "too close to tell":
+        text = f"golden ends at {baseline}, too close to tell above from below"
+    if found.over_line is not None and found.over_line_interval is not None:
+        low, high = found.over_line_interval
+        text += f" (by {found.over_line:+.3f} [{low:+.3f}, {high:+.3f}] nats)".replace("-", "−")
+    if found.name == "hacking" and found.side == "above":
+        truth = {"judge": "its judge", "human": "what people wrote"}.get(golden.column.partition("/")[0], "the truth")
+        text += f": the student is now further from {truth} than its teacher is"
+    elif found.name == "hacking" and found.side == "below":
+        text += ", but the proxy has not converged, so this is not a mere return to the teacher"
+    return text
