@@ -2,6 +2,10 @@
 
 The command line prints them without a traceback and exits with `exit_code`; in Python they are
 ordinary exceptions. Bugs stay what they are: `AssertionError`, `TypeError`, a traceback.
+
+Messages, details and hints name a setting or parameter by its key in backticks, with a value where one helps:
+`out`, `data.limit`, `target.kind = mixed`. They never name a flag. The command line replaces the backticks by
+the flag (`--out`) or by `--set target.kind=mixed` (`thack.cli.messages`).
 """
 
 from __future__ import annotations
@@ -62,7 +66,7 @@ class PeerFailed(ThackError):
 
 
 class HackingFound(ThackError):
-    """The verdict is hacking and `--fail-on-hacking` was given."""
+    """The verdict is hacking, and the caller asked for an error in that case."""
 
     exit_code = 3
 

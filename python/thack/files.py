@@ -43,7 +43,7 @@ def explained(path: Path | str) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise ThackError(
             f"cannot write {path}: {_ADVICE[error.errno]}",
-            hint=hint if full else "choose another --out, or change its permissions",
+            hint=hint if full else "choose another `out`, or change its permissions",
         ) from error
 
 
@@ -216,21 +216,21 @@ def claim_output(directory: Path, kind: str, resume: bool = True) -> None:
     unless `resume` is False.
     """
     if directory.exists() and not directory.is_dir():
-        raise UsageError(f"--out {directory} is a file", hint="give a directory that is new or empty")
+        raise UsageError(f"`out` {directory} is a file", hint="give a directory that is new or empty")
     # Names first, the marker second: a sibling process that claims the same directory between the two looks
     # writes the marker before anything else, so whatever was listed is either older than us all or explained by it.
     names = _foreign_names(directory)
     found = directory_kind(directory) if directory.exists() else None
     if found is None and names:
         raise UsageError(
-            f"--out {directory} holds files that thack did not write",
+            f"`out` {directory} holds files that thack did not write",
             details=["found: " + ", ".join(names[:5]) + (", …" if len(names) > 5 else "")],
             hint="give a directory that is new or empty",
         )
     if found is not None and found != kind:
-        raise UsageError(f"--out {directory} holds a {found}, not a {kind}", hint="give another directory")
+        raise UsageError(f"`out` {directory} holds a {found}, not a {kind}", hint="give another directory")
     if found is not None and not resume:
-        raise UsageError(f"--out {directory} already holds a {kind}", hint="remove it, or give another --out")
+        raise UsageError(f"`out` {directory} already holds a {kind}", hint="remove it, or give another `out`")
     with explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
     if found is None:

@@ -11,6 +11,7 @@ import typer
 
 from thack.cli import verbs
 from thack.cli.console import error_document, print_error, print_json
+from thack.cli.messages import translated
 from thack.errors import Interrupted, PeerFailed, Preempted, ThackError, UsageError
 from thack.runtime.ranks import current_rank
 
@@ -69,7 +70,7 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run one command line; 0 ok, 1 failure, 2 usage, 3 hacking found, 75 preempted, 130 Ctrl-C."""
-    verbs.state.update(verbose=False, json=False)
+    verbs.state.reset()
     _register()
     try:
         code: Any = app(arguments, prog_name="thack", standalone_mode=False)
@@ -90,17 +91,18 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(error: ThackError, cause: BaseException) -> int:
+    error = translated(error, verbs.state.names)
     if isinstance(error, Preempted | Interrupted):
         again = f"go on with: {verbs.command_line()}"
         error = type(error)(error.message, details=error.details, hint=again)
-    if verbs.state["verbose"]:
+    if verbs.state.verbose:
         traceback.print_exception(cause, file=sys.stderr)
     if not _first_rank():
         if not isinstance(error, Preempted | Interrupted | PeerFailed):  # those the first rank tells for all
             print(f"rank {current_rank().rank}: {error.message}", file=sys.stderr)
         return error.exit_code
     print_error(error)
-    if verbs.state["json"]:
+    if verbs.state.json:
         print_json(error_document(error))
     return error.exit_code
 
@@ -120,7 +122,7 @@ def _system_error(error: Exception) -> ThackError:
         return ThackError(
             "out of memory",
             details=[str(error).split("\n")[0]] if str(error) else [],
-            hint="lower --batch-size (distill: --set micro_batch_size=…), or data.max_response_tokens",
+            hint="lower `batch_size` (distill: `micro_batch_size`), or `data.max_response_tokens`",
         )
     if isinstance(error, OSError) and error.strerror and error.filename:
         return ThackError(f"{error.filename}: {error.strerror.lower()}")

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from thack.cli.app import app
 from thack.cli.console import byte_size, count, duration, number, out, print_json
-from thack.cli.verbs import Call, Flag, Json, Quiet, Verbose, epilog, shown_progress, verb
+from thack.cli.verbs import Call, Command, Flag, Json, Quiet, Verbose, epilog, shown_progress, verb
 from thack.config.settings import CacheSettings
 from thack.errors import CacheError
 
@@ -23,7 +23,7 @@ app.add_typer(group, name="cache")
 Directory = Annotated[Path, typer.Argument(help="Directory of the cache.", show_default=False)]
 
 
-@group.command("inspect", epilog=epilog("thack cache inspect cache/"))
+@group.command("inspect", epilog=epilog("thack cache inspect cache/"), cls=Command)
 def inspect(directory: Directory, as_json: Json = False, verbose: Verbose = False) -> None:
     """Show what a cache holds, what made it, and which losses it serves."""
     from thack.cache import inspect as look
@@ -41,7 +41,7 @@ def inspect(directory: Directory, as_json: Json = False, verbose: Verbose = Fals
     out().print(table)
 
 
-@group.command("verify", epilog=epilog("thack cache verify cache/ --full"))
+@group.command("verify", epilog=epilog("thack cache verify cache/ --full"), cls=Command)
 def verify(
     directory: Directory,
     full: Annotated[bool, typer.Option("--full", help="Read every byte, not only what frames the shards.")] = False,
@@ -151,7 +151,7 @@ def _show_sizing(found: dict[str, Any]) -> None:
 _RATES = (("write", "node"), ("read", "gpu"))
 
 
-@group.command("export", epilog=epilog("thack cache export cache/ plain/"))
+@group.command("export", epilog=epilog("thack cache export cache/ plain/"), cls=Command)
 def export(
     directory: Directory,
     target: Annotated[Path, typer.Argument(help="Directory for the plain files.", show_default=False)],
@@ -169,7 +169,11 @@ def export(
     )
 
 
-@group.command("import", epilog=epilog("thack cache import rows.jsonl cache/ --tokenizer ./student --vocab-size 32000"))
+@group.command(
+    "import",
+    epilog=epilog("thack cache import rows.jsonl cache/ --tokenizer ./student --vocab-size 32000"),
+    cls=Command,
+)
 def import_(
     source: Annotated[
         Path, typer.Argument(help="JSONL with prompt_logprobs, or safetensors or Parquet.", show_default=False)

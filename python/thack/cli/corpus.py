@@ -9,10 +9,10 @@ import typer
 
 from thack.cli.app import app
 from thack.cli.console import out, print_json
-from thack.cli.verbs import Json, Verbose, epilog
+from thack.cli.verbs import Command, Json, Verbose, epilog
 
 
-@app.command("corpus", epilog=epilog("thack corpus --task docstring --out data/"))
+@app.command("corpus", epilog=epilog("thack corpus --task docstring --out data/"), cls=Command)
 def corpus(
     output: Annotated[Path, typer.Option("--out", help="Directory for the three files.")] = Path("data"),
     task: Annotated[str, typer.Option(help="docstring (signature → docstring), signature, or continuation.")] = (

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from thack.cli.app import app
 from thack.cli.console import STYLES, err, number, out, percent, print_json
-from thack.cli.verbs import KEYS, Json, Quiet, Verbose, epilog, shown_progress
+from thack.cli.verbs import KEYS, Command, Json, Quiet, Verbose, epilog, shown_progress
 from thack.errors import UsageError
 from thack.runtime.status import recorded
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from thack.experiments.demo import DemoResult
 
 
-@app.command("demo", epilog=epilog("thack demo --seeds 0-4 --out runs/demo"))
+@app.command("demo", epilog=epilog("thack demo --seeds 0-4 --out runs/demo"), cls=Command)
 def demo(
     output: Annotated[Path, typer.Option("--out", help="Where it all goes; run again to go on.")] = Path("runs/demo"),
     seeds: Annotated[str, typer.Option(help="Seeds, as 0 or 0,3 or 0-4; the oracle is shared.")] = "0",

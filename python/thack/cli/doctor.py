@@ -12,13 +12,13 @@ from rich.text import Text
 
 from thack.cli.app import app
 from thack.cli.console import out, print_json
-from thack.cli.verbs import Json, Verbose, epilog
+from thack.cli.verbs import Command, Json, Verbose, epilog, state
 from thack.errors import ThackError
 
 MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "wrong": ("✗", "bold red")}
 
 
-@app.command("doctor", epilog=epilog("thack doctor --out /scratch/me/cache"))
+@app.command("doctor", epilog=epilog("thack doctor --out /scratch/me/cache"), cls=Command)
 def doctor(
     output: Annotated[Path, typer.Option("--out", help="Where a run would write: its file system is tried.")] = Path(),
     as_json: Json = False,
@@ -34,7 +34,9 @@ def doctor(
         table = Table(box=None, show_header=False, pad_edge=False)
         for finding in findings:
             mark, style = MARKS[finding.state]
-            value = Text.assemble(finding.value, *([(f"\n{finding.advice}", "dim")] if finding.advice else []))
+            value = Text.assemble(
+                finding.value, *([(f"\n{state.names.translate(finding.advice)}", "dim")] if finding.advice else [])
+            )
             table.add_row(Text(mark, style=style), Text(finding.name, style="bold"), value)
         out().print(table)
     wrong = [finding.name for finding in findings if finding.state == "wrong"]

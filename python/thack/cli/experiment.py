@@ -16,7 +16,7 @@ from rich.text import Text
 from thack.cli.app import app
 from thack.cli.console import STYLES, out, percent, print_json
 from thack.cli.demo import parse_seeds
-from thack.cli.verbs import KEYS, Json, Quiet, Verbose, epilog, shown_progress
+from thack.cli.verbs import KEYS, Command, Json, Quiet, Verbose, epilog, shown_progress
 from thack.errors import ThackError, UsageError
 from thack.runtime.status import recorded
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from thack.experiments.settings import ExperimentSettings
 
 
-@app.command("experiment", epilog=epilog("thack experiment laptop --seeds 3 --dry-run"))
+@app.command("experiment", epilog=epilog("thack experiment laptop --seeds 3 --dry-run"), cls=Command)
 def experiment(
     recipe: Annotated[str, typer.Argument(help="laptop, gpu, paper, demo, or a TOML file.", show_default=False)],
     output: Annotated[

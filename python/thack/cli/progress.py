@@ -13,6 +13,7 @@ from rich.progress import Progress as RichDisplay
 from rich.text import Text
 
 from thack.cli.console import err
+from thack.cli.verbs import state
 
 _SHORT_S = 1.0  # shorter tasks leave no trace
 _LINE_EVERY_S = 15.0  # between two plain lines of one task
@@ -54,7 +55,7 @@ class TerminalProgress:
                 self._display.stop_task(identity)
 
     def note(self, message: str) -> None:
-        self._display.console.print(message, markup=False, highlight=False)
+        self._display.console.print(state.names.translate(message), markup=False, highlight=False)
 
 
 class _Bar:
@@ -104,7 +105,7 @@ class LineProgress:
         lines.finish()
 
     def note(self, message: str) -> None:
-        _line(message)
+        _line(state.names.translate(message))
 
 
 class _Lines:

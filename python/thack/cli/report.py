@@ -9,10 +9,10 @@ import typer
 
 from thack.cli.app import app
 from thack.cli.console import out, print_json
-from thack.cli.verbs import Json, Verbose, epilog
+from thack.cli.verbs import Command, Json, Verbose, epilog
 
 
-@app.command("report", epilog=epilog("thack report runs/a runs/b --out report.html"))
+@app.command("report", epilog=epilog("thack report runs/a runs/b --out report.html"), cls=Command)
 def report(
     runs: Annotated[
         list[Path],

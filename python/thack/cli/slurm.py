@@ -9,13 +9,13 @@ import typer
 
 from thack.cli.app import app
 from thack.cli.console import print_json
-from thack.cli.verbs import Json, Verbose, epilog
+from thack.cli.verbs import Command, Json, Verbose, epilog
 from thack.slurm import VERBS, Job, render
 
 EXAMPLE = "thack slurm cache-logits --array 16 -- --teacher ./teacher --data p.jsonl --out cache/ > a.sbatch"
 
 
-@app.command("slurm", epilog=epilog(EXAMPLE))
+@app.command("slurm", epilog=epilog(EXAMPLE), cls=Command)
 def slurm(
     verb: Annotated[str, typer.Argument(help=f"The command to run: {', '.join(VERBS)}.", show_default=False)],
     arguments: Annotated[

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_origin
 
 import typer
+from typer.core import TyperCommand
 
 from thack.cli.console import err, print_json
+from thack.cli.messages import Names
 from thack.config import describe, load, to_toml
 from thack.errors import UsageError
 from thack.runtime.progress import SILENT, Progress
@@ -26,7 +28,35 @@ from thack.runtime.status import recorded
 S = TypeVar("S")
 
 KEYS = "Settings"  # panel of the flags that every verb has
-state = {"verbose": False, "json": False}  # of this process: what the error handler needs to know
+
+
+@dataclass(slots=True)
+class State:
+    """What the handler of errors needs to know of the command line that runs in this process."""
+
+    verbose: bool = False
+    json: bool = False
+    names: Names = field(default_factory=Names)
+
+    def reset(self) -> None:
+        """Forget the command line before."""
+        self.verbose, self.json, self.names = False, False, Names()
+
+
+state = State()
+
+
+class Command(TyperCommand):
+    """A command whose parameters are known to the handler of errors."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it, and remember how it spells its parameters."""
+        options = [p for p in self.params if p.param_type_name == "option"]
+        state.names = Names(
+            flags={str(p.name): p.opts[0] for p in options} | {_key(p.opts[0]): p.opts[0] for p in options},
+            switches={str(p.name) for p in options if getattr(p, "is_flag", False)},
+        )
+        return super().invoke(ctx)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +88,12 @@ class Call(Generic[S]):
 
 
 def note_verbose(value: bool) -> bool:
-    state["verbose"] = state["verbose"] or value
+    state.verbose = state.verbose or value
     return value
 
 
 def note_json(value: bool) -> bool:
-    state["json"] = state["json"] or value
+    state.json = state.json or value
     return value
 
 
@@ -105,9 +135,10 @@ def verb(
 
     def decorate(function: Callable[[Call[S]], None]) -> Callable[..., None]:
         def command(**values: Any) -> None:
+            state.names = _names(cls, flags)
             common = {key: values.pop(key) for key in _COMMON}
             given = {key: values.pop(key) for key in extras or {}}
-            settings = load(cls, common["config"] or [], common["sets"] or [], _overrides(cls, flags, values))
+            settings = _load(cls, common["config"] or [], common["sets"] or [], _overrides(cls, flags, values))
             if common["show_settings"]:
                 sys.stdout.write(to_toml(settings, comments=True))
                 return
@@ -124,10 +155,31 @@ def verb(
         command.__name__ = name.replace("-", "_")
         command.__doc__ = function.__doc__
         command.__signature__ = _signature(cls, flags, extras or {}, set_example)  # type: ignore[attr-defined]
-        app.command(name, epilog=epilog(example))(command)
+        app.command(name, epilog=epilog(example), cls=Command)(command)
         return command
 
     return decorate
+
+
+def _key(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
+
+
+def _load(cls: type[S], files: Sequence[Path], sets: Sequence[str], overrides: Mapping[str, Any]) -> S:
+    try:
+        return load(cls, files, sets, overrides)
+    except UsageError as error:
+        raise UsageError(
+            error.message, details=error.details, hint=error.hint or "--show-settings lists every key with its default"
+        ) from error
+
+
+def _names(cls: type[Any], flags: Mapping[str, Flag]) -> Names:
+    settings = describe(cls)
+    switches = {setting.key for setting in settings if setting.hint is bool}
+    spelled = {flag.key: f"--{name.replace('_', '-')}" for name, flag in flags.items()}
+    spelled |= {"sets": "--set", "config": "--config"}
+    return Names(flags=spelled, switches=switches, keys=[setting.key for setting in settings])
 
 
 def epilog(example: str) -> str:

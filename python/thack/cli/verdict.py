@@ -13,14 +13,14 @@ from rich.text import Text
 
 from thack.cli.app import app
 from thack.cli.console import STYLES, number, out, percent, print_json
-from thack.cli.verbs import KEYS, Json, Verbose, epilog
+from thack.cli.verbs import KEYS, Command, Json, Verbose, epilog
 from thack.errors import HackingFound, UsageError
 
 if TYPE_CHECKING:
     from thack.detection import OracleFreeVerdict, Score, Verdict
 
 
-@app.command("verdict", epilog=epilog("thack verdict runs/a --fail-on-hacking"))
+@app.command("verdict", epilog=epilog("thack verdict runs/a --fail-on-hacking"), cls=Command)
 def verdict(
     runs: Annotated[
         list[Path],

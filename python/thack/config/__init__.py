@@ -1,4 +1,4 @@
-"""Settings: frozen values, read strictly from TOML files, `--set` and flags."""
+"""Settings: frozen values, read strictly from TOML files and key=value texts."""
 
 from thack.config.strict import describe, from_dict, load, to_dict, to_toml
 

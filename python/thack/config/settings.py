@@ -1,4 +1,4 @@
-"""Every setting of every command, with its default: frozen values, filled from TOML, flags and `--set`.
+"""Every setting of every command, with its default: frozen values, filled from TOML files, flags and key=value texts.
 
 The field's names are the keys that users type; a comment behind a field is its help text.
 """

@@ -1,6 +1,6 @@
-"""Settings from TOML files, `--set` and flags: strict about keys and types, all mistakes told at once.
+"""Settings from TOML files, key=value texts and overrides: strict about keys and types, all mistakes in one error.
 
-Later layers win: defaults, then files in order, then `--set` in order, then flags. Values keep the type of
+Later layers win: defaults, then files in order, then texts in order, then overrides. Values keep the type of
 their field; a whole number may stand for a fraction, nothing else is converted.
 """
 
@@ -50,7 +50,7 @@ def load(
     for file in files:
         _collect(cls, _read_toml(file), (), str(file), leaves, problems)
     for text in sets:
-        _collect(cls, _parse_set(cls, text, problems), (), f"--set {text}", leaves, problems)
+        _collect(cls, _parse_set(cls, text, problems), (), f"`sets` {text}", leaves, problems)
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     for key, value in given.items():
         _collect(cls, _nest(key.split("."), value), (), "", leaves, problems)
@@ -58,7 +58,7 @@ def load(
     problems += [f"{'.'.join(key)} is required ({_accepts(_hints(cls)[key[0]])})" for key in missing]
     if problems:
         count = "a setting is wrong" if len(problems) == 1 else f"{len(problems)} settings are wrong"
-        raise UsageError(count, details=problems, hint="--show-settings lists every key with its default")
+        raise UsageError(count, details=problems)
     return _build(cls, leaves, ())
 
 
@@ -91,18 +91,18 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UsageError(f"--config {path} does not exist") from error
+        raise UsageError(f"{path} does not exist") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--config {path} cannot be read ({error})") from error
+        raise DataError(f"{path} cannot be read ({error})") from error
     except tomllib.TOMLDecodeError as error:
-        raise DataError(f"--config {path}: not TOML ({error})") from error
+        raise DataError(f"{path}: not TOML ({error})") from error
 
 
 def _parse_set(cls: type[Any], text: str, problems: list[str]) -> dict[str, Any]:
     """`a.b=value`: the value as TOML would read it, bare words as strings."""
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
-        problems.append(f"--set {text}: not of the form key=value")
+        problems.append(f"`sets` {text}: not of the form key=value")
         return {}
     parts = key.strip().split(".")
     try:

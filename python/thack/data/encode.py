@@ -105,7 +105,7 @@ def prepare(
         raise DataError(
             f"{settings.path or 'the data'} leaves nothing to work on",
             details=[str(report)],
-            hint="raise --set data.max_prompt_tokens, or give responses",
+            hint="raise `data.max_prompt_tokens`, or give responses",
         )
     return Prepared(sequences=sequences, report=report)
 

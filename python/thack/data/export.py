@@ -35,7 +35,7 @@ def export_corpus(directory: Path, task: str, held_out: int) -> dict[str, int]:
         raise UsageError(
             f"{held_out:,} held-out prompts leave nothing to train on",
             details=[f"prompts with a response: {len(answered):,}"],
-            hint="lower --held-out",
+            hint="lower `held_out`",
         )
     sizes = {HELD_OUT: held_out, PAIRS: len(answered) - held_out}
     files = split_by_hash(pairs, sizes, salt=task)

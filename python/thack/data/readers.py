@@ -39,7 +39,7 @@ def read_records(path: Path, on_bad_line: str = "stop", *, skipped: list[str] | 
             if on_bad_line != "skip":
                 raise DataError(
                     f"{place}: {reason}",
-                    hint="skip such lines with --on-bad-line skip (they will be counted and listed)",
+                    hint="skip such lines with `data.on_bad_line = skip` (they will be counted and listed)",
                 ) from None
             if skipped is not None:
                 skipped.append(f"{place}: {reason}")

@@ -56,7 +56,7 @@ def written_before(directory: Path, facts: Mapping[str, Any]) -> dict[str, Any] 
         raise MismatchError(
             f"{directory} holds other responses",
             details=[f"{key}  {manifest.get(key)!r} there, {facts[key]!r} now" for key in changed],
-            hint="give another --out, or remove it",
+            hint="give another `out`, or remove it",
         )
     return manifest
 

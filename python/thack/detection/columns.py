@@ -33,8 +33,8 @@ def parse_mapping(text: str) -> dict[str, str]:
         word, equals, column = part.partition("=")
         if not equals or not column.strip():
             raise UsageError(
-                f"--map {part!r} is not of the form word=column",
-                hint="for example: --map golden=eval/golden,proxy=eval/kl,step=global_step",
+                f"`mapping` {part!r} is not of the form word=column",
+                hint="for example: `mapping = golden=eval/golden,proxy=eval/kl,step=global_step`",
             )
         mapping[word.strip()] = column.strip()
     return mapping
@@ -44,7 +44,7 @@ def known(mapping: Mapping[str, str] | None) -> dict[str, str]:
     for word in mapping or {}:
         if word not in WORDS:
             raise UsageError(
-                f"--map knows no word {word!r}",
+                f"`mapping` knows no word {word!r}",
                 details=[f"it knows: {', '.join(WORDS)}"],
                 hint=_closest(word, WORDS),
             )
@@ -79,7 +79,7 @@ def resolve(chosen: Mapping[str, str], usual: Mapping[str, str], present: set[st
         raise DataError(
             f"{place} has no column for the step",
             details=[f"it has: {', '.join(sorted(present)[:40])}"],
-            hint="name it: --map step=<column>",
+            hint="name it: `mapping = step=COLUMN`",
         )
     return words
 
@@ -104,7 +104,7 @@ def no_metric(rows: Sequence[Row], place: str) -> DataError:
     return DataError(
         f"{place} has neither a golden nor a proxy column",
         details=[f"it has: {', '.join(present[:40])}"],
-        hint="name them: --map golden=<column>,proxy=<column>  (or distill with --eval-data: thack evaluates)",
+        hint="name them: `mapping = golden=COLUMN,proxy=COLUMN` (or distill with an evaluation set)",
     )
 
 

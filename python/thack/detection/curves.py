@@ -73,7 +73,7 @@ class Curves:
         if not path.is_file():
             raise DataError(
                 f"{directory} is not a run: it has no metrics.jsonl",
-                hint="pass a directory written by `thack distill`, or a trainer's log with --map",
+                hint="pass a directory written by thack distill, or a trainer's log with `mapping`",
             )
         rows = [flattened(row, "/") for row in runlog.read(path)]
         usual = {word: f"{word}/{readout}" for word in ("golden", "proxy")}
@@ -182,7 +182,7 @@ def _take_out_unmeasured(
         if word in chosen:
             raise DataError(
                 f"{place}: column {column!r} (for {word}) has no number at any evaluation",
-                hint=f"name another: --map {word}=<column>",
+                hint=f"name another: `mapping = {word}=COLUMN`",
             )
         del words[word]
         told.append(f"{word} has no number at any evaluation")
@@ -217,7 +217,7 @@ def _notes(
 
 
 def _guard_notes(rows: Sequence[Row]) -> tuple[str, ...]:
-    """What a guard did in the run (`thack distill --guard`), in words."""
+    """What a guard did in the run, in words."""
     events = [row for row in rows if row.get("event") == "guard"]
     alarm = next((row for row in events if row.get("action") == "alarm"), None)
     if alarm is None:

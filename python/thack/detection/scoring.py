@@ -36,7 +36,7 @@ class Case:
         if not curves.has("golden"):
             raise UsageError(
                 f"{curves.name} has no golden metric: a detector is scored against the oracle's verdict",
-                hint="distill with --oracle and --eval-data",
+                hint="distill with an oracle and an evaluation set",
             )
         return cls(curves=curves, truth=verdict(curves, margins))
 

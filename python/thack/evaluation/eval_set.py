@@ -200,7 +200,9 @@ class EvalSet:
         """Read a saved evaluation set; an evaluation set that is not what its hash says is refused."""
         directory = Path(directory)
         if not directory.is_dir():
-            raise DataError(f"no eval set in {directory}", hint="make one: thack evaluate --eval-data prompts.jsonl")
+            raise DataError(
+                f"no eval set in {directory}", hint="set `eval_data` to a JSONL of prompts: the set is made from it"
+            )
         manifest = read_json(directory / "manifest.json")
         if manifest.get("kind") != "eval_set" or manifest.get("format") != FORMAT:
             raise DataError(f"{directory} is not an evaluation set of format {FORMAT}")

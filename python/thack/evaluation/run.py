@@ -25,9 +25,12 @@ def run_evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> dic
     prompts gets its responses first and is frozen beside `out`.
     """
     if not settings.student:
-        raise UsageError("nothing to evaluate", hint="give --student DIR")
+        raise UsageError("nothing to evaluate", hint="set `student` to its directory")
     if not settings.eval_data and not settings.data.path:
-        raise UsageError("evaluating needs held-out prompts", hint="give --eval-data DIR, or --eval-data prompts.jsonl")
+        raise UsageError(
+            "evaluating needs held-out prompts",
+            hint="set `eval_data` to a frozen evaluation set, or to a JSONL of prompts",
+        )
     device = choose_device(settings.device)
     names = ("student", "teacher", "oracle", "judge")
     roles = {role: getattr(settings, role) for role in names}
@@ -109,5 +112,5 @@ def open_eval_set(
         progress=progress,
     )
     eval_set.save(frozen)
-    progress.note(f"evaluation set of {len(eval_set)} prompts frozen in {frozen}: give --eval-data {frozen} next time")
+    progress.note(f"evaluation set of {len(eval_set)} prompts frozen in {frozen}: use `eval_data = {frozen}` next time")
     return eval_set

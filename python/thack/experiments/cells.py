@@ -53,7 +53,7 @@ def chosen_figures(settings: ExperimentSettings) -> tuple[str, ...]:
             raise UsageError(f"there is no figure {name!r}", hint=hint)
     own = any(getattr(settings.axes, axis.name) for axis in fields(Axes))
     if "axes" in settings.figures and not own:
-        raise UsageError("figure `axes` needs an axis", hint='for example --set axes.fraction_online="[0, 0.05, 0.1]"')
+        raise UsageError("figure `axes` needs an axis", hint="for example `axes.fraction_online = [0, 0.05, 0.1]`")
     return tuple(dict.fromkeys([*settings.figures, *(["axes"] if own else [])]))
 
 
@@ -74,7 +74,7 @@ def cells(settings: ExperimentSettings) -> list[Cell]:
         for arm in product(settings, axes_of(settings, figure)):
             wanted.setdefault(arm, []).append(figure)
     if not settings.seeds:
-        raise UsageError("seeds is empty", hint="give at least one, such as --seeds 3")
+        raise UsageError("seeds is empty", hint="give at least one, such as `seeds = [0, 1, 2]`")
     return [
         Cell(arm=arm, seed=seed, figures=tuple(figures))
         for seed in dict.fromkeys(settings.seeds)

@@ -41,7 +41,7 @@ def task_file(task: str, data: str) -> str:
         known = ", ".join(TASKS)
         raise UsageError(
             f"task {task!r} is not embedded (those are {known})",
-            hint=f"put its prompts into DIR/{task}.jsonl and give --set data=DIR",
+            hint=f"put its prompts into DIR/{task}.jsonl and use `data = DIR`",
         )
     for ending in (".jsonl", ".parquet"):
         path = Path(data).expanduser() / f"{task}{ending}"

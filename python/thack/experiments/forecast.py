@@ -97,7 +97,7 @@ def forecast(settings: ExperimentSettings, planned: Sequence[Planned], workers: 
 
 
 def write_manifest(found: Forecast, recipe: str, out: Path) -> Path:
-    """cells.json for a Slurm array: task N runs `--cell N`; shared stages are made by whoever needs them first."""
+    """cells.json for a Slurm array: task N runs cell N; shared stages are made by whoever needs them first."""
     write_json(
         out / MANIFEST,
         {

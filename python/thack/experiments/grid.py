@@ -72,7 +72,7 @@ def recipe(
     if not own.is_file():
         raise UsageError(
             f"there is no recipe {name!r}, and no file of that name",
-            hint=f"recipes: {', '.join(RECIPES)}; thack experiment laptop --show-settings prints one to change",
+            hint=f"recipes: {', '.join(RECIPES)}; or the path of a TOML file",
         )
     return load(ExperimentSettings, [own, *files_], sets, overrides)
 
@@ -96,7 +96,7 @@ def run_grid(
     started = time.monotonic()
     planned = plan(settings, out)
     if only is not None and not 0 <= only < len(planned):
-        raise UsageError(f"there is no cell {only}", hint=f"cells are 0 to {len(planned) - 1}: see --dry-run")
+        raise UsageError(f"there is no cell {only}", hint=f"cells are 0 to {len(planned) - 1}")
     claim_output(out, "experiment")
     write_text(out / "config.toml", to_toml(settings))
     wanted = planned if only is None else [planned[only]]

@@ -20,14 +20,14 @@ def model_directory(settings: ExperimentSettings, role: RoleSettings) -> Path:
     """The directory that a role starts from; what is missing is named with where to put it."""
     if not settings.models:
         raise UsageError(
-            f"{role.model} is a model directory, but nobody says where it lies",
-            hint=f"put it into DIR/{role.model} (config.json, tokenizer.json, *.safetensors) and give --set models=DIR",
+            f"{role.model} is a model directory, but `models`, the directory above it, is not set",
+            hint=f"put it into DIR/{role.model} (config.json, tokenizer.json, *.safetensors) and use `models = DIR`",
         )
     path = Path(settings.models).expanduser() / role.model
     if not (path / "config.json").is_file():
         raise ModelError(
             f"no model in {path}",
-            hint=f"put config.json, tokenizer.json and *.safetensors of {role.model} there, or give --set models=DIR",
+            hint=f"put config.json, tokenizer.json and *.safetensors of {role.model} there, or use `models = DIR`",
         )
     return path
 
@@ -62,7 +62,7 @@ _DECIDED = {
     "oracle": "oracle.model",
     "eval_data": "num_held_out_prompts",
     "cache": "target",
-    "out": "--out",
+    "out": "`out`",
 }
 
 

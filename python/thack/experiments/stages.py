@@ -71,7 +71,7 @@ class Stage:
             if key in before and before[key] != value
         ]
         if changed:
-            raise MismatchError(f"{self.path} was made with other defaults", details=changed, hint="give another --out")
+            raise MismatchError(f"{self.path} was made with other defaults", details=changed, hint="give another `out`")
 
 
 def plan_stage(

@@ -76,6 +76,6 @@ def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> dic
 
 def _check(settings: GenerateSettings) -> None:
     if not settings.model:
-        raise UsageError("generating needs a model", hint="give --model DIR")
+        raise UsageError("generating needs a model", hint="set `model` to its directory")
     if not settings.data.path:
-        raise UsageError("generating needs prompts", hint="give --data prompts.jsonl")
+        raise UsageError("generating needs prompts", hint="set `data.path` to a file of prompts")

@@ -77,7 +77,7 @@ class ProjectedTeacher:
             raw_CV = linear(self.hidden_NH[rows], weight_VH, head.bias_V)
             found_CV = log_probs(head.shape(raw_CV), width)
             if torch.isnan(found_CV.sum()):
-                raise ModelError("the teacher gives NaN logits", hint="check its weights, or use --set dtype=float32")
+                raise ModelError("the teacher gives NaN logits", hint="check its weights, or use `dtype = float32`")
             return DenseTarget(log_probs_NV=found_CV)
 
     def to_dense(self, width: int) -> DenseTarget:

@@ -97,5 +97,5 @@ def _check_top_k(target: TopKTarget, kind: Divergence, temperature: float) -> No
         raise UndefinedLoss(
             f"temperature {temperature:g} needs the tail at that temperature, which this cache does not hold",
             details=(f"asked   {temperature:g}", f"cached  {kept}"),
-            hint=f"cache again with --set temperatures=[{temperature:g}], or use loss.temperature = 1",
+            hint=f"cache again with `temperatures = [{temperature:g}]`, or use `loss.temperature = 1`",
         )

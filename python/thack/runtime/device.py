@@ -36,10 +36,10 @@ def choose_device(name: str = "auto") -> torch.device:
     except RuntimeError as error:
         raise UsageError(f"device {name!r} is unknown", hint="use auto, cpu, cuda, cuda:1 or mps") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r}: no GPU is usable here", hint="use --set device=cpu")
+        raise UsageError(f"device {name!r}: no GPU is usable here", hint="use `device = cpu`")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise UsageError(f"device {name!r}: there are {count} GPUs, counted from 0", hint="use --set device=auto")
+        raise UsageError(f"device {name!r}: there are {count} GPUs, counted from 0", hint="use `device = auto`")
     return device
 
 

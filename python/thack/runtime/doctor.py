@@ -50,7 +50,7 @@ def _software(facts: dict[str, Any]) -> list[Finding]:
 
 
 def _hub() -> Finding:
-    """Whether `--teacher org/name` may fetch, and where what was fetched lies."""
+    """Whether a model named `org/name` may be fetched from the hub, and where fetched models are kept."""
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")
     how = "offline (HF_HUB_OFFLINE): only what is there already" if offline else "fetched when named (org/name)"
@@ -107,7 +107,7 @@ def file_system(out: Path) -> list[Finding]:
     if not os.access(place, os.W_OK):
         return [
             *found,
-            Finding(name="write", value=f"no permission in {place}", state="wrong", advice="another --out"),
+            Finding(name="write", value=f"no permission in {place}", state="wrong", advice="choose another `out`"),
         ]
     found += [_try(name, work, place) for name, work in _TRIALS.items()]
     usage = shutil.disk_usage(place)
@@ -143,7 +143,7 @@ def _try(name: str, work: Callable[[Path], None], place: Path) -> Finding:
         advice = "shards are committed by fsync: larger shards (shard_tokens) amortise it" if slow else ""
         return Finding(name=name, value=f"works, {passed:.1f} ms", state="note" if slow else "ok", advice=advice)
     except OSError as error:
-        advice = "caches need it: choose an --out on another file system"
+        advice = "caches need it: choose an `out` on another file system"
         return Finding(name=name, value=f"fails: {error.strerror}", state="wrong", advice=advice)
     finally:
         file.unlink(missing_ok=True)

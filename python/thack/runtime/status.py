@@ -33,6 +33,6 @@ def recorded(directory: Path, kind: str) -> Iterator[None]:
 
 
 def _write(directory: Path, kind: str, state: str, exit_code: int, reason: str) -> None:
-    """By the first rank only, and never into what a mistyped --out names: somebody's files, or a run."""
+    """By the first rank only, and never into a directory of another kind, which a mistyped `out` may name."""
     if current_rank().is_first and directory_kind(directory) == kind:
         write_json(directory / STATUS, {"state": state, "exit_code": exit_code, "reason": reason})

@@ -41,7 +41,7 @@ def check_coverage(cache: Cache, prompts: Sequence[TokenSequence]) -> None:
         raise CacheError(
             f"the cache does not cover the data: {len(missing):,} of {len(prompts):,} prompts are not in it",
             details=(f"missing: {names}",),
-            hint="cache this data, or leave --data out to train on all that the cache holds",
+            hint="cache this data, or leave out `data.path` to train on all that the cache holds",
         )
 
 

@@ -97,29 +97,29 @@ def check_combination(settings: DistillSettings) -> None:
     """Refuse what cannot work before anything is loaded."""
     kind = settings.source.kind
     if not settings.student:
-        raise UsageError("distilling needs a student", hint="give --student DIR")
+        raise UsageError("distilling needs a student", hint="set `student` to a model directory")
     if not settings.cache and not settings.teacher:
-        raise UsageError("distilling needs a teacher", hint="give --cache DIR, or --teacher DIR")
+        raise UsageError("distilling needs a teacher", hint="set `cache`, or `teacher`")
     if settings.cache and kind != "offline":
         raise UsageError(
             f"source.kind = {kind} does not go with a cache",
             details=("responses written afresh have no cached distributions",),
-            hint="leave --cache out and give --teacher and --data",
+            hint="leave out `cache`, and set `teacher` and `data.path`",
         )
     if settings.cache and settings.target != TargetSettings():
         raise UsageError(
-            "target says what is kept of a live teacher, and a cache has kept what it has",
-            hint="leave --cache out and give --teacher and --data, or leave target as it is",
+            "target applies only to a live teacher: with a cache, the target was fixed when the cache was written",
+            hint="leave out `cache` and set `teacher` and `data.path`, or leave target as it is",
         )
     check_guard(settings)
     check_target(settings.target, settings.loss, has_responses=kind == "offline")
     if not settings.cache and not settings.data.path:
-        raise UsageError("distilling without a cache needs prompts", hint="give --data prompts.jsonl")
+        raise UsageError("distilling without a cache needs prompts", hint="set `data.path` to a file of prompts")
     given = settings.teacher or settings.oracle or settings.judge or settings.human_references
     if settings.eval_data and not given:
         raise UsageError(
             "evaluating on an evaluation set needs a reference",
-            hint="give --teacher or --oracle, or no --eval-data (see also judge and human_references)",
+            hint="set `teacher`, `oracle`, `judge` or `human_references`; or leave out `eval_data`",
         )
 
 

@@ -48,12 +48,12 @@ def check_guard(settings: DistillSettings) -> None:
         raise UsageError(
             f"a guard watches offline runs; source.kind is {settings.source.kind}",
             details=["responses that are written afresh are not memorised"],
-            hint="leave --guard out, or --source",
+            hint="leave out `guard.on`, or `source.kind`",
         )
     if not settings.teacher or not settings.eval_data:
         raise UsageError(
             "a guard compares training with held-out prompts, and needs a live teacher for both",
-            hint="give --teacher DIR and --eval-data DIR",
+            hint="set `teacher` and `eval_data`",
         )
 
 

@@ -87,7 +87,7 @@ class LiveTeacher:
         with torch.no_grad():
             found = log_probs(self._teacher(batch), self._width)
             if torch.isnan(found.sum()):
-                raise ModelError("the teacher gives NaN logits", hint="check its weights, or use --set dtype=float32")
+                raise ModelError("the teacher gives NaN logits", hint="check its weights, or use `dtype = float32`")
         return found
 
     def _prior(self) -> Tensor:
@@ -110,30 +110,30 @@ def check_target(settings: TargetSettings, loss: LossSettings, *, has_responses:
         raise UndefinedLoss(
             f"{loss.divergence} is not defined on target.kind = {settings.kind}",
             details=["the samples are an unbiased estimate of p, and only forward KL is linear in p"],
-            hint="use loss.divergence = forward_kl, or target.kind = dense, top-k or mixed",
+            hint="use `loss.divergence = forward_kl`, or `target.kind` dense, top-k or mixed",
         )
     if settings.kind not in ("dense", "mixed") and loss.temperature != 1:
         raise UndefinedLoss(
             f"loss.temperature = {loss.temperature:g} is not defined on target.kind = {settings.kind}",
-            hint="use loss.temperature = 1, or target.kind = dense or mixed",
+            hint="use `loss.temperature = 1`, or `target.kind` dense or mixed",
         )
     if settings.kind != "mixed":
         if settings.tail_draws or settings.tail_prior:
             raise UsageError(
                 f"target.tail_draws and target.tail_prior belong to target.kind = mixed, not {settings.kind}",
-                hint="--set target.kind=mixed",
+                hint="use `target.kind = mixed`",
             )
         return
     if settings.tail_prior < 1 and settings.tail_draws < 1:
         raise UsageError(
             "target.kind = mixed leaves a share of the tail to no id",
             details=[f"tail_prior  {settings.tail_prior:g}", f"tail_draws  {settings.tail_draws}"],
-            hint="--set target.tail_prior=1 (a prior alone), or --set target.tail_draws=4",
+            hint="use `target.tail_prior = 1` (a prior alone), or `target.tail_draws = 4`",
         )
     if settings.tail_prior and not has_responses:
         raise UsageError(
             "target.tail_prior needs given responses: the prior is the mean tail over them",
-            hint="use source.kind = offline, or --set target.tail_prior=0 --set target.tail_draws=4",
+            hint="use `source.kind = offline`, or `target.tail_prior = 0` with `target.tail_draws = 4`",
         )
 
 

@@ -91,6 +91,6 @@ def has_plain_head(model: LanguageModel, settings: LossSettings) -> bool:
     if not plain and settings.fused is True:
         raise UndefinedLoss(
             f"loss.fused = true: {type(model).__name__} does more to its logits than scale and cap them",
-            hint="use --set loss.fused=auto, which computes its logits in full",
+            hint="use `loss.fused = auto`, which computes its logits in full",
         )
     return plain

@@ -110,7 +110,7 @@ class RunDirectory:
             raise MismatchError(
                 f"{self.path} was started with other models or data: they changed behind the same names",
                 details=[f"{key}  {before[key]!r} then, {now[key]!r} now" for key in changed],
-                hint="put back what was there, or give another --out",
+                hint="put back what was there, or give another `out`",
             )
 
     def resumable(self, progress: Progress) -> Path | None:
@@ -188,7 +188,7 @@ class RunDirectory:
             raise UsageError(
                 f"{self.path} was started with other settings",
                 details=[f"{key}  {before.get(key)!r} then, {now.get(key)!r} now" for key in changed],
-                hint="give another --out, or the same settings",
+                hint="give another `out`, or the same settings",
             )
 
 

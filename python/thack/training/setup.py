@@ -21,8 +21,8 @@ from thack.training.run_directory import RunDirectory
 from thack.training.sharding import WrappedModel, as_module
 
 _ROOM = (
-    "lower micro_batch_size, the result stays the same; then --set memory.checkpoint_activations=true, "
-    "parallel.strategy=fsdp on several GPUs, evaluation.batch_size, source.batch_size"
+    "lower `micro_batch_size` (the result stays the same); then `memory.checkpoint_activations = true`, "
+    "`parallel.strategy = fsdp` on several GPUs, a lower `evaluation.batch_size` or `source.batch_size`"
 )
 _GO_ON = "its own message says why; run the same command again to go on from the last checkpoint"
 

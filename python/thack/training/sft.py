@@ -76,7 +76,7 @@ def prepare_sft(
 ) -> tuple[Job, Snapshot]:
     """The job, and the point from which it goes on."""
     if records is None and not settings.data.path:
-        raise UsageError("there is nothing to train on", hint="give --data pairs.jsonl")
+        raise UsageError("there is nothing to train on", hint="set `data.path` to a file of prompts with responses")
     device, group = choose_device(settings.device), run.group
     checkpoint = run.resumable(progress)
     with group.raise_on_all_ranks():

@@ -128,7 +128,7 @@ def _shard(model: LanguageModel, plain: LanguageModel) -> LanguageModel:
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
-        raise UsageError("parallel.strategy = fsdp needs torch 2.8 or newer", hint="use --set parallel.strategy=ddp")
+        raise UsageError("parallel.strategy = fsdp needs torch 2.8 or newer", hint="use `parallel.strategy = ddp`")
     # Its output may be a view, and nothing here changes logits in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
     mesh = init_device_mesh(plain.device.type, (dist.get_world_size(),))
@@ -149,7 +149,7 @@ def lighten(model: LanguageModel, settings: MemorySettings) -> None:
     if settings.compile and model.device.type == "cpu":
         raise UsageError(
             "memory.compile is for GPUs: on a CPU the blocks run on oneDNN's own products, which torch cannot compile",
-            hint="leave it out: --set memory.compile=false",
+            hint="use `memory.compile = false`",
         )
     for block in blocks_of(as_module(model)):
         if settings.checkpoint_activations:

@@ -195,7 +195,7 @@ def test_exit_codes(
 def test_verbose_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("thack.api.verdict", _Raises(ThackError("broken")))
     assert "Traceback" in run(capsys, "verdict", "runs/a", "-v")[2]
-    assert verbs.state["verbose"]
+    assert verbs.state.verbose
     assert "Traceback" not in run(capsys, "verdict", "runs/a")[2], "the flag must not leak into the next call"
 
 

@@ -125,7 +125,7 @@ def claim_directory(directory: Path) -> None:
     except OSError as error:
         raise ThackError(
             f"cannot write into {directory}: {(error.strerror or str(error)).lower()}",
-            hint="free space there, change its permissions, or give another --out",
+            hint="free space there, change its permissions, or give another `out`",
         ) from error
 
 
@@ -148,7 +148,9 @@ def make_plan(
     from thack.runtime.threads import threads
 
     if not sequences:
-        raise UsageError("the data holds no sequence to cache", hint="check --data and its limits")
+        raise UsageError(
+            "the data holds no sequence to cache", hint="check `data.path`, `data.limit` and `data.max_prompt_tokens`"
+        )
     record = record_of(settings, teacher.vocab_size)
     dtype, _ = choose_dtype(settings.dtype, teacher.device, width=teacher.head().in_features)
     bound = settings.data.max_response_tokens if settings.generate else 0
@@ -182,7 +184,7 @@ def settings_fingerprint(settings: CacheSettings) -> str:
 
 def _check(settings: CacheSettings, has_teacher: bool) -> None:
     if not settings.teacher and not has_teacher:
-        raise UsageError("no teacher is given", hint="name its directory with --teacher")
+        raise UsageError("no teacher is given", hint="set `teacher` to its directory")
     if settings.samples > 1 and not settings.generate:
         raise UsageError(
             f"samples = {settings.samples} needs generate = true",
@@ -224,7 +226,7 @@ def _check_space(job: Job) -> None:
     if needed > free:
         raise ThackError(
             f"no space: {job.directory} needs {_gigabytes(needed)} more, {_gigabytes(free)} are free",
-            hint="free space, give another --out, or keep less of each distribution (thack cache probe)",
+            hint="free space, give another `out`, or keep less of each distribution (thack cache probe)",
         )
 
 

@@ -135,5 +135,5 @@ def _named(error: ModelError, sequences: Sequence[TokenSequence]) -> ModelError:
     return ModelError(
         error.message,
         details=[*error.details, f"in a batch of {len(sequences)} sequences: {names}"],
-        hint=error.hint or "check the teacher's weights, or use --set dtype=float32",
+        hint=error.hint or "check the teacher's weights, or use `dtype = float32`",
     )

@@ -134,7 +134,7 @@ def _check_row(row: Row, settings: ImportSettings) -> None:
             raise DataError(
                 f"{settings.source}: {row.place}: token {ids.max():,} is outside the vocabulary of"
                 f" {settings.vocab_size:,}",
-                hint="is --vocab-size the width of the teacher's logits, and this its tokenizer?",
+                hint="is `vocab_size` the width of the teacher's logits, and this its tokenizer?",
             )
     for n, (ids, log_probs) in enumerate(row.entries):
         place = f"{settings.source}: {row.place}, response token {n}"

@@ -1,4 +1,4 @@
-"""What a cache holds, as plain values: for people, for `--json`, for scripts."""
+"""What a cache holds, as plain values: for people and for scripts."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def record_of(settings: CacheSettings, vocab_size: int) -> Record:
     if settings.kind == "sampled" and settings.temperatures:
         raise UsageError(
             "temperatures are not defined on sampled targets",
-            hint="leave temperatures empty, or use --top-k",
+            hint="leave out `temperatures`, or use `kind = top-k`",
         )
     if any(not 0.05 <= t <= 100 for t in settings.temperatures) or len(settings.temperatures) > 16:
         raise UsageError(f"temperatures = {settings.temperatures}: up to 16 numbers from 0.05 to 100")
@@ -239,7 +239,7 @@ def _same_plan(directory: Path, plan: Plan) -> Plan:
             details=[
                 f"{key:<{width}}  {_short(theirs.get(key))} there, {_short(ours[key])} now" for key in differing[:8]
             ],
-            hint="give another --out, or the same settings, teacher and data as before",
+            hint="give another `out`, or the same settings, teacher and data as before",
         )
     return found
 

@@ -1,4 +1,4 @@
-"""What a capture will cost before it is begun: `--dry-run`."""
+"""What a capture will cost before it is begun: the dry run."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def probe(
     `noise` is the mean squared error Σ_v E(w_v − p_v)² of one unbiased sample.
     """
     if not 0 <= tokens <= _MOST_TOKENS:
-        raise UsageError(f"tokens = {tokens:g}: must be from 1 to {_MOST_TOKENS:g}", hint="such as --tokens 1e12")
+        raise UsageError(f"tokens = {tokens:g}: must be from 1 to {_MOST_TOKENS:g}", hint="such as `tokens = 1e12`")
     teacher = teacher or load_teacher(settings)
     data = list(read_data(settings, teacher, progress) if sequences is None else sequences)
     if settings.generate:
