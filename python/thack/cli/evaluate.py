@@ -43,9 +43,11 @@ def evaluate(call: Call[EvaluateSettings]) -> None:
 
 
 def _show(columns: dict[str, Any], written: str) -> None:
+    from thack.schema.metrics import is_bound
+
     table = Table("metric (nats, but shares and tokens of health)", "value", "95 % interval", box=None, pad_edge=False)
     for name, value in columns.items():
-        if not name.endswith(("/low", "/high")):
+        if not is_bound(name):
             low, high = columns.get(f"{name}/low"), columns.get(f"{name}/high")
             table.add_row(name, number(value), f"{number(low)} … {number(high)}" if low is not None else "")
     out().print(table)

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thack.detection.curves import Floats, PerPrompt
+from thack.schema.metrics import Reduction
 
 Interval = tuple[float, float]
 
@@ -50,7 +51,7 @@ def resample(
     columns: Mapping[str, PerPrompt],
     *,
     judged_E: NDArray[np.bool_],
-    normalisation: str,
+    reduction: Reduction | None,
     resamples: int,
     folds: int,
     seed: int,
@@ -63,7 +64,7 @@ def resample(
     for counts_BP in _draws(num_prompts, resamples, seed):
         for name, column in columns.items():
             nats_EP, tokens_EP = column.nats_EP[:, order_P], column.tokens_EP[:, order_P]
-            if normalisation == "sequence_sum":
+            if reduction == "sequence_sum":
                 tokens_EP = np.ones_like(tokens_EP)
             parts[name].append(_crossfit(counts_BP, nats_EP, tokens_EP, fold_P, judged_E))
     return {name: _join(found) for name, found in parts.items()}
@@ -105,10 +106,10 @@ def _crossfit(
 
 
 def paired_band(
-    column: PerPrompt, anchor: int, *, normalisation: str, resamples: int, confidence: float, seed: int
+    column: PerPrompt, anchor: int, *, reduction: Reduction | None, resamples: int, confidence: float, seed: int
 ) -> tuple[Floats, Floats]:
     """Interval of each evaluation's ratio to evaluation `anchor`: what is common to both cancels."""
-    tokens_EP = np.ones_like(column.tokens_EP) if normalisation == "sequence_sum" else column.tokens_EP
+    tokens_EP = np.ones_like(column.tokens_EP) if reduction == "sequence_sum" else column.tokens_EP
     blocks = _draws(column.nats_EP.shape[1], resamples, seed)
     at_BE = np.concatenate([(counts_BP @ column.nats_EP.T) / (counts_BP @ tokens_EP.T) for counts_BP in blocks])
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]

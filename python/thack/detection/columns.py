@@ -7,21 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from thack.detection.rows import Row
 from thack.errors import DataError, UsageError
+from thack.schema.metrics import GOLDEN, PROXY, Role, TrainingKL, find_metric
 
-#: The clean readout (RECIPE): forward KL on fixed responses, nats per token.
-READOUT = "forward_kl/reference_sampled/token_mean"
-#: What stands in for golden where there is no oracle, best first, with its line; the column says which it is.
-STAND_INS = {"judge": "judge_line", "human": "human_line"}
-_LIKELIHOOD = "negative_log_likelihood/reference_sampled"
+#: What takes the oracle's place in golden where there is none, best first; the column says which it is.
+STAND_INS = (Role.JUDGE, Role.HUMAN)
 #: What a mapping may name, and the columns of a thack run that play the part.
 WORDS: Mapping[str, tuple[str, ...]] = {
     "step": ("step", "global_step", "_step", "iteration"),
     "epoch": ("epoch",),
-    "golden": (f"golden/{READOUT}",),
-    "proxy": (f"proxy/{READOUT}",),
-    "line": (f"line/{READOUT}",),
-    "monitor": ("train_kl/monitor", "train_kl/offline_monitor"),
-    "fresh": ("train_kl/fresh",),
+    "golden": (str(GOLDEN),),
+    "proxy": (str(PROXY),),
+    "baseline": (str(GOLDEN.of_baseline),),
+    "monitor": (TrainingKL.MONITOR,),
+    "fresh": (TrainingKL.FRESH,),
     "train_loss": ("loss", "train_loss"),
 }
 
@@ -66,8 +64,8 @@ def resolve(chosen: Mapping[str, str], usual: Mapping[str, str], present: set[st
                     details=[f"it has: {', '.join(sorted(present)[:40])}"],
                     hint=_closest(asked, present),
                 )
-        elif word == "line":
-            found = _line_of(words.get("golden", ""), present)
+        elif word == "baseline":
+            found = _baseline_of(words.get("golden"), present)
         else:
             columns = (usual[word],) if word in usual else defaults
             found = next((column for column in columns if column in present), None)
@@ -86,17 +84,16 @@ def resolve(chosen: Mapping[str, str], usual: Mapping[str, str], present: set[st
 
 def _stand_in(golden: str, present: set[str]) -> str | None:
     """The judge's or the human column in golden's place."""
-    _, _, readout = golden.partition("/")
-    likelihood = f"{_LIKELIHOOD}/{readout.rpartition('/')[2]}"
-    columns = (f"judge/{readout}", f"human/{likelihood}")
+    metric = find_metric(golden)
+    columns = [] if metric is None else [str(metric.against(role)) for role in STAND_INS]
     return next((column for column in columns if column in present), None)
 
 
-def _line_of(golden: str, present: set[str]) -> str | None:
-    """The line that belongs to golden's column, of the same divergence; none for another trainer's columns."""
-    role, _, readout = (golden or f"golden/{READOUT}").partition("/")
-    line = f"{({'golden': 'line'} | STAND_INS).get(role, '')}/{readout}"
-    return line if line in present else None
+def _baseline_of(golden: str | None, present: set[str]) -> str | None:
+    """The baseline of golden's column, of the same divergence; None for another trainer's columns."""
+    metric = GOLDEN if golden is None else find_metric(golden)
+    baseline = str(metric.of_baseline) if metric is not None else ""
+    return baseline if baseline in present else None
 
 
 def no_metric(rows: Sequence[Row], place: str) -> DataError:

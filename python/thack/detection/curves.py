@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from thack.detection.columns import READOUT, known, no_metric, resolve
+from thack.detection.columns import known, no_metric, resolve
 from thack.detection.rows import Row, finite, finite_or_nan, numeric_keys, read_log, unquoted
 from thack.errors import DataError
 from thack.files import flattened, read_json
 from thack.runtime import runlog
 from thack.runtime.status import STATUS
+from thack.schema.metrics import GOLDEN, PROXY, MetricName, find_metric
 
 Floats = NDArray[np.float64]
 _EVENTS = ("train", "evaluation", "guard")  # of thack's own rows; another trainer's words say nothing here
@@ -55,18 +56,18 @@ class Curves:
     step_E: Floats
     columns: Mapping[str, Floats]  # every evaluation column, NaN where a row lacks it
     train: Mapping[str, Series]  # every training column
-    words: Mapping[str, str]  # golden, proxy, line, monitor, fresh, train_loss → column
+    words: Mapping[str, str]  # golden, proxy, baseline, monitor, fresh, train_loss → column
     per_prompt: Mapping[str, PerPrompt] = field(default_factory=dict)  # by column without normalisation
     notes: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()  # golden or proxy, where the last logged value is no number: a run that diverged
 
     @classmethod
     def from_run(
-        cls, directory: str | Path, *, readout: str = READOUT, mapping: Mapping[str, str] | None = None
+        cls, directory: str | Path, *, metric: MetricName = GOLDEN, mapping: Mapping[str, str] | None = None
     ) -> Curves:
-        """Read a thack run directory; `readout` is `<divergence>/<whose samples>/<normalisation>`.
+        """Read a thack run directory; `metric` is golden's, the proxy's is the same against the teacher.
 
-        `mapping` names other columns than the readout's.
+        `mapping` names other columns.
         """
         directory = Path(directory)
         path = directory / "metrics.jsonl"
@@ -76,7 +77,7 @@ class Curves:
                 hint="pass a directory written by thack distill, or a trainer's log with `mapping`",
             )
         rows = [flattened(row, "/") for row in runlog.read(path)]
-        usual = {word: f"{word}/{readout}" for word in ("golden", "proxy")}
+        usual = {"golden": str(metric), "proxy": str(metric.against(PROXY.role))}
         curves = _build(directory.resolve().name, rows, known(mapping), str(path), usual=usual)
         curves = replace(curves, notes=(*curves.notes, *_guard_notes(rows), *_status_notes(directory)))
         return _with_per_prompt(curves, directory / "per_prompt.jsonl")
@@ -94,7 +95,7 @@ class Curves:
         return word in self.words
 
     def of(self, word: str) -> Series:
-        """The finite values of golden, proxy, line, monitor, fresh or train_loss."""
+        """The finite values of golden, proxy, baseline, monitor, fresh or train_loss."""
         column = self.words.get(word)
         if column is None:
             return Series(step=np.empty(0), value=np.empty(0))
@@ -107,7 +108,7 @@ class Curves:
 
     def prompts(self, word: str) -> PerPrompt | None:
         """The prompts behind a word's column, where the run kept them."""
-        return self.per_prompt.get(_without_normalisation(self.words.get(word, "")))
+        return self.per_prompt.get(_per_prompt(self.words.get(word, "")) or "")
 
     def last(self, column: str) -> float | None:
         """The last finite value of a column, whichever event logged it (costs are cumulative)."""
@@ -135,7 +136,7 @@ def _build(
     step = words.pop("step")
     # Golden and proxy may come in rows of their own (several callbacks, one step): rows are merged by
     # step, and a step that was run twice (a resumed run) keeps what was logged last.
-    metrics = {words[word] for word in ("golden", "proxy", "line", "monitor", "fresh") if word in words}
+    metrics = {words[word] for word in ("golden", "proxy", "baseline", "monitor", "fresh") if word in words}
     evaluations: dict[float, Row] = {}
     training: dict[float, Row] = {}
     for row in rows:
@@ -247,8 +248,10 @@ def _status_notes(directory: Path) -> tuple[str, ...]:
     return (f"the run is not finished ({state} at step {found.get('step', '?')}): what it says is not its last word",)
 
 
-def _without_normalisation(column: str) -> str:
-    return column.rsplit("/", 1)[0]
+def _per_prompt(column: str) -> str | None:
+    """The column of per_prompt.jsonl behind a metric's column; None for another trainer's columns."""
+    metric = find_metric(column)
+    return None if metric is None else str(metric.per_prompt)
 
 
 def _with_per_prompt(curves: Curves, path: Path) -> Curves:
@@ -260,7 +263,7 @@ def _with_per_prompt(curves: Curves, path: Path) -> Curves:
         at = finite(row.get("step"))
         if at is not None:
             by_step[at] = row
-    wanted = {_without_normalisation(column) for column in curves.words.values()}
+    wanted = {found for column in curves.words.values() if (found := _per_prompt(column)) is not None}
     rows = [by_step.get(at) for at in curves.step_E]
     per_prompt = {column: prompts for column in sorted(wanted) if (prompts := _prompts(rows, column, path)) is not None}
     notes = curves.notes
@@ -271,7 +274,7 @@ def _with_per_prompt(curves: Curves, path: Path) -> Curves:
 
 def _prompts(rows: Sequence[Row | None], column: str, path: Path) -> PerPrompt | None:
     entries = [row.get(column) if row is not None else None for row in rows]
-    if column.partition("/")[0].endswith("line"):  # constant: written once, or with every evaluation
+    if MetricName.parse(column).baseline:  # constant: written once, or with every evaluation
         entries = [next((entry for entry in entries if entry is not None), None)] * len(entries)
     if not entries or any(entry is None for entry in entries):
         return None

@@ -24,10 +24,10 @@ from typing import Any, Literal
 import numpy as np
 
 from thack.detection import signals
-from thack.detection.columns import READOUT
 from thack.detection.curves import Curves, Series
 from thack.detection.signals import Signal
 from thack.errors import UsageError
+from thack.schema.metrics import PROXY, TrainingKL
 
 Fired = Literal["alarm", "quiet", "not enough data"]
 
@@ -210,7 +210,7 @@ def watch(history: Sequence[Mapping[str, Any]], *, threshold: float | None = Non
     Rows hold `step`, train_kl/monitor, and train_kl/fresh or the proxy's column.
     """
     step_E = np.array([row["step"] for row in history], dtype=np.float64)
-    words = {"proxy": f"proxy/{READOUT}", "monitor": "train_kl/monitor", "fresh": "train_kl/fresh"}
+    words: dict[str, str] = {"proxy": str(PROXY), "monitor": TrainingKL.MONITOR, "fresh": TrainingKL.FRESH}
     columns = {
         column: np.array([row.get(column, np.nan) for row in history], dtype=np.float64) for column in words.values()
     }

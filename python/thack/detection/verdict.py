@@ -27,6 +27,7 @@ from thack.detection.bootstrap import Interval, Resampled, last_argmin, percenti
 from thack.detection.curves import Curves, Floats, PerPrompt
 from thack.detection.words import explain
 from thack.errors import DataError, UsageError
+from thack.schema.metrics import MetricName
 
 Name = Literal["inconclusive", "healthy", "over-fitting", "regressing to the teacher", "hacking"]
 Side = Literal["above", "below", "too close to tell"]
@@ -214,9 +215,9 @@ def _judged(curves: Curves, margins: Margins) -> NDArray[np.bool_]:
 
 
 def _resample(curves: Curves, judged_E: NDArray[np.bool_], margins: Margins) -> dict[str, Resampled]:
-    """Bootstrap golden, proxy and line together where they count the same prompts."""
+    """Bootstrap golden, proxy and baseline together where they count the same prompts."""
     found: dict[str, PerPrompt] = {}
-    for word in ("golden", "proxy", "line"):
+    for word in ("golden", "proxy", "baseline"):
         prompts = curves.prompts(word)
         if prompts is not None:
             found[word] = prompts
@@ -227,7 +228,7 @@ def _resample(curves: Curves, judged_E: NDArray[np.bool_], margins: Margins) -> 
     return resample(
         found,
         judged_E=judged_E,
-        normalisation=curves.words["golden"].rsplit("/", 1)[-1],
+        reduction=MetricName.parse(curves.words["golden"]).reduction,
         resamples=margins.resamples,
         folds=margins.folds,
         seed=margins.seed,
@@ -290,13 +291,13 @@ def _line(
     curves: Curves, golden: Extent | None, resampled: Mapping[str, Resampled], margins: Margins
 ) -> tuple[float | None, Interval | None, Interval | None]:
     """KL(oracle‖teacher), its interval, and the paired interval of golden's end minus it."""
-    line = curves.of("line")
+    line = curves.of("baseline")
     if not len(line):
         return None, None, None
     value = float(line.value[-1])
-    if "line" not in resampled or golden is None:
+    if "baseline" not in resampled or golden is None:
         return value, None, None
-    line_B = resampled["line"].end_B
+    line_B = resampled["baseline"].end_B
     return (
         value,
         percentile_interval(line_B, margins.confidence),

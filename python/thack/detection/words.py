@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from thack.schema.metrics import Role, find_metric
+
 if TYPE_CHECKING:
     from thack.detection.bootstrap import Interval
     from thack.detection.verdict import Extent, Verdict
@@ -23,13 +25,13 @@ MEANING = {
 
 #: What stands in golden's place, by the first word of its column: its name, and what can be concluded from it.
 STAND_IN = {
-    "judge": (
+    Role.JUDGE: (
         "distance to the judge",
         "there is no oracle: golden here is the distance to a judge, a stronger model in its role. A rise can mean "
         "the teacher's mistakes or only a move away from the judge's own habits, and mistakes that the judge shares "
         "with the teacher are not seen",
     ),
-    "human": (
+    Role.HUMAN: (
         "negative log-likelihood of human references",
         "there is no oracle: golden here is how unlikely the student finds what people wrote. Its differences are "
         "those of a distance, its level holds the entropy of human text too: the same harm is a smaller share of it, "
@@ -41,7 +43,7 @@ STAND_IN = {
 
 def stand_in(column: str) -> tuple[str, str] | None:
     """Name and meaning of what stands in golden's place; None where it is golden itself."""
-    return STAND_IN.get(column.partition("/")[0])
+    return STAND_IN.get(_role(column))
 
 
 def golden_name(column: str) -> str:
@@ -52,8 +54,14 @@ def golden_name(column: str) -> str:
 
 def line_name(column: str) -> str:
     """Where a perfect copy of the teacher would end, in golden's column."""
-    names = {"judge": "KL(judge‖teacher)", "human": "the teacher's own likelihood"}
-    return names.get(column.partition("/")[0], "KL(oracle‖teacher)")
+    names = {Role.JUDGE: "KL(judge‖teacher)", Role.HUMAN: "the teacher's own likelihood"}
+    return names.get(_role(column), "KL(oracle‖teacher)")
+
+
+def _role(column: str) -> Role:
+    """The reference of golden's column; another trainer's column is taken for the oracle's."""
+    metric = find_metric(column)
+    return Role.ORACLE if metric is None else metric.role
 
 
 def percent(share: float, *, sign: bool = True) -> str:
@@ -140,7 +148,7 @@ def _line(found: Verdict, golden: Extent) -> list[str]:
         low, high = found.over_line_interval
         text += f" (by {found.over_line:+.3f} [{low:+.3f}, {high:+.3f}] nats)".replace("-", "−")
     if found.name == "hacking" and found.side == "above":
-        truth = {"judge": "its judge", "human": "what people wrote"}.get(golden.column.partition("/")[0], "the truth")
+        truth = {Role.JUDGE: "its judge", Role.HUMAN: "what people wrote"}.get(_role(golden.column), "the truth")
         text += f": the student is now further from {truth} than its teacher is"
     elif found.name == "hacking" and found.side == "below":
         text += ", but the proxy has not converged, so this is not a mere return to the teacher"

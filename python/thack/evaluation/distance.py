@@ -2,14 +2,14 @@
 
 B sequences, N response tokens packed, V vocabulary, P prompts of the evaluation set. A column's name says all:
 
-    golden | proxy | line        reference is the oracle | the teacher | line: KL(oracle‖teacher) and kin
-    judge | judge_line           a stronger model in the oracle's role, where there is no oracle
-    human | human_line           negative_log_likelihood of responses that people wrote | the teacher's
+    golden | proxy | baseline    reference is the oracle | the teacher | baseline: KL(oracle‖teacher) and kin
+    judge | judge_baseline       a stronger model in the oracle's role, where there is no oracle
+    human | human_baseline       negative_log_likelihood of responses that people wrote | the teacher's
     forward_kl | reverse_kl | jsd    KL(reference‖model), KL(model‖reference), JSD at β = ½; full vocabulary
     reference_sampled | student_sampled    on the reference's fixed responses, or on the model's own
     token_mean | sequence_sum        Σ nats / Σ tokens, or mean over prompts of the sum per response
 
-`line` measures the teacher in the student's place ("student_sampled": its fixed responses), and is the
+`baseline` measures the teacher in the student's place ("student_sampled": its fixed responses), and is the
 same in every row. Never on a cache: truncation would show as curvature (pitfall 26). A negative log-likelihood
 holds the entropy of human text: its differences are those of KL(people‖model), its level is not.
 `health/…`, beside them, is explained in health.py.
@@ -43,7 +43,7 @@ from thack.runtime.progress import SILENT, Progress
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 NORMALISATIONS = ("token_mean", "sequence_sum")
 METRIC_OF: dict[Writer, str] = {"oracle": "golden", "judge": "judge", "teacher": "proxy"}
-LINE_OF: dict[Writer, str] = {"oracle": "line", "judge": "judge_line"}
+LINE_OF: dict[Writer, str] = {"oracle": "baseline", "judge": "judge_baseline"}
 LIKELIHOOD = "negative_log_likelihood/reference_sampled"
 _CHUNK_ELEMENTS = 1 << 18  # of one [n, V] temporary: stays in the second-level cache
 _MEMORY_BYTES = 1 << 30  # reference log-probabilities kept between evaluations
@@ -255,7 +255,7 @@ class Evaluator:
                 if role in self.references:
                     self._line |= self._line_of(role, name, self.teacher)
             if HUMAN in self.eval_set.responses:
-                self._line[f"{HUMAN}_line/{LIKELIHOOD}"] = self._likelihood(self.teacher, "teacher")
+                self._line[f"{HUMAN}_baseline/{LIKELIHOOD}"] = self._likelihood(self.teacher, "teacher")
         return self._line
 
     def _line_of(self, role: Writer, name: str, teacher: LanguageModel) -> dict[str, PerPrompt]:

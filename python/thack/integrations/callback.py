@@ -25,6 +25,7 @@ from thack.models.load import as_language_model
 from thack.models.protocol import LanguageModel
 from thack.runtime import runlog
 from thack.runtime.runlog import RunLog
+from thack.schema.metrics import TrainingKL, is_bound
 
 _LOG = logging.getLogger("thack")
 FOLDER = "thack"  # in the trainer's output_dir
@@ -185,7 +186,7 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             )
         self.monitor.check_tokenizer("student", student.tokenizer)
         width = common_width(student.tokenizer.size, student=student.vocab_size, teacher=teacher.vocab_size)
-        writers = {"train_kl/monitor": HUMAN, "train_kl/fresh": "teacher"}
+        writers = {TrainingKL.MONITOR: HUMAN, TrainingKL.FRESH: "teacher"}
         return {
             name: FixedKL(self.monitor.sequences(writer), teacher, width)
             for name, writer in writers.items()
@@ -196,7 +197,7 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         """One row in our log, and the readable part of it, with the detector's word, in the trainer's."""
         row = {"event": "evaluation", "step": state.global_step, "epoch": state.epoch or 0.0, **columns}
         self._logs["metrics"].append(row)
-        shown = {name: value for name, value in columns.items() if not name.endswith(("/low", "/high"))}
+        shown = {name: value for name, value in columns.items() if not is_bound(name)}
         shown |= self._detect()
         if self.trainer is not None:
             self.trainer.log(shown)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CURVE_WORDS = ("golden", "proxy", "line", "train_loss")  # whose numbers go beside each figure
+CURVE_WORDS = ("golden", "proxy", "baseline", "train_loss")  # whose numbers go beside each figure
 
 
 @dataclass(frozen=True, slots=True)

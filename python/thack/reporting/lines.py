@@ -11,6 +11,7 @@ from thack.detection import Series
 from thack.detection.bootstrap import paired_band
 from thack.detection.curves import Floats
 from thack.reporting.runs import Arm
+from thack.schema.metrics import find_metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +43,15 @@ def _single(arm: Arm, word: str, series: Series) -> Line:
     """Intervals are of the ratio to the value at golden's minimum: there the band has no width."""
     run = next(run for run in arm.runs if len(run.curves.of(word)))
     prompts, golden = run.curves.prompts(word), run.verdict.golden
-    if prompts is None or golden is None or len(series) != len(run.curves.step_E):
+    metric = find_metric("" if golden is None else golden.column)
+    if prompts is None or golden is None or metric is None or len(series) != len(run.curves.step_E):
         return Line(series.step, series.value)
     margins = run.verdict.margins
     anchor = int(np.flatnonzero(series.step == golden.minimum_step)[0])
     low_E, high_E = paired_band(
         prompts,
         anchor,
-        normalisation=golden.column.rsplit("/", 1)[-1],
+        reduction=metric.reduction,
         resamples=margins.resamples,
         confidence=margins.confidence,
         seed=margins.seed,

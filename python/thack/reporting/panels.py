@@ -52,7 +52,7 @@ def draw(subject: Subject) -> list[Drawn]:
                 "hacking. The ring is the lowest golden value, the large marker the end; a perfect copy of "
                 "the "
                 "teacher would end on the dashed line.",
-                ("proxy", "golden", "line"),
+                ("proxy", "golden", "baseline"),
             )
         )
     if _any(curves, "golden"):
@@ -65,7 +65,7 @@ def draw(subject: Subject) -> list[Drawn]:
                 "the rise from "
                 f"minimum to "
                 f"end. {band} The steep start is cropped.",
-                ("golden", "line"),
+                ("golden", "baseline"),
             )
         )
     found += _lower_row(subject, colours, curves)

@@ -11,6 +11,7 @@ from thack.reporting.colours import Colour
 from thack.reporting.html import folded, table, tag, text
 from thack.reporting.prose import baseline_name, percent, percent_interval
 from thack.reporting.runs import COSTS, Arm, Run, Subject, shown
+from thack.schema.metrics import is_bound
 
 DASH = "–"
 _ROLES = ("prompt", "oracle", "teacher", "student")
@@ -218,7 +219,7 @@ def columns(subject: Subject) -> str:
 
 def _metric_columns(curves: Curves) -> list[str]:
     skipped = {"epoch", "step", *COSTS}
-    return [c for c in curves.columns if not c.endswith(("/low", "/high")) and c not in skipped]
+    return [c for c in curves.columns if not is_bound(c) and c not in skipped]
 
 
 def _column(curves: Curves, column: str) -> list[str] | None:

@@ -31,6 +31,7 @@ from thack.generation.sources import Growing, Mixture, Offline, Online, Response
 from thack.losses.fused import ProjectedTeacher
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
+from thack.schema.metrics import PROXY, TrainingKL
 from thack.targets.types import Target
 from thack.training.data import TrainingData
 from thack.training.live import LiveTeacher
@@ -147,7 +148,7 @@ class Guard:
 
 
 def _is_watched(column: str) -> bool:
-    return column.startswith("train_kl/") or column == "proxy/forward_kl/reference_sampled/token_mean"
+    return column in (*TrainingKL, str(PROXY))
 
 
 def _told(found: Detection) -> Row:

@@ -20,10 +20,10 @@ from thack.evaluation.monitor import FixedKL
 from thack.generation.sampler import generate
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
+from thack.schema.metrics import TrainingKL
 from thack.training.data import LiveTargets, TrainingData
 from thack.training.plan import Plan, shuffled
 
-MONITOR, FRESH = "train_kl/monitor", "train_kl/fresh"
 _PROMPTS = 256
 _SAMPLE = (1 << 32) - 1  # the `sample` word of fresh responses: no training response is drawn under it
 
@@ -44,7 +44,7 @@ def training_monitors(
     else:
         trained = prompts = training_data.sequences(positions, 0)
     fresh = _written(teacher, prompts, settings, group, sample=_SAMPLE)
-    sets = {MONITOR: trained, FRESH: fresh}
+    sets: dict[str, list[TokenSequence]] = {TrainingKL.MONITOR: trained, TrainingKL.FRESH: fresh}
     return {name: FixedKL(sequences, teacher, width, group=group) for name, sequences in sets.items()}
 
 

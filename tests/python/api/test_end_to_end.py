@@ -89,7 +89,7 @@ def test_the_whole_street(
         out=str(tmp_path / "evaluation.json"), evaluation={"bootstrap": 20}, device="cpu", human_references=True,
     )  # fmt: skip
     metrics = {name.split("/")[0] for name in found["columns"]}
-    assert metrics == {"golden", "proxy", "line", "human", "human_line", "health"}
+    assert metrics == {"golden", "proxy", "baseline", "human", "human_baseline", "health"}
     assert api.verdict(run.path).name == "inconclusive"
     assert "Teacher hacking" in (run.model / "README.md").read_text()
     opens(run.model, student_kind, tokenizer)

@@ -94,10 +94,10 @@ def write_run(
     tokens_P = np.random.default_rng(seed + 99).integers(4, 29, num_prompts).astype(float)
     curves = {"proxy": shape.proxy(step_E)}
     if with_oracle:
-        curves |= {"golden": shape.golden(step_E), "line": np.full(len(step_E), shape.line)}
+        curves |= {"golden": shape.golden(step_E), "baseline": np.full(len(step_E), shape.line)}
     measured = {}
     for number, (word, value_E) in enumerate(curves.items()):
-        quiet = Noise(difficulty=noise.difficulty, prompt=0.0, checkpoint=0.0) if word == "line" else noise
+        quiet = Noise(difficulty=noise.difficulty, prompt=0.0, checkpoint=0.0) if word == "baseline" else noise
         measured[f"{word}/{READOUT}"] = per_prompt(value_E, num_prompts, quiet, 1000 * seed + number, tokens_P)
     rows, prompt_rows = _evaluation_rows(step_E, measured, kind, shape)
     (directory / "metrics.jsonl").write_text(_lines(_train_rows(steps[-1], kind, seed) + rows))

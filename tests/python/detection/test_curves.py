@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from synthetic import STEPS, write_run
 from thack.api import read_curves
 from thack.detection import Curves, parse_mapping, verdict, verdict_without_oracle
 from thack.errors import DataError, UsageError
+from thack.schema import metrics
 
 GOLDEN = "golden/forward_kl/reference_sampled"
 
@@ -34,7 +36,7 @@ def test_a_run_directory_is_read_with_its_prompts(tmp_path: Path) -> None:
 
 def test_a_column_averages_where_a_sequence_sum_is_asked_for(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", num_prompts=40)
-    curves = Curves.from_run(run, readout="forward_kl/reference_sampled/sequence_sum")
+    curves = Curves.from_run(run, metric=replace(metrics.GOLDEN, reduction="sequence_sum"))
     prompts = curves.prompts("golden")
     assert prompts is not None
     np.testing.assert_allclose(curves.of("golden").value, prompts.nats_EP.mean(axis=1), rtol=1e-12)
@@ -205,9 +207,9 @@ def test_a_mapping_counts_for_a_run_too_and_takes_the_line_of_its_divergence(tmp
     _write(run / "metrics.jsonl", rows)
     curves = Curves.from_run(run, mapping={"golden": f"golden/{other}"})
     assert curves.words["golden"] == f"golden/{other}"
-    assert "line" not in curves.words, "a JSD is not compared with KL(oracle‖teacher)"
+    assert "baseline" not in curves.words, "a JSD is not compared with KL(oracle‖teacher)"
     assert read_curves(run, f"golden=golden/{other}").words == curves.words
-    assert Curves.from_run(run).has("line")
+    assert Curves.from_run(run).has("baseline")
 
 
 def test_a_student_that_diverged_at_the_end_is_not_healthy(tmp_path: Path) -> None:

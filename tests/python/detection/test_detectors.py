@@ -19,15 +19,15 @@ from thack.detection import (
     training_stalled,
     verdict_without_oracle,
 )
-from thack.detection.columns import READOUT
 from thack.errors import UsageError
+from thack.schema.metrics import PROXY
 
 STEP_E = np.array(STEPS, dtype=float)
 
 
 def curves(proxy: np.ndarray, monitor: np.ndarray | None) -> Curves:
-    columns = {f"proxy/{READOUT}": proxy}
-    words = {"proxy": f"proxy/{READOUT}"}
+    columns = {str(PROXY): proxy}
+    words = {"proxy": str(PROXY)}
     if monitor is not None:
         columns["train_kl/monitor"] = monitor
         words["monitor"] = "train_kl/monitor"

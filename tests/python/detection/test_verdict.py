@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from synthetic import SHAPES, STEPS, Noise, Shape, write_run
 
 from thack.detection import Curves, Margins, Verdict, verdict
-from thack.detection.columns import READOUT
 from thack.detection.curves import PerPrompt
 from thack.errors import DataError, UsageError
 
 QUIET = Noise(prompt=0.03, checkpoint=0.001)
 FAST = Margins(resamples=200)
+READOUT = "forward_kl/reference_sampled/token_mean"
 
 
 def drawn(
@@ -35,8 +35,8 @@ def drawn(
         columns[f"proxy/{READOUT}"] = np.array(proxy)
         words["proxy"] = f"proxy/{READOUT}"
     if line is not None:
-        columns[f"line/{READOUT}"] = np.full(len(golden), line)
-        words["line"] = f"line/{READOUT}"
+        columns[f"baseline/{READOUT}"] = np.full(len(golden), line)
+        words["baseline"] = f"baseline/{READOUT}"
     return Curves(name="drawn", step_E=step_E, columns=columns, train={}, words=words)
 
 

@@ -19,7 +19,7 @@ def _bootstrap(shape: Shape, noise: Noise, seed: int, num_prompts: int = 256) ->
     found = resample(
         {"golden": PerPrompt(nats_EP=nats_EP, tokens_EP=tokens_EP)},
         judged_E=JUDGED_E,
-        normalisation="token_mean",
+        reduction="token_mean",
         resamples=300,
         folds=5,
         seed=0,

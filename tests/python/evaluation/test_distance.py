@@ -54,8 +54,8 @@ def test_every_column_equals_its_definition(cast: tuple[Llama, Llama, Llama], ev
     expected = {
         "golden/{}/reference_sampled": by_definition(oracle, student, eval_set, "oracle"),
         "proxy/{}/reference_sampled": by_definition(teacher, student, eval_set, "teacher"),
-        "line/{}/reference_sampled": by_definition(oracle, teacher, eval_set, "oracle"),
-        "line/{}/student_sampled": by_definition(oracle, teacher, eval_set, "teacher"),
+        "baseline/{}/reference_sampled": by_definition(oracle, teacher, eval_set, "oracle"),
+        "baseline/{}/student_sampled": by_definition(oracle, teacher, eval_set, "teacher"),
     }
     for pattern, sums in expected.items():
         for divergence, nats in sums.items():
@@ -85,7 +85,7 @@ def test_the_teacher_as_student_is_at_distance_zero_and_on_the_line(
     for divergence in ("forward_kl", "reverse_kl", "jsd"):
         assert columns[f"proxy/{divergence}/reference_sampled/token_mean"] == pytest.approx(0, abs=1e-5)
         golden = columns[f"golden/{divergence}/reference_sampled/token_mean"]
-        assert golden == columns[f"line/{divergence}/reference_sampled/token_mean"]
+        assert golden == columns[f"baseline/{divergence}/reference_sampled/token_mean"]
 
 
 def test_trap_25_evaluating_twice_gives_the_same_numbers(cast: tuple[Llama, Llama, Llama], eval_set: EvalSet) -> None:

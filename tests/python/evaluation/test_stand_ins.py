@@ -48,13 +48,13 @@ def test_a_judge_is_an_oracle_by_another_name(cast: tuple[Llama, Llama, Llama], 
     assert distance(student, judge, named, role="judge", settings=SETTINGS)[READOUT] == (by_name[f"judge/{READOUT}"])
     pair = plain.with_responses(teacher, judge=judge, max_new_tokens=9)
     both = evaluate(student, pair, teacher=teacher, judge=judge, settings=SETTINGS)
-    assert f"judge_line/{READOUT}" in both.columns and f"proxy/{READOUT}" in both.columns
+    assert f"judge_baseline/{READOUT}" in both.columns and f"proxy/{READOUT}" in both.columns
 
 
 def test_human_likelihood_equals_its_definition(cast: tuple[Llama, Llama, Llama], eval_set: EvalSet) -> None:
     judge, teacher, student = cast
     found = Evaluator(eval_set, teacher, None, SETTINGS, judge=judge).evaluate(student)
-    for name, model in (("human", student), ("human_line", teacher)):
+    for name, model in (("human", student), ("human_baseline", teacher)):
         nats = []
         for sequence in eval_set.sequences("human"):
             batch = Batch.of([sequence])
@@ -114,10 +114,10 @@ class TestVerdict:
     @pytest.mark.parametrize(
         ("golden", "line", "words"),
         [
-            (f"judge/{READOUT}", f"judge_line/{READOUT}", ["distance to the judge", "KL(judge‖teacher) = 1.6"]),
+            (f"judge/{READOUT}", f"judge_baseline/{READOUT}", ["distance to the judge", "KL(judge‖teacher) = 1.6"]),
             (
                 f"human/{LIKELIHOOD}/token_mean",
-                f"human_line/{LIKELIHOOD}/token_mean",
+                f"human_baseline/{LIKELIHOOD}/token_mean",
                 ["likelihood of human references", "entropy of human text", "teacher's own likelihood = 1.6"],
             ),
         ],
@@ -136,8 +136,8 @@ class TestVerdict:
     def test_the_oracle_wins(self, tmp_path: Path) -> None:
         with RunLog(tmp_path / "metrics.jsonl") as log:
             for i in range(8):
-                row = {f"{name}/{READOUT}": 1.0 for name in ("golden", "judge", "judge_line", "proxy")}
+                row = {f"{name}/{READOUT}": 1.0 for name in ("golden", "judge", "judge_baseline", "proxy")}
                 log.append({"event": "evaluation", "step": 40 * (i + 1), **row})
         curves = Curves.from_run(tmp_path)
         assert curves.words["golden"].startswith("golden/")
-        assert "line" not in curves.words
+        assert "baseline" not in curves.words

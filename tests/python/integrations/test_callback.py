@@ -73,7 +73,14 @@ def test_columns_are_those_of_evaluate(
     ).columns
     shown = {name for name in expected if not name.endswith(("/low", "/high"))}
     assert shown <= rows[-1].keys()
-    assert {name.split("/")[0] for name in shown} == {"golden", "proxy", "line", "human", "human_line", "health"}
+    assert {name.split("/")[0] for name in shown} == {
+        "golden",
+        "proxy",
+        "baseline",
+        "human",
+        "human_baseline",
+        "health",
+    }
     for column in shown:
         assert rows[-1][column] == pytest.approx(expected[column], rel=1e-5), column
     assert not any(name.endswith("/low") for name in rows[-1])

@@ -60,5 +60,5 @@ def test_gkd_trainer_with_the_callback(tmp_path: Path) -> None:
     told = json.loads(done.stdout.strip().splitlines()[-1])
     assert told["steps"] == [0, 2, 4]
     readout = "forward_kl/reference_sampled/token_mean"
-    assert {f"{metric}/{readout}" for metric in ("golden", "proxy", "line")} <= set(told["columns"])
+    assert {f"{metric}/{readout}" for metric in ("golden", "proxy", "baseline")} <= set(told["columns"])
     assert (tmp_path / "out" / "thack" / "verdict.json").is_file()

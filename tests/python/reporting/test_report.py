@@ -267,7 +267,7 @@ def _rewritten(run: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) ->
 
 def test_a_judge_is_never_called_an_oracle(tmp_path: Path) -> None:
     def judged(row: dict[str, Any]) -> dict[str, Any]:
-        names = {"golden": "judge", "line": "judge_line"}
+        names = {"golden": "judge", "baseline": "judge_baseline"}
         return {
             "/".join([names.get(key.split("/")[0], key.split("/")[0]), *key.split("/")[1:]]): row[key] for key in row
         }

@@ -1,0 +1,285 @@
+"""The names of metric columns, and the rows of metrics.jsonl and per_prompt.jsonl.
+
+Nothing else in the package takes a column's name apart, or puts one together. Parts are separated by `/`:
+
+    golden/forward_kl/reference_sampled/token_mean
+    human/negative_log_likelihood/reference_sampled/sequence_sum/low
+
+    metric      golden | proxy | judge | human        the student against the oracle | the teacher | a judge |
+                                                      human responses
+                baseline | judge_baseline | human_baseline
+                                                      the teacher in the student's place, as KL(oracle‖teacher)
+    divergence  forward_kl | reverse_kl | jsd         KL(reference‖model), KL(model‖reference), JSD at β = ½
+                negative_log_likelihood               of human responses, which have no distribution
+    responses   reference_sampled | student_sampled   the reference's fixed responses | the measured model's own
+    reduction   token_mean | sequence_sum             Σ nats / Σ tokens | mean over prompts of the sum per response;
+                                                      absent in per_prompt.jsonl, which holds the sums
+    bound       low | high                            of the 95 % interval; absent for the value itself
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import lru_cache
+from typing import Final, Literal, get_args
+
+from thack.errors import DataError
+
+DivergenceName = Literal["forward_kl", "reverse_kl", "jsd", "negative_log_likelihood"]
+Responses = Literal["reference_sampled", "student_sampled"]
+Reduction = Literal["token_mean", "sequence_sum"]
+Bound = Literal["low", "high"]
+
+LIKELIHOOD: Final = "negative_log_likelihood"
+DIVERGENCES: tuple[DivergenceName, ...] = ("forward_kl", "reverse_kl", "jsd")  # between two models
+RESPONSES: tuple[Responses, ...] = get_args(Responses)
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
+BOUNDS: tuple[Bound, ...] = get_args(Bound)
+
+
+class Role(StrEnum):
+    """What a model, or a set of human responses, is to the student."""
+
+    ORACLE = "oracle"
+    TEACHER = "teacher"
+    JUDGE = "judge"  # a stronger model in the oracle's place
+    HUMAN = "human"  # responses that people wrote; no model
+
+
+#: The metric of the student against each role, and of the teacher in the student's place.
+METRIC_OF: Mapping[Role, str] = {
+    Role.ORACLE: "golden",
+    Role.TEACHER: "proxy",
+    Role.JUDGE: "judge",
+    Role.HUMAN: "human",
+}
+BASELINE_OF: Mapping[Role, str] = {
+    Role.ORACLE: "baseline",
+    Role.JUDGE: "judge_baseline",
+    Role.HUMAN: "human_baseline",
+}
+_ROLE_OF = {name: (role, False) for role, name in METRIC_OF.items()} | {
+    name: (role, True) for role, name in BASELINE_OF.items()
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricName:
+    """A metric column. The defaults are the metric that a verdict reads: forward KL on fixed responses.
+
+    Example:
+        >>> str(MetricName(role=Role.ORACLE))
+        'golden/forward_kl/reference_sampled/token_mean'
+        >>> MetricName.parse("proxy/jsd/student_sampled/sequence_sum/low").role
+        <Role.TEACHER: 'teacher'>
+    """
+
+    role: Role  # of the reference
+    divergence: DivergenceName = "forward_kl"
+    responses: Responses = "reference_sampled"
+    reduction: Reduction | None = "token_mean"  # None: sums per prompt
+    baseline: bool = False  # the teacher is measured in the student's place
+    bound: Bound | None = None
+
+    def __post_init__(self) -> None:
+        if self.baseline and self.role not in BASELINE_OF:
+            raise DataError(f"the {self.role} has no baseline: its distance from itself is 0")
+        if (self.role is Role.HUMAN) != (self.divergence == LIKELIHOOD):
+            raise DataError(f"{self.role} responses and {self.divergence} do not go together")
+
+    @classmethod
+    def parse(cls, column: str) -> MetricName:
+        """The inverse of `str`.
+
+        Raises:
+            DataError: `column` is not the name of a metric.
+        """
+        found = find_metric(column)
+        if found is None:
+            raise DataError(
+                f"{column!r} is not a metric column",
+                details=["it has the form <metric>/<divergence>/<responses>/<reduction>"],
+                hint=f"for example: {cls(role=Role.ORACLE)}",
+            )
+        return found
+
+    def __str__(self) -> str:
+        metric = (BASELINE_OF if self.baseline else METRIC_OF)[self.role]
+        parts = [metric, self.divergence, self.responses, self.reduction, self.bound]
+        return "/".join(part for part in parts if part is not None)
+
+    @property
+    def per_prompt(self) -> MetricName:
+        """The column of per_prompt.jsonl that this one is computed from."""
+        return replace(self, reduction=None, bound=None)
+
+    def against(self, role: Role) -> MetricName:
+        """The metric that takes this one's place where the reference is `role`."""
+        if role is Role.HUMAN:
+            return replace(self, role=role, divergence=LIKELIHOOD, responses="reference_sampled")
+        return replace(self, role=role)
+
+    @property
+    def of_baseline(self) -> MetricName | None:
+        """The teacher's value of this metric of the student; None where the teacher is the reference."""
+        return replace(self, baseline=True) if self.role in BASELINE_OF else None
+
+
+GOLDEN = MetricName(role=Role.ORACLE)
+PROXY = MetricName(role=Role.TEACHER)
+
+
+@lru_cache(maxsize=4096)
+def find_metric(column: str) -> MetricName | None:
+    """The metric that a column is; None for any other column, such as another trainer's."""
+    metric, *parts = column.split("/")
+    if metric not in _ROLE_OF or not 2 <= len(parts) <= 4:
+        return None
+    accepted: list[Sequence[str]] = [(*DIVERGENCES, LIKELIHOOD), RESPONSES, REDUCTIONS, BOUNDS]
+    if any(part not in known for part, known in zip(parts, accepted, strict=False)):
+        return None
+    role, baseline = _ROLE_OF[metric]
+    names = ("divergence", "responses", "reduction", "bound")
+    values = {"reduction": None} | dict(zip(names, parts, strict=False))
+    try:
+        return MetricName(role=role, baseline=baseline, **values)  # type: ignore[arg-type]  # checked above
+    except DataError:
+        return None
+
+
+def is_bound(column: str) -> bool:
+    """Whether a column is one end of a metric's interval."""
+    metric = find_metric(column)
+    return metric is not None and metric.bound is not None
+
+
+class TrainingKL(StrEnum):
+    """KL(teacher‖student) on fixed responses to training prompts, in nats per token: for the detectors."""
+
+    MONITOR = "train_kl/monitor"  # the responses that are trained on
+    FRESH = "train_kl/fresh"  # other responses of the teacher to the same prompts, never trained on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthName:
+    """A column beside the metrics: does the student ramble, repeat itself, or grow too sure?
+
+    Example:
+        >>> str(HealthName(quantity="entropy", role=Role.ORACLE))
+        'health/golden/entropy/reference_sampled'
+        >>> str(HealthName(quantity="forward_kl", role=Role.TEACHER, positions=(64, None)))
+        'health/proxy/forward_kl/tokens_64_up/reference_sampled'
+        >>> str(HealthName(quantity="repeated_share"))
+        'health/repeated_share/student_sampled'
+    """
+
+    quantity: str
+    role: Role | None = None  # whose fixed responses; None: the student's own responses
+    positions: tuple[int, int | None] | None = None  # first and last position in the response; None: all
+
+    def __str__(self) -> str:
+        metric = [] if self.role is None else [METRIC_OF[self.role]]
+        responses: Responses = "student_sampled" if self.role is None else "reference_sampled"
+        return "/".join(["health", *metric, self.quantity, *self._positions(), responses])
+
+    def _positions(self) -> list[str]:
+        if self.positions is None:
+            return []
+        first, last = self.positions
+        return [f"tokens_{first}_{'up' if last is None else last}"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSums:
+    """Sums over each prompt's response, before any reduction; P prompts in the evaluation set's order."""
+
+    nats: Sequence[float]
+    tokens: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerPromptRow:
+    """One line of per_prompt.jsonl: what every prompt contributed to each metric of one evaluation."""
+
+    step: float | None  # None: an evaluation outside training
+    metrics: Mapping[MetricName, PromptSums]
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        sums = {str(name): {"nats": list(one.nats), "tokens": list(one.tokens)} for name, one in self.metrics.items()}
+        return {"step": self.step, **sums}
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, object]) -> PerPromptRow:
+        """The inverse of `dump`; columns that are not metrics are left out.
+
+        Raises:
+            DataError: a metric does not hold the nats and tokens of every prompt.
+        """
+        metrics = {}
+        for column, value in raw.items():
+            if (name := find_metric(column)) is not None:
+                metrics[name] = _sums(column, value)
+        return cls(step=number(raw.get("step")), metrics=metrics)
+
+
+def _sums(column: str, value: object) -> PromptSums:
+    if isinstance(value, Mapping):
+        nats, tokens = value.get("nats"), value.get("tokens")
+        if isinstance(nats, list) and isinstance(tokens, list) and len(nats) == len(tokens):
+            return PromptSums(nats=nats, tokens=tokens)
+    raise DataError(f"{column} does not hold the nats and the tokens of every prompt")
+
+
+Event = Literal["train", "evaluation", "guard"]
+EVENTS: tuple[Event, ...] = get_args(Event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsRow:
+    """One line of metrics.jsonl: a training step, an evaluation, or what a guard did."""
+
+    event: Event
+    step: int
+    epoch: float | None = None
+    metrics: Mapping[MetricName, float] = field(default_factory=dict)
+    values: Mapping[str, object] = field(default_factory=dict)  # every other column: loss, costs, health
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        known: dict[str, object] = {"event": self.event, "step": self.step}
+        known |= {} if self.epoch is None else {"epoch": self.epoch}
+        return {**known, **{str(name): value for name, value in self.metrics.items()}, **self.values}
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, object]) -> MetricsRow:
+        """The inverse of `dump`.
+
+        Raises:
+            DataError: the row has no event of thack's, or no step.
+        """
+        event, step = raw.get("event"), number(raw.get("step"))
+        known: Event | None = next((one for one in EVENTS if one == event), None)
+        if known is None or step is None:
+            raise DataError(f"not a row of metrics.jsonl: event {event!r}, step {raw.get('step')!r}")
+        found = {name: value for key, value in raw.items() if (name := find_metric(key)) is not None}
+        return cls(
+            event=known,
+            step=int(step),
+            epoch=number(raw.get("epoch")),
+            metrics={name: math.nan if (n := number(value)) is None else n for name, value in found.items()},
+            values={k: v for k, v in raw.items() if k not in ("event", "step", "epoch") and find_metric(k) is None},
+        )
+
+
+def number(value: object) -> float | None:
+    """The finite number that a value of a log is; None for NaN, infinities, truth values and everything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer beyond all floats
+        return None
