@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from thack.schema.metrics import Role, find_metric
+
 if TYPE_CHECKING:
     from thack.detection import Verdict
     from thack.detection.bootstrap import Interval
@@ -22,15 +24,15 @@ MEANING = {
 }
 
 
-#: What replaces golden where there is no oracle, by the first word of its column: a name, and what it can show.
+#: What replaces golden where there is no oracle, by the role of its reference: a name, and what it can show.
 STAND_IN = {
-    "judge": (
+    Role.JUDGE: (
         "distance to the judge",
         "there is no oracle: golden here is the distance to a judge, a stronger model in its role. A rise can mean "
         "the teacher's mistakes, or only a move away from the judge's own habits. Mistakes that the judge shares "
         "with the teacher are not seen",
     ),
-    "human": (
+    Role.HUMAN: (
         "negative log-likelihood of human references",
         "there is no oracle: golden here is how unlikely the student finds what people wrote. Its differences are "
         "those of a distance; its level includes the entropy of human text. The same harm is therefore a smaller "
@@ -42,7 +44,7 @@ STAND_IN = {
 
 def stand_in(column: str) -> tuple[str, str] | None:
     """Name and meaning of what replaces golden; None where the column is golden itself."""
-    return STAND_IN.get(column.partition("/")[0])
+    return STAND_IN.get(_role(column))
 
 
 def golden_name(column: str) -> str:
@@ -53,8 +55,14 @@ def golden_name(column: str) -> str:
 
 def baseline_name(column: str) -> str:
     """The teacher baseline, where a perfect copy of the teacher would end in golden's column."""
-    names = {"judge": "KL(judge‖teacher)", "human": "the teacher's own likelihood"}
-    return names.get(column.partition("/")[0], "KL(oracle‖teacher)")
+    names = {Role.JUDGE: "KL(judge‖teacher)", Role.HUMAN: "the teacher's own likelihood"}
+    return names.get(_role(column), "KL(oracle‖teacher)")
+
+
+def _role(column: str) -> Role:
+    """The role of the reference in golden's column; another trainer's column is taken for the oracle's."""
+    metric = find_metric(column)
+    return Role.ORACLE if metric is None else metric.role
 
 
 def percent(share: float, *, sign: bool = True) -> str:
@@ -160,7 +168,7 @@ def _baseline(found: Verdict, golden: Extent) -> str:
         low, high = found.over_line_interval
         text += f" (by {found.over_line:+.3f} [{low:+.3f}, {high:+.3f}] nats)".replace("-", "−")
     if found.name == "hacking" and found.side == "above":
-        truth = {"judge": "its judge", "human": "what people wrote"}.get(golden.column.partition("/")[0], "the truth")
+        truth = {Role.JUDGE: "its judge", Role.HUMAN: "what people wrote"}.get(_role(golden.column), "the truth")
         text += f": the student is now further from {truth} than its teacher is"
     elif found.name == "hacking" and found.side == "below":
         text += ", but the proxy has not converged, so this is not a mere return to the teacher"
