@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, suppress
@@ -180,12 +180,6 @@ def _told(error: BaseException) -> ThackError:
     if isinstance(error, ThackError):
         return error
     return ThackError(f"{type(error).__name__}: {error}".split("\n")[0], hint="run it with -v, alone, to see more")
-
-
-def first_failure(failures: Mapping[str, ThackError]) -> None:
-    """Raise the first of them, if there is one: for experiments that need every stage."""
-    for error in failures.values():
-        raise error
 
 
 _relay: Relay

@@ -7,7 +7,6 @@ where all of it lies on the other, and is *inconclusive* between, or with one se
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,12 +15,15 @@ from typing import Literal
 import numpy as np
 
 from thack.detection.power_law import student_quantile
+from thack.reporting.csv_text import csv_text
 from thack.reporting.grid import GridArm
 from thack.reporting.runs import Run
 
 Answer = Literal["holds", "does not hold", "inconclusive"]
 RISE = 0.03  # the verdict's margin: controls rose by up to 2.4 %
 _CONFIDENCE = 0.95
+_CSV_HEAD = ("figure", "claim", "measure", "unit", "should_be_above", "should_be_below")
+_CSV_HEAD += ("mean", "low", "high", "seeds", "answer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +127,10 @@ def ratio(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
 
 def claims_csv(found: Sequence[Claim]) -> str:
     """One row per claim; effects in their own unit, shares as they are."""
-    rows = ["figure,claim,measure,unit,should_be_above,should_be_below,mean,low,high,seeds,answer"]
+    rows = []
     for claim in found:
         effect = claim.effect
         numbers = [claim.low, claim.high, effect.mean, effect.low, effect.high]
-        shown = ["" if n is None or not np.isfinite(n) else repr(float(n)) for n in numbers]
-        text, measure = (json.dumps(word, ensure_ascii=False) for word in (claim.text, claim.measure))
-        rows.append(",".join([claim.figure, text, measure, claim.unit, *shown, str(len(effect.by_seed)), claim.answer]))
-    return "\n".join(rows) + "\n"
+        shown = [float(n) if n is not None and np.isfinite(n) else None for n in numbers]
+        rows.append([claim.figure, claim.text, claim.measure, claim.unit, *shown, len(effect.by_seed), claim.answer])
+    return csv_text(_CSV_HEAD, rows)

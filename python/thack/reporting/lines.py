@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from thack.detection import Series
 from thack.detection.bootstrap import paired_band
 from thack.detection.curves import Floats
+from thack.reporting.csv_text import csv_text
 from thack.reporting.runs import Arm
 from thack.schema.metrics import find_metric
 
@@ -74,17 +76,14 @@ def smoothed(series: Series, num_bins: int = 40) -> Series:
     )
 
 
-def table_of(arms: Sequence[Arm], words: Iterable[str]) -> str:
-    """CSV of every run's values: arm, seed, step, word, column, value."""
-    rows = ["arm,seed,run,step,metric,column,value"]
+def table_of(arms: Sequence[Arm], words: Sequence[str]) -> str:
+    """CSV of every run's values."""
+    rows = []
     for arm in arms:
-        for run in arm.runs:
-            for word in words:
-                series = run.curves.of(word)
-                head = f'"{arm.name}",{"" if run.seed is None else run.seed},"{run.name}"'
-                column = run.curves.words.get(word, "")
-                rows += [
-                    f"{head},{step:.10g},{word},{column},{value!r}"
-                    for step, value in zip(series.step.tolist(), series.value.tolist(), strict=True)
-                ]
-    return "\n".join(rows) + "\n"
+        for run, word in itertools.product(arm.runs, words):
+            series, column = run.curves.of(word), run.curves.words.get(word, "")
+            rows += [
+                [arm.name, run.seed, run.name, f"{step:.10g}", word, column, value]
+                for step, value in zip(series.step.tolist(), series.value.tolist(), strict=True)
+            ]
+    return csv_text(("arm", "seed", "run", "step", "metric", "column", "value"), rows)

@@ -46,12 +46,10 @@ def draw(subject: Subject) -> list[Drawn]:
                 "plane",
                 plane(arms, colours),
                 "Proxy–golden plane",
-                "Training runs to the right, as the student comes closer to its teacher. A healthy path "
-                "only falls. A path that turns up pays for closeness to the teacher with distance from the "
-                "truth: "
-                "hacking. The ring is the lowest golden value, the large marker the end; a perfect copy of "
-                "the "
-                "teacher would end on the dashed line.",
+                "Training runs to the right, as the student comes closer to its teacher. A healthy path only falls. "
+                "A path that turns up pays for closeness to the teacher with distance from the truth: hacking. "
+                "The ring is the lowest golden value, the large marker the end; a perfect copy of the teacher would "
+                "end on the dashed line.",
                 ("proxy", "golden", "baseline"),
             )
         )
@@ -61,10 +59,8 @@ def draw(subject: Subject) -> list[Drawn]:
                 "golden",
                 golden(arms, colours),
                 "Golden: what one really wants",
-                f"{_capital(golden_name(subject.golden_column))} on held-out prompts; lower is better. The label is "
-                "the rise from "
-                f"minimum to "
-                f"end. {band} The steep start is cropped.",
+                f"{_capital(golden_name(subject.golden_column))} on held-out prompts; lower is better. "
+                f"The label is the rise from minimum to end. {band} The steep start is cropped.",
                 ("golden", "baseline"),
             )
         )
@@ -81,8 +77,7 @@ def _lower_row(subject: Subject, colours: Sequence[Colour], curves: Sequence[Cur
                 "proxy",
                 curve(arms, "proxy", "proxy, nats per token", colours),
                 "Proxy: what the training sees",
-                "Distance to the teacher on held-out prompts, both axes logarithmic. It keeps falling in "
-                "hacking; "
+                "Distance to the teacher on held-out prompts, both axes logarithmic. It keeps falling in hacking; "
                 "if it rises, the student over-fits.",
                 ("proxy",),
             )

@@ -135,8 +135,7 @@ def _experiment(paths: Sequence[Path], out: Path) -> Mapping[str, Any]:
 
 
 def _places(experiment: Mapping[str, Any], paths: Sequence[Path]) -> dict[Path, tuple[str, int | None]]:
-    """Arm and seed by run directory; paths in experiment.json may be relative, or of a directory since "
-    "moved."""
+    """Arm and seed by run directory; paths in experiment.json may be relative, or of a directory moved since."""
     places: dict[Path, tuple[str, int | None]] = {}
     entries = [entry for entry in experiment.get("runs", []) if isinstance(entry, dict) and "arm" in entry]
     for path in paths:

@@ -20,16 +20,13 @@ GLOSSARY = {
     "offline": "responses written once and reused in every epoch",
     "online-teacher": "the teacher writes fresh responses in every epoch",
     "online-student": "the student writes fresh responses in every epoch, and the teacher corrects them",
-    "KL, nats": "Kullback–Leibler divergence, the distance used here: 0 if two models agree on every next "
-    "word; "
+    "KL, nats": "Kullback–Leibler divergence, the distance used here: 0 if two models agree on every next word; "
     "measured in nats (1 nat = 1.44 bits) per token of the response",
-    "KL(oracle‖teacher)": "how far the teacher is from the oracle. A perfect copy of the teacher ends on "
-    "this line: "
+    "KL(oracle‖teacher)": "how far the teacher is from the oracle. A perfect copy of the teacher ends on this line: "
     "a student above it is further from the truth than its teacher is",
     "rise": "golden at the end, over its minimum after the warm-up, minus 1",
     "interval": "95 %: computed again 2,000 times with held-out prompts drawn anew. It covers which "
-    "prompts were "
-    "held out, not another training seed",
+    "prompts were held out, not another training seed",
     "onset": "the step of golden’s minimum, from where on more training does harm",
     "slope ratio": "progress on held-out prompts per progress on training responses, both in log; "
     "near 0 the student memorises",
