@@ -45,7 +45,8 @@ NORMALISATIONS = ("token_mean", "sequence_sum")
 METRIC_OF: dict[Writer, str] = {"oracle": "golden", "judge": "judge", "teacher": "proxy"}
 LINE_OF: dict[Writer, str] = {"oracle": "baseline", "judge": "judge_baseline"}
 LIKELIHOOD = "negative_log_likelihood/reference_sampled"
-_CHUNK_ELEMENTS = 1 << 18  # of one [n, V] temporary: stays in the second-level cache
+# Elements of one [n, V] temporary: on a CPU it stays in the second-level cache, elsewhere it fills the device.
+_CHUNK_ELEMENTS, _CHUNK_ELEMENTS_OF_A_DEVICE = 1 << 18, 1 << 25
 _MEMORY_BYTES = 1 << 30  # reference log-probabilities kept between evaluations
 
 
@@ -80,7 +81,8 @@ def three_divergences(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
     Outcomes without mass on the side that weights them add exactly 0, also where both are −inf.
     """
     nats_N3 = torch.empty(log_p_NV.shape[0], 3, dtype=log_p_NV.dtype, device=log_p_NV.device)
-    step = max(1, _CHUNK_ELEMENTS // log_p_NV.shape[1])
+    elements = _CHUNK_ELEMENTS if log_p_NV.device.type == "cpu" else _CHUNK_ELEMENTS_OF_A_DEVICE
+    step = max(1, elements // log_p_NV.shape[1])
     for start in range(0, log_p_NV.shape[0], step):
         rows = slice(start, start + step)
         nats_N3[rows] = _three(log_p_NV[rows], log_q_NV[rows])

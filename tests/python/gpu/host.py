@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-
-aten = torch.ops.aten
+from torch.utils._pytree import tree_leaves
 
 
 class HostCopy(AssertionError):
@@ -16,12 +16,13 @@ class HostCopy(AssertionError):
 
 
 class HostCopies(TorchDispatchMode):
-    """Raises HostCopy where a tensor of `limit` elements or more leaves the device."""
+    """Raises HostCopy where an operation on the device has a result of `limit` elements or more on the host."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self.limit = limit
-        self.most = 0  # elements of the largest copy
+        self.most = 0  # elements of the largest such result
+        self.waits = 0  # single values that were read, for which all work before must end
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -29,10 +30,18 @@ class HostCopies(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in (aten._to_copy.default, aten.copy_.default):
-            source = args[1] if func is aten.copy_.default else args[0]
-            if source.device.type == "cuda" and isinstance(result, Tensor) and result.device.type == "cpu":
-                self.most = max(self.most, source.numel())
+        if any(x.device.type == "cuda" for x in tensors((args, kwargs))):
+            self.waits += func is torch.ops.aten._local_scalar_dense.default
+            self.most = max([self.most, *(x.numel() for x in tensors(result) if x.device.type == "cpu")])
         if self.most >= self.limit:
             raise HostCopy(f"{self.most:,} elements were copied to the host; {self.limit:,} are too many")
         return result
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+SAMPLES_ON_THE_HOST = pytest.mark.xfail(
+    raises=HostCopy, strict=True, reason="threshold sampling copies the logits to the host, a known defect"
+)

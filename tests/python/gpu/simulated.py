@@ -19,6 +19,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -27,7 +28,7 @@ CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 aten = torch.ops.aten
 
-COPIES = {aten.copy_.default, aten._to_copy.default}
+_COPIES = {aten.copy_.default, aten._to_copy.default}
 _INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
 
 
@@ -42,14 +43,15 @@ class SimulatedTensor(Tensor):
 
     @staticmethod
     def __new__(cls, values: Tensor) -> SimulatedTensor:
-        made: SimulatedTensor = Tensor._make_wrapper_subclass(
-            cls,
-            values.size(),
-            strides=values.stride(),
-            storage_offset=values.storage_offset(),
-            dtype=values.dtype,
-            device="meta",
-        )
+        with torch.inference_mode(values.is_inference()):  # a view is what its base is, whatever the mode
+            made: SimulatedTensor = Tensor._make_wrapper_subclass(
+                cls,
+                values.size(),
+                strides=values.stride(),
+                storage_offset=values.storage_offset(),
+                dtype=values.dtype,
+                device="meta",
+            )
         made.values = values
         return made
 
@@ -83,7 +85,12 @@ class _Backend(TorchDispatchMode):
         return False  # else the first operation imports the compiler, for seconds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return run(func, args, kwargs or {})
+        named = [*args, *(kwargs or {}).values()]
+        if SimulatedTensor not in types and not any(isinstance(x, torch.device) for x in named):
+            return func(*args, **(kwargs or {}))
+        with self:  # in inference mode operations come whole, `to` among them
+            found = func.decompose(*args, **(kwargs or {}))
+        return run(func, args, kwargs or {}) if found is NotImplemented else found
 
 
 def run(func: Any, args: Any, kwargs: Any) -> Any:
@@ -93,7 +100,7 @@ def run(func: Any, args: Any, kwargs: Any) -> Any:
     ours = [x for x in tensors if isinstance(x, SimulatedTensor)]
     asked = next((x for x in flat if isinstance(x, torch.device)), None)
     on_device = bool(ours) if asked is None else asked.type in ("cuda", "meta")
-    if ours and func not in COPIES:
+    if ours and func not in _COPIES:
         _check_devices(func, tensors)
     call_args, call_kwargs = tree_unflatten([_inner(x) for x in flat], shape)
     call_kwargs.pop("pin_memory", None)
@@ -171,6 +178,9 @@ def simulated_cuda() -> Iterator[None]:
     with ExitStack() as stack:
         for name, value in _FACTS.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
+        # Optimizers ask its stream whether a graph is being captured; clipping asks the C++ core for the device.
+        stack.enter_context(mock.patch.object(torch.accelerator, "current_accelerator", lambda *_, **__: None))
+        stack.enter_context(mock.patch.object(clip_grad, "_device_has_foreach_support", lambda device: True))
         if importlib.util.find_spec("triton"):
             stack.enter_context(_interpreted_sweeps())
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device="cuda") is made on the CPU and copied
@@ -185,6 +195,7 @@ _FACTS: dict[str, Callable[..., object]] = {
     "is_bf16_supported": lambda *_: True,
     "get_device_capability": lambda *_: (9, 0),
     "current_stream": lambda *_: None,
+    "is_current_stream_capturing": lambda: False,
     "Event": _Event,
     "synchronize": lambda *_: None,
 }

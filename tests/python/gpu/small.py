@@ -31,14 +31,14 @@ def model(seed: int, device: torch.device | str = "cpu", dtype: torch.dtype = to
     return made.to(device=device, dtype=dtype)
 
 
-def sequences(count: int = 12, seed: int = 0) -> list[TokenSequence]:
+def sequences(count: int = 8, seed: int = 0) -> list[TokenSequence]:
     rng = np.random.default_rng(seed)
     return [
         TokenSequence(
             index=i,
             prompt_id=f"p{i}",
             prompt_ids=rng.integers(2, VOCAB, rng.integers(1, 9), dtype=np.int32),
-            response_ids=rng.integers(1, VOCAB, rng.integers(1, 14), dtype=np.int32),
+            response_ids=rng.integers(1, VOCAB, rng.integers(1, 9), dtype=np.int32),
         )
         for i in range(count)
     ]

@@ -12,11 +12,10 @@ from thack import kernels
 from thack.errors import ModelError
 from thack.targets import SampledTarget
 
-from .host import HostCopies, HostCopy
+from .host import SAMPLES_ON_THE_HOST, HostCopies
 
 N, V = 41, 3001
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-D4 = pytest.mark.xfail(raises=HostCopy, strict=True, reason="threshold sampling copies the logits to the host")
 
 
 def logits(dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -122,7 +121,7 @@ def test_threshold_samples(cuda: torch.device) -> None:
     same_samples(found, expected)
 
 
-@D4
+@SAMPLES_ON_THE_HOST
 def test_threshold_sampling_stays_on_the_device(cuda: torch.device) -> None:
     z_NV = logits().to(cuda)
     with HostCopies(N * V):

@@ -113,6 +113,14 @@ def cases() -> list[Any]:
     return [*found, pytest.param(sampled, LossSettings(ce_weight=0.5), id="sampled-forward_kl-label")]
 
 
+SWEPT = [
+    pytest.param(who, *case.values, id=f"{who}-{case.id}")
+    for who in ("triton", "torch")
+    for case in cases()
+    if who == "torch" or case.values[0] is not dense  # dense targets are not swept
+]
+
+
 def agree(ours: Tensor, exact: Tensor, dtype: torch.dtype, tolerance: float = 1e-5) -> None:
     """‖ours − exact‖ relative to ‖exact‖: within `tolerance`, or what rounding to bfloat16 makes of it."""
     assert ours.device.type == "cuda"
@@ -121,12 +129,10 @@ def agree(ours: Tensor, exact: Tensor, dtype: torch.dtype, tolerance: float = 1e
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("make", "settings"), cases())
+@pytest.mark.parametrize(("swept_by", "make", "settings"), SWEPT, indirect=["swept_by"])
 def test_rows_in_place(
     cuda: torch.device, swept_by: str, make: Callable[[], Target], settings: LossSettings, dtype: torch.dtype
 ) -> None:
-    if make is dense and swept_by == "triton":
-        pytest.skip("dense targets are not swept")
     logits_NV = normal(N, V, seed=0, scale=3).to(dtype)
     leaf_NV = logits_NV.double().requires_grad_()
     expected_N = defined(make(), settings)(leaf_NV)
@@ -158,13 +164,11 @@ def test_through_autograd(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("make", "settings"), cases())
+@pytest.mark.parametrize(("swept_by", "make", "settings"), SWEPT, indirect=["swept_by"])
 def test_fused_with_the_head(
     cuda: torch.device, swept_by: str, make: Callable[[], Target], settings: LossSettings, dtype: torch.dtype
 ) -> None:
     """Two chunks and a rest, rows weighted, logits scaled and capped; the teacher also before its head."""
-    if make is dense and swept_by == "triton":
-        pytest.skip("dense targets are not swept")
     hidden_NH, weight_VH = normal(N, H, seed=5).to(dtype), normal(V, H, seed=6, scale=0.3)
     row_weights_N = torch.linspace(0, 2, N)
     exact = [hidden_NH.double().requires_grad_(), weight_VH.to(dtype).double().requires_grad_()]
