@@ -162,7 +162,7 @@ def teacher_rows(rows: int = 512) -> Tensor | None:
         prompt, response = teacher.tokenizer.encode_pair(record.prompt, record.response)
         if response is not None and len(prompt) <= 24 and len(response) <= 28:
             one = TokenSequence(
-                index=len(sequences), prompt_id=str(len(sequences)), prompt_ids=prompt, response_ids=response
+                example=len(sequences), prompt_id=str(len(sequences)), prompt_ids=prompt, response_ids=response
             )
             sequences.append(one)
     with torch.inference_mode():

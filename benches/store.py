@@ -166,7 +166,7 @@ def _captured(kind: Any, *, hidden: int, layers: int, vocab: int, count: int) ->
     rng = np.random.default_rng(0)
     data = [
         TokenSequence(
-            index=i,
+            example=i,
             prompt_id=str(i),
             prompt_ids=rng.integers(2, tokenizer.size, 16).astype(np.int32),
             response_ids=rng.integers(2, tokenizer.size, 48).astype(np.int32),

@@ -45,7 +45,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """Sequences in the data's order, `index` counting them; without responses they are prompts alone."""
+    """Sequences in the data's order, `example` counting them; without responses they are prompts alone."""
 
     sequences: list[TokenSequence]
     report: Report
@@ -85,7 +85,7 @@ def prepare(
             ids = ids[: settings.max_response_tokens]
         sequences.append(
             TokenSequence(
-                index=len(sequences),
+                example=len(sequences),
                 prompt_id=record.prompt_id,
                 prompt_ids=fitted,
                 response_ids=ids,

@@ -2,23 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from thack.errors import UsageError
 from thack.files import digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSequence:
-    """One prompt with one response, as token ids. The response holds its EOS if it ended by itself."""
+    """One prompt with one response, as token ids. The response includes the id that ended it, if one did."""
 
-    index: int  # position in its data set: the `prompt` word of every random number drawn for it
+    example: int  # index in the data set: with `sample`, it names every random number drawn for this sequence
     prompt_id: str  # stable id of the prompt, from its content
     prompt_ids: np.ndarray  # int32 [P], P ≥ 1
-    response_ids: np.ndarray  # int32 [R], R ≥ 1
+    response_ids: np.ndarray  # int32 [R], R ≥ 1; empty where only the prompt is given
     sample: int = 0  # which of several responses to the same prompt
+    position: int | None = None  # index in the cache that the sequence was read from; None: not from a cache
+
+    def with_response(self, response_ids: np.ndarray, sample: int) -> TokenSequence:
+        """The same prompt with another response, which no cache stores."""
+        return replace(self, response_ids=response_ids, sample=sample, position=None)
+
+
+def cache_positions(sequences: Iterable[TokenSequence]) -> list[int]:
+    """Index in the cache of each sequence; UsageError for one that was not read from a cache."""
+    found = []
+    for s in sequences:
+        if s.position is None:
+            raise UsageError(
+                f"prompt {s.prompt_id}: the sequence was not read from a cache",
+                hint="take sequences from Cache.sequences or CacheDataset",
+            )
+        found.append(s.position)
+    return found
+
+
+def repeats(sequences: Sequence[TokenSequence]) -> np.ndarray:
+    """int64 per sequence: how many before it are of the same example, so of the same prompt.
+
+    One more response to each needs distinct sample numbers among those.
+    """
+    seen: Counter[int] = Counter()
+    found = np.zeros(len(sequences), dtype=np.int64)
+    for i, s in enumerate(sequences):
+        found[i] = seen[s.example]
+        seen[s.example] += 1
+    return found
 
 
 def data_fingerprint(sequences: Iterable[TokenSequence]) -> str:

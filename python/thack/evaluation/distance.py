@@ -178,7 +178,7 @@ class Evaluator:
         responses = generate(
             student,
             self.eval_set.prompts,
-            indices=np.arange(len(self.eval_set)),
+            examples=np.arange(len(self.eval_set)),
             max_new_tokens=longest,
             sampling=SamplingSettings(),
             seed=self.seed,
@@ -215,7 +215,7 @@ class Evaluator:
             batch = Batch.of(sequences, model.device)
             log_q_NV = _log_probs(model, batch, model.tokenizer.size, role)
             nats_N = cross_entropy(log_q_NV, batch.labels_N).double().cpu().numpy()
-            prompt_N = np.repeat([s.index for s in sequences], [len(s.response_ids) for s in sequences])
+            prompt_N = np.repeat([s.example for s in sequences], [len(s.response_ids) for s in sequences])
             nats_P += np.bincount(prompt_N, weights=nats_N, minlength=len(nats_P))
             tokens_P += np.bincount(prompt_N, minlength=len(tokens_P))
         return PerPrompt(nats_P=self.group.total(nats_P), tokens_P=self.group.total(tokens_P))
@@ -289,7 +289,7 @@ class Evaluator:
 
     def _batches(self, sequences: Sequence[TokenSequence]) -> Iterator[tuple[int, list[TokenSequence]]]:
         """This rank's of the fixed, numbered batches of similar length: the same sequences always meet in one."""
-        order = sorted(sequences, key=lambda s: (len(s.prompt_ids) + len(s.response_ids), s.index))
+        order = sorted(sequences, key=lambda s: (len(s.prompt_ids) + len(s.response_ids), s.example))
         for number, start in enumerate(range(0, len(order), self.settings.batch_size)):
             if self.group.owns(number):
                 yield number, order[start : start + self.settings.batch_size]
@@ -318,7 +318,7 @@ class _Sums:
         self.tokens_P = np.zeros(num_prompts, dtype=np.int64)
 
     def add(self, sequences: Sequence[TokenSequence], batch: Batch, nats_N3: Tensor) -> None:
-        prompt_N = np.repeat([s.index for s in sequences], [len(s.response_ids) for s in sequences])
+        prompt_N = np.repeat([s.example for s in sequences], [len(s.response_ids) for s in sequences])
         values_N3 = nats_N3.double().cpu().numpy()
         for row, nats_P in enumerate(self.nats_3P):
             nats_P += np.bincount(prompt_N, weights=values_N3[:, row], minlength=len(nats_P))

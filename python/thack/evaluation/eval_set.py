@@ -99,7 +99,7 @@ class EvalSet:
                 generate(
                     model,
                     eval_set.prompts,
-                    indices=np.arange(len(eval_set)),
+                    examples=np.arange(len(eval_set)),
                     max_new_tokens=max_new_tokens,
                     sampling=SamplingSettings(),
                     seed=seed,
@@ -173,7 +173,7 @@ class EvalSet:
         """Any responses to the evaluation set's prompts, in the evaluation set's order."""
         rows = zip(self.ids, self.prompts, responses, strict=True)
         return [
-            TokenSequence(index=i, prompt_id=key, prompt_ids=prompt, response_ids=response)
+            TokenSequence(example=i, prompt_id=key, prompt_ids=prompt, response_ids=response)
             for i, (key, prompt, response) in enumerate(rows)
         ]
 

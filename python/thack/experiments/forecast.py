@@ -192,4 +192,6 @@ def _some_batch(settings: ExperimentSettings) -> Any:
     prompt = np.full(min(settings.max_prompt_tokens, 256) // 2 + 1, 5, dtype=np.int32)
     response = np.full(min(settings.max_response_tokens, 128) // 2 + 1, 6, dtype=np.int32)
     rows = range(min(settings.distill.batch_size, 32))
-    return Batch.of([TokenSequence(index=i, prompt_id=str(i), prompt_ids=prompt, response_ids=response) for i in rows])
+    return Batch.of(
+        [TokenSequence(example=i, prompt_id=str(i), prompt_ids=prompt, response_ids=response) for i in rows]
+    )

@@ -53,7 +53,7 @@ def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> dic
         responses = generate(
             model,
             [s.prompt_ids for s in prepared.sequences],
-            indices=[s.index for s in prepared.sequences],
+            examples=[s.example for s in prepared.sequences],
             max_new_tokens=settings.data.max_response_tokens,
             sampling=settings.sampling,
             seed=settings.seed,

@@ -28,12 +28,12 @@ def generate(
     model: LanguageModel,
     prompts: Sequence[np.ndarray],
     *,
-    indices: Sequence[int] | np.ndarray,
+    examples: Sequence[int] | np.ndarray,
     max_new_tokens: int,
     sampling: SamplingSettings,
     seed: int,
     epoch: int = 0,
-    sample: int = 0,
+    sample: int | np.ndarray = 0,
     batch_size: int = 256,
     progress: Progress = SILENT,
     task: str = "generate",
@@ -43,13 +43,13 @@ def generate(
 
     The batches are the same for any number of ranks, which share them out and gather what was written.
 
-    `indices` are the prompt words of the random numbers, one per prompt. The model's train mode and torch's
+    `examples` and `sample`, one per prompt, name its random numbers. The model's train mode and torch's
     global generator are left as they were.
     """
     _check_lengths(model, prompts, max_new_tokens)
     keys_N4 = torch.zeros(len(prompts), 4, dtype=torch.int64)
-    keys_N4[:, 0], keys_N4[:, 2] = epoch, sample
-    keys_N4[:, 1] = torch.from_numpy(np.asarray(indices, dtype=np.int64))
+    for column, values in enumerate((epoch, examples, sample)):
+        keys_N4[:, column] = torch.from_numpy(np.asarray(values, dtype=np.int64))
     found: list[tuple[int, np.ndarray]] = []
     was_training = bool(getattr(model, "training", False))
     model.eval()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
 from thack.config.settings import SamplingSettings
-from thack.data.sequence import TokenSequence
+from thack.data.sequence import TokenSequence, repeats
 from thack.errors import UsageError
 from thack.generation.sampler import generate
 from thack.models.protocol import LanguageModel
@@ -65,6 +64,7 @@ class Online:
     ) -> None:
         self._writer = writer
         self._prompts = list(prompts)
+        self._samples = repeats(self._prompts)  # a prompt that occurs twice gets two responses
         self._max_new_tokens = max_new_tokens
         self._sampling = sampling
         self._seed = seed
@@ -82,16 +82,17 @@ class Online:
         responses = generate(
             self._writer,
             [s.prompt_ids for s in asked],
-            indices=[s.index for s in asked],
+            examples=[s.example for s in asked],
             max_new_tokens=self._max_new_tokens,
             sampling=self._sampling,
             seed=self._seed,
+            sample=self._samples[positions],
             epoch=epoch + 1,  # epoch 0 is what `generate` writes: the offline responses
             batch_size=self._batch_size,
             group=self._team,
         )
         self.generated_tokens += sum(len(ids) for ids in responses)
-        return [replace(s, response_ids=ids) for s, ids in zip(asked, responses, strict=True)]
+        return [s.with_response(ids, s.sample) for s, ids in zip(asked, responses, strict=True)]
 
 
 class Mixture:

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from thack.cache import Cache
 from thack.config.settings import LossSettings
-from thack.data.sequence import TokenSequence
+from thack.data.sequence import TokenSequence, cache_positions
 from thack.errors import MismatchError
 from thack.losses import token_losses
 from thack.losses.vocabulary import common_width
@@ -103,7 +103,7 @@ class CacheCollator:
 
     def __call__(self, sequences: Sequence[TokenSequence]) -> dict[str, Any]:
         """input_ids, attention_mask (decoder_input_ids …) and labels."""
-        sequences, target = self.cache.targets([s.index for s in sequences])
+        sequences, target = self.cache.targets(cache_positions(sequences))
         batch = Batch.of(sequences)
         rows_N, inputs = hf.inputs_of(batch, self.pad_id, self.start_id)
         narrowed = crop_target(target, self.width)

@@ -210,7 +210,8 @@ def _listing(directory: Path) -> dict[str, dict[str, Any]]:
 
 def _row(sequence: TokenSequence) -> dict[str, Any]:
     return {
-        "index": sequence.index,
+        "example": sequence.example,
+        "position": sequence.position,
         "prompt_id": sequence.prompt_id,
         "sample": sequence.sample,
         "prompt_ids": sequence.prompt_ids.tolist(),
@@ -220,4 +221,5 @@ def _row(sequence: TokenSequence) -> dict[str, Any]:
 
 def _sequence(row: Mapping[str, Any]) -> TokenSequence:
     ids = {key: np.asarray(row[key], dtype=np.int32) for key in ("prompt_ids", "response_ids")}
-    return TokenSequence(index=row["index"], prompt_id=row["prompt_id"], sample=row["sample"], **ids)
+    numbers = {key: row[key] for key in ("example", "position", "sample")}
+    return TokenSequence(prompt_id=row["prompt_id"], **numbers, **ids)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from thack.data.sequence import TokenSequence
+from thack.data.sequence import TokenSequence, cache_positions
 from thack.models.batch import Batch
 from thack.targets.types import Target
 from thack.training.crop import crop_target
@@ -92,12 +92,12 @@ class CachedTargets:
         """Read and decode these by a thread, a few ahead of the training that uses them."""
         if self._ahead is not None:
             self._ahead.close()
-        self._ahead = self._cache.prefetch([s.index for s in batch] for batch in batches) if batches else None
+        self._ahead = self._cache.prefetch(map(cache_positions, batches)) if batches else None
 
     def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target:
-        wanted = [s.index for s in sequences]
+        wanted = cache_positions(sequences)
         found, target = (None, None) if self._ahead is None else next(self._ahead, (None, None))
-        if found is None or [s.index for s in found] != wanted:  # nobody said that it would be needed
+        if found is None or cache_positions(found) != wanted:  # nobody said that it would be needed
             _, target = self._cache.targets(wanted)
         assert target is not None
         return crop_target(target.to(batch.device), self._width)

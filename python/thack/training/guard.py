@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from thack.config.settings import DistillSettings, GuardSettings
-from thack.data.sequence import TokenSequence
+from thack.data.sequence import TokenSequence, repeats
 from thack.detection import Detection, watch
 from thack.errors import DataError, UsageError
 from thack.files import canonical_json, read_json, write_bytes
@@ -231,7 +230,10 @@ class Guarded:
             tokens = sum(len(ids) for ids in responses)
             if self._guard.note_written(number, epoch, tokens):
                 self._fresh_tokens += tokens
-            return [replace(s, response_ids=ids, sample=number) for s, ids in zip(given, responses, strict=True)]
+            return [
+                s.with_response(ids, int(sample))
+                for s, ids, sample in zip(given, responses, _samples(given, number), strict=True)
+            ]
 
         return write
 
@@ -239,13 +241,19 @@ class Guarded:
         return generate(
             self._teacher,
             [s.prompt_ids for s in given],
-            indices=[s.index for s in given],
+            examples=[s.example for s in given],
             max_new_tokens=self._settings.data.max_response_tokens,
             sampling=self._settings.source.sampling,
             seed=self._settings.seed,
             epoch=epoch + 1,  # epoch 0 is what `generate` and a cache write
-            sample=number,
+            sample=_samples(given, number),
         )
+
+
+def _samples(given: Sequence[TokenSequence], number: int) -> np.ndarray:
+    """Sample numbers of set `number`: distinct among responses to the same prompt, in all sets."""
+    repeat = repeats(given)
+    return number * (1 + int(repeat.max())) + repeat
 
 
 def _read(path: Path, epoch: int, given: Sequence[TokenSequence]) -> list[np.ndarray] | None:

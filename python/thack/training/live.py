@@ -142,7 +142,7 @@ def draw_keys(sequences: Sequence[TokenSequence], epoch: int) -> Tensor:
     lengths = np.array([len(s.response_ids) for s in sequences])
     columns = (
         np.full(int(lengths.sum()), epoch, dtype=np.int64),
-        np.repeat(np.array([s.index for s in sequences], dtype=np.int64), lengths),
+        np.repeat(np.array([s.example for s in sequences], dtype=np.int64), lengths),
         np.repeat(np.array([s.sample for s in sequences], dtype=np.int64), lengths),
         np.concatenate([np.arange(length, dtype=np.int64) for length in lengths]),
     )

@@ -10,12 +10,11 @@ Memorisation drives the first down and leaves the second and the held-out proxy 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from thack.config.settings import DistillSettings, SamplingSettings
-from thack.data.sequence import TokenSequence
+from thack.data.sequence import TokenSequence, repeats
 from thack.evaluation.monitor import FixedKL
 from thack.generation.sampler import generate
 from thack.models.protocol import LanguageModel
@@ -57,14 +56,15 @@ def _written(
     sample: int,
 ) -> list[TokenSequence]:
     """Responses of the teacher at temperature 1, by a fixed seed."""
+    samples = sample - repeats(prompts)
     responses = generate(
         teacher,
         [s.prompt_ids for s in prompts],
-        indices=[s.index for s in prompts],
+        examples=[s.example for s in prompts],
         max_new_tokens=settings.data.max_response_tokens,
         sampling=SamplingSettings(),
         seed=settings.seed,
-        sample=sample,
+        sample=samples,
         group=group,
     )
-    return [replace(s, response_ids=ids, sample=sample) for s, ids in zip(prompts, responses, strict=True)]
+    return [s.with_response(ids, int(n)) for s, ids, n in zip(prompts, responses, samples, strict=True)]

@@ -75,7 +75,7 @@ def has_plain_head(model: LanguageModel, settings: LossSettings) -> bool:
     """
     ids = np.arange(1, 4, dtype=np.int32)
     batch = Batch.of(
-        [TokenSequence(index=0, prompt_id="probe", prompt_ids=ids[:1], response_ids=ids[1:])], model.device
+        [TokenSequence(example=0, prompt_id="probe", prompt_ids=ids[:1], response_ids=ids[1:])], model.device
     )
     was_training = bool(getattr(model, "training", False))
     model.eval()

@@ -72,7 +72,7 @@ def make_sequences(count: int, *, seed: int = 0, vocab: int = VOCAB) -> list[Tok
     rng = np.random.default_rng(seed)
     return [
         TokenSequence(
-            index=i,
+            example=i,
             prompt_id=f"p{i:04d}-ü",
             prompt_ids=rng.integers(0, vocab, rng.integers(1, 9)).astype(np.int32),
             response_ids=rng.integers(0, vocab, rng.integers(1, 12)).astype(np.int32),

@@ -43,7 +43,7 @@ def test_dense_cache_changes_nothing(settings: CacheSettings, teacher: FakeTeach
     assert isinstance(target, DenseTarget)
     for got, number in zip(found, order, strict=True):
         want = sequences[number]
-        assert got.index == number and got.prompt_id == want.prompt_id
+        assert got.example == got.position == number and got.prompt_id == want.prompt_id
         np.testing.assert_array_equal(got.prompt_ids, want.prompt_ids)
         np.testing.assert_array_equal(got.response_ids, want.response_ids)
     live = torch.log_softmax(teacher(Batch.of([sequences[i] for i in order])), dim=1)
@@ -185,7 +185,7 @@ def test_prefetch_gives_what_targets_gives_and_its_errors(settings: CacheSetting
     cache = Cache.open(capture(settings, teacher=teacher, sequences=make_sequences(20)))
     batches = [[0, 5], [19], [3, 3, 3]]
     for batch, (sequences, target) in zip(batches, cache.prefetch(batches), strict=True):
-        assert [s.index for s in sequences] == batch
+        assert [s.position for s in sequences] == batch
         assert torch.equal(target.log_probs_NV, cache.targets(batch)[1].log_probs_NV)
     with pytest.raises(UsageError, match="no sequence 99"):
         list(cache.prefetch([[0], [99]]))

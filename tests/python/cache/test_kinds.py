@@ -71,9 +71,9 @@ def test_generated_responses_depend_on_seed_and_prompt_alone(
 ) -> None:
     from thack.generation import sampler
 
-    def generate(model: object, prompts: list[np.ndarray], *, indices: list[int], seed: int, sample: int, **_: object):
+    def generate(model: object, prompts: list[np.ndarray], *, examples: list[int], seed: int, sample: int, **_: object):
         made = []
-        for index in indices:
+        for index in examples:
             rng = np.random.default_rng([seed, index, sample])
             made.append(rng.integers(0, 50, rng.integers(1, 9)).astype(np.int32))
         return made

@@ -56,7 +56,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Begun:
 
 
 def changed(number: int = 5, **changes: Any) -> list[Any]:
-    return [replace(s, **changes) if s.index == number else s for s in SEQUENCES]
+    return [replace(s, **changes) if s.example == number else s for s in SEQUENCES]
 
 
 class OnCuda(FakeTeacher):
@@ -283,5 +283,5 @@ def _write(path: Path, metadata: dict[str, str], numbers: range) -> None:
     for number in numbers:
         s = SEQUENCES[number]
         writer.records(bytes(layout.stride * len(s.response_ids)))
-        writer.sequence((number, s.index, 0), s.prompt_id, s.prompt_ids, s.response_ids)
+        writer.sequence((number, s.example, 0), s.prompt_id, s.prompt_ids, s.response_ids)
     writer.finish()

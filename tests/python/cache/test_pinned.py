@@ -73,7 +73,7 @@ def a_target(rows: int) -> TopKTarget:
 
 def test_records_are_packed_after_the_copy_and_not_before(gpu: Gpu, tmp_path: Path) -> None:
     sequences = make_sequences(6)
-    keys = row_keys(sequences, [s.index for s in sequences])
+    keys = row_keys(sequences, [s.example for s in sequences])
     target = a_target(len(keys))
     record = Record(kind="top-k", vocab_size=VOCAB, k=4, temperatures=(2.0,))
     names = ("teacher", "tokenizer", "data", "settings")

@@ -38,7 +38,7 @@ names = st.text(max_size=8)
 def sequences(draw: st.DrawFn) -> list[TokenSequence]:
     rows = draw(st.lists(st.tuples(names, ids, ids, st.integers(0, 3)), min_size=1, max_size=14))
     return [
-        TokenSequence(index=i, prompt_id=name, prompt_ids=prompt, response_ids=response, sample=sample)
+        TokenSequence(example=i, prompt_id=name, prompt_ids=prompt, response_ids=response, sample=sample)
         for i, (name, prompt, response, sample) in enumerate(rows)
     ]
 
@@ -144,7 +144,7 @@ json_values = st.recursive(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [
-        TokenSequence(index=i, prompt_id=str(i), prompt_ids=np.int32([1]), response_ids=np.int32([i, 2, 3]))
+        TokenSequence(example=i, prompt_id=str(i), prompt_ids=np.int32([1]), response_ids=np.int32([i, 2, 3]))
         for i in range(9)
     ]
     out = tmp_path_factory.mktemp("finished") / "c"

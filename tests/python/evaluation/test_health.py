@@ -14,7 +14,7 @@ from thack.evaluation.health import FixedHealth, entropies, repeated_share, samp
 
 def sequences(lengths: list[int]) -> list[TokenSequence]:
     return [
-        TokenSequence(index=i, prompt_id=f"p{i}", prompt_ids=np.ones(1, np.int32), response_ids=np.ones(n, np.int32))
+        TokenSequence(example=i, prompt_id=f"p{i}", prompt_ids=np.ones(1, np.int32), response_ids=np.ones(n, np.int32))
         for i, n in enumerate(lengths)
     ]
 

@@ -66,7 +66,7 @@ def prompts(count: int = 23) -> list[TokenSequence]:
     rng = np.random.default_rng(3)
     return [
         TokenSequence(
-            index=100 + i,
+            example=100 + i,
             prompt_id=f"p{i}",
             prompt_ids=rng.integers(2, TOKENIZER.size, int(rng.integers(1, 7))).astype(np.int32),
             response_ids=np.array([2, 0], np.int32),
@@ -112,10 +112,10 @@ def test_any_order_and_any_point_of_resuming_writes_the_same() -> None:
 def test_every_part_of_the_key_counts() -> None:
     """Another seed, epoch, prompt or sample draws other numbers; the same one draws the same."""
     texts = [p.prompt_ids for p in prompts()]
-    base = {"indices": [p.index for p in prompts()], "seed": 5, "epoch": 1, "sample": 0}
+    base = {"examples": [p.example for p in prompts()], "seed": 5, "epoch": 1, "sample": 0}
     first = [ids.tolist() for ids in _generate(texts, base)]
     assert first == [ids.tolist() for ids in _generate(texts, base)]
-    others = ({"seed": 6}, {"epoch": 2}, {"sample": 1}, {"indices": [p.index + 1 for p in prompts()]})
+    others = ({"seed": 6}, {"epoch": 2}, {"sample": 1}, {"examples": [p.example + 1 for p in prompts()]})
     for changed in others:
         found = [ids.tolist() for ids in _generate(texts, base | changed)]
         assert sum(a != b for a, b in zip(first, found, strict=True)) > 15, changed
@@ -177,8 +177,20 @@ def test_trap_15_a_student_writes_in_eval_mode_and_is_left_as_it_was(tmp_path: P
 
 
 def test_draws_follow_the_prompt_not_its_place() -> None:
-    """A data set that is cut or reordered keeps every prompt's response: `index` is the key."""
+    """A data set that is cut or reordered keeps every prompt's response: `example` is the key."""
     some = [replace(p) for p in prompts()[5:12]][::-1]
     source = Online(Looked(), some, max_new_tokens=R, sampling=SamplingSettings(), seed=5)  # type: ignore[arg-type]
     whole = written(online(), ALL, 0)
     assert [s.response_ids.tolist() for s in source.sequences(np.arange(7), 0)] == [whole[i] for i in range(11, 4, -1)]
+
+
+def test_a_prompt_that_occurs_twice_gets_two_responses() -> None:
+    """As in a cache with several samples per prompt: both sequences are of one example."""
+    twice = [replace(p, sample=sample, position=9) for p in prompts(8) for sample in (0, 1)]
+    source = Online(Looked(), twice, max_new_tokens=R, sampling=SamplingSettings(), seed=5)  # type: ignore[arg-type]
+    found = source.sequences(np.arange(16), 0)
+    assert [s.sample for s in found] == [0, 1] * 8 and all(s.position is None for s in found)
+    first, second = ([s.response_ids.tolist() for s in found[i::2]] for i in (0, 1))
+    assert sum(a != b for a, b in zip(first, second, strict=True)) >= 7
+    assert first == list(written(online(), range(8), 0).values())
+    assert source.sequences(np.array([5]), 0)[0].response_ids.tolist() == second[2]

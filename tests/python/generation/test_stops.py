@@ -29,7 +29,7 @@ def written(directory: Path) -> tuple[np.ndarray, np.ndarray]:
     """A prompt, and the response to it."""
     model = load_model(directory)
     prompt = model.tokenizer.encode("def read(path):")
-    return prompt, generate(model, [prompt], indices=[0], max_new_tokens=LENGTH, sampling=GREEDY, seed=0)[0]
+    return prompt, generate(model, [prompt], examples=[0], max_new_tokens=LENGTH, sampling=GREEDY, seed=0)[0]
 
 
 def name_as_end(directory: Path, token: int, *, special: bool) -> None:

@@ -35,7 +35,7 @@ def sequences(count: int = 8, seed: int = 0) -> list[TokenSequence]:
     rng = np.random.default_rng(seed)
     return [
         TokenSequence(
-            index=i,
+            example=i,
             prompt_id=f"p{i}",
             prompt_ids=rng.integers(2, VOCAB, rng.integers(1, 9), dtype=np.int32),
             response_ids=rng.integers(1, VOCAB, rng.integers(1, 9), dtype=np.int32),

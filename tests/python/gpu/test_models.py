@@ -52,7 +52,7 @@ def test_responses(cuda: torch.device, sampling: SamplingSettings) -> None:
                 generate(
                     model(0, device),
                     prompts,
-                    indices=range(24),
+                    examples=range(24),
                     max_new_tokens=8,
                     sampling=sampling,
                     seed=3,

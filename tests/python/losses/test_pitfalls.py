@@ -114,7 +114,7 @@ def decoder() -> Any:
 
 def sequence(prompt: list[int], response: list[int]) -> TokenSequence:
     ids = (np.array(prompt, np.int32), np.array(response, np.int32))
-    return TokenSequence(index=0, prompt_id="p", prompt_ids=ids[0], response_ids=ids[1])
+    return TokenSequence(example=0, prompt_id="p", prompt_ids=ids[0], response_ids=ids[1])
 
 
 def test_the_rows_are_the_response_tokens_and_no_others() -> None:

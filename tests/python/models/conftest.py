@@ -26,7 +26,7 @@ def make_sequences() -> Callable[..., list[TokenSequence]]:
         rng = np.random.default_rng(seed)
         return [
             TokenSequence(
-                index=i,
+                example=i,
                 prompt_id=f"p{i}",
                 prompt_ids=rng.integers(2, size, prompt).astype(np.int32),
                 response_ids=rng.integers(2, size, response).astype(np.int32),

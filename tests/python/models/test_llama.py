@@ -129,7 +129,7 @@ def test_trap_10_perturbed_token_moves_only_later_rows(tokenizer: Any, make_sequ
     for t in range(5):
         changed = s.response_ids.copy()
         changed[t] += 1
-        after = model(Batch.of([TokenSequence(index=0, prompt_id="", prompt_ids=s.prompt_ids, response_ids=changed)]))
+        after = model(Batch.of([TokenSequence(example=0, prompt_id="", prompt_ids=s.prompt_ids, response_ids=changed)]))
         moved = (before - after).abs().amax(1) > 1e-7
         assert moved.tolist() == [False] * (t + 1) + [True] * (4 - t)
     assert len(before) == len(s.response_ids)

@@ -52,7 +52,7 @@ def sequences(count: int = 14, seed: int = 0) -> list[TokenSequence]:
     rng = np.random.default_rng(seed)
     return [
         TokenSequence(
-            index=i,
+            example=i,
             prompt_id=f"p{i}",
             prompt_ids=rng.integers(2, 264, rng.integers(1, 6), dtype=np.int32),
             response_ids=rng.integers(1, 264, rng.integers(1, 8), dtype=np.int32),

@@ -23,7 +23,9 @@ def aligned(seed: int = 0, sharpness: float = 4.0) -> tuple[list[TokenSequence],
     for i in range(60):
         log_p = torch.log_softmax(torch.randn(5 + i % 4, V, generator=generator) * sharpness, 1)
         drawn = torch.multinomial(log_p.exp(), 1, generator=generator).flatten().numpy().astype(np.int32)
-        sequences.append(TokenSequence(index=i, prompt_id=str(i), prompt_ids=np.ones(2, np.int32), response_ids=drawn))
+        sequences.append(
+            TokenSequence(example=i, prompt_id=str(i), prompt_ids=np.ones(2, np.int32), response_ids=drawn)
+        )
         rows.append(log_p)
     return sequences, torch.cat(rows)
 

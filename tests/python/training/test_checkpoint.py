@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,14 +101,15 @@ def test_optimizer_of_another_model_is_refused(run: Path) -> None:
 def test_responses_of_an_open_window_come_back_as_they_were(tmp_path: Path) -> None:
     student = model()
     optimizer = build_optimizer(student, OPTIMIZER)
-    pairs = sequences(5)
+    pairs = [replace(s, position=number) for number, s in zip((7, None, 3, 0, 5), sequences(5), strict=True)]
     snapshot = Snapshot(step=4, trainer={"seconds": 1.5}, responses=pairs)
     tensors = dict(optimizer_tensors(student, optimizer))
     back = read_snapshot(save_checkpoint(tmp_path, student, tensors, snapshot))
     assert back.step == 4 and back.trainer["seconds"] == 1.5
     assert back.responses is not None
     for ours, theirs in zip(pairs, back.responses, strict=True):
-        assert (ours.index, ours.prompt_id, ours.sample) == (theirs.index, theirs.prompt_id, theirs.sample)
+        assert (ours.example, ours.position, ours.prompt_id) == (theirs.example, theirs.position, theirs.prompt_id)
+        assert ours.sample == theirs.sample
         assert np.array_equal(ours.prompt_ids, theirs.prompt_ids)
         assert np.array_equal(ours.response_ids, theirs.response_ids)
         assert theirs.response_ids.dtype == np.int32

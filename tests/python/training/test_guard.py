@@ -20,7 +20,7 @@ from thack.generation.sources import Growing, Offline
 from thack.training import run_distill
 from thack.training.checkpoint import checkpoints, read_snapshot
 from thack.training.distill import check_combination
-from thack.training.guard import Guard
+from thack.training.guard import Guard, _samples
 from thack.training.run_directory import RunDirectory
 
 from .small import rows, sequences
@@ -160,7 +160,7 @@ def test_a_growing_set_uses_what_is_new_whole_and_then_all_evenly() -> None:
 
     def counts(epoch: int) -> dict[int, int]:
         found = growing.sequences(positions, epoch)
-        assert [s.index for s in found] == positions.tolist()
+        assert [s.example for s in found] == positions.tolist()
         return {int(k): int(n) for k, n in zip(*np.unique([s.sample for s in found], return_counts=True), strict=True)}
 
     assert counts(1) == {100: 400} and counts(2) == {0: 400}
@@ -186,3 +186,10 @@ def test_a_guard_that_could_not_act_is_refused() -> None:
     ]:
         with pytest.raises(UsageError, match=message):
             check_combination(settings)
+
+
+def test_a_set_of_new_responses_has_a_sample_number_for_each_response_to_a_prompt() -> None:
+    given = [replace(s, sample=sample) for s in sequences(3) for sample in (0, 1)]
+    assert _samples(given, 0).tolist() == [0, 1, 0, 1, 0, 1]
+    assert _samples(given, 4).tolist() == [8, 9, 8, 9, 8, 9]
+    assert _samples(sequences(3), 4).tolist() == [4, 4, 4]

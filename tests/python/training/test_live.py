@@ -145,7 +145,7 @@ def test_the_prior_is_the_mean_tail_of_the_examples() -> None:
 def test_the_keys_of_a_row_name_its_token() -> None:
     data = [replace(s, sample=i) for i, s in enumerate(sequences(3))]
     found = draw_keys(data, 7).tolist()
-    assert found == [[7, s.index, s.sample, t] for s in data for t in range(len(s.response_ids))]
+    assert found == [[7, s.example, s.sample, t] for s in data for t in range(len(s.response_ids))]
 
 
 def test_what_cannot_be_is_refused_before_anything_is_loaded() -> None:

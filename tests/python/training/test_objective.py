@@ -163,7 +163,7 @@ def test_trap_9_loss_and_gradient_do_not_depend_on_the_split_of_a_step() -> None
     """Σ over valid tokens / the step's tokens: not the mean of means."""
     student, pairs = small.model(), small.sequences(8)
     tokens = sum(len(s.response_ids) for s in pairs)
-    target_of = {s.index: torch.randn(len(s.response_ids), 264).log_softmax(1) for s in pairs}
+    target_of = {s.example: torch.randn(len(s.response_ids), 264).log_softmax(1) for s in pairs}
     objective = Objective(settings=LossSettings(fused=True), model=student, width=264, sparse=False)
     found = []
     for size in (8, 3, 1):
@@ -172,7 +172,7 @@ def test_trap_9_loss_and_gradient_do_not_depend_on_the_split_of_a_step() -> None
         for start in range(0, 8, size):
             part = pairs[start : start + size]
             rows = Batch.of(part)
-            target = DenseTarget(log_probs_NV=torch.cat([target_of[s.index] for s in part]))
+            target = DenseTarget(log_probs_NV=torch.cat([target_of[s.example] for s in part]))
             loss = objective(student(rows, project=False), target, rows.labels_N) / tokens
             loss.backward()
             total += loss.item()

@@ -94,7 +94,7 @@ class Packer:
         self._writer.records(records)
         for number, s in batch:
             _check_ids(s, self._plan.record.vocab_size)
-            self._writer.sequence((number, s.index, s.sample), s.prompt_id, _ids(s.prompt_ids), _ids(s.response_ids))
+            self._writer.sequence((number, s.example, s.sample), s.prompt_id, _ids(s.prompt_ids), _ids(s.response_ids))
 
     def _commit(self) -> None:
         assert self._writer is not None, "end before begin"

@@ -58,7 +58,7 @@ class Scorer:
     def score(self, batch: Sequence[Numbered]) -> Scored:
         """Forward and selection; what is kept comes back on the CPU, pinned where it came from a GPU."""
         sequences = [s for _, s in batch]
-        keys = row_keys(sequences, [s.index for s in sequences])
+        keys = row_keys(sequences, [s.example for s in sequences])
         with torch.inference_mode():
             with self._autocast():
                 logits_NV = self._teacher(Batch.of(sequences, self._teacher.device))
@@ -88,7 +88,7 @@ class Scorer:
             responses = generate(
                 self._teacher,
                 [s.prompt_ids for _, s in group],
-                indices=[s.index for _, s in group],
+                examples=[s.example for _, s in group],
                 max_new_tokens=settings.data.max_response_tokens,
                 sampling=settings.sampling,
                 seed=settings.seed,

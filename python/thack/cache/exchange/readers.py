@@ -128,14 +128,14 @@ def _row(
     prompt: np.ndarray,
     response: np.ndarray,
     entries: list[Entry],
-    index: int,
+    example: int,
     place: str,
     sample: int = 0,
 ) -> Row:
     prompt_ids, response_ids = _tokens(prompt, place), _tokens(response, place)
     name = content.get("id") or digest(prompt_ids.tobytes())[7:23]
     sequence = TokenSequence(
-        index=index,
+        example=example,
         prompt_id=str(name),
         prompt_ids=prompt_ids,
         response_ids=response_ids,

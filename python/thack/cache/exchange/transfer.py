@@ -209,7 +209,7 @@ def _write(directory: Path, plan: Plan, shard: int, rows: Iterator[Row]) -> None
             tails = tail if plan.record.tail == "estimated" else none
             writer.records(layout.encode_top_k(ids, log_probs, tails, none))
             s = row.sequence
-            writer.sequence((number, s.index, s.sample), s.prompt_id, s.prompt_ids, s.response_ids)
+            writer.sequence((number, s.example, s.sample), s.prompt_id, s.prompt_ids, s.response_ids)
         writer.finish()
     except BaseException:
         writer.abandon()

@@ -108,19 +108,19 @@ class Cache:
             fingerprint=self._identity["plan"],
         )
 
-    def sequences(self, index: int) -> TokenSequence:
-        """The tokens of one sequence; its `index` is its number in the cache."""
-        found = self._kept.get(index)
+    def sequences(self, position: int) -> TokenSequence:
+        """The tokens of the sequence at `position` of the cache, 0 ≤ position < len."""
+        found = self._kept.get(position)
         if found is None:
-            found = self._read([index], with_records=False)[0][0]
-            self._kept[index] = found
+            found = self._read([position], with_records=False)[0][0]
+            self._kept[position] = found
             if len(self._kept) > _KEPT_SEQUENCES:
                 self._kept.popitem(last=False)
         return found
 
-    def targets(self, indices: Sequence[int] | np.ndarray) -> tuple[list[TokenSequence], Target]:
+    def targets(self, positions: Sequence[int] | np.ndarray) -> tuple[list[TokenSequence], Target]:
         """Sequences in the order given, repeats allowed, and their rows packed one after the other."""
-        sequences, records = self._read(indices, with_records=True)
+        sequences, records = self._read(positions, with_records=True)
         return sequences, decode(records, self._record, self._layout)
 
     def prefetch(
@@ -158,9 +158,9 @@ class Cache:
                 thread.join(timeout=0.01)
 
     def _read(
-        self, indices: Sequence[int] | np.ndarray, *, with_records: bool
+        self, positions: Sequence[int] | np.ndarray, *, with_records: bool
     ) -> tuple[list[TokenSequence], bytearray]:
-        wanted = [int(i) for i in indices]
+        wanted = [int(i) for i in positions]
         if not wanted:
             raise UsageError("no sequences asked for")
         if min(wanted) < 0:
@@ -170,9 +170,16 @@ class Cache:
         prompt_ids = np.split(np.frombuffer(prompts, np.int32), np.cumsum(numbers[2])[:-1])
         response_ids = np.split(np.frombuffer(responses, np.int32), np.cumsum(numbers[3])[:-1])
         sequences = [
-            TokenSequence(index=index, prompt_id=name, prompt_ids=prompt, response_ids=response, sample=int(sample))
-            for index, name, prompt, response, sample in zip(
-                wanted, names, prompt_ids, response_ids, numbers[1], strict=True
+            TokenSequence(
+                example=example,
+                prompt_id=name,
+                prompt_ids=prompt,
+                response_ids=response,
+                sample=sample,
+                position=position,
+            )
+            for position, example, sample, name, prompt, response in zip(
+                wanted, numbers[0].tolist(), numbers[1].tolist(), names, prompt_ids, response_ids, strict=True
             )
         ]
         return sequences, records
