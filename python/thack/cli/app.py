@@ -13,6 +13,7 @@ from thack.cli import verbs
 from thack.cli.console import error_document, print_error, print_json
 from thack.cli.messages import translated
 from thack.errors import Interrupted, PeerFailed, Preempted, ThackError, UsageError
+from thack.runtime.failures import in_words
 from thack.runtime.ranks import current_rank
 
 app = typer.Typer(
@@ -118,15 +119,7 @@ def _system_error(error: Exception) -> ThackError:
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
         return ThackError("the reader of this output went away")
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return ThackError(
-            "out of memory",
-            details=[str(error).split("\n")[0]] if str(error) else [],
-            hint="lower `batch_size` (distill: `micro_batch_size`), or `data.max_response_tokens`",
-        )
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return ThackError(f"{error.filename}: {error.strerror.lower()}")
-    return _bug(error)
+    return in_words(error) or _bug(error)
 
 
 def _bug(error: Exception) -> ThackError:

@@ -41,7 +41,6 @@ EXTRAS = {"dry_run": Annotated[bool | None, typer.Option("--dry-run", help="Prin
     flags=FLAGS,
     example="thack cache-logits --teacher ./teacher --data responses/ --top-k 64 --out cache/",
     set_example="shard_tokens=65536",
-    records="cache",
     many=True,
     extras=EXTRAS,
 )

@@ -13,7 +13,6 @@ from thack.cli.app import app
 from thack.cli.console import STYLES, err, number, out, percent, print_json
 from thack.cli.verbs import KEYS, Command, Json, Quiet, Verbose, epilog, shown_progress
 from thack.errors import UsageError
-from thack.runtime.status import recorded
 
 if TYPE_CHECKING:
     from thack.experiments.demo import DemoResult
@@ -38,7 +37,7 @@ def demo(
     numbers = parse_seeds(seeds)
     if not quiet:
         err().print(_banner(threads()), style="dim", markup=False)
-    with shown_progress(quiet) as progress, recorded(output, "experiment"):
+    with shown_progress(quiet) as progress:
         from thack.experiments.demo import run_demo
 
         result = run_demo(output, seeds=numbers, quick=quick, sets=sets or (), progress=progress)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +17,6 @@ from thack.cli.console import STYLES, out, percent, print_json
 from thack.cli.demo import parse_seeds
 from thack.cli.verbs import KEYS, Command, Json, Quiet, Verbose, epilog, shown_progress
 from thack.errors import ThackError, UsageError
-from thack.runtime.status import recorded
 
 if TYPE_CHECKING:
     from thack.experiments.forecast import Forecast
@@ -136,8 +134,7 @@ def _run(settings: ExperimentSettings, target: Path, cell: int | None, *, as_jso
     from thack.experiments.grid import run_grid
     from thack.reporting import write_grid_report
 
-    # One STATUS.json for all tasks of an array would tell each of them the others' fate.
-    with shown_progress(quiet) as progress, recorded(target, "experiment") if cell is None else nullcontext():
+    with shown_progress(quiet) as progress:
         result = run_grid(settings, target, progress, only=cell)
     report = write_grid_report(target, target / "report.html") if cell is None else None
     if as_json:

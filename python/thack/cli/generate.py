@@ -30,7 +30,6 @@ FLAGS = {
     flags=FLAGS,
     example="thack generate --model runs/oracle --data prompts.jsonl --out responses/",
     set_example="sampling.top_p=0.95",
-    records="responses",
 )
 def generate(call: Call[GenerateSettings]) -> None:
     """Write responses to prompts with a model, replayable to the token."""

@@ -23,7 +23,6 @@ from thack.config import describe, load, to_toml
 from thack.errors import UsageError
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.ranks import current_rank
-from thack.runtime.status import recorded
 
 S = TypeVar("S")
 
@@ -122,14 +121,12 @@ def verb(
     flags: Mapping[str, Flag],
     example: str,
     set_example: str,
-    records: str = "",
     many: bool = False,
     extras: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[[Call[S]], None]], Callable[..., None]]:
     """Register a function of a `Call` as command `name`.
 
-    `records`: the kind of its `out`, in which its function leaves STATUS.json to us. `many`: several processes may
-    run it together.
+    `many`: several processes may run it together.
     `extras`: annotations of flags that are no settings, for the function to read from its call.
     """
 
@@ -147,9 +144,7 @@ def verb(
                     f"thack {name} runs as one process, but {current_rank().world_size} were started",
                     hint="start it once; sft, distill and cache-logits are those to start many times",
                 )
-            writes = records and not given.get("dry_run")
-            recording = recorded(Path(getattr(settings, "out", ".")).expanduser(), records) if writes else nullcontext()
-            with shown_progress(common["quiet"]) as progress, recording:
+            with shown_progress(common["quiet"]) as progress:
                 function(Call(settings=settings, progress=progress, json=common["as_json"], extras=given))
 
         command.__name__ = name.replace("-", "_")

@@ -218,7 +218,7 @@ class Evaluator:
             prompt_N = np.repeat([s.example for s in sequences], [len(s.response_ids) for s in sequences])
             nats_P += np.bincount(prompt_N, weights=nats_N, minlength=len(nats_P))
             tokens_P += np.bincount(prompt_N, minlength=len(tokens_P))
-        return PerPrompt(nats_P=self.group.total(nats_P), tokens_P=self.group.total(tokens_P))
+        return PerPrompt(nats_P=self.group.all_reduce_array(nats_P), tokens_P=self.group.all_reduce_array(tokens_P))
 
     def _on_samples(
         self, student: LanguageModel, sequences: Sequence[TokenSequence], health: dict[str, float]
@@ -243,7 +243,7 @@ class Evaluator:
                 written,
                 stop_ids=student.tokenizer.stop_ids,
                 max_new_tokens=self._max_new_tokens,
-                entropy=self.group.sums(entropy_nats)[0] / sum(map(len, written)),
+                entropy=self.group.all_reduce_sum(entropy_nats)[0] / sum(map(len, written)),
             )
         return columns
 
@@ -326,7 +326,7 @@ class _Sums:
 
     def columns(self, metric: str, samples: str) -> dict[str, PerPrompt]:
         """Over all ranks: every prompt was summed by one of them."""
-        nats_3P, tokens_P = self.group.total(self.nats_3P), self.group.total(self.tokens_P)
+        nats_3P, tokens_P = self.group.all_reduce_array(self.nats_3P), self.group.all_reduce_array(self.tokens_P)
         return {
             f"{metric}/{divergence}/{samples}": PerPrompt(nats_P=nats_P, tokens_P=tokens_P)
             for divergence, nats_P in zip(DIVERGENCES, nats_3P, strict=True)

@@ -89,10 +89,10 @@ class FixedHealth:
 
         Over all ranks, each of which added its own batches.
         """
-        sums = group.sums(self._rows, self._entropy_nats, self._reference_entropy_nats, self._shared)
+        sums = group.all_reduce_sum(self._rows, self._entropy_nats, self._reference_entropy_nats, self._shared)
         num_rows, entropy_nats, reference_entropy_nats, shared = sums
-        confidence, accuracy, rows = group.total(self._bins_3)
-        nats_S, tokens_S = group.total(self._nats_S), group.total(self._tokens_S)
+        confidence, accuracy, rows = group.all_reduce_array(self._bins_3)
+        nats_S, tokens_S = group.all_reduce_array(self._nats_S), group.all_reduce_array(self._tokens_S)
         found = {
             "entropy": entropy_nats / num_rows,
             "reference_entropy": reference_entropy_nats / num_rows,

@@ -44,7 +44,7 @@ class FixedKL:
                 ]
         finally:
             student.train(was_training)
-        parts = sorted(self.group.gather(own))  # added up in one order for any number of ranks
+        parts = sorted(self.group.all_gather(own))  # added up in one order for any number of ranks
         return sum(nats for _, nats in parts) / sum(len(s.response_ids) for s in self.sequences)
 
     def _batch_nats(self, student: LanguageModel, number: int, part: Sequence[TokenSequence]) -> float:

@@ -16,6 +16,7 @@ from thack.models.load import load_model, origin_of
 from thack.models.protocol import LanguageModel
 from thack.runtime.device import choose_device
 from thack.runtime.progress import SILENT, Progress
+from thack.runtime.status import recorded
 
 
 def run_evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> dict[str, Any]:
@@ -31,6 +32,11 @@ def run_evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> dic
             "evaluating needs held-out prompts",
             hint="set `eval_data` to a frozen evaluation set, or to a JSONL of prompts",
         )
+    with recorded(settings.out, "evaluation"):
+        return _evaluate(settings, progress)
+
+
+def _evaluate(settings: EvaluateSettings, progress: Progress) -> dict[str, Any]:
     device = choose_device(settings.device)
     names = ("student", "teacher", "oracle", "judge")
     roles = {role: getattr(settings, role) for role in names}

@@ -12,6 +12,7 @@ from thack.experiments.grid import recipe, run_grid
 from thack.experiments.settings import ExperimentSettings
 from thack.reporting import write_report
 from thack.runtime.progress import SILENT, Progress
+from thack.runtime.status import recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,11 @@ def run_demo(
 
 def run_experiment(settings: ExperimentSettings, out: Path, progress: Progress = SILENT) -> DemoResult:
     """Every arm of every seed of one experiment, judged, with one report; the first failure is raised."""
+    with recorded(out, "experiment"):
+        return _run(settings, out, progress)
+
+
+def _run(settings: ExperimentSettings, out: Path, progress: Progress) -> DemoResult:
     result = run_grid(settings, out, progress)
     for outcome in result.failed:
         assert outcome.error is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -22,6 +23,7 @@ from thack.experiments.stages import Stage, walk
 from thack.experiments.workers import Failures, make_all
 from thack.files import claim_output, read_json, write_json, write_text
 from thack.runtime.progress import SILENT, Progress
+from thack.runtime.status import recorded
 
 SUMMARY = "experiment.json"
 RECIPES = ("demo", "quick", "laptop", "gpu", "paper")
@@ -100,13 +102,15 @@ def run_grid(
     claim_output(out, "experiment")
     write_text(out / "config.toml", to_toml(settings))
     wanted = planned if only is None else [planned[only]]
-    for stage in walk(cell.run for cell in wanted):
-        if stage.made:
-            stage.check()
-    failures = make_all([cell.run for cell in wanted], progress)
-    outcomes = tuple(_outcome(cell, failures) for cell in planned)
-    if only is None:
-        summarise(settings, out, outcomes)
+    # One STATUS.json cannot speak for all tasks of an array: a task that runs one cell leaves it alone.
+    with recorded(out, "experiment") if only is None else nullcontext():
+        for stage in walk(cell.run for cell in wanted):
+            if stage.made:
+                stage.check()
+        failures = make_all([cell.run for cell in wanted], progress)
+        outcomes = tuple(_outcome(cell, failures) for cell in planned)
+        if only is None:
+            summarise(settings, out, outcomes)
     return GridResult(settings=settings, outcomes=outcomes, seconds=time.monotonic() - started)
 
 

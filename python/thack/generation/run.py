@@ -18,6 +18,7 @@ from thack.generation.sampler import generate
 from thack.models.load import load_model
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
 from thack.runtime.progress import SILENT, Progress
+from thack.runtime.status import recorded
 
 
 def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> dict[str, Any]:
@@ -27,6 +28,11 @@ def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> dic
     """
     _check(settings)
     claim_output(settings.out, "responses")
+    with recorded(settings.out, "responses"):
+        return _write(settings, progress)
+
+
+def _write(settings: GenerateSettings, progress: Progress) -> dict[str, Any]:
     apply_threads()
     device = choose_device(settings.device)
     model = load_model(settings.model, role="model", device=device, options=settings.load)

@@ -64,7 +64,7 @@ def generate(
                 shown.advance(len(rows))
     finally:
         model.train(was_training)
-    return [response for _, response in sorted(group.gather(found), key=lambda pair: pair[0])]
+    return [response for _, response in sorted(group.all_gather(found), key=lambda pair: pair[0])]
 
 
 def _batches(prompts: Sequence[np.ndarray], batch_size: int) -> Iterator[list[int]]:

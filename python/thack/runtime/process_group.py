@@ -1,7 +1,8 @@
-"""The processes of one run: how they meet, and the few things that they agree on. One is a team of one.
+"""The processes of one run: how they meet, and the collectives by which they agree. A single process is a group too.
 
-Flags, counts and objects travel on the CPU (gloo), so that agreeing on them never waits for a GPU; gradients
-and weights go where they are (nccl on GPUs). Imports torch: not for the torch-free parts.
+Flags, counts and objects travel on the CPU (gloo), so that agreeing on them never waits for a GPU. Gradients and
+weights are reduced where they are (nccl on GPUs). A collective that fails raises PeerFailed, whatever the backend's
+message says. Imports torch: not for the torch-free parts.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from thack.errors import PeerFailed, ThackError, UsageError
+from thack.runtime.failures import is_out_of_memory, lost_peer
 from thack.runtime.ranks import Rank, current_rank, rendezvous
 
 T = TypeVar("T")
@@ -38,48 +40,52 @@ class ProcessGroup:
     def is_first(self) -> bool:
         return self.rank.is_first
 
-    def sums(self, *values: float) -> tuple[float, ...]:
+    def all_reduce_sum(self, *values: float) -> tuple[float, ...]:
         """The sum over ranks of each value, in float64, the same on all of them."""
         return self._reduce(values, dist.ReduceOp.SUM)
 
-    def maxima(self, *values: float) -> tuple[float, ...]:
-        """The largest of each value: how all ranks learn of what one was told."""
+    def all_reduce_max(self, *values: float) -> tuple[float, ...]:
+        """The largest of each value: how all ranks learn of what one of them received."""
         return self._reduce(values, dist.ReduceOp.MAX)
 
     def _reduce(self, values: Sequence[float], how: dist.ReduceOp.RedOpType) -> tuple[float, ...]:
         if self.world_size == 1:
             return tuple(values)
         found = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(found, how)
+        with collective():
+            dist.all_reduce(found, how)
         return tuple(found.tolist())
 
-    def total(self, values: np.ndarray) -> np.ndarray:
-        """The sum over ranks, place by place; exact where all but one rank hold zeros."""
+    def all_reduce_array(self, values: np.ndarray) -> np.ndarray:
+        """The sum over ranks, element by element; exact where all but one rank hold zeros."""
         if self.world_size == 1:
             return values
         found = torch.from_numpy(values.copy())
-        dist.all_reduce(found)
+        with collective():
+            dist.all_reduce(found)
         return found.numpy()
 
-    def gather(self, items: Sequence[T]) -> list[T]:
+    def all_gather(self, items: Sequence[T]) -> list[T]:
         """All ranks' items, rank after rank, on every rank."""
         if self.world_size == 1:
             return list(items)
         parts: list[list[T]] = [[] for _ in range(self.world_size)]
-        dist.all_gather_object(parts, list(items))
+        with collective():
+            dist.all_gather_object(parts, list(items))
         return [item for part in parts for item in part]
 
     def broadcast_from_rank0(self, value: T) -> T:
-        """The first rank's value on every rank: what one process looks up and all go by."""
+        """The first rank's value on every rank: what one process looks up and all use."""
         if self.world_size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        with collective():
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
-        self.maxima(0.0)
+        self.all_reduce_max(0.0)
 
     def owns(self, number: int) -> bool:
         """Whether piece `number` of a list that all ranks know falls to this one."""
@@ -89,20 +95,20 @@ class ProcessGroup:
     def raise_on_all_ranks(self) -> Iterator[None]:
         """Fail on every rank if the work inside fails on one, instead of leaving the others to wait for it.
 
-        Nothing inside may communicate. A rank whose own work went well raises PeerFailed with the other's words.
+        Nothing inside may communicate. A rank whose own work succeeded raises PeerFailed with the other's message.
         """
         failure: Exception | None = None
         try:
             yield
         except Exception as error:
             failure = error
-        said = None if failure is None else (self.rank.rank, _words(failure), getattr(failure, "exit_code", 1))
-        reports = [report for report in self.gather([said]) if report is not None]
+        said = None if failure is None else (self.rank.rank, _message(failure), getattr(failure, "exit_code", 1))
+        reports = [report for report in self.all_gather([said]) if report is not None]
         if failure is not None:
             raise failure
         if reports:
-            rank, words, code = reports[0]
-            peer = PeerFailed(f"rank {rank} failed: {words}")
+            rank, message, code = reports[0]
+            peer = PeerFailed(f"rank {rank} failed: {message}")
             peer.exit_code = code
             raise peer
 
@@ -110,7 +116,24 @@ class ProcessGroup:
 ALONE = ProcessGroup()
 
 
-def _words(error: Exception) -> str:
+@contextmanager
+def collective() -> Iterator[None]:
+    """Around a call of torch.distributed: what it raises means that a peer is gone, for every backend.
+
+    Backends raise RuntimeError or a subclass. A device that is out of memory is this rank's own failure.
+
+    Raises:
+        PeerFailed: another rank exited or did not answer in time.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise lost_peer(error) from error
+
+
+def _message(error: Exception) -> str:
     if isinstance(error, ThackError):
         return error.message
     return traceback.format_exception_only(error)[-1].strip()
@@ -118,9 +141,12 @@ def _words(error: Exception) -> str:
 
 @contextmanager
 def init_process_group(device: torch.device) -> Iterator[ProcessGroup]:
-    """Meet the other ranks of this run, if there are any, and part from them at the end.
+    """Join the other ranks of this run, if there are any, and leave them at the end.
 
-    A process group that somebody else has made (a trainer, a test) is used and left alone.
+    A process group that exists already (a trainer's, a test's) is used and not destroyed.
+
+    Raises:
+        UsageError: the ranks do not find each other.
     """
     rank = current_rank()
     if rank.world_size == 1:

@@ -1,38 +1,69 @@
 """STATUS.json in an output directory: what a batch script reads to decide whether to requeue.
 
 Exit codes get lost on the way: torchrun turns every child's code into 1, and Slurm does not requeue on 75.
-The states are running, stopped (exit_code 75: requeue), failed and finished.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from thack.errors import Interrupted, Preempted, ThackError
-from thack.files import directory_kind, write_json
+from thack.files import directory_kind, read_json, write_json
+from thack.runtime.failures import in_words
 from thack.runtime.ranks import current_rank
+from thack.schema.run import Status
 
 STATUS = "STATUS.json"
 
 
 @contextmanager
-def recorded(directory: Path, kind: str) -> Iterator[None]:
-    """Leave STATUS.json when the work inside ends, however it ends, in a directory that is of this `kind` by then."""
+def recorded(directory: Path, kind: str, *, step: Callable[[], int | None] = lambda: None) -> Iterator[None]:
+    """Keep STATUS.json true however the work inside ends, and raise what a user can act on in a user's words.
+
+    Args:
+        directory: Where the work writes. An output that is a single file gets no STATUS.json.
+        kind: What `claim_output` names the directory; one of another kind, or of nobody, is left alone.
+        step: The step of the last checkpoint, where the work has steps.
+
+    Raises:
+        ThackError: in the place of an exception that `failures.in_words` knows; every other one passes through.
+    """
+    write_status(directory, kind, Status(state="running", step=step()))
     try:
         yield
     except BaseException as error:
-        stopped = isinstance(error, Preempted | Interrupted | KeyboardInterrupt)
-        code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
-        reason = error.message if isinstance(error, ThackError) else f"{type(error).__name__}: {error}"
-        with suppress(OSError, ThackError):  # the disk may be what is full: the cause of the end is the news
-            _write(directory, kind, "stopped" if stopped else "failed", code, reason)
-        raise
-    _write(directory, kind, "finished", 0, "")
+        told = error if isinstance(error, ThackError) else in_words(error) or error
+        with suppress(OSError, ThackError):  # the disk may be what is full: the cause of the end matters more
+            write_status(directory, kind, _ending(told, step()))
+        if told is error:
+            raise
+        raise told from error
+    write_status(directory, kind, Status(state="finished", step=step()))
 
 
-def _write(directory: Path, kind: str, state: str, exit_code: int, reason: str) -> None:
-    """By the first rank only, and never into a directory of another kind, which a mistyped `out` may name."""
+def _ending(error: BaseException, step: int | None) -> Status:
+    stopped = isinstance(error, Preempted | Interrupted | KeyboardInterrupt)
+    return Status(
+        state="stopped" if stopped else "failed",
+        step=step,
+        exit_code=130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1),
+        reason=error.message if isinstance(error, ThackError) else f"{type(error).__name__}: {error}".split("\n")[0],
+    )
+
+
+def write_status(directory: Path, kind: str, status: Status) -> None:
+    """By the first rank only, and never into what a mistyped `out` names: somebody's files, or another output."""
     if current_rank().is_first and directory_kind(directory) == kind:
-        write_json(directory / STATUS, {"state": state, "exit_code": exit_code, "reason": reason})
+        write_json(directory / STATUS, status.dump())
+
+
+def read_status(directory: Path) -> Status | None:
+    """What STATUS.json says; None where there is none.
+
+    Raises:
+        DataError: it is not a status of this version.
+    """
+    path = directory / STATUS
+    return Status.parse(read_json(path), str(path)) if path.is_file() else None

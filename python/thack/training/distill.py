@@ -43,7 +43,7 @@ from thack.training.optimizer import build_optimizer
 from thack.training.plan import Plan, evaluation_steps, plan_steps
 from thack.training.run_directory import RunDirectory
 from thack.training.saver import Saver
-from thack.training.setup import begin, check_same_start, finish, last_step, own_dtype, recorded, width_of
+from thack.training.setup import begin, check_same_start, finish, own_dtype, width_of
 from thack.training.sharding import WrappedModel, as_module, wrap_student, wrap_teacher
 from thack.training.source import build_source
 
@@ -83,14 +83,14 @@ def run_distill(settings: DistillSettings, progress: Progress = SILENT, *, name:
         run.claim()
         if run.finished():
             progress.note(f"{run.path} is already there")
-            return RunResult(path=run.path, model=run.model, steps=int(run.status()["step"]))
+            return RunResult(path=run.path, model=run.model, steps=run.last_step())
         apply_threads()
-        with recorded(run):
+        with run.recorded():
             job, start = prepare_distill(settings, run, device, progress)
             job.name = name or run.path.name
             train(job, start)
             finish(job, group)
-    return RunResult(path=run.path, model=run.model, steps=last_step(run))
+    return RunResult(path=run.path, model=run.model, steps=run.last_step())
 
 
 def check_combination(settings: DistillSettings) -> None:

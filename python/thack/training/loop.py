@@ -115,7 +115,7 @@ def train(job: Job, start: Snapshot) -> None:
             bar.advance(1, loss=round(loss, 4))
             if step in job.evaluation_steps or job.asks(step):
                 _evaluate(job, step, began)
-            urgency, asked, broken = group.maxima(stop.urgency, stop.save_requested(), saver.failed)
+            urgency, asked, broken = group.all_reduce_max(stop.urgency, stop.save_requested(), saver.failed)
             stopped = stop.adopt(int(urgency))
             if broken:
                 saver.wait()
@@ -152,7 +152,7 @@ def _update(
     """One step of the optimizer with the gradients of all ranks; returns the loss of all and the gradient's norm."""
     with job.clock("optimizer"):
         sum_gradients(parameters, job.group)
-        (loss,) = job.group.sums(loss)
+        (loss,) = job.group.all_reduce_sum(loss)
         norm = clip_gradients(parameters, job.optimizer_settings.clip_norm)
         _check_finite(loss, norm, step + 1, batch, job.run)
         job.optimizer.step()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from thack.runtime.environment import environment
 from thack.runtime.process_group import ALONE, ProcessGroup
 from thack.runtime.progress import Progress
 from thack.runtime.runlog import RunLog
+from thack.runtime.status import read_status, recorded
 from thack.runtime.trackers import Mirror
 from thack.training.checkpoint import COMMIT, checkpoints, latest_checkpoint, remove_remains, step_of
 
@@ -72,18 +73,25 @@ class RunDirectory:
                     write_text(self.path / "config.toml", config.to_toml(self.settings))
 
     def finished(self) -> bool:
-        """Whether this very run has already come to its end."""
-        return self.group.broadcast_from_rank0(self.status().get("state") == "finished" and self.model.is_dir())
+        """Whether this run is complete."""
+        status = read_status(self.path)
+        return self.group.broadcast_from_rank0(
+            status is not None and status.state == "finished" and self.model.is_dir()
+        )
 
-    def status(self) -> dict[str, Any]:
-        path = self.path / "STATUS.json"
-        return dict(read_json(path)) if path.exists() else {}
+    def last_step(self) -> int:
+        """The step of the newest checkpoint; 0 before the first."""
+        found = checkpoints(self.checkpoints)
+        return step_of(found[-1]) if found else 0
 
-    def set_status(self, state: str, *, step: int, exit_code: int = 0, reason: str = "") -> None:
-        """STATUS.json: running, stopped (75: requeue), failed or finished; sbatch templates read it."""
-        if self.writes:
-            status = {"state": state, "step": step, "exit_code": exit_code, "reason": reason}
-            write_json(self.path / "STATUS.json", status)
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Keep STATUS.json true however the run ends, and close the logs."""
+        with recorded(self.path, "run", step=self.last_step):
+            try:
+                yield
+            finally:
+                self.close()
 
     def write_facts(self, facts: Mapping[str, Any], *, resumed: bool) -> None:
         """manifest.json (what went in, by fingerprint) and environment.json.

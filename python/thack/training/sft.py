@@ -30,7 +30,7 @@ from thack.training.optimizer import build_optimizer
 from thack.training.plan import Plan, plan_steps
 from thack.training.run_directory import RunDirectory
 from thack.training.saver import Saver
-from thack.training.setup import begin, check_same_start, finish, own_dtype, recorded, width_of
+from thack.training.setup import begin, check_same_start, finish, own_dtype, width_of
 from thack.training.sharding import as_module, wrap_student
 from thack.training.validation import split_validation
 
@@ -59,7 +59,7 @@ def run_sft(
             progress.note(f"{run.path} is already there")
             return run.model
         apply_threads()
-        with recorded(run):
+        with run.recorded():
             job, start = prepare_sft(settings, run, records, validation, progress)
             job.name = name or run.path.name
             train(job, start)
@@ -198,4 +198,4 @@ def validation_nll(
                 batch = Batch.of(order[start : start + batch_size], model.device)
                 own.append((start, float(cross_entropy(model(batch), batch.labels_N).double().sum())))
     model.train(was_training)
-    return sum(nats for _, nats in sorted(group.gather(own))) / sum(len(s.response_ids) for s in sequences)
+    return sum(nats for _, nats in sorted(group.all_gather(own))) / sum(len(s.response_ids) for s in sequences)

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from thack.config.settings import MemorySettings, ParallelSettings
 from thack.errors import UsageError
 from thack.models.protocol import LanguageModel
-from thack.runtime.process_group import ProcessGroup
+from thack.runtime.process_group import ProcessGroup, collective
 
 _BUCKET_BYTES = 1 << 26
 _BYTES_PER_PARAMETER = 16  # weight, gradient and Adam's two moments in float32
@@ -200,7 +200,8 @@ def sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup) -> No
         return
     for bucket in _buckets(gradients):
         flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-        dist.all_reduce(flat)
+        with collective():
+            dist.all_reduce(flat)
         parts = torch.split(flat, [gradient.numel() for gradient in bucket])
         for gradient, part in zip(bucket, parts, strict=True):
             gradient.copy_(part.view_as(gradient))

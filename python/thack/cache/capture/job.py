@@ -32,6 +32,7 @@ from thack.runtime.preemption import StopFlag
 from thack.runtime.progress import SILENT, Progress, Task
 from thack.runtime.ranks import Rank, current_rank
 from thack.runtime.runlog import RunLog
+from thack.runtime.status import recorded
 
 if TYPE_CHECKING:
     from thack.cache.capture.packer import Packer
@@ -65,7 +66,12 @@ def capture(
     directory = Path(settings.out).expanduser()
     _check(settings, teacher is not None)
     claim_directory(directory)
-    job = prepare_job(settings, teacher=teacher, sequences=sequences, rank=rank, progress=progress)
+    with recorded(directory, "cache"):
+        _capture(prepare_job(settings, teacher=teacher, sequences=sequences, rank=rank, progress=progress), progress)
+    return directory
+
+
+def _capture(job: Job, progress: Progress) -> None:
     _check_space(job)
     import torch
 
@@ -75,13 +81,12 @@ def capture(
         _make_shards(job, progress)
     finally:
         torch.set_num_threads(threads)
-    manifest = finish(directory, job.plan)
+    manifest = finish(job.directory, job.plan)
     if manifest is not None:
         progress.note(
             f"cache: {manifest['sequences']:,} sequences, {manifest['tokens']:,} tokens, "
             f"{manifest['bytes'] / 1e6:,.1f} MB in {job.plan.num_shards} shards"
         )
-    return directory
 
 
 def prepare_job(

@@ -1,0 +1,59 @@
+"""Failures of the machine, in a user's words: which exception means what, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from thack.errors import PeerFailed, ThackError
+
+_MEMORY = (
+    "lower `micro_batch_size` (the result stays the same); then `memory.checkpoint_activations = true`, "
+    "`parallel.strategy = fsdp` on several GPUs, a lower `batch_size`, `evaluation.batch_size`, `source.batch_size` or "
+    "`data.max_response_tokens`"
+)
+_PEER = "that rank's own message says why; run the same command again to resume from the last checkpoint"
+
+
+def lost_peer(error: BaseException) -> PeerFailed:
+    """What a collective that failed means: another rank is gone, or did not answer in time."""
+    return PeerFailed("a peer rank exited or timed out", details=_first_line(error), hint=_PEER)
+
+
+def out_of_memory(error: BaseException) -> ThackError:
+    """Memory of the device or of the machine is used up."""
+    return ThackError("out of memory", details=_first_line(error), hint=_MEMORY)
+
+
+def in_words(error: BaseException) -> ThackError | None:
+    """The user's error that a foreign exception stands for; None where it is not known, and so may be a bug."""
+    return next((explain(error) for fits, explain in _TABLE if fits(error)), None)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Python's own type, torch's, or the message of torch's CPU allocator, which has no type."""
+    return isinstance(error, MemoryError) or _is_torchs(error, "OutOfMemoryError") or "can't allocate" in str(error)
+
+
+def _is_torchs(error: BaseException, name: str) -> bool:
+    """By name, so that nothing imports torch to find out."""
+    return any(t.__name__ == name and t.__module__.partition(".")[0] == "torch" for t in type(error).__mro__)
+
+
+def _is_a_file(error: BaseException) -> bool:
+    return isinstance(error, OSError) and bool(error.strerror and error.filename)
+
+
+def _file_error(error: BaseException) -> ThackError:
+    assert isinstance(error, OSError) and error.strerror
+    return ThackError(f"{error.filename}: {error.strerror.lower()}")
+
+
+def _first_line(error: BaseException) -> list[str]:
+    return [line for line in str(error).split("\n")[:1] if line]
+
+
+_TABLE: tuple[tuple[Callable[[BaseException], bool], Callable[[BaseException], ThackError]], ...] = (
+    (is_out_of_memory, out_of_memory),
+    (lambda error: _is_torchs(error, "DistError"), lost_peer),
+    (_is_a_file, _file_error),
+)
