@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from thack.detection.columns import known, no_metric, resolve
 from thack.detection.rows import Row, finite, finite_or_nan, numeric_keys, read_log, unquoted
 from thack.errors import DataError
-from thack.files import flattened, read_json
+from thack.files import flattened
 from thack.runtime import runlog
-from thack.runtime.status import STATUS
+from thack.runtime.status import read_status
 from thack.schema.metrics import GOLDEN, PROXY, MetricName, find_metric
 
 Floats = NDArray[np.float64]
@@ -240,12 +240,10 @@ def _guard_notes(rows: Sequence[Row]) -> tuple[str, ...]:
 
 def _status_notes(directory: Path) -> tuple[str, ...]:
     """A run that goes on, was stopped or failed (a loss that diverged) has not said its last word."""
-    path = directory / STATUS
-    found = read_json(path) if path.is_file() else {}
-    state = found.get("state", "finished") if isinstance(found, dict) else "finished"
-    if state == "finished":
+    status = read_status(directory)
+    if status is None or status.state == "finished":
         return ()
-    return (f"the run is not finished ({state} at step {found.get('step', '?')}): what it says is not its last word",)
+    return (f"the run is not finished ({status.state} at step {status.step}): what it says is not its last word",)
 
 
 def _per_prompt(column: str) -> str | None:

@@ -154,8 +154,8 @@ def _figures(subject: Subject, colours: Sequence[Colour], drawn: Sequence[Drawn]
 
 def _unfinished(subject: Subject) -> str:
     """Numbers of a run that still goes on, or was stopped, are not its last word."""
-    found = [run for run in subject.runs if run.status not in ("", "finished")]
-    told = ", ".join(f"{run.name} ({run.status} at step {run.curves.step_E[-1]:.10g})" for run in found)
+    found = [(run, run.status.state) for run in subject.runs if run.status and run.status.state != "finished"]
+    told = ", ".join(f"{run.name} ({state} at step {run.curves.step_E[-1]:.10g})" for run, state in found)
     return tag("p", text(f"Not finished: {told}. What follows may change."), class_="warning") if found else ""
 
 

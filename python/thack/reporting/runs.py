@@ -16,6 +16,8 @@ from thack.detection import Curves, Margins, OracleFreeVerdict, Verdict, verdict
 from thack.errors import DataError, UsageError
 from thack.files import flattened, read_json
 from thack.runtime import runlog
+from thack.runtime.status import read_status
+from thack.schema.run import Status
 
 _SEED = re.compile(r"^(?P<arm>.*?)[-_./ ]*seed[-_ ]?(?P<seed>\d+)$")
 COSTS = {
@@ -39,7 +41,7 @@ class Run:
     config: Mapping[str, object]  # flat: "source.kind" → "offline"
     environment: Mapping[str, object]
     examples: tuple[Mapping[str, str], ...]
-    status: str  # of STATUS.json: running, stopped, failed, finished; empty where nobody says
+    status: Status | None  # None where there is no STATUS.json
 
     @property
     def has_oracle(self) -> bool:
@@ -165,7 +167,7 @@ def read_run(path: Path, place: tuple[str, int | None] | None, margins: Margins 
         config=_config(directory / "config.toml"),
         environment=_json(directory / "environment.json"),
         examples=_examples(directory / "examples.jsonl"),
-        status=str(_json(directory / "STATUS.json").get("state", "")),
+        status=read_status(directory),
     )
 
 

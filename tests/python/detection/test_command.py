@@ -11,6 +11,7 @@ from synthetic import Noise, write_run
 
 from thack.cli import app
 from thack.detection import Curves, verdict, verdict_without_oracle
+from thack.schema.run import State, Status
 
 QUIET = Noise(prompt=0.03, checkpoint=0.0)
 
@@ -120,8 +121,8 @@ def test_a_run_that_may_only_be_read_is_judged_all_the_same(
 
 
 @pytest.mark.parametrize("state", ["finished", "running", "failed"])
-def test_a_run_that_is_not_finished_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str) -> None:
+def test_a_run_that_is_not_finished_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str], state: State) -> None:
     found = made(tmp_path / "run", "healthy")
-    (found / "STATUS.json").write_text(json.dumps({"state": state, "step": 960}))
+    (found / "STATUS.json").write_text(json.dumps(Status(state=state, step=960).dump()))
     _, out, _ = run(capsys, "verdict", str(found))
     assert ("not finished" in out) is (state != "finished")

@@ -22,6 +22,7 @@ from thack.reporting.figures import plane, save
 from thack.reporting.html import table, tag, text
 from thack.reporting.runs import load
 from thack.reporting.words import headline
+from thack.schema.run import Status
 
 NOISE = Noise(prompt=0.05, checkpoint=0.002)
 VOID = {"meta", "br", "link", "path", "use", "rect"}
@@ -210,7 +211,7 @@ def test_examples_are_shown_and_escaped(tmp_path: Path) -> None:
 
 def test_a_run_that_goes_on_is_marked(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", noise=NOISE)
-    (run / "STATUS.json").write_text(json.dumps({"state": "stopped", "step": 960}))
+    (run / "STATUS.json").write_text(json.dumps(Status(state="stopped", step=960).dump()))
     assert "Not finished: run (stopped at step 960)" in write_report([run], run / "report.html").read_text()
 
 

@@ -29,6 +29,7 @@ from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError, Preempted, ThackError, UsageError
 from thack.evaluation import EvalSet
 from thack.models.load import load_model
+from thack.runtime.status import read_status
 from thack.training import RunResult, checkpoint, final_model, run_distill, run_sft
 from thack.training.checkpoint import checkpoints, step_of
 from thack.training.run_directory import RunDirectory
@@ -332,11 +333,29 @@ def test_a_save_that_fails_behind_the_training_stops_the_run_and_keeps_what_was_
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
 
 
+@pytest.mark.parametrize("error", [KeyError("a bug"), ValueError("another"), OSError("unplugged"), AssertionError()])
+def test_an_exception_that_nobody_expects_is_a_failed_run_too(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("thack.training.loop.clip_gradients", broken)
+    with pytest.raises(type(error)):
+        run_distill(distill_settings(world, tmp_path / "a", eval_data="", oracle=""))
+    status = read_status(tmp_path / "a")
+    assert status is not None and (status.state, status.exit_code) == ("failed", 1)
+    assert type(error).__name__ in status.reason
+    with pytest.raises(type(error)):
+        run_sft(sft_settings(tmp_path / "b"), records(8))
+    assert (tmp_path / "b" / "STATUS.json").read_text() == (tmp_path / "a" / "STATUS.json").read_text()
+
+
 def test_out_of_memory_says_what_to_lower(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def hungry(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 TB")
 
     monkeypatch.setattr("thack.training.loop.Batch.of", hungry)
-    with pytest.raises(ThackError, match=r"out of memory[\s\S]*lower micro_batch_size"):
+    with pytest.raises(ThackError, match=r"out of memory[\s\S]*lower `micro_batch_size`"):
         run_distill(distill_settings(world, tmp_path / "a", eval_data="", oracle=""))
     assert json.loads((tmp_path / "a" / "STATUS.json").read_text())["state"] == "failed"
