@@ -31,7 +31,7 @@ from thack.errors import ModelError, UsageError
 from thack.evaluation.bootstrap import interval, resamples
 from thack.evaluation.eval_set import HUMAN, EvalSet, Writer
 from thack.evaluation.health import FixedHealth, entropies, sample_health
-from thack.generation.sampler import generate
+from thack.generation.sampler import GenerationRequest, generate
 from thack.losses import cross_entropy
 from thack.losses.vocabulary import common_width, log_probs
 from thack.models.batch import Batch
@@ -174,15 +174,17 @@ class Evaluator:
         return per_prompt | self._lines(), generated
 
     def _student_samples(self, student: LanguageModel, progress: Progress) -> list[TokenSequence]:
-        longest = self._max_new_tokens
+        request = GenerationRequest(
+            sampling=SamplingSettings(),
+            max_new_tokens=self._max_new_tokens,
+            seed=self.seed,
+            epoch=len(METRIC_OF),  # after the evaluation set's own writers: other random numbers than theirs
+        )
         responses = generate(
             student,
             self.eval_set.prompts,
+            request,
             examples=np.arange(len(self.eval_set)),
-            max_new_tokens=longest,
-            sampling=SamplingSettings(),
-            seed=self.seed,
-            epoch=len(METRIC_OF),  # after the evaluation set's own writers: other random numbers than theirs
             progress=progress,
             group=self.group,
         )

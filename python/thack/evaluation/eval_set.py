@@ -21,7 +21,7 @@ from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError, UsageError
 from thack.files import atomic_directory, canonical_json, claim_output, digest, read_json, write_bytes, write_json
-from thack.generation.sampler import generate
+from thack.generation.sampler import GenerationRequest, generate
 from thack.models.checkpoint import fingerprint_like
 from thack.models.load import as_language_model, tokenizer_of
 from thack.models.protocol import LanguageModel
@@ -95,19 +95,15 @@ class EvalSet:
         for place, (role, model) in enumerate(writers.items()):
             eval_set.check_tokenizer(role, model.tokenizer)
             origin[role] = model.fingerprint()
-            responses[role] = tuple(
-                generate(
-                    model,
-                    eval_set.prompts,
-                    examples=np.arange(len(eval_set)),
-                    max_new_tokens=max_new_tokens,
-                    sampling=SamplingSettings(),
-                    seed=seed,
-                    epoch=place,  # oracle and teacher draw independently
-                    batch_size=batch_size,
-                    progress=progress,
-                )
+            request = GenerationRequest(
+                sampling=SamplingSettings(),
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+                epoch=place,  # oracle and teacher draw independently
+                batch_size=batch_size,
             )
+            examples = np.arange(len(eval_set))
+            responses[role] = tuple(generate(model, eval_set.prompts, request, examples=examples, progress=progress))
         return replace(eval_set, responses=responses, origin={**origin, "seed": seed, "max_new_tokens": max_new_tokens})
 
     def _encoded(self, tokenizer: Tokenizer, max_prompt_tokens: int, max_human_tokens: int) -> EvalSet:

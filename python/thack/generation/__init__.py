@@ -1,5 +1,5 @@
-"""Who writes the responses, and when: prompts in, responses out."""
+"""Responses to prompts: sampled from a model, offline or online."""
 
-from thack.generation.sampler import generate
+from thack.generation.sampler import GenerationRequest, generate
 
-__all__ = ["generate"]
+__all__ = ["GenerationRequest", "generate"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.data.store import write_responses, written_before
 from thack.errors import UsageError
 from thack.files import claim_output
-from thack.generation.sampler import generate
+from thack.generation.sampler import GenerationRequest, generate
 from thack.models.load import load_model
+from thack.models.protocol import LanguageModel
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.status import recorded
@@ -54,22 +56,7 @@ def _write(settings: GenerateSettings, progress: Progress) -> dict[str, Any]:
     if (manifest := written_before(settings.out, facts)) is not None:
         progress.note(f"{settings.out} is already there")
         return {**manifest, "out": str(settings.out)}
-    sequences: list[TokenSequence] = []
-    for sample in range(settings.samples):
-        responses = generate(
-            model,
-            [s.prompt_ids for s in prepared.sequences],
-            examples=[s.example for s in prepared.sequences],
-            max_new_tokens=settings.data.max_response_tokens,
-            sampling=settings.sampling,
-            seed=settings.seed,
-            sample=sample,
-            batch_size=settings.batch_size,
-            progress=progress,
-        )
-        sequences += [
-            replace(s, response_ids=ids, sample=sample) for s, ids in zip(prepared.sequences, responses, strict=True)
-        ]
+    sequences = _respond(model, prepared.sequences, settings, progress)
     manifest = write_responses(
         settings.out,
         sequences,
@@ -78,6 +65,24 @@ def _write(settings: GenerateSettings, progress: Progress) -> dict[str, Any]:
         facts=facts,
     )
     return {**manifest, "out": str(settings.out)}
+
+
+def _respond(
+    model: LanguageModel, prompts: Sequence[TokenSequence], settings: GenerateSettings, progress: Progress
+) -> list[TokenSequence]:
+    """`settings.samples` responses to every prompt: first one to each, then the second ones, and so on."""
+    request = GenerationRequest(
+        sampling=settings.sampling,
+        max_new_tokens=settings.data.max_response_tokens,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+    )
+    texts, examples = [s.prompt_ids for s in prompts], [s.example for s in prompts]
+    found: list[TokenSequence] = []
+    for sample in range(settings.samples):
+        responses = generate(model, texts, request, examples=examples, samples=sample, progress=progress)
+        found += [s.with_response(ids, sample) for s, ids in zip(prompts, responses, strict=True)]
+    return found
 
 
 def _check(settings: GenerateSettings) -> None:

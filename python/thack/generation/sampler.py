@@ -1,14 +1,15 @@
-"""Autoregressive generation in fixed, length-sorted batches, every draw keyed by what it is for.
+"""Autoregressive generation in fixed batches of similar length, with a named random number for every token.
 
-The random number of a token is a function of (seed, epoch, prompt, sample, position) alone: batch size,
-rank count and resume point do not matter (pitfall 17). Logits can differ in their last bit between batches of
-other shapes, so the same text to the byte is promised for the same batches. Always in eval mode, and by
-`sampling` alone: a model's own generation settings have no say (pitfall 15).
+The random number of a token is a function of (seed, epoch, example, sample, position) alone: batch size, number of
+ranks and resume point do not matter. Logits can differ in their last bit between batches of other shapes, so the
+same text to the byte is promised for the same batches. The model runs in eval mode. Its own generation settings are
+not used: `GenerationRequest.sampling` alone decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,46 +22,87 @@ from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ALONE, ProcessGroup
 from thack.runtime.progress import SILENT, Progress
 
-_KEEP_BELOW = 0.75  # drop finished rows once fewer than this share of the batch is alive: copies cost too
+_KEEP_BELOW = 0.75  # drop finished rows once a smaller share of the batch is unfinished: a copy costs time too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """How responses are sampled.
+
+    Args:
+        sampling: temperature, top-k, top-p, min-p, or greedy.
+        max_new_tokens: longest response, in tokens, ≥ 1.
+        seed: of every random number.
+        epoch: names the random numbers; 0 is what `thack generate` and `thack cache-logits` use.
+        batch_size: responses that are generated at a time.
+    """
+
+    sampling: SamplingSettings
+    max_new_tokens: int
+    seed: int
+    epoch: int = 0
+    batch_size: int = 256
 
 
 def generate(
     model: LanguageModel,
     prompts: Sequence[np.ndarray],
+    request: GenerationRequest,
     *,
     examples: Sequence[int] | np.ndarray,
-    max_new_tokens: int,
-    sampling: SamplingSettings,
-    seed: int,
-    epoch: int = 0,
-    sample: int | np.ndarray = 0,
-    batch_size: int = 256,
+    samples: int | np.ndarray = 0,
     progress: Progress = SILENT,
-    task: str = "generate",
     group: ProcessGroup = ALONE,
 ) -> list[np.ndarray]:
-    """One response per prompt, int32, with what ended it where that came within `max_new_tokens`.
+    """Generate one response to each prompt.
 
-    The batches are the same for any number of ranks, which share them out and gather what was written.
+    Ranks share the batches, which are the same for any number of ranks, and gather the responses. The model's
+    training mode and torch's global generator are left as they were.
 
-    `examples` and `sample`, one per prompt, name its random numbers. The model's train mode and torch's
-    global generator are left as they were.
+    Args:
+        model: generates the responses.
+        prompts: token ids, int32 [P], P ≥ 1 each.
+        request: how to sample.
+        examples: index in the data set of each prompt: names its random numbers.
+        samples: which of several responses to its prompt each one is: names its random numbers too.
+        progress: counts responses.
+        group: the ranks that share the work.
+
+    Returns:
+        For each prompt the response's ids, int32 [R], 1 ≤ R ≤ request.max_new_tokens. They include the id that ended
+        the response, unless it was cut.
+
+    Raises:
+        DataError: the longest prompt and `max_new_tokens` exceed the model's positions.
+
+    Example:
+        >>> from thack.config.settings import ArchitectureSettings
+        >>> from thack.data.tokenizer import Tokenizer
+        >>> from thack.models.load import new_decoder
+        >>> tokenizer = Tokenizer.train(["def read(path): read the file"] * 3, 264)
+        >>> model = new_decoder(ArchitectureSettings(hidden_size=16, num_heads=2), tokenizer, seed=0)
+        >>> request = GenerationRequest(sampling=SamplingSettings(), max_new_tokens=5, seed=0)
+        >>> prompts = [tokenizer.encode("def read"), tokenizer.encode("the file")]
+        >>> responses = generate(model, prompts, request, examples=[0, 1])
+        >>> again = generate(model, prompts[1:], request, examples=[1])
+        >>> responses[1].tolist() == again[0].tolist()
+        True
     """
-    _check_lengths(model, prompts, max_new_tokens)
+    _check_lengths(model, prompts, request.max_new_tokens)
     keys_N4 = torch.zeros(len(prompts), 4, dtype=torch.int64)
-    for column, values in enumerate((epoch, examples, sample)):
+    for column, values in enumerate((request.epoch, examples, samples)):
         keys_N4[:, column] = torch.from_numpy(np.asarray(values, dtype=np.int64))
     found: list[tuple[int, np.ndarray]] = []
     was_training = bool(getattr(model, "training", False))
     model.eval()
     try:
-        # Not inference_mode: what a live trainer's model keeps of it could not be used in a backward.
-        with torch.no_grad(), progress.task(task, len(prompts), "responses") as shown:
-            for number, rows in enumerate(_batches(prompts, batch_size)):
+        # Not inference_mode: a model that is being trained may keep tensors that its backward needs.
+        with torch.no_grad(), progress.task("generate", len(prompts), "responses") as shown:
+            for number, rows in enumerate(_batches(prompts, request.batch_size)):
                 if not group.owns(number):
                     continue
-                written = _write(model, [prompts[i] for i in rows], keys_N4[rows], max_new_tokens, sampling, seed)
-                found += zip(rows, written, strict=True)
+                responses = _generate_batch(model, [prompts[i] for i in rows], keys_N4[rows], request)
+                found += zip(rows, responses, strict=True)
                 shown.advance(len(rows))
     finally:
         model.train(was_training)
@@ -68,34 +110,30 @@ def generate(
 
 
 def _batches(prompts: Sequence[np.ndarray], batch_size: int) -> Iterator[list[int]]:
-    """Prompts of like length together; ties by position, so that batches depend on the prompts alone."""
+    """Indices of prompts of similar length. Equal lengths keep their order: batches depend on the prompts alone."""
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
 
 
-def _write(
-    model: LanguageModel,
-    prompts: Sequence[np.ndarray],
-    keys_B4: Tensor,
-    max_new_tokens: int,
-    sampling: SamplingSettings,
-    seed: int,
+def _generate_batch(
+    model: LanguageModel, prompts: Sequence[np.ndarray], keys_B4: Tensor, request: GenerationRequest
 ) -> list[np.ndarray]:
-    """The responses of one batch. A row that has ended is fed EOS until enough have ended to drop them."""
+    """The responses of one batch. A finished row is fed EOS until enough have finished to drop them."""
+    max_new_tokens = request.max_new_tokens
     eos, stops = model.tokenizer.eos_id, sorted(model.tokenizer.stop_ids)
     width = min(model.tokenizer.size, model.vocab_size)  # ids beyond the tokenizer mean nothing (pitfall 13)
-    written_BR = np.full((len(prompts), max_new_tokens), eos, dtype=np.int32)
+    ids_BR = np.full((len(prompts), max_new_tokens), eos, dtype=np.int32)
     length_B = np.full(len(prompts), max_new_tokens, dtype=np.int64)
-    rows = np.arange(len(prompts))  # of the batch, that the state still holds
-    alive = np.ones(len(prompts), dtype=bool)  # among those
+    rows = np.arange(len(prompts))  # of the batch that are in the state
+    alive = np.ones(len(prompts), dtype=bool)  # of these rows, which are unfinished
     state = model.start(prompts, max_new_tokens)
     keys = keys_B4.clone()
     for position in range(max_new_tokens):
         keys[:, 3] = position
-        ids_B = _draw(state.logits()[:, :width], keys, sampling, seed)
+        ids_B = _draw(state.logits()[:, :width], keys, request)
         chosen = ids_B.cpu().numpy()
-        written_BR[rows[alive], position] = chosen[alive]
+        ids_BR[rows[alive], position] = chosen[alive]
         ended = alive & np.isin(chosen, stops)
         length_B[rows[ended]] = position + 1
         alive = alive & ~ended
@@ -107,13 +145,14 @@ def _write(
             ids_B, keys = ids_B[kept.to(ids_B.device)], keys[kept]
             rows, alive = rows[alive], np.ones(int(alive.sum()), dtype=bool)
         state.append(ids_B)
-    return [written_BR[i, : length_B[i]].copy() for i in range(len(prompts))]
+    return [ids_BR[i, : length_B[i]].copy() for i in range(len(prompts))]
 
 
-def _draw(logits_BV: Tensor, keys_B4: Tensor, sampling: SamplingSettings, seed: int) -> Tensor:
+def _draw(logits_BV: Tensor, keys_B4: Tensor, request: GenerationRequest) -> Tensor:
+    sampling = request.sampling
     return draw(
         logits_BV.contiguous(),
-        seed=seed,
+        seed=request.seed,
         keys_N4=keys_B4,
         temperature=sampling.temperature,
         top_k=sampling.top_k,

@@ -1,29 +1,33 @@
-"""Who wrote the response, and when: offline (once), or online (afresh every epoch) by teacher or student."""
+"""Response sources: who wrote a response, and when.
+
+Offline responses were written once and are used in every epoch. Online responses are newly sampled in every epoch, by
+the teacher or by the student (on-policy).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
-from thack.config.settings import SamplingSettings
 from thack.data.sequence import TokenSequence, repeats
 from thack.errors import UsageError
-from thack.generation.sampler import generate
+from thack.generation.sampler import GenerationRequest, generate
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ALONE, ProcessGroup
 
 
 class ResponseSource(Protocol):
-    """Responses to the prompts of a data set, by position."""
+    """Responses to the prompts of a data set, by position in it."""
 
     @property
     def generated_tokens(self) -> int:
-        """Response tokens written so far: the cost of being online."""
+        """Response tokens sampled so far."""
 
     def __len__(self) -> int:
-        """Positions in the data set."""
+        """Number of positions in the data set."""
 
     def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
         """The responses to train on in `epoch`, in the order of `positions`."""
@@ -45,31 +49,30 @@ class Offline:
 
 
 class Online:
-    """Responses written when they are asked for, by a live model: the teacher, or the student as it is then.
+    """Responses that a live model samples when they are asked for: the teacher, or the student as it is then.
 
-    The numbers of a draw depend on (seed, epoch, prompt, sample) alone, so the teacher's response to a prompt
-    in an epoch is the same for any batch size, rank count or resume point.
+    Random numbers depend on (seed, epoch, example, sample) alone. So the teacher's response to a prompt in an epoch is
+    the same for any batch size, number of ranks or resume point.
+
+    Args:
+        writer: samples the responses.
+        prompts: by position in the data set; their responses are not used.
+        request: how to sample; its epoch is replaced.
+        group: the ranks that share the work.
     """
 
     def __init__(
         self,
         writer: LanguageModel,
         prompts: Sequence[TokenSequence],
-        *,
-        max_new_tokens: int,
-        sampling: SamplingSettings,
-        seed: int,
-        batch_size: int = 256,
+        request: GenerationRequest,
         group: ProcessGroup = ALONE,
     ) -> None:
         self._writer = writer
         self._prompts = list(prompts)
         self._samples = repeats(self._prompts)  # a prompt that occurs twice gets two responses
-        self._max_new_tokens = max_new_tokens
-        self._sampling = sampling
-        self._seed = seed
-        self._batch_size = batch_size
-        self._team = group
+        self._request = request
+        self._group = group
         self.generated_tokens = 0
 
     def __len__(self) -> int:
@@ -82,30 +85,35 @@ class Online:
         responses = generate(
             self._writer,
             [s.prompt_ids for s in asked],
+            replace(self._request, epoch=epoch + 1),  # epoch 0 names the offline responses
             examples=[s.example for s in asked],
-            max_new_tokens=self._max_new_tokens,
-            sampling=self._sampling,
-            seed=self._seed,
-            sample=self._samples[positions],
-            epoch=epoch + 1,  # epoch 0 is what `generate` writes: the offline responses
-            batch_size=self._batch_size,
-            group=self._team,
+            samples=self._samples[positions],
+            group=self._group,
         )
         self.generated_tokens += sum(len(ids) for ids in responses)
         return [s.with_response(ids, s.sample) for s, ids in zip(asked, responses, strict=True)]
 
 
 class Mixture:
-    """A fixed share of fresh responses: in every epoch round(fraction · n) positions are online, and over E
-    epochs each position is online ⌊fraction · E⌋ or ⌈fraction · E⌉ times.
+    """A fixed share of the responses is newly sampled in each epoch.
 
-    Position i has the phase u_i = (place of i in a random order + ½) / n, and is online in epoch e where
-    ⌊(e+1) · fraction + u_i⌋ > ⌊e · fraction + u_i⌋: a pure function that every rank agrees on.
+    In every epoch round(fraction · n) positions are online. Over E epochs each position is online ⌊fraction · E⌋ or
+    ⌈fraction · E⌉ times. Position i has the phase u_i = (rank of i in a random order + ½) / n, and is online in epoch e
+    where ⌊(e+1) · fraction + u_i⌋ > ⌊e · fraction + u_i⌋. Every rank computes the same.
+
+    Args:
+        offline: the given responses, one per prompt.
+        online: samples the new ones, for the same prompts.
+        fraction: share of online positions, between 0 and 1.
+        seed: of the random order.
+
+    Raises:
+        UsageError: `fraction` is outside [0, 1], or the two sources differ in length.
     """
 
     def __init__(self, offline: ResponseSource, online: ResponseSource, *, fraction: float, seed: int) -> None:
         if not 0 <= fraction <= 1:
-            raise UsageError(f"source.online_fraction = {fraction} must lie between 0 and 1")
+            raise UsageError(f"source.online_fraction = {fraction}: must be between 0 and 1")
         if len(offline) != len(online):
             raise UsageError(
                 "a mixture needs one offline response per prompt",
@@ -124,32 +132,38 @@ class Mixture:
         return len(self._offline)
 
     def is_online(self, positions: np.ndarray, epoch: int) -> np.ndarray:
-        """bool per position: whether its response is written afresh in `epoch`."""
+        """bool per position: whether its response is newly sampled in `epoch`."""
         phase = self._phase_N[positions]
         before, after = epoch * self._fraction + phase, (epoch + 1) * self._fraction + phase
         found: np.ndarray = np.floor(after) > np.floor(before)
         return found
 
     def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
-        fresh = self.is_online(positions, epoch)
+        online = self.is_online(positions, epoch)
         found: dict[int, TokenSequence] = {}
-        for source, mine in ((self._online, positions[fresh]), (self._offline, positions[~fresh])):
-            found |= {int(i): s for i, s in zip(mine, source.sequences(mine, epoch), strict=True)}
+        for source, chosen in ((self._online, positions[online]), (self._offline, positions[~online])):
+            found |= {int(i): s for i, s in zip(chosen, source.sequences(chosen, epoch), strict=True)}
         return [found[int(i)] for i in positions]
 
 
 class Growing:
-    """Given responses and those that join them on the way: nothing is thrown away.
+    """Given responses, and sets of new ones that join them during training. No set is removed.
 
-    From the epoch in which a set joins, every position takes one of the sets so far, evenly, by a number that
-    (seed, epoch, position) alone decides; in its first epoch a set is used whole, for what is new teaches most.
+    In the epoch in which a set joins, every position uses it, since new responses teach most. Later every position
+    uses one of the sets so far, with equal probability, by a random number of (seed, epoch, position).
+
+    Args:
+        given: the responses at the start.
+        write: samples a set: (number of the set, epoch in which it joins) → one response per position.
+        joins: the epoch in which set 0, 1, … joins, ascending.
+        seed: of the choice.
     """
 
     def __init__(
         self,
         given: ResponseSource,
-        write: Callable[[int, int], Sequence[TokenSequence]],  # (number, epoch) → one response per position
-        joins: Sequence[int],  # epoch in which set 0, 1, … joins, ascending
+        write: Callable[[int, int], Sequence[TokenSequence]],
+        joins: Sequence[int],
         *,
         seed: int,
     ) -> None:
@@ -172,10 +186,10 @@ class Growing:
         return sum(1 for join in self._joins if join <= epoch)
 
     def _choice(self, epoch: int) -> np.ndarray:
-        """Per position: 0 for the given response, n for set n − 1."""
+        """int64 per position: 0 for the given response, n for set n − 1."""
         num_sets, num_new = self._num_joined(epoch), sum(1 for join in self._joins if join == epoch)
-        words = np.random.Philox(key=self._seed, counter=[0, 0, epoch, 4]).random_raw(len(self))
+        random = np.random.Philox(key=self._seed, counter=[0, 0, epoch, 4]).random_raw(len(self))
         first = num_sets + 1 - num_new if num_new else 0
-        # A product instead of a remainder, in the top half of the word: even for any number of sets.
-        picked = (words >> np.uint64(32)) * np.uint64(num_sets + 1 - first) >> np.uint64(32)
+        # The top 32 bits times the number of sets: nearly uniform, which a remainder would not be.
+        picked = (random >> np.uint64(32)) * np.uint64(num_sets + 1 - first) >> np.uint64(32)
         return first + picked.astype(np.int64)

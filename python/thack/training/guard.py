@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from thack.data.sequence import TokenSequence, repeats
 from thack.detection import Detection, watch
 from thack.errors import DataError, UsageError
 from thack.files import canonical_json, read_json, write_bytes
-from thack.generation.sampler import generate
+from thack.generation.sampler import GenerationRequest, generate
 from thack.generation.sources import Growing, Mixture, Offline, Online, ResponseSource
 from thack.losses.fused import ProjectedTeacher
 from thack.models.batch import Batch
@@ -206,13 +207,7 @@ class Guarded:
         given = self._given.sequences(np.arange(len(self._given)), 0)
         settings = self._settings
         if settings.guard.policy == "raise-online":
-            online = Online(
-                self._teacher,
-                given,
-                max_new_tokens=settings.data.max_response_tokens,
-                sampling=settings.source.sampling,
-                seed=settings.seed,
-            )
+            online = Online(self._teacher, given, self._request)
             return Mixture(Offline(given), online, fraction=settings.guard.online_fraction, seed=settings.seed)
         write = self._writer(given, self._guard.run_path / FRESH)
         return Growing(Offline(given), write, self._guard.schedule(), seed=settings.seed)
@@ -241,12 +236,17 @@ class Guarded:
         return generate(
             self._teacher,
             [s.prompt_ids for s in given],
+            replace(self._request, epoch=epoch + 1),  # epoch 0 is what `generate` and a cache write
             examples=[s.example for s in given],
-            max_new_tokens=self._settings.data.max_response_tokens,
+            samples=_samples(given, number),
+        )
+
+    @property
+    def _request(self) -> GenerationRequest:
+        return GenerationRequest(
             sampling=self._settings.source.sampling,
+            max_new_tokens=self._settings.data.max_response_tokens,
             seed=self._settings.seed,
-            epoch=epoch + 1,  # epoch 0 is what `generate` and a cache write
-            sample=_samples(given, number),
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from thack.config.settings import DistillSettings, SamplingSettings
 from thack.data.sequence import TokenSequence, repeats
 from thack.evaluation.monitor import FixedKL
-from thack.generation.sampler import generate
+from thack.generation.sampler import GenerationRequest, generate
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
 from thack.schema.metrics import TrainingKL
@@ -57,14 +57,15 @@ def _written(
 ) -> list[TokenSequence]:
     """Responses of the teacher at temperature 1, by a fixed seed."""
     samples = sample - repeats(prompts)
+    request = GenerationRequest(
+        sampling=SamplingSettings(), max_new_tokens=settings.data.max_response_tokens, seed=settings.seed
+    )
     responses = generate(
         teacher,
         [s.prompt_ids for s in prompts],
+        request,
         examples=[s.example for s in prompts],
-        max_new_tokens=settings.data.max_response_tokens,
-        sampling=SamplingSettings(),
-        seed=settings.seed,
-        sample=samples,
+        samples=samples,
         group=group,
     )
     return [s.with_response(ids, int(n)) for s, ids, n in zip(prompts, responses, samples, strict=True)]

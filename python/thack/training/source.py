@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from thack.config.settings import DistillSettings
 from thack.data.encode import prepare
 from thack.data.sequence import TokenSequence
+from thack.generation.sampler import GenerationRequest
 from thack.generation.sources import Mixture, Offline, Online, ResponseSource
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
@@ -34,12 +35,10 @@ def build_source(
 def _online(
     settings: DistillSettings, writer: LanguageModel, prompts: Sequence[TokenSequence], group: ProcessGroup
 ) -> Online:
-    return Online(
-        writer,
-        prompts,
-        max_new_tokens=settings.data.max_response_tokens,
+    request = GenerationRequest(
         sampling=settings.source.sampling,
+        max_new_tokens=settings.data.max_response_tokens,
         seed=settings.seed,
         batch_size=settings.source.batch_size,
-        group=group,
     )
+    return Online(writer, prompts, request, group=group)

@@ -10,9 +10,11 @@ import torch
 
 from thack import kernels
 from thack.cache import Cache, inspect, verify
+from thack.cache.capture import score
 from thack.cache.capture.job import capture
 from thack.cache.format.records import row_keys
 from thack.config.settings import CacheSettings
+from thack.generation.sampler import GenerationRequest
 from thack.models.batch import Batch
 from thack.runtime.ranks import Rank
 from thack.targets.types import SampledTarget, TopKTarget
@@ -69,16 +71,22 @@ def test_sparse_caches_do_not_depend_on_ranks(settings: CacheSettings, teacher: 
 def test_generated_responses_depend_on_seed_and_prompt_alone(
     settings: CacheSettings, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from thack.generation import sampler
+    def generate(
+        model: object,
+        prompts: list[np.ndarray],
+        request: GenerationRequest,
+        *,
+        examples: list[int],
+        samples: int,
+        progress: object,
+    ) -> list[np.ndarray]:
+        responses = []
+        for example in examples:
+            rng = np.random.default_rng([request.seed, example, samples])
+            responses.append(rng.integers(0, 50, rng.integers(1, 9)).astype(np.int32))
+        return responses
 
-    def generate(model: object, prompts: list[np.ndarray], *, examples: list[int], seed: int, sample: int, **_: object):
-        made = []
-        for index in examples:
-            rng = np.random.default_rng([seed, index, sample])
-            made.append(rng.integers(0, 50, rng.integers(1, 9)).astype(np.int32))
-        return made
-
-    monkeypatch.setattr(sampler, "generate", generate)
+    monkeypatch.setattr(score, "generate", generate)
     prompts = [replace(s, response_ids=np.empty(0, np.int32)) for s in make_sequences(12)]
     written = replace(settings, kind=kind, top_k=8, sampled=4, generate=True, samples=3, shard_tokens=2000)
     cache = Cache.open(capture(written, teacher=FakeTeacher(), sequences=prompts))

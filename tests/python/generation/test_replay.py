@@ -19,7 +19,7 @@ from thack.config.settings import SamplingSettings
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.generation import sampler
-from thack.generation.sampler import generate
+from thack.generation.sampler import GenerationRequest, generate
 from thack.generation.sources import Mixture, Offline, Online
 
 V, R = 264, 9
@@ -75,8 +75,11 @@ def prompts(count: int = 23) -> list[TokenSequence]:
     ]
 
 
-def online(batch_size: int = 256, seed: int = 5) -> Online:
-    return Online(Looked(), prompts(), max_new_tokens=R, sampling=SamplingSettings(), seed=seed, batch_size=batch_size)  # type: ignore[arg-type]
+REQUEST = GenerationRequest(sampling=SamplingSettings(), max_new_tokens=R, seed=5)
+
+
+def online(batch_size: int = 256) -> Online:
+    return Online(Looked(), prompts(), replace(REQUEST, batch_size=batch_size))  # type: ignore[arg-type]
 
 
 def written(source: Any, positions: Sequence[int], epoch: int) -> dict[int, list[int]]:
@@ -112,17 +115,22 @@ def test_any_order_and_any_point_of_resuming_writes_the_same() -> None:
 def test_every_part_of_the_key_counts() -> None:
     """Another seed, epoch, prompt or sample draws other numbers; the same one draws the same."""
     texts = [p.prompt_ids for p in prompts()]
-    base = {"examples": [p.example for p in prompts()], "seed": 5, "epoch": 1, "sample": 0}
-    first = [ids.tolist() for ids in _generate(texts, base)]
-    assert first == [ids.tolist() for ids in _generate(texts, base)]
-    others = ({"seed": 6}, {"epoch": 2}, {"sample": 1}, {"examples": [p.example + 1 for p in prompts()]})
-    for changed in others:
-        found = [ids.tolist() for ids in _generate(texts, base | changed)]
+    examples = np.array([p.example for p in prompts()])
+
+    def drawn(request: GenerationRequest, examples: np.ndarray, samples: int = 0) -> list[list[int]]:
+        responses = generate(Looked(), texts, request, examples=examples, samples=samples)  # type: ignore[arg-type]
+        return [ids.tolist() for ids in responses]
+
+    first = drawn(REQUEST, examples)
+    assert first == drawn(REQUEST, examples)
+    others = {
+        "seed": drawn(replace(REQUEST, seed=6), examples),
+        "epoch": drawn(replace(REQUEST, epoch=2), examples),
+        "sample": drawn(REQUEST, examples, samples=1),
+        "example": drawn(REQUEST, examples + 1),
+    }
+    for changed, found in others.items():
         assert sum(a != b for a, b in zip(first, found, strict=True)) > 15, changed
-
-
-def _generate(texts: Sequence[np.ndarray], key: dict[str, Any]) -> list[np.ndarray]:
-    return generate(Looked(), texts, max_new_tokens=R, sampling=SamplingSettings(), **key)  # type: ignore[arg-type]
 
 
 def test_a_mixture_draws_what_its_parts_would() -> None:
@@ -170,7 +178,7 @@ def test_trap_15_a_student_writes_in_eval_mode_and_is_left_as_it_was(tmp_path: P
     student.start = start  # type: ignore[method-assign]
     student.train()
     before = torch.random.get_rng_state()
-    source = Online(student, prompts(4), max_new_tokens=3, sampling=SamplingSettings(), seed=1)
+    source = Online(student, prompts(4), replace(REQUEST, max_new_tokens=3))
     source.sequences(np.arange(4), 0)
     assert modes and not any(modes) and student.training
     assert torch.equal(before, torch.random.get_rng_state())
@@ -179,7 +187,7 @@ def test_trap_15_a_student_writes_in_eval_mode_and_is_left_as_it_was(tmp_path: P
 def test_draws_follow_the_prompt_not_its_place() -> None:
     """A data set that is cut or reordered keeps every prompt's response: `example` is the key."""
     some = [replace(p) for p in prompts()[5:12]][::-1]
-    source = Online(Looked(), some, max_new_tokens=R, sampling=SamplingSettings(), seed=5)  # type: ignore[arg-type]
+    source = Online(Looked(), some, REQUEST)  # type: ignore[arg-type]
     whole = written(online(), ALL, 0)
     assert [s.response_ids.tolist() for s in source.sequences(np.arange(7), 0)] == [whole[i] for i in range(11, 4, -1)]
 
@@ -187,7 +195,7 @@ def test_draws_follow_the_prompt_not_its_place() -> None:
 def test_a_prompt_that_occurs_twice_gets_two_responses() -> None:
     """As in a cache with several samples per prompt: both sequences are of one example."""
     twice = [replace(p, sample=sample, position=9) for p in prompts(8) for sample in (0, 1)]
-    source = Online(Looked(), twice, max_new_tokens=R, sampling=SamplingSettings(), seed=5)  # type: ignore[arg-type]
+    source = Online(Looked(), twice, REQUEST)  # type: ignore[arg-type]
     found = source.sequences(np.arange(16), 0)
     assert [s.sample for s in found] == [0, 1] * 8 and all(s.position is None for s in found)
     first, second = ([s.response_ids.tolist() for s in found[i::2]] for i in (0, 1))

@@ -11,11 +11,10 @@ import torch
 
 from thack.config.settings import ArchitectureSettings, SamplingSettings
 from thack.data.tokenizer import Tokenizer
-from thack.generation.sampler import generate
+from thack.generation.sampler import GenerationRequest, generate
 from thack.models.load import load_model, new_decoder
 
 LENGTH = 12
-GREEDY = SamplingSettings(greedy=True)
 
 
 @pytest.fixture
@@ -29,7 +28,8 @@ def written(directory: Path) -> tuple[np.ndarray, np.ndarray]:
     """A prompt, and the response to it."""
     model = load_model(directory)
     prompt = model.tokenizer.encode("def read(path):")
-    return prompt, generate(model, [prompt], examples=[0], max_new_tokens=LENGTH, sampling=GREEDY, seed=0)[0]
+    request = GenerationRequest(sampling=SamplingSettings(greedy=True), max_new_tokens=LENGTH, seed=0)
+    return prompt, generate(model, [prompt], request, examples=[0])[0]
 
 
 def name_as_end(directory: Path, token: int, *, special: bool) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from thack.config.settings import SamplingSettings
-from thack.generation.sampler import generate
+from thack.generation.sampler import GenerationRequest, generate
 from thack.models.batch import Batch
 
 from .host import HostCopies
@@ -45,19 +45,10 @@ def test_logits_and_gradients(cuda: torch.device, dtype: torch.dtype, autocast: 
 def test_responses(cuda: torch.device, sampling: SamplingSettings) -> None:
     """Nearly all of them are equal: where two draws are as good as equal, the last bit decides."""
     prompts = [s.prompt_ids for s in sequences(24)]
+    request = GenerationRequest(sampling=sampling, max_new_tokens=8, seed=3, batch_size=20)
     written = []
     for device in ("cpu", cuda):
         with HostCopies(VOCAB):
-            written.append(
-                generate(
-                    model(0, device),
-                    prompts,
-                    examples=range(24),
-                    max_new_tokens=8,
-                    sampling=sampling,
-                    seed=3,
-                    batch_size=20,
-                )
-            )
+            written.append(generate(model(0, device), prompts, request, examples=range(24)))
     equal = [np.array_equal(ours, theirs) for ours, theirs in zip(*written, strict=True)]
     assert np.mean(equal) > 0.9

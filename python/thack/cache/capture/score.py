@@ -16,6 +16,7 @@ from thack.cache.format.records import row_keys, select
 from thack.config.settings import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import ModelError
+from thack.generation.sampler import GenerationRequest, generate
 from thack.models.batch import Batch
 from thack.runtime.progress import SILENT, Progress
 from thack.targets.types import Target
@@ -78,9 +79,11 @@ class Scorer:
 
     def write_responses(self, sequences: Sequence[Numbered], progress: Progress = SILENT) -> list[Numbered]:
         """The teacher's own responses to a shard's prompts, by numbers that only seed and prompt decide."""
-        from thack.generation.sampler import generate
-
-        settings, written = self._settings, []
+        settings = self._settings
+        request = GenerationRequest(
+            sampling=settings.sampling, max_new_tokens=settings.data.max_response_tokens, seed=settings.seed
+        )
+        written = []
         for sample in range(self._plan.samples):
             group = [item for item in sequences if item[1].sample == sample]
             if not group:
@@ -88,11 +91,9 @@ class Scorer:
             responses = generate(
                 self._teacher,
                 [s.prompt_ids for _, s in group],
+                request,
                 examples=[s.example for _, s in group],
-                max_new_tokens=settings.data.max_response_tokens,
-                sampling=settings.sampling,
-                seed=settings.seed,
-                sample=sample,
+                samples=sample,
                 progress=progress,
             )
             written += [(i, replace(s, response_ids=ids)) for (i, s), ids in zip(group, responses, strict=True)]
