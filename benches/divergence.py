@@ -16,8 +16,8 @@ from torch import Tensor
 
 from harness import Measurement, Target, Work, interleaved, ratio
 from thack import kernels
-from thack.config.settings import Divergence
 from thack.kernels.divergence import reference
+from thack.schema.targets import DivergenceKind
 from thack.targets.types import TopKTarget
 
 N, FEW, V, K, REPEATS = 64, 16, 151_936, 64, 5
@@ -64,11 +64,11 @@ def faces() -> Iterator[Measurement]:
         yield compare(f"forward_kl, f32, autograd, {how}", through, eager(target), MASKED, z, ratio(50))
 
 
-def in_place(target: TopKTarget, kind: Divergence = "forward_kl") -> Face:
+def in_place(target: TopKTarget, kind: DivergenceKind = "forward_kl") -> Face:
     return lambda x: kernels.sparse_divergence_(x, target, kind=kind)
 
 
-def eager(target: TopKTarget, kind: Divergence = "forward_kl") -> Face:
+def eager(target: TopKTarget, kind: DivergenceKind = "forward_kl") -> Face:
     def work(x: Tensor) -> None:
         leaf = x.detach().requires_grad_()
         reference(leaf, target, kind=kind).sum().backward()

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from harness import Measurement, Target, at_most, ratio
 from thack import kernels
-from thack.cache.format.plan import Record
+from thack.cache.format.layout import RecordLayout
 from thack.cache.format.records import decode, encode, select
 from thack.data.sequence import TokenSequence
 from thack.data.stdlib import stdlib_records
 from thack.models.batch import Batch
 from thack.models.load import load_model
+from thack.schema.targets import TargetSpec
 from thack.targets.types import SampledTarget, TopKTarget
 
 V, K, N = 151_936, 64, 32
@@ -50,13 +51,13 @@ def measure() -> Iterator[Measurement]:
 
 def codec_kl(name: str, z: Tensor, bits: int, limit: float) -> Measurement:
     """Mean KL on K+1 outcomes, renormalised, of what went through a record, in millionths of a nat."""
-    record = Record(kind="top-k", vocab_size=z.shape[1], k=K, value_bits=bits)
-    kept, back = round_trip(z, record)
+    layout = RecordLayout(spec=TargetSpec(kind="top-k", k=K, value_bits=bits), vocab_size=z.shape[1])
+    kept, back = round_trip(z, layout)
     assert isinstance(kept, TopKTarget) and isinstance(back, TopKTarget)
     log_p, log_q = outcomes(kept), outcomes(back)
     found = float((log_p.exp() * (log_p - log_q)).sum(1).mean())
     return Measurement(
-        what=f"codec KL, top-64 in {record.stride} B (V = {z.shape[1]:,}), {name}",
+        what=f"codec KL, top-64 in {layout.stride} B (V = {z.shape[1]:,}), {name}",
         ours=found * 1e6,
         unit="µnat",
         peer="DistillKit, published: 200 B",
@@ -70,24 +71,22 @@ def outcomes(target: TopKTarget) -> Tensor:
     return torch.log_softmax(torch.cat([target.log_probs_NK, target.log_tail_N[:, None]], 1).double(), 1)
 
 
-def round_trip(z: Tensor, record: Record) -> tuple[object, object]:
+def round_trip(z: Tensor, layout: RecordLayout) -> tuple[object, object]:
     keys = row_keys(len(z))
-    target = select(z, record, seed=0, keys_N4=keys)
-    layout = record.layout()
-    return target, decode(encode(target, record, layout, seed=0, keys_N4=keys.numpy()), record, layout)
+    target = select(z, layout, seed=0, keys_N4=keys)
+    return target, decode(encode(target, layout, seed=0, keys_N4=keys.numpy()), layout)
 
 
 def squared_error(name: str, z: Tensor, k: int) -> Iterator[Measurement]:
     """E Σ_v (weight_v − p_v)² after decoding, beside the peer's (1 − Σp²) / draws, both as means over rows."""
-    record = Record(kind="sampled", vocab_size=z.shape[1], k=k)
+    layout = RecordLayout(spec=TargetSpec(kind="sampled", k=k), vocab_size=z.shape[1])
     p = torch.softmax(z.double(), 1)
     squares = (p**2).sum(1)
     ours = torch.zeros(len(z), dtype=torch.float64)
-    layout = record.layout()
     for draw in range(DRAWS):
         keys = row_keys(len(z), draw)
-        target = select(z, record, seed=draw, keys_N4=keys)
-        back = decode(encode(target, record, layout, seed=draw, keys_N4=keys.numpy()), record, layout)
+        target = select(z, layout, seed=draw, keys_N4=keys)
+        back = decode(encode(target, layout, seed=draw, keys_N4=keys.numpy()), layout)
         assert isinstance(back, SampledTarget)
         own, weights = p.gather(1, back.ids_NK.long()), back.weights_NK.double()
         # Σ over all ids of p², with (w − p)² in place of p² where an id is kept.
@@ -100,7 +99,7 @@ def squared_error(name: str, z: Tensor, k: int) -> Iterator[Measurement]:
     }
     for peer, (draws, target) in peers.items():
         yield Measurement(
-            what=f"squared error, {k} ids in {record.stride} B, {name}, H = {entropy:.1f}",
+            what=f"squared error, {k} ids in {layout.stride} B, {name}, H = {entropy:.1f}",
             ours=float(ours.mean()) / DRAWS * 1e6,
             unit="millionths",
             peer=peer,
@@ -127,7 +126,7 @@ def raw_bytes(name: str, z: Tensor) -> Measurement:
     packed = len(pyarrow.compress(plain, codec="zstd", asbytes=True)) / len(z)
     return Measurement(
         what=f"bytes, top-64 with tail, {name}",
-        ours=Record(kind="top-k", vocab_size=z.shape[1], k=K).stride,
+        ours=RecordLayout(spec=TargetSpec(kind="top-k", k=K), vocab_size=z.shape[1]).stride,
         unit="B/token",
         peer="32-bit ids and f16 values through zstd, no tail",
         theirs=packed,

@@ -19,13 +19,15 @@ from thack import _native
 from thack.cache import Cache
 from thack.cache.capture.job import capture
 from thack.cache.exchange.transfer import ImportSettings, import_cache
-from thack.cache.format.plan import SHARDS, Plan, Record, shard_path
+from thack.cache.format.layout import RecordLayout
+from thack.cache.format.plan import SHARDS, Plan, shard_path
 from thack.config.settings import ArchitectureSettings, CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.models.batch import Batch
 from thack.models.native.architecture import Architecture
 from thack.models.native.llama import Llama
+from thack.schema.targets import TargetSpec
 
 V, K = 151_936, 64
 
@@ -43,7 +45,7 @@ def sizes() -> Iterator[Measurement]:
     for bits, limit in ((8, 176), (7, 168)):
         yield Measurement(
             what=f"record, top-64 with tail, {bits} bits",
-            ours=Record(kind="top-k", vocab_size=V, k=K, value_bits=bits).stride,
+            ours=RecordLayout(spec=TargetSpec(kind="top-k", k=K, value_bits=bits), vocab_size=V).stride,
             unit="B/token",
             peer="DistillKit's published layout",
             theirs=200,
@@ -54,7 +56,7 @@ def sizes() -> Iterator[Measurement]:
     for k, theirs, limit in ((16, 36, 44), (4, None, 16)):
         yield Measurement(
             what=f"record, {k} sampled ids",
-            ours=Record(kind="sampled", vocab_size=V, k=k).stride,
+            ours=RecordLayout(spec=TargetSpec(kind="sampled", k=k), vocab_size=V).stride,
             unit="B/token",
             peer="random-sampling KD, published, multinomial" if theirs else "",
             theirs=theirs,
@@ -114,16 +116,16 @@ def reading(sequences: int = 4096, length: int = 64, batch: int = 32) -> Iterato
 def reading_many(shards: int = 192, per_shard: int = 256, length: int = 64, batch: int = 32) -> Iterator[Measurement]:
     """The same over more shards than may be open: most sequences lie in a shard whose file was closed."""
     rng = np.random.default_rng(0)
-    record, none = Record(kind="top-k", vocab_size=V, k=K), np.empty(0, np.float32)
+    layout, none = RecordLayout(spec=TargetSpec(kind="top-k", k=K), vocab_size=V), np.empty(0, np.float32)
     rows = per_shard * length // 4
     ids = np.cumsum(rng.integers(1, V // K - 1, (rows, K), dtype=np.int32), 1, dtype=np.int32)
     values = np.sort(-12 * rng.random((rows, K), dtype=np.float32) - 4.2, axis=1)
-    records = record.layout().encode_top_k(ids, values, np.full(rows, -3, np.float32), none)
+    records = layout.native.encode_top_k(ids, values, np.full(rows, -3, np.float32), none)
     names = ("teacher", "tokenizer", "data", "settings")
     firsts = tuple(range(0, shards * per_shard + 1, per_shard))
     facts: dict[str, Any] = {"batch_size": 1, "seed": 0, "samples": 1, "device": "cpu", "dtype": "float32"}
     prints = dict.fromkeys(names, "sha256:x")
-    plan = Plan(record=record, fingerprints=prints, firsts=firsts, threads=1, build="0", **facts)
+    plan = Plan(layout=layout, fingerprints=prints, firsts=firsts, threads=1, build="0", **facts)
     with TemporaryDirectory(prefix="thack-") as scratch:
         (Path(scratch) / SHARDS).mkdir()
         (Path(scratch) / "plan.json").write_bytes(plan.to_bytes())

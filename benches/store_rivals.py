@@ -29,11 +29,12 @@ import pyarrow.parquet as parquet
 from safetensors.numpy import load_file, save_file
 
 from thack import _native
-from thack.cache.format.plan import Record
+from thack.cache.format.layout import RecordLayout
+from thack.schema.targets import TargetSpec
 
 FLIPS, KILLS = 2000, 20
-RECORD = Record(kind="top-k", vocab_size=32_000, k=64)
-METADATA = {"plan": "sha256:x", **RECORD.metadata()}
+LAYOUT = RecordLayout(spec=TargetSpec(kind="top-k", k=64), vocab_size=32_000)
+METADATA = {"plan": "sha256:x", **LAYOUT.metadata()}
 
 
 def rows(tokens: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,8 +55,7 @@ class Store:
 def thack_write(path: Path, tokens: int) -> None:
     ids, values = rows(tokens)
     writer = _native.ShardWriter(path, METADATA)
-    layout = RECORD.layout()
-    writer.records(layout.encode_top_k(ids, values, np.full(tokens, -1, np.float32), np.empty(0, np.float32)))
+    writer.records(LAYOUT.native.encode_top_k(ids, values, np.full(tokens, -1, np.float32), np.empty(0, np.float32)))
     writer.sequence((0, 0, 0), "p", np.zeros(1, np.int32), np.zeros(tokens, np.int32))
     writer.finish()
 

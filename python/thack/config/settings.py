@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Divergence = Literal["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation"]
+from thack.schema.targets import CachedKind, DivergenceKind, TargetKind
+
 SourceKind = Literal["offline", "online-teacher", "online-student", "mixture"]
-TargetKind = Literal["dense", "top-k", "sampled"]
-LiveTargetKind = Literal["dense", "top-k", "renormalised", "sampled", "multinomial", "mixed"]
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
 
@@ -75,7 +74,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossSettings:
-    divergence: Divergence = "forward_kl"
+    divergence: DivergenceKind = "forward_kl"
     beta: float = 0.5  # jsd: M = β·P_teacher + (1−β)·P_student; the scale falls with β towards 0 and 1
     skew: float = 0.1  # skewed_kl: KL(teacher ‖ skew·teacher + (1−skew)·student)
     temperature: float = 1.0  # both distributions at T, loss (and so gradient) times T²
@@ -99,9 +98,9 @@ class SourceSettings:
 class TargetSettings:
     """What of a live teacher's distribution the student sees: a cache's loss of detail, without the cache."""
 
-    kind: LiveTargetKind = "dense"  # mixed: the k most likely ids exactly, the tail from draws and a prior
+    kind: TargetKind = "dense"  # mixed: the k most likely ids exactly, the tail from draws and a prior
     k: int = 16  # ids kept per token: the most likely, or sampled ones; multinomial: draws
-    fresh: bool = False  # fixed responses: draw again in every epoch, which no cache can
+    redraw: bool = False  # fixed responses: draw again in every epoch, which no cache can
     tail_draws: int = 0  # mixed: so many ids stand for the tail, drawn without bias
     tail_prior: float = 0.0  # mixed: this share of the tail's mass goes by the mean tail of the training data
 
@@ -197,7 +196,7 @@ class CacheSettings:
     teacher: str = ""
     load: LoadSettings = field(default_factory=LoadSettings)
     data: DataSettings = field(default_factory=DataSettings)
-    kind: TargetKind = "top-k"
+    kind: CachedKind = "top-k"
     top_k: int = 64
     sampled: int = 16  # ids per token with kind = sampled
     temperatures: tuple[float, ...] = ()  # also keep the log-tail at these T (top-k)

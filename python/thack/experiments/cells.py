@@ -11,10 +11,10 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
-from thack.config.settings import Divergence, SourceKind
-from thack.config.target_words import live_twin, shown, target_of
+from thack.config.settings import SourceKind
 from thack.errors import UsageError
 from thack.experiments.settings import Axes, ExperimentSettings, RoleSettings
+from thack.schema.targets import DivergenceKind, TargetSpec, live_word
 
 FIGURES = ("F4", "F5", "F6", "F7", "F8", "fraction", "loss", "sizes", "target", "once", "axes")
 _ALWAYS_ONLINE = ("online-teacher", "online-student")
@@ -29,7 +29,7 @@ class Arm:
     fraction_online: float  # 0 offline, 1 online
     diversity: int
     budget: int
-    loss: Divergence
+    loss: DivergenceKind
     teacher: str
     student: str
     target: str
@@ -119,8 +119,8 @@ def _same_run(arm: Arm) -> Arm:
     if arm.source == "offline" and arm.fraction_online:
         arm = replace(arm, source="mixture" if arm.fraction_online < 1 else "online-teacher")
     if arm.source in _ALWAYS_ONLINE:
-        return replace(arm, fraction_online=1.0, budget=1, target=live_twin(arm.target))
-    return replace(arm, target=live_twin(arm.target)) if arm.source == "mixture" else arm
+        return replace(arm, fraction_online=1.0, budget=1, target=live_word(arm.target))
+    return replace(arm, target=live_word(arm.target)) if arm.source == "mixture" else arm
 
 
 def _check(axes: Axes) -> None:
@@ -135,7 +135,7 @@ def _check(axes: Axes) -> None:
         problems.append("source = mixture: say of how much, as in axes.fraction_online = [0.1, 0.5]")
     for text in axes.target:
         try:
-            target_of(text)
+            TargetSpec.parse(text)
         except UsageError as error:
             problems.append(error.message)
     if problems:
@@ -164,10 +164,10 @@ def _words(arm: Arm, base: Arm) -> Iterator[str]:
         yield f"teacher {arm.teacher}"
     if arm.student != base.student:
         yield f"student {arm.student}"
-    if live_twin(arm.target) != live_twin(base.target):
-        yield shown(arm.target)
+    if live_word(arm.target) != live_word(base.target):
+        yield TargetSpec.parse(arm.target).label
     elif arm.source == "offline" and arm.target != base.target:
-        yield "without a cache" if target_of(arm.target).live else "from a cache"
+        yield "without a cache" if TargetSpec.parse(arm.target).live else "from a cache"
 
 
 def slug(arm: Arm, base: Arm) -> str:

@@ -10,9 +10,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from thack.cache.format.plan import Record
+from thack.cache.format.layout import bytes_per_token
 from thack.config.strict import load, to_dict, to_toml
-from thack.config.target_words import target_of
 from thack.detection import Curves, Verdict, verdict
 from thack.errors import ThackError, UsageError
 from thack.experiments.cells import Cell, base_arm, cells, chosen_figures, name_of
@@ -24,6 +23,7 @@ from thack.experiments.workers import Failures, make_all
 from thack.files import claim_output, read_json, write_json, write_text
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.status import recorded
+from thack.schema.targets import TargetSpec
 
 SUMMARY = "experiment.json"
 RECIPES = ("demo", "quick", "laptop", "gpu", "paper")
@@ -170,14 +170,8 @@ def _row(outcome: Outcome, out: Path) -> dict[str, Any]:
 
 
 def _bytes_per_token(planned: Planned) -> int:
-    """Of the record that holds the cell's target, or, for multinomial counts and mixtures, would hold it."""
-    size = read_json(planned.run.path / "model" / "config.json")["vocab_size"]
-    target = target_of(planned.cell.arm.target).target
-    if target.kind == "dense" or target.fresh:
-        return Record(kind="dense", vocab_size=size).stride
-    draws = target.kind in ("sampled", "multinomial")
-    parts = [("sampled", target.k)] if draws else [("top-k", target.k), ("sampled", target.tail_draws)]
-    return sum(Record(kind=kind, vocab_size=size, k=min(k, size)).stride for kind, k in parts if k)
+    vocab_size = read_json(planned.run.path / "model" / "config.json")["vocab_size"]
+    return bytes_per_token(TargetSpec.parse(planned.cell.arm.target), vocab_size)
 
 
 def _by_name(stages: Sequence[Stage], records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

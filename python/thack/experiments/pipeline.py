@@ -11,10 +11,10 @@ import platform
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from thack.config.settings import CacheSettings, DataSettings, DistillSettings, GenerateSettings, SftSettings
-from thack.config.target_words import target_of
+from thack.config.specs import cache_settings, target_settings
 from thack.data.export import PAIRS
 from thack.experiments import work
 from thack.experiments.cells import Arm, Cell, base_arm, slug
@@ -23,6 +23,7 @@ from thack.experiments.costs import Sizes
 from thack.experiments.roles import model_directory, resized, sampled_digest
 from thack.experiments.settings import ExperimentSettings, RoleSettings
 from thack.experiments.stages import Stage, plan_stage
+from thack.schema.targets import TargetSpec
 
 Role = Literal["oracle", "teacher", "student"]
 _APART = 1_000_000  # from a teacher's seed to that of a student of its size
@@ -135,22 +136,17 @@ class Pipeline:
         return self._teacher_responses(arm, seed)
 
     def _cache(self, arm: Arm, seed: int) -> Stage:
-        teacher, splits, target = self.teacher(arm, seed), self.splits(arm.task, seed), target_of(arm.target).target
-        kind = cast(Literal["dense", "top-k", "sampled"], target.kind)  # no other is read without `live/`
+        teacher, splits = self.teacher(arm, seed), self.splits(arm.task, seed)
         settings = CacheSettings(
             teacher=str(teacher.path / "model"),
             data=self._offline_data(arm, splits),
-            kind=kind,
             generate=True,
             samples=_samples(arm),
             epochs=self._distill_settings(arm, seed).epochs,
             seed=seed,
             dtype=self.settings.dtype,
         )
-        if kind == "top-k":
-            settings = replace(settings, top_k=target.k)
-        if kind == "sampled":
-            settings = replace(settings, sampled=target.k)
+        settings = cache_settings(settings, TargetSpec.parse(arm.target))
         cost = self._costs(arm.task).write(self._teacher_role(arm), self._num_sequences(arm))
         made = partial(work.cache, settings)
         return plan_stage(self._stages, "cache", made, needs=[teacher, splits], settings=settings, cost=cost)
@@ -180,7 +176,7 @@ class Pipeline:
             data=self._limited(arm, self._data(arm.task, "")),
             source=replace(plain.source, kind=arm.source, online_fraction=_fraction(arm)),
             loss=replace(plain.loss, divergence=arm.loss),
-            target=plain.target if _has_cache(arm) else target_of(arm.target).target,
+            target=plain.target if _has_cache(arm) else target_settings(TargetSpec.parse(arm.target)),
             steps=steps,
             epochs=max(1, -(-steps * plain.batch_size // self._num_sequences(arm))),
             seed=seed,
@@ -244,7 +240,7 @@ class Pipeline:
 
 
 def _has_cache(arm: Arm) -> bool:
-    return arm.source == "offline" and not target_of(arm.target).live
+    return arm.source == "offline" and not TargetSpec.parse(arm.target).live
 
 
 def _samples(arm: Arm) -> int:

@@ -8,11 +8,11 @@ from thack.config.settings import (
     ArchitectureSettings,
     CheckpointSettings,
     DistillSettings,
-    Divergence,
     DTypeName,
     OptimizerSettings,
     SourceKind,
 )
+from thack.schema.targets import DivergenceKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Axes:
     diversity: tuple[int, ...] = ()  # prompts ÷ so many, with as many generations each: constant size
     budget: tuple[int, ...] = ()  # generations per prompt
     fraction_online: tuple[float, ...] = ()  # share of fresh responses by the teacher; 0: offline, 1: online-teacher
-    loss: tuple[Divergence, ...] = ()
+    loss: tuple[DivergenceKind, ...] = ()
     teacher: tuple[str, ...] = ()  # sizes: a hidden width such as "128", or a directory under `models`
     student: tuple[str, ...] = ()  # likewise
     target: tuple[str, ...] = ()  # live, dense, top-k:64, sampled:4, live/renormalised:16, live/mixed:16+prior, …

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from thack import _native
-from thack.config.settings import Divergence
 from thack.errors import UndefinedLoss, UsageError
 from thack.kernels.buffers import Array, rows
+from thack.schema.targets import DivergenceKind
 from thack.targets.types import SampledTarget, TopKTarget
 
 SparseTarget = TopKTarget | SampledTarget
@@ -28,7 +28,7 @@ def sparse_divergence(
     student_logits_NV: Tensor,
     target: SparseTarget,
     *,
-    kind: Divergence = "forward_kl",
+    kind: DivergenceKind = "forward_kl",
     beta: float = 0.5,
     skew: float = 0.1,
     temperature: float = 1.0,
@@ -58,7 +58,7 @@ def sparse_divergence_(
     logits_NW: Tensor,
     target: SparseTarget,
     *,
-    kind: Divergence = "forward_kl",
+    kind: DivergenceKind = "forward_kl",
     beta: float = 0.5,
     skew: float = 0.1,
     temperature: float = 1.0,
@@ -88,7 +88,7 @@ def reference(
     logits_NV: Tensor,
     target: SparseTarget,
     *,
-    kind: Divergence = "forward_kl",
+    kind: DivergenceKind = "forward_kl",
     beta: float = 0.5,
     skew: float = 0.1,
     temperature: float = 1.0,
@@ -101,7 +101,7 @@ def reference(
 class _Spec:
     """A divergence on a target, at its temperature."""
 
-    def __init__(self, target: SparseTarget, kind: Divergence, parameter: float, temperature: float) -> None:
+    def __init__(self, target: SparseTarget, kind: DivergenceKind, parameter: float, temperature: float) -> None:
         self.target, self.parameter, self.temperature = target, parameter, temperature
         self.name, self.values_NK, self.rest_N = _at_temperature(target, kind, temperature)
 
@@ -173,7 +173,7 @@ def _check_overwritable(logits_NV: Tensor) -> None:
         raise UsageError("logits that are a parameter cannot be overwritten", hint="use overwrite=False")
 
 
-def _at_temperature(target: SparseTarget, kind: Divergence, temperature: float) -> tuple[str, Tensor, Tensor]:
+def _at_temperature(target: SparseTarget, kind: DivergenceKind, temperature: float) -> tuple[str, Tensor, Tensor]:
     """The kernel's name of the divergence, and the target's K values and the rest at T."""
     if isinstance(target, SampledTarget):
         if kind != "forward_kl" or temperature != 1:

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thack.config.settings import Divergence
 from thack.errors import MismatchError
 from thack.losses.formulas import resolve, terms
+from thack.schema.targets import DivergenceKind
 
 
 def dense_divergence(
     student_logits_NV: Tensor,
     log_probs_NV: Tensor,
     *,
-    kind: Divergence = "forward_kl",
+    kind: DivergenceKind = "forward_kl",
     beta: float = 0.5,
     skew: float = 0.1,
     temperature: float = 1.0,
@@ -54,7 +54,7 @@ def value_and_gradient(
     logits_NV: Tensor,
     log_p_NV: Tensor,
     *,
-    kind: Divergence,
+    kind: DivergenceKind,
     beta: float,
     skew: float,
     temperature: float,
@@ -86,7 +86,7 @@ class _Dense(torch.autograd.Function):
         ctx: Any,
         logits_NV: Tensor,
         log_p_NV: Tensor,
-        kind: Divergence,
+        kind: DivergenceKind,
         beta: float,
         skew: float,
         temperature: float,

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thack.config.settings import Divergence, LossSettings
+from thack.config.settings import LossSettings
 from thack.losses.dense import dense_divergence
 from thack.losses.formulas import weighted_terms
 from thack.losses.rows import sampled_rows
 from thack.losses.sparse import sparse_divergence
+from thack.schema.targets import DivergenceKind
 from thack.targets.types import DenseTarget, Target
 
 
@@ -38,7 +39,7 @@ def token_losses(student_logits_NV: Tensor, target: Target | None, labels_N: Ten
     return total_N
 
 
-def _term(student_logits_NV: Tensor, target: Target, kind: Divergence, settings: LossSettings) -> Tensor:
+def _term(student_logits_NV: Tensor, target: Target, kind: DivergenceKind, settings: LossSettings) -> Tensor:
     return _divergence(
         student_logits_NV,
         target,
@@ -105,7 +106,7 @@ def total_variation(student_logits_NV: Tensor, target: Target, *, temperature: f
 def _divergence(
     student_logits_NV: Tensor,
     target: Target,
-    kind: Divergence,
+    kind: DivergenceKind,
     *,
     beta: float = 0.5,
     skew: float = 0.1,

@@ -25,14 +25,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from thack.config.settings import Divergence, LossSettings
+from thack.config.settings import LossSettings
 from thack.errors import UndefinedLoss
+from thack.schema.targets import DivergenceKind
 
-LossTerm = Divergence | Literal["cross_entropy"]
-DIVERGENCES: tuple[Divergence, ...] = ("forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation")
+LossTerm = DivergenceKind | Literal["cross_entropy"]
+DIVERGENCES: tuple[DivergenceKind, ...] = ("forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation")
 
 
-def resolve(kind: str, beta: float, skew: float, temperature: float) -> Divergence:
+def resolve(kind: str, beta: float, skew: float, temperature: float) -> DivergenceKind:
     """The divergence that `kind` means at these parameters: jsd at β = 0 and 1 is a KL.
 
     Raises UndefinedLoss for an unknown kind or a parameter outside its range.
@@ -83,7 +84,7 @@ def _term(text: str) -> tuple[LossTerm, float]:
     return kind, weight
 
 
-def terms(kind: Divergence, log_p: Tensor, log_q: Tensor, *, beta: float, skew: float) -> tuple[Tensor, Tensor]:
+def terms(kind: DivergenceKind, log_p: Tensor, log_q: Tensor, *, beta: float, skew: float) -> tuple[Tensor, Tensor]:
     """(f, g) per outcome, shaped like the inputs; not differentiable, g is the derivative.
 
     log_p, log_q: natural log-probabilities, −inf allowed. An outcome without mass on the side that

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from thack import kernels
-from thack.config.settings import Divergence, LossSettings
+from thack.config.settings import LossSettings
 from thack.losses.dense import value_and_gradient
 from thack.losses.formulas import resolve, terms, weighted_terms
 from thack.losses.sparse import at_temperature, check_defined
 from thack.losses.sweeps import fill_tail, tail_sums
+from thack.schema.targets import DivergenceKind
 from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
 
 
@@ -70,7 +71,7 @@ def sampled_rows(logits_CV: Tensor, labels_C: Tensor) -> Tensor:
 def _divergence(
     logits_CV: Tensor,
     target: Target | None,
-    kind: Divergence,
+    kind: DivergenceKind,
     settings: LossSettings,
     labels_C: Tensor | None = None,
     ce_weight: float = 0.0,
@@ -98,7 +99,7 @@ def _has_kernel(logits_CV: Tensor, target: Target | None) -> bool:
 def _sparse(
     logits_CV: Tensor,
     target: TopKTarget | SampledTarget,
-    kind: Divergence,
+    kind: DivergenceKind,
     settings: LossSettings,
     labels_C: Tensor | None = None,
     ce_weight: float = 0.0,
@@ -122,7 +123,7 @@ def _sparse(
 def by_sweeps(
     logits_CV: Tensor,
     target: TopKTarget | SampledTarget,
-    kind: Divergence,
+    kind: DivergenceKind,
     settings: LossSettings,
 ) -> Tensor:
     """The same by torch on K+1 numbers, between a sweep that reads the tail and one that writes its gradient."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thack.config.settings import Divergence
 from thack.errors import MismatchError, UndefinedLoss
 from thack.losses.formulas import resolve
+from thack.schema.targets import DivergenceKind
 from thack.targets.types import SampledTarget, TopKTarget
 
 
-def check_defined(target: TopKTarget | SampledTarget, kind: Divergence, temperature: float) -> None:
+def check_defined(target: TopKTarget | SampledTarget, kind: DivergenceKind, temperature: float) -> None:
     """Raise UndefinedLoss where this divergence at this temperature cannot be had from this target."""
     if isinstance(target, SampledTarget):
         _check_sampled(kind, temperature)
@@ -26,7 +26,7 @@ def sparse_divergence(
     student_logits_NV: Tensor,
     target: TopKTarget | SampledTarget,
     *,
-    kind: Divergence = "forward_kl",
+    kind: DivergenceKind = "forward_kl",
     beta: float = 0.5,
     skew: float = 0.1,
     temperature: float = 1.0,
@@ -70,7 +70,7 @@ def at_temperature(target: TopKTarget | SampledTarget, temperature: float) -> tu
     return head_NK - total_N[:, None], tail_N - total_N
 
 
-def _check_sampled(kind: Divergence, temperature: float) -> None:
+def _check_sampled(kind: DivergenceKind, temperature: float) -> None:
     if kind != "forward_kl":
         raise UndefinedLoss(
             f"{kind} is not defined on sampled targets",
@@ -85,7 +85,7 @@ def _check_sampled(kind: Divergence, temperature: float) -> None:
         )
 
 
-def _check_top_k(target: TopKTarget, kind: Divergence, temperature: float) -> None:
+def _check_top_k(target: TopKTarget, kind: DivergenceKind, temperature: float) -> None:
     if target.log_tail_N is None:
         raise UndefinedLoss(
             f"{kind} is not defined on a top-k target without its tail",

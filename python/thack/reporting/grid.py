@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thack.config.target_words import live_twin
 from thack.detection import Margins
 from thack.errors import DataError
 from thack.files import read_json
 from thack.reporting.runs import Arm, read_run
+from thack.schema.targets import live_word
 
 SUMMARY = "experiment.json"
 
@@ -59,14 +59,14 @@ class Grid:
     def _like(self, axes: Mapping[str, Any], changes: Mapping[str, object]) -> GridArm | None:
         implied: dict[str, object] = {}
         if changes.get("source") in ("online-teacher", "online-student"):
-            implied = {"target": live_twin(axes["target"]), "fraction_online": 1.0, "budget": 1}
+            implied = {"target": live_word(axes["target"]), "fraction_online": 1.0, "budget": 1}
         wanted = {**axes, **implied, **changes}
         return next((arm for arm in self.arms if arm.axes == wanted), None)
 
     def offline_of(self, arm: GridArm) -> GridArm | None:
         """The arm without fresh responses that sees the same of its teacher, and is `arm` in all other axes."""
         wanted = {**arm.axes, "source": "offline", "fraction_online": 0.0}
-        found = [one for one in self.arms if {**one.axes, "target": live_twin(one.axes["target"])} == wanted]
+        found = [one for one in self.arms if {**one.axes, "target": live_word(one.axes["target"])} == wanted]
         cached = [one for one in found if one.axes["target"] != wanted["target"]]
         return next(iter([*cached, *found]), None)
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from thack.config.target_words import target_of
 from thack.reporting.claims import claims
 from thack.reporting.colours import MUTED, OFFLINE, ONLINE_STUDENT, ONLINE_TEACHER, OTHERS, Colour, doses
 from thack.reporting.effects import Claim, Effect, effect_of, golden_end, values
@@ -15,6 +14,7 @@ from thack.reporting.figures import add_margin_line, colours_of, curve, golden, 
 from thack.reporting.grid import Grid, GridArm
 from thack.reporting.runs import Arm
 from thack.reporting.style import SMALL, styled
+from thack.schema.targets import TargetSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -239,12 +239,12 @@ def ends_by_bytes(shown: Sequence[GridArm]) -> Figure:
     figure, axes = new_figure(SMALL)
     points: dict[str, list[tuple[int, int, Effect]]] = {}
     for arm in shown:
-        target, found = target_of(arm.axes["target"]).target, values(arm, golden_end)
+        target, found = TargetSpec.parse(arm.axes["target"]), values(arm, golden_end)
         if not found:
             continue
         if target.kind == "dense":
             axes.axhline(effect_of(found).mean, color=MUTED.light, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
-        elif arm.bytes_per_token and not target.fresh:
+        elif arm.bytes_per_token and not target.redraw:
             points.setdefault(target.kind, []).append((arm.bytes_per_token, target.k, effect_of(found)))
     for kind, placed in points.items():
         _kind_line(axes, kind, sorted(placed, key=lambda p: p[:2]))

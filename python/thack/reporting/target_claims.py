@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from thack.config.settings import TargetSettings
-from thack.config.target_words import target_of
 from thack.reporting.effects import RISE, Claim, above, golden_end, minus, one, ratio, rises, values
 from thack.reporting.grid import Grid, GridArm
+from thack.schema.targets import TargetSpec
 
-Arms = Mapping[TargetSettings, GridArm]
+Arms = Mapping[TargetSpec, GridArm]
 
 # What is said of K, the word of the arm that should end farther from the oracle, and of the one that should end nearer.
 _COMPARED = (
@@ -41,11 +40,11 @@ def target_claims(grid: Grid, figure: str) -> Iterator[Claim]:
 
 def _alike(shown: Sequence[GridArm]) -> Iterator[tuple[str, Arms]]:
     """Arms that differ in their target alone, and words for what sets them apart from the first such set."""
-    sets: dict[str, tuple[Mapping[str, Any], dict[TargetSettings, GridArm]]] = {}
+    sets: dict[str, tuple[Mapping[str, Any], dict[TargetSpec, GridArm]]] = {}
     for arm in shown:
         rest = {axis: value for axis, value in arm.axes.items() if axis != "target"}
         _, arms = sets.setdefault(repr(rest), (rest, {}))
-        arms[target_of(arm.axes["target"]).target] = arm
+        arms[TargetSpec.parse(arm.axes["target"]).as_live()] = arm
     plain: Mapping[str, Any] = next((others for others, _ in sets.values()), {})
     for others, found in sets.values():
         words = ", ".join(f"{axis} {value}" for axis, value in others.items() if value != plain[axis])
@@ -75,13 +74,13 @@ def _truncation_turns(figure: str, arms: Arms) -> Iterator[Claim]:
 
 
 def _samples_are_learned_by_heart(figure: str, arms: Arms) -> Iterator[Claim]:
-    exact = rises(arms.get(TargetSettings()))
+    exact = rises(arms.get(TargetSpec(live=True)))
     for target, arm in arms.items():
-        if target.kind == "sampled" and not target.fresh:
+        if target.kind == "sampled" and not target.redraw:
             text = f"{target.k} sampled ids that stay the same turn golden up more than exact ones"
             more = minus(rises(arm), exact)
             yield from one(figure, text, "rise − rise with exact targets", "points", (0.0, np.inf), more)
 
 
 def _ends(arms: Arms, word: str) -> dict[int, float]:
-    return values(arms.get(target_of(word).target), golden_end)
+    return values(arms.get(TargetSpec.parse(word).as_live()), golden_end)

@@ -58,7 +58,7 @@ class LiveTeacher:
         """
         self._teacher, self._width, self._settings, self._seed = teacher, width, settings, seed
         self._examples = examples[:_PRIOR_SEQUENCES]
-        self._redraws = settings.fresh or not examples
+        self._redraws = settings.redraw or not examples
         self._projects = projects
         self._prior_V: Tensor | None = None
 

@@ -12,8 +12,10 @@ import torch
 
 from thack.cache.capture import score
 from thack.cache.capture.packer import Packer
-from thack.cache.format.plan import Plan, Record, shard_path
+from thack.cache.format.layout import RecordLayout
+from thack.cache.format.plan import Plan, shard_path
 from thack.cache.format.records import row_keys
+from thack.schema.targets import TargetSpec
 from thack.targets.types import TopKTarget
 
 from .conftest import VOCAB, make_sequences
@@ -75,10 +77,10 @@ def test_records_are_packed_after_the_copy_and_not_before(gpu: Gpu, tmp_path: Pa
     sequences = make_sequences(6)
     keys = row_keys(sequences, [s.example for s in sequences])
     target = a_target(len(keys))
-    record = Record(kind="top-k", vocab_size=VOCAB, k=4, temperatures=(2.0,))
+    layout = RecordLayout(spec=TargetSpec(kind="top-k", k=4, temperatures=(2.0,)), vocab_size=VOCAB)
     names = ("teacher", "tokenizer", "data", "settings")
     plan = Plan(
-        record=record,
+        layout=layout,
         fingerprints=dict.fromkeys(names, "sha256:x"),
         firsts=(0, 6),
         batch_size=6,

@@ -18,11 +18,13 @@ from thack import _native
 from thack.cache import Cache, export_cache, inspect, verify
 from thack.cache.capture.job import capture
 from thack.cache.exchange.transfer import ImportSettings, import_cache
-from thack.cache.format.plan import Record, partition
+from thack.cache.format.layout import RecordLayout
+from thack.cache.format.plan import partition
 from thack.cache.format.records import decode, encode
 from thack.config.settings import CacheSettings
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.errors import CacheError, DataError, ModelError, ThackError, UsageError
+from thack.schema.targets import TargetSpec
 from thack.targets.types import TopKTarget
 
 from .conftest import VOCAB, FakeTeacher
@@ -98,19 +100,18 @@ def test_what_is_captured_is_read_in_any_order(
 @quick
 @given(st.integers(1, 12), st.integers(0, 10_000), st.integers(0, 40), st.data())
 def test_top_k_records_come_back_or_name_the_row(k: int, seed: int, spare: int, data: st.DataObject) -> None:
-    record = Record(kind="top-k", vocab_size=k + spare + 1, k=k)
+    layout = RecordLayout(spec=TargetSpec(kind="top-k", k=k), vocab_size=k + spare + 1)
     rng = np.random.default_rng(seed)
-    log_p = np.log(rng.dirichlet(np.full(record.vocab_size, 0.2), 5) + 1e-12).astype(np.float32)
-    kept = np.stack([np.sort(rng.choice(record.vocab_size, k, replace=False)) for _ in range(5)]).astype(np.int32)
+    log_p = np.log(rng.dirichlet(np.full(layout.vocab_size, 0.2), 5) + 1e-12).astype(np.float32)
+    kept = np.stack([np.sort(rng.choice(layout.vocab_size, k, replace=False)) for _ in range(5)]).astype(np.int32)
     values = np.minimum(np.take_along_axis(log_p, kept, 1), 0)
     row = data.draw(st.integers(0, 4))
     poison = data.draw(st.sampled_from([None, np.nan, np.inf, 0.25]))
     if poison is not None:
         values[row, data.draw(st.integers(0, k - 1))] = poison
     tail = np.full(5, -1.0, np.float32)
-    layout = record.layout()
     try:
-        back = decode(layout.encode_top_k(kept, values, tail, np.empty(0, np.float32)), record, layout)
+        back = decode(layout.native.encode_top_k(kept, values, tail, np.empty(0, np.float32)), layout)
     except ModelError as error:
         assert poison is not None and f"row {row} " in error.message
         return
@@ -122,16 +123,16 @@ def test_top_k_records_come_back_or_name_the_row(k: int, seed: int, spare: int, 
 @quick
 @given(st.binary(max_size=200), st.integers(0, 100_000))
 def test_records_of_any_bytes_are_errors_or_targets(noise: bytes, seed: int) -> None:
-    record = Record(kind="top-k", vocab_size=300, k=8)
-    data = bytearray((noise + np.random.default_rng(seed).bytes(record.stride))[: record.stride])
+    layout = RecordLayout(spec=TargetSpec(kind="top-k", k=8), vocab_size=300)
+    data = bytearray((noise + np.random.default_rng(seed).bytes(layout.stride))[: layout.stride])
     try:
-        found = decode(data, record, record.layout())
+        found = decode(data, layout)
     except CacheError:
         return
     assert isinstance(found, TopKTarget)
     assert (found.ids_NK[:, 1:] > found.ids_NK[:, :-1]).all() and found.ids_NK.max() < 300
-    again = encode(found, record, record.layout(), seed=0, keys_N4=np.zeros((1, 4), np.int64))
-    assert np.array_equal(decode(again, record, record.layout()).ids_NK, found.ids_NK)
+    again = encode(found, layout, seed=0, keys_N4=np.zeros((1, 4), np.int64))
+    assert np.array_equal(decode(again, layout).ids_NK, found.ids_NK)
 
 
 json_values = st.recursive(

@@ -31,21 +31,23 @@ from pathlib import Path
 import numpy as np
 from thack import _native
 from thack.cache import Cache
-from thack.cache.format.plan import SHARDS, Plan, Record, shard_path
+from thack.cache.format.layout import RecordLayout
+from thack.schema.targets import TargetSpec
+from thack.cache.format.plan import SHARDS, Plan, shard_path
 
 root, count = Path(sys.argv[1]), int(sys.argv[2])
-record = Record(kind="top-k", vocab_size=1000, k=8)
+layout = RecordLayout(spec=TargetSpec(kind="top-k", k=8), vocab_size=1000)
 names = ("teacher", "tokenizer", "data", "settings")
-plan = Plan(record=record, fingerprints=dict.fromkeys(names, "sha256:x"), firsts=tuple(range(count + 1)),
+plan = Plan(layout=layout, fingerprints=dict.fromkeys(names, "sha256:x"), firsts=tuple(range(count + 1)),
             batch_size=1, seed=0, samples=1, device="cpu", dtype="float32", threads=1, build="0")
 (root / SHARDS).mkdir()
 _native.publish(root / "plan.json", plan.to_bytes())
-layout, rows = record.layout(), 4
+rows = 4
 log_probs, tail = np.full((rows, 8), -2.5, np.float32), np.full(rows, -1.5, np.float32)
 for shard in range(count):
     ids = np.arange(8, dtype=np.int32) * 100 + np.full((rows, 1), shard % 100, np.int32)
     writer = _native.ShardWriter(shard_path(root, shard), plan.metadata(shard))
-    writer.records(layout.encode_top_k(ids, log_probs, tail, np.empty(0, np.float32)))
+    writer.records(layout.native.encode_top_k(ids, log_probs, tail, np.empty(0, np.float32)))
     writer.sequence((shard, shard, 0), str(shard), ids[0, :2].copy(), np.full(rows, shard % 1000, np.int32))
     writer.finish()
 cache = Cache.open(root)

@@ -14,10 +14,11 @@ import torch
 
 from thack.cache.capture import job as capture_module
 from thack.cache.capture.job import capture
-from thack.cache.format.plan import Record
+from thack.cache.format.layout import RecordLayout
 from thack.cache.format.records import decode, encode, select
 from thack.config.settings import CacheSettings
 from thack.errors import CacheError, ModelError, ThackError
+from thack.schema.targets import TargetSpec
 from thack.targets.types import SampledTarget, TopKTarget
 
 from .conftest import FakeTeacher, make_sequences
@@ -40,23 +41,22 @@ def top_k_target(temperatures: tuple[float, ...] = ()) -> TopKTarget:
 
 
 def test_top_k_targets_come_back_within_their_steps() -> None:
-    record = Record(kind="top-k", vocab_size=V, k=K, temperatures=(0.5, 2.0))
-    target = top_k_target(record.temperatures)
-    layout = record.layout()
-    data = encode(target, record, layout, seed=0, keys_N4=np.zeros((N, 4), np.int64))
-    assert len(data) == N * record.stride
-    back = decode(data, record, layout)
+    layout = RecordLayout(spec=TargetSpec(kind="top-k", k=K, temperatures=(0.5, 2.0)), vocab_size=V)
+    target = top_k_target(layout.spec.temperatures)
+    data = encode(target, layout, seed=0, keys_N4=np.zeros((N, 4), np.int64))
+    assert len(data) == N * layout.stride
+    back = decode(data, layout)
     assert isinstance(back, TopKTarget)
     assert torch.equal(back.ids_NK, target.ids_NK)
     torch.testing.assert_close(back.log_probs_NK, target.log_probs_NK, atol=0.05, rtol=0)
     torch.testing.assert_close(back.log_tail_N, target.log_tail_N, atol=2e-3, rtol=1e-3)
-    for t in record.temperatures:
+    for t in layout.spec.temperatures:
         torch.testing.assert_close(back.log_tail_at[t], target.log_tail_at[t], atol=4e-3, rtol=1e-3)
 
 
 def test_sampled_targets_come_back_unbiased() -> None:
     """Trap 8: the mean of many decoded weights is the weight, for heads and drawn ids alike."""
-    record = Record(kind="sampled", vocab_size=V, k=4)
+    layout = RecordLayout(spec=TargetSpec(kind="sampled", k=4), vocab_size=V)
     rows = 4000
     weights = torch.tensor([0.61, 0.1037, 0.1, 0.1])
     target = SampledTarget(
@@ -69,8 +69,7 @@ def test_sampled_targets_come_back_unbiased() -> None:
     )
     keys = np.zeros((rows, 4), np.int64)
     keys[:, 3] = np.arange(rows)
-    layout = record.layout()
-    back = decode(encode(target, record, layout, seed=5, keys_N4=keys), record, layout)
+    back = decode(encode(target, layout, seed=5, keys_N4=keys), layout)
     assert isinstance(back, SampledTarget)
     assert torch.equal(back.ids_NK, target.ids_NK) and torch.equal(back.counts_N, target.counts_N)
     found = torch.cat([back.weights_NK, back.entropy_N[:, None]], 1).double()
@@ -82,32 +81,31 @@ def test_sampled_targets_come_back_unbiased() -> None:
 @pytest.mark.parametrize("place", [(0, 0), (N - 1, K - 1), (N // 2, 3)])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.5])
 def test_numbers_that_mean_nothing_are_refused(place: tuple[int, int], value: float) -> None:
-    record = Record(kind="top-k", vocab_size=V, k=K)
+    layout = RecordLayout(spec=TargetSpec(kind="top-k", k=K), vocab_size=V)
     target = top_k_target()
     target.log_probs_NK[place] = value
     with pytest.raises(ModelError, match=f"row {place[0]} "):
-        encode(target, record, record.layout(), seed=0, keys_N4=np.zeros((N, 4), np.int64))
+        encode(target, layout, seed=0, keys_N4=np.zeros((N, 4), np.int64))
 
 
 @pytest.mark.parametrize("row", [0, N // 2, N - 1])
 @pytest.mark.parametrize("place", [0, K // 2, K - 1])
 def test_ids_out_of_order_or_range_are_refused(row: int, place: int) -> None:
-    record = Record(kind="top-k", vocab_size=V, k=K)
+    layout = RecordLayout(spec=TargetSpec(kind="top-k", k=K), vocab_size=V)
     for wrong in (V, -1, int(top_k_target().ids_NK[row, (place + 1) % K])):
         target = top_k_target()
         target.ids_NK[row, place] = wrong
         with pytest.raises(ModelError, match=f"row {row} "):
-            encode(target, record, record.layout(), seed=0, keys_N4=np.zeros((N, 4), np.int64))
+            encode(target, layout, seed=0, keys_N4=np.zeros((N, 4), np.int64))
 
 
 def test_records_of_any_bytes_are_errors_or_targets() -> None:
     rng = np.random.default_rng(0)
-    record = Record(kind="top-k", vocab_size=V, k=K)
-    layout = record.layout()
+    layout = RecordLayout(spec=TargetSpec(kind="top-k", k=K), vocab_size=V)
     for _ in range(300):
-        data = bytearray(rng.integers(0, 256, record.stride, dtype=np.uint8).tobytes())
+        data = bytearray(rng.integers(0, 256, layout.stride, dtype=np.uint8).tobytes())
         try:
-            ids = decode(data, record, layout).ids_NK
+            ids = decode(data, layout).ids_NK
         except CacheError:
             continue
         assert (ids[:, 1:] > ids[:, :-1]).all() and ids.max() < V
@@ -147,13 +145,12 @@ def test_drawn_written_and_read_rows_are_unbiased_and_twice_as_close_as_multinom
     """Trap 8, end to end: over draws *after decoding*, each id's mean is p within 5 standard errors, and so is the
     entropy's; no row keeps fewer than K ids; 16 ids have at most half the squared error of as many multinomial draws.
     """
-    rows, record = 6000, Record(kind="sampled", vocab_size=V, k=k)
+    rows, layout = 6000, RecordLayout(spec=TargetSpec(kind="sampled", k=k), vocab_size=V)
     row = row_of_letters()
     keys = torch.zeros(rows, 4, dtype=torch.int64)
     keys[:, 1] = torch.arange(rows)
-    layout = record.layout()
-    target = select(row.expand(rows, V).contiguous(), record, seed=3, keys_N4=keys)
-    back = decode(encode(target, record, layout, seed=3, keys_N4=keys.numpy()), record, layout)
+    target = select(row.expand(rows, V).contiguous(), layout, seed=3, keys_N4=keys)
+    back = decode(encode(target, layout, seed=3, keys_N4=keys.numpy()), layout)
     assert isinstance(back, SampledTarget)
     assert (back.counts_N == k).all()
     p = torch.softmax(row.double(), 0)

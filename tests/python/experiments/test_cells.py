@@ -10,8 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thack.config import to_toml
-from thack.config.settings import TargetSettings
-from thack.config.target_words import TargetSpec, live_twin, shown, target_of
 from thack.errors import UsageError
 from thack.experiments.cells import base_arm, cells, name_of, product
 from thack.experiments.grid import RECIPES, plan, recipe
@@ -77,53 +75,6 @@ def test_a_setting_that_every_cell_would_overwrite_is_refused(own: str, tmp_path
 
 def test_a_seed_that_is_named_twice_is_one() -> None:
     assert [cell.seed for cell in cells(recipe("laptop", ["seeds=[1, 1, 0]", "figures=['F4']"]))] == [1, 0]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "top-k:0", "top-k:x", "dense:3", "live:1", "sampled:-1", "live/dense", "mixed:4", "top-k:4+prior"),
-        *("live/mixed:4+prior+prior2", "live/mixed:4+1+2", "live/top-k:4+redraw", "sampled:4+redraw"),
-        "renormalised:4",
-    ],
-)
-def test_targets_are_read_strictly(text: str) -> None:
-    with pytest.raises(UsageError, match="target"):
-        target_of(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "live", "target", "said"),
-    [
-        ("dense", False, TargetSettings(), "exact"),
-        ("live", True, TargetSettings(), "exact"),
-        ("top-k:64", False, TargetSettings(kind="top-k", k=64), "top-64 + tail"),
-        ("live/renormalised:4", True, TargetSettings(kind="renormalised", k=4), "top-4 renormalised"),
-        (
-            "live/mixed:16+prior",
-            True,
-            TargetSettings(kind="mixed", k=16, tail_prior=1.0),
-            "top-16 + shared tail prior",
-        ),
-        ("live/mixed:16+4", True, TargetSettings(kind="mixed", k=16, tail_draws=4), "top-16 + 4 tail draws"),
-        (
-            "live/mixed:16+prior+4",
-            True,
-            TargetSettings(kind="mixed", k=16, tail_prior=0.5, tail_draws=4),
-            "top-16 + shared tail prior + 4 tail draws",
-        ),
-        (
-            "live/sampled:16+redraw",
-            True,
-            TargetSettings(kind="sampled", k=16, fresh=True),
-            "16 sampled ids + drawn again every epoch",
-        ),
-    ],
-)
-def test_a_target_is_a_word(text: str, live: bool, target: TargetSettings, said: str) -> None:
-    assert target_of(text) == TargetSpec(live=live, target=target)
-    assert target_of(live_twin(text)) == TargetSpec(live=True, target=target)
-    assert shown(text) == shown(live_twin(text)) == said
 
 
 def test_the_study_of_targets_has_distinct_arms() -> None:

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thack import kernels
-from thack.config.settings import Divergence
 from thack.errors import MismatchError, ModelError, UndefinedLoss, UsageError
 from thack.kernels import divergence
+from thack.schema.targets import DivergenceKind
 from thack.targets.types import SampledTarget, TopKTarget
 
-KINDS: list[Divergence] = ["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation"]
+KINDS: list[DivergenceKind] = ["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation"]
 
 
 def target_of(z: torch.Tensor, k: int) -> TopKTarget:
@@ -63,7 +63,9 @@ def reference(
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=12, deadline=None)
 @given(st.integers(1, 40), st.integers(41, 300), st.integers(0, 1000))
-def test_value_and_gradient_match_float64(kind: Divergence, temperature: float, k: int, vocab: int, seed: int) -> None:
+def test_value_and_gradient_match_float64(
+    kind: DivergenceKind, temperature: float, k: int, vocab: int, seed: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     teacher = torch.randn(3, vocab, generator=generator) * 3
     student = (torch.randn(3, vocab, generator=generator) * 2).requires_grad_()
@@ -81,7 +83,7 @@ def test_value_and_gradient_match_float64(kind: Divergence, temperature: float, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_zero_at_equality_with_zero_gradient(kind: Divergence) -> None:
+def test_zero_at_equality_with_zero_gradient(kind: DivergenceKind) -> None:
     """Traps 4 and 5, at T = 1 and T = 2."""
     z = torch.randn(4, 100, generator=torch.Generator().manual_seed(0)) * 3
     for temperature in (1.0, 2.0):
@@ -197,7 +199,7 @@ def mixed_loss(
 @settings(max_examples=8, deadline=None)
 @given(st.integers(1, 40), st.integers(41, 300), st.integers(0, 1000))
 def test_in_place_gradient_matches_finite_differences(
-    kind: Divergence, temperature: float, k: int, vocab: int, seed: int
+    kind: DivergenceKind, temperature: float, k: int, vocab: int, seed: int
 ) -> None:
     """Against central differences in float64 of the definition, along random directions; label and weights in."""
     student, teacher, labels, weights = random_case(seed, k, vocab)
@@ -375,7 +377,7 @@ def test_a_head_or_a_tail_without_mass() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_torch_side_agrees_on_empty_heads_and_tails(kind: Divergence) -> None:
+def test_the_torch_side_agrees_on_empty_heads_and_tails(kind: DivergenceKind) -> None:
     """What runs off the CPU, on the CPU: the same values and gradients, finite where Rust's are."""
     inf = float("inf")
     target = TopKTarget(

@@ -123,7 +123,7 @@ def test_draws_are_those_of_a_cache_unless_they_are_fresh(kind: Any) -> None:
 
     fixed = drawn(settings, 0)
     assert np.array_equal(fixed, drawn(settings, 5))
-    assert not np.array_equal(fixed, drawn(replace(settings, fresh=True), 5))
+    assert not np.array_equal(fixed, drawn(replace(settings, redraw=True), 5))
     assert not np.array_equal(drawn(settings, 1, []), drawn(settings, 2, []))  # online: other responses anyway
     halves = [data[:1], data[1:]]
     maker = LiveTeacher(teacher, teacher.vocab_size, settings, seed=0, examples=data)
@@ -153,7 +153,7 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded() -> None:
     refused: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"target": TargetSettings(kind="mixed")}, UsageError, "leaves a share of the tail"),
         ({"target": TargetSettings(tail_prior=0.5)}, UsageError, "belong to target.kind = mixed"),
-        ({"cache": "c", "target": TargetSettings(kind="top-k")}, UsageError, "a cache has kept what it has"),
+        ({"cache": "c", "target": TargetSettings(kind="top-k")}, UsageError, "applies only to a live teacher"),
         (
             {"target": TargetSettings(kind="sampled"), "loss": LossSettings(divergence="jsd")},
             UndefinedLoss,

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 
 from thack import _native, _version
 from thack.cache.capture.score import Scorer
+from thack.cache.format.layout import RecordLayout
 from thack.cache.format.manifest import NAME as MANIFEST
 from thack.cache.format.manifest import finish, missing, shard_is_good
 from thack.cache.format.plan import NAME as PLAN
-from thack.cache.format.plan import SHARDS, Plan, adopt, partition, read_plan, record_of, shard_path
+from thack.cache.format.plan import SHARDS, Plan, adopt, partition, read_plan, shard_path
 from thack.config import to_dict
 from thack.config.settings import CacheSettings
+from thack.config.specs import target_spec
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.errors import CacheError, ThackError, UsageError
 from thack.files import canonical_json, claim_output, digest
@@ -156,18 +158,18 @@ def make_plan(
         raise UsageError(
             "the data holds no sequence to cache", hint="check `data.path`, `data.limit` and `data.max_prompt_tokens`"
         )
-    record = record_of(settings, teacher.vocab_size)
+    layout = RecordLayout(spec=target_spec(settings), vocab_size=teacher.vocab_size)
     dtype, _ = choose_dtype(settings.dtype, teacher.device, width=teacher.head().in_features)
     bound = settings.data.max_response_tokens if settings.generate else 0
     return Plan(
-        record=record,
+        layout=layout,
         fingerprints={
             "teacher": teacher.fingerprint(full=full_hash),
             "tokenizer": teacher.tokenizer.fingerprint(),
             "data": data_fingerprint(sequences),
             "settings": settings_fingerprint(settings),
         },
-        firsts=partition(sequences, record.stride, settings, bound),
+        firsts=partition(sequences, layout.stride, settings, bound),
         batch_size=settings.batch_size,
         seed=settings.seed,
         samples=settings.samples if settings.generate else 1,
@@ -293,7 +295,7 @@ def _explained(job: Job) -> Iterator[None]:
 
 def _size(job: Job, shards: Iterable[int]) -> int:
     """Bytes of shards whose responses are known."""
-    stride = job.plan.record.stride
+    stride = job.plan.layout.stride
     return sum(
         len(job.sequences[i].response_ids) * (stride + 4) + 4 * len(job.sequences[i].prompt_ids)
         for shard in shards

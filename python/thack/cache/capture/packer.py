@@ -37,7 +37,7 @@ class Packer:
         self._directory = directory
         self._plan = plan
         self._journal = journal
-        self._layout = plan.record.layout()
+        self._layout = plan.layout
         self._writer: _native.ShardWriter | None = None
         self._shard, self._started = 0, 0.0
         self._queue: Queue[Callable[[], None] | None] = Queue(_DEPTH)
@@ -90,10 +90,10 @@ class Packer:
     def _pack(self, batch: Numbered, scored: Scored) -> None:
         assert self._writer is not None, "put before begin"
         scored.wait()
-        records = encode(scored.target, self._plan.record, self._layout, seed=self._plan.seed, keys_N4=scored.keys_N4)
+        records = encode(scored.target, self._layout, seed=self._plan.seed, keys_N4=scored.keys_N4)
         self._writer.records(records)
         for number, s in batch:
-            _check_ids(s, self._plan.record.vocab_size)
+            _check_ids(s, self._layout.vocab_size)
             self._writer.sequence((number, s.example, s.sample), s.prompt_id, _ids(s.prompt_ids), _ids(s.response_ids))
 
     def _commit(self) -> None:

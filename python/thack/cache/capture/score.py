@@ -67,7 +67,7 @@ class Scorer:
             try:
                 target = select(
                     logits_NV,
-                    self._plan.record,
+                    self._plan.layout,
                     seed=self._plan.seed,
                     keys_N4=torch.from_numpy(keys).to(device),
                 )

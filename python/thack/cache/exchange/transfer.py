@@ -22,13 +22,15 @@ import numpy as np
 from thack import _native, _version
 from thack.cache.capture.job import claim_directory
 from thack.cache.exchange.readers import Row, read_rows
+from thack.cache.format.layout import RecordLayout
 from thack.cache.format.manifest import finish, shard_is_good
-from thack.cache.format.plan import Plan, Record, adopt, partition_lengths, shard_path
+from thack.cache.format.plan import Plan, adopt, partition_lengths, shard_path
 from thack.config.settings import CacheSettings
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.errors import CacheError, DataError, UsageError
 from thack.files import atomic_directory
 from thack.runtime.progress import SILENT, Progress
+from thack.schema.targets import Tail, TargetSpec
 from thack.targets.types import DenseTarget, SampledTarget, TopKTarget
 
 _SMALLEST_TAIL = 1e-7  # 1 − Σ of float32 numbers knows no smaller mass
@@ -161,23 +163,20 @@ def _check_entry(ids: np.ndarray, log_probs: np.ndarray, settings: ImportSetting
 
 
 def _plan(settings: ImportSettings, survey: _Survey) -> Plan:
-    record = Record(
-        kind="top-k",
-        vocab_size=settings.vocab_size,
-        k=settings.k or survey.width,
-        tail="estimated" if settings.estimate_tail else "none",
-    )
+    tail: Tail = "estimated" if settings.estimate_tail else "none"
+    spec = TargetSpec(kind="top-k", k=settings.k or survey.width, tail=tail)
+    layout = RecordLayout(spec=spec, vocab_size=settings.vocab_size)
     caps = CacheSettings(shard_tokens=settings.shard_tokens, shard_bytes=settings.shard_bytes)
     pairs = zip(survey.lengths[::2], survey.lengths[1::2], strict=True)
     return Plan(
-        record=record,
+        layout=layout,
         fingerprints={
             "teacher": settings.teacher,
             "tokenizer": settings.tokenizer,
             "data": survey.data,
             "settings": survey.content,
         },
-        firsts=partition_lengths(pairs, record.stride, caps),
+        firsts=partition_lengths(pairs, layout.stride, caps),
         batch_size=1,
         seed=0,
         samples=1,
@@ -201,12 +200,12 @@ def _pack(row: Row, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _write(directory: Path, plan: Plan, shard: int, rows: Iterator[Row]) -> None:
     """Write a shard from the next rows."""
-    layout, none = plan.record.layout(), np.empty(0, np.float32)
+    layout, none = plan.layout.native, np.empty(0, np.float32)
     writer = _native.ShardWriter(shard_path(directory, shard), plan.metadata(shard))
     try:
         for number, row in zip(plan.shard(shard), rows, strict=True):
-            ids, log_probs, tail = _pack(row, plan.record.k)
-            tails = tail if plan.record.tail == "estimated" else none
+            ids, log_probs, tail = _pack(row, plan.layout.spec.k)
+            tails = tail if plan.layout.spec.tail == "estimated" else none
             writer.records(layout.encode_top_k(ids, log_probs, tails, none))
             s = row.sequence
             writer.sequence((number, s.example, s.sample), s.prompt_id, s.prompt_ids, s.response_ids)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from thack import _native
+from thack.cache.format.layout import RecordLayout
 from thack.config.settings import CacheSettings
 from thack.data.sequence import TokenSequence
-from thack.errors import CacheError, MismatchError, UsageError
+from thack.errors import CacheError, MismatchError
 from thack.files import canonical_json, digest, read_json
 
 FORMAT = 1
@@ -27,44 +28,13 @@ MAX_SEQUENCES = 1 << 18  # per shard: bounds a reader's index
 
 _FINGERPRINTS = ("teacher", "tokenizer", "data", "settings")
 _SCALARS = {"batch_size": int, "seed": int, "samples": int, "device": str, "dtype": str, "threads": int, "build": str}
-_OF_A_RECORD = {"kind": str, "vocab_size": int, "k": int, "value_bits": int, "tail": str, "temperatures": list}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """What is kept of each distribution."""
-
-    kind: str
-    vocab_size: int
-    k: int = 0
-    value_bits: int = 8
-    tail: str = "exact"  # imports: "estimated" as 1 − Σ of the kept, or "none"
-    temperatures: tuple[float, ...] = ()
-
-    def metadata(self) -> dict[str, str]:
-        """The words that name this layout in a shard."""
-        words = {"kind": self.kind, "vocab_size": str(self.vocab_size)}
-        if self.kind != "dense":
-            words["k"] = str(self.k)
-        if self.kind == "top-k":
-            words |= {"value_bits": str(self.value_bits), "tail": self.tail}
-            words["temperatures"] = ",".join(map(repr, self.temperatures))
-        return words
-
-    def layout(self) -> _native.RecordLayout:
-        return _native.RecordLayout(self.metadata())
-
-    @property
-    def stride(self) -> int:
-        """Bytes per response token."""
-        return self.layout().stride
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A planned cache. `firsts` has the number of the first sequence of each shard, and at its end of all."""
 
-    record: Record
+    layout: RecordLayout
     fingerprints: Mapping[str, str]  # teacher, tokenizer, data, settings
     firsts: tuple[int, ...]
     batch_size: int
@@ -89,11 +59,10 @@ class Plan:
         return range(self.firsts[number], self.firsts[number + 1])
 
     def to_dict(self) -> dict[str, Any]:
-        record = {name: getattr(self.record, name) for name in Record.__slots__}
         return {
             "kind": "cache plan",
             "format": FORMAT,
-            "record": {**record, "temperatures": list(self.record.temperatures)},
+            "record": self.layout.to_dict(),
             "fingerprints": dict(self.fingerprints),
             "firsts": list(self.firsts),
             **{name: getattr(self, name) for name in _SCALARS},
@@ -109,7 +78,7 @@ class Plan:
 
     def metadata(self, shard: int) -> dict[str, str]:
         """What a shard says about itself."""
-        return {**self.identity(), "shard": str(shard), **self.record.metadata()}
+        return {**self.identity(), "shard": str(shard), **self.layout.metadata()}
 
     def identity(self) -> dict[str, str]:
         """What every shard of this plan says."""
@@ -118,25 +87,6 @@ class Plan:
 
 def shard_path(directory: Path, shard: int) -> Path:
     return directory / SHARDS / _native.shard_name(shard)
-
-
-def record_of(settings: CacheSettings, vocab_size: int) -> Record:
-    """The record that the settings ask for."""
-    if settings.kind == "dense":
-        return Record(kind="dense", vocab_size=vocab_size)
-    k = settings.top_k if settings.kind == "top-k" else settings.sampled
-    if not 1 <= k <= vocab_size:
-        key = "top_k" if settings.kind == "top-k" else "sampled"
-        raise UsageError(f"{key} = {k}: a teacher of {vocab_size:,} ids has room for 1 to {vocab_size:,}")
-    if settings.kind == "sampled" and settings.temperatures:
-        raise UsageError(
-            "temperatures are not defined on sampled targets",
-            hint="leave out `temperatures`, or use `kind = top-k`",
-        )
-    if any(not 0.05 <= t <= 100 for t in settings.temperatures) or len(settings.temperatures) > 16:
-        raise UsageError(f"temperatures = {settings.temperatures}: up to 16 numbers from 0.05 to 100")
-    temperatures = tuple(sorted({float(t) for t in settings.temperatures} - {1.0}))
-    return Record(kind=settings.kind, vocab_size=vocab_size, k=k, temperatures=temperatures)
 
 
 def partition(
@@ -192,19 +142,13 @@ def _parse(content: Any) -> Plan:
         raise ValueError(f"format {content['format']}, this thack reads {FORMAT}")
     record, prints, firsts = content["record"], content["fingerprints"], content["firsts"]
     _expect(content, {"record": dict, "fingerprints": dict, "firsts": list, **_SCALARS})
-    _expect(record, _OF_A_RECORD)
     _expect(prints, dict.fromkeys(_FINGERPRINTS, str))
     if not all(type(first) is int for first in firsts) or firsts != sorted(set(firsts)) or firsts[:1] != [0]:
         raise ValueError("its shards are out of order")
     if len(firsts) < 2:
         raise ValueError("it has no shard")
-    if not all(type(t) in (int, float) for t in record["temperatures"]):
-        raise ValueError("its temperatures are no numbers")
-    chosen = {name: record[name] for name in _OF_A_RECORD} | {"temperatures": tuple(record["temperatures"])}
-    found = Record(**chosen)
-    found.layout()  # refuses a kind, a width or a count of ids that no record has
     scalars: dict[str, Any] = {name: content[name] for name in _SCALARS}
-    return Plan(record=found, fingerprints=dict(prints), firsts=tuple(firsts), **scalars)
+    return Plan(layout=RecordLayout.parse(record), fingerprints=dict(prints), firsts=tuple(firsts), **scalars)
 
 
 def _expect(given: Mapping[str, Any], kinds: Mapping[str, type]) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from thack import _native
+from thack.cache.format.layout import RecordLayout
 from thack.cache.format.manifest import read_manifest
-from thack.cache.format.plan import SHARDS, Plan, Record, read_plan
+from thack.cache.format.plan import SHARDS, Plan, read_plan
 from thack.cache.format.records import decode
 from thack.data.sequence import TokenSequence
 from thack.errors import UsageError
@@ -54,8 +55,7 @@ class Cache:
     def __init__(self, directory: Path, plan: Plan, manifest: dict[str, Any]) -> None:
         self.directory = directory
         self._plan = plan
-        self._record = plan.record
-        self._layout = plan.record.layout()
+        self._layout = plan.layout
         self._tokens = int(manifest["tokens"])
         self._bytes = int(manifest["bytes"])
         self._identity = plan.identity()
@@ -81,8 +81,8 @@ class Cache:
         return self._tokens
 
     @property
-    def record(self) -> Record:
-        return self._record
+    def layout(self) -> RecordLayout:
+        return self._layout
 
     @property
     def plan(self) -> Plan:
@@ -90,14 +90,14 @@ class Cache:
 
     @property
     def meta(self) -> CacheMeta:
-        plan, record = self._plan, self._record
+        plan, layout = self._plan, self._layout
         return CacheMeta(
-            kind=record.kind,
-            k=record.vocab_size if record.kind == "dense" else record.k,
-            vocab_size=record.vocab_size,
-            temperatures=record.temperatures,
-            has_tail=record.kind != "top-k" or record.tail != "none",
-            stride=record.stride,
+            kind=layout.spec.kind,
+            k=layout.vocab_size if layout.spec.kind == "dense" else layout.spec.k,
+            vocab_size=layout.vocab_size,
+            temperatures=layout.spec.temperatures,
+            has_tail=layout.spec.kind != "top-k" or layout.spec.tail != "none",
+            stride=layout.stride,
             num_sequences=len(self),
             num_tokens=self._tokens,
             num_shards=plan.num_shards,
@@ -121,7 +121,7 @@ class Cache:
     def targets(self, positions: Sequence[int] | np.ndarray) -> tuple[list[TokenSequence], Target]:
         """Sequences in the order given, repeats allowed, and their rows packed one after the other."""
         sequences, records = self._read(positions, with_records=True)
-        return sequences, decode(records, self._record, self._layout)
+        return sequences, decode(records, self._layout)
 
     def prefetch(
         self, batches: Iterable[Sequence[int]], depth: int = 2
@@ -188,7 +188,7 @@ class Cache:
         """The native reader of this process: a lock held by a thread at a fork would never be released."""
         if self._reader is None or self._reader_pid != os.getpid():
             shards = self.directory / SHARDS
-            expected = {**self._identity, **self._record.metadata()}
+            expected = {**self._identity, **self._layout.metadata()}
             self._reader = _native.CacheReader(shards, list(self._plan.firsts), expected)
             self._reader_pid = os.getpid()
         return self._reader

@@ -52,8 +52,8 @@ def estimate(
         "is_upper_bound": settings.generate,
         "expected_tokens": expected,
         "shards": plan.num_shards,
-        "bytes_per_token": plan.record.stride,
-        "bytes": tokens * (plan.record.stride + 4) + 4 * prompt_tokens + plan.num_shards * 8192,
+        "bytes_per_token": plan.layout.stride,
+        "bytes": tokens * (plan.layout.stride + 4) + 4 * prompt_tokens + plan.num_shards * 8192,
         "tokens_per_s": rate,
         "seconds": expected / rate,
     }

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from thack.cache.capture.job import load_teacher, make_plan, numbered, read_data
 from thack.cache.capture.score import Scorer
-from thack.cache.format.plan import Record
+from thack.cache.format.layout import bytes_per_token
 from thack.config.settings import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import UsageError
 from thack.losses.vocabulary import log_probs
 from thack.models.batch import Batch
 from thack.runtime.progress import SILENT, Progress
+from thack.schema.targets import TargetSpec
 
 if TYPE_CHECKING:
     from thack.models.protocol import LanguageModel
@@ -117,9 +118,10 @@ def _rows(log_p_NV: Tensor, vocab_size: int, tokens: int) -> list[dict[str, Any]
     descending_NV = torch.sort(p_NV, dim=1, descending=True).values
     rows = [_top_k(descending_NV, vocab_size, k) for k in _TOP_K if k <= vocab_size]
     rows += [_sampled(descending_NV, vocab_size, k) for k in _SAMPLED if k <= vocab_size]
-    dense = Record(kind="dense", vocab_size=vocab_size)
     nothing = {"retained_mass": 1.0, "tail_mass": 0.0, "kl_renormalised": 0.0, "noise": 0.0}
-    rows.append({"kind": "dense", "ids": vocab_size, **nothing, "bytes_per_token": dense.stride})
+    rows.append(
+        {"kind": "dense", "ids": vocab_size, **nothing, "bytes_per_token": bytes_per_token(TargetSpec(), vocab_size)}
+    )
     for row in rows:
         row["corpus_gb"] = tokens * (row["bytes_per_token"] + 4) / 1e9
     return rows
@@ -134,7 +136,7 @@ def _top_k(descending_NV: Tensor, vocab_size: int, k: int) -> dict[str, Any]:
         "tail_mass": float(tail.mean()),
         "kl_renormalised": float(-head.clamp(max=1).log().mean()),
         "noise": 0.0,
-        "bytes_per_token": Record(kind="top-k", vocab_size=vocab_size, k=k).stride,
+        "bytes_per_token": bytes_per_token(TargetSpec(kind="top-k", k=k), vocab_size),
     }
 
 
@@ -149,7 +151,7 @@ def _sampled(descending_NV: Tensor, vocab_size: int, k: int) -> dict[str, Any]:
         "tail_mass": 0.0,
         "kl_renormalised": 0.0,
         "noise": float(noise_N.mean()),
-        "bytes_per_token": Record(kind="sampled", vocab_size=vocab_size, k=k).stride,
+        "bytes_per_token": bytes_per_token(TargetSpec(kind="sampled", k=k), vocab_size),
     }
 
 

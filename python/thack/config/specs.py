@@ -1,0 +1,83 @@
+"""Between settings and the values that the computation uses: the target, the divergence, the terms of the loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+from thack.config.settings import CacheSettings, LossSettings, TargetSettings
+from thack.errors import UndefinedLoss
+from thack.schema.targets import CachedKind, Divergence, DivergenceKind, LossTerm, TargetSpec
+
+
+def target_spec(settings: CacheSettings | TargetSettings) -> TargetSpec:
+    """What the settings of a cache, or of a live teacher's target, keep of each distribution.
+
+    Raises:
+        UsageError: a combination that cannot be made.
+    """
+    if isinstance(settings, TargetSettings):
+        return TargetSpec(
+            kind=settings.kind,
+            k=0 if settings.kind == "dense" else settings.k,
+            live=True,
+            redraw=settings.redraw,
+            tail_draws=settings.tail_draws,
+            tail_prior=settings.tail_prior,
+        )
+    if settings.kind == "dense":
+        return TargetSpec()
+    k = settings.top_k if settings.kind == "top-k" else settings.sampled
+    temperatures = tuple(sorted({float(t) for t in settings.temperatures} - {1.0}))
+    return TargetSpec(kind=settings.kind, k=k, temperatures=temperatures)
+
+
+def target_settings(spec: TargetSpec) -> TargetSettings:
+    """The settings of a live teacher whose target is `spec`."""
+    if spec.kind == "dense":
+        return TargetSettings()
+    return TargetSettings(
+        kind=spec.kind, k=spec.k, redraw=spec.redraw, tail_draws=spec.tail_draws, tail_prior=spec.tail_prior
+    )
+
+
+def cache_settings(settings: CacheSettings, spec: TargetSpec) -> CacheSettings:
+    """`settings` with what `spec` keeps; `spec` is one that a cache holds."""
+    kind = cast(CachedKind, spec.kind)
+    settings = replace(settings, kind=kind, temperatures=spec.temperatures)
+    if kind == "dense":
+        return settings
+    return replace(settings, top_k=spec.k) if kind == "top-k" else replace(settings, sampled=spec.k)
+
+
+def divergence_of(settings: LossSettings, kind: DivergenceKind | None = None) -> Divergence:
+    """The divergence that `settings` name, or another `kind` with their parameters and temperature.
+
+    Raises:
+        UndefinedLoss: an unknown kind, or a number outside its range.
+    """
+    return Divergence.parse(
+        kind or settings.divergence, parameters=_parameters(settings), temperature=settings.temperature
+    )
+
+
+def loss_terms(settings: LossSettings) -> tuple[LossTerm, ...]:
+    """The sum that `settings` name: weight · divergence + Σ add + ce_weight · cross-entropy, without terms of weight 0.
+
+    Raises:
+        UndefinedLoss: an entry of `add` is not DIVERGENCE:WEIGHT, or no term has a weight.
+    """
+    found = [LossTerm(weight=settings.weight, divergence=divergence_of(settings))]
+    for text in settings.add:
+        found.append(LossTerm.parse(text, parameters=_parameters(settings), temperature=settings.temperature))
+    found.append(LossTerm(weight=settings.ce_weight, divergence=None))
+    kept = tuple(term for term in found if term.weight)
+    if not kept:
+        raise UndefinedLoss(
+            "the loss has no term of weight above 0", hint="set loss.weight, loss.add or loss.ce_weight"
+        )
+    return kept
+
+
+def _parameters(settings: LossSettings) -> dict[str, float]:
+    return {"jsd": settings.beta, "skewed_kl": settings.skew}
