@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,36 +23,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
-_NativeWriter = _native.ShardWriter
-
-
-@pytest.fixture(autouse=True, scope="session")
-def stock_readers_open_every_shard() -> Iterator[None]:
-    """Whatever a test writes as a shard, stock `safe_open` reads, every tensor of it."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(_native, "ShardWriter", _CheckedWriter)
-    yield
-    patch.undo()
-
-
-class _CheckedWriter:
-    """A `ShardWriter` whose commit is looked at."""
-
-    def __init__(self, path: Path, metadata: dict[str, str]) -> None:
-        self._writer, self._path = _NativeWriter(path, metadata), path
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._writer, name)
-
-    def finish(self) -> Any:
-        written = self._writer.finish()
-        open_with_stock_reader(self._path)
-        return written
-
-
 @pytest.fixture(autouse=True)
-def shards_of_other_processes_too(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Those that a test's processes left under its `tmp_path`, unless it damaged them."""
+def stock_readers_open_every_shard(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every shard that a test left under its `tmp_path` is read afterwards, unless the test damaged it."""
     from thack.errors import CacheError
 
     scratch: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
@@ -64,6 +36,7 @@ def shards_of_other_processes_too(request: pytest.FixtureRequest) -> Iterator[No
 
 
 def open_with_stock_reader(path: Path) -> None:
+    """Read every tensor of a shard by `safe_open`, as a user without thack would."""
     from safetensors import safe_open
 
     tokens, _, size, _, metadata = _native.verify_shard(path, False)

@@ -55,19 +55,19 @@ def verify(
     with shown_progress(quiet) as progress:
         found = check(directory, full=full, progress=progress)
     if as_json:
-        print_json(found)
-    if found["ok"]:
+        print_json(found.dump())
+    if found.ok:
         if not as_json:
-            sizes = f"{count(found['tokens'])} tokens, {byte_size(found['bytes'])}"
+            sizes = f"{count(found.tokens)} tokens, {byte_size(found.bytes)}"
             out().print(
-                f"{count(found['shards'])} shards, {sizes}, all intact{'' if full else ' (framing; --full reads all)'}"
+                f"{count(found.shards)} shards, {sizes}, all intact{'' if full else ' (framing; --full reads all)'}"
             )
         return
     if as_json:
         raise typer.Exit(1)
-    damaged = [f"{entry['file']}: {entry['cause']}" for entry in found["damaged"]]
-    shards = sum(entry["shard"] is not None for entry in found["damaged"])
-    said = f"{shards} of {found['shards']} shards are missing or damaged" if shards else "its manifest is damaged"
+    damaged = [f"{entry.file}: {entry.cause}" for entry in found.damaged]
+    shards = sum(entry.shard is not None for entry in found.damaged)
+    said = f"{shards} of {found.shards} shards are missing or damaged" if shards else "its manifest is damaged"
     raise CacheError(
         f"{directory}: {said}",
         details=[*damaged[:20], *(["…"] if len(damaged) > 20 else [])],

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from thack.errors import Interrupted, Preempted, ThackError
+from thack.errors import DataError, Interrupted, MismatchError, Preempted, ThackError, UsageError
 from thack.files import directory_kind, read_json, write_json
 from thack.runtime.failures import in_words
 from thack.runtime.ranks import current_rank
@@ -27,20 +27,31 @@ def recorded(directory: Path, kind: str, *, step: Callable[[], int | None] = lam
         kind: What `claim_output` names the directory; one of another kind, or of nobody, is left alone.
         step: The step of the last checkpoint, where the work has steps.
 
+    A command that a finished output refuses (`UsageError`, `MismatchError`) has changed nothing: it stays finished.
+
     Raises:
         ThackError: in the place of an exception that `failures.in_words` knows; every other one passes through.
     """
+    was_finished = _is_finished(directory)
     write_status(directory, kind, Status(state="running", step=step()))
     try:
         yield
     except BaseException as error:
         told = error if isinstance(error, ThackError) else in_words(error) or error
         with suppress(OSError, ThackError):  # the disk may be what is full: the cause of the end matters more
-            write_status(directory, kind, _ending(told, step()))
+            refused = was_finished and isinstance(told, UsageError | MismatchError)
+            write_status(directory, kind, Status(state="finished", step=step()) if refused else _ending(told, step()))
         if told is error:
             raise
         raise told from error
     write_status(directory, kind, Status(state="finished", step=step()))
+
+
+def _is_finished(directory: Path) -> bool:
+    with suppress(DataError):
+        found = read_status(directory)
+        return found is not None and found.state == "finished"
+    return False
 
 
 def _ending(error: BaseException, step: int | None) -> Status:

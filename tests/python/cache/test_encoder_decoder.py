@@ -69,7 +69,7 @@ def test_records_are_what_the_decoder_gives(teacher: Path, data: Path, tmp_path:
         )
         for kind in ("dense", "top-k")
     )
-    assert verify(dense.directory, full=True)["ok"] and verify(top.directory, full=True)["ok"]
+    assert verify(dense.directory, full=True).ok and verify(top.directory, full=True).ok
     order = list(range(len(dense)))[::-1]
     sequences, target = dense.targets(order)
     assert isinstance(target, DenseTarget) and target.vocab_size == model.vocab_size

@@ -88,7 +88,7 @@ def test_an_import_holds_no_more_than_a_sequence(
     grown = (_memory("VmHWM") - before) / 1024
     print(f"{make.__name__}: {size:.0f} MiB imported with {grown:.1f} MiB more")
     assert size > 3 * BOUND_MIB[make.__name__] and grown < BOUND_MIB[make.__name__]
-    assert cache.meta.k == K and verify(cache.directory, full=True)["ok"]
+    assert cache.meta.k == K and verify(cache.directory, full=True).ok
 
 
 def test_all_kinds_of_source_give_the_same_records(tmp_path: Path) -> None:

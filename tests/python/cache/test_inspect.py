@@ -42,30 +42,30 @@ def test_inspect_tells_what_is_missing(settings: CacheSettings, teacher: FakeTea
 
 def test_verify_names_the_shard_and_the_cause(settings: CacheSettings, teacher: FakeTeacher) -> None:
     directory = capture(settings, teacher=teacher, sequences=make_sequences(40))
-    assert verify(directory, full=True)["ok"]
+    assert verify(directory, full=True).ok
     path = sorted((directory / "shards").iterdir())[1]
     whole = path.read_bytes()
     path.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
     found = verify(directory, full=True)
-    assert not found["ok"] and [row["shard"] for row in found["damaged"]] == [1]
-    assert "chunk 0" in found["damaged"][0]["cause"]
+    assert not found.ok and [row.shard for row in found.damaged] == [1]
+    assert "chunk 0" in found.damaged[0].cause
     with pytest.raises(CacheError, match="chunk 0"):
         Cache.open(directory).targets(Cache.open(directory).plan.shard(1))
     path.write_bytes(whole[:-1])
-    assert "trailer" in verify(directory)["damaged"][0]["cause"]
+    assert "trailer" in verify(directory).damaged[0].cause
     path.unlink()
-    assert verify(directory)["damaged"][0]["shard"] == 1
+    assert verify(directory).damaged[0].shard == 1
     path.write_bytes(sorted((directory / "shards").iterdir())[0].read_bytes())
-    assert "belongs elsewhere" in verify(directory)["damaged"][0]["cause"]
+    assert "belongs elsewhere" in verify(directory).damaged[0].cause
     path.write_bytes(whole)
-    assert verify(directory, full=True)["ok"]
+    assert verify(directory, full=True).ok
 
 
 def test_verify_writes_the_manifest_that_nobody_wrote(settings: CacheSettings, teacher: FakeTeacher) -> None:
     directory = capture(settings, teacher=teacher, sequences=make_sequences(40))
     manifest = (directory / "manifest.json").read_bytes()
     (directory / "manifest.json").unlink()
-    assert verify(directory)["complete"]
+    assert verify(directory).complete
     assert (directory / "manifest.json").read_bytes() == manifest
 
 

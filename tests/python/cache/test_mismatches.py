@@ -191,7 +191,7 @@ def test_a_shard_that_says_something_else_is_refused(begun: Begun, key: str, tmp
     path.unlink()
     _write(path, metadata, plan.shard(0))
     (other / "manifest.json").unlink()
-    cause = verify(other)["damaged"][0]["cause"]
+    cause = verify(other).damaged[0].cause
     assert repr(value) in cause and repr(plan.metadata(0)[key]) in cause
     with pytest.raises(CacheError, match="not finished"):
         Cache.open(other)
@@ -208,7 +208,7 @@ def test_a_manifest_of_other_shards_or_another_plan_is_refused(begun: Begun, tmp
     root = manifest["shards"][0]["root"]
     manifest["shards"][0]["root"] = "0" * 64
     (other / "manifest.json").write_bytes(canonical_json(manifest))
-    assert re.search(f"{root[:16]}… *, the manifest says 0000", verify(other)["damaged"][0]["cause"])
+    assert re.search(f"{root[:16]}… *, the manifest says 0000", verify(other).damaged[0].cause)
     with pytest.raises(MismatchError, match=r"written for other shards\n.*0000… in the manifest"):
         capture(replace(begun.settings, out=other), teacher=FakeTeacher(), sequences=SEQUENCES)
     manifest["plan"] = "sha256:another"
@@ -216,6 +216,36 @@ def test_a_manifest_of_other_shards_or_another_plan_is_refused(begun: Begun, tmp
     for refuse in (Cache.open, inspect):
         with pytest.raises(CacheError, match=r"(?s)another plan.*sha256:another.*plan +sha256:[0-9a-f]{64}"):
             refuse(other)
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], None]] = {
+    # all but one are consistent in themselves: only the shards tell
+    "kind": lambda m: m.update(kind="run"),
+    "format": lambda m: m.update(format=2),
+    "a new key": lambda m: m.update(note="x"),
+    "a sum alone": lambda m: m.update(tokens=m["tokens"] + 1),
+    "tokens": lambda m: (m.update(tokens=m["tokens"] + 1), m["shards"][1].update(tokens=m["shards"][1]["tokens"] + 1)),
+    "bytes": lambda m: (m.update(bytes=m["bytes"] - 8), m["shards"][0].update(bytes=m["shards"][0]["bytes"] - 8)),
+    "sequences": lambda m: (
+        m["shards"][0].update(sequences=m["shards"][0]["sequences"] + 1),
+        m["shards"][1].update(sequences=m["shards"][1]["sequences"] - 1),
+    ),
+    "root": lambda m: m["shards"][1].update(root=m["shards"][0]["root"]),
+    "order": lambda m: m["shards"].reverse(),
+    "a shard less": lambda m: m["shards"].pop(),
+    "a number as a truth value": lambda m: m.update(format=True),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_verify_compares_every_field_of_the_manifest_with_the_shards(begun: Begun, tmp_path: Path, what: str) -> None:
+    other = tmp_path / "cache"
+    _copy(begun.directory, other)
+    manifest = json.loads((other / "manifest.json").read_bytes())
+    CHANGES[what](manifest)
+    (other / "manifest.json").write_bytes(canonical_json(manifest))
+    found = verify(other)
+    assert not found.ok and found.damaged and "manifest" in str(found.damaged), what
 
 
 def test_another_import_is_refused(tmp_path: Path) -> None:
@@ -246,7 +276,7 @@ def test_a_moved_and_touched_cache_is_the_same(begun: Begun, tmp_path: Path) -> 
     for path in other.rglob("*"):
         path.touch()
     begun.again(out=other)
-    assert Cache.open(other).meta == Cache.open(begun.directory).meta and verify(other, full=True)["ok"]
+    assert Cache.open(other).meta == Cache.open(begun.directory).meta and verify(other, full=True).ok
 
 
 def test_a_student_of_another_tokenizer_is_refused(tmp_path: Path) -> None:

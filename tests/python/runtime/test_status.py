@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from thack.errors import DataError, Interrupted, PeerFailed, Preempted, ThackError, UsageError
+from thack.errors import DataError, Interrupted, MismatchError, PeerFailed, Preempted, ThackError, UsageError
 from thack.files import claim_output
 from thack.runtime.failures import in_words
 from thack.runtime.status import STATUS, read_status, recorded
@@ -52,6 +52,17 @@ def test_a_good_end_is_recorded_and_slurm_finds_its_line(out: Path) -> None:
     with pytest.raises(Preempted), recorded(out, "run"):
         raise Preempted("stopped by SIGUSR2")
     assert '"exit_code": 75' in (out / STATUS).read_text()  # what the batch scripts look for
+
+
+@pytest.mark.parametrize("error", [UsageError("other settings"), MismatchError("other data")])
+def test_a_finished_output_stays_finished_where_it_refuses_a_command(out: Path, error: ThackError) -> None:
+    for before in ("failed", "finished"):
+        with pytest.raises(type(error)), recorded(out, "run"):
+            raise error
+        found = read_status(out)
+        assert found is not None and found.state == before
+        with recorded(out, "run"):
+            pass
 
 
 def test_a_directory_of_another_kind_or_of_nobody_is_left_alone(out: Path, tmp_path: Path) -> None:

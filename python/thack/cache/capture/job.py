@@ -86,8 +86,8 @@ def _capture(job: Job, progress: Progress) -> None:
     manifest = finish(job.directory, job.plan)
     if manifest is not None:
         progress.note(
-            f"cache: {manifest['sequences']:,} sequences, {manifest['tokens']:,} tokens, "
-            f"{manifest['bytes'] / 1e6:,.1f} MB in {job.plan.num_shards} shards"
+            f"cache: {manifest.sequences:,} sequences, {manifest.tokens:,} tokens, "
+            f"{manifest.bytes / 1e6:,.1f} MB in {job.plan.num_shards} shards"
         )
 
 

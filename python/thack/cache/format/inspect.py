@@ -39,7 +39,7 @@ def inspect(directory: Path | str) -> dict[str, Any]:
     }
     manifest = load_manifest(directory, plan) if lacking else read_manifest(directory, plan)
     if manifest is not None:
-        found |= {"tokens": manifest["tokens"], "bytes": manifest["bytes"]}
+        found |= {"tokens": manifest.tokens, "bytes": manifest.bytes}
     return found
 
 

@@ -1,37 +1,26 @@
-"""manifest.json: the sign that a cache is whole, written once by whoever first sees that it is."""
+"""manifest.json: the mark of a complete cache, written once by the first process that sees every shard."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from thack import _native
 from thack.cache.format.plan import SHARDS, Plan, shard_path
 from thack.errors import CacheError, DataError, MismatchError
-from thack.files import canonical_json, read_json
+from thack.files import read_json
+from thack.schema.cache import CacheManifest, ShardEntry
 
 NAME = "manifest.json"
-_AGAIN = "delete it: thack cache verify writes it anew from the shards"
+_REWRITE = "delete it: thack cache verify writes it again from the shards"
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A shard that has its length, trailer and header, and is the one of its plan and place."""
+def read_shard(directory: Path, plan: Plan, shard: int, *, full: bool = False) -> ShardEntry:
+    """Check the length, trailer and metadata of a shard, and with `full` every byte and record.
 
-    tokens: int
-    sequences: int
-    size: int
-    root: str
-
-    def row(self) -> dict[str, Any]:
-        """As the manifest keeps it."""
-        return {"tokens": self.tokens, "sequences": self.sequences, "bytes": self.size, "root": self.root}
-
-
-def read_shard(directory: Path, plan: Plan, shard: int, *, full: bool = False) -> Shard:
-    """Look at a shard, at all of it with `full`; what is wrong with it is a `CacheError`."""
+    Raises:
+        CacheError: the shard is damaged, or belongs to another plan or another place of this one.
+    """
     path = shard_path(directory, shard)
     tokens, sequences, size, root, found = _native.verify_shard(path, full)
     for key, value in plan.metadata(shard).items():
@@ -39,11 +28,11 @@ def read_shard(directory: Path, plan: Plan, shard: int, *, full: bool = False) -
             raise CacheError(f"{path}: belongs elsewhere: {key} is {found.get(key)!r}, expected {value!r}")
     if sequences != len(plan.shard(shard)):
         raise CacheError(f"{path}: holds {sequences} sequences, the plan says {len(plan.shard(shard))}")
-    return Shard(tokens, sequences, size, root)
+    return ShardEntry(tokens=tokens, sequences=sequences, bytes=size, root=root)
 
 
 def shard_is_good(directory: Path, plan: Plan, shard: int) -> bool:
-    """Whether a shard need not be made, or made anew."""
+    """Whether a shard need not be written, or written again."""
     if not shard_path(directory, shard).exists():
         return False
     try:
@@ -54,12 +43,16 @@ def shard_is_good(directory: Path, plan: Plan, shard: int) -> bool:
 
 
 def missing(directory: Path, plan: Plan) -> Iterator[int]:
-    """Shards of the plan that have to be made, or made anew."""
+    """Shards of the plan that have to be written, or written again."""
     return (shard for shard in range(plan.num_shards) if not shard_is_good(directory, plan, shard))
 
 
-def finish(directory: Path, plan: Plan) -> dict[str, Any] | None:
-    """Write the manifest if every shard is there, and remove what killed writers left; else None."""
+def finish(directory: Path, plan: Plan) -> CacheManifest | None:
+    """Write the manifest if every shard is complete, and remove what killed writers left; else None.
+
+    Raises:
+        MismatchError: a manifest of other shards exists.
+    """
     shards = []
     for shard in range(plan.num_shards):
         if not shard_path(directory, shard).exists():
@@ -68,17 +61,9 @@ def finish(directory: Path, plan: Plan) -> dict[str, Any] | None:
             shards.append(read_shard(directory, plan, shard))
         except CacheError:
             return None
-    manifest: dict[str, Any] = {
-        "kind": "cache",
-        "format": 1,
-        "plan": plan.fingerprint(),
-        "sequences": plan.num_sequences,
-        "tokens": sum(shard.tokens for shard in shards),
-        "bytes": sum(shard.size for shard in shards),
-        "shards": [shard.row() for shard in shards],
-    }
+    manifest = CacheManifest.of(plan.fingerprint(), shards)
     try:
-        _native.publish(directory / NAME, canonical_json(manifest))
+        _native.publish(directory / NAME, manifest.dump())
     except MismatchError:
         _explain(directory, plan, manifest)
     _native.sweep(directory)
@@ -86,64 +71,53 @@ def finish(directory: Path, plan: Plan) -> dict[str, Any] | None:
     return manifest
 
 
-def read_manifest(directory: Path, plan: Plan) -> dict[str, Any]:
-    """The manifest; made now if all shards are there and nobody noticed yet."""
-    found = load_manifest(directory, plan)
+def read_manifest(directory: Path, plan: Plan) -> CacheManifest:
+    """The manifest, written now if every shard is complete and no process has written it yet.
+
+    Raises:
+        CacheError: a shard is missing, or the manifest is damaged or belongs to another plan.
+    """
+    found = load_manifest(directory, plan) or finish(directory, plan)
     if found is None:
-        found = finish(directory, plan)
-    if found is None:
-        done = plan.num_shards - sum(1 for _ in missing(directory, plan))
+        complete = plan.num_shards - sum(1 for _ in missing(directory, plan))
         raise CacheError(
-            f"{directory} is not finished: {done} of {plan.num_shards} shards are there",
-            hint="run the same cache-logits command again: it goes on",
+            f"{directory} is not finished: {complete} of {plan.num_shards} shards are complete",
+            hint="run the same cache-logits command again to resume",
         )
     return found
 
 
-def load_manifest(directory: Path, plan: Plan) -> dict[str, Any] | None:
-    """The manifest as it stands, checked against the plan; None if there is none."""
+def load_manifest(directory: Path, plan: Plan) -> CacheManifest | None:
+    """The manifest in the directory; None if there is none.
+
+    Raises:
+        CacheError: it is damaged, or belongs to another plan.
+    """
     path = directory / NAME
     if not path.exists():
         return None
     try:
-        found = read_json(path)
+        raw = read_json(path)
+        if isinstance(raw, dict) and raw.get("plan") != plan.fingerprint():
+            raise CacheError(
+                f"{path} belongs to another plan",
+                details=[f"manifest {raw.get('plan')}", f"plan     {plan.fingerprint()}"],
+                hint=_REWRITE,
+            )
+        found = CacheManifest.parse(raw, str(path))
     except DataError as error:
-        raise CacheError(error.message, hint=_AGAIN) from error
-    if not isinstance(found, dict) or found.get("plan") != plan.fingerprint():
-        said = found.get("plan") if isinstance(found, dict) else type(found).__name__
-        raise CacheError(
-            f"{path} belongs to another plan",
-            details=[f"manifest {said}", f"plan     {plan.fingerprint()}"],
-            hint=_AGAIN,
-        )
-    given = found.get("shards")
-    rows: list[Any] = given if isinstance(given, list) else []
-    whole = len(rows) == plan.num_shards and all(map(_is_row, rows))
-    if not whole or any(found.get(key) != _total(rows, key) for key in ("sequences", "tokens", "bytes")):
-        raise CacheError(f"{path} is damaged: its shards are not those of the plan, or its sums are wrong", hint=_AGAIN)
+        raise CacheError(error.message, hint=_REWRITE) from error
+    if [entry.sequences for entry in found.shards] != [len(plan.shard(n)) for n in range(plan.num_shards)]:
+        raise CacheError(f"{path}: its shards are not those of the plan", hint=_REWRITE)
     return found
 
 
-def _is_row(row: Any) -> bool:
-    numbers = ("tokens", "sequences", "bytes")
-    return (
-        isinstance(row, dict)
-        and all(type(row.get(key)) is int and row[key] >= 0 for key in numbers)
-        and isinstance(row.get("root"), str)
-    )
-
-
-def _total(rows: list[dict[str, Any]], key: str) -> int:
-    return sum(row[key] for row in rows)
-
-
-def _explain(directory: Path, plan: Plan, ours: dict[str, Any]) -> None:
-    """Why a manifest that stands there is not the one of these shards."""
+def _explain(directory: Path, plan: Plan, ours: CacheManifest) -> None:
+    """Raise with the reason why the manifest in the directory is not the one of these shards."""
     theirs = load_manifest(directory, plan)
-    rows = theirs["shards"] if theirs else []
     differing = [
-        f"shard {number}  {there['root'][:16]}… in the manifest, {here['root'][:16]}… on disk"
-        for number, (there, here) in enumerate(zip(rows, ours["shards"], strict=False))
+        f"shard {number}  {there.root[:16]}… in the manifest, {here.root[:16]}… on disk"
+        for number, (there, here) in enumerate(zip(theirs.shards if theirs else (), ours.shards, strict=False))
         if there != here
     ]
-    raise MismatchError(f"{directory / NAME} was written for other shards", details=differing[:8], hint=_AGAIN)
+    raise MismatchError(f"{directory / NAME} was written for other shards", details=differing[:8], hint=_REWRITE)

@@ -20,6 +20,7 @@ from thack.cache.format.plan import SHARDS, Plan, read_plan
 from thack.cache.format.records import decode
 from thack.data.sequence import TokenSequence
 from thack.errors import UsageError
+from thack.schema.cache import CacheManifest
 from thack.targets.types import Target
 
 _KEPT_SEQUENCES = 1 << 16  # token ids kept in memory by `sequences`
@@ -52,12 +53,12 @@ class Cache:
     with the number of shards, and an object may cross a fork or be pickled to another process.
     """
 
-    def __init__(self, directory: Path, plan: Plan, manifest: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, plan: Plan, manifest: CacheManifest) -> None:
         self.directory = directory
         self._plan = plan
         self._layout = plan.layout
-        self._tokens = int(manifest["tokens"])
-        self._bytes = int(manifest["bytes"])
+        self._tokens = manifest.tokens
+        self._bytes = manifest.bytes
         self._identity = plan.identity()
         self._reader: _native.CacheReader | None = None
         self._reader_pid = 0

@@ -1,0 +1,83 @@
+"""Whether a cache is what was written: every shard, its checksums, its records, the manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from thack.cache.format.manifest import NAME, finish, load_manifest, read_shard
+from thack.cache.format.plan import Plan, read_plan, shard_path
+from thack.errors import CacheError, MismatchError
+from thack.runtime.progress import SILENT, Progress
+from thack.schema.cache import CacheManifest, Damage, ShardEntry, Verification
+
+
+def verify(directory: Path | str, full: bool = False, progress: Progress = SILENT) -> Verification:
+    """Check every shard and the manifest of a cache. Damage is reported, not raised.
+
+    A manifest that no process has written yet is written, if every shard is complete.
+
+    Args:
+        directory: of the cache.
+        full: read every byte and record; False: trailer, length, header and index of each shard.
+        progress: counts shards.
+
+    Returns:
+        `ok`, and for each damaged file its path and the cause.
+
+    Raises:
+        CacheError: the directory is not a cache.
+
+    Example:
+        >>> verify("no/such/cache")
+        Traceback (most recent call last):
+        ...
+        thack.errors.CacheError: no/such/cache does not exist
+          make a cache with: thack cache-logits
+    """
+    directory = Path(directory).expanduser()
+    plan = read_plan(directory)
+    damaged: list[Damage] = []
+    manifest = _manifest(directory, plan, damaged)
+    tokens = size = 0
+    with progress.task("verify", plan.num_shards, "shards") as task:
+        for number in range(plan.num_shards):
+            path = shard_path(directory, number)
+            try:
+                found = read_shard(directory, plan, number, full=full)
+                tokens, size = tokens + found.tokens, size + found.bytes
+                cause = _difference(found, manifest.shards[number]) if manifest else None
+            except CacheError as error:
+                cause = error.message.removeprefix(f"{path}: ")
+            if cause is not None:
+                damaged.append(Damage(shard=number, file=str(path), cause=cause))
+            task.advance(1)
+    return Verification(
+        directory=str(directory),
+        ok=not damaged and manifest is not None,
+        complete=manifest is not None,
+        full=full,
+        shards=plan.num_shards,
+        sequences=plan.num_sequences,
+        tokens=tokens,
+        bytes=size,
+        damaged=tuple(damaged),
+    )
+
+
+def _manifest(directory: Path, plan: Plan, damaged: list[Damage]) -> CacheManifest | None:
+    try:
+        return load_manifest(directory, plan) or finish(directory, plan)
+    except (CacheError, MismatchError) as error:
+        path = directory / NAME
+        cause = error.message.removeprefix(str(path)).lstrip(": ")
+        damaged.append(Damage(shard=None, file=str(path), cause=f"{cause}; {error.hint}"))
+        return None
+
+
+def _difference(found: ShardEntry, expected: ShardEntry) -> str | None:
+    """How a shard differs from its entry in the manifest."""
+    if found.root != expected.root:
+        return f"its root is {found.root[:16]}…, the manifest says {expected.root[:16]}…"
+    if found != expected:
+        return f"{found.tokens} tokens in {found.bytes} bytes, the manifest says {expected.tokens} in {expected.bytes}"
+    return None
