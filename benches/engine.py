@@ -23,7 +23,7 @@ import torch
 from harness import Measurement, Target
 from thack.cache import Cache
 from thack.cache.capture.job import capture
-from thack.config.settings import (
+from thack.config import (
     ArchitectureSettings,
     CacheSettings,
     DataSettings,

@@ -21,7 +21,7 @@ from thack.cache.capture.job import capture
 from thack.cache.exchange.transfer import ImportSettings, import_cache
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.plan import SHARDS, Plan, shard_path
-from thack.config.settings import ArchitectureSettings, CacheSettings
+from thack.config import ArchitectureSettings, CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.models.batch import Batch

@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from thack.config import load, to_dict
-from thack.config.settings import CacheSettings, DistillSettings, EvaluateSettings, GenerateSettings, SftSettings
+from thack.config import CacheSettings, DistillSettings, EvaluateSettings, GenerateSettings, SftSettings, load, to_dict
 from thack.files import write_text
 from thack.runtime.progress import SILENT, Progress
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from thack.cli.app import app
 from thack.cli.console import byte_size, count, duration, number, out, print_json
 from thack.cli.verbs import Call, Command, Flag, Json, Quiet, Verbose, epilog, shown_progress, verb
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings
 from thack.errors import CacheError
 
 group = typer.Typer(

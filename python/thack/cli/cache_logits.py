@@ -10,7 +10,7 @@ from rich.table import Table
 from thack.cli.app import app
 from thack.cli.console import byte_size, count, duration, out
 from thack.cli.verbs import Call, Flag, verb
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings
 
 FLAGS = {
     "teacher": Flag(key="teacher", help="directory of the teacher"),

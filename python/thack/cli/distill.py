@@ -5,7 +5,7 @@ from __future__ import annotations
 from thack.cli.app import app
 from thack.cli.console import out
 from thack.cli.verbs import Call, Flag, verb
-from thack.config.settings import DistillSettings
+from thack.config import DistillSettings
 
 FLAGS = {
     "student": Flag(key="student", help="directory of the model to train"),

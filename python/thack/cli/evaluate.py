@@ -9,7 +9,7 @@ from rich.table import Table
 from thack.cli.app import app
 from thack.cli.console import number, out
 from thack.cli.verbs import Call, Flag, verb
-from thack.config.settings import EvaluateSettings
+from thack.config import EvaluateSettings
 
 FLAGS = {
     "student": Flag(key="student", help="directory of the model to judge"),

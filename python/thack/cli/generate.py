@@ -5,7 +5,7 @@ from __future__ import annotations
 from thack.cli.app import app
 from thack.cli.console import count, out
 from thack.cli.verbs import Call, Flag, verb
-from thack.config.settings import GenerateSettings
+from thack.config import GenerateSettings
 
 FLAGS = {
     "model": Flag(key="model", help="directory of the model that writes"),

@@ -171,7 +171,7 @@ def _load(cls: type[S], files: Sequence[Path], sets: Sequence[str], overrides: M
 
 def _names(cls: type[Any], flags: Mapping[str, Flag]) -> Names:
     settings = describe(cls)
-    switches = {setting.key for setting in settings if setting.hint is bool}
+    switches = {setting.key for setting in settings if setting.field.type is bool}
     spelled = {flag.key: f"--{name.replace('_', '-')}" for name, flag in flags.items()}
     spelled |= {"sets": "--set", "config": "--config"}
     return Names(flags=spelled, switches=switches, keys=[setting.key for setting in settings])
@@ -192,7 +192,7 @@ def shown_progress(quiet: bool) -> AbstractContextManager[Progress]:
 
 
 def _overrides(cls: type[Any], flags: Mapping[str, Flag], values: Mapping[str, Any]) -> dict[str, Any]:
-    hints = {setting.key: setting.hint for setting in describe(cls)}
+    hints = {setting.key: setting.field.type for setting in describe(cls)}
     given = {
         flags[name].key: _list(value) if get_origin(hints[flags[name].key]) is tuple else value
         for name, value in values.items()
@@ -228,11 +228,11 @@ def _signature(
     for name, flag in flags.items():
         setting = settings[flag.key]
         shown = "" if setting.default in ("", ()) else f" [dim]\\[{_plain(setting.default)}][/]"
-        text = _sentence(flag.help or setting.help)
-        if get_origin(setting.hint) is Literal:
-            text = f"{text[:-1]}: {setting.accepts}."
-        option = typer.Option(f"--{name.replace('_', '-')}", help=text + shown, metavar=_metavar(setting.hint))
-        parameters.append(_parameter(name, Annotated[_option_type(setting.hint), option], None))
+        text = _sentence(flag.help or setting.field.help)
+        if get_origin(setting.field.type) is Literal:
+            text = f"{text[:-1]}: {setting.field.accepts}."
+        option = typer.Option(f"--{name.replace('_', '-')}", help=text + shown, metavar=_metavar(setting.field.type))
+        parameters.append(_parameter(name, Annotated[_option_type(setting.field.type), option], None))
     parameters += [_parameter(name, annotation, None) for name, annotation in extras.items()]
     set_help = typer.Option(
         "--set", metavar="KEY=VALUE", help=f"Any setting, e.g. {set_example}.", rich_help_panel=KEYS

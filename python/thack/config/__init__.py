@@ -1,5 +1,64 @@
-"""Settings: frozen values, read strictly from TOML files and key=value texts."""
+"""Settings: frozen values with bounds and help on every field, read strictly from TOML files and key=value texts."""
 
-from thack.config.strict import describe, from_dict, load, to_dict, to_toml
+from thack.config.commands import (
+    CacheSettings,
+    DistillSettings,
+    EvaluateSettings,
+    GenerateSettings,
+    SftSettings,
+)
+from thack.config.loader import from_dict, load
+from thack.config.reference import Field, Setting, describe, fields_of
+from thack.config.shared import (
+    ArchitectureSettings,
+    DataSettings,
+    DTypeName,
+    EvaluationSettings,
+    LoadSettings,
+    SamplingSettings,
+    TrackerName,
+)
+from thack.config.toml import to_dict, to_toml
+from thack.config.training import (
+    CheckpointSettings,
+    GuardSettings,
+    LossSettings,
+    MemorySettings,
+    OptimizerSettings,
+    ParallelSettings,
+    SourceKind,
+    SourceSettings,
+    TargetSettings,
+)
 
-__all__ = ["describe", "from_dict", "load", "to_dict", "to_toml"]
+__all__ = [
+    "ArchitectureSettings",
+    "CacheSettings",
+    "CheckpointSettings",
+    "DTypeName",
+    "DataSettings",
+    "DistillSettings",
+    "EvaluateSettings",
+    "EvaluationSettings",
+    "Field",
+    "GenerateSettings",
+    "GuardSettings",
+    "LoadSettings",
+    "LossSettings",
+    "MemorySettings",
+    "OptimizerSettings",
+    "ParallelSettings",
+    "SamplingSettings",
+    "Setting",
+    "SftSettings",
+    "SourceKind",
+    "SourceSettings",
+    "TargetSettings",
+    "TrackerName",
+    "describe",
+    "fields_of",
+    "from_dict",
+    "load",
+    "to_dict",
+    "to_toml",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
-from thack.config.settings import CacheSettings, LossSettings, TargetSettings
+from thack.config import CacheSettings, LossSettings, TargetSettings
 from thack.errors import UndefinedLoss
 from thack.schema.targets import CachedKind, Divergence, DivergenceKind, LossTerm, TargetSpec
 

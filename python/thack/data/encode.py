@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from thack.config.settings import DataSettings
+from thack.config import DataSettings
 from thack.data import Record, read_records
 from thack.data.sequence import TokenSequence
 from thack.data.store import read_manifest

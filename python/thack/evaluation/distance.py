@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thack.config.settings import EvaluationSettings, SamplingSettings
+from thack.config import EvaluationSettings, SamplingSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import ModelError, UsageError
 from thack.evaluation.bootstrap import interval, resamples

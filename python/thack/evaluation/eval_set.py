@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from thack.config.settings import SamplingSettings
+from thack.config import SamplingSettings
 from thack.data import Record, read_records
 from thack.data.encode import encode_prompts
 from thack.data.sequence import TokenSequence

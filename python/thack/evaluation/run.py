@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from thack.config.settings import DataSettings, EvaluateSettings
+from thack.config import DataSettings, EvaluateSettings
 from thack.errors import UsageError
 from thack.evaluation.distance import Evaluator
 from thack.evaluation.eval_set import EvalSet

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
-from thack.config.settings import SourceKind
+from thack.config import SourceKind
 from thack.errors import UsageError
 from thack.experiments.settings import Axes, ExperimentSettings, RoleSettings
 from thack.schema.targets import DivergenceKind, TargetSpec, live_word

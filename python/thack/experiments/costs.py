@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from thack.config.settings import DistillSettings
+from thack.config import DistillSettings
 from thack.experiments.roles import model_directory
 from thack.experiments.settings import ExperimentSettings, RoleSettings
 

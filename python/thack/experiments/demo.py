@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from thack.config.settings import SourceKind
+from thack.config import SourceKind
 from thack.detection import Verdict
 from thack.experiments.grid import recipe, run_grid
 from thack.experiments.settings import ExperimentSettings

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from thack.cache.format.layout import bytes_per_token
-from thack.config.strict import load, to_dict, to_toml
+from thack.config import load, to_dict, to_toml
 from thack.detection import Curves, Verdict, verdict
 from thack.errors import ThackError, UsageError
 from thack.experiments.cells import Cell, base_arm, cells, chosen_figures, name_of

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from thack.config.settings import CacheSettings, DataSettings, DistillSettings, GenerateSettings, SftSettings
+from thack.config import CacheSettings, DataSettings, DistillSettings, GenerateSettings, SftSettings
 from thack.config.specs import cache_settings, target_settings
 from thack.data.export import PAIRS
 from thack.experiments import work

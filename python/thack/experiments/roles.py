@@ -8,7 +8,7 @@ from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 
-from thack.config.settings import DistillSettings
+from thack.config import DistillSettings
 from thack.errors import ModelError, UsageError
 from thack.experiments.settings import ExperimentSettings, RoleSettings
 from thack.files import digest

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from thack.config.settings import (
+from thack.config import (
     ArchitectureSettings,
     CheckpointSettings,
     DistillSettings,
@@ -12,40 +13,62 @@ from thack.config.settings import (
     OptimizerSettings,
     SourceKind,
 )
+from thack.schema.fields import FRACTION, SEED, AtLeast, Between, Each, Help
 from thack.schema.targets import DivergenceKind
+
+Size = Help('sizes: a hidden width such as "128", or a directory under `models`')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleSettings:
     """A model and how it is fine-tuned on (prompt, response) pairs."""
 
-    model: str = ""  # a directory under `models` to start from; empty: a new model from `architecture`
-    train: bool = True  # false: the directory is used as it is
-    architecture: ArchitectureSettings = field(default_factory=ArchitectureSettings)
-    epochs: int = 8
-    batch_size: int = 32
-    validation_fraction: float = 0.0  # share of the prompts kept to choose the best epoch; 0: the last one
-    optimizer: OptimizerSettings = field(
+    model: Annotated[str, Help("directory under `models` to start from; empty: a new model from `architecture`")] = ""
+    train: Annotated[bool, Help("fine-tune it; false: use the directory as it is")] = True
+    architecture: Annotated[ArchitectureSettings, Help("shape of a new model")] = field(
+        default_factory=ArchitectureSettings
+    )
+    epochs: Annotated[int, AtLeast(1), Help("passes over the pairs")] = 8
+    batch_size: Annotated[int, AtLeast(1), Help("sequences per optimizer step")] = 32
+    validation_fraction: Annotated[
+        float,
+        Between(0, 1, without_high=True),
+        Help("share of the prompts kept to choose the best epoch (0 = the last epoch)"),
+    ] = 0.0
+    optimizer: Annotated[OptimizerSettings, Help("optimizer and learning rate")] = field(
         default_factory=lambda: OptimizerSettings(learning_rate=1.5e-3, schedule="cosine", warmup_steps=50)
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axes:
-    """Values to combine with each other; an empty axis stays at the experiment's own value."""
+    """Values to combine with each other. An empty axis stays at the experiment's own value."""
 
-    source: tuple[SourceKind, ...] = ()  # who writes the responses
-    diversity: tuple[int, ...] = ()  # prompts ÷ so many, with as many generations each: constant size
-    budget: tuple[int, ...] = ()  # generations per prompt
-    fraction_online: tuple[float, ...] = ()  # share of fresh responses by the teacher; 0: offline, 1: online-teacher
-    loss: tuple[DivergenceKind, ...] = ()
-    teacher: tuple[str, ...] = ()  # sizes: a hidden width such as "128", or a directory under `models`
-    student: tuple[str, ...] = ()  # likewise
-    target: tuple[str, ...] = ()  # live, dense, top-k:64, sampled:4, live/renormalised:16, live/mixed:16+prior, …
-    task: tuple[str, ...] = ()  # docstring, signature, continuation, or a file of that name under `data`
+    source: Annotated[tuple[SourceKind, ...], Help("who writes the responses")] = ()
+    diversity: Annotated[
+        tuple[int, ...],
+        Each(AtLeast(1)),
+        Help("divide the number of prompts by this, with as many more generations of each: constant size"),
+    ] = ()
+    budget: Annotated[tuple[int, ...], Each(AtLeast(1)), Help("generations per prompt")] = ()
+    fraction_online: Annotated[
+        tuple[float, ...],
+        Each(FRACTION),
+        Help("share of newly sampled responses of the teacher; 0: offline, 1: online-teacher"),
+    ] = ()
+    loss: Annotated[tuple[DivergenceKind, ...], Help("divergences")] = ()
+    teacher: Annotated[tuple[str, ...], Size] = ()
+    student: Annotated[tuple[str, ...], Size] = ()
+    target: Annotated[
+        tuple[str, ...],
+        Help("live, dense, top-k:64, sampled:4, live/renormalised:16, live/mixed:16+prior and the like"),
+    ] = ()
+    task: Annotated[
+        tuple[str, ...], Help("docstring, signature, continuation, or a file of that name under `data`")
+    ] = ()
 
 
-# What a cache may keep: exact, truncated, unbiased, and what could do better.
+# Kinds of target: exact, truncated, unbiased, mixed.
 SINGLE_PASS = (
     "live",
     *(f"top-k:{k}" for k in (4, 16, 64, 128)),
@@ -68,64 +91,95 @@ MANY_EPOCHS = (
 class Groups:
     """The paper's figures after F5, and what its text says, each a small product of axes."""
 
-    F6: Axes = field(default_factory=lambda: Axes(diversity=(1, 2, 5)))
-    F7: Axes = field(default_factory=lambda: Axes(budget=(1, 2, 3, 5)))
-    F8: Axes = field(
+    F6: Annotated[Axes, Help("fewer prompts, more generations of each")] = field(
+        default_factory=lambda: Axes(diversity=(1, 2, 5))
+    )
+    F7: Annotated[Axes, Help("more generations per prompt")] = field(default_factory=lambda: Axes(budget=(1, 2, 3, 5)))
+    F8: Annotated[Axes, Help("other tasks")] = field(
         default_factory=lambda: Axes(
             task=("docstring", "signature", "continuation"), source=("offline", "online-teacher")
         )
     )
-    fraction: Axes = field(default_factory=lambda: Axes(fraction_online=(0.0, 0.1, 0.5, 1.0)))
-    loss: Axes = field(
+    fraction: Annotated[Axes, Help("shares of newly sampled responses")] = field(
+        default_factory=lambda: Axes(fraction_online=(0.0, 0.1, 0.5, 1.0))
+    )
+    loss: Annotated[Axes, Help("other divergences")] = field(
         default_factory=lambda: Axes(loss=("forward_kl", "reverse_kl", "jsd"), source=("offline", "online-teacher"))
     )
-    sizes: Axes = field(default_factory=lambda: Axes(student=("64", "96", "128"), source=("offline", "online-teacher")))
-    target: Axes = field(default_factory=lambda: Axes(target=MANY_EPOCHS))
-    once: Axes = field(default_factory=lambda: Axes(target=SINGLE_PASS, budget=(60,)))  # each response is seen once
+    sizes: Annotated[Axes, Help("other sizes of the student")] = field(
+        default_factory=lambda: Axes(student=("64", "96", "128"), source=("offline", "online-teacher"))
+    )
+    target: Annotated[Axes, Help("kinds of target, over many epochs")] = field(
+        default_factory=lambda: Axes(target=MANY_EPOCHS)
+    )
+    once: Annotated[Axes, Help("kinds of target, each response seen once")] = field(
+        default_factory=lambda: Axes(target=SINGLE_PASS, budget=(60,))
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """Other lengths for one task; where they are not given, the experiment's."""
+    """Other lengths for one task; 0 stands for the experiment's."""
 
-    max_prompt_tokens: int | None = None
-    max_response_tokens: int | None = None
+    max_prompt_tokens: Annotated[int, AtLeast(0), Help("longest prompt of this task (0 = the experiment's)")] = 0
+    max_response_tokens: Annotated[int, AtLeast(0), Help("longest response of this task (0 = the experiment's)")] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskLengths:
-    docstring: Lengths = field(default_factory=Lengths)
-    signature: Lengths = field(default_factory=Lengths)
-    continuation: Lengths = field(default_factory=lambda: Lengths(max_prompt_tokens=36))
+    """Lengths of the embedded tasks, where they differ from the experiment's."""
+
+    docstring: Annotated[Lengths, Help("signature → docstring")] = field(default_factory=Lengths)
+    signature: Annotated[Lengths, Help("docstring → signature")] = field(default_factory=Lengths)
+    continuation: Annotated[Lengths, Help("beginning → continuation")] = field(
+        default_factory=lambda: Lengths(max_prompt_tokens=36)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentSettings:
     """One controlled experiment. Every seed is a replication: splits, samples, weights and batch order."""
 
-    name: str = "demo"
-    title: str = "The controlled experiment"
-    task: str = "docstring"  # docstring | signature | continuation (embedded), or a file of that name under `data`
-    data: str = ""  # directory with <task>.jsonl or <task>.parquet, for tasks that are not embedded
-    models: str = ""  # directory of model directories that the roles name
-    tokenizer_size: int = 1024  # of the one that is trained where no role starts from a directory
-    max_prompt_tokens: int = 24  # prompts beyond it are left out
-    max_response_tokens: int = 28  # responses beyond it are cut, and lose their EOS
-    lengths: TaskLengths = field(default_factory=TaskLengths)
-    num_sft_prompts: int = 4000  # stage 1: the oracle answers them; teacher and student start from these
-    num_distill_prompts: int = 512  # stage 2: the teacher is distilled into the student on these
-    num_held_out_prompts: int = 256  # both metrics are measured on these
-    oracle_seed: int = 0  # one oracle serves every seed
-    oracle: RoleSettings = field(default_factory=RoleSettings)
-    teacher: RoleSettings = field(default_factory=RoleSettings)
-    student: RoleSettings = field(default_factory=RoleSettings)
-    target: str = "dense"  # what the student sees of the teacher: from a cache, or live/… (as the axis)
-    distill: DistillSettings = field(default_factory=lambda: DistillSettings(checkpoint=CheckpointSettings(keep=1)))
-    dtype: DTypeName = (
-        "auto"  # of all that trains, writes or scores but the evaluation set; auto: what the machine is fast in
+    name: Annotated[str, Help("name of the experiment")] = "demo"
+    title: Annotated[str, Help("title of its report")] = "The controlled experiment"
+    task: Annotated[
+        str, Help("docstring, signature or continuation (embedded), or a file of that name under `data`")
+    ] = "docstring"
+    data: Annotated[str, Help("directory with TASK.jsonl or TASK.parquet, for tasks that are not embedded")] = ""
+    models: Annotated[str, Help("directory of the model directories that the roles name")] = ""
+    tokenizer_size: Annotated[
+        int, AtLeast(1), Help("vocabulary size of the tokenizer, trained where no role starts from a directory")
+    ] = 1024
+    max_prompt_tokens: Annotated[int, AtLeast(1), Help("longer prompts are dropped")] = 24
+    max_response_tokens: Annotated[
+        int, AtLeast(1), Help("longer responses are cut, and lose their end-of-response token")
+    ] = 28
+    lengths: Annotated[TaskLengths, Help("lengths by task")] = field(default_factory=TaskLengths)
+    num_sft_prompts: Annotated[
+        int, AtLeast(1), Help("stage 1: the oracle answers them; teacher and student are fine-tuned on the answers")
+    ] = 4000
+    num_distill_prompts: Annotated[
+        int, AtLeast(1), Help("stage 2: the teacher is distilled into the student on these")
+    ] = 512
+    num_held_out_prompts: Annotated[int, AtLeast(1), Help("golden and proxy metrics are measured on these")] = 256
+    oracle_seed: Annotated[int, SEED, Help("seed of the oracle, which all seeds share")] = 0
+    oracle: Annotated[RoleSettings, Help("the oracle")] = field(default_factory=RoleSettings)
+    teacher: Annotated[RoleSettings, Help("the teacher")] = field(default_factory=RoleSettings)
+    student: Annotated[RoleSettings, Help("the student")] = field(default_factory=RoleSettings)
+    target: Annotated[str, Help("what is kept of the teacher's distribution; values as of axes.target")] = "dense"
+    distill: Annotated[DistillSettings, Help("stage 2")] = field(
+        default_factory=lambda: DistillSettings(checkpoint=CheckpointSettings(keep=1))
     )
-    seeds: tuple[int, ...] = (0,)
-    figures: tuple[str, ...] = ("F4", "F5")  # F4 F5 F6 F7 F8 fraction loss sizes target once axes
-    arms: tuple[SourceKind, ...] = ("offline", "online-teacher", "online-student")  # of F5
-    axes: Axes = field(default_factory=Axes)  # a product of your own; runs beside `figures` if any axis is given
-    groups: Groups = field(default_factory=Groups)
+    dtype: Annotated[
+        DTypeName, Help("precision of everything but the evaluation set; auto: what the device is fast in")
+    ] = "auto"
+    seeds: Annotated[tuple[int, ...], Each(SEED), Help("replications")] = (0,)
+    figures: Annotated[tuple[str, ...], Help("F4, F5, F6, F7, F8, fraction, loss, sizes, target, once, axes")] = (
+        "F4",
+        "F5",
+    )
+    arms: Annotated[tuple[SourceKind, ...], Help("arms of F5")] = ("offline", "online-teacher", "online-student")
+    axes: Annotated[Axes, Help("a product of your own; runs beside `figures` if any axis is given")] = field(
+        default_factory=Axes
+    )
+    groups: Annotated[Groups, Help("axes of each figure")] = field(default_factory=Groups)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thack.config.strict import to_dict
+from thack.config import to_dict
 from thack.errors import MismatchError
 from thack.experiments.costs import Cost
 from thack.experiments.lock import held

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from thack.cache.capture.job import capture
-from thack.config.settings import CacheSettings, DataSettings, DistillSettings, GenerateSettings, SftSettings
+from thack.config import CacheSettings, DataSettings, DistillSettings, GenerateSettings, SftSettings
 from thack.evaluation import EvalSet
 from thack.generation.run import run_generate
 from thack.models.load import load_model

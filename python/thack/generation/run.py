@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from thack.config.settings import GenerateSettings
-from thack.config.strict import to_dict
+from thack.config import GenerateSettings, to_dict
 from thack.data import read_records
 from thack.data.encode import prepare
 from thack.data.sequence import TokenSequence, data_fingerprint

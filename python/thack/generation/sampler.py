@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thack.config.settings import SamplingSettings
+from thack.config import SamplingSettings
 from thack.errors import DataError
 from thack.kernels import sample as draw
 from thack.models.protocol import LanguageModel
@@ -76,7 +76,7 @@ def generate(
         DataError: the longest prompt and `max_new_tokens` exceed the model's positions.
 
     Example:
-        >>> from thack.config.settings import ArchitectureSettings
+        >>> from thack.config import ArchitectureSettings
         >>> from thack.data.tokenizer import Tokenizer
         >>> from thack.models.load import new_decoder
         >>> tokenizer = Tokenizer.train(["def read(path): read the file"] * 3, 264)

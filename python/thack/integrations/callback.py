@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from thack.config.settings import EvaluationSettings
+from thack.config import EvaluationSettings
 from thack.detection import Curves, OracleFreeVerdict, Verdict, verdict, verdict_without_oracle
 from thack.errors import DataError, UsageError
 from thack.evaluation.distance import Evaluator

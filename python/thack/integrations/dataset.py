@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from thack.cache import Cache
-from thack.config.settings import LossSettings
+from thack.config import LossSettings
 from thack.data.sequence import TokenSequence, cache_positions
 from thack.errors import MismatchError
 from thack.losses import token_losses

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thack.config.settings import LossSettings
+from thack.config import LossSettings
 from thack.losses.dense import dense_divergence
 from thack.losses.formulas import weighted_terms
 from thack.losses.rows import sampled_rows

@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from thack.config.settings import LossSettings
+from thack.config import LossSettings
 from thack.errors import UndefinedLoss
 from thack.schema.targets import DivergenceKind
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thack.config.settings import LossSettings
+from thack.config import LossSettings
 from thack.errors import ModelError
 from thack.losses.rows import replace_by_gradient
 from thack.losses.vocabulary import log_probs

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thack import kernels
-from thack.config.settings import LossSettings
+from thack.config import LossSettings
 from thack.losses.dense import value_and_gradient
 from thack.losses.formulas import resolve, terms, weighted_terms
 from thack.losses.sparse import at_temperature, check_defined

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from thack.config.settings import ArchitectureSettings, LoadSettings
+from thack.config import ArchitectureSettings, LoadSettings
 from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError, UsageError
 from thack.models import checkpoint
@@ -66,17 +66,17 @@ def origin_of(model: LanguageModel) -> str:
 
 def _load(directory: Path, device: torch.device | str, dtype: torch.dtype, options: LoadSettings) -> LanguageModel:
     config = checkpoint.read_config(directory)
-    if options.through == "transformers" or options.device_map or options.quantization:
-        if options.through == "native":
+    if options.backend == "transformers" or options.device_map or options.quantization:
+        if options.backend == "native":
             raise UsageError(
-                "load.through = native does not go with load.device_map or load.quantization",
-                hint="both are transformers' own: leave load.through at auto",
+                "load.backend = native does not go with load.device_map or load.quantization",
+                hint="both are transformers' own: leave load.backend at auto",
             )
         return _through_transformers(directory, ModelError("transformers was asked for"), device, dtype, options)
     try:
         architecture = Architecture.read(config)
     except UnsupportedArchitecture as reason:
-        if options.through == "native":
+        if options.backend == "native":
             raise
         return _through_transformers(directory, reason, device, dtype, options)
     return load_native(directory, architecture, device=device, dtype=dtype)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from thack.cache import Cache
-from thack.config.settings import DistillSettings, LossSettings, TargetSettings
+from thack.config import DistillSettings, LossSettings, TargetSettings
 from thack.data.encode import prepare
 from thack.data.sequence import data_fingerprint
 from thack.errors import MismatchError, UsageError

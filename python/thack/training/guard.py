@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from thack.config.settings import DistillSettings, GuardSettings
+from thack.config import DistillSettings, GuardSettings
 from thack.data.sequence import TokenSequence, repeats
 from thack.detection import Detection, watch
 from thack.errors import DataError, UsageError

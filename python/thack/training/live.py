@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from thack import kernels
-from thack.config.settings import LossSettings, TargetSettings
+from thack.config import LossSettings, TargetSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import ModelError, UndefinedLoss, UsageError
 from thack.losses.fused import ProjectedTeacher, Projection

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thack.config.settings import CheckpointSettings, OptimizerSettings
+from thack.config import CheckpointSettings, OptimizerSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import DivergedError, ModelError
 from thack.models.batch import Batch

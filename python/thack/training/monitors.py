@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from thack.config.settings import DistillSettings, SamplingSettings
+from thack.config import DistillSettings, SamplingSettings
 from thack.data.sequence import TokenSequence, repeats
 from thack.evaluation.monitor import FixedKL
 from thack.generation.sampler import GenerationRequest, generate

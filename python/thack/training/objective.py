@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thack.config.settings import LossSettings
+from thack.config import LossSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import UndefinedLoss
 from thack.losses import token_losses

@@ -14,7 +14,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from thack.config.settings import CheckpointSettings
+from thack.config import CheckpointSettings
 from thack.runtime.process_group import ProcessGroup
 from thack.training.checkpoint import Snapshot, check_checkpoint, optimizer_tensors, prune_checkpoints, save_checkpoint
 from thack.training.sharding import WrappedModel, as_module, full_tensors

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from thack.config.settings import MemorySettings
+from thack.config import MemorySettings
 from thack.errors import MismatchError
 from thack.files import canonical_json, digest
 from thack.models.protocol import LanguageModel

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from thack.config.settings import LossSettings, SftSettings
+from thack.config import LossSettings, SftSettings
 from thack.data import Record, read_records
 from thack.data.encode import prepare
 from thack.data.sequence import TokenSequence, data_fingerprint

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from thack.config.settings import MemorySettings, ParallelSettings
+from thack.config import MemorySettings, ParallelSettings
 from thack.errors import UsageError
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup, collective

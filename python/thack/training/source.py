@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from thack.config.settings import DistillSettings
+from thack.config import DistillSettings
 from thack.data.encode import prepare
 from thack.data.sequence import TokenSequence
 from thack.generation.sampler import GenerationRequest

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from thack import api
-from thack.config.settings import ArchitectureSettings
+from thack.config import ArchitectureSettings
 from thack.data.tokenizer import Tokenizer
 from thack.models.load import load_model, new_decoder
 

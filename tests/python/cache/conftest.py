@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.models.batch import Batch
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from thack.cache.capture.job import capture
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings
 from thack.errors import ThackError
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from thack.cache import Cache
 from thack.cache.capture.job import capture
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings
 from thack.errors import CacheError, MismatchError, ModelError, UsageError
 from thack.models.batch import Batch
 from thack.runtime.ranks import Rank

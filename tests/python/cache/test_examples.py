@@ -12,7 +12,7 @@ import torch
 from thack import kernels
 from thack.cache import Cache
 from thack.cache.capture.job import capture
-from thack.config.settings import ArchitectureSettings, CacheSettings
+from thack.config import ArchitectureSettings, CacheSettings
 from thack.data.sequence import TokenSequence, cache_positions
 from thack.data.tokenizer import Tokenizer
 from thack.errors import UsageError

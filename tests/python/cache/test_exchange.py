@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from thack.cache import Cache, export_cache, import_cache, inspect
 from thack.cache.capture.job import capture
 from thack.cache.exchange.transfer import ImportSettings
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings
 from thack.errors import DataError, ThackError, UsageError
 from thack.targets.types import TopKTarget
 

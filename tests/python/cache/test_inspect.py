@@ -12,7 +12,7 @@ from thack.cache import Cache, inspect, probe, verify
 from thack.cache.capture.job import capture
 from thack.cache.sizing.estimate import estimate
 from thack.cache.sizing.probe import threshold
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings
 from thack.errors import CacheError, UsageError
 from thack.runtime.ranks import Rank
 

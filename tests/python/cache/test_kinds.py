@@ -13,7 +13,7 @@ from thack.cache import Cache, inspect, verify
 from thack.cache.capture import score
 from thack.cache.capture.job import capture
 from thack.cache.format.records import row_keys
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings
 from thack.generation.sampler import GenerationRequest
 from thack.models.batch import Batch
 from thack.runtime.ranks import Rank

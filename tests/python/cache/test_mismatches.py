@@ -17,7 +17,7 @@ from thack.cache import Cache, inspect, verify
 from thack.cache.capture.job import capture
 from thack.cache.exchange.transfer import ImportSettings, import_cache
 from thack.cache.format.plan import adopt, read_plan
-from thack.config.settings import CacheSettings, DataSettings, SamplingSettings
+from thack.config import CacheSettings, DataSettings, SamplingSettings
 from thack.errors import CacheError, MismatchError, ThackError, UsageError
 from thack.files import canonical_json
 
@@ -282,7 +282,7 @@ def test_a_moved_and_touched_cache_is_the_same(begun: Begun, tmp_path: Path) -> 
 def test_a_student_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
     """What distill says: both fingerprints."""
     import thack
-    from thack.config.settings import ArchitectureSettings
+    from thack.config import ArchitectureSettings
     from thack.data.tokenizer import Tokenizer
     from thack.models.load import new_decoder
 

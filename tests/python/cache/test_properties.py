@@ -21,7 +21,7 @@ from thack.cache.exchange.transfer import ImportSettings, import_cache
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.plan import partition
 from thack.cache.format.records import decode, encode
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.errors import CacheError, DataError, ModelError, ThackError, UsageError
 from thack.schema.targets import TargetSpec

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from thack.cache import Cache
 from thack.cache.capture.job import capture
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings
 
 from .conftest import FakeTeacher, make_sequences
 

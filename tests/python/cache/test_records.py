@@ -16,7 +16,7 @@ from thack.cache.capture import job as capture_module
 from thack.cache.capture.job import capture
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.records import decode, encode, select
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings
 from thack.errors import CacheError, ModelError, ThackError
 from thack.schema.targets import TargetSpec
 from thack.targets.types import SampledTarget, TopKTarget

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from thack.cli import app, verbs
-from thack.config import load
-from thack.config.settings import CacheSettings, DistillSettings
+from thack.config import CacheSettings, DistillSettings, load
 from thack.errors import HackingFound, Preempted, ThackError
 
 COMMANDS = [

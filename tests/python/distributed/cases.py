@@ -12,7 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from thack.config.settings import (
+from thack.config import (
     ArchitectureSettings,
     CheckpointSettings,
     EvaluationSettings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from thack.config.settings import ArchitectureSettings
+from thack.config import ArchitectureSettings
 from thack.data.tokenizer import Tokenizer
 from thack.models.load import new_decoder
 from thack.models.native.llama import Llama

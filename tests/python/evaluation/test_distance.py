@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from thack.config.settings import EvaluationSettings
+from thack.config import EvaluationSettings
 from thack.data import Record
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError, ModelError, UsageError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from thack.config.settings import DistillSettings, LossSettings
+from thack.config import DistillSettings, LossSettings
 from thack.errors import MismatchError, ThackError, UsageError
 from thack.experiments.grid import plan
 from thack.experiments.lock import held

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import processors
 
-from thack.config.settings import ArchitectureSettings, DataSettings, GenerateSettings
+from thack.config import ArchitectureSettings, DataSettings, GenerateSettings
 from thack.data.encode import prepare
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from thack.config.settings import SamplingSettings
+from thack.config import SamplingSettings
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.generation import sampler
@@ -162,7 +162,7 @@ def test_each_token_asks_for_its_own_number_once(monkeypatch: pytest.MonkeyPatch
 
 
 def test_trap_15_a_student_writes_in_eval_mode_and_is_left_as_it_was(tmp_path: Path) -> None:
-    from thack.config.settings import ArchitectureSettings
+    from thack.config import ArchitectureSettings
     from thack.models.load import new_decoder
 
     settings = ArchitectureSettings(hidden_size=16, num_layers=1, num_heads=2, max_positions=32, dropout=0.9)

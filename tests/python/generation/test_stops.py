@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from thack.config.settings import ArchitectureSettings, SamplingSettings
+from thack.config import ArchitectureSettings, SamplingSettings
 from thack.data.tokenizer import Tokenizer
 from thack.generation.sampler import GenerationRequest, generate
 from thack.models.load import load_model, new_decoder

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thack.config.settings import ArchitectureSettings
+from thack.config import ArchitectureSettings
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.models.load import new_decoder

@@ -13,7 +13,7 @@ import torch
 from thack.cache import Cache
 from thack.cache.capture import score
 from thack.cache.capture.job import capture
-from thack.config.settings import CacheSettings, DataSettings
+from thack.config import CacheSettings, DataSettings
 from thack.data.sequence import TokenSequence
 from thack.targets import DenseTarget, SampledTarget, Target, TopKTarget
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from thack.config.settings import EvaluationSettings
+from thack.config import EvaluationSettings
 from thack.data.records import Record
 from thack.evaluation.distance import Evaluator, three_divergences
 from thack.evaluation.eval_set import EvalSet

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from thack.config.settings import LossSettings
+from thack.config import LossSettings
 from thack.errors import UndefinedLoss
 from thack.losses import sweeps, token_losses
 from thack.losses.formulas import DIVERGENCES

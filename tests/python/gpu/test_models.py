@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from thack.config.settings import SamplingSettings
+from thack.config import SamplingSettings
 from thack.generation.sampler import GenerationRequest, generate
 from thack.models.batch import Batch
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from thack.config.settings import LossSettings, OptimizerSettings, TargetSettings
+from thack.config import LossSettings, OptimizerSettings, TargetSettings
 from thack.losses.fused import ProjectedTeacher
 from thack.models.batch import Batch
 from thack.targets import SampledTarget, Target

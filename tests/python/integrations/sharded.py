@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from small import llama
 
 from thack import EvalSet, HackingCallback
-from thack.config.settings import EvaluationSettings
+from thack.config import EvaluationSettings
 from thack.data import Record
 from thack.data.tokenizer import Tokenizer
 from thack.errors import UsageError

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from thack import EvalSet, HackingCallback, api
-from thack.config.settings import EvaluationSettings
+from thack.config import EvaluationSettings
 from thack.data.tokenizer import Tokenizer
 from thack.detection import Curves
 from thack.errors import DataError, MismatchError, UsageError

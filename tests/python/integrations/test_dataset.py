@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from thack import Cache, api
-from thack.config.settings import LossSettings
+from thack.config import LossSettings
 from thack.data import Record
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError

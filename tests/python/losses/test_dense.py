@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thack.config.settings import LossSettings
+from thack.config import LossSettings
 from thack.errors import MismatchError, UndefinedLoss
 from thack.losses import (
     cross_entropy,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thack.config.settings import LossSettings
+from thack.config import LossSettings
 from thack.errors import UndefinedLoss
 from thack.losses import cross_entropy, forward_kl, reverse_kl, token_losses
 from thack.losses.fused import ProjectedTeacher, Projection, chunk_tokens, fused_divergence

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thack import kernels
-from thack.config.settings import ArchitectureSettings, LossSettings
+from thack.config import ArchitectureSettings, LossSettings
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.losses import cross_entropy, divergence, forward_kl

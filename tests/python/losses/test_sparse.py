@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from thack.config.settings import LossSettings
+from thack.config import LossSettings
 from thack.errors import MismatchError, UndefinedLoss
 from thack.losses import divergence, forward_kl, jsd, reverse_kl
 from thack.targets.types import SampledTarget, TopKTarget

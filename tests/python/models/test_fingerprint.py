@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from thack.config.settings import ArchitectureSettings, LoadSettings
+from thack.config import ArchitectureSettings, LoadSettings
 from thack.models import checkpoint
 from thack.models.checkpoint import SAMPLED, fingerprint_like
 from thack.models.load import load_model, new_decoder
@@ -80,7 +80,7 @@ def test_a_model_loaded_with_a_full_hash_gives_it_everywhere(model: Llama, tmp_p
     model.save(tmp_path)
     asked = load_model(tmp_path, options=LoadSettings(full_hash=True))
     assert asked.fingerprint() == model.fingerprint(full=True)
-    through = load_model(tmp_path, options=LoadSettings(full_hash=True, through="transformers"))
+    through = load_model(tmp_path, options=LoadSettings(full_hash=True, backend="transformers"))
     assert through.fingerprint() == asked.fingerprint()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from thack.config.settings import ArchitectureSettings
+from thack.config import ArchitectureSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import DataError, ModelError, UsageError
 from thack.models.batch import Batch

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from thack.config.settings import ArchitectureSettings, LoadSettings
+from thack.config import ArchitectureSettings, LoadSettings
 from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError, UsageError
 from thack.models.batch import Batch
@@ -103,7 +103,7 @@ class TestOptions:
     def test_transformers_gives_the_same_rows_and_fingerprint(self, directory: Path, make_sequences: Any) -> None:
         """A evaluation set or cache made with one of the two is valid for the other."""
         native = load_model(directory)
-        theirs = load_model(directory, options=LoadSettings(through="transformers"))
+        theirs = load_model(directory, options=LoadSettings(backend="transformers"))
         assert not isinstance(theirs, Llama)
         batch = Batch.of(make_sequences([(5, 4), (1, 1), (3, 7)]))
         with torch.no_grad():
@@ -138,7 +138,7 @@ class TestOptions:
             (LoadSettings(quantization="{oops"), "load.quantization is not JSON"),
             (LoadSettings(dtype="int8"), "no number format"),
             (LoadSettings(dtype="float31"), "no number format"),
-            (LoadSettings(through="native", device_map="auto"), "does not go with load.device_map"),
+            (LoadSettings(backend="native", device_map="auto"), "does not go with load.device_map"),
         ],
     )
     def test_nonsense_is_refused(self, directory: Path, options: LoadSettings, said: str) -> None:
@@ -151,7 +151,7 @@ class TestOptions:
         ).save_pretrained(tmp_path)
         tokenizer.save(tmp_path)
         with pytest.raises(ModelError, match="no native decoder for GPT2LMHeadModel"):
-            load_model(tmp_path, options=LoadSettings(through="native"))
+            load_model(tmp_path, options=LoadSettings(backend="native"))
 
 
 class TestBrokenDirectories:
@@ -175,14 +175,14 @@ class TestBrokenDirectories:
         if content is not None:
             (copy / name).write_bytes(content)
         with pytest.raises(ModelError, match=f"oracle: .*({said})"):
-            load_model(copy, role="oracle", options=LoadSettings(through=through))
+            load_model(copy, role="oracle", options=LoadSettings(backend=through))
 
     @pytest.mark.parametrize("through", ["native", "transformers"])
     def test_truncated_weights(self, copy: Path, through: Any) -> None:
         path = copy / "model.safetensors"
         path.write_bytes(path.read_bytes()[:-40])
         with pytest.raises(ModelError, match=r"damaged|cannot load"):
-            load_model(copy, options=LoadSettings(through=through))
+            load_model(copy, options=LoadSettings(backend=through))
 
     def test_a_shard_is_missing(self, copy: Path) -> None:
         weight_map = {"model.embed_tokens.weight": "model.safetensors", "lm_head.weight": "model-2.safetensors"}

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from thack.config.settings import ArchitectureSettings
+from thack.config import ArchitectureSettings
 from thack.data.tokenizer import Tokenizer
 from thack.errors import UsageError
 from thack.models.load import load_model, new_model

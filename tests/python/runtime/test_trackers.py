@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from thack.config import load
-from thack.config.settings import DistillSettings, SftSettings
+from thack.config import DistillSettings, SftSettings, load
 from thack.errors import UsageError
 from thack.runtime import trackers
 from thack.runtime.runlog import read

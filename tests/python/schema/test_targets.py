@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thack.config.settings import CacheSettings, LossSettings, TargetSettings
+from thack.config import CacheSettings, LossSettings, TargetSettings
 from thack.config.specs import cache_settings, divergence_of, loss_terms, target_settings, target_spec
 from thack.errors import UndefinedLoss, UsageError
 from thack.schema.targets import DIVERGENCES, Divergence, LossTerm, TargetSpec, live_word

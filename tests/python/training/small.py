@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from thack.config.settings import (
+from thack.config import (
     ArchitectureSettings,
     CheckpointSettings,
     OptimizerSettings,

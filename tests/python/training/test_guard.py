@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from thack.config.settings import DistillSettings, EvaluationSettings, GuardSettings, SourceSettings, TargetSettings
+from thack.config import DistillSettings, EvaluationSettings, GuardSettings, SourceSettings, TargetSettings
 from thack.data.sequence import TokenSequence
 from thack.detection import Curves, verdict
 from thack.errors import Preempted, UsageError
@@ -31,7 +31,7 @@ ALWAYS = 50.0  # as a slope ratio: below it whatever the student does
 
 def guarded(world: Path, out: Path, **changes: Any) -> DistillSettings:
     """60 steps in 12 epochs, evaluated every 10; the alarm comes at step 50, the second judged evaluation."""
-    guard = GuardSettings(on=True, threshold=ALWAYS, **{"budget": 2, "every": 1, "then": "go-on", **changes})
+    guard = GuardSettings(on=True, threshold=ALWAYS, **{"budget": 2, "every": 1, "then": "continue", **changes})
     evaluation = EvaluationSettings(count=6, spacing="linear", bootstrap=50, student_samples=False)
     return distill_settings(world, out, epochs=12, guard=guard, evaluation=evaluation)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from thack.config.settings import LossSettings
+from thack.config import LossSettings
 from thack.losses.fused import Projection
 from thack.models.hf.model import HuggingFaceModel
 from thack.training.objective import has_plain_head

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from thack.config.settings import DistillSettings, LossSettings, TargetSettings
+from thack.config import DistillSettings, LossSettings, TargetSettings
 from thack.errors import UndefinedLoss, UsageError
 from thack.losses import forward_kl
 from thack.models.batch import Batch

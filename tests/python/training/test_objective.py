@@ -11,7 +11,7 @@ import torch
 
 from thack.cache import Cache
 from thack.cache.capture.job import capture
-from thack.config.settings import (
+from thack.config import (
     CacheSettings,
     DataSettings,
     DistillSettings,

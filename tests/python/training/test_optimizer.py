@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from thack.config.settings import OptimizerSettings
+from thack.config import OptimizerSettings
 from thack.training.optimizer import build_optimizer, clip_gradients, learning_rate
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from thack.config.settings import (
+from thack.config import (
     ArchitectureSettings,
     CheckpointSettings,
     LossSettings,

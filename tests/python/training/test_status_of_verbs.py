@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from thack.cache.capture.job import capture
-from thack.config.settings import CacheSettings, EvaluateSettings, EvaluationSettings, GenerateSettings
+from thack.config import CacheSettings, EvaluateSettings, EvaluationSettings, GenerateSettings
 from thack.errors import ThackError
 from thack.evaluation import run_evaluate
 from thack.generation.run import run_generate

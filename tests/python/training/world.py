@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from thack.cache.capture.job import capture
-from thack.config.settings import (
+from thack.config import (
     CacheSettings,
     DataSettings,
     DistillSettings,

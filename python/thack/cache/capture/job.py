@@ -23,8 +23,7 @@ from thack.cache.format.manifest import NAME as MANIFEST
 from thack.cache.format.manifest import finish, missing, shard_is_good
 from thack.cache.format.plan import NAME as PLAN
 from thack.cache.format.plan import SHARDS, Plan, adopt, partition, read_plan, shard_path
-from thack.config import to_dict
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings, to_dict
 from thack.config.specs import target_spec
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.errors import CacheError, ThackError, UsageError

@@ -13,7 +13,7 @@ import torch
 
 from thack.cache.format.plan import Plan
 from thack.cache.format.records import row_keys, select
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import ModelError
 from thack.generation.sampler import GenerationRequest, generate

@@ -25,7 +25,7 @@ from thack.cache.exchange.readers import Row, read_rows
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.manifest import finish, shard_is_good
 from thack.cache.format.plan import Plan, adopt, partition_lengths, shard_path
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.errors import CacheError, DataError, UsageError
 from thack.files import atomic_directory

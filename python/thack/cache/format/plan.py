@@ -16,7 +16,7 @@ from typing import Any
 
 from thack import _native
 from thack.cache.format.layout import RecordLayout
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import CacheError, MismatchError
 from thack.files import canonical_json, digest, read_json

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from thack.cache.capture.job import make_plan, numbered, read_data
 from thack.cache.capture.score import Scorer
 from thack.cache.format.plan import SHARDS, Plan
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.runtime.progress import SILENT, Progress
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from thack.cache.capture.job import load_teacher, make_plan, numbered, read_data
 from thack.cache.capture.score import Scorer
 from thack.cache.format.layout import bytes_per_token
-from thack.config.settings import CacheSettings
+from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import UsageError
 from thack.losses.vocabulary import log_probs

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.utils import logging as transformers_logging
 
-from thack.config.settings import ArchitectureSettings, LoadSettings
+from thack.config import ArchitectureSettings, LoadSettings
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, ModelError, UsageError
 from thack.files import write_json

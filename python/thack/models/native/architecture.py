@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thack.config.settings import ArchitectureSettings
+from thack.config import ArchitectureSettings
 from thack.errors import ModelError, UsageError
 
 FAMILIES = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}

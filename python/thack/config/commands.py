@@ -1,0 +1,184 @@
+"""The settings of the commands that train, generate, capture and evaluate. Field names are the keys users type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from thack.config.shared import (
+    ArchitectureSettings,
+    DataSettings,
+    Device,
+    DType,
+    EvaluationSettings,
+    LoadSettings,
+    SamplingSettings,
+    Seed,
+    Trackers,
+)
+from thack.config.training import (
+    CheckpointSettings,
+    GuardSettings,
+    LossSettings,
+    MemorySettings,
+    OptimizerSettings,
+    ParallelSettings,
+    SourceSettings,
+    TargetSettings,
+)
+from thack.schema.fields import Above, AtLeast, Between, Each, Help
+from thack.schema.targets import CachedKind
+
+Run = Annotated[Path, Help("directory of the run; the same command resumes it")]
+Judge = Annotated[str, Help("a stronger model in the oracle's role, where there is none; its columns are judge/…")]
+HumanReferences = Annotated[
+    bool, Help("a new evaluation set keeps the responses of its file; their columns are human/…")
+]
+Parallel = Annotated[ParallelSettings, Help("several processes")]
+Memory = Annotated[MemorySettings, Help("memory and speed")]
+Checkpoint = Annotated[CheckpointSettings, Help("checkpoints")]
+Evaluation = Annotated[EvaluationSettings, Help("evaluations")]
+References = Annotated[LoadSettings, Help("how teacher, oracle and judge are loaded")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SftSettings:
+    """Train a model on prompts with responses."""
+
+    out: Run = Path("runs/sft")
+    model: Annotated[str, Help("model directory to start from; empty: a new decoder from `architecture`")] = ""
+    tokenizer: Annotated[str, Help("new decoder: directory with tokenizer.json; empty: train one on the data")] = ""
+    tokenizer_size: Annotated[int, AtLeast(1), Help("vocabulary size of a tokenizer trained on the data")] = 1024
+    architecture: Annotated[ArchitectureSettings, Help("shape of a new decoder")] = field(
+        default_factory=ArchitectureSettings
+    )
+    data: Annotated[DataSettings, Help("prompts and responses")] = field(default_factory=DataSettings)
+    validation_fraction: Annotated[
+        float, Between(0, 1, without_high=True), Help("share of prompts (by hash of id) kept for validation (0 = none)")
+    ] = 0.05
+    epochs: Annotated[int, AtLeast(1), Help("passes over the data")] = 8
+    batch_size: Annotated[int, AtLeast(1), Help("sequences per optimizer step over all ranks")] = 32
+    optimizer: Annotated[OptimizerSettings, Help("optimizer and learning rate")] = field(
+        default_factory=lambda: OptimizerSettings(learning_rate=1.5e-3, schedule="cosine", warmup_steps=50)
+    )
+    checkpoint: Checkpoint = field(default_factory=CheckpointSettings)
+    tracker: Trackers = ()
+    parallel: Parallel = field(default_factory=ParallelSettings)
+    memory: Memory = field(default_factory=MemorySettings)
+    seed: Seed = 0
+    dtype: DType = "auto"
+    device: Device = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateSettings:
+    """Write responses to prompts with a model."""
+
+    out: Annotated[Path, Help("directory of responses.jsonl and its manifest")] = Path("responses")
+    model: Annotated[str, Help("directory of the model that writes")] = ""
+    load: Annotated[LoadSettings, Help("how the model is loaded")] = field(default_factory=LoadSettings)
+    data: Annotated[DataSettings, Help("prompts")] = field(default_factory=DataSettings)
+    samples: Annotated[int, AtLeast(1), Help("responses per prompt: the generation budget")] = 1
+    sampling: Annotated[SamplingSettings, Help("how responses are sampled")] = field(default_factory=SamplingSettings)
+    batch_size: Annotated[int, AtLeast(1), Help("responses generated at a time; they do not depend on it")] = 256
+    seed: Seed = 0
+    dtype: DType = "auto"
+    device: Device = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSettings:
+    """Score responses with a teacher, and store its distributions."""
+
+    out: Annotated[Path, Help("directory of the cache; the same command resumes it")] = Path("cache")
+    teacher: Annotated[str, Help("directory of the teacher")] = ""
+    load: Annotated[LoadSettings, Help("how the teacher is loaded")] = field(default_factory=LoadSettings)
+    data: Annotated[DataSettings, Help("prompts and responses")] = field(default_factory=DataSettings)
+    kind: Annotated[CachedKind, Help("what is stored of each distribution")] = "top-k"
+    top_k: Annotated[int, AtLeast(1), Help("top-k: ids per token, stored with the exact tail mass")] = 64
+    sampled: Annotated[int, AtLeast(1), Help("sampled: ids per token of an unbiased sample")] = 16
+    temperatures: Annotated[
+        tuple[float, ...], Each(Above(0)), Help("top-k: also store the log of the tail mass at these temperatures")
+    ] = ()
+    generate: Annotated[bool, Help("sample the responses from the teacher and score them in the same pass")] = False
+    samples: Annotated[int, AtLeast(1), Help("responses per prompt, with `generate`")] = 1
+    sampling: Annotated[SamplingSettings, Help("how responses are sampled, with `generate`")] = field(
+        default_factory=SamplingSettings
+    )
+    epochs: Annotated[int, AtLeast(1), Help("planned passes over the cache; the recommended kind depends on it")] = 1
+    batch_size: Annotated[int, AtLeast(1), Help("sequences per forward pass; part of the cache's plan")] = 32
+    shard_tokens: Annotated[int, AtLeast(1), Help("most response tokens in a shard")] = 1 << 20
+    shard_bytes: Annotated[int, AtLeast(1), Help("most bytes in a shard")] = 1 << 28
+    seed: Seed = 0
+    dtype: DType = "auto"
+    device: Device = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillSettings:
+    """Train a student to match a teacher, from a cache or live."""
+
+    out: Run = Path("runs/distill")
+    student: Annotated[str, Help("directory of the model to train")] = ""
+    teacher: Annotated[str, Help("a live teacher; needed for online responses, and for the proxy metric")] = ""
+    cache: Annotated[str, Help("take targets from this cache instead of a live teacher")] = ""
+    data: Annotated[DataSettings, Help("prompts, offline with responses; a cache must cover them")] = field(
+        default_factory=DataSettings
+    )
+    oracle: Annotated[str, Help("directory of the oracle, for the golden metric")] = ""
+    judge: Judge = ""
+    load: References = field(default_factory=LoadSettings)
+    eval_data: Annotated[
+        str, Help("held-out prompts: a frozen evaluation set, or a JSONL from which one is made in `out`")
+    ] = ""
+    human_references: HumanReferences = False
+    source: Annotated[SourceSettings, Help("who writes the responses, and when")] = field(
+        default_factory=SourceSettings
+    )
+    target: Annotated[TargetSettings, Help("what is kept of a live teacher's distribution")] = field(
+        default_factory=TargetSettings
+    )
+    loss: Annotated[LossSettings, Help("what is minimised")] = field(default_factory=LossSettings)
+    guard: Annotated[GuardSettings, Help("act on memorisation during the run")] = field(default_factory=GuardSettings)
+    epochs: Annotated[int, AtLeast(1), Help("passes over the data")] = 1
+    steps: Annotated[int, AtLeast(0), Help("stop after this many optimizer steps (0 = after `epochs`)")] = 0
+    batch_size: Annotated[int, AtLeast(1), Help("sequences per optimizer step over all ranks")] = 32
+    micro_batch_size: Annotated[
+        int, AtLeast(0), Help("sequences per forward pass (0 = batch_size: no gradient accumulation)")
+    ] = 0
+    optimizer: Annotated[OptimizerSettings, Help("optimizer and learning rate")] = field(
+        default_factory=OptimizerSettings
+    )
+    evaluation: Evaluation = field(default_factory=EvaluationSettings)
+    checkpoint: Checkpoint = field(default_factory=CheckpointSettings)
+    tracker: Trackers = ()
+    parallel: Parallel = field(default_factory=ParallelSettings)
+    memory: Memory = field(default_factory=MemorySettings)
+    profile: Annotated[bool, Help("log the time of data, forward, loss, backward and optimizer")] = False
+    seed: Seed = 0
+    dtype: DType = "auto"
+    device: Device = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateSettings:
+    """Measure the golden and proxy metrics of a student on held-out prompts."""
+
+    out: Annotated[Path, Help("JSON file to write")] = Path("evaluation.json")
+    student: Annotated[str, Help("directory of the model to evaluate")] = ""
+    teacher: Annotated[str, Help("directory of its teacher, for the proxy metric")] = ""
+    oracle: Annotated[str, Help("directory of the oracle, for the golden metric")] = ""
+    judge: Judge = ""
+    load: References = field(default_factory=LoadSettings)
+    eval_data: Annotated[
+        str, Help("held-out prompts: a frozen evaluation set, or a JSONL from which one is made beside `out`")
+    ] = ""
+    human_references: HumanReferences = False
+    data: Annotated[DataSettings, Help("lengths and limit of the held-out prompts")] = field(
+        default_factory=DataSettings
+    )
+    evaluation: Evaluation = field(default_factory=EvaluationSettings)
+    seed: Seed = 0
+    dtype: DType = "auto"
+    device: Device = "auto"

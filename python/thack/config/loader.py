@@ -1,0 +1,232 @@
+"""Settings from TOML files, `key=value` texts and overrides: strict about keys, types and bounds.
+
+Later layers win: defaults, then files in order, then texts in order, then overrides. Values keep the type of their
+field; a whole number is accepted as a fraction, nothing else is converted. One error lists every mistake.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from thack.config.reference import REQUIRED, Field, describe, describe_type, fields_of, is_union
+from thack.errors import DataError, UsageError
+
+T = TypeVar("T")
+Key = tuple[str, ...]
+
+
+def load(
+    cls: type[T],
+    files: Sequence[Path] = (),
+    sets: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> T:
+    """Build settings from their defaults and the given layers.
+
+    Args:
+        cls: a settings class, such as `thack.DistillSettings`.
+        files: TOML files.
+        sets: texts of the form `key=value`, such as `loss.beta=0.1`; bare words are strings.
+        overrides: values by dotted key; None means not given.
+
+    Returns:
+        An instance of `cls`.
+
+    Raises:
+        UsageError: unknown keys, wrong types and values out of bounds; all of them, with what is accepted.
+        DataError: a file that cannot be read or is not TOML.
+
+    Example:
+        >>> from thack.config import LossSettings, load
+        >>> load(LossSettings, sets=["divergence=jsd", "beta=0.1"]).beta
+        0.1
+    """
+    layers = _Layers(cls)
+    for file in files:
+        layers.add(_read_toml(file), str(file))
+    for text in sets:
+        layers.add_text(text)
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            layers.add(_nest(key.split("."), value))
+    layers.check_required()
+    if layers.problems:
+        count = "a setting is wrong" if len(layers.problems) == 1 else f"{len(layers.problems)} settings are wrong"
+        raise UsageError(count, details=layers.problems)
+    return layers.build(cls)
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+    """The inverse of `to_dict`, as strict as `load`.
+
+    Raises:
+        UsageError: `values` are not those of a `cls`.
+    """
+    layers = _Layers(cls)
+    layers.add(values)
+    layers.check_required()
+    if layers.problems:
+        raise UsageError(f"not the settings of {cls.__name__}", details=layers.problems)
+    return layers.build(cls)
+
+
+class _Layers:
+    """The values of all layers so far, and what is wrong with them."""
+
+    def __init__(self, cls: type[Any]) -> None:
+        self._cls = cls
+        self._values: dict[Key, Any] = {}
+        self.problems: list[str] = []
+
+    def add(self, values: Mapping[str, Any], place: str = "") -> None:
+        """One layer of nested values; `place` tells the user where they come from."""
+        self._add(self._cls, values, (), f" (in {place})" if place else "")
+
+    def add_text(self, text: str) -> None:
+        """`a.b=value`: the value as TOML reads it, bare words as strings."""
+        key, equals, raw = (part.strip() for part in text.partition("="))
+        if not equals or not key:
+            self.problems.append(f"`sets` {text}: not of the form key=value")
+            return
+        try:
+            value = tomllib.loads(f"value = {raw}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = raw
+        if isinstance(value, bool | int | float) and _is_text(self._cls, key.split(".")):
+            value = raw  # a directory called 1e3
+        self.add(_nest(key.split("."), value), f"`sets` {text}")
+
+    def check_required(self) -> None:
+        """Note the fields without a default that no layer gives."""
+        missing = [f for f in fields_of(self._cls).values() if f.default is REQUIRED and (f.name,) not in self._values]
+        self.problems += [f"{field.name} is required ({field.accepts})" for field in missing]
+
+    def build(self, cls: type[T]) -> T:
+        """The instance with every value; groups keep the defaults that their parent chose."""
+        required = {f.name: self._values[(f.name,)] for f in fields_of(cls).values() if f.default is REQUIRED}
+        built: T = self._replace(cls(**required), ())
+        return built
+
+    def _replace(self, instance: Any, prefix: Key) -> Any:
+        changes: dict[str, Any] = {}
+        for name, field in fields_of(type(instance)).items():
+            key = (*prefix, name)
+            if field.is_group:
+                changes[name] = self._replace(getattr(instance, name), key)
+            elif key in self._values:
+                changes[name] = self._values[key]
+        return dataclasses.replace(instance, **changes)
+
+    def _add(self, cls: type[Any], values: Mapping[str, Any], prefix: Key, place: str) -> None:
+        for name, value in values.items():
+            key, field = (*prefix, name), fields_of(cls).get(name)
+            if field is None:
+                self.problems.append(f"{'.'.join(key)}: no such key{_did_you_mean(cls, prefix, name)}{place}")
+            elif field.is_group and isinstance(value, Mapping):
+                self._add(field.type, value, key, place)
+            elif field.is_group:
+                names = ", ".join(f"{'.'.join(key)}.{one}" for one in fields_of(field.type))
+                self.problems.append(f"{'.'.join(key)} is a group of keys, not a value: {names}{place}")
+            else:
+                self._add_value(key, field, value, place)
+
+    def _add_value(self, key: Key, field: Field, value: Any, place: str) -> None:
+        shown = f"{'.'.join(key)} = {json.dumps(value, ensure_ascii=False, default=str)}"
+        try:
+            self._values[key] = converted = _convert(field.type, value)
+        except TypeError:
+            self._values[key] = None  # given, if wrongly: not reported as missing too
+            self.problems.append(f"{shown}: must be {describe_type(field.type)}{_near(field, value)}{place}")
+            return
+        if field.bound is not None and converted is not None and not field.bound.accepts(converted):
+            self.problems.append(f"{shown}: must be {field.bound}{place}")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} does not exist") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{path}: not TOML ({error})") from error
+
+
+def _is_text(cls: type[Any], parts: Sequence[str]) -> bool:
+    kind: Any = cls
+    for part in parts:
+        field = fields_of(kind).get(part) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+        kind = field.type if field else None
+    return kind in (str, Path)
+
+
+def _nest(parts: Sequence[str], value: Any) -> dict[str, Any]:
+    for part in reversed(parts):
+        value = {part: value}
+    return dict(value)
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    """`value` as the type `kind`, or TypeError."""
+    if get_origin(kind) is Literal:
+        if any(type(value) is type(choice) and value == choice for choice in get_args(kind)):  # 1 == True
+            return value
+        raise TypeError
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        return tuple(_convert(get_args(kind)[0], item) for item in value)
+    if is_union(kind):
+        return _convert_union(kind, value)
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    if kind is str and isinstance(value, Path):
+        return str(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = _fraction(value)
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
+        raise TypeError
+    if isinstance(value, float) and not math.isfinite(value):
+        raise TypeError
+    return value
+
+
+def _convert_union(kind: Any, value: Any) -> Any:
+    for option in get_args(kind):
+        try:
+            return _convert(option, value)
+        except TypeError:
+            continue
+    raise TypeError
+
+
+def _fraction(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise TypeError from error
+
+
+def _near(field: Field, value: Any) -> str:
+    close = difflib.get_close_matches(str(value), field.choices, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _did_you_mean(cls: type[Any], prefix: Key, name: str) -> str:
+    """The nearest key of the same group, or the full name of a nested key that was written without it."""
+    group = "".join(f"{part}." for part in prefix)
+    keys = [setting.key for setting in describe(cls)]
+    nested = [key for key in keys if key.split(".")[-1] == name]
+    if nested:
+        return f"; did you mean {group}{nested[0]}?"
+    candidates = {key.split(".")[-1]: key for key in reversed(keys)} | {group: group for group in fields_of(cls)}
+    close = difflib.get_close_matches(name, candidates, n=1)
+    return f"; did you mean {group}{candidates[close[0]]}?" if close else ""

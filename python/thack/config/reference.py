@@ -1,0 +1,118 @@
+"""What a settings class accepts, read from its annotations: one walk for loading, help texts and documents."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Hashable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+from thack.schema.fields import Bound, Help
+
+REQUIRED = dataclasses.MISSING  # the default of a field that has none
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One field of a settings class: its type without annotations, its bound and its help."""
+
+    name: str
+    type: Any
+    bound: Bound | None
+    help: str
+    default: Any
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it holds settings of its own."""
+        return dataclasses.is_dataclass(self.type)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words it accepts, if it accepts only these."""
+        return tuple(map(str, get_args(self.type))) if get_origin(self.type) is Literal else ()
+
+    @property
+    def accepts(self) -> str:
+        """Its type and bound, as one phrase."""
+        bound = "" if self.bound is None else str(self.bound)
+        return ", ".join(filter(None, (describe_type(self.type), bound)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One key as users type it.
+
+    Args:
+        key: names of the groups and of the field, joined by dots.
+        field: the field that holds it.
+        default: its value where nothing is given; `REQUIRED` if there is none.
+    """
+
+    key: str
+    field: Field
+    default: Any
+
+
+def fields_of(cls: type[Any]) -> Mapping[str, Field]:
+    """The fields of a settings class by name, in order."""
+    return _fields_of(cast(Hashable, cls))
+
+
+@cache
+def _fields_of(cls: Any) -> Mapping[str, Field]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: _read(field, hints[field.name]) for field in dataclasses.fields(cls)}
+
+
+def describe(cls: type[Any]) -> tuple[Setting, ...]:
+    """Every key of a settings class in order; keys of groups are dotted.
+
+    Example:
+        >>> from thack.config import SamplingSettings, describe
+        >>> [setting.key for setting in describe(SamplingSettings)]
+        ['temperature', 'top_k', 'top_p', 'min_p', 'greedy']
+    """
+    return tuple(_walk(cls, None, ""))
+
+
+def describe_type(kind: Any) -> str:
+    """What values of a type look like in TOML."""
+    if get_origin(kind) is Literal:
+        return " | ".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return f"a list, each {describe_type(get_args(kind)[0])}"
+    if is_union(kind):
+        return " or ".join(describe_type(option) for option in get_args(kind) if option is not type(None))
+    return _NAMES.get(kind, str(getattr(kind, "__name__", kind)))
+
+
+def is_union(kind: Any) -> bool:
+    """Whether a type is `A | B`."""
+    return get_origin(kind) in (types.UnionType, Union)
+
+
+def _read(field: dataclasses.Field[Any], hint: Any) -> Field:
+    kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    texts = [extra.text for extra in extras if isinstance(extra, Help)]
+    bounds: list[Bound] = [extra for extra in extras if not isinstance(extra, Help)]
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return Field(
+        name=field.name,
+        type=kind,
+        bound=bounds[-1] if bounds else None,
+        help=texts[-1] if texts else "",
+        default=default,
+    )
+
+
+def _walk(cls: type[Any], instance: Any, prefix: str) -> Iterator[Setting]:
+    for field in fields_of(cls).values():
+        default = field.default if instance is None else getattr(instance, field.name)
+        if field.is_group:
+            yield from _walk(field.type, default, f"{prefix}{field.name}.")
+        else:
+            yield Setting(key=f"{prefix}{field.name}", field=field, default=default)

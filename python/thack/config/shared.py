@@ -1,0 +1,99 @@
+"""Groups of settings that several commands share: data, models, sampling, evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from thack.schema.fields import FRACTION, SEED, Above, AtLeast, Between, Help
+
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
+DTypeName = Literal["auto", "float32", "bfloat16"]
+
+Seed = Annotated[int, SEED, Help("seed of every random number")]
+Device = Annotated[str, Help("auto, cpu, cuda, cuda:1 or mps")]
+DType = Annotated[DTypeName, Help("precision of matrix products; auto: what the device is fast in")]
+Trackers = Annotated[tuple[TrackerName, ...], Help("also send metrics.jsonl to these trackers")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSettings:
+    """Prompts, with responses where a command needs them."""
+
+    path: Annotated[
+        str, Help("JSONL or Parquet with prompt and optional response, or a directory written by generate")
+    ] = ""
+    max_prompt_tokens: Annotated[int, AtLeast(1), Help("longer prompts are dropped or cut, see on_long")] = 1024
+    max_response_tokens: Annotated[
+        int, AtLeast(1), Help("longer responses are cut, and lose their end-of-response token")
+    ] = 128
+    on_long: Annotated[Literal["drop", "cut"], Help("what happens to a prompt longer than its maximum")] = "drop"
+    on_bad_line: Annotated[
+        Literal["stop", "skip"], Help("unreadable lines: stop and name the line, or skip and count")
+    ] = "stop"
+    limit: Annotated[int, AtLeast(0), Help("maximum number of prompts (0 = no limit)")] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSettings:
+    """How models that are not trained are loaded, for a teacher larger than one GPU or a quantised one."""
+
+    backend: Annotated[
+        Literal["auto", "native", "transformers"],
+        Help("implementation of the model; auto: native where the architecture is known"),
+    ] = "auto"
+    device_map: Annotated[
+        str, Help("device_map of transformers, such as auto (needs accelerate); empty: all on `device`")
+    ] = ""
+    dtype: Annotated[str, Help("precision of the weights, such as bfloat16; empty: float32")] = ""
+    quantization: Annotated[
+        str, Help('quantisation config of transformers as JSON, such as {"quant_method": "hqq", "nbits": 4}')
+    ] = ""
+    full_hash: Annotated[bool, Help("fingerprint every weight, instead of a sample of each tensor")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchitectureSettings:
+    """A model trained from scratch."""
+
+    family: Annotated[
+        Literal["decoder", "encoder-decoder"],
+        Help("decoder: thack's own; encoder-decoder: T5 of transformers (needs thack[hf])"),
+    ] = "decoder"
+    hidden_size: Annotated[int, AtLeast(1), Help("width of the hidden states")] = 128
+    num_layers: Annotated[int, AtLeast(1), Help("number of blocks")] = 2
+    num_heads: Annotated[int, AtLeast(1), Help("attention heads of a block")] = 4
+    num_kv_heads: Annotated[int, AtLeast(0), Help("heads of keys and values (0 = num_heads)")] = 0
+    intermediate_size: Annotated[
+        int, AtLeast(0), Help("width of the MLP (0 = 8/3 of hidden_size, rounded up to a multiple of 16)")
+    ] = 0
+    max_positions: Annotated[int, AtLeast(1), Help("longest sequence, prompt and response together")] = 256
+    tie_head: Annotated[bool, Help("share the weights of the embedding and the LM head")] = False
+    dropout: Annotated[float, Between(0, 1, without_high=True), Help("dropout rate in training")] = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingSettings:
+    """How responses are sampled."""
+
+    temperature: Annotated[float, Above(0), Help("sampling temperature; 1 is the model's own distribution")] = 1.0
+    top_k: Annotated[int, AtLeast(0), Help("sample from the k most likely tokens (0 = all)")] = 0
+    top_p: Annotated[
+        float,
+        Between(0, 1, without_low=True),
+        Help("sample from the most likely tokens that hold this probability together (1 = all)"),
+    ] = 1.0
+    min_p: Annotated[float, FRACTION, Help("drop tokens below this share of the largest probability (0 = none)")] = 0.0
+    greedy: Annotated[bool, Help("take the most likely token instead of sampling")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSettings:
+    """When a run is evaluated, and what is measured beside golden and proxy."""
+
+    count: Annotated[int, AtLeast(0), Help("evaluations per run, not counting the one at step 0")] = 12
+    spacing: Annotated[Literal["log", "linear"], Help("spread evaluations evenly in log(step) or in step")] = "log"
+    batch_size: Annotated[int, AtLeast(1), Help("sequences per forward pass")] = 64
+    student_samples: Annotated[bool, Help("also measure on responses newly sampled from the student")] = True
+    health: Annotated[bool, Help("also entropy, overlap, calibration, and divergence by position")] = True
+    bootstrap: Annotated[int, AtLeast(1), Help("resamples of prompts for each interval")] = 1000

@@ -1,0 +1,134 @@
+"""Groups of settings of a training run: optimizer, loss, source of responses, target, guard, memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from thack.config.shared import SamplingSettings
+from thack.schema.fields import FRACTION, Above, AtLeast, Between, Help
+from thack.schema.targets import DivergenceKind, TargetKind
+
+SourceKind = Literal["offline", "online-teacher", "online-student", "mixture"]
+
+_BETA = Between(0, 1, without_high=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerSettings:
+    """AdamW and its learning rate."""
+
+    learning_rate: Annotated[float, Above(0), Help("peak learning rate")] = 1e-3
+    schedule: Annotated[Literal["constant", "cosine"], Help("learning rate after the warm-up")] = "constant"
+    warmup_steps: Annotated[int, AtLeast(0), Help("steps over which the learning rate rises linearly from 0")] = 20
+    weight_decay: Annotated[float, AtLeast(0), Help("decoupled weight decay")] = 0.0
+    beta1: Annotated[float, _BETA, Help("decay of the mean of gradients")] = 0.9
+    beta2: Annotated[float, _BETA, Help("decay of the mean of squared gradients")] = 0.999
+    clip_norm: Annotated[float, AtLeast(0), Help("largest norm of the gradient (0 = no clipping)")] = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossSettings:
+    """What is minimised: weight · divergence + the terms of `add` + ce_weight · cross-entropy."""
+
+    divergence: Annotated[DivergenceKind, Help("divergence between teacher and student")] = "forward_kl"
+    beta: Annotated[float, FRACTION, Help("jsd: M = β·teacher + (1−β)·student; the loss shrinks as β nears 0 or 1")] = (
+        0.5
+    )
+    skew: Annotated[float, FRACTION, Help("skewed_kl: KL(teacher ‖ skew·teacher + (1−skew)·student)")] = 0.1
+    temperature: Annotated[
+        float, Above(0), Help("temperature of both distributions; loss and gradient are scaled by T²")
+    ] = 1.0
+    weight: Annotated[float, AtLeast(0), Help("weight of the divergence, where the loss is a sum")] = 1.0
+    add: Annotated[tuple[str, ...], Help('further divergences with weights, such as ["reverse_kl:0.5"]')] = ()
+    ce_weight: Annotated[float, AtLeast(0), Help("weight of the cross-entropy on the response tokens")] = 0.0
+    fused: Annotated[
+        bool | Literal["auto"], Help("compute LM head and loss together, chunk by chunk, never all logits at once")
+    ] = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSettings:
+    """Who writes the responses, and when."""
+
+    kind: Annotated[
+        SourceKind, Help("given responses, newly sampled ones by teacher or student (on-policy), or a mixture")
+    ] = "offline"
+    online_fraction: Annotated[float, FRACTION, Help("mixture: share of every batch that is newly sampled")] = 0.5
+    online_by: Annotated[Literal["teacher", "student"], Help("mixture: which model writes that share")] = "teacher"
+    refresh_steps: Annotated[
+        int, AtLeast(1), Help("online responses are sampled for this many steps at once, at most an epoch")
+    ] = 16
+    batch_size: Annotated[int, AtLeast(1), Help("prompts per generation batch; batches are shared among ranks")] = 256
+    sampling: Annotated[SamplingSettings, Help("how online responses are sampled")] = field(
+        default_factory=SamplingSettings
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSettings:
+    """What is kept of a live teacher's distribution: the loss of detail of a cache, without the cache."""
+
+    kind: Annotated[
+        TargetKind, Help("kind of target; mixed: the k most likely ids, the tail from draws and a prior")
+    ] = "dense"
+    k: Annotated[int, AtLeast(1), Help("ids kept per token; multinomial: draws per token")] = 16
+    redraw: Annotated[bool, Help("given responses: draw again in every epoch, which no cache can")] = False
+    tail_draws: Annotated[int, AtLeast(0), Help("mixed: unbiased draws that represent the tail")] = 0
+    tail_prior: Annotated[
+        float, FRACTION, Help("mixed: share of the tail mass that follows the mean tail of the training data")
+    ] = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardSettings:
+    """A guard: at every evaluation, the detector that needs no oracle can change or stop the run."""
+
+    on: Annotated[bool, Help("watch for memorisation without an oracle, and act by guard.policy")] = False
+    policy: Annotated[
+        Literal["refresh", "raise-online", "stop"],
+        Help("after an alarm: add newly sampled responses, train partly online, or stop"),
+    ] = "refresh"
+    budget: Annotated[int, AtLeast(1), Help("refresh: newly sampled responses per prompt over the whole run")] = 6
+    every: Annotated[
+        int, AtLeast(0), Help("refresh: epochs between two new responses of a prompt (0 = all at the alarm)")
+    ] = 1
+    growth: Annotated[float, Above(0), Help("refresh: interval growth factor")] = 1.0
+    then: Annotated[Literal["stop", "continue"], Help("refresh: what happens once every new response was used")] = (
+        "stop"
+    )
+    online_fraction: Annotated[
+        float, FRACTION, Help("raise-online: share of every batch that the teacher newly samples")
+    ] = 0.25
+    threshold: Annotated[float, AtLeast(0), Help("threshold of the detector (0 = its default)")] = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSettings:
+    """When the state of a run is saved."""
+
+    every_steps: Annotated[int, AtLeast(0), Help("steps between checkpoints (0 = at evaluations and at the end)")] = 0
+    keep: Annotated[int, AtLeast(1), Help("newest checkpoints that are kept; two are kept in any case")] = 2
+    background: Annotated[bool, Help("write while training continues; false: less memory")] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelSettings:
+    """Several processes, started by torchrun or srun. With one process, nothing here has an effect."""
+
+    strategy: Annotated[
+        Literal["auto", "ddp", "fsdp"],
+        Help("ddp: replicas; fsdp: sharded; auto: sharded only if a replica would fill half a GPU"),
+    ] = "auto"
+    shard_teacher: Annotated[bool, Help("shard a live teacher too; it is gathered to generate and to evaluate")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemorySettings:
+    """Memory and speed options. They do not change the result beyond floating-point rounding."""
+
+    checkpoint_activations: Annotated[
+        bool, Help("activation checkpointing: recompute each block in the backward pass")
+    ] = False
+    master_weights: Annotated[bool, Help("weights and optimizer state in float32; false: in `dtype`")] = True
+    compile: Annotated[bool, Help("run each block through torch.compile, on GPUs")] = False
