@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
-from thack.schema.fields import Bound, Help
+from thack.schema.fields import Bound, Each, Help
 
 REQUIRED = dataclasses.MISSING  # the default of a field that has none
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
@@ -38,8 +38,8 @@ class Field:
     @property
     def accepts(self) -> str:
         """Its type and bound, as one phrase."""
-        bound = "" if self.bound is None else str(self.bound)
-        return ", ".join(filter(None, (describe_type(self.type), bound)))
+        bound = self.bound.bound if isinstance(self.bound, Each) else self.bound
+        return describe_type(self.type) if bound is None else f"{describe_type(self.type)}, {bound}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,5 +102,5 @@ def test_describe_names_types_and_bounds() -> None:
     assert found["loss.fused"].accepts == "true or false or auto"
     assert found["out"].accepts == "a path"
     assert {s.key: s.field for s in describe(ExperimentSettings)}["axes.budget"].accepts == (
-        "a list, each a whole number, a list, each 1 or more"
+        "a list, each a whole number, 1 or more"
     )

@@ -47,9 +47,9 @@ def test_a_product_of_ones_own_runs_beside_the_figures() -> None:
 @pytest.mark.parametrize(
     ("sets", "told"),
     [
-        (["axes.budget=[0]"], "axes.budget = [0]: must be 1 or more"),
-        (["axes.diversity=[0]"], "diversity = 0"),
-        (["axes.fraction_online=[1.5]"], "fraction_online = 1.5"),
+        (["axes.budget=[0]"], "axes.budget = [0]: must be a list, each 1 or more"),
+        (["axes.diversity=[0]"], "axes.diversity = [0]: must be a list, each 1 or more"),
+        (["axes.fraction_online=[1.5]"], "axes.fraction_online = [1.5]: must be a list, each between 0 and 1"),
         (["axes.target=['top-k']"], "top-k:64"),
         (["arms=['offline', 'mixture']"], "say of how much"),
         (["figures=['F9']"], "no figure 'F9'"),
