@@ -17,13 +17,15 @@ import numpy as np
 from thack.detection.power_law import student_quantile
 from thack.reporting.csv_text import csv_text
 from thack.reporting.grid import GridArm
-from thack.reporting.runs import Run
+from thack.reporting.inputs import JudgedRun
 
 Answer = Literal["holds", "does not hold", "inconclusive"]
 RISE = 0.03  # the verdict's margin: controls rose by up to 2.4 %
 _CONFIDENCE = 0.95
-_CSV_HEAD = ("figure", "claim", "measure", "unit", "should_be_above", "should_be_below")
-_CSV_HEAD += ("mean", "low", "high", "seeds", "answer")
+_CSV_HEAD = (
+    *("figure", "claim", "measure", "unit", "should_be_above", "should_be_below"),
+    *("mean", "low", "high", "seeds", "answer"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,7 @@ def one(
         yield Claim(figure=figure, text=text, measure=measure, unit=unit, low=low, high=high, effect=effect_of(by_seed))
 
 
-def values(arm: GridArm | None, number: Callable[[Run], float | None]) -> dict[int, float]:
+def values(arm: GridArm | None, number: Callable[[JudgedRun], float | None]) -> dict[int, float]:
     if arm is None:
         return {}
     found = {run.seed: number(run) for run in arm.arm.runs if run.seed is not None}
@@ -109,11 +111,11 @@ def alarms(arm: GridArm | None) -> dict[int, float]:
     return values(arm, lambda run: float(run.suspicion.alarm_step is not None))
 
 
-def golden_end(run: Run) -> float | None:
+def golden_end(run: JudgedRun) -> float | None:
     return run.verdict.golden.end if run.verdict.golden else None
 
 
-def proxy_end(run: Run) -> float | None:
+def proxy_end(run: JudgedRun) -> float | None:
     return run.verdict.proxy.end if run.verdict.proxy else None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from thack.detection import Margins
 from thack.errors import DataError
 from thack.files import read_json
-from thack.reporting.runs import Arm, read_run
+from thack.reporting.inputs import ArmRuns, read_run
 from thack.schema.targets import live_word
 
 SUMMARY = "experiment.json"
@@ -22,7 +22,7 @@ class GridArm:
 
     axes: Mapping[str, Any]
     figures: tuple[str, ...]
-    arm: Arm
+    arm: ArmRuns
     bytes_per_token: int | None = None  # of the record that holds its target
 
 
@@ -112,7 +112,7 @@ def _gather(directory: Path, rows: Sequence[Mapping[str, Any]], margins: Margins
             axes=found[0]["axes"],
             figures=tuple(found[0]["figures"]),
             bytes_per_token=found[0].get("bytes_per_token"),
-            arm=Arm(name, tuple(read_run(directory / row["path"], (name, row["seed"]), margins) for row in found)),
+            arm=ArmRuns(name, tuple(read_run(directory / row["path"], (name, row["seed"]), margins) for row in found)),
         )
         for name, found in by_name.items()
     ]

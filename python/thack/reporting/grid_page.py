@@ -1,24 +1,26 @@
-"""A grid's page: which claims hold first, then each figure with its numbers, then what it stands on."""
+"""A grid's page: which claims hold first, then each figure with its numbers, then what it rests on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from thack.files import flattened
-from thack.reporting import tables
+from thack.reporting import details, tables
+from thack.reporting.details import Folded
 from thack.reporting.effects import Claim
 from thack.reporting.grid import Grid
-from thack.reporting.grid_figures import Plate
+from thack.reporting.grid_figures import PaperFigure
 from thack.reporting.health import health_table
-from thack.reporting.html import folded, section, table, tag, text
-from thack.reporting.page import document
+from thack.reporting.inputs import ReportInput
+from thack.reporting.page import legend
 from thack.reporting.prose import percent
-from thack.reporting.runs import Subject, shown
-from thack.reporting.scores import detector_scores
-from thack.reporting.style import INSTALL
-from thack.reporting.words import GLOSSARY
+from thack.reporting.render import render
+from thack.reporting.rendered import RenderedFigure
+from thack.reporting.scores import ABOUT_SCORES, detector_scores
+from thack.reporting.table import DASH, Row, Table, pill, strong, table
 
-BIBTEX = """@inproceedings{tiapkin2025teacherhacking,
+_CITATION = """@inproceedings{tiapkin2025teacherhacking,
   title     = {On Teacher Hacking in Language Model Distillation},
   author    = {Tiapkin, Daniil and Calandriello, Daniele and Ferret, Johan and Perrin, Sarah and
                Vieillard, Nino and Ram{\\'e}, Alexandre and Blondel, Mathieu},
@@ -32,45 +34,88 @@ _INTRO = (
     "then it has learned the teacher’s mistakes. That is teacher hacking. This page shows when it happens, what "
     "makes it worse and what prevents it, measured in runs of one experiment that differ in one thing at a time."
 )
-_READING = (
-    "A claim holds where the whole 95 % interval over seeds lies on its side of the bound, does not hold where all of "
-    "it lies on the other side, and is inconclusive in between. Few seeds make wide intervals: with three, the mean "
-    "± 2.5 standard deviations. A rise counts from 3 % on, because healthy controls rose by up to 2.4 %. "
+_ABOUT_CLAIMS = (
+    "A claim holds if the whole 95 % interval over seeds is on its side of the bound. It does not hold if all of the "
+    "interval is on the other side, and is inconclusive in between. Few seeds make wide intervals: with three, the "
+    "mean ± 2.5 standard deviations. A rise counts from 3 % on, because healthy controls rose by up to 2.4 %. "
     "Every arm takes the same number of optimizer steps."
 )
 
 
-def render_grid(grid: Grid, plates: Sequence[Plate], svgs: Mapping[str, str]) -> str:
-    """`svgs` are the panels by name; empty without matplotlib."""
-    told = [claim for plate in plates for claim in plate.claims]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FigureSection:
+    """One figure of the paper, as the page shows it."""
+
+    name: str
+    title: str
+    summary: str
+    legend: tuple[tuple[str, str], ...]
+    plots: tuple[RenderedFigure, ...]
+    claims: Table | None
+    arms: Table
+    runs: Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridPage:
+    """Everything that the page shows, in its order. A table that is None is left out."""
+
+    title: str
+    kicker: str
+    headline: str
+    intro: str
+    progress: str
+    failed: Folded | None
+    claims: Table | None
+    about_claims: str
+    figures: tuple[FigureSection, ...]
+    missing_plots: str
+    scores: Table | None
+    about_scores: str
+    scores_by_task: tuple[Folded, ...]
+    health: Table | None
+    total_cost: str
+    costs: Table | None
+    folded_settings: tuple[Folded, ...]
+    citation: str
+
+
+def grid_page(grid: Grid, figures: Sequence[PaperFigure], *, missing_plots: str = "") -> str:
+    """The page as HTML; `missing_plots` says how to get plots where none can be drawn."""
+    found = [claim for figure in figures for claim in figure.claims]
     cells, seeds = len(grid.rows), len({row["seed"] for row in grid.rows})
-    kicker = f"{grid.title or 'thack experiment'} · {cells} runs · {seeds} seed{'s' if seeds > 1 else ''}"
-    head = tag("header", tag("p", text(kicker), class_="kicker"), tag("h1", text(headline(told))))
-    body = [
-        tag("p", text(_INTRO), class_="intro"),
-        _missing(grid),
-        section("claims", "Claims", _claims_table(told), tag("p", text(_READING), class_="note")),
-        *(_plate(plate, svgs) for plate in plates),
-        _detectors(grid),
-        section("health", "Health of the students", health_table(_subject(grid))),
-        section("costs", "Costs", _costs(grid)),
-        section("settings", "Settings", _settings(grid), tables.environment(_subject(grid))),
-        section(
-            "glossary", "Words", tag("dl", *(tag("dt", text(w)) + tag("dd", text(m)) for w, m in GLOSSARY.items()))
-        ),
-        section("cite", "The paper", tag("pre", tag("code", text(BIBTEX)))),
-    ]
-    footer = tag("footer", text("Written by thack. Numbers behind each figure: plots/*.csv beside this file."))
-    return document(grid.title or "thack experiment", head + tag("main", *body) + footer)
+    report = ReportInput(title=grid.title, arms=tuple(arm.arm for arm in grid.arms))
+    scores = detector_scores(report.runs)
+    page = GridPage(
+        title=grid.title or "thack experiment",
+        kicker=f"{grid.title or 'thack experiment'} · {cells} runs · {seeds} seed{'s' if seeds > 1 else ''}",
+        headline=headline(found),
+        intro=_INTRO,
+        progress=_progress(grid),
+        failed=_failed(grid),
+        claims=_claims(found),
+        about_claims=_ABOUT_CLAIMS,
+        figures=tuple(_section(figure) for figure in figures),
+        missing_plots=missing_plots,
+        scores=scores,
+        about_scores=ABOUT_SCORES,
+        scores_by_task=tuple(_scores_by_task(grid)) if scores else (),
+        health=health_table(report),
+        total_cost=_total_cost(float(grid.summary.get("cpu_seconds", 0.0))),
+        costs=_costs(grid.summary.get("stages", {})),
+        folded_settings=(_settings(grid), *details.environments(report)),
+        citation=_CITATION,
+    )
+    return render("grid.html.jinja", page)
 
 
-def headline(told: Sequence[Claim]) -> str:
+def headline(found: Sequence[Claim]) -> str:
     """The answer, in one sentence."""
-    if not told:
+    if not found:
         return "No claim can be judged yet"
-    counts = {answer: sum(claim.answer == answer for claim in told) for answer in ("holds", "does not hold")}
-    open_ = len(told) - sum(counts.values())
-    parts = [f"{counts['holds']} of {len(told)} claims hold at this size"]
+    counts = {answer: sum(claim.answer == answer for claim in found) for answer in ("holds", "does not hold")}
+    open_ = len(found) - sum(counts.values())
+    parts = [f"{counts['holds']} of {len(found)} claims hold at this size"]
     if counts["does not hold"]:
         parts.append(f"{counts['does not hold']} do{'es' if counts['does not hold'] == 1 else ''} not")
     if open_:
@@ -78,127 +123,89 @@ def headline(told: Sequence[Claim]) -> str:
     return "; ".join(parts)
 
 
-def _claims_table(told: Sequence[Claim]) -> str:
-    rows = [
-        [
-            text(claim.figure),
-            text(claim.text),
-            tag("strong", text(_number(claim.effect.mean, claim.unit))) + tag("small", f" {text(claim.measure)}"),
-            text(_interval(claim)),
-            str(len(claim.effect.by_seed)),
-            tag("span", text(claim.answer), class_=f"pill {claim.answer.replace(' ', '-')}"),
-        ]
-        for claim in told
-    ]
+def _claims(found: Sequence[Claim]) -> Table | None:
     head = ["figure", "claim", "measured", "95 % over seeds", "seeds", "answer"]
-    return table(head, rows, class_="claims stacked") if rows else ""
+    rows: list[Row] = [
+        [
+            claim.figure,
+            claim.text,
+            strong(_number(claim.effect.mean, claim.unit), f" {claim.measure}"),
+            _interval(claim),
+            str(len(claim.effect.by_seed)),
+            pill(claim.answer),
+        ]
+        for claim in found
+    ]
+    return table(head, rows, "claims stacked") if rows else None
 
 
 def _interval(claim: Claim) -> str:
     low, high = claim.effect.low, claim.effect.high
-    return "–" if low is None or high is None else f"{_number(low, claim.unit)} … {_number(high, claim.unit)}"
+    return DASH if low is None or high is None else f"{_number(low, claim.unit)} … {_number(high, claim.unit)}"
 
 
 def _number(value: float, unit: str) -> str:
     if unit == "%":
         return percent(value)
-    shown_ = {"points": f"{100 * value:+.1f} points", "nats": f"{value:+.3f} nats", "runs": f"{value:+.2f}"}[unit]
-    return shown_.replace("-", "−")
+    written = {"points": f"{100 * value:+.1f} points", "nats": f"{value:+.3f} nats", "runs": f"{value:+.2f}"}[unit]
+    return written.replace("-", "−")
 
 
-def _plate(plate: Plate, svgs: Mapping[str, str]) -> str:
-    drawn = [panel for panel in plate.panels if panel.name in svgs]
-    figures = [
-        tag(
-            "figure",
-            tag("h3", text(panel.title)),
-            svgs[panel.name],
-            tag("figcaption", text(panel.caption)),
-            class_="large" if len(drawn) == 1 and plate.name == "F4" else "small",
-        )
-        for panel in drawn
-    ]
-    legend = tag(
-        "p",
-        *(
-            tag("span", tables.swatch(colour), text(arm.name))
-            for arm, colour in zip(plate.arms, plate.colours, strict=True)
-        ),
-        class_="legend",
-    )
-    plots = tag("div", *figures, class_="figures") if figures else tag("p", "Figures: ", tag("code", text(INSTALL)))
-    subject = Subject(title=None, arms=plate.arms)
-    return section(
-        plate.name,
-        plate.title,
-        tag("p", text(f"The paper: {plate.says}" if plate.name not in ("target", "once", "axes") else plate.says)),
-        legend,
-        plots,
-        folded("its claims", _claims_table(plate.claims)),
-        folded("its arms", tables.arm_results(subject, plate.colours), tables.results(subject, plate.colours)),
-        tag("p", "Numbers: ", tag("code", text(f"plots/{plate.name}.csv")), class_="note"),
+def _section(figure: PaperFigure) -> FigureSection:
+    report = ReportInput(title=None, arms=figure.arms)
+    return FigureSection(
+        name=figure.name,
+        title=figure.title,
+        summary=figure.summary,
+        legend=legend(figure.arms, figure.colours),
+        plots=figure.plots,
+        claims=_claims(figure.claims),
+        arms=tables.arm_results(report, figure.colours),
+        runs=tables.results(report, figure.colours),
     )
 
 
-def _detectors(grid: Grid) -> str:
-    """All runs together, then each task on its own: a threshold that was set on one is tried on the others there."""
-    every = detector_scores(_subject(grid))
-    if not every:
-        return ""
+def _scores_by_task(grid: Grid) -> list[Folded]:
+    """The detectors' scores for each task alone: a threshold that was set on one is tried on the others there."""
     tasks = list(dict.fromkeys(arm.axes["task"] for arm in grid.arms))
-    by_task = [
-        folded(
-            f"task {task}",
-            detector_scores(Subject(title=None, arms=tuple(arm.arm for arm in grid.arms if arm.axes["task"] == task))),
-        )
-        for task in (tasks if len(tasks) > 1 else [])
-    ]
-    return section("detectors", "Without an oracle", every, *by_task)
+    found = []
+    for task in tasks if len(tasks) > 1 else []:
+        runs = [run for arm in grid.arms if arm.axes["task"] == task for run in arm.arm.runs]
+        if (scores := detector_scores(runs)) is not None:
+            found.append(Folded(title=f"task {task}", table=scores))
+    return found
 
 
-def _missing(grid: Grid) -> str:
-    """Cells that failed or are not there yet: what follows rests on the others."""
-    failed = [row for row in grid.unfinished if row["state"] == "failed"]
-    told = []
-    if failed:
-        rows = [[str(row["cell"]), text(row["arm"]), str(row["seed"]), text(row["error"] or "")] for row in failed]
-        told.append(folded(f"{len(failed)} failed", table(["cell", "arm", "seed", "error"], rows)))
-    waiting = len(grid.unfinished) - len(failed)
-    if waiting or failed:
-        words = (
-            f"{len(grid.rows) - len(grid.unfinished)} of {len(grid.rows)} cells are finished; the claims rest on those."
-        )
-        return tag("div", tag("p", text(words)), *told, class_="warning")
-    return ""
-
-
-def _costs(grid: Grid) -> str:
-    stages: Mapping[str, Mapping[str, float]] = grid.summary.get("stages", {})
-    rows = [
-        [
-            text(name),
-            f"{entry['count']:g}",
-            f"{entry['cpu_seconds']:,.0f}",
-            f"{entry['cpu_seconds'] / entry['count']:,.1f}",
-        ]
-        for name, entry in stages.items()
-    ]
-    total = float(grid.summary.get("cpu_seconds", 0.0))
-    if not rows:
+def _progress(grid: Grid) -> str:
+    """How many cells are finished; empty if all are."""
+    finished = len(grid.rows) - len(grid.unfinished)
+    if not grid.unfinished:
         return ""
-    words = (
-        f"{total / 60:,.1f} minutes of processor time in all, with every stage counted once; on two quiet cores about "
-        f"{total / 120:,.1f} minutes."
+    return f"{finished} of {len(grid.rows)} cells are finished; the claims rest on those."
+
+
+def _failed(grid: Grid) -> Folded | None:
+    failed = [row for row in grid.unfinished if row["state"] == "failed"]
+    rows: list[Row] = [[str(row["cell"]), str(row["arm"]), str(row["seed"]), str(row["error"] or "")] for row in failed]
+    title = f"{len(failed)} failed"
+    return Folded(title=title, table=table(["cell", "arm", "seed", "error"], rows)) if failed else None
+
+
+def _total_cost(seconds: float) -> str:
+    return (
+        f"{seconds / 60:,.1f} minutes of processor time in all, with every stage counted once; on two quiet cores "
+        f"about {seconds / 120:,.1f} minutes."
     )
-    head = ["stage", "how many", "processor seconds", "each"]
-    return tag("p", text(words)) + table(head, rows, class_="numbers")
 
 
-def _settings(grid: Grid) -> str:
+def _costs(stages: Mapping[str, Mapping[str, float]]) -> Table | None:
+    rows: list[Row] = [
+        [name, f"{one['count']:g}", f"{one['cpu_seconds']:,.0f}", f"{one['cpu_seconds'] / one['count']:,.1f}"]
+        for name, one in stages.items()
+    ]
+    return table(["stage", "how many", "processor seconds", "each"], rows, "numbers") if rows else None
+
+
+def _settings(grid: Grid) -> Folded:
     flat = flattened(grid.summary.get("settings", {}))
-    rows = [[tag("code", text(key)), tag("code", text(shown(value)))] for key, value in flat.items()]
-    return folded(f"{len(rows)} settings", table(["setting", "value"], rows))
-
-
-def _subject(grid: Grid) -> Subject:
-    return Subject(title=grid.title, arms=tuple(arm.arm for arm in grid.arms))
+    return Folded(title=f"{len(flat)} settings", table=details.facts("setting", flat))

@@ -1,11 +1,11 @@
-"""Health beside the metrics, in one table: does the student ramble, repeat itself, or grow too sure?"""
+"""Health beside the metrics: does the student ramble, repeat itself, or grow too sure?"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from thack.reporting.html import table, text
-from thack.reporting.runs import Arm, Run, Subject
+from thack.reporting.inputs import ArmRuns, JudgedRun, ReportInput
+from thack.reporting.table import Row, Table, table
 
 # column → its heading, and how its number is written
 _COLUMNS = {
@@ -20,28 +20,24 @@ _COLUMNS = {
 }
 
 
-def health_table(subject: Subject) -> str:
-    """At golden's minimum → at the end, medians over seeds; nothing where no run measured it."""
-    present = [
-        column for column in _COLUMNS if any(column in run.curves.columns for arm in subject.arms for run in arm.runs)
-    ]
-    if not present:
-        return ""
-    rows = [[text(arm.name), *(_cell(arm, column) for column in present)] for arm in subject.arms]
+def health_table(report: ReportInput) -> Table | None:
+    """At golden's minimum → at the end, medians over seeds; None if no run measured it."""
+    present = [column for column in _COLUMNS if any(column in run.curves.columns for run in report.runs)]
+    rows: list[Row] = [[arm.name, *(_cell(arm, column) for column in present)] for arm in report.arms]
     rows = [row for row in rows if any(row[1:])]
-    return table(["arm", *(_COLUMNS[column][0] for column in present)], rows, class_="stacked")
+    return table(["arm", *(_COLUMNS[column][0] for column in present)], rows, "stacked") if present else None
 
 
-def _cell(arm: Arm, column: str) -> str:
+def _cell(arm: ArmRuns, column: str) -> str:
     pairs = [pair for run in arm.runs if (pair := _then_and_end(run, column)) is not None]
     if not pairs:
         return ""
     form = _COLUMNS[column][1]
     then, end = (form.format(float(np.median(values))) for values in zip(*pairs, strict=True))
-    return text(f"{then} → {end}".replace("%", " %"))
+    return f"{then} → {end}".replace("%", " %")
 
 
-def _then_and_end(run: Run, column: str) -> tuple[float, float] | None:
+def _then_and_end(run: JudgedRun, column: str) -> tuple[float, float] | None:
     value_E = run.curves.columns.get(column)
     if value_E is None or not np.isfinite(value_E).any():
         return None

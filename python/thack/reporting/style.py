@@ -1,10 +1,9 @@
-"""How figures look, whatever the user's matplotlibrc says. matplotlib is imported when drawing."""
+"""How figures look, whatever the user's matplotlibrc says."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from thack.errors import UsageError
 from thack.reporting.colours import GRID, INK, MUTED
@@ -12,7 +11,7 @@ from thack.reporting.colours import GRID, INK, MUTED
 INSTALL = "pip install 'thack[plot]'"
 SIZE = (4.2, 3.1)  # inches; at 96 px per inch that is a phone's width, so that text stays legible there
 SMALL = (3.4, 2.7)  # for three beside each other on a wide page
-_STYLE: dict[str, Any] = {
+_STYLE: Mapping[str, object] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "axes.edgecolor": MUTED.light,
@@ -31,6 +30,7 @@ _STYLE: dict[str, Any] = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
     "text.color": INK.light,
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "lines.linewidth": 1.6,
     "lines.markersize": 3.6,
     "legend.frameon": False,
@@ -46,7 +46,7 @@ _STYLE: dict[str, Any] = {
 def styled() -> Iterator[None]:
     """Draw and save within this; refuses with the line to type where matplotlib is missing."""
     try:
-        import matplotlib as mpl
+        import matplotlib as mpl  # an extra, and slow to import
     except ImportError as error:
         raise UsageError("figures need matplotlib", hint=INSTALL) from error
     with mpl.rc_context():

@@ -1,13 +1,17 @@
-"""From a matplotlib figure to SVG that belongs into a page: small, its text text, its colours the page's."""
+"""From a matplotlib figure to SVG: a file of its own, or a part of a page in the page's fonts and colours."""
 
 from __future__ import annotations
 
 import io
 import re
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from markupsafe import Markup
 
 from thack.reporting.colours import ALL, INK
 from thack.reporting.style import styled
+from thack.reporting.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,37 +20,54 @@ _VARIABLES = {
     colour.light: "currentColor" if colour is INK else f"var(--{colour.variable},{colour.light})" for colour in ALL
 }
 _COLOUR = re.compile("|".join(_VARIABLES))
+_FONT = re.compile(r"font: (?:(bold|italic) )?([\d.]+)px [^;\"]+")
+_NOT_SHOWN = {"metadata", "style"}
 
 
 def file_svg(figure: Figure) -> str:
-    """A stand-alone SVG file, without dates, the same bytes for the same numbers."""
+    """A stand-alone SVG file, without dates: the same numbers give the same bytes."""
     buffer = io.StringIO()
     with styled():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "thack"})
     return buffer.getvalue()
 
 
-def inline_svg(figure: Figure, *, name: str, label: str) -> str:
-    """An `<svg>` element for HTML: ids carry `name`, colours are CSS variables, fonts are the page's."""
-    text = file_svg(figure)
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
-    text = re.sub(r'(xlink:href="|href="|url\()#', rf"\1#{name}-", text)
-    text = re.sub(r"font: (?:(bold|italic) )?([\d.]+)px [^;\"]+", _font, text)
-    text = re.sub(r"font-family: [^;\"]+;? ?", "", text)
-    text = re.sub(r"<style[^>]*>\*\{[^}]*\}</style>", "", text)
-    text = _COLOUR.sub(lambda match: _VARIABLES[match.group()], text)
-    opening = re.match(r"<svg[^>]*>", text)
-    assert opening is not None
-    box = re.search(r'viewBox="[^"]*"', opening.group())
-    assert box is not None
-    head = (
-        f'<svg {box.group()} role="img" aria-label="{label}" xmlns="http://www.w3.org/2000/svg" '
-        'xmlns:xlink="http://www.w3.org/1999/xlink">'
-    )
-    return head + text[opening.end() :].strip()
+def inline_svg(figure: Figure, *, name: str, label: str) -> Markup:
+    """An `<svg>` element for HTML: the only markup in this package that no template writes.
+
+    Args:
+        figure: What is drawn.
+        name: Precedes every id, so that the figures of a page share none.
+        label: Says what is drawn, for those who cannot see it.
+    """
+    root = ElementTree.fromstring(file_svg(figure))
+    prefix = re.sub(r"\W+", "-", name)
+    for element in root.iter():
+        for child in [child for child in element if _local(child.tag) in _NOT_SHOWN]:
+            element.remove(child)
+        element.tag = _local(element.tag)
+        element.text = element.text and printable(element.text)
+        attributes = {_local(key): _attribute(_local(key), value, prefix) for key, value in element.attrib.items()}
+        element.attrib.clear()
+        element.attrib.update(attributes)
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": printable(label)}
+    return Markup(ElementTree.tostring(root, encoding="unicode").strip())
+
+
+def _local(name: str) -> str:
+    """A name without its namespace: HTML knows what is SVG by where it stands."""
+    return name.rpartition("}")[2]
+
+
+def _attribute(name: str, value: str, prefix: str) -> str:
+    if name == "id":
+        return f"{prefix}-{value}"
+    if name == "href":
+        return value.replace("#", f"#{prefix}-", 1)
+    value = value.replace("url(#", f"url(#{prefix}-")
+    if name == "style":
+        value = re.sub(r"font-family: [^;]+;? ?", "", _FONT.sub(_font, value))
+    return _COLOUR.sub(lambda match: _VARIABLES[match.group()], value)
 
 
 def _font(match: re.Match[str]) -> str:

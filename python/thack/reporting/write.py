@@ -1,4 +1,4 @@
-"""Write the report and the files beside it."""
+"""Write the reports, and the files beside them."""
 
 from __future__ import annotations
 
@@ -7,64 +7,72 @@ from pathlib import Path
 
 from thack.detection import Margins
 from thack.files import explained, write_text
+from thack.reporting.bands import curves_csv
 from thack.reporting.effects import claims_csv
 from thack.reporting.figures import colours_of
 from thack.reporting.grid import load_grid
-from thack.reporting.grid_figures import CURVE_WORDS, Plate, plates
-from thack.reporting.grid_page import render_grid
-from thack.reporting.lines import table_of
-from thack.reporting.page import render
-from thack.reporting.panels import Drawn, draw
-from thack.reporting.runs import load
-from thack.reporting.style import available
-from thack.reporting.svg import file_svg, inline_svg
+from thack.reporting.grid_figures import CURVES, paper_figures
+from thack.reporting.grid_page import grid_page
+from thack.reporting.inputs import load
+from thack.reporting.page import runs_page
+from thack.reporting.run_figures import run_figures
+from thack.reporting.style import INSTALL, available
 
 
 def write_report(runs: Sequence[Path], out: Path, *, title: str | None = None, margins: Margins | None = None) -> Path:
     """Write one HTML file about one or several runs, and plots/*.svg with their numbers as CSV beside it.
 
-    Runs that differ in their seed only are one arm, shown as a band: `experiment.json` beside the report or
-    the runs says so (`{"title": …, "runs": [{"path": …, "arm": …, "seed": …}]}`), or names such as
-    `offline-seed3`. Without matplotlib the page has its tables and says what to install.
+    Runs that differ in their seed only are one arm, shown as a band. A file `experiment.json` beside the report or
+    the runs names arms and seeds: `{"title": …, "runs": [{"path": …, "arm": …, "seed": …}]}`. So do names of
+    directories such as `offline-seed3`. Without matplotlib the page has its tables and says what to install.
+
+    Args:
+        runs: Run directories, or metrics logs of other trainers.
+        out: The HTML file.
+        title: Of the page; by default that of experiment.json, or the verdict.
+        margins: What counts as a rise; by default `Margins()`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UsageError: `runs` is empty, or `out` cannot be written.
+        DataError: one of `runs` cannot be read.
+
+    Example:
+        >>> write_report([Path("runs/a"), Path("runs/b")], Path("report.html"))  # doctest: +SKIP
+        PosixPath('report.html')
     """
-    subject = load(runs, out, title=title, margins=margins)
-    colours = colours_of(subject.arms)
-    drawn: list[Drawn] = draw(subject) if available() else []
-    svgs = {one.name: inline_svg(one.figure, name=one.name, label=one.title) for one in drawn}
-    page = render(subject, colours, drawn, svgs)
-    plots = out.parent / "plots"
-    with explained(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if drawn:
-            plots.mkdir(exist_ok=True)
-    for one in drawn:
-        write_text(plots / f"{one.name}.svg", file_svg(one.figure))
-        write_text(plots / f"{one.name}.csv", table_of(subject.arms, one.words))
+    report = load(runs, out, title=title, margins=margins)
+    colours = colours_of(report.arms)
+    figures = list(run_figures(report, colours)) if available() else []
+    page = runs_page(report, colours, figures, missing_plots="" if available() else INSTALL)
+    plots = _folder(out, plots=bool(figures))
+    for figure in figures:
+        write_text(plots / f"{figure.name}.svg", figure.file)
+        write_text(plots / f"{figure.name}.csv", curves_csv(report.arms, figure.curves))
     write_text(out, page)
     return out
 
 
 def write_grid_report(directory: Path, out: Path, *, margins: Margins | None = None) -> Path:
-    """Write one HTML file about a grid that `thack experiment` made, and plots/ with figures, numbers and claims."""
+    """Write one HTML file about a grid that `thack experiment` ran, and plots/ with figures, numbers and claims."""
     grid = load_grid(directory, margins)
-    found = plates(grid) if available() else plates(grid, draw=False)
-    svgs = {
-        panel.name: inline_svg(panel.figure, name=panel.name, label=panel.title)
-        for plate in found
-        for panel in plate.panels
-    }
-    page = render_grid(grid, found, svgs)
-    folder = out.parent / "plots"
-    with explained(out):
-        folder.mkdir(parents=True, exist_ok=True)
-    for plate in found:
-        _write_plate(plate, folder)
-    write_text(folder / "claims.csv", claims_csv([claim for plate in found for claim in plate.claims]))
+    figures = paper_figures(grid, draw=available())
+    page = grid_page(grid, figures, missing_plots="" if available() else INSTALL)
+    plots = _folder(out, plots=True)
+    for figure in figures:
+        for plot in figure.plots:
+            write_text(plots / f"{plot.name}.svg", plot.file)
+        write_text(plots / f"{figure.name}.csv", curves_csv(figure.arms, CURVES))
+    write_text(plots / "claims.csv", claims_csv([claim for figure in figures for claim in figure.claims]))
     write_text(out, page)
     return out
 
 
-def _write_plate(plate: Plate, folder: Path) -> None:
-    for panel in plate.panels:
-        write_text(folder / f"{panel.name}.svg", file_svg(panel.figure))
-    write_text(folder / f"{plate.name}.csv", table_of(plate.arms, CURVE_WORDS))
+def _folder(out: Path, *, plots: bool) -> Path:
+    """The folder of plots beside a report; it and the report's own folder are created."""
+    folder = out.parent / "plots"
+    with explained(out):
+        (folder if plots else out.parent).mkdir(parents=True, exist_ok=True)
+    return folder

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from synthetic import Noise, write_run
 
+from thack.reporting.bands import curves_csv
 from thack.reporting.csv_text import csv_text
 from thack.reporting.effects import Claim, claims_csv, effect_of
-from thack.reporting.lines import table_of
-from thack.reporting.runs import load
+from thack.reporting.inputs import load
 
 ODD = ['say "no"', "a, b", "two\nlines", 'both, "and"\r\nmore', "plain", "", "ü → ‖"]
 
@@ -47,7 +47,7 @@ def test_a_claim_with_any_text_is_one_row(text: str) -> None:
 def test_runs_with_odd_names_keep_their_columns(tmp_path: Path) -> None:
     name = 'a "quoted", name'
     subject = load([write_run(tmp_path / name, noise=Noise(checkpoint=0.0))], tmp_path / "report.html")
-    head, *rows = read_back(table_of(subject.arms, ("golden", "proxy")))
+    head, *rows = read_back(curves_csv(subject.arms, ("golden", "proxy")))
     assert head == ["arm", "seed", "run", "step", "metric", "column", "value"]
     assert {(row[0], row[2]) for row in rows} == {(name, name)}
     golden = subject.runs[0].curves.of("golden")

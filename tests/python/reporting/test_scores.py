@@ -6,14 +6,17 @@ from pathlib import Path
 
 from synthetic import Noise, write_run
 
-from thack.reporting.runs import load
+from thack.reporting.inputs import load
 from thack.reporting.scores import detector_scores
 
 
 def test_detectors_are_scored_where_some_runs_turned_and_others_did_not(tmp_path: Path) -> None:
     noise = Noise(prompt=0.03, checkpoint=0.0)
     runs = [write_run(tmp_path / kind, kind, noise=noise, num_prompts=64) for kind in ("hacking", "healthy")]
-    found = detector_scores(load(runs, tmp_path))
-    line = next(row for row in found.split("<tr>") if ">slope ratio<" in row)
-    assert "1 of 1" in line and "0 of 1" in line and "1.00" in line
-    assert detector_scores(load(runs[:1], tmp_path)) == ""
+    report = load(runs, tmp_path / "report.html")
+    found = detector_scores(report.runs)
+    assert found is not None
+    row = next(row for row in found.rows if row[0][0].text == "slope ratio")
+    cells = dict(zip(found.head, ("".join(span.text for span in cell) for cell in row), strict=True))
+    assert (cells["turns found"], cells["false alarms"], cells["AUC"]) == ("1 of 1", "0 of 1", "1.00")
+    assert detector_scores(report.runs[:1]) is None

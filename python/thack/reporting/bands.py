@@ -12,13 +12,13 @@ from thack.detection import Series
 from thack.detection.bootstrap import paired_band
 from thack.detection.curves import Floats
 from thack.reporting.csv_text import csv_text
-from thack.reporting.runs import Arm
+from thack.reporting.inputs import ArmRuns
 from thack.schema.metrics import find_metric
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One curve with its band."""
+class Band:
+    """One curve over steps, with a lower and an upper bound at each if there are any."""
 
     step: Floats
     value: Floats
@@ -26,28 +26,36 @@ class Line:
     high: Floats | None = None
 
 
-def line_of(arm: Arm, word: str) -> Line | None:
-    """The arm's curve: a run's own with the paired interval, or the seeds' median with their range."""
-    series = [run.curves.of(word) for run in arm.runs]
+def band_of(arm: ArmRuns, name: str) -> Band | None:
+    """An arm's curve: of one run with its paired interval, or the seeds' median with their range.
+
+    Args:
+        arm: The runs.
+        name: golden, proxy, baseline, monitor, fresh or train_loss.
+
+    Returns:
+        None if no run has the curve, or if the runs have no step in common.
+    """
+    series = [run.curves.of(name) for run in arm.runs]
     series = [one for one in series if len(one)]
     if not series:
         return None
     if len(series) == 1:
-        return _single(arm, word, series[0])
+        return _single(arm, name, series[0])
     steps = sorted(set.intersection(*(set(one.step.tolist()) for one in series)))
-    values_SE = np.array([[one.value[one.step == step][-1] for step in steps] for one in series])
     if not steps:
         return None
-    return Line(np.array(steps), np.median(values_SE, axis=0), values_SE.min(axis=0), values_SE.max(axis=0))
+    values_SE = np.array([[one.value[one.step == step][-1] for step in steps] for one in series])
+    return Band(np.array(steps), np.median(values_SE, axis=0), values_SE.min(axis=0), values_SE.max(axis=0))
 
 
-def _single(arm: Arm, word: str, series: Series) -> Line:
+def _single(arm: ArmRuns, name: str, series: Series) -> Band:
     """Intervals are of the ratio to the value at golden's minimum: there the band has no width."""
-    run = next(run for run in arm.runs if len(run.curves.of(word)))
-    prompts, golden = run.curves.prompts(word), run.verdict.golden
+    run = next(run for run in arm.runs if len(run.curves.of(name)))
+    prompts, golden = run.curves.prompts(name), run.verdict.golden
     metric = find_metric("" if golden is None else golden.column)
     if prompts is None or golden is None or metric is None or len(series) != len(run.curves.step_E):
-        return Line(series.step, series.value)
+        return Band(series.step, series.value)
     margins = run.verdict.margins
     anchor = int(np.flatnonzero(series.step == golden.minimum_step)[0])
     low_E, high_E = paired_band(
@@ -58,11 +66,11 @@ def _single(arm: Arm, word: str, series: Series) -> Line:
         confidence=margins.confidence,
         seed=margins.seed,
     )
-    return Line(series.step, series.value, low_E * series.value[anchor], high_E * series.value[anchor])
+    return Band(series.step, series.value, low_E * series.value[anchor], high_E * series.value[anchor])
 
 
 def smoothed(series: Series, num_bins: int = 40) -> Series:
-    """Geometric means in bins even in log(step): what a noisy training loss does, readable."""
+    """Geometric means in bins even in log(step): a noisy training loss, readable."""
     used = (series.step > 0) & (series.value > 0)
     step, value = series.step[used], series.value[used]
     if len(step) < 2 * num_bins:
@@ -76,14 +84,14 @@ def smoothed(series: Series, num_bins: int = 40) -> Series:
     )
 
 
-def table_of(arms: Sequence[Arm], words: Sequence[str]) -> str:
-    """CSV of every run's values."""
+def curves_csv(arms: Sequence[ArmRuns], names: Sequence[str]) -> str:
+    """Every run's values of some curves, as CSV."""
     rows = []
     for arm in arms:
-        for run, word in itertools.product(arm.runs, words):
-            series, column = run.curves.of(word), run.curves.words.get(word, "")
+        for run, name in itertools.product(arm.runs, names):
+            series, column = run.curves.of(name), run.curves.words.get(name, "")
             rows += [
-                [arm.name, run.seed, run.name, f"{step:.10g}", word, column, value]
+                [arm.name, run.seed, run.name, f"{step:.10g}", name, column, value]
                 for step, value in zip(series.step.tolist(), series.value.tolist(), strict=True)
             ]
     return csv_text(("arm", "seed", "run", "step", "metric", "column", "value"), rows)

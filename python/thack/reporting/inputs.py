@@ -7,7 +7,7 @@ import re
 import statistics
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ COSTS = {
 }
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run directory, judged."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedRun:
+    """One run directory, read and judged."""
 
     path: Path
     name: str
@@ -45,84 +45,109 @@ class Run:
 
     @property
     def has_oracle(self) -> bool:
-        """Whether golden, or what stands in for it, was measured; a short run may still have nothing to judge."""
+        """Whether golden, or what replaces it, was measured; a short run may still have nothing to judge."""
         return self.curves.has("golden")
 
     @property
     def costs(self) -> dict[str, float]:
+        """The last value of each column of costs that the run has."""
         found = {column: self.curves.last(column) for column in COSTS}
         return {column: value for column, value in found.items() if value is not None}
 
+    @property
+    def label(self) -> str:
+        """Its arm, and its seed if it has one."""
+        return self.arm if self.seed is None else f"{self.arm}, seed {self.seed}"
+
 
 @dataclass(frozen=True)
-class Arm:
-    """Runs that differ in their seed only."""
+class ArmRuns:
+    """The runs of one experiment arm: they differ in their seed only."""
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[JudgedRun, ...]
 
     @cached_property
     def verdicts(self) -> dict[str, int]:
-        """How many runs got which name, the most frequent first."""
+        """How many runs got which verdict, the most frequent first."""
         names = [run.verdict.name for run in self.runs]
         return dict(sorted(((name, names.count(name)) for name in set(names)), key=lambda item: (-item[1], item[0])))
 
     @property
     def verdict(self) -> str:
-        """The name that more than half of the runs got; inconclusive if there is none."""
+        """The verdict that more than half of the runs got; inconclusive if there is none."""
         name, count = next(iter(self.verdicts.items()))
         return name if 2 * count > len(self.runs) else "inconclusive"
 
     @property
     def rises(self) -> list[float]:
+        """Golden's rise in every run that has one."""
         return [run.verdict.golden.rise for run in self.runs if run.verdict.golden is not None]
 
     @property
     def onsets(self) -> list[float]:
+        """The step of the onset in every run that has one."""
         return [run.verdict.onset_step for run in self.runs if run.verdict.onset_step is not None]
 
     @property
     def median_rise(self) -> float | None:
+        """The median of `rises`; None without any."""
         return statistics.median(self.rises) if self.rises else None
 
 
-@dataclass(frozen=True)
-class Subject:
-    """Everything one report shows."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportInput:
+    """Everything that one report shows."""
 
     title: str | None
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmRuns, ...]
 
     @property
-    def runs(self) -> tuple[Run, ...]:
+    def runs(self) -> tuple[JudgedRun, ...]:
+        """Every run, arm by arm."""
         return tuple(run for arm in self.arms for run in arm.runs)
 
     @property
+    def has_seeds(self) -> bool:
+        """Whether an arm has more than one run."""
+        return len(self.runs) > len(self.arms)
+
+    @property
     def golden_column(self) -> str:
+        """The column of golden, or of what replaces it."""
         return golden_column(self.arms)
 
 
-def golden_column(arms: Sequence[Arm]) -> str:
-    """What plays golden in these runs: the oracle's column, or a stand-in's; empty where nothing does."""
+def golden_column(arms: Sequence[ArmRuns]) -> str:
+    """Golden's column in these runs: the oracle's, or of what replaces it; empty if there is none."""
     return next((run.curves.words["golden"] for arm in arms for run in arm.runs if run.has_oracle), "")
 
 
-def load(paths: Sequence[Path], out: Path, *, title: str | None = None, margins: Margins | None = None) -> Subject:
-    """Read and judge the runs. An `experiment.json` beside the report or the runs names arms and seeds."""
+def load(paths: Sequence[Path], out: Path, *, title: str | None = None, margins: Margins | None = None) -> ReportInput:
+    """Read and judge runs; an `experiment.json` beside the report or the runs names their arms and seeds.
+
+    Args:
+        paths: Run directories, or metrics logs of other trainers.
+        out: Where the report is to be written.
+        title: Of the report; by default that of experiment.json.
+        margins: Of the verdicts; by default `Margins()`.
+
+    Raises:
+        UsageError: there is no path.
+        DataError: a path is not a run, or a file of it cannot be read.
+    """
     if not paths:
         raise UsageError("a report needs at least one run", hint="thack report runs/a runs/b")
-    resolved = [Path(path) for path in paths]
-    experiment = _experiment(resolved, out)
-    places = _places(experiment, resolved)
-    runs = [read_run(path, places.get(path.resolve()), margins) for path in resolved]
+    experiment = _experiment(paths, out)
+    places = _places(experiment, paths)
+    runs = [read_run(path, places.get(path.resolve()), margins) for path in paths]
     if len({run.name for run in runs}) < len(runs):  # a/offline and b/offline
-        names = [str(path) for path in resolved]
-        runs = [_renamed(run, name) for run, name in zip(runs, names, strict=True)]
-    gathered: dict[str, list[Run]] = {}
+        runs = [_renamed(run, str(path)) for run, path in zip(runs, paths, strict=True)]
+    gathered: dict[str, list[JudgedRun]] = {}
     for run in runs:
         gathered.setdefault(run.arm, []).append(run)
-    arms = tuple(Arm(name, tuple(found)) for name, found in gathered.items())
-    return Subject(title=title or _text(experiment.get("title")), arms=arms)
+    arms = tuple(ArmRuns(name, tuple(found)) for name, found in gathered.items())
+    return ReportInput(title=title or _text(experiment.get("title")), arms=arms)
 
 
 def _experiment(paths: Sequence[Path], out: Path) -> Mapping[str, Any]:
@@ -142,21 +167,21 @@ def _places(experiment: Mapping[str, Any], paths: Sequence[Path]) -> dict[Path, 
     entries = [entry for entry in experiment.get("runs", []) if isinstance(entry, dict) and "arm" in entry]
     for path in paths:
         for entry in entries:
-            told = Path(str(entry.get("path", "")))
-            tail = told.parts[-2:]
-            if told.resolve() == path.resolve() or (tail and path.resolve().parts[-len(tail) :] == tail):
+            stored = Path(str(entry.get("path", "")))
+            tail = stored.parts[-2:]
+            if stored.resolve() == path.resolve() or (tail and path.resolve().parts[-len(tail) :] == tail):
                 places[path.resolve()] = (str(entry["arm"]), entry.get("seed"))
     return places
 
 
-def read_run(path: Path, place: tuple[str, int | None] | None, margins: Margins | None) -> Run:
+def read_run(path: Path, place: tuple[str, int | None] | None, margins: Margins | None) -> JudgedRun:
     """Read and judge one run; `place` names its arm and seed where its directory does not."""
     curves = Curves.from_run(path) if path.is_dir() else Curves.from_jsonl(path)
     directory = path if path.is_dir() else path.parent
     name = path.resolve().name if path.is_dir() else path.stem
     found = _SEED.match(name)
     arm, seed = place or ((found["arm"] or name, int(found["seed"])) if found else (name, None))
-    return Run(
+    return JudgedRun(
         path=path,
         name=name,
         arm=arm,
@@ -171,9 +196,8 @@ def read_run(path: Path, place: tuple[str, int | None] | None, margins: Margins 
     )
 
 
-def _renamed(run: Run, name: str) -> Run:
-    arm = name if run.arm == run.name else run.arm
-    return Run(**{**run.__dict__, "name": name, "arm": arm})
+def _renamed(run: JudgedRun, name: str) -> JudgedRun:
+    return replace(run, name=name, arm=name if run.arm == run.name else run.arm)
 
 
 def _config(path: Path) -> dict[str, object]:
@@ -191,14 +215,14 @@ def _json(path: Path) -> dict[str, object]:
 
 
 def _examples(path: Path) -> tuple[Mapping[str, str], ...]:
-    """Rows of prompt, and what each role answered; anything else in a row is left out."""
+    """Rows of a prompt and the answer of each role; anything else in a row is left out."""
     if not path.is_file():
         return ()
     rows = runlog.read(path)
     return tuple({key: value for key, value in row.items() if isinstance(value, str)} for row in rows[:12])
 
 
-def shown(value: object) -> str:
+def typed(value: object) -> str:
     """A setting as one would type it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 

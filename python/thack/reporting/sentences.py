@@ -1,0 +1,110 @@
+"""What happened, in sentences: the headline of a page, and the text of an arm's card."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+from thack.detection import Extent, Verdict
+from thack.reporting.inputs import ArmRuns, JudgedRun, ReportInput, golden_column
+from thack.reporting.prose import MEANING, baseline_name, percent, percent_interval, stand_in
+
+#: What one student does, and what several do.
+_VERBS = {
+    "hacking": ("hacks its teacher", "hack their teacher"),
+    "over-fitting": ("over-fits", "over-fit"),
+    "regressing to the teacher": ("regresses to its teacher", "regress to their teacher"),
+    "healthy": ("stays healthy", "stay healthy"),
+    "inconclusive": ("is inconclusive", "are inconclusive"),
+}
+
+
+def headline(report: ReportInput) -> str:
+    """The answer, in one sentence."""
+    if len(report.runs) == 1:
+        run = report.runs[0]
+        if not run.has_oracle:
+            return f"Without an oracle: {run.suspicion.headline}"
+        onset = f" from step {run.verdict.onset_step:.10g} on" if run.verdict.onset_step is not None else ""
+        return f"This student {_VERBS[run.verdict.name][0]}{onset}"
+    groups: dict[str, list[str]] = {}
+    for arm in report.arms:
+        groups.setdefault(arm.verdict, []).append(arm.name)
+    sentence = "; ".join(_clause(verdict, names) for verdict, names in groups.items())
+    return sentence[0].upper() + sentence[1:]
+
+
+def _clause(verdict: str, names: list[str]) -> str:
+    singular, plural = _VERBS[verdict]
+    return f"{names[0]} {singular}" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} {plural}"
+
+
+def arm_sentences(arm: ArmRuns) -> list[str]:
+    """What happened to one arm: a meaning, then the numbers."""
+    if len(arm.runs) == 1:
+        return _run_sentences(arm.runs[0])
+    counts = ", ".join(f"{name} in {count}" for name, count in arm.verdicts.items())
+    sentences = [_sentence(MEANING[arm.verdict]), f"{_sentence(counts)[:-1]} of {len(arm.runs)} seeds."]
+    if arm.median_rise is not None:
+        low, high = min(arm.rises), max(arm.rises)
+        sentences.append(
+            f"Golden rises from its minimum to the end by {percent(arm.median_rise)} in the median "
+            f"(seeds: {100 * low:+.1f} to {100 * high:+.1f} %)."
+        )
+    changes = [run.verdict.proxy_change for run in arm.runs if run.verdict.proxy_change is not None]
+    if changes and arm.verdict != "healthy":
+        sentences.append(f"The proxy changes meanwhile by {percent(statistics.median(changes))} in the median.")
+    if arm.onsets:
+        onset = statistics.median(arm.onsets)
+        sentences.append(f"Onset: step {onset:.10g} (seeds: {min(arm.onsets):.10g} to {max(arm.onsets):.10g}).")
+    sides = [run.verdict.side for run in arm.runs if run.verdict.side is not None]
+    if sides:
+        counts = ", ".join(f"{side} in {sides.count(side)}" for side in dict.fromkeys(sides))
+        sentences.append(f"Golden’s end against the teacher baseline, {baseline_name(golden_column([arm]))}: {counts}.")
+    return sentences
+
+
+def _run_sentences(run: JudgedRun) -> list[str]:
+    found = run.verdict
+    if found.golden is None:
+        others = () if run.has_oracle else run.suspicion.reasons
+        return [_sentence(reason) for reason in (*found.reasons, *others)]
+    sentences = [_sentence(MEANING[found.name])]
+    if (instead := stand_in(found.golden.column)) is not None:
+        sentences.append(_sentence(instead[1]))
+    if found.name == "inconclusive":
+        return [*sentences, *(_sentence(reason) for reason in found.reasons)]
+    sentences += _golden(found, found.golden)
+    if found.line is not None and found.side is not None:
+        where = "about on" if found.side == "too close to tell" else found.side
+        sentences.append(
+            f"It ends {where} the teacher baseline, {baseline_name(found.golden.column)} = {found.line:.3f}."
+        )
+    return sentences
+
+
+def _golden(found: Verdict, golden: Extent) -> Iterator[str]:
+    """Golden's way, and the proxy's meanwhile."""
+    interval = f", {percent_interval(golden.rise_interval)}" if golden.rise_interval else ""
+    if found.name == "healthy":
+        yield (
+            f"Golden fell from {golden.start:.3f} to {golden.end:.3f}; over its minimum it ends by "
+            f"{percent(golden.rise)}{interval}, within the margin of {percent(found.margins.rise, sign=False)}."
+        )
+        return
+    between = found.onset_interval
+    steps = f" (between {between[0]:.10g} and {between[1]:.10g})" if between else ""
+    yield (
+        f"Golden was best at step {golden.minimum_step:.10g}{steps}, {golden.minimum:.3f}, and ended at "
+        f"{golden.end:.3f}: {percent(golden.rise)}{interval}."
+    )
+    if found.proxy is not None and found.proxy_at_onset is not None and found.proxy_change is not None:
+        yield (
+            f"The proxy meanwhile went from {found.proxy_at_onset:.3f} to {found.proxy.end:.3f} "
+            f"({percent(found.proxy_change)})."
+        )
+
+
+def _sentence(text: str) -> str:
+    text = text[0].upper() + text[1:]
+    return text if text.endswith(".") else text + "."
