@@ -19,11 +19,12 @@ def render(template: str, page: object) -> str:
         template: A name in `templates/`.
         page: What the template shows, as `page`.
     """
-    return _environment().get_template(template).render(page=page, colours=ALL, glossary=GLOSSARY).lstrip()
+    return environment().get_template(template).render(page=page, colours=ALL, glossary=GLOSSARY).lstrip()
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where the templates are, and what happens to every value that they show."""
     return Environment(
         loader=PackageLoader("thack.reporting"),
         autoescape=True,
