@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from thack.api import cache_logits, demo, distill, evaluate, experiment, generate, report, sft, verdict
     from thack.cache import Cache
     from thack.errors import ThackError
-    from thack.evaluation import EvalSet
+    from thack.evaluation import EvalSet, References
     from thack.integrations import HackingCallback
 
 _HOMES = {
@@ -38,6 +38,7 @@ _HOMES = {
     "verdict": "thack.api",
     "Cache": "thack.cache",
     "EvalSet": "thack.evaluation",
+    "References": "thack.evaluation",
     "ThackError": "thack.errors",
     "__version__": "thack._version",
     "HackingCallback": "thack.integrations",
@@ -49,6 +50,7 @@ __all__ = [
     "Cache",
     "EvalSet",
     "HackingCallback",
+    "References",
     "ThackError",
     "__version__",
     "cache",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from thack.detection import Curves, OracleFreeVerdict, Score, Verdict
     from thack.experiments.demo import DemoResult
     from thack.experiments.grid import GridResult
+    from thack.schema.evaluation import EvaluationResult
     from thack.training import RunResult
 
 S = TypeVar("S")
@@ -56,7 +57,7 @@ def distill(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **k
     return run_distill(settings(DistillSettings, config, keys), progress=progress)
 
 
-def evaluate(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **keys: Any) -> dict[str, Any]:
+def evaluate(*, config: Sequence[PathLike] = (), progress: Progress = SILENT, **keys: Any) -> EvaluationResult:
     """Golden and proxy of a student on a frozen evaluation set of held-out prompts. Keys: `EvaluateSettings`."""
     from thack.evaluation import run_evaluate
 

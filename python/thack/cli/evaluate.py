@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from rich.table import Table
 
@@ -39,10 +39,10 @@ def evaluate(call: Call[EvaluateSettings]) -> None:
     from thack.evaluation import run_evaluate
 
     result = run_evaluate(call.settings, progress=call.progress)
-    call.emit(result, lambda: _show(result["columns"], str(call.settings.out)))
+    call.emit(result.dump(), lambda: _show(result.columns, str(call.settings.out)))
 
 
-def _show(columns: dict[str, Any], written: str) -> None:
+def _show(columns: Mapping[str, float], written: str) -> None:
     from thack.schema.metrics import is_bound
 
     table = Table("metric (nats, but shares and tokens of health)", "value", "95 % interval", box=None, pad_edge=False)

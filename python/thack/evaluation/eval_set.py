@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -20,28 +20,43 @@ from thack.data.encode import encode_prompts
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError, UsageError
+from thack.evaluation.references import References
 from thack.files import atomic_directory, canonical_json, claim_output, digest, read_json, write_bytes, write_json
 from thack.generation.sampler import GenerationRequest, generate
 from thack.models.checkpoint import fingerprint_like
-from thack.models.load import as_language_model, tokenizer_of
+from thack.models.load import tokenizer_of
 from thack.models.protocol import LanguageModel
 from thack.runtime import runlog
 from thack.runtime.progress import SILENT, Progress
+from thack.schema.evaluation import EvalSetOrigin
+from thack.schema.metrics import Role
 
-Writer = Literal["oracle", "teacher", "judge"]
-HUMAN = "human"  # wrote responses too, but is no model: only a likelihood can be had of them
 FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalSet:
-    """Prompts by stable id; `prompts` and `responses` are filled by `with_responses`."""
+    """Held-out prompts with fixed responses. Make it from a file, let the references write, and save it.
+
+    Attributes:
+        ids: A stable id per prompt, all different.
+        texts: The prompts as text.
+        prompts: The prompts as token ids, int32; empty before `with_responses`.
+        responses: By role, one response per prompt, int32 token ids.
+        origin: How the responses were made.
+
+    Example:
+        >>> eval_set = EvalSet.from_records([Record(prompt_id="a", prompt="def a(x)")])
+        >>> written = eval_set.with_responses(References(teacher=teacher), max_new_tokens=8)
+        >>> len(written), list(written.responses)
+        (1, [<Role.TEACHER: 'teacher'>])
+    """
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
-    prompts: tuple[np.ndarray, ...] = ()  # int32 ids
-    responses: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)  # by who wrote them
-    origin: Mapping[str, Any] = field(default_factory=dict)  # tokenizer, seed, writers' fingerprints
+    prompts: tuple[np.ndarray, ...] = ()
+    responses: Mapping[Role, tuple[np.ndarray, ...]] = field(default_factory=dict)
+    origin: EvalSetOrigin = field(default_factory=EvalSetOrigin)
     records: tuple[Record, ...] = field(default=(), compare=False, repr=False)  # what it was read from; not saved
 
     def __len__(self) -> int:
@@ -49,12 +64,25 @@ class EvalSet:
 
     @classmethod
     def from_jsonl(cls, path: Path | str, *, limit: int = 0, on_bad_line: str = "stop") -> EvalSet:
-        """The prompts of a JSONL or Parquet file; responses in it are used by `with_responses(human=True)` alone."""
+        """The prompts of a file; its responses are used by `with_responses(References(human=True))` alone.
+
+        Args:
+            path: A JSONL or Parquet file of records.
+            limit: At most this many prompts; 0: all.
+            on_bad_line: `stop` or `skip`.
+
+        Raises:
+            DataError: the file has no prompt, or a line that is no record.
+        """
         return cls.from_records(read_records(Path(path), on_bad_line), limit=limit)
 
     @classmethod
     def from_records(cls, records: Sequence[Record], *, limit: int = 0) -> EvalSet:
-        """One entry per distinct prompt id, in the order of first appearance."""
+        """One entry per distinct prompt id, in the order of first appearance; at most `limit`, 0: all.
+
+        Raises:
+            DataError: there is no record.
+        """
         first: dict[str, Record] = {}
         for record in records:
             first.setdefault(record.prompt_id, record)
@@ -65,11 +93,8 @@ class EvalSet:
 
     def with_responses(
         self,
-        teacher: Any = None,
+        references: References,
         *,
-        oracle: Any = None,
-        judge: Any = None,
-        human: bool = False,
         tokenizer: Any = None,
         seed: int = 0,
         max_new_tokens: int = 128,
@@ -77,34 +102,42 @@ class EvalSet:
         batch_size: int = 256,
         progress: Progress = SILENT,
     ) -> EvalSet:
-        """The same eval set with one response per prompt from each model given, at temperature 1 and a fixed seed.
+        """The same prompts with one response of each reference, at temperature 1 and a fixed seed.
 
-        Models are thack's, directories, or plain transformers models (with `tokenizer` where they do not know
-        theirs). `human`: also keep the file's own responses, as human references; prompts without one leave the
-        evaluation set. So do prompts beyond `max_prompt_tokens`; `origin` counts both.
+        Args:
+            references: The models that write. With `human`, the file's own responses are kept too.
+            tokenizer: Encodes prompts where `references` has no model.
+            seed: Of the responses.
+            max_new_tokens: The longest response, human ones included.
+            max_prompt_tokens: Longer prompts leave the set, as do prompts without a human response where these are
+                asked for. `origin` counts both.
+            batch_size: Sequences in one forward.
+            progress: Where to show how far it has come.
+
+        Raises:
+            UsageError: `references` has neither a model nor `human`, or no tokenizer is known.
+            DataError: no prompt is left.
+            MismatchError: two references have different tokenizers.
         """
-        given = {"oracle": oracle, "teacher": teacher, "judge": judge}
-        writers = {
-            role: as_language_model(model, tokenizer, role=role) for role, model in given.items() if model is not None
-        }
-        if not writers and not human:
+        tokenizer = references.tokenizer or tokenizer
+        if references.tokenizer is None and not references.human:
             raise UsageError("an evaluation set's responses need a teacher or an oracle to write them")
-        spoken = next(iter(writers.values())).tokenizer if writers else tokenizer_of(tokenizer)
-        eval_set = self._encoded(spoken, max_prompt_tokens, max_new_tokens if human else 0)
-        responses, origin = dict(eval_set.responses), dict(eval_set.origin)
-        for place, (role, model) in enumerate(writers.items()):
+        eval_set = self._encoded(tokenizer_of(tokenizer), max_prompt_tokens, max_new_tokens if references.human else 0)
+        responses, writers = dict(eval_set.responses), dict(eval_set.origin.writers)
+        for stream, (role, model) in enumerate(references):
             eval_set.check_tokenizer(role, model.tokenizer)
-            origin[role] = model.fingerprint()
+            writers[role] = model.fingerprint()
             request = GenerationRequest(
                 sampling=SamplingSettings(),
                 max_new_tokens=max_new_tokens,
                 seed=seed,
-                epoch=place,  # oracle and teacher draw independently
+                epoch=stream,  # oracle and teacher draw independently; below EVALUATION_STREAM
                 batch_size=batch_size,
             )
             examples = np.arange(len(eval_set))
             responses[role] = tuple(generate(model, eval_set.prompts, request, examples=examples, progress=progress))
-        return replace(eval_set, responses=responses, origin={**origin, "seed": seed, "max_new_tokens": max_new_tokens})
+        origin = replace(eval_set.origin, writers=writers, seed=seed, max_new_tokens=max_new_tokens)
+        return replace(eval_set, responses=responses, origin=origin)
 
     def _encoded(self, tokenizer: Tokenizer, max_prompt_tokens: int, max_human_tokens: int) -> EvalSet:
         """Prompts as ids, and people's responses where they are asked for; what does not fit leaves the eval set."""
@@ -116,7 +149,7 @@ class EvalSet:
         keep = [i for i, ids in enumerate(encoded) if 0 < len(ids) <= max_prompt_tokens]
         if not keep:
             raise DataError(f"all {len(self)} prompts are empty or longer than {max_prompt_tokens} tokens")
-        origin = {"tokenizer": tokenizer.fingerprint(), "dropped_prompts": len(encoded) - len(keep)}
+        origin = EvalSetOrigin(tokenizer=tokenizer.fingerprint(), dropped_prompts=len(encoded) - len(keep))
         if written:
             before, keep = len(keep), [i for i in keep if written[i] is not None]
             if not keep:
@@ -124,14 +157,14 @@ class EvalSet:
                     "no prompt of the evaluation set has a response that people wrote",
                     hint='each line is {"prompt": …, "response": …}; or leave human references out',
                 )
-            origin |= {HUMAN: "responses of the file", "dropped_without_response": before - len(keep)}
+            origin = replace(origin, dropped_without_response=before - len(keep))
         kept_human = tuple(ids for i in keep if written and (ids := written[i]) is not None)
         return replace(
             self,
             ids=tuple(self.ids[i] for i in keep),
             texts=tuple(self.texts[i] for i in keep),
             prompts=tuple(encoded[i] for i in keep),
-            responses={HUMAN: kept_human} if written else {},
+            responses={Role.HUMAN: kept_human} if written else {},
             origin=origin,
             records=tuple(self.records[i] for i in keep) if self.records else (),
         )
@@ -142,26 +175,27 @@ class EvalSet:
 
     def check_tokenizer(self, role: str, tokenizer: Tokenizer) -> None:
         """Refuse a model whose ids mean other words than the evaluation set's."""
-        if self.origin.get("tokenizer") != tokenizer.fingerprint():
+        if self.origin.tokenizer != tokenizer.fingerprint():
             raise MismatchError(
                 f"the evaluation set was made with another tokenizer than the {role}'s",
-                details=(f"evaluation set     {self.origin.get('tokenizer')}", f"{role:<8} {tokenizer.fingerprint()}"),
+                details=(f"evaluation set     {self.origin.tokenizer}", f"{role:<8} {tokenizer.fingerprint()}"),
                 hint="make the evaluation set again with this tokenizer's models",
             )
 
-    def check_writer(self, role: Writer, model: LanguageModel) -> None:
+    def check_writer(self, role: Role, model: LanguageModel) -> None:
         """Refuse a reference model that did not write the evaluation set's fixed responses."""
         if role not in self.responses:
             raise UsageError(f"the eval set holds no responses of the {role}", hint=f"make it again with --{role}")
-        own = fingerprint_like(self.origin.get(role), model)
-        if self.origin.get(role) != own:
+        recorded = self.origin.writers.get(role)
+        own = fingerprint_like(recorded, model)
+        if recorded != own:
             raise MismatchError(
                 f"the evaluation set's {role} responses were written by another model",
-                details=(f"evaluation set   {self.origin.get(role)}", f"given  {own}"),
+                details=(f"evaluation set   {recorded}", f"given  {own}"),
                 hint=f"give the {role} that wrote them, or make the evaluation set again",
             )
 
-    def sequences(self, writer: str) -> list[TokenSequence]:
+    def sequences(self, writer: Role) -> list[TokenSequence]:
         """The fixed responses of one writer, in the evaluation set's order."""
         return self.sequences_of(self.responses[writer])
 
@@ -175,7 +209,7 @@ class EvalSet:
 
     def fingerprint(self) -> str:
         """sha256 over prompts, responses and origin."""
-        return digest([self._lines(), canonical_json(dict(self.origin))])
+        return digest([self._lines(), canonical_json(self.origin.dump())])
 
     def save(self, directory: Path) -> None:
         """Write prompts.jsonl and manifest.json; an existing evaluation set is replaced as a whole."""
@@ -187,7 +221,7 @@ class EvalSet:
                 "format": FORMAT,
                 "prompts": len(self),
                 "fingerprint": self.fingerprint(),
-                "origin": dict(self.origin),
+                "origin": self.origin.dump(),
             }
             write_json(temporary / "manifest.json", manifest)
 
@@ -203,13 +237,13 @@ class EvalSet:
         if manifest.get("kind") != "eval_set" or manifest.get("format") != FORMAT:
             raise DataError(f"{directory} is not an evaluation set of format {FORMAT}")
         rows = runlog.read(directory / "prompts.jsonl")
-        writers = [writer for writer in ("oracle", "teacher", "judge", HUMAN) if rows and writer in rows[0]]
+        writers = [role for role in Role if rows and role in rows[0]]
         eval_set = cls(
             ids=tuple(row["id"] for row in rows),
             texts=tuple(row["prompt"] for row in rows),
             prompts=tuple(_ids(row["prompt_ids"]) for row in rows if "prompt_ids" in row),
             responses={writer: tuple(_ids(row[writer]) for row in rows) for writer in writers},
-            origin=manifest["origin"],
+            origin=EvalSetOrigin.parse(manifest["origin"]),
         )
         if eval_set.fingerprint() != manifest["fingerprint"]:
             raise DataError(
@@ -222,8 +256,8 @@ class EvalSet:
     def _lines(self) -> bytes:
         return b"".join(canonical_json(self._row(i)) + b"\n" for i in range(len(self)))
 
-    def _row(self, i: int) -> dict[str, Any]:
-        row: dict[str, Any] = {"id": self.ids[i], "prompt": self.texts[i]}
+    def _row(self, i: int) -> dict[str, object]:
+        row: dict[str, object] = {"id": self.ids[i], "prompt": self.texts[i]}
         if self.prompts:
             row["prompt_ids"] = self.prompts[i].tolist()
         return row | {writer: written[i].tolist() for writer, written in self.responses.items()}

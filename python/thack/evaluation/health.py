@@ -33,8 +33,8 @@ from torch import Tensor
 
 from thack.data.sequence import TokenSequence
 from thack.runtime.process_group import ALONE, ProcessGroup
+from thack.schema.metrics import HealthName, Role
 
-PREFIX = "health"
 SPANS = ((0, 3), (4, 15), (16, 63), (64, None))  # response positions, the last one open
 _TOP = 10
 _BINS = 15
@@ -84,8 +84,8 @@ class FixedHealth:
         self._nats_S += np.bincount(span_N, weights=nats_N, minlength=len(SPANS))
         self._tokens_S += np.bincount(span_N, minlength=len(SPANS))
 
-    def columns(self, metric: str, group: ProcessGroup = ALONE) -> dict[str, float]:
-        """The columns of reference `metric` (golden, judge, proxy); spans that no response reaches are left out.
+    def columns(self, role: Role, group: ProcessGroup = ALONE) -> dict[HealthName, float]:
+        """The columns of reference `role`; spans that no response reaches are left out.
 
         Over all ranks, each of which added its own batches.
         """
@@ -93,16 +93,17 @@ class FixedHealth:
         num_rows, entropy_nats, reference_entropy_nats, shared = sums
         confidence, accuracy, rows = group.all_reduce_array(self._bins_3)
         nats_S, tokens_S = group.all_reduce_array(self._nats_S), group.all_reduce_array(self._tokens_S)
-        found = {
+        values = {
             "entropy": entropy_nats / num_rows,
             "reference_entropy": reference_entropy_nats / num_rows,
             "top_10_overlap": shared / num_rows,
             "calibration_error": float(np.abs(confidence - accuracy).sum() / rows.sum()),
         }
-        for (first, last), nats, tokens in zip(SPANS, nats_S, tokens_S, strict=True):
+        found = {HealthName(quantity=quantity, role=role): value for quantity, value in values.items()}
+        for span, nats, tokens in zip(SPANS, nats_S, tokens_S, strict=True):
             if tokens:
-                found[f"forward_kl/tokens_{first}_{'up' if last is None else last}"] = float(nats / tokens)
-        return {f"{PREFIX}/{metric}/{name}/reference_sampled": value for name, value in found.items()}
+                found[HealthName(quantity="forward_kl", role=role, positions=span)] = float(nats / tokens)
+        return found
 
 
 def entropies(log_p_NV: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ def entropies(log_p_NV: Tensor) -> Tensor:
 
 def sample_health(
     responses: Sequence[np.ndarray], *, stop_ids: Collection[int], max_new_tokens: int, entropy: float
-) -> dict[str, float]:
+) -> dict[HealthName, float]:
     """The columns of the student's own responses; `entropy` is its mean along them."""
     truncated = [len(r) >= max_new_tokens and r[-1] not in stop_ids for r in responses]
     found = {
@@ -122,7 +123,7 @@ def sample_health(
         "repeated_share": repeated_share(responses),
         "entropy": entropy,
     }
-    return {f"{PREFIX}/{name}/student_sampled": value for name, value in found.items()}
+    return {HealthName(quantity=quantity): value for quantity, value in found.items()}
 
 
 def repeated_share(responses: Sequence[np.ndarray]) -> float:

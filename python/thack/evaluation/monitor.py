@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from thack.data.sequence import TokenSequence
 from thack.losses.dense import dense_divergence
 from thack.losses.vocabulary import log_probs
 from thack.models.batch import Batch
-from thack.models.protocol import LanguageModel
+from thack.models.protocol import LanguageModel, evaluating
 from thack.runtime.process_group import ALONE, ProcessGroup
 
 
@@ -33,17 +32,12 @@ class FixedKL:
 
     def measure(self, student: LanguageModel) -> float:
         """Nats per token, Σ over rows / number of rows; the student's train mode is left as it was."""
-        was_training = bool(getattr(student, "training", False))
-        student.eval()
-        try:
-            with torch.no_grad():
-                own = [
-                    (number, self._batch_nats(student, number, part))
-                    for number, part in enumerate(self._batches())
-                    if self.group.owns(number)
-                ]
-        finally:
-            student.train(was_training)
+        with evaluating(student):
+            own = [
+                (number, self._batch_nats(student, number, part))
+                for number, part in enumerate(self._batches())
+                if self.group.owns(number)
+            ]
         parts = sorted(self.group.all_gather(own))  # added up in one order for any number of ranks
         return sum(nats for _, nats in parts) / sum(len(s.response_ids) for s in self.sequences)
 

@@ -1,29 +1,35 @@
-"""`thack evaluate` below the command line: three directories and an evaluation set in, one JSON document out."""
+"""`thack evaluate` below the command line: models and an evaluation set in, one JSON document out."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from thack.config import DataSettings, EvaluateSettings
 from thack.errors import UsageError
-from thack.evaluation.distance import Evaluator
 from thack.evaluation.eval_set import EvalSet
+from thack.evaluation.evaluator import Evaluator
+from thack.evaluation.references import References
 from thack.files import canonical_json, digest, write_json
 from thack.models.load import load_model, origin_of
 from thack.models.protocol import LanguageModel
 from thack.runtime.device import choose_device
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.status import recorded
+from thack.schema.evaluation import EvaluatedModel, EvaluatedSet, EvaluationResult
+from thack.schema.metrics import Role
 
 
-def run_evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> dict[str, Any]:
-    """Measure settings.student on the eval set and write settings.out: models, eval set, columns, per-prompt sums.
+def run_evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> EvaluationResult:
+    """Measure `student` on the evaluation set and write `out`.
 
-    Always in float32: a metric must not depend on what makes training fast. An evaluation set that is still a file of
-    prompts gets its responses first and is frozen beside `out`.
+    Always in float32: a metric must not depend on what makes training fast. If `eval_data` is a file of prompts, the
+    references write responses to them first, and the set is saved beside `out`.
+
+    Raises:
+        UsageError: there is no student, or no evaluation set.
+        MismatchError: models and evaluation set do not belong together.
     """
     if not settings.student:
         raise UsageError("nothing to evaluate", hint="set `student` to its directory")
@@ -36,82 +42,66 @@ def run_evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> dic
         return _evaluate(settings, progress)
 
 
-def _evaluate(settings: EvaluateSettings, progress: Progress) -> dict[str, Any]:
-    device = choose_device(settings.device)
-    names = ("student", "teacher", "oracle", "judge")
-    roles = {role: getattr(settings, role) for role in names}
-    models = {
-        role: load_model(
-            directory,
-            role=role,
-            device=device,
-            dtype=torch.float32,
-            options=None if role == "student" else settings.load,
-        )
-        for role, directory in roles.items()
-        if directory
-    }
-    teacher, oracle, judge = (models.get(role) for role in names[1:])
+def _evaluate(settings: EvaluateSettings, progress: Progress) -> EvaluationResult:
+    student, references = _load(settings)
     eval_set = open_eval_set(
         Path(settings.eval_data or settings.data.path),
         settings.out.parent,
-        teacher=teacher,
-        oracle=oracle,
-        judge=judge,
-        human=settings.human_references,
+        references,
         data=settings.data,
         seed=settings.seed,
         progress=progress,
     )
-    evaluator = Evaluator(eval_set, teacher, oracle, settings.evaluation, seed=settings.seed, judge=judge)
-    evaluation = evaluator.evaluate(models["student"], progress)
-    result = {
-        "kind": "evaluation",
-        "models": {
-            role: {"directory": roles[role], "origin": origin_of(m), "fingerprint": m.fingerprint()}
-            for role, m in models.items()
+    found = Evaluator(eval_set, references, settings.evaluation, seed=settings.seed).evaluate(student, progress)
+    result = EvaluationResult(
+        models={
+            role: EvaluatedModel(
+                directory=getattr(settings, role), origin=origin_of(model), fingerprint=model.fingerprint()
+            )
+            for role, model in (("student", student), *((str(role), model) for role, model in references))
         },
-        "eval_set": {"fingerprint": eval_set.fingerprint(), "prompts": len(eval_set), "origin": dict(eval_set.origin)},
-        "seed": settings.seed,
-        "columns": evaluation.columns,
-        "per_prompt": evaluation.per_prompt_row(0) | {"step": None},
-    }
+        eval_set=EvaluatedSet(fingerprint=eval_set.fingerprint(), prompts=len(eval_set), origin=eval_set.origin),
+        seed=settings.seed,
+        columns=found.named(),
+        per_prompt=found.per_prompt_row(None),
+    )
     settings.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(settings.out, result)
+    write_json(settings.out, result.dump())
     return result
 
 
-def open_eval_set(
-    path: Path,
-    beside: Path,
-    *,
-    teacher: LanguageModel | None,
-    oracle: LanguageModel | None,
-    judge: LanguageModel | None = None,
-    human: bool = False,
-    data: DataSettings,
-    seed: int,
-    progress: Progress,
-) -> EvalSet:
-    """The eval set in a directory; of a file of prompts, the one in `beside` that is named by all that goes into it.
+def _load(settings: EvaluateSettings) -> tuple[LanguageModel, References]:
+    device = choose_device(settings.device)
+    student = load_model(settings.student, role="student", device=device, dtype=torch.float32)
+    given = {Role.ORACLE: settings.oracle, Role.TEACHER: settings.teacher, Role.JUDGE: settings.judge}
+    models = {
+        role.value: load_model(name, role=role, device=device, dtype=torch.float32, options=settings.load)
+        for role, name in given.items()
+        if name
+    }
+    return student, References(**models, human=settings.human_references)
 
-    It is made where it is not there yet: the same file, models and settings find the same responses again.
+
+def open_eval_set(
+    path: Path, beside: Path, references: References, *, data: DataSettings, seed: int, progress: Progress
+) -> EvalSet:
+    """The evaluation set in a directory; of a file of prompts, the one in `beside` named by everything it is made from.
+
+    It is made where it does not exist yet: the same file, models and settings give the same responses again.
     """
     if path.is_dir():
         return EvalSet.load(path)
     eval_set = EvalSet.from_jsonl(path, limit=data.limit, on_bad_line=data.on_bad_line)
-    writers = [None if model is None else model.fingerprint() for model in (teacher, oracle, judge)]
+    given = (references.teacher, references.oracle, references.judge)
+    writers = [None if model is None else model.fingerprint() for model in given]
     lengths = [data.max_prompt_tokens, data.max_response_tokens]
-    references = [record.response for record in eval_set.records] if human else None
-    key = digest(canonical_json([eval_set.fingerprint(), writers, references, lengths, seed]))
+    human = [record.response for record in eval_set.records] if references.human else None
+    key = digest(canonical_json([eval_set.fingerprint(), writers, human, lengths, seed]))
     frozen = beside / f"eval_set-{key.removeprefix('sha256:')[:8]}"
     if frozen.is_dir():
         return EvalSet.load(frozen)
     eval_set = eval_set.with_responses(
-        teacher,
-        oracle=oracle,
-        judge=judge,
-        human=human,
+        references,
         seed=seed,
         max_new_tokens=data.max_response_tokens,
         max_prompt_tokens=data.max_prompt_tokens,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from thack.cache.capture.job import capture
 from thack.config import CacheSettings, DataSettings, DistillSettings, GenerateSettings, SftSettings
-from thack.evaluation import EvalSet
+from thack.evaluation import EvalSet, References
 from thack.generation.run import run_generate
 from thack.models.load import load_model
 from thack.runtime.device import apply_threads, choose_device
@@ -43,12 +43,12 @@ def eval_set(oracle: Path, teacher: Path, data: DataSettings, seed: int, path: P
     """The held-out prompts with one response of oracle and teacher each."""
     apply_threads()
     device = choose_device("auto")
-    writers = {
-        role: load_model(model, role=role, device=device) for role, model in (("oracle", oracle), ("teacher", teacher))
-    }
+    references = References(
+        oracle=load_model(oracle, role="oracle", device=device),
+        teacher=load_model(teacher, role="teacher", device=device),
+    )
     EvalSet.from_jsonl(data.path).with_responses(
-        writers["teacher"],
-        oracle=writers["oracle"],
+        references,
         max_new_tokens=data.max_response_tokens,
         seed=seed,
         progress=progress,

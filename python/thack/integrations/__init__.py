@@ -3,9 +3,10 @@
 callback.py  HackingCallback: golden, proxy, health and the oracle-free detector, every N steps
 dataset.py   CacheDataset, CacheCollator, CacheLoss: their Trainer trains from a cache
 
-from thack import EvalSet, HackingCallback
-eval_set = EvalSet.from_jsonl("held_out.jsonl").with_responses(teacher, oracle=judge)
-trainer = GKDTrainer(..., callbacks=[HackingCallback(eval_set, teacher=teacher, oracle=judge, every=200)])
+from thack import EvalSet, HackingCallback, References
+references = References.of(teacher=teacher, oracle=judge)
+eval_set = EvalSet.from_jsonl("held_out.jsonl").with_responses(references)
+trainer = GKDTrainer(..., callbacks=[HackingCallback(eval_set, references, every=200)])
 
 from thack.cache import Cache
 from thack.integrations import CacheCollator, CacheDataset, CacheLoss

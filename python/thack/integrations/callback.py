@@ -14,18 +14,18 @@ from transformers import TrainerCallback
 from thack.config import EvaluationSettings
 from thack.detection import Curves, OracleFreeVerdict, Verdict, verdict, verdict_without_oracle
 from thack.errors import DataError, UsageError
-from thack.evaluation.distance import Evaluator
-from thack.evaluation.eval_set import HUMAN, EvalSet
+from thack.evaluation.eval_set import EvalSet
+from thack.evaluation.evaluator import Evaluator
 from thack.evaluation.monitor import FixedKL
+from thack.evaluation.references import References
 from thack.files import write_text
 from thack.integrations.state import agreed, as_it_was, is_sharded
 from thack.losses.vocabulary import common_width
 from thack.models.hf import model as hf
-from thack.models.load import as_language_model
 from thack.models.protocol import LanguageModel
 from thack.runtime import runlog
 from thack.runtime.runlog import RunLog
-from thack.schema.metrics import TrainingKL, is_bound
+from thack.schema.metrics import Role, TrainingKL, is_bound
 
 _LOG = logging.getLogger("thack")
 FOLDER = "thack"  # in the trainer's output_dir
@@ -35,9 +35,10 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
     """Golden, proxy, health and the oracle-free detector on a frozen evaluation set, every `every` optimizer steps.
 
     eval_set  `EvalSet` with the responses of the models given
-    teacher, oracle, judge
-              plain transformers models, directories or thack's models; at least one, or an eval set with human answers
-    monitor   an eval set of training prompts, made with `with_responses(teacher, human=True)`: its file's responses are
+    references
+              the models that wrote them: `References.of(teacher=…, oracle=…, tokenizer=…)`
+    monitor   an evaluation set of training prompts, whose responses are the teacher's and, with
+              `References.of(human=True)`, those of its file:
               those that are trained on, the teacher's are fresh. With it the detector compares progress in training
               with progress on held-out prompts, which is what it is good at
     settings  student_samples is off unless asked for here: sampling costs more than all the rest
@@ -55,10 +56,8 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
     def __init__(
         self,
         eval_set: EvalSet,
+        references: References,
         *,
-        teacher: Any = None,
-        oracle: Any = None,
-        judge: Any = None,
         every: int = 200,
         monitor: EvalSet | None = None,
         tokenizer: Any = None,
@@ -69,9 +68,10 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
     ) -> None:
         if every < 1:
             raise UsageError(f"every = {every}: evaluations are every 1 step or more")
-        if monitor is not None and teacher is None:
-            raise UsageError("a monitor compares the student with its teacher", hint="give teacher=…")
+        if monitor is not None and references.teacher is None:
+            raise UsageError("a monitor compares the student with its teacher", hint="give References a teacher")
         self.eval_set = eval_set
+        self.references = references
         self.monitor = monitor
         self.every = every
         self.tokenizer = tokenizer
@@ -81,7 +81,6 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         self.trainer: Any = None
         self.suspicion: OracleFreeVerdict | None = None  # of the detector, after each evaluation
         self.verdict: Verdict | None = None  # after training, where there is a golden column
-        self._given = {"teacher": teacher, "oracle": oracle, "judge": judge}
         self._seed = seed
         self._evaluator: Evaluator | None = None
         self._monitors: dict[str, FixedKL] | None = None
@@ -159,34 +158,28 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         evaluator = self._prepare(student)
         found = evaluator.evaluate(student)
         if self._logs:
-            self._logs["per_prompt"].append(found.per_prompt_row(step))
-        return {name: monitor.measure(student) for name, monitor in (self._monitors or {}).items()} | found.columns
+            self._logs["per_prompt"].append(found.per_prompt_row(step).dump())
+        return {name: monitor.measure(student) for name, monitor in (self._monitors or {}).items()} | found.named()
 
     def _prepare(self, student: LanguageModel) -> Evaluator:
         """References as our models, checked against the eval set; once, since a fingerprint reads every weight."""
         if self._evaluator is None:
-            cast = {
-                role: None if model is None else as_language_model(model, self.tokenizer, role=role)
-                for role, model in self._given.items()
-            }
-            teacher = cast["teacher"]
-            self._evaluator = Evaluator(
-                self.eval_set, teacher, cast["oracle"], self.settings, seed=self._seed, judge=cast["judge"]
-            )
+            self._evaluator = Evaluator(self.eval_set, self.references, self.settings, seed=self._seed)
+            teacher = self.references.teacher
             self._monitors = {} if teacher is None else self._training_monitors(student, teacher)
         return self._evaluator
 
     def _training_monitors(self, student: LanguageModel, teacher: LanguageModel) -> dict[str, FixedKL]:
         if self.monitor is None:
             return {}
-        if HUMAN not in self.monitor.responses:
+        if Role.HUMAN not in self.monitor.responses:
             raise DataError(
                 "the monitor holds no training responses",
-                hint='make it so: EvalSet.from_jsonl("train.jsonl", limit=256).with_responses(teacher, human=True)',
+                hint="write its responses with `References.of(teacher=…, human=True)`",
             )
         self.monitor.check_tokenizer("student", student.tokenizer)
         width = common_width(student.tokenizer.size, student=student.vocab_size, teacher=teacher.vocab_size)
-        writers = {TrainingKL.MONITOR: HUMAN, TrainingKL.FRESH: "teacher"}
+        writers = {TrainingKL.MONITOR: Role.HUMAN, TrainingKL.FRESH: Role.TEACHER}
         return {
             name: FixedKL(self.monitor.sequences(writer), teacher, width)
             for name, writer in writers.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -71,3 +72,16 @@ class LanguageModel(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]: ...
     def train(self, mode: bool = True) -> LanguageModel: ...
     def eval(self) -> LanguageModel: ...
+
+
+@contextmanager
+def evaluating(model: LanguageModel) -> Iterator[None]:
+    """Evaluation mode without gradients, for a while; the model's train mode is left as it was."""
+    was_training = bool(getattr(model, "training", False))
+    model.eval()
+    try:
+        # Not inference_mode: tensors that the model keeps from it could not be used in a later backward pass.
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

@@ -21,10 +21,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final, Literal, get_args
+
+import numpy as np
 
 from thack.errors import DataError
 
@@ -192,25 +195,42 @@ class HealthName:
         return [f"tokens_{first}_{'up' if last is None else last}"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PromptSums:
     """Sums over each prompt's response, before any reduction; P prompts in the evaluation set's order."""
 
-    nats: Sequence[float]
-    tokens: Sequence[float]
+    nats_P: np.ndarray  # float64
+    tokens_P: np.ndarray  # int64
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return {"nats": self.nats_P.tolist(), "tokens": self.tokens_P.tolist()}
+
+    @classmethod
+    def parse(cls, raw: object, what: str = "a metric") -> PromptSums:
+        """The inverse of `dump`.
+
+        Raises:
+            DataError: `raw` does not hold as many numbers of nats as of tokens.
+        """
+        if isinstance(raw, Mapping):
+            nats, tokens = raw.get("nats"), raw.get("tokens")
+            if isinstance(nats, list) and isinstance(tokens, list) and 0 < len(nats) == len(tokens):
+                with suppress(TypeError, ValueError):
+                    return cls(nats_P=np.asarray(nats, dtype=np.float64), tokens_P=np.asarray(tokens, dtype=np.int64))
+        raise DataError(f"{what} does not hold the nats and the tokens of every prompt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerPromptRow:
     """One line of per_prompt.jsonl: what every prompt contributed to each metric of one evaluation."""
 
-    step: float | None  # None: an evaluation outside training
+    step: int | None  # None: an evaluation outside training
     metrics: Mapping[MetricName, PromptSums]
 
     def dump(self) -> dict[str, object]:
         """Plain values, for JSON."""
-        sums = {str(name): {"nats": list(one.nats), "tokens": list(one.tokens)} for name, one in self.metrics.items()}
-        return {"step": self.step, **sums}
+        return {"step": self.step, **{str(name): sums.dump() for name, sums in self.metrics.items()}}
 
     @classmethod
     def parse(cls, raw: Mapping[str, object]) -> PerPromptRow:
@@ -219,19 +239,13 @@ class PerPromptRow:
         Raises:
             DataError: a metric does not hold the nats and tokens of every prompt.
         """
-        metrics = {}
-        for column, value in raw.items():
-            if (name := find_metric(column)) is not None:
-                metrics[name] = _sums(column, value)
-        return cls(step=number(raw.get("step")), metrics=metrics)
-
-
-def _sums(column: str, value: object) -> PromptSums:
-    if isinstance(value, Mapping):
-        nats, tokens = value.get("nats"), value.get("tokens")
-        if isinstance(nats, list) and isinstance(tokens, list) and len(nats) == len(tokens):
-            return PromptSums(nats=nats, tokens=tokens)
-    raise DataError(f"{column} does not hold the nats and the tokens of every prompt")
+        metrics = {
+            name: PromptSums.parse(value, column)
+            for column, value in raw.items()
+            if (name := find_metric(column)) is not None
+        }
+        step = number(raw.get("step"))
+        return cls(step=None if step is None else int(step), metrics=metrics)
 
 
 Event = Literal["train", "evaluation", "guard"]

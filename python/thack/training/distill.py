@@ -19,9 +19,10 @@ from thack.config import DistillSettings, LossSettings, TargetSettings
 from thack.data.encode import prepare
 from thack.data.sequence import data_fingerprint
 from thack.errors import MismatchError, UsageError
-from thack.evaluation.distance import Evaluator
 from thack.evaluation.eval_set import EvalSet
+from thack.evaluation.evaluator import Evaluator
 from thack.evaluation.monitor import FixedKL
+from thack.evaluation.references import References
 from thack.evaluation.run import open_eval_set
 from thack.losses.vocabulary import common_width
 from thack.models.checkpoint import fingerprint_like
@@ -309,9 +310,12 @@ def build_evaluator(
     """Golden and proxy on the evaluation set, if there is one."""
     if eval_set is None:
         return None
-    return Evaluator(
-        eval_set, cast.teacher, cast.oracle, settings.evaluation, seed=settings.seed, judge=cast.judge, group=group
-    )
+    return Evaluator(eval_set, references_of(settings, cast), settings.evaluation, seed=settings.seed, group=group)
+
+
+def references_of(settings: DistillSettings, cast: Models) -> References:
+    """What the student is compared with at evaluations."""
+    return References(oracle=cast.oracle, teacher=cast.teacher, judge=cast.judge, human=settings.human_references)
 
 
 def build_evaluation(
@@ -332,8 +336,8 @@ def build_evaluation(
         columns: Row = {name: monitor.measure(cast.student) for name, monitor in monitors.items()}
         if evaluator is not None:
             found = evaluator.evaluate(cast.student)
-            columns |= found.columns
-            run.append_per_prompt(found.per_prompt_row(step))
+            columns |= found.named()
+            run.append_per_prompt(found.per_prompt_row(step).dump())
         if guard is not None:
             guard.observe(step, columns)
         return columns
@@ -350,10 +354,7 @@ def _open_eval_set(settings: DistillSettings, cast: Models, run: RunDirectory, p
         return open_eval_set(
             Path(settings.eval_data),
             run.path,
-            teacher=cast.teacher,
-            oracle=cast.oracle,
-            judge=cast.judge,
-            human=settings.human_references,
+            references_of(settings, cast),
             data=replace(settings.data, limit=0),
             seed=settings.seed,
             progress=progress,

@@ -88,7 +88,7 @@ def test_the_whole_street(
         student=str(run.model), teacher=teacher, oracle=base, eval_data=str(tmp_path / "held_out.jsonl"), data=data,
         out=str(tmp_path / "evaluation.json"), evaluation={"bootstrap": 20}, device="cpu", human_references=True,
     )  # fmt: skip
-    metrics = {name.split("/")[0] for name in found["columns"]}
+    metrics = {name.split("/")[0] for name in found.columns}
     assert metrics == {"golden", "proxy", "baseline", "human", "human_baseline", "health"}
     assert api.verdict(run.path).name == "inconclusive"
     assert "Teacher hacking" in (run.model / "README.md").read_text()

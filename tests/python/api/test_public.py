@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pkgutil
 import subprocess
 import sys
 
@@ -58,8 +59,10 @@ def test_importing_costs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_distance_is_a_function_beside_its_module() -> None:
-    from thack.evaluation.distance import Evaluator
+def test_no_function_of_the_evaluation_package_shadows_a_module() -> None:
+    from thack.evaluation.evaluator import Evaluator
 
     assert callable(thack.evaluation.distance)
+    modules = {found.name for found in pkgutil.iter_modules(thack.evaluation.__path__)}
+    assert not modules & set(thack.evaluation.__all__)
     assert Evaluator is thack.evaluation.Evaluator

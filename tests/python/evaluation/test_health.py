@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from thack.data.sequence import TokenSequence
 from thack.evaluation.health import FixedHealth, entropies, repeated_share, sample_health
+from thack.schema.metrics import HealthName, Role
 
 
 def sequences(lengths: list[int]) -> list[TokenSequence]:
@@ -17,6 +19,10 @@ def sequences(lengths: list[int]) -> list[TokenSequence]:
         TokenSequence(example=i, prompt_id=f"p{i}", prompt_ids=np.ones(1, np.int32), response_ids=np.ones(n, np.int32))
         for i, n in enumerate(lengths)
     ]
+
+
+def named(columns: Mapping[HealthName, float]) -> dict[str, float]:
+    return {str(name): value for name, value in columns.items()}
 
 
 def log_softmax(seed: int, n: int, v: int) -> torch.Tensor:
@@ -35,7 +41,7 @@ def test_fixed_rows_by_definition() -> None:
         rows = slice(at, at + sum(batch))
         health.add(sequences(batch), log_p[rows], log_q[rows], kl_N[rows])
         at += sum(batch)
-    found = health.columns("proxy")
+    found = named(health.columns(Role.TEACHER))
 
     p, q = log_p.double().exp().numpy(), log_q.double().exp().numpy()
     entropy = [-sum(x * math.log(x) for x in row) for row in q]
@@ -63,19 +69,18 @@ def test_a_model_against_itself_is_calibrated_and_overlaps() -> None:
     log_p = log_softmax(2, 12, 20)
     health = FixedHealth()
     health.add(sequences([3, 9]), log_p, log_p, torch.zeros(12))
-    found = health.columns("golden")
+    found = named(health.columns(Role.ORACLE))
     assert found["health/golden/top_10_overlap/reference_sampled"] == 1
     assert found["health/golden/calibration_error/reference_sampled"] == pytest.approx(0, abs=1e-6)
     assert "health/golden/forward_kl/tokens_64_up/reference_sampled" not in found
 
 
-def test_large_batches_are_thinned_out() -> None:
-    """Every sixth row of a thousand: the rest is never touched."""
+def test_of_large_batches_every_sixth_row_is_looked_at() -> None:
     spoilt = torch.full((1000, 12), float("nan"))
     spoilt[::6] = log_softmax(3, 167, 12)
     health = FixedHealth()
     health.add(sequences([1000]), spoilt, spoilt, torch.zeros(1000))
-    assert all(math.isfinite(value) for value in health.columns("proxy").values())
+    assert all(math.isfinite(value) for value in health.columns(Role.TEACHER).values())
 
 
 def test_impossible_outcomes_have_no_entropy() -> None:
@@ -85,7 +90,7 @@ def test_impossible_outcomes_have_no_entropy() -> None:
 def test_samples_by_definition() -> None:
     rambling = np.array([5, 6, 7, 8] * 3, dtype=np.int32)  # 9 grams, 4 distinct
     ended = np.array([5, 6, 1], dtype=np.int32)
-    found = sample_health([rambling, ended], stop_ids={1}, max_new_tokens=12, entropy=0.5)
+    found = named(sample_health([rambling, ended], stop_ids={1}, max_new_tokens=12, entropy=0.5))
     assert found == {
         "health/response_tokens/student_sampled": 7.5,
         "health/truncated_share/student_sampled": 0.5,
@@ -94,6 +99,5 @@ def test_samples_by_definition() -> None:
     }
     assert repeated_share([ended]) == 0
     full = np.array([5] * 11 + [1], dtype=np.int32)  # an end at the very last place is an end
-    assert (
-        sample_health([full], stop_ids={1}, max_new_tokens=12, entropy=0)["health/truncated_share/student_sampled"] == 0
-    )
+    whole = sample_health([full], stop_ids={1}, max_new_tokens=12, entropy=0)
+    assert whole[HealthName(quantity="truncated_share")] == 0

@@ -13,10 +13,11 @@ from thack.data import Record
 from thack.data.tokenizer import Tokenizer
 from thack.detection import Curves, verdict
 from thack.errors import DataError, MismatchError, UsageError
-from thack.evaluation import EvalSet, Evaluator, distance, evaluate
+from thack.evaluation import EvalSet, Evaluator, References, distance, evaluate
 from thack.models.batch import Batch
 from thack.models.native.llama import Llama
 from thack.runtime.runlog import RunLog
+from thack.schema.metrics import MetricName, Role
 
 from .small import sharp
 
@@ -34,61 +35,68 @@ def records() -> list[Record]:
 @pytest.fixture(scope="module")
 def eval_set(cast: tuple[Llama, Llama, Llama], records: list[Record]) -> EvalSet:
     judge, teacher, _ = cast
-    return EvalSet.from_records(records).with_responses(teacher, judge=judge, human=True, max_new_tokens=9)
+    return EvalSet.from_records(records).with_responses(
+        References(teacher=teacher, judge=judge, human=True), max_new_tokens=9
+    )
 
 
 def test_a_judge_is_an_oracle_by_another_name(cast: tuple[Llama, Llama, Llama], records: list[Record]) -> None:
     judge, teacher, student = cast
     plain = EvalSet.from_records(records)
-    named = plain.with_responses(judge=judge, max_new_tokens=9)
-    as_oracle = plain.with_responses(oracle=judge, max_new_tokens=9)
-    by_name = evaluate(student, named, judge=judge, settings=SETTINGS).columns
-    by_role = evaluate(student, as_oracle, oracle=judge, settings=SETTINGS).columns
+    named = plain.with_responses(References(judge=judge), max_new_tokens=9)
+    as_oracle = plain.with_responses(References(oracle=judge), max_new_tokens=9)
+    by_name = evaluate(student, named, References(judge=judge), settings=SETTINGS).named()
+    by_role = evaluate(student, as_oracle, References(oracle=judge), settings=SETTINGS).named()
     assert {name.replace("judge/", "golden/"): value for name, value in by_name.items()} == by_role
-    assert distance(student, judge, named, role="judge", settings=SETTINGS)[READOUT] == (by_name[f"judge/{READOUT}"])
-    pair = plain.with_responses(teacher, judge=judge, max_new_tokens=9)
-    both = evaluate(student, pair, teacher=teacher, judge=judge, settings=SETTINGS)
-    assert f"judge_baseline/{READOUT}" in both.columns and f"proxy/{READOUT}" in both.columns
+    name = MetricName(role=Role.JUDGE)
+    assert distance(student, judge, named, role=Role.JUDGE, settings=SETTINGS)[name] == by_name[str(name)]
+    pair = plain.with_responses(References(teacher=teacher, judge=judge), max_new_tokens=9)
+    both = evaluate(student, pair, References(teacher=teacher, judge=judge), settings=SETTINGS)
+    assert f"judge_baseline/{READOUT}" in both.named() and f"proxy/{READOUT}" in both.named()
 
 
 def test_human_likelihood_equals_its_definition(cast: tuple[Llama, Llama, Llama], eval_set: EvalSet) -> None:
     judge, teacher, student = cast
-    found = Evaluator(eval_set, teacher, None, SETTINGS, judge=judge).evaluate(student)
+    found = Evaluator(eval_set, References(teacher=teacher, judge=judge), SETTINGS).evaluate(student)
     for name, model in (("human", student), ("human_baseline", teacher)):
         nats = []
-        for sequence in eval_set.sequences("human"):
+        for sequence in eval_set.sequences(Role.HUMAN):
             batch = Batch.of([sequence])
             with torch.no_grad():
                 log_q = torch.log_softmax(model(batch).double(), 1)
             nats.append(-float(log_q.gather(1, batch.labels_N[:, None]).sum()))
-        per_prompt = found.per_prompt[f"{name}/{LIKELIHOOD}"]
+        per_prompt = found.per_prompt[MetricName.parse(f"{name}/{LIKELIHOOD}")]
         np.testing.assert_allclose(per_prompt.nats_P, nats, rtol=1e-4)
-        assert found.columns[f"{name}/{LIKELIHOOD}/token_mean"] == pytest.approx(
+        assert found.named()[f"{name}/{LIKELIHOOD}/token_mean"] == pytest.approx(
             sum(nats) / per_prompt.tokens_P.sum(), rel=1e-4
         )
 
 
-def test_prompts_without_a_human_response_leave_the_bank(eval_set: EvalSet, tmp_path: Path) -> None:
-    assert "p3" not in eval_set.ids and eval_set.origin["dropped_without_response"] == 1
-    assert all(ids[-1] == 1 or len(ids) == 9 for ids in eval_set.responses["human"])
+def test_prompts_without_a_human_response_leave_the_evaluation_set(eval_set: EvalSet, tmp_path: Path) -> None:
+    assert "p3" not in eval_set.ids and eval_set.origin.dropped_without_response == 1
+    assert all(ids[-1] == 1 or len(ids) == 9 for ids in eval_set.responses[Role.HUMAN])
     eval_set.save(tmp_path / "eval_set")
     assert EvalSet.load(tmp_path / "eval_set").fingerprint() == eval_set.fingerprint()
 
 
 def test_people_alone_are_enough(cast: tuple[Llama, Llama, Llama], records: list[Record], tokenizer: Tokenizer) -> None:
-    eval_set = EvalSet.from_records(records).with_responses(human=True, tokenizer=tokenizer)
-    assert set(evaluate(cast[2], eval_set, settings=SETTINGS).per_prompt) == {f"human/{LIKELIHOOD}"}
+    eval_set = EvalSet.from_records(records).with_responses(References(human=True), tokenizer=tokenizer)
+    assert set(evaluate(cast[2], eval_set, References(human=True), settings=SETTINGS).per_prompt) == {
+        MetricName.parse(f"human/{LIKELIHOOD}")
+    }
     with pytest.raises(UsageError, match="no tokenizer is known here"):
-        EvalSet.from_records(records).with_responses(human=True)
+        EvalSet.from_records(records).with_responses(References(human=True))
     with pytest.raises(DataError, match="has a response that people wrote"):
-        EvalSet.from_records(records[3:4]).with_responses(human=True, tokenizer=tokenizer)
+        EvalSet.from_records(records[3:4]).with_responses(References(human=True), tokenizer=tokenizer)
 
 
-def test_a_judge_that_did_not_write_the_bank_is_refused(cast: tuple[Llama, Llama, Llama], eval_set: EvalSet) -> None:
+def test_a_judge_that_did_not_write_the_evaluation_set_is_refused(
+    cast: tuple[Llama, Llama, Llama], eval_set: EvalSet
+) -> None:
     with pytest.raises(MismatchError, match="judge responses were written by another model"):
-        evaluate(cast[2], eval_set, judge=cast[2], settings=SETTINGS)
+        evaluate(cast[2], eval_set, References(judge=cast[2]), settings=SETTINGS)
     with pytest.raises(UsageError, match="no responses of the oracle"):
-        evaluate(cast[2], eval_set, oracle=cast[0], settings=SETTINGS)
+        evaluate(cast[2], eval_set, References(oracle=cast[0]), settings=SETTINGS)
 
 
 def test_conversations_go_through_the_chat_template(tokenizer: Tokenizer, cast: tuple[Llama, Llama, Llama]) -> None:
@@ -97,7 +105,7 @@ def test_conversations_go_through_the_chat_template(tokenizer: Tokenizer, cast: 
     talking = Tokenizer.train(["def read(path): read the file at path"] * 3, 264)
     talking.chat_template = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
     model = sharp(talking, 0)
-    eval_set = EvalSet.from_records([record]).with_responses(model, max_new_tokens=3)
+    eval_set = EvalSet.from_records([record]).with_responses(References(teacher=model), max_new_tokens=3)
     assert talking.decode(eval_set.prompts[0]) == "<read>"
 
 

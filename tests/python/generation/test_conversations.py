@@ -14,7 +14,7 @@ from thack.config import ArchitectureSettings, DataSettings, GenerateSettings
 from thack.data.encode import prepare
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError
-from thack.evaluation.eval_set import EvalSet
+from thack.evaluation import EvalSet, References
 from thack.generation.run import run_generate
 from thack.models.load import new_decoder
 
@@ -49,7 +49,8 @@ def test_a_conversation_is_the_ids_of_its_template_alone(directory: Path, tmp_pa
     expected = theirs.apply_chat_template(TURNS, add_generation_prompt=True, return_dict=False)
     assert found[0].prompt_ids.tolist() == expected
     assert found[1].prompt_ids.tolist() == theirs("reads").input_ids
-    eval_set = EvalSet.from_jsonl(tmp_path / "p.jsonl").with_responses(human=False, teacher=directory, max_new_tokens=1)
+    references = References.of(teacher=directory)
+    eval_set = EvalSet.from_jsonl(tmp_path / "p.jsonl").with_responses(references, max_new_tokens=1)
     assert [p.tolist() for p in eval_set.prompts] == [s.prompt_ids.tolist() for s in found]
 
 

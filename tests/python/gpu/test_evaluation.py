@@ -7,8 +7,8 @@ import torch
 
 from thack.config import EvaluationSettings
 from thack.data.records import Record
-from thack.evaluation.distance import Evaluator, three_divergences
-from thack.evaluation.eval_set import EvalSet
+from thack.evaluation import EvalSet, Evaluator, References
+from thack.evaluation.divergences import three_divergences
 
 from .host import HostCopies
 from .small import VOCAB, model
@@ -19,7 +19,8 @@ PROMPTS = ["def open", "def write(path)", "class Queue", "read the", "first", "f
 def held_out() -> EvalSet:
     """Responses by the CPU's models, so that both sides are measured on one text."""
     records = [Record(prompt_id=f"p{i}", prompt=text, response="the file") for i, text in enumerate(PROMPTS)]
-    return EvalSet.from_records(records).with_responses(model(1), oracle=model(2), max_new_tokens=8, human=True)
+    references = References(teacher=model(1), oracle=model(2), human=True)
+    return EvalSet.from_records(records).with_responses(references, max_new_tokens=8)
 
 
 def test_the_same_columns(cuda: torch.device) -> None:
@@ -27,10 +28,10 @@ def test_the_same_columns(cuda: torch.device) -> None:
     prompts, settings = held_out(), EvaluationSettings(batch_size=4, bootstrap=20, student_samples=False)
     found = []
     for device in ("cpu", cuda):
-        evaluator = Evaluator(prompts, model(1, device), model(2, device), settings)
+        evaluator = Evaluator(prompts, References(teacher=model(1, device), oracle=model(2, device)), settings)
         with HostCopies(4 * VOCAB):  # a batch has four rows of logits, at least
-            found.append(evaluator.evaluate(model(0, device)).columns)
-            assert evaluator.evaluate(model(0, device)).columns == found[-1]  # with references from memory
+            found.append(evaluator.evaluate(model(0, device)).named())
+            assert evaluator.evaluate(model(0, device)).named() == found[-1]  # with references from memory
     expected, ours = found
     assert ours.keys() == expected.keys()
     assert {name.split("/")[0] for name in ours} >= {"golden", "proxy", "human", "health"}
@@ -41,11 +42,11 @@ def test_the_same_columns(cuda: torch.device) -> None:
 def test_the_student_writes(cuda: torch.device) -> None:
     settings = EvaluationSettings(batch_size=4, bootstrap=20)
     prompts = held_out()
-    evaluator = Evaluator(prompts, model(1, cuda), model(2, cuda), settings)
+    evaluator = Evaluator(prompts, References(teacher=model(1, cuda), oracle=model(2, cuda)), settings)
     with HostCopies(4 * VOCAB):
         found = evaluator.evaluate(model(0, cuda))
-    expected = Evaluator(prompts, model(1), model(2), settings).evaluate(model(0))
-    assert found.columns.keys() == expected.columns.keys() and found.generated_tokens > 0
+    expected = Evaluator(prompts, References(teacher=model(1), oracle=model(2)), settings).evaluate(model(0))
+    assert found.named().keys() == expected.named().keys() and found.generated_tokens > 0
     assert found.per_prompt.keys() == expected.per_prompt.keys()
 
 

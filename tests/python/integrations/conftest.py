@@ -9,7 +9,7 @@ pytest.importorskip("accelerate")
 
 from thack.data import Record
 from thack.data.tokenizer import Tokenizer
-from thack.evaluation import EvalSet
+from thack.evaluation import EvalSet, References
 
 from .small import llama
 
@@ -27,6 +27,5 @@ def records() -> list[Record]:
 @pytest.fixture(scope="session")
 def eval_set(records: list[Record], tokenizer: Tokenizer) -> EvalSet:
     """Oracle seed 7, teacher seed 8."""
-    return EvalSet.from_records(records).with_responses(
-        llama(8), oracle=llama(7), human=True, tokenizer=tokenizer, max_new_tokens=8
-    )
+    references = References.of(teacher=llama(8), oracle=llama(7), human=True, tokenizer=tokenizer)
+    return EvalSet.from_records(records).with_responses(references, max_new_tokens=8)

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 sys.path.insert(0, str(Path(__file__).parent))
 from small import llama
 
-from thack import EvalSet, HackingCallback
+from thack import EvalSet, HackingCallback, References
 from thack.config import EvaluationSettings
 from thack.data import Record
 from thack.data.tokenizer import Tokenizer
@@ -27,9 +27,8 @@ def main(place: Path) -> None:
     first = dist.get_rank() == 0
     tokenizer = Tokenizer.train(["def read(path): read the file at path"] * 3, 264)
     records = [Record(prompt_id=f"p{i}", prompt=f"def f{i}(x)") for i in range(6)]
-    eval_set = EvalSet.from_records(records).with_responses(
-        llama(8), oracle=llama(7), tokenizer=tokenizer, max_new_tokens=8
-    )
+    references = References.of(teacher=llama(8), oracle=llama(7), tokenizer=tokenizer)
+    eval_set = EvalSet.from_records(records).with_responses(references, max_new_tokens=8)
     student = llama(1)
     if place.name == "sharded":
         for layer in student.model.layers:
@@ -39,8 +38,9 @@ def main(place: Path) -> None:
     settings = EvaluationSettings(student_samples=False, bootstrap=20)
     state = transformers.TrainerState(is_world_process_zero=first)
     control, args = transformers.TrainerControl(), type("Arguments", (), {"output_dir": str(place)})()
-    references = {"teacher": llama(8), "oracle": llama(7), "tokenizer": tokenizer, "every": 1}
-    callback = HackingCallback(eval_set, settings=settings, stop_on_alarm=True, **references)
+    callback = HackingCallback(
+        eval_set, references, every=1, tokenizer=tokenizer, settings=settings, stop_on_alarm=True
+    )
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
     student.train()
     callback.on_train_begin(args, state, control, model=student)
@@ -53,7 +53,7 @@ def main(place: Path) -> None:
         callback.on_step_end(args, state, control, model=student)
     callback.on_train_end(args, state, control, model=student)
     if place.name == "sharded":
-        sampling = HackingCallback(eval_set, settings=EvaluationSettings(), **references)
+        sampling = HackingCallback(eval_set, references, tokenizer=tokenizer, settings=EvaluationSettings())
         try:
             sampling.on_train_begin(args, state, control, model=student)
         except UsageError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from thack.config import EvaluationSettings
 from thack.data.tokenizer import Tokenizer
 from thack.detection import Curves
 from thack.errors import DataError, MismatchError, UsageError
-from thack.evaluation import evaluate
+from thack.evaluation import References, evaluate
 from thack.runtime import runlog
 
 from .small import arguments, llama
@@ -48,7 +49,8 @@ def train(path: Path, student: Any, callbacks: list[Any], **options: Any) -> Any
 
 @pytest.fixture
 def callback(eval_set: EvalSet, tokenizer: Tokenizer) -> HackingCallback:
-    return HackingCallback(eval_set, teacher=llama(8), oracle=llama(7), every=2, tokenizer=tokenizer, settings=SETTINGS)
+    references = References.of(teacher=llama(8), oracle=llama(7), tokenizer=tokenizer)
+    return HackingCallback(eval_set, references, every=2, tokenizer=tokenizer, settings=SETTINGS)
 
 
 def test_training_is_undisturbed(callback: HackingCallback, tmp_path: Path) -> None:
@@ -68,9 +70,7 @@ def test_columns_are_those_of_evaluate(
     trainer = train(tmp_path, student, [callback])
     rows = [row for row in trainer.state.log_history if PROXY in row]
     assert [row["step"] for row in rows] == [0, 2, 4]
-    expected = evaluate(
-        student.eval(), eval_set, teacher=llama(8), oracle=llama(7), tokenizer=tokenizer, settings=SETTINGS
-    ).columns
+    expected = evaluate(student.eval(), eval_set, callback.references, tokenizer=tokenizer, settings=SETTINGS).named()
     shown = {name for name in expected if not name.endswith(("/low", "/high"))}
     assert shown <= rows[-1].keys()
     assert {name.split("/")[0] for name in shown} == {
@@ -126,19 +126,17 @@ def test_random_state_and_train_modes_are_left_alone(callback: HackingCallback, 
 def test_a_monitor_lets_the_detector_compare(
     eval_set: EvalSet, records: Any, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    teacher = llama(8)
-    monitor = EvalSet.from_records(records[:4]).with_responses(
-        teacher, human=True, tokenizer=tokenizer, max_new_tokens=8
-    )
-    callback = HackingCallback(
-        eval_set, teacher=teacher, every=2, monitor=monitor, tokenizer=tokenizer, settings=SETTINGS, stop_on_alarm=True
-    )
+    references = References.of(teacher=llama(8), tokenizer=tokenizer)
+    trained = replace(references, human=True)
+    monitor = EvalSet.from_records(records[:4]).with_responses(trained, max_new_tokens=8)
+    common = {"tokenizer": tokenizer, "settings": SETTINGS}
+    callback = HackingCallback(eval_set, references, every=2, monitor=monitor, stop_on_alarm=True, **common)
     train(tmp_path, llama(1), [callback])
     curves = Curves.from_run(tmp_path / "thack")
     assert len(curves.of("monitor")) == len(curves.of("fresh")) == 3
     assert curves.words["golden"].startswith("human/")
-    bare = EvalSet.from_records(records[:4]).with_responses(teacher, tokenizer=tokenizer, max_new_tokens=8)
-    lame = HackingCallback(eval_set, teacher=teacher, monitor=bare, tokenizer=tokenizer, settings=SETTINGS)
+    bare = EvalSet.from_records(records[:4]).with_responses(references, max_new_tokens=8)
+    lame = HackingCallback(eval_set, references, monitor=bare, **common)
     with pytest.raises(DataError, match="the monitor holds no training responses"):
         train(tmp_path / "b", llama(1), [lame])
 
@@ -161,13 +159,14 @@ def test_the_trainers_trackers_get_the_columns(callback: HackingCallback, tmp_pa
 
 def test_mistakes_are_told_before_the_first_step(eval_set: EvalSet, tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="every = 0"):
-        HackingCallback(eval_set, teacher=llama(8), every=0)
+        HackingCallback(eval_set, References(human=True), every=0)
     with pytest.raises(UsageError, match="compares the student with its teacher"):
-        HackingCallback(eval_set, monitor=eval_set)
+        HackingCallback(eval_set, References(human=True), monitor=eval_set)
     with pytest.raises(UsageError, match="does not know its tokenizer"):
-        train(tmp_path / "a", llama(1), [HackingCallback(eval_set, teacher=llama(8))])
+        References.of(teacher=llama(8))
     with pytest.raises(MismatchError, match="written by another model"):
-        train(tmp_path / "b", llama(1), [HackingCallback(eval_set, teacher=llama(9), tokenizer=tokenizer)])
+        references = References.of(teacher=llama(9), tokenizer=tokenizer)
+        train(tmp_path / "b", llama(1), [HackingCallback(eval_set, references, tokenizer=tokenizer)])
 
 
 def test_a_resumed_run_writes_each_row_once(callback: HackingCallback, tmp_path: Path) -> None:

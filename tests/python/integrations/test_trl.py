@@ -18,13 +18,14 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.experimental.gkd import GKDConfig, GKDTrainer
-from thack import HackingCallback, EvalSet
+from thack import EvalSet, HackingCallback, References
 
 place = Path(sys.argv[1])
 student, teacher, judge = (AutoModelForCausalLM.from_pretrained(place / n) for n in ("student", "teacher", "judge"))
 tokenizer = AutoTokenizer.from_pretrained(place / "student")
 tokenizer.pad_token = tokenizer.eos_token
-eval_set = EvalSet.from_jsonl(place / "held_out.jsonl").with_responses(teacher, oracle=judge, max_new_tokens=8)
+references = References.of(teacher=teacher, oracle=judge)
+eval_set = EvalSet.from_jsonl(place / "held_out.jsonl").with_responses(references, max_new_tokens=8)
 turns = [{"messages": [{"role": "user", "content": f"f{i}"}, {"role": "assistant", "content": f"reads {i}"}]}
          for i in range(8)]
 args = GKDConfig(output_dir=str(place / "out"), max_steps=4, per_device_train_batch_size=2, max_length=40,
@@ -32,7 +33,7 @@ args = GKDConfig(output_dir=str(place / "out"), max_steps=4, per_device_train_ba
                  logging_steps=1, disable_tqdm=True, gradient_checkpointing=False)
 trainer = GKDTrainer(model=student, teacher_model=teacher, args=args, processing_class=tokenizer,
                      train_dataset=Dataset.from_list(turns),
-                     callbacks=[HackingCallback(eval_set, teacher=teacher, oracle=judge, every=2)])
+                     callbacks=[HackingCallback(eval_set, references, every=2)])
 trainer.train()
 rows = [row for row in trainer.state.log_history if any(key.startswith("golden/") for key in row)]
 print(json.dumps({"steps": [row["step"] for row in rows], "columns": sorted(rows[-1])}))

@@ -6,6 +6,7 @@ import doctest
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,10 +106,26 @@ def test_a_row_without_event_or_step_is_refused(raw: dict[str, object]) -> None:
 
 
 def test_a_per_prompt_row_survives_json() -> None:
-    row = PerPromptRow(step=8, metrics={GOLDEN.per_prompt: PromptSums(nats=[1.5, 0.25], tokens=[3, 4])})
-    assert PerPromptRow.parse(json.loads(json.dumps(row.dump()))) == row
+    sums = PromptSums(nats_P=np.array([1.5, 0.25]), tokens_P=np.array([3, 4]))
+    row = PerPromptRow(step=8, metrics={GOLDEN.per_prompt: sums})
+    text = '{"step": 8, "golden/forward_kl/reference_sampled": {"nats": [1.5, 0.25], "tokens": [3, 4]}}'
+    assert json.dumps(row.dump()) == text
+    assert json.dumps(PerPromptRow.parse(json.loads(text)).dump()) == text
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"nats": [1.0], "tokens": [1, 2]},
+        {"nats": [1.0]},
+        [1.0],
+        {"nats": [], "tokens": []},
+        {"nats": ["x"], "tokens": [1]},
+    ],
+)
+def test_sums_that_are_not_of_every_prompt_are_refused(broken: object) -> None:
     with pytest.raises(DataError, match="nats and the tokens"):
-        PerPromptRow.parse({"step": 1, str(GOLDEN.per_prompt): {"nats": [1.0], "tokens": [1, 2]}})
+        PerPromptRow.parse({"step": 1, str(GOLDEN.per_prompt): broken})
 
 
 def test_examples() -> None:

@@ -19,7 +19,7 @@ from thack.config import (
     SourceSettings,
 )
 from thack.data import Record
-from thack.evaluation import EvalSet
+from thack.evaluation import EvalSet, References
 from thack.runtime.progress import SILENT
 
 from .small import model
@@ -47,9 +47,8 @@ def build_world(root: Path, start: int = 0, seed: int = 0) -> Path:
         with torch.no_grad():
             member.lm_head.weight.mul_(20 if role != "student" else 1)
         member.save(root / role)
-    EvalSet.from_records(records(6, 100)).with_responses(cast["teacher"], oracle=cast["oracle"], max_new_tokens=7).save(
-        root / "eval_set"
-    )
+    references = References(teacher=cast["teacher"], oracle=cast["oracle"])
+    EvalSet.from_records(records(6, 100)).with_responses(references, max_new_tokens=7).save(root / "eval_set")
     write(root / "prompts.jsonl", records(10, start))
     data = replace(DATA, path=str(root / "prompts.jsonl"))
     capture(

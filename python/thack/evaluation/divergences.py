@@ -1,0 +1,78 @@
+"""KL in both directions and JSD, row by row and summed up by prompt.
+
+N response tokens packed, V vocabulary, P prompts of the evaluation set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thack.data.sequence import TokenSequence
+from thack.runtime.process_group import ProcessGroup
+from thack.schema.metrics import DIVERGENCES, DivergenceName, PromptSums
+
+# Elements of one [n, V] temporary: on a CPU it stays in the second-level cache, elsewhere it fills the device.
+_CHUNK_ELEMENTS, _CHUNK_ELEMENTS_OF_A_DEVICE = 1 << 18, 1 << 25
+
+
+def three_divergences(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
+    """nats_N3: KL(p‖q), KL(q‖p) and JSD(p, q; β = ½) per row, in the order of `DIVERGENCES`.
+
+    Outcomes without mass on the side that weights them add exactly 0, also where both are −inf.
+    """
+    nats_N3 = torch.empty(log_p_NV.shape[0], 3, dtype=log_p_NV.dtype, device=log_p_NV.device)
+    elements = _CHUNK_ELEMENTS if log_p_NV.device.type == "cpu" else _CHUNK_ELEMENTS_OF_A_DEVICE
+    step = max(1, elements // log_p_NV.shape[1])
+    for start in range(0, log_p_NV.shape[0], step):
+        rows = slice(start, start + step)
+        nats_N3[rows] = _three(log_p_NV[rows], log_q_NV[rows])
+    return nats_N3
+
+
+def _three(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
+    p_NV, q_NV = log_p_NV.exp(), log_q_NV.exp()
+    ratio_NV = log_p_NV - log_q_NV
+    log_m_NV = (p_NV + q_NV).mul_(0.5).log_()
+    parts = (
+        _weighted_sum(p_NV, ratio_NV),
+        -_weighted_sum(q_NV, ratio_NV),
+        (_weighted_sum(p_NV, log_p_NV - log_m_NV) + _weighted_sum(q_NV, log_q_NV - log_m_NV)) / 2,
+    )
+    return torch.stack(parts, dim=1)
+
+
+def _weighted_sum(weights_NV: Tensor, values_NV: Tensor) -> Tensor:
+    sums_N: Tensor = torch.linalg.vecdot(weights_NV, values_NV)
+    if torch.isfinite(sums_N).all():
+        return sums_N
+    return torch.where(weights_NV > 0, weights_NV * values_NV, 0).sum(dim=1)
+
+
+class PromptTotals:
+    """Sums of `num_values` values per token, prompt by prompt, in float64; batches are added one by one."""
+
+    def __init__(self, num_prompts: int, num_values: int = len(DIVERGENCES)) -> None:
+        self._nats_DP = np.zeros((num_values, num_prompts))
+        self._tokens_P = np.zeros(num_prompts, dtype=np.int64)
+
+    def add(self, sequences: Sequence[TokenSequence], nats_ND: Tensor) -> None:
+        """The rows of one batch of `sequences`."""
+        prompt_N = np.repeat([s.example for s in sequences], [len(s.response_ids) for s in sequences])
+        values_ND = nats_ND.double().cpu().numpy()
+        for row, nats_P in enumerate(self._nats_DP):
+            nats_P += np.bincount(prompt_N, weights=values_ND[:, row], minlength=len(nats_P))
+        self._tokens_P += np.bincount(prompt_N, minlength=len(self._tokens_P))
+
+    def of_all_ranks(self, group: ProcessGroup) -> list[PromptSums]:
+        """One per value. Every prompt was summed by one of the ranks."""
+        nats_DP, tokens_P = group.all_reduce_array(self._nats_DP), group.all_reduce_array(self._tokens_P)
+        return [PromptSums(nats_P=nats_P, tokens_P=tokens_P) for nats_P in nats_DP]
+
+
+def by_divergence(sums: Sequence[PromptSums]) -> dict[DivergenceName, PromptSums]:
+    """What `three_divergences` was summed up to, by name."""
+    return dict(zip(DIVERGENCES, sums, strict=True))

@@ -1,0 +1,108 @@
+"""What an evaluation set says of its making, and evaluation.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from thack.schema.metrics import PerPromptRow, Role
+
+_HUMAN = "responses of the file"
+_DEFAULT_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalSetOrigin:
+    """How the responses of an evaluation set were made; empty before there are any."""
+
+    tokenizer: str = ""  # its fingerprint
+    dropped_prompts: int = 0  # empty, or too long
+    dropped_without_response: int | None = None  # of people; None: human responses were not asked for
+    writers: Mapping[Role, str] = field(default_factory=dict)  # fingerprints of the models that wrote responses
+    seed: int | None = None
+    max_new_tokens: int | None = None
+
+    @property
+    def longest(self) -> int:
+        """The maximum of tokens in a response."""
+        return _DEFAULT_TOKENS if self.max_new_tokens is None else self.max_new_tokens
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        human = {"human": _HUMAN, "dropped_without_response": self.dropped_without_response}
+        sampled = {"seed": self.seed, "max_new_tokens": self.max_new_tokens}
+        return {
+            **({"tokenizer": self.tokenizer, "dropped_prompts": self.dropped_prompts} if self.tokenizer else {}),
+            **({} if self.dropped_without_response is None else human),
+            **{role.value: fingerprint for role, fingerprint in self.writers.items()},
+            **{key: value for key, value in sampled.items() if value is not None},
+        }
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, object]) -> EvalSetOrigin:
+        """The inverse of `dump`."""
+        dropped = raw.get("dropped_without_response")
+        seed, longest = raw.get("seed"), raw.get("max_new_tokens")
+        return cls(
+            tokenizer=str(raw.get("tokenizer", "")),
+            dropped_prompts=_count(raw.get("dropped_prompts")) or 0,
+            dropped_without_response=_count(dropped),
+            writers={role: str(raw[role]) for role in Role if role is not Role.HUMAN and role in raw},
+            seed=_count(seed),
+            max_new_tokens=_count(longest),
+        )
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatedModel:
+    """A model that took part in an evaluation."""
+
+    directory: str
+    origin: str  # the directory, or `org/name@commit`
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatedSet:
+    """The evaluation set that was used."""
+
+    fingerprint: str
+    prompts: int
+    origin: EvalSetOrigin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationResult:
+    """evaluation.json: what `thack evaluate` measured of one student, and with what."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    models: Mapping[str, EvaluatedModel]  # by role, the student among them
+    eval_set: EvaluatedSet
+    seed: int
+    columns: Mapping[str, float]  # metrics and health by name
+    per_prompt: PerPromptRow
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return {
+            "kind": "evaluation",
+            "schema": self.SCHEMA,
+            "models": {
+                role: {"directory": model.directory, "origin": model.origin, "fingerprint": model.fingerprint}
+                for role, model in self.models.items()
+            },
+            "eval_set": {
+                "fingerprint": self.eval_set.fingerprint,
+                "prompts": self.eval_set.prompts,
+                "origin": self.eval_set.origin.dump(),
+            },
+            "seed": self.seed,
+            "columns": dict(self.columns),
+            "per_prompt": self.per_prompt.dump(),
+        }
