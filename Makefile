@@ -13,7 +13,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install demo demo-quick test test-rust test-python lint lint-rust lint-python format bench wheel sdist \
+.PHONY: install demo demo-quick test test-rust test-python lint lint-rust lint-python format bench check-gpu wheel sdist \
 	check-wheel asan fuzz clean help
 
 help: ## this list
@@ -98,6 +98,9 @@ format: $(STAMPS)/dev ## rewrite sources in the house style
 
 bench: $(STAMPS)/native ## every benchmark; see benches/LOG.md for dated numbers
 	$(RUN) $(BIN)/python benches/run.py
+
+check-gpu: $(STAMPS)/native $(STAMPS)/dev ## GPU tests and benchmarks in 8 minutes; without a card the tests alone, simulated
+	$(RUN) $(BIN)/python benches/check_gpu.py
 
 wheel: $(STAMPS)/dist sdist ## dist/*.whl for old glibc (manylinux_2_28) by zig, checked, and the sdist
 	rm -f dist/*.whl

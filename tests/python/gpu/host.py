@@ -15,6 +15,10 @@ class HostCopy(AssertionError):
     """A copy to the host of at least as many elements as the test allows for."""
 
 
+aten = torch.ops.aten
+READS = (aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default)  # the last two: inference mode
+
+
 class HostCopies(TorchDispatchMode):
     """Raises HostCopy where an operation on the device has a result of `limit` elements or more on the host."""
 
@@ -31,7 +35,7 @@ class HostCopies(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if any(x.device.type == "cuda" for x in tensors((args, kwargs))):
-            self.waits += func is torch.ops.aten._local_scalar_dense.default
+            self.waits += func in READS
             self.most = max([self.most, *(x.numel() for x in tensors(result) if x.device.type == "cpu")])
         if self.most >= self.limit:
             raise HostCopy(f"{self.most:,} elements were copied to the host; {self.limit:,} are too many")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from time import perf_counter
 from typing import Any
 from unittest import mock
 
@@ -162,13 +163,19 @@ class _Frontend(TorchFunctionMode):
 
 
 class _Event:
-    """Nothing is asynchronous here."""
+    """Nothing is asynchronous here, so an event is past as soon as it is recorded."""
 
-    def __init__(self, **_: object) -> None: ...
+    def __init__(self, **_: object) -> None:
+        self.time_s = 0.0
 
-    def record(self, stream: object = None) -> None: ...
+    def record(self, stream: object = None) -> None:
+        self.time_s = perf_counter()
 
     def synchronize(self) -> None: ...
+
+    def elapsed_time(self, later: _Event) -> float:
+        """Milliseconds."""
+        return (later.time_s - self.time_s) * 1e3
 
 
 @contextmanager
@@ -185,6 +192,10 @@ def simulated_cuda() -> Iterator[None]:
             stack.enter_context(_interpreted_sweeps())
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device="cuda") is made on the CPU and copied
         stack.callback(torch._C._set_only_lift_cpu_tensors, lifts_on_cpu)
+        # Modules that move exchange their parameters, which keeps tied ones tied; `.data = ` would leave values behind.
+        swapped = torch.__future__.get_swap_module_params_on_conversion()
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        stack.callback(torch.__future__.set_swap_module_params_on_conversion, swapped)
         stack.enter_context(_Frontend())
         stack.enter_context(_Backend())
         yield
@@ -198,6 +209,9 @@ _FACTS: dict[str, Callable[..., object]] = {
     "is_current_stream_capturing": lambda: False,
     "Event": _Event,
     "synchronize": lambda *_: None,
+    "memory_allocated": lambda *_: 0,
+    "max_memory_allocated": lambda *_: 1 << 20,  # memory is not simulated, but its readers run
+    "reset_peak_memory_stats": lambda *_: None,
 }
 
 
