@@ -20,7 +20,7 @@ from thack.cache.capture.job import capture, claim_directory, prepare_job
 from thack.cache.capture.score import Scorer
 from thack.config.settings import CacheSettings, LossSettings, OptimizerSettings, SamplingSettings, TargetSettings
 from thack.data.sequence import TokenSequence
-from thack.generation.sampler import generate
+from thack.generation.sampler import GenerationRequest, generate
 from thack.kernels.divergence import reference
 from thack.losses import cross_entropy
 from thack.losses.fused import ProjectedTeacher
@@ -98,14 +98,8 @@ def measure_generation(shapes: Shapes) -> Iterator[Measurement]:
     model, data = random_model(shapes, HALF).eval(), sequences(shapes, batches=4)
 
     def write(sampling: SamplingSettings) -> Work:
-        return lambda: generate(
-            model,
-            [s.prompt_ids for s in data],
-            examples=range(len(data)),
-            max_new_tokens=shapes.new_tokens,
-            sampling=sampling,
-            seed=0,
-        )
+        request = GenerationRequest(sampling=sampling, max_new_tokens=shapes.new_tokens, seed=0)
+        return lambda: generate(model, [s.prompt_ids for s in data], request, examples=range(len(data)))
 
     tokens = len(data) * shapes.new_tokens  # but for those that end early: one token of the vocabulary does that
     yield from compare_rates(
