@@ -13,7 +13,7 @@ from gpu_cost import compare, cost
 from gpu_rows import CUDA, target_of
 from gpu_shapes import Shapes
 from harness import Measurement, Work
-from thack.config.settings import LossSettings
+from thack.config import LossSettings
 from thack.kernels.divergence import reference
 from thack.losses import sweeps
 from thack.losses.fused import ProjectedTeacher, Projection, fused_divergence

@@ -18,7 +18,7 @@ from gpu_shapes import Shapes
 from harness import Measurement, Work
 from thack.cache.capture.job import capture, claim_directory, prepare_job
 from thack.cache.capture.score import Scorer
-from thack.config.settings import CacheSettings, LossSettings, OptimizerSettings, SamplingSettings, TargetSettings
+from thack.config import CacheSettings, LossSettings, OptimizerSettings, SamplingSettings, TargetSettings
 from thack.data.sequence import TokenSequence
 from thack.generation.sampler import GenerationRequest, generate
 from thack.kernels.divergence import reference

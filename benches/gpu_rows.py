@@ -11,7 +11,7 @@ from gpu_cost import compare
 from gpu_shapes import Shapes
 from harness import Measurement, Work
 from thack import kernels
-from thack.config.settings import LossSettings
+from thack.config import LossSettings
 from thack.kernels.divergence import reference
 from thack.losses import token_losses
 from thack.losses.rows import replace_by_gradient
