@@ -19,9 +19,9 @@ from thack.cli.verbs import KEYS, Command, Json, Quiet, Verbose, epilog, shown_p
 from thack.errors import ThackError, UsageError
 
 if TYPE_CHECKING:
+    from thack.config.experiment import ExperimentSettings
     from thack.experiments.forecast import Forecast
     from thack.experiments.grid import GridResult
-    from thack.experiments.settings import ExperimentSettings
 
 
 @app.command("experiment", epilog=epilog("thack experiment laptop --seeds 3 --dry-run"), cls=Command)

@@ -7,6 +7,7 @@ from thack.config.commands import (
     GenerateSettings,
     SftSettings,
 )
+from thack.config.experiment import Axes, ExperimentSettings, RoleSettings
 from thack.config.loader import from_dict, load
 from thack.config.reference import Field, Setting, describe, fields_of
 from thack.config.shared import (
@@ -33,6 +34,7 @@ from thack.config.training import (
 
 __all__ = [
     "ArchitectureSettings",
+    "Axes",
     "CacheSettings",
     "CheckpointSettings",
     "DTypeName",
@@ -40,6 +42,7 @@ __all__ = [
     "DistillSettings",
     "EvaluateSettings",
     "EvaluationSettings",
+    "ExperimentSettings",
     "Field",
     "GenerateSettings",
     "GuardSettings",
@@ -48,6 +51,7 @@ __all__ = [
     "MemorySettings",
     "OptimizerSettings",
     "ParallelSettings",
+    "RoleSettings",
     "SamplingSettings",
     "Setting",
     "SftSettings",

@@ -216,7 +216,8 @@ def _fraction(value: int) -> float:
 
 
 def _near(field: Field, value: Any) -> str:
-    close = difflib.get_close_matches(str(value), field.choices, n=1)
+    wrong = [str(item) for item in (value if isinstance(value, list) else [value]) if str(item) not in field.choices]
+    close = difflib.get_close_matches(wrong[0], field.choices, n=1) if wrong else []
     return f"; did you mean {close[0]}?" if close else ""
 
 

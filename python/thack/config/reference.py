@@ -32,8 +32,9 @@ class Field:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words it accepts, if it accepts only these."""
-        return tuple(map(str, get_args(self.type))) if get_origin(self.type) is Literal else ()
+        """The words that it, or each item of its list, is one of; none where it is free."""
+        kind = get_args(self.type)[0] if get_origin(self.type) is tuple else self.type
+        return tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
 
     @property
     def accepts(self) -> str:

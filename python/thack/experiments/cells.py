@@ -6,17 +6,16 @@ a fraction of 0 is offline and of 1 is online-teacher.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
 from thack.config import SourceKind
+from thack.config.experiment import Axes, ExperimentSettings, Figure, RoleSettings
 from thack.errors import UsageError
-from thack.experiments.settings import Axes, ExperimentSettings, RoleSettings
 from thack.schema.targets import DivergenceKind, TargetSpec, live_word
 
-FIGURES = ("F4", "F5", "F6", "F7", "F8", "fraction", "loss", "sizes", "target", "once", "axes")
+FIGURES: tuple[Figure, ...] = ("F4", "F5", "F6", "F7", "F8", "fraction", "loss", "sizes", "target", "once", "axes")
 _ALWAYS_ONLINE = ("online-teacher", "online-student")
 
 
@@ -46,15 +45,11 @@ class Cell:
 
 def chosen_figures(settings: ExperimentSettings) -> tuple[str, ...]:
     """The figures to make; a product of the user's own comes on top where one is given."""
-    for name in settings.figures:
-        if name not in FIGURES:
-            near = difflib.get_close_matches(name, FIGURES, n=1)
-            hint = f"did you mean {near[0]}?" if near else "figures: " + ", ".join(FIGURES)
-            raise UsageError(f"there is no figure {name!r}", hint=hint)
     own = any(getattr(settings.axes, axis.name) for axis in fields(Axes))
     if "axes" in settings.figures and not own:
         raise UsageError("figure `axes` needs an axis", hint="for example `axes.fraction_online = [0, 0.05, 0.1]`")
-    return tuple(dict.fromkeys([*settings.figures, *(["axes"] if own else [])]))
+    named = [figure for figure in FIGURES if figure != "axes"] if "all" in settings.figures else settings.figures
+    return tuple(dict.fromkeys([*named, *(["axes"] if own else [])]))
 
 
 def axes_of(settings: ExperimentSettings, figure: str) -> Axes:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thack.config import DistillSettings
+from thack.config.experiment import ExperimentSettings, RoleSettings
 from thack.experiments.roles import model_directory
-from thack.experiments.settings import ExperimentSettings, RoleSettings
 
 _FILL = 0.6
 _WRITING = 4.0

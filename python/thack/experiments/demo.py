@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from thack.config import SourceKind
+from thack.config.experiment import ExperimentSettings
 from thack.detection import Verdict
 from thack.experiments.grid import recipe, run_grid
-from thack.experiments.settings import ExperimentSettings
 from thack.reporting import write_report
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.status import recorded

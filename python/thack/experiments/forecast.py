@@ -12,9 +12,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from thack.config.experiment import ExperimentSettings
 from thack.experiments.costs import Cost
 from thack.experiments.grid import Planned
-from thack.experiments.settings import ExperimentSettings
 from thack.experiments.stages import Stage, walk
 from thack.files import write_json
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from thack.cache.format.layout import bytes_per_token
 from thack.config import load, to_dict, to_toml
+from thack.config.experiment import ExperimentSettings
 from thack.detection import Curves, Verdict, verdict
 from thack.errors import ThackError, UsageError
 from thack.experiments.cells import Cell, base_arm, cells, chosen_figures, name_of
 from thack.experiments.pipeline import Pipeline
 from thack.experiments.roles import check_decided, check_roles
-from thack.experiments.settings import ExperimentSettings
 from thack.experiments.stages import Stage, walk
 from thack.experiments.workers import Failures, make_all
 from thack.files import claim_output, read_json, write_json, write_text

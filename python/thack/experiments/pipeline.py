@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from thack.config import CacheSettings, DataSettings, DistillSettings, GenerateSettings, SftSettings
+from thack.config.experiment import ExperimentSettings, RoleSettings
 from thack.config.specs import cache_settings, target_settings
 from thack.data.export import PAIRS
 from thack.experiments import work
@@ -21,7 +22,6 @@ from thack.experiments.cells import Arm, Cell, base_arm, slug
 from thack.experiments.corpus import CorpusSettings, task_file, write_corpus, write_splits
 from thack.experiments.costs import Sizes
 from thack.experiments.roles import model_directory, resized, sampled_digest
-from thack.experiments.settings import ExperimentSettings, RoleSettings
 from thack.experiments.stages import Stage, plan_stage
 from thack.schema.targets import TargetSpec
 

@@ -9,8 +9,8 @@ from operator import attrgetter
 from pathlib import Path
 
 from thack.config import DistillSettings
+from thack.config.experiment import ExperimentSettings, RoleSettings
 from thack.errors import ModelError, UsageError
-from thack.experiments.settings import ExperimentSettings, RoleSettings
 from thack.files import digest
 
 _SAMPLE_BYTES = 1 << 20

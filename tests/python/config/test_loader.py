@@ -91,6 +91,11 @@ def test_set_values_follow_the_type_of_the_key(text: str, key: str, value: objec
     assert getattr(load(DistillSettings, [], [text]), key) == value
 
 
+def test_a_near_miss_in_a_list_is_named() -> None:
+    with pytest.raises(UsageError, match=r"tracker = \[.*did you mean wandb\?"):
+        load(DistillSettings, [], ['tracker=["tensorboard", "wanb"]'])
+
+
 def test_lists_and_fractions() -> None:
     loaded = load(CacheSettings, [], ["temperatures=[1, 2.5]"])
     assert loaded.temperatures == (1.0, 2.5)

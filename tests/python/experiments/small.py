@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from thack.config.experiment import ExperimentSettings
 from thack.experiments.grid import recipe
-from thack.experiments.settings import ExperimentSettings
 
 SETS = [
     "task=sums",

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thack.config import to_toml
+from thack.config.experiment import MANY_EPOCHS, SINGLE_PASS, Axes, ExperimentSettings
 from thack.errors import UsageError
 from thack.experiments.cells import base_arm, cells, name_of, product
 from thack.experiments.grid import RECIPES, plan, recipe
-from thack.experiments.settings import MANY_EPOCHS, SINGLE_PASS, Axes, ExperimentSettings
 
 BASE = ExperimentSettings()
 
@@ -52,7 +52,7 @@ def test_a_product_of_ones_own_runs_beside_the_figures() -> None:
         (["axes.fraction_online=[1.5]"], "axes.fraction_online = [1.5]: must be a list, each between 0 and 1"),
         (["axes.target=['top-k']"], "top-k:64"),
         (["arms=['offline', 'mixture']"], "say of how much"),
-        (["figures=['F9']"], "no figure 'F9'"),
+        (["figures=['F9']"], 'figures = ["F9"]: must be a list, each all | F4'),
         (["figures=['axes']"], "needs an axis"),
         (["seeds=[]"], "seeds is empty"),
     ],

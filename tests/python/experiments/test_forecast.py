@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from thack.cli import app
+from thack.config.experiment import ExperimentSettings
 from thack.experiments.costs import Cost, Sizes
 from thack.experiments.forecast import forecast, probe
 from thack.experiments.grid import plan
-from thack.experiments.settings import ExperimentSettings
 
 from .small import SETS, settings, write_sums
 

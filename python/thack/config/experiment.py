@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
-from thack.config import (
-    ArchitectureSettings,
-    CheckpointSettings,
-    DistillSettings,
-    DTypeName,
-    OptimizerSettings,
-    SourceKind,
-)
+from thack.config.commands import DistillSettings
+from thack.config.shared import ArchitectureSettings, DTypeName
+from thack.config.training import CheckpointSettings, OptimizerSettings, SourceKind
 from thack.schema.fields import FRACTION, SEED, AtLeast, Between, Each, Help
 from thack.schema.targets import DivergenceKind
+
+Figure = Literal["all", "F4", "F5", "F6", "F7", "F8", "fraction", "loss", "sizes", "target", "once", "axes"]
 
 Size = Help('sizes: a hidden width such as "128", or a directory under `models`')
 
@@ -174,10 +171,7 @@ class ExperimentSettings:
         DTypeName, Help("precision of everything but the evaluation set; auto: what the device is fast in")
     ] = "auto"
     seeds: Annotated[tuple[int, ...], Each(SEED), Help("replications")] = (0,)
-    figures: Annotated[tuple[str, ...], Help("F4, F5, F6, F7, F8, fraction, loss, sizes, target, once, axes")] = (
-        "F4",
-        "F5",
-    )
+    figures: Annotated[tuple[Figure, ...], Help("figures to make; all: every one but axes")] = ("F4", "F5")
     arms: Annotated[tuple[SourceKind, ...], Help("arms of F5")] = ("offline", "online-teacher", "online-student")
     axes: Annotated[Axes, Help("a product of your own; runs beside `figures` if any axis is given")] = field(
         default_factory=Axes
