@@ -1,5 +1,5 @@
 """Responses to prompts: sampled from a model, offline or online."""
 
-from thack.generation.sampler import GenerationRequest, generate
+from thack.generation.sampler import GenerationRequest, generate, respond
 
-__all__ = ["GenerationRequest", "generate"]
+__all__ = ["GenerationRequest", "generate", "respond"]

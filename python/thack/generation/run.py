@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.data.store import write_responses, written_before
 from thack.errors import UsageError
 from thack.files import claim_output
-from thack.generation.sampler import GenerationRequest, generate
+from thack.generation.sampler import GenerationRequest, respond
 from thack.models.load import load_model
-from thack.models.protocol import LanguageModel
-from thack.runtime.device import apply_threads, choose_device, choose_dtype
+from thack.models.precision import inference_precision
+from thack.runtime.device import apply_threads, choose_device
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.status import recorded
 
@@ -37,8 +36,7 @@ def _write(settings: GenerateSettings, progress: Progress) -> dict[str, Any]:
     apply_threads()
     device = choose_device(settings.device)
     model = load_model(settings.model, role="model", device=device, options=settings.load)
-    dtype, _ = choose_dtype(settings.dtype, device, width=model.head().in_features)
-    model.to(dtype)  # type: ignore[attr-defined]
+    precision = inference_precision(model, settings.dtype)
     skipped: list[str] = []
     records = read_records(Path(settings.data.path), settings.data.on_bad_line, skipped=skipped)
     prepared = prepare(settings.data, model.tokenizer, need_response=False, records=records)
@@ -50,12 +48,22 @@ def _write(settings: GenerateSettings, progress: Progress) -> dict[str, Any]:
         "samples": settings.samples,
         "sampling": to_dict(settings.sampling),
         "max_response_tokens": settings.data.max_response_tokens,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": precision.name,
     }
     if (manifest := written_before(settings.out, facts)) is not None:
         progress.note(f"{settings.out} is already there")
         return {**manifest, "out": str(settings.out)}
-    sequences = _respond(model, prepared.sequences, settings, progress)
+    precision.round_weights(model)  # its fingerprint is taken, and nothing reads it in float32
+    request = GenerationRequest(
+        sampling=settings.sampling,
+        max_new_tokens=settings.data.max_response_tokens,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        precision=precision,
+    )
+    sequences: list[TokenSequence] = []
+    for sample in range(settings.samples):
+        sequences += respond(model, prepared.sequences, request, samples=sample, progress=progress)
     manifest = write_responses(
         settings.out,
         sequences,
@@ -64,24 +72,6 @@ def _write(settings: GenerateSettings, progress: Progress) -> dict[str, Any]:
         facts=facts,
     )
     return {**manifest, "out": str(settings.out)}
-
-
-def _respond(
-    model: LanguageModel, prompts: Sequence[TokenSequence], settings: GenerateSettings, progress: Progress
-) -> list[TokenSequence]:
-    """`settings.samples` responses to every prompt: first one to each, then the second ones, and so on."""
-    request = GenerationRequest(
-        sampling=settings.sampling,
-        max_new_tokens=settings.data.max_response_tokens,
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-    )
-    texts, examples = [s.prompt_ids for s in prompts], [s.example for s in prompts]
-    found: list[TokenSequence] = []
-    for sample in range(settings.samples):
-        responses = generate(model, texts, request, examples=examples, samples=sample, progress=progress)
-        found += [s.with_response(ids, sample) for s, ids in zip(prompts, responses, strict=True)]
-    return found
 
 
 def _check(settings: GenerateSettings) -> None:

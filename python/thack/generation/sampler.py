@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from thack.config import SamplingSettings
+from thack.data.sequence import TokenSequence
 from thack.errors import DataError
 from thack.kernels import sample as draw
+from thack.models.precision import FLOAT32, Precision
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ALONE, ProcessGroup
 from thack.runtime.progress import SILENT, Progress
@@ -35,6 +37,7 @@ class GenerationRequest:
         seed: of every random number.
         epoch: names the random numbers; 0 is what `thack generate` and `thack cache-logits` use.
         batch_size: responses that are generated at a time.
+        precision: of the model's products, as `inference_precision` decides it.
     """
 
     sampling: SamplingSettings
@@ -42,6 +45,7 @@ class GenerationRequest:
     seed: int
     epoch: int = 0
     batch_size: int = 256
+    precision: Precision = FLOAT32
 
 
 def generate(
@@ -97,7 +101,11 @@ def generate(
     model.eval()
     try:
         # Not inference_mode: a model that is being trained may keep tensors that its backward needs.
-        with torch.no_grad(), progress.task("generate", len(prompts), "responses") as shown:
+        with (
+            torch.no_grad(),
+            request.precision.autocast(model),
+            progress.task("generate", len(prompts), "responses") as shown,
+        ):
             for number, rows in enumerate(_batches(prompts, request.batch_size)):
                 if not group.owns(number):
                     continue
@@ -107,6 +115,29 @@ def generate(
     finally:
         model.train(was_training)
     return [response for _, response in sorted(group.all_gather(found), key=lambda pair: pair[0])]
+
+
+def respond(
+    model: LanguageModel,
+    prompts: Sequence[TokenSequence],
+    request: GenerationRequest,
+    *,
+    samples: int | np.ndarray = 0,
+    progress: Progress = SILENT,
+    group: ProcessGroup = ALONE,
+) -> list[TokenSequence]:
+    """`generate` for sequences: every prompt with its new response and the sample number that names it."""
+    responses = generate(
+        model,
+        [s.prompt_ids for s in prompts],
+        request,
+        examples=[s.example for s in prompts],
+        samples=samples,
+        progress=progress,
+        group=group,
+    )
+    numbers = np.broadcast_to(samples, len(prompts))
+    return [s.with_response(ids, int(n)) for s, ids, n in zip(prompts, responses, numbers, strict=True)]
 
 
 def _batches(prompts: Sequence[np.ndarray], batch_size: int) -> Iterator[list[int]]:

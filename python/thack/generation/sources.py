@@ -14,7 +14,7 @@ import numpy as np
 
 from thack.data.sequence import TokenSequence, repeats
 from thack.errors import UsageError
-from thack.generation.sampler import GenerationRequest, generate
+from thack.generation.sampler import GenerationRequest, respond
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ALONE, ProcessGroup
 
@@ -82,16 +82,10 @@ class Online:
         asked = [self._prompts[i] for i in positions]
         if not asked:
             return []
-        responses = generate(
-            self._writer,
-            [s.prompt_ids for s in asked],
-            replace(self._request, epoch=epoch + 1),  # epoch 0 names the offline responses
-            examples=[s.example for s in asked],
-            samples=self._samples[positions],
-            group=self._group,
-        )
-        self.generated_tokens += sum(len(ids) for ids in responses)
-        return [s.with_response(ids, s.sample) for s, ids in zip(asked, responses, strict=True)]
+        request = replace(self._request, epoch=epoch + 1)  # epoch 0 names the offline responses
+        found = respond(self._writer, asked, request, samples=self._samples[positions], group=self._group)
+        self.generated_tokens += sum(len(s.response_ids) for s in found)
+        return [replace(s, sample=given.sample) for s, given in zip(found, asked, strict=True)]
 
 
 class Mixture:

@@ -73,8 +73,9 @@ class ProjectedTeacher:
         """The dense target of these rows over the first `width` ids."""
         head = self.head
         with torch.no_grad():
-            weight_VH = head.weight_VH.to(self.hidden_NH.dtype)
-            raw_CV = linear(self.hidden_NH[rows], weight_VH, head.bias_V)
+            dtype = self.hidden_NH.dtype
+            bias_V = None if head.bias_V is None else head.bias_V.to(dtype)
+            raw_CV = linear(self.hidden_NH[rows], head.weight_VH.to(dtype), bias_V)
             found_CV = log_probs(head.shape(raw_CV), width)
             if torch.isnan(found_CV.sum()):
                 raise ModelError("the teacher gives NaN logits", hint="check its weights, or use `dtype = float32`")

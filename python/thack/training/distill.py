@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from thack.cache import Cache
-from thack.config import DistillSettings, LossSettings, TargetSettings
+from thack.config import DistillSettings, LossSettings, SamplingSettings, TargetSettings
 from thack.data.encode import prepare
 from thack.data.sequence import data_fingerprint
 from thack.errors import MismatchError, UsageError
@@ -27,6 +27,7 @@ from thack.evaluation.run import open_eval_set
 from thack.losses.vocabulary import common_width
 from thack.models.checkpoint import fingerprint_like
 from thack.models.load import load_model, origin_of
+from thack.models.precision import FLOAT32, Precision, inference_precision
 from thack.models.protocol import LanguageModel
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
 from thack.runtime.process_group import ProcessGroup, init_process_group
@@ -46,7 +47,7 @@ from thack.training.run_directory import RunDirectory
 from thack.training.saver import Saver
 from thack.training.setup import begin, check_same_start, finish, own_dtype, width_of
 from thack.training.sharding import WrappedModel, as_module, wrap_student, wrap_teacher
-from thack.training.source import build_source
+from thack.training.source import build_source, response_request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,7 @@ class Models:
     cache: Cache | None
     plain_heads: frozenset[str]  # roles whose logits are their head's product, which a fused loss needs
     width: int  # ids on which student and teacher are compared
+    precision: Precision = FLOAT32  # of the teacher, wherever it is not evaluated
 
 
 def run_distill(settings: DistillSettings, progress: Progress = SILENT, *, name: str = "") -> RunResult:
@@ -139,16 +141,22 @@ def prepare_distill(
     check_same_start(group, facts)
     dtype, reason = group.broadcast_from_rank0(choose_dtype(settings.dtype, device, width=width_of(cast.student)))
     autocast = own_dtype(cast.student, dtype, settings.memory)
+    if cast.teacher is not None:
+        found = group.broadcast_from_rank0(inference_precision(cast.teacher, settings.dtype))
+        cast = replace(cast, precision=found)
     background = settings.checkpoint.background
     student = wrap_student(cast.student, settings.parallel, group, memory=settings.memory, background=background)
     teacher = None if cast.teacher is None else wrap_teacher(cast.teacher, settings.parallel, group)
     with group.raise_on_all_ranks():
-        training_data, lengths = build_training_data(settings, cast, teacher, group, progress)
+        training_data, lengths = build_training_data(
+            settings, cast, teacher, Precision(dtype=autocast), group, progress
+        )
         optimizer = build_optimizer(as_module(student.model), settings.optimizer)
         start = begin(student, optimizer, checkpoint)
         plan = _plan(settings, training_data, lengths)
         said = f"{dtype} ({reason})".removeprefix("torch.")
         facts |= {"sequences": len(training_data), "dtype": said, "ranks": group.world_size}
+        facts |= {} if cast.teacher is None else {"teacher_dtype": str(cast.precision)}
         if isinstance(training_data, LiveTargets):
             facts["data"] = data_fingerprint(training_data.data)
         run.write_facts(facts, resumed=checkpoint is not None)
@@ -261,7 +269,12 @@ def check_same_teacher(cache: Cache, teacher: LanguageModel | None) -> None:
 
 
 def build_training_data(
-    settings: DistillSettings, cast: Models, held: WrappedModel | None, group: ProcessGroup, progress: Progress
+    settings: DistillSettings,
+    cast: Models,
+    held: WrappedModel | None,
+    student: Precision,
+    group: ProcessGroup,
+    progress: Progress,
 ) -> tuple[TrainingData, np.ndarray | None]:
     """What to train on, and its lengths where they are known before the run."""
     if cast.cache is not None:
@@ -275,12 +288,19 @@ def build_training_data(
         return CachedTargets(cast.cache, cast.width), None
     assert cast.teacher is not None and held is not None
     offline = settings.source.kind == "offline"
-    source, data = build_source(settings, cast.teacher, cast.student, group, progress)
+    precisions = (cast.precision, student)
+    source, data = build_source(settings, cast.teacher, cast.student, precisions, group, progress)
     lengths = np.array([len(s.prompt_ids) + len(s.response_ids) for s in data]) if offline else None
     examples = data if offline else []
     projects = "teacher" not in cast.plain_heads
     teacher = LiveTeacher(
-        held.model, cast.width, settings.target, seed=settings.seed, examples=examples, projects=projects
+        held.model,
+        cast.width,
+        settings.target,
+        seed=settings.seed,
+        examples=examples,
+        projects=projects,
+        precision=cast.precision,
     )
     return LiveTargets(source, data, teacher, keeps_responses=not offline), lengths
 
@@ -300,8 +320,10 @@ def guarded(
     """The material that the guard can change."""
     assert cast.teacher is not None and held is not None
     examples = training_data.sequences(np.arange(min(len(training_data), 256)), 0)
-    thinned = LiveTeacher(held.model, cast.width, settings.target, seed=settings.seed, examples=examples)
-    return Guarded(training_data, cast.teacher, thinned, guard, settings)
+    thinned = LiveTeacher(
+        held.model, cast.width, settings.target, seed=settings.seed, examples=examples, precision=cast.precision
+    )
+    return Guarded(training_data, cast.teacher, response_request(settings, cast.precision), thinned, guard)
 
 
 def build_evaluator(
@@ -332,7 +354,8 @@ def build_evaluation(
 
     def evaluate(step: int) -> Row:
         if cast.teacher is not None and evaluator is not None and not monitors:
-            monitors.update(training_monitors(settings, cast.teacher, cast.width, training_data, plan, run.group))
+            request = replace(response_request(settings, cast.precision), sampling=SamplingSettings())
+            monitors |= training_monitors(cast.teacher, request, cast.width, training_data, plan, run.group)
         columns: Row = {name: monitor.measure(cast.student) for name, monitor in monitors.items()}
         if evaluator is not None:
             found = evaluator.evaluate(cast.student)

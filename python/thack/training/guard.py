@@ -26,7 +26,7 @@ from thack.data.sequence import TokenSequence, repeats
 from thack.detection import Detection, watch
 from thack.errors import DataError, UsageError
 from thack.files import canonical_json, read_json, write_bytes
-from thack.generation.sampler import GenerationRequest, generate
+from thack.generation.sampler import GenerationRequest, respond
 from thack.generation.sources import Growing, Mixture, Offline, Online, ResponseSource
 from thack.losses.fused import ProjectedTeacher
 from thack.models.batch import Batch
@@ -167,10 +167,15 @@ class Guarded:
     keeps_responses = True
 
     def __init__(
-        self, given: TrainingData, teacher: LanguageModel, thinned: LiveTeacher, guard: Guard, settings: DistillSettings
+        self,
+        given: TrainingData,
+        teacher: LanguageModel,
+        request: GenerationRequest,
+        thinned: LiveTeacher,
+        guard: Guard,
     ) -> None:
-        self._given, self._teacher, self._thinned = given, teacher, thinned
-        self._guard, self._settings = guard, settings
+        self._given, self._teacher, self._request, self._thinned = given, teacher, request, thinned
+        self._guard = guard
         self._source: ResponseSource | None = None
         self._scored = 0
         self._fresh_tokens = 0
@@ -205,19 +210,19 @@ class Guarded:
 
     def _act(self) -> ResponseSource:
         given = self._given.sequences(np.arange(len(self._given)), 0)
-        settings = self._settings
-        if settings.guard.policy == "raise-online":
+        settings, seed = self._guard.settings, self._request.seed
+        if settings.policy == "raise-online":
             online = Online(self._teacher, given, self._request)
-            return Mixture(Offline(given), online, fraction=settings.guard.online_fraction, seed=settings.seed)
+            return Mixture(Offline(given), online, fraction=settings.online_fraction, seed=seed)
         write = self._writer(given, self._guard.run_path / FRESH)
-        return Growing(Offline(given), write, self._guard.schedule(), seed=settings.seed)
+        return Growing(Offline(given), write, self._guard.schedule(), seed=seed)
 
     def _writer(self, given: Sequence[TokenSequence], folder: Path) -> Callable[[int, int], Sequence[TokenSequence]]:
         def write(number: int, epoch: int) -> list[TokenSequence]:
-            path = folder / f"set_{number:03d}.json"
+            path, samples = folder / f"set_{number:03d}.json", _samples(given, number)
             responses = _read(path, epoch, given)
             if responses is None:
-                responses = self._generate(given, number, epoch)
+                responses = self._generate(given, samples, epoch)
                 if self._guard.writes:
                     folder.mkdir(exist_ok=True)
                     rows = [ids.tolist() for ids in responses]
@@ -225,29 +230,13 @@ class Guarded:
             tokens = sum(len(ids) for ids in responses)
             if self._guard.note_written(number, epoch, tokens):
                 self._fresh_tokens += tokens
-            return [
-                s.with_response(ids, int(sample))
-                for s, ids, sample in zip(given, responses, _samples(given, number), strict=True)
-            ]
+            return [s.with_response(ids, int(n)) for s, ids, n in zip(given, responses, samples, strict=True)]
 
         return write
 
-    def _generate(self, given: Sequence[TokenSequence], number: int, epoch: int) -> list[np.ndarray]:
-        return generate(
-            self._teacher,
-            [s.prompt_ids for s in given],
-            replace(self._request, epoch=epoch + 1),  # epoch 0 is what `generate` and a cache write
-            examples=[s.example for s in given],
-            samples=_samples(given, number),
-        )
-
-    @property
-    def _request(self) -> GenerationRequest:
-        return GenerationRequest(
-            sampling=self._settings.source.sampling,
-            max_new_tokens=self._settings.data.max_response_tokens,
-            seed=self._settings.seed,
-        )
+    def _generate(self, given: Sequence[TokenSequence], samples: np.ndarray, epoch: int) -> list[np.ndarray]:
+        request = replace(self._request, epoch=epoch + 1)  # epoch 0 is what `generate` and a capture write
+        return [s.response_ids for s in respond(self._teacher, given, request, samples=samples)]
 
 
 def _samples(given: Sequence[TokenSequence], number: int) -> np.ndarray:

@@ -31,6 +31,7 @@ from thack.errors import ModelError, UndefinedLoss, UsageError
 from thack.losses.fused import ProjectedTeacher, Projection
 from thack.losses.vocabulary import log_probs
 from thack.models.batch import Batch
+from thack.models.precision import FLOAT32, Precision
 from thack.models.protocol import LanguageModel
 from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
 
@@ -51,6 +52,7 @@ class LiveTeacher:
         seed: int,
         examples: Sequence[TokenSequence] = (),
         projects: bool = True,
+        precision: Precision = FLOAT32,
     ) -> None:
         """`examples`: responses of the data set, for the prior; empty where all are written afresh.
 
@@ -60,16 +62,18 @@ class LiveTeacher:
         self._examples = examples[:_PRIOR_SEQUENCES]
         self._redraws = settings.redraw or not examples
         self._projects = projects
+        self._precision = precision
         self._prior_V: Tensor | None = None
 
     def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | ProjectedTeacher:
         """The target of the rows of `batch`; `epoch` names the draws where they are fresh."""
         s = self._settings
         if s.kind == "dense" and not self._projects:
-            with torch.no_grad():
-                return ProjectedTeacher(
-                    hidden_NH=self._teacher(batch, project=False), head=Projection.of(self._teacher)
-                )
+            with torch.no_grad(), self._precision.autocast(self._teacher):
+                hidden_NH = self._teacher(batch, project=False)
+            if self._precision.dtype != torch.float32:
+                hidden_NH = hidden_NH.to(self._precision.dtype)  # the head's product is in this format too
+            return ProjectedTeacher(hidden_NH=hidden_NH, head=Projection.of(self._teacher))
         log_p_NV = self._score(batch)
         if s.kind == "dense":
             return DenseTarget(log_probs_NV=log_p_NV)
@@ -85,7 +89,9 @@ class LiveTeacher:
 
     def _score(self, batch: Batch) -> Tensor:
         with torch.no_grad():
-            found = log_probs(self._teacher(batch), self._width)
+            with self._precision.autocast(self._teacher):
+                logits_NV = self._teacher(batch)
+            found = log_probs(logits_NV, self._width)
             if torch.isnan(found.sum()):
                 raise ModelError("the teacher gives NaN logits", hint="check its weights, or use `dtype = float32`")
         return found

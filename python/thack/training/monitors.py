@@ -9,14 +9,11 @@ Memorisation drives the first down and leaves the second and the held-out proxy 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from thack.config import DistillSettings, SamplingSettings
 from thack.data.sequence import TokenSequence, repeats
 from thack.evaluation.monitor import FixedKL
-from thack.generation.sampler import GenerationRequest, generate
+from thack.generation.sampler import GenerationRequest, respond
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
 from thack.schema.metrics import TrainingKL
@@ -28,44 +25,23 @@ _SAMPLE = (1 << 32) - 1  # the `sample` word of fresh responses: no training res
 
 
 def training_monitors(
-    settings: DistillSettings,
     teacher: LanguageModel,
+    request: GenerationRequest,
     width: int,
     training_data: TrainingData,
     plan: Plan,
     group: ProcessGroup,
 ) -> dict[str, FixedKL]:
-    """Both sets; the same for every restart, since nothing in them depends on the student."""
+    """Both sets; the same for every restart, since nothing in them depends on the student.
+
+    `request` is what `generate` would be asked for at temperature 1. The distances are in float32.
+    """
     positions = np.sort(shuffled(len(training_data), plan.seed, 0, stream=3)[:_PROMPTS])
     if isinstance(training_data, LiveTargets) and training_data.keeps_responses:
         prompts = [training_data.data[i] for i in positions]
-        trained = _written(teacher, prompts, settings, group, sample=0)
+        trained = respond(teacher, prompts, request, samples=-repeats(prompts), group=group)
     else:
         trained = prompts = training_data.sequences(positions, 0)
-    fresh = _written(teacher, prompts, settings, group, sample=_SAMPLE)
+    fresh = respond(teacher, prompts, request, samples=_SAMPLE - repeats(prompts), group=group)
     sets: dict[str, list[TokenSequence]] = {TrainingKL.MONITOR: trained, TrainingKL.FRESH: fresh}
     return {name: FixedKL(sequences, teacher, width, group=group) for name, sequences in sets.items()}
-
-
-def _written(
-    teacher: LanguageModel,
-    prompts: Sequence[TokenSequence],
-    settings: DistillSettings,
-    group: ProcessGroup,
-    *,
-    sample: int,
-) -> list[TokenSequence]:
-    """Responses of the teacher at temperature 1, by a fixed seed."""
-    samples = sample - repeats(prompts)
-    request = GenerationRequest(
-        sampling=SamplingSettings(), max_new_tokens=settings.data.max_response_tokens, seed=settings.seed
-    )
-    responses = generate(
-        teacher,
-        [s.prompt_ids for s in prompts],
-        request,
-        examples=[s.example for s in prompts],
-        samples=samples,
-        group=group,
-    )
-    return [s.with_response(ids, int(n)) for s, ids, n in zip(prompts, responses, samples, strict=True)]

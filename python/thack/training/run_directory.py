@@ -36,7 +36,7 @@ _FREE = (
     "memory.compile",
 )
 # Facts of a run that another machine may change.
-_OF_THE_PLACE = ("origins.", "dtype", "ranks")
+_OF_THE_PLACE = ("origins.", "dtype", "teacher_dtype", "ranks")
 # Files of a checkpoint that are not part of the model.
 _NOT_MODEL = (COMMIT, "trainer.json", "optimizer.safetensors", "responses.json")
 

@@ -150,7 +150,7 @@ def make_plan(
     full_hash: bool | None = None,
 ) -> Plan:
     """The plan for these sequences and this teacher: the same from every rank."""
-    from thack.runtime.device import choose_dtype
+    from thack.models.precision import inference_precision
     from thack.runtime.threads import threads
 
     if not sequences:
@@ -158,7 +158,6 @@ def make_plan(
             "the data holds no sequence to cache", hint="check `data.path`, `data.limit` and `data.max_prompt_tokens`"
         )
     layout = RecordLayout(spec=target_spec(settings), vocab_size=teacher.vocab_size)
-    dtype, _ = choose_dtype(settings.dtype, teacher.device, width=teacher.head().in_features)
     bound = settings.data.max_response_tokens if settings.generate else 0
     return Plan(
         layout=layout,
@@ -173,7 +172,7 @@ def make_plan(
         seed=settings.seed,
         samples=settings.samples if settings.generate else 1,
         device=teacher.device.type,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=inference_precision(teacher, settings.dtype).name,
         threads=threads(),
         build=_version.__version__,
     )

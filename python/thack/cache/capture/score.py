@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +15,9 @@ from thack.cache.format.records import row_keys, select
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import ModelError
-from thack.generation.sampler import GenerationRequest, generate
+from thack.generation.sampler import GenerationRequest, respond
 from thack.models.batch import Batch
+from thack.models.precision import Precision
 from thack.runtime.progress import SILENT, Progress
 from thack.targets.types import Target
 
@@ -47,7 +47,7 @@ class Scorer:
         self._teacher = teacher.eval()
         self._plan = plan
         self._settings = settings
-        self._dtype = getattr(torch, plan.dtype)
+        self._precision = Precision(dtype=getattr(torch, plan.dtype))
 
     def batches(self, sequences: Sequence[Numbered]) -> Iterator[list[Numbered]]:
         """Batches of one shard: sorted by length, so that little is padding. Also the order of storage."""
@@ -61,7 +61,7 @@ class Scorer:
         sequences = [s for _, s in batch]
         keys = row_keys(sequences, [s.example for s in sequences])
         with torch.inference_mode():
-            with self._autocast():
+            with self._precision.autocast(self._teacher):
                 logits_NV = self._teacher(Batch.of(sequences, self._teacher.device))
             device = logits_NV.device  # the last one's, of a teacher spread over several
             try:
@@ -81,28 +81,20 @@ class Scorer:
         """The teacher's own responses to a shard's prompts, by numbers that only seed and prompt decide."""
         settings = self._settings
         request = GenerationRequest(
-            sampling=settings.sampling, max_new_tokens=settings.data.max_response_tokens, seed=settings.seed
+            sampling=settings.sampling,
+            max_new_tokens=settings.data.max_response_tokens,
+            seed=settings.seed,
+            precision=self._precision,
         )
-        written = []
+        written: list[Numbered] = []
         for sample in range(self._plan.samples):
             group = [item for item in sequences if item[1].sample == sample]
             if not group:
                 continue
-            responses = generate(
-                self._teacher,
-                [s.prompt_ids for _, s in group],
-                request,
-                examples=[s.example for _, s in group],
-                samples=sample,
-                progress=progress,
-            )
-            written += [(i, replace(s, response_ids=ids)) for (i, s), ids in zip(group, responses, strict=True)]
+            prompts = [s for _, s in group]
+            found = respond(self._teacher, prompts, request, samples=sample, progress=progress)
+            written += zip([i for i, _ in group], found, strict=True)
         return written
-
-    def _autocast(self) -> Any:
-        if self._dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self._teacher.device.type, self._dtype)
 
 
 def _off_the_gpu(target: Target, keys: np.ndarray, device: torch.device) -> Scored:

@@ -1,0 +1,137 @@
+"""A capture, `generate`, a guard and a live teacher run a model in one precision; evaluation stays in float32."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from thack.cache import Cache
+from thack.cache.capture.job import capture
+from thack.config import (
+    CacheSettings,
+    DistillSettings,
+    DTypeName,
+    GenerateSettings,
+    GuardSettings,
+    SourceSettings,
+    TargetSettings,
+)
+from thack.data.sequence import TokenSequence
+from thack.generation import respond
+from thack.generation.run import run_generate
+from thack.generation.sources import Online
+from thack.models.batch import Batch
+from thack.runtime.process_group import ALONE
+from thack.runtime.progress import SILENT
+from thack.targets import DenseTarget
+from thack.training import run_distill
+from thack.training.data import LiveTargets
+from thack.training.distill import prepare_distill
+from thack.training.guard import Guarded
+from thack.training.run_directory import RunDirectory
+
+from .small import rows
+from .world import DATA, build_world, distill_settings
+
+BOTH: list[DTypeName] = ["float32", "bfloat16"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_world(tmp_path_factory.mktemp("world"))
+
+
+def written(world: Path, out: Path, dtype: DTypeName) -> dict[str, list[int]]:
+    data = replace(DATA, path=str(world / "prompts.jsonl"))
+    run_generate(GenerateSettings(out=out, model=str(world / "teacher"), data=data, dtype=dtype, device="cpu"))
+    assert json.loads((out / "manifest.json").read_text())["dtype"] == dtype
+    found = [json.loads(line) for line in (out / "responses.jsonl").read_text().splitlines()]
+    return {row["id"]: row["response_ids"] for row in found}
+
+
+def by_prompt(sequences: list[TokenSequence]) -> dict[str, list[int]]:
+    return {s.prompt_id: s.response_ids.tolist() for s in sequences}
+
+
+def captured(world: Path, out: Path, dtype: DTypeName) -> Cache:
+    data = replace(DATA, path=str(world / "prompts.jsonl"))
+    return Cache.open(
+        capture(
+            CacheSettings(
+                out=out, teacher=str(world / "teacher"), data=data, kind="dense", generate=True, dtype=dtype,
+                device="cpu",
+            )
+        )
+    )  # fmt: skip
+
+
+def live(world: Path, out: Path, dtype: DTypeName, **changes: object) -> DistillSettings:
+    data = replace(DATA, path=str(world / "prompts.jsonl"))
+    settings = distill_settings(world, out, cache="", data=data, dtype=dtype)
+    return replace(settings, **changes)  # type: ignore[arg-type]
+
+
+def training_data(settings: DistillSettings) -> LiveTargets | Guarded:
+    run = RunDirectory(settings.out, settings, "distill", ALONE)
+    run.claim()
+    job, _ = prepare_distill(settings, run, torch.device("cpu"), SILENT)
+    run.close()
+    assert isinstance(job.training_data, LiveTargets | Guarded)
+    return job.training_data
+
+
+@pytest.mark.parametrize("dtype", BOTH)
+def test_a_capture_a_guard_and_generate_write_the_same_responses(world: Path, tmp_path: Path, dtype: DTypeName) -> None:
+    ours = written(world, tmp_path / "responses", dtype)
+    cache = captured(world, tmp_path / "cache", dtype)
+    assert by_prompt([cache.sequences(i) for i in range(len(cache))]) == ours
+    guard = training_data(live(world, tmp_path / "run", dtype, guard=GuardSettings(on=True)))
+    assert isinstance(guard, Guarded)
+    prompts = guard.sequences(np.arange(10), 0)
+    assert by_prompt(respond(guard._teacher, prompts, guard._request)) == ours
+    online = training_data(live(world, tmp_path / "online", dtype, source=SourceSettings(kind="online-teacher")))
+    assert isinstance(online, LiveTargets)
+    source = online._source
+    assert isinstance(source, Online)
+    assert by_prompt(respond(source._writer, prompts, source._request)) == ours
+
+
+def test_bfloat16_shows_in_what_is_written(world: Path, tmp_path: Path) -> None:
+    """Or the test above would say nothing."""
+    ours = [written(world, tmp_path / dtype, dtype) for dtype in BOTH]
+    assert ours[0] != ours[1]
+
+
+def target(data: LiveTargets | Guarded, sequences: list[TokenSequence]) -> torch.Tensor:
+    found = data.target(sequences, Batch.of(sequences), 0)
+    if not isinstance(found, DenseTarget):  # before the teacher's head
+        found = found.to_dense(264)  # type: ignore[union-attr]
+    return found.log_probs_NV
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("dtype", BOTH)
+def test_live_targets_are_those_of_a_cache(world: Path, tmp_path: Path, dtype: DTypeName, fused: bool) -> None:
+    cache = captured(world, tmp_path / "cache", dtype)
+    sequences, cached = cache.targets(range(len(cache)))
+    assert isinstance(cached, DenseTarget)
+    settings = live(world, tmp_path / "run", dtype, target=TargetSettings())
+    settings = replace(settings, loss=replace(settings.loss, fused=fused))
+    found = target(training_data(settings), list(sequences))
+    torch.testing.assert_close(found, cached.log_probs_NV, rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_names_the_teachers_precision_and_evaluates_in_float32(world: Path, tmp_path: Path) -> None:
+    evaluations = {}
+    for dtype in BOTH:
+        run = run_distill(live(world, tmp_path / dtype, dtype, steps=1)).path
+        facts = json.loads((run / "manifest.json").read_text())
+        assert facts["teacher_dtype"].startswith(dtype) and facts["dtype"].startswith(dtype)
+        evaluations[dtype] = next(row for row in rows(run) if row["event"] == "evaluation")
+    metrics = [{k: v for k, v in row.items() if not k.startswith("train_kl")} for row in evaluations.values()]
+    assert metrics[0] == metrics[1]
