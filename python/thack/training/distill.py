@@ -355,7 +355,7 @@ def build_evaluation(
     def evaluate(step: int) -> Row:
         if cast.teacher is not None and evaluator is not None and not monitors:
             request = replace(response_request(settings, cast.precision), sampling=SamplingSettings())
-            monitors |= training_monitors(cast.teacher, request, cast.width, training_data, plan, run.group)
+            monitors.update(training_monitors(cast.teacher, request, cast.width, training_data, plan, run.group))
         columns: Row = {name: monitor.measure(cast.student) for name, monitor in monitors.items()}
         if evaluator is not None:
             found = evaluator.evaluate(cast.student)

@@ -10,10 +10,10 @@ import torch
 
 from thack import kernels
 from thack.cache import Cache, inspect, verify
-from thack.cache.capture import score
 from thack.cache.capture.job import capture
 from thack.cache.format.records import row_keys
 from thack.config import CacheSettings
+from thack.generation import sampler
 from thack.generation.sampler import GenerationRequest
 from thack.models.batch import Batch
 from thack.runtime.ranks import Rank
@@ -79,6 +79,7 @@ def test_generated_responses_depend_on_seed_and_prompt_alone(
         examples: list[int],
         samples: int,
         progress: object,
+        group: object,
     ) -> list[np.ndarray]:
         responses = []
         for example in examples:
@@ -86,7 +87,7 @@ def test_generated_responses_depend_on_seed_and_prompt_alone(
             responses.append(rng.integers(0, 50, rng.integers(1, 9)).astype(np.int32))
         return responses
 
-    monkeypatch.setattr(score, "generate", generate)
+    monkeypatch.setattr(sampler, "generate", generate)
     prompts = [replace(s, response_ids=np.empty(0, np.int32)) for s in make_sequences(12)]
     written = replace(settings, kind=kind, top_k=8, sampled=4, generate=True, samples=3, shard_tokens=2000)
     cache = Cache.open(capture(written, teacher=FakeTeacher(), sequences=prompts))

@@ -182,7 +182,7 @@ def test_a_guard_that_could_not_act_is_refused() -> None:
         (online, "a guard watches offline runs"),
         (replace(base, eval_data=""), "needs a live teacher for both"),
         (replace(base, teacher="", oracle="o"), "needs a live teacher for both"),
-        (replace(base, target=TargetSettings(kind="top-k")), "a cache has kept what it has"),
+        (replace(base, target=TargetSettings(kind="top-k")), "target applies only to a live teacher"),
     ]:
         with pytest.raises(UsageError, match=message):
             check_combination(settings)
