@@ -57,10 +57,10 @@ def test_the_targets_of_a_live_teacher(cuda: torch.device, name: str) -> None:
         if field == "ids_NK":
             same_N = (ours.cpu() == theirs).all(1)
         elif field == "log_probs_NV":
-            same_N = torch.isclose(ours.cpu(), theirs, rtol=1e-3, atol=1e-3).all(1)
+            same_N = torch.isclose(ours.cpu(), theirs, rtol=1e-2, atol=2e-2).all(1)
         else:
-            torch.testing.assert_close(ours.cpu()[same_N], theirs[same_N], rtol=1e-3, atol=1e-3)
-        assert same_N.float().mean() > 0.95, field
+            torch.testing.assert_close(ours.cpu()[same_N], theirs[same_N], rtol=1e-2, atol=1e-2)
+        assert same_N.float().mean() > 0.9, field
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=SAMPLES_ON_THE_HOST if n in SAMPLE else []) for n in TARGETS])
@@ -118,10 +118,13 @@ def test_steps(cuda: torch.device, case: str) -> None:
     expected = Step(case, "cpu")
     with HostCopies(NUM_TOKENS * VOCAB):
         found = Step(case, cuda)
-    np.testing.assert_allclose(found.losses, expected.losses, rtol=2e-4)
-    np.testing.assert_allclose(found.norms, expected.norms, rtol=2e-3)
-    for (name, ours), theirs in zip(found.student.named_parameters(), expected.student.parameters(), strict=True):
-        assert ours.device.type == "cuda" and relative_error(ours, theirs) < 2e-3, name
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=2e-3)
+    np.testing.assert_allclose(found.norms, expected.norms, rtol=1e-2)
+    rows = zip(found.student.named_parameters(), expected.student.parameters(), model(0).parameters(), strict=True)
+    for (name, ours), theirs, before in rows:
+        assert ours.device.type == "cuda"
+        changes = ours.detach().cpu() - before, theirs.detach() - before
+        assert relative_error(*changes) < 0.2, name  # AdamW makes whole steps of gradients that are nearly 0
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -82,7 +82,7 @@ def test_student_equal_to_teacher_is_at_zero_at_any_cached_temperature(temperatu
 
 
 def test_a_temperature_without_its_tail_is_refused() -> None:
-    with pytest.raises(UndefinedLoss, match=r"asked   2[\s\S]*cached  1, 4[\s\S]*temperatures=\[2\]"):
+    with pytest.raises(UndefinedLoss, match=r"asked   2[\s\S]*cached  1, 4[\s\S]*temperatures = \[2\]"):
         forward_kl(logits(0), top_k(logits(1), (4.0,)), temperature=2.0)
 
 
