@@ -73,7 +73,7 @@ def document(result: DemoResult) -> dict[str, Any]:
             "seed": arm.seed,
             "run": str(arm.path),
             "seconds": arm.seconds,
-            **arm.verdict.to_dict(),
+            **arm.verdict.dump(),
         }
         for arm in result.arms
     ]

@@ -186,7 +186,7 @@ def document(result: GridResult, report: Path | None) -> dict[str, Any]:
             "run": str(o.planned.run.path),
             "state": o.state,
             "error": str(o.error) if o.error else None,
-            **(o.verdict.to_dict() if o.verdict else {}),
+            **(o.verdict.dump() if o.verdict else {}),
         }
         for o in result.outcomes
     ]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -62,7 +61,7 @@ def verdict(
     if score:
         scores = score_detectors(runs, chosen_on=chosen_on or (), mapping=mapping, sets=sets or ())
         if as_json:
-            print_json([one.to_dict() for one in scores])
+            print_json([one.dump() for one in scores])
         else:
             show_scores(scores)
         return
@@ -84,13 +83,13 @@ def verdict(
 
 def show(found: Verdict | OracleFreeVerdict) -> None:
     """The headline, what it means, and every reason."""
-    from thack.reporting.prose import MEANING
+    from thack.reporting.prose import MEANING, reasons
 
     console = out()
     console.print(Text.assemble(f"{found.run}: ", (found.headline, STYLES.get(found.name, "yellow"))))
     if found.name in MEANING:
         console.print(Text(f"  {MEANING[found.name]}", style="italic"))
-    for reason in found.reasons:
+    for reason in reasons(found):
         console.print(Text(f"  · {reason}"))
 
 
@@ -117,5 +116,7 @@ def show_scores(scores: Sequence[Score]) -> None:
     )
 
 
-def _document(found: Any) -> dict[str, Any]:
-    return dict(found.to_dict()) if hasattr(found, "to_dict") else dataclasses.asdict(found)
+def _document(found: Verdict | OracleFreeVerdict) -> dict[str, object]:
+    from thack.reporting.prose import reasons
+
+    return found.dump() | {"reasons": reasons(found)}

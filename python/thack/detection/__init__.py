@@ -1,14 +1,10 @@
 """Is the student learning its teacher's mistakes? Verdicts and detectors; numpy only."""
 
 from thack.detection.columns import parse_mapping
-from thack.detection.curves import Curves, Series
+from thack.detection.curves import Curves
 from thack.detection.detectors import (
     DETECTORS,
-    VALIDATION,
-    Detection,
     Detector,
-    OracleFreeVerdict,
-    Thresholds,
     detect,
     fresh_gap,
     fresh_slope_ratio,
@@ -21,13 +17,12 @@ from thack.detection.detectors import (
 )
 from thack.detection.power_law import PowerLaw, fit_power_law
 from thack.detection.scoring import Case, Score, choose_threshold, score_detectors, with_chosen
-from thack.detection.verdict import Extent, Margins, Verdict, verdict
-from thack.detection.words import MEANING
+from thack.detection.verdict import verdict
+from thack.schema.metrics import Series
+from thack.schema.verdict import Detection, Extent, Margins, OracleFreeVerdict, Thresholds, Verdict
 
 __all__ = [
     "DETECTORS",
-    "MEANING",
-    "VALIDATION",
     "Case",
     "Curves",
     "Detection",

@@ -23,10 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from thack.detection.curves import Floats, PerPrompt
-from thack.schema.metrics import Reduction
-
-Interval = tuple[float, float]
+from thack.detection.curves import PerPrompt
+from thack.schema.metrics import Floats, Reduction
+from thack.schema.verdict import Interval
 
 _CHUNK = 1 << 22  # numbers in one block of resampling weights: 32 MiB
 

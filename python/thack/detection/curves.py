@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from thack.detection.columns import known, no_metric, resolve
 from thack.detection.rows import Row, finite, finite_or_nan, numeric_keys, read_log, unquoted
@@ -23,9 +22,8 @@ from thack.errors import DataError
 from thack.files import flattened
 from thack.runtime import runlog
 from thack.runtime.status import read_status
-from thack.schema.metrics import GOLDEN, PROXY, MetricName, find_metric
+from thack.schema.metrics import GOLDEN, PROXY, Floats, MetricName, Series, find_metric
 
-Floats = NDArray[np.float64]
 _EVENTS = ("train", "evaluation", "guard")  # of thack's own rows; another trainer's words say nothing here
 
 
@@ -35,17 +33,6 @@ class PerPrompt:
 
     nats_EP: Floats
     tokens_EP: Floats
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Series:
-    """One column over the steps at which it was logged."""
-
-    step: Floats
-    value: Floats
-
-    def __len__(self) -> int:
-        return len(self.step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,7 +252,7 @@ def _with_per_prompt(curves: Curves, path: Path) -> Curves:
     rows = [by_step.get(at) for at in curves.step_E]
     per_prompt = {column: prompts for column in sorted(wanted) if (prompts := _prompts(rows, column, path)) is not None}
     notes = curves.notes
-    if not per_prompt:
+    if wanted - per_prompt.keys():
         notes = (*notes, f"{path.name} does not cover every evaluation: no intervals")
     return replace(curves, per_prompt=per_prompt, notes=notes)
 

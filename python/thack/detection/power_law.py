@@ -12,9 +12,9 @@ from functools import cache
 
 import numpy as np
 
-from thack.detection.bootstrap import Interval
-from thack.detection.curves import Floats, Series
 from thack.errors import UsageError
+from thack.schema.metrics import Floats, Series
+from thack.schema.verdict import Interval
 
 _EXPONENTS = np.linspace(-1.0, 4.0, 501)  # negative: a curve that rises
 

@@ -11,17 +11,19 @@ step, −1 at twice the step. An alarm comes at an evaluation, so a lead is neve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from thack.detection.curves import Curves
-from thack.detection.detectors import DETECTORS, Detector, Thresholds
+from thack.detection.detectors import DETECTORS, Detector
 from thack.detection.signals import Signal
-from thack.detection.verdict import Margins, Verdict, verdict
+from thack.detection.verdict import verdict
 from thack.errors import UsageError
+from thack.schema import document
+from thack.schema.verdict import Margins, Thresholds, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +83,9 @@ class Score:
     def median_rise(self) -> float | None:
         return float(np.median(self.rises)) if self.rises else None
 
-    def to_dict(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, object]:
         """Plain values, for JSON."""
-        return asdict(self) | {"misses": self.misses, "accuracy": self.accuracy, "median_lead": self.median_lead}
+        return document.dump(self) | {"misses": self.misses, "accuracy": self.accuracy, "median_lead": self.median_lead}
 
 
 def score_detectors(

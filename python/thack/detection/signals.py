@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from thack.detection.curves import Curves, Floats, Series
+from thack.detection.curves import Curves
 from thack.detection.power_law import PowerLaw, fit_power_law
+from thack.schema.metrics import Floats, Series
 
 _LEAST_POINTS = 4  # of a power law without floor; one with a floor has one more parameter
 _TINY = 1e-4  # of log(KL): a training curve that fell by less has not fallen

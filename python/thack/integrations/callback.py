@@ -23,6 +23,7 @@ from thack.integrations.state import agreed, as_it_was, is_sharded
 from thack.losses.vocabulary import common_width
 from thack.models.hf import model as hf
 from thack.models.protocol import LanguageModel
+from thack.reporting.prose import reasons
 from thack.runtime import runlog
 from thack.runtime.runlog import RunLog
 from thack.schema.metrics import Role, TrainingKL, is_bound
@@ -206,7 +207,7 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         was = self.suspicion
         self.suspicion = verdict_without_oracle(curves)
         if self.suspicion.onset_step is not None and (was is None or was.onset_step is None):
-            _LOG.warning("thack: %s (%s)", self.suspicion.headline, self.suspicion.reasons[0])
+            _LOG.warning("thack: %s (%s)", self.suspicion.headline, reasons(self.suspicion)[0])
         values = {found.name.replace(" ", "_"): found.value for found in self.suspicion.detections}
         alarm = float(self.suspicion.onset_step is not None)
         return {f"detector/{name}": value for name, value in values.items() if value is not None} | {

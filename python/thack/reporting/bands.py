@@ -10,10 +10,9 @@ import numpy as np
 
 from thack.detection import Series
 from thack.detection.bootstrap import paired_band
-from thack.detection.curves import Floats
 from thack.reporting.csv_text import csv_text
 from thack.reporting.inputs import ArmRuns
-from thack.schema.metrics import find_metric
+from thack.schema.metrics import Floats, find_metric
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def _f4(grid: Grid) -> Iterator[Claim]:
         "golden’s end − KL(oracle‖teacher)",
         "nats",
         (0.0, np.inf),
-        values(offline, lambda run: run.verdict.over_line),
+        values(offline, lambda run: run.verdict.over_baseline),
     )
 
 

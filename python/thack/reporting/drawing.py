@@ -46,7 +46,7 @@ def ring(axes: Axes, x: float, y: float, colour: Colour) -> None:
 
 def baselines(arms: Sequence[ArmRuns]) -> list[float]:
     """The teacher baseline of every run that has one."""
-    return [run.verdict.line for arm in arms for run in arm.runs if run.verdict.line is not None]
+    return [run.verdict.baseline for arm in arms for run in arm.runs if run.verdict.baseline is not None]
 
 
 def draw_baseline(axes: Axes, arms: Sequence[ArmRuns], at: float | None) -> None:

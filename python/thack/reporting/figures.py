@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thack.detection import Thresholds
-from thack.detection.curves import Floats
 from thack.reporting.bands import band_of, smoothed
 from thack.reporting.colours import MUTED, Colour, assign
 from thack.reporting.drawing import (
@@ -33,6 +32,7 @@ from thack.reporting.drawing import (
 from thack.reporting.inputs import ArmRuns, golden_column
 from thack.reporting.prose import golden_name
 from thack.reporting.style import SIZE, SMALL, styled
+from thack.schema.metrics import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

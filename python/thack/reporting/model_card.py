@@ -11,7 +11,7 @@ from typing import Any
 from thack.detection import OracleFreeVerdict, Verdict
 from thack.errors import DataError
 from thack.files import read_json, write_text
-from thack.reporting.prose import MEANING
+from thack.reporting.prose import MEANING, reasons
 
 CARD = "README.md"
 
@@ -74,8 +74,8 @@ def _verdict(run: Path, found: Verdict | OracleFreeVerdict | None) -> str:
     if found is None:
         return f"Not judged yet: `thack verdict {run}` reads it off the run's curves and writes it here."
     meaning = f": {MEANING[found.name]}" if found.name in MEANING else ""
-    reasons = [f"- {reason}" for reason in found.reasons]
-    return "\n".join([f"**{found.headline}**{meaning}.", "", *reasons])
+    clauses = [f"- {reason}" for reason in reasons(found)]
+    return "\n".join([f"**{found.headline}**{meaning}.", "", *clauses])
 
 
 def _use(config: Path) -> str:

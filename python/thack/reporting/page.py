@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thack.detection import VALIDATION, Margins
+from thack.detection import Margins
 from thack.reporting import details, tables
 from thack.reporting.colours import Colour
 from thack.reporting.details import Folded
 from thack.reporting.health import health_table
 from thack.reporting.inputs import ArmRuns, ReportInput
-from thack.reporting.prose import percent
+from thack.reporting.prose import VALIDATION, detector_meaning, percent, reasons
 from thack.reporting.render import render
 from thack.reporting.rendered import RenderedFigure
 from thack.reporting.scores import ABOUT_SCORES, detector_scores
@@ -93,7 +93,9 @@ def runs_page(
         results=tables.arm_results(report, colours) if several else runs,
         all_results=runs if several else None,
         margins=_margins(report.runs[0].verdict.margins),
-        reasons=tuple(Reasons(title=f"{r.label}: {r.verdict.headline}", items=r.verdict.reasons) for r in report.runs),
+        reasons=tuple(
+            Reasons(title=f"{r.label}: {r.verdict.headline}", items=tuple(reasons(r.verdict))) for r in report.runs
+        ),
         missing_plots=missing_plots,
         legend=legend(report.arms, colours) if len(report.arms) > 1 else (),
         figures=tuple(figures),
@@ -150,7 +152,7 @@ def _meanings(report: ReportInput) -> tuple[Reasons, ...]:
     return tuple(
         Reasons(
             title=f"{run.label}: {run.suspicion.headline}",
-            items=tuple(f"{found.name}: {found.meaning}" for found in run.suspicion.detections),
+            items=tuple(f"{found.name}: {detector_meaning(found)}" for found in run.suspicion.detections),
         )
         for run in report.runs
     )

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from thack.schema.metrics import Role, find_metric
-
-if TYPE_CHECKING:
-    from thack.detection import Verdict
-    from thack.detection.bootstrap import Interval
-    from thack.detection.verdict import Extent
+from thack.schema.verdict import Detection, DetectionState, Extent, Interval, OracleFreeVerdict, Verdict
 
 #: One sentence per verdict.
-MEANING = {
+MEANING: Mapping[str, str] = {
     "hacking": "the student keeps learning its teacher, and by that moves away from the truth: "
     "what it learns now are the teacher's mistakes",
     "over-fitting": "the student gets worse at both: it memorises its training data, "
@@ -21,6 +17,57 @@ MEANING = {
     "its copy: no mistakes beyond the teacher's own",
     "healthy": "the student did not get worse on held-out prompts while it was trained",
     "inconclusive": "the numbers at hand do not decide",
+}
+
+
+#: Where the thresholds of the detectors come from.
+VALIDATION = "threshold was set on three seeds of one laptop task and tried on other seeds, two other tasks and losses"
+
+_FRESH_COLUMNS = "needs train_kl/fresh and train_kl/monitor at some evaluations"
+_PROXY_COLUMNS = "needs the held-out proxy and train_kl/monitor at some evaluations"
+
+#: What each detector says, by its name and state.
+DETECTORS: Mapping[str, Mapping[DetectionState, str]] = {
+    "fresh slope ratio": {
+        "alarm": "the student still improves on its training responses, but hardly on others that its teacher would "
+        "give to the same prompts: it has begun to memorise, which is when hacking begins",
+        "quiet": "what the student learns from its training responses also holds for others to the same prompts",
+        "not enough data": _FRESH_COLUMNS,
+    },
+    "slope ratio": {
+        "alarm": "the student still improves on its training responses, but hardly on prompts that it has not seen: "
+        "it has begun to memorise, which is when hacking begins",
+        "quiet": "what the student learns in training it also learns for prompts it has not seen",
+        "not enough data": _PROXY_COLUMNS,
+    },
+    "memorisation gap": {
+        "alarm": "the student is much further from its teacher on new prompts than on its training responses: it has "
+        "memorised much of these",
+        "quiet": "the student is about as close to its teacher on new prompts as on its training responses",
+        "not enough data": _PROXY_COLUMNS,
+    },
+    "power-law deviation": {
+        "alarm": "the held-out proxy has left its power law (a small student, or a decaying learning rate, bends it "
+        "as well)",
+        "quiet": "the held-out proxy follows a power law, as of a run that keeps learning",
+        "not enough data": "needs the held-out proxy at four evaluations after the warm-up",
+    },
+    "training stopped falling": {
+        "alarm": "the training curve has stopped falling: with cached targets, what is left may be noise",
+        "quiet": "the training curve still falls",
+        "not enough data": "there is no training KL or loss",
+    },
+    "fresh gap": {
+        "alarm": "the student is much closer to its teacher on the responses that it trains on than on others to the "
+        "same prompts: it has memorised them",
+        "quiet": "the student is about as close to its teacher on other responses as on those that it trains on",
+        "not enough data": _FRESH_COLUMNS,
+    },
+    "forecast error": {
+        "alarm": "the held-out proxy is above the forecast of its own power law with a floor",
+        "quiet": "the held-out proxy follows the forecast of its own power law",
+        "not enough data": "needs the held-out proxy at six evaluations after the warm-up",
+    },
 }
 
 
@@ -75,6 +122,34 @@ def percent_interval(interval: Interval) -> str:
     return f"[{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}] %".replace("-", "−")
 
 
+def detector_meaning(found: Detection) -> str:
+    """What a detector found, in words.
+
+    Example:
+        >>> detector_meaning(Detection(name="training stopped falling", state="quiet", threshold=0.02))
+        'the training curve still falls'
+    """
+    return DETECTORS[found.name][found.state]
+
+
+def reasons(found: Verdict | OracleFreeVerdict) -> list[str]:
+    """Why a verdict is what it is, and what else is to be known of the run: one clause each."""
+    return [*(explain(found) if isinstance(found, Verdict) else _suspicion(found)), *found.notes]
+
+
+def _suspicion(found: OracleFreeVerdict) -> list[str]:
+    shown = [one for one in found.detections if one.fired or one.name == found.decided_by]
+    return [
+        *map(_detection, shown),
+        f"without an oracle this is a suspicion, which sees memorisation only ({VALIDATION})",
+    ]
+
+
+def _detection(found: Detection) -> str:
+    numbers = "" if found.value is None else f" ({found.value:.3g}, alarm at {found.threshold:.3g})"
+    return f"{found.name}{numbers}: {detector_meaning(found)}"
+
+
 def explain(found: Verdict) -> list[str]:
     """The reasons for a verdict, in the order in which its table asks for them.
 
@@ -85,7 +160,6 @@ def explain(found: Verdict) -> list[str]:
         One clause per reason, without a capital letter and without a full stop.
 
     Example:
-        >>> from thack.detection import Verdict
         >>> found = Verdict(name="inconclusive", run="a", golden=None, proxy=None, num_evaluations=0, num_prompts=None)
         >>> explain(found)[0][:43]
         'no evaluation comes after the warm-up of 30'
@@ -158,15 +232,15 @@ def _proxy(found: Verdict, proxy: Extent) -> str:
 
 def _baseline(found: Verdict, golden: Extent) -> str:
     name = baseline_name(golden.column)
-    if found.line is None:
+    if found.baseline is None:
         return f"{name} is not known: where a perfect copy of the teacher would end"
-    baseline = f"the teacher baseline {name.removeprefix('the ')} = {found.line:.4g}"
+    baseline = f"the teacher baseline {name.removeprefix('the ')} = {found.baseline:.4g}"
     text = f"golden ends {found.side} {baseline}"
     if found.side == "too close to tell":
         text = f"golden ends at {baseline}, too close to tell above from below"
-    if found.over_line is not None and found.over_line_interval is not None:
-        low, high = found.over_line_interval
-        text += f" (by {found.over_line:+.3f} [{low:+.3f}, {high:+.3f}] nats)".replace("-", "−")
+    if found.over_baseline is not None and found.over_baseline_interval is not None:
+        low, high = found.over_baseline_interval
+        text += f" (by {found.over_baseline:+.3f} [{low:+.3f}, {high:+.3f}] nats)".replace("-", "−")
     if found.name == "hacking" and found.side == "above":
         truth = {Role.JUDGE: "its judge", Role.HUMAN: "what people wrote"}.get(_role(golden.column), "the truth")
         text += f": the student is now further from {truth} than its teacher is"

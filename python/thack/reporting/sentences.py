@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from thack.detection import Extent, Verdict
 from thack.reporting.inputs import ArmRuns, JudgedRun, ReportInput, golden_column
-from thack.reporting.prose import MEANING, baseline_name, percent, percent_interval, stand_in
+from thack.reporting.prose import MEANING, baseline_name, percent, percent_interval, reasons, stand_in
 
 #: What one student does, and what several do.
 _VERBS = {
@@ -67,18 +67,18 @@ def arm_sentences(arm: ArmRuns) -> list[str]:
 def _run_sentences(run: JudgedRun) -> list[str]:
     found = run.verdict
     if found.golden is None:
-        others = () if run.has_oracle else run.suspicion.reasons
-        return [_sentence(reason) for reason in (*found.reasons, *others)]
+        others = () if run.has_oracle else reasons(run.suspicion)
+        return [_sentence(reason) for reason in (*reasons(found), *others)]
     sentences = [_sentence(MEANING[found.name])]
     if (instead := stand_in(found.golden.column)) is not None:
         sentences.append(_sentence(instead[1]))
     if found.name == "inconclusive":
-        return [*sentences, *(_sentence(reason) for reason in found.reasons)]
+        return [*sentences, *(_sentence(reason) for reason in reasons(found))]
     sentences += _golden(found, found.golden)
-    if found.line is not None and found.side is not None:
+    if found.baseline is not None and found.side is not None:
         where = "about on" if found.side == "too close to tell" else found.side
         sentences.append(
-            f"It ends {where} the teacher baseline, {baseline_name(found.golden.column)} = {found.line:.3f}."
+            f"It ends {where} the teacher baseline, {baseline_name(found.golden.column)} = {found.baseline:.3f}."
         )
     return sentences
 

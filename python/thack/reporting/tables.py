@@ -48,7 +48,7 @@ def _arm_result(arm: ArmRuns) -> Row:
         _spread([one.end for one in golden]),
         (Span(middle.text, "strong"), *spread),
         _spread(arm.onsets, "{:.10g}"),
-        _spread([one.over_line for one in found if one.over_line is not None], "{:+.3f}"),
+        _spread([one.over_baseline for one in found if one.over_baseline is not None], "{:+.3f}"),
         pill(arm.verdict, f" {counts}"),
     ]
 
@@ -74,9 +74,9 @@ def _result(run: JudgedRun) -> Row:
     proxy, baseline = DASH, note("")
     if found.proxy is not None and found.proxy_at_onset is not None:
         proxy = f"{found.proxy_at_onset:.3f} → {found.proxy.end:.3f}"
-    if found.line is not None:
+    if found.baseline is not None:
         side = f" ends {found.side}" if found.side in ("above", "below") else ""
-        baseline = (Span(f"{found.line:.3f}"), *note(side))
+        baseline = (Span(f"{found.baseline:.3f}"), *note(side))
     return [
         f"{golden.start:.3f}",
         (Span(f"{golden.minimum:.3f} @ {golden.minimum_step:.10g}"), *note(onset)),

@@ -37,6 +37,8 @@ def _plain(value: object) -> object:
         return dump(value)
     if isinstance(value, Mapping):
         return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    if callable(tolist := getattr(value, "tolist", None)):  # an array; numpy is not imported for it
+        return cast(object, tolist())
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, Enum):

@@ -6,7 +6,9 @@ beta: Annotated[float, Between(0, 1), Help("jsd: weight of the teacher in the mi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
+
+from thack.errors import UsageError
 
 _SEED_MAX = (1 << 64) - 1
 
@@ -92,3 +94,15 @@ class Each:
 
 SEED = Between(0, _SEED_MAX)
 FRACTION = Between(0, 1)
+
+
+def check_bounds(values: object, what: str) -> None:
+    """Refuse a dataclass with a value out of its field's bound; `what` names the dataclass.
+
+    Raises:
+        UsageError: names the field, the value and the bound.
+    """
+    for name, hint in get_type_hints(type(values), include_extras=True).items():
+        for bound in getattr(hint, "__metadata__", ()):
+            if not isinstance(bound, Help) and not bound.accepts(getattr(values, name)):
+                raise UsageError(f"{what}.{name} = {getattr(values, name)}: must be {bound}")

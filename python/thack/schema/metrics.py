@@ -28,6 +28,7 @@ from functools import lru_cache
 from typing import Final, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thack.errors import DataError
 
@@ -157,6 +158,20 @@ def is_bound(column: str) -> bool:
     """Whether a column is one end of a metric's interval."""
     metric = find_metric(column)
     return metric is not None and metric.bound is not None
+
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One column over the steps at which it was logged."""
+
+    step: Floats
+    value: Floats
+
+    def __len__(self) -> int:
+        return len(self.step)
 
 
 class TrainingKL(StrEnum):

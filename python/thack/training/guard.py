@@ -31,6 +31,7 @@ from thack.generation.sources import Growing, Mixture, Offline, Online, Response
 from thack.losses.fused import ProjectedTeacher
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
+from thack.reporting.prose import detector_meaning
 from thack.schema.metrics import PROXY, TrainingKL
 from thack.targets.types import Target
 from thack.training.data import TrainingData
@@ -157,7 +158,7 @@ def _told(found: Detection) -> Row:
         "value": found.value,
         "threshold": found.threshold,
         "onset_step": found.onset_step,
-        "meaning": found.meaning,
+        "meaning": detector_meaning(found),
     }
 
 

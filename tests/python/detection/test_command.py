@@ -103,12 +103,12 @@ def test_what_a_guard_did_stands_in_the_verdict(tmp_path: Path) -> None:
         log.writelines(json.dumps(event) + "\n" for event in events)
     curves = Curves.from_run(path)
     assert "value" not in curves.train
-    note = verdict(curves).reasons[-1]
+    note = verdict(curves).notes[-1]
     assert note == (
         "a guard was on: slope ratio 0.35 (alarm at 0.5) at step 79; the checkpoint of step 48 was kept; "
         "2 fresh responses per prompt (18,500 tokens) joined in epochs 5, 15"
     )
-    assert note in verdict_without_oracle(curves).reasons
+    assert note in verdict_without_oracle(curves).notes
 
 
 def test_a_run_that_may_only_be_read_is_judged_all_the_same(

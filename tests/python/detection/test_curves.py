@@ -13,6 +13,7 @@ from synthetic import STEPS, write_run
 from thack.api import read_curves
 from thack.detection import Curves, parse_mapping, verdict, verdict_without_oracle
 from thack.errors import DataError, UsageError
+from thack.reporting.prose import reasons
 from thack.schema import metrics
 
 GOLDEN = "golden/forward_kl/reference_sampled"
@@ -146,7 +147,7 @@ def test_an_evaluation_without_prompts_means_no_intervals(tmp_path: Path) -> Non
     (run / "per_prompt.jsonl").write_text("".join(lines[:-1]))
     found = verdict(Curves.from_run(run))
     assert found.golden is not None and found.golden.rise_interval is None
-    assert any("no intervals" in reason for reason in found.reasons)
+    assert any("no intervals" in note for note in found.notes)
 
 
 def _log(path: Path, **columns: object) -> Path:
@@ -183,7 +184,7 @@ def test_a_run_that_diverged_at_once_is_read(tmp_path: Path) -> None:
     column = "proxy/forward_kl/reference_sampled/token_mean"
     _write(tmp_path / "metrics.jsonl", [{"event": "evaluation", "step": s, column: None} for s in (100, 200)])
     found = verdict_without_oracle(Curves.from_run(tmp_path))
-    assert found.name == "inconclusive" and "proxy has no number at any evaluation" in found.reasons
+    assert found.name == "inconclusive" and "proxy has no number at any evaluation" in found.notes
 
 
 def test_a_training_column_is_no_metric_of_a_run(tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def test_a_mapping_counts_for_a_run_too_and_takes_the_line_of_its_divergence(tmp
 def test_a_student_that_diverged_at_the_end_is_not_healthy(tmp_path: Path) -> None:
     falling = {"golden": lambda n, s: 3 * s**-0.4 if n < 9 else float("nan")}
     found = verdict(Curves.from_jsonl(_log(tmp_path / "log.jsonl", **falling), MAPPED))
-    assert found.name == "inconclusive" and "last value of golden is no number" in " ".join(found.reasons)
+    assert found.name == "inconclusive" and "last value of golden is no number" in " ".join(found.notes)
     columns = {"proxy": falling["golden"], "monitor": lambda _, s: s**-0.4}
     path = _log(tmp_path / "other.jsonl", **columns)
     assert (
@@ -232,10 +233,10 @@ def test_a_reward_is_no_distance(tmp_path: Path) -> None:
 def test_metrics_that_never_meet_are_said_to(tmp_path: Path) -> None:
     rows = [{"step": s + n, name: 1.0} for s in range(50, 750, 50) for n, name in enumerate(MAPPED)]
     found = verdict(Curves.from_jsonl(_write(tmp_path / "log.jsonl", list(rows)), MAPPED))
-    assert found.name == "inconclusive" and "never measured at the same step" in " ".join(found.reasons)
+    assert found.name == "inconclusive" and "never measured at the same step" in " ".join(found.notes)
 
 
 def test_a_step_beyond_a_million_keeps_its_digits(tmp_path: Path) -> None:
     path = _log(tmp_path / "log.jsonl", step=lambda _, s: 1_000_001 + s)
     found = verdict(Curves.from_jsonl(path, MAPPED))
-    assert "step 1000301" in found.headline and "step 1000301 " in found.reasons[0]
+    assert "step 1000301" in found.headline and "step 1000301 " in reasons(found)[0]

@@ -20,6 +20,7 @@ from thack.detection import (
     verdict_without_oracle,
 )
 from thack.errors import UsageError
+from thack.reporting.prose import reasons
 from thack.schema.metrics import PROXY
 
 STEP_E = np.array(STEPS, dtype=float)
@@ -76,7 +77,7 @@ def test_a_proxy_that_leaves_its_power_law_fires(exponent: float, fires: bool) -
 
 def test_without_a_monitor_the_verdict_is_open() -> None:
     found = verdict_without_oracle(curves(law(0.4), None))
-    assert found.name == "inconclusive" and "train_kl/monitor" in found.reasons[0]
+    assert found.name == "inconclusive" and "train_kl/monitor" in reasons(found)[0]
 
 
 def test_over_fitting_is_told_from_hacking_by_the_proxy() -> None:
@@ -91,8 +92,8 @@ def test_the_synthetic_runs(kind: str, name: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", kind, noise=Noise(prompt=0.03, checkpoint=0.0), with_oracle=False)
     found = verdict_without_oracle(Curves.from_run(run))
     assert found.name == name
-    assert json.loads(json.dumps(found.to_dict()))["detections"][0]["series"]["step"][-1] == 960
-    assert "tried on other seeds, two other tasks" in found.reasons[-1]
+    assert json.loads(json.dumps(found.dump()))["detections"][0]["series"]["step"][-1] == 960
+    assert "tried on other seeds, two other tasks" in reasons(found)[-1]
 
 
 @pytest.mark.parametrize("fresh", [0.4, 0.05])

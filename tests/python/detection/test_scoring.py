@@ -37,7 +37,7 @@ def test_a_perfect_detector_has_no_misses_and_no_false_alarms(cases: list[Case])
     assert found.roc[0] == (0, 0) and (0, 1) in found.roc and found.roc[-1] == (1, 1)
     assert len(found.leads) == 3 and found.median_lead is not None and -1.5 < found.median_lead <= 0
     assert all(rise >= -1e-9 for rise in found.rises)
-    json.dumps(found.to_dict())
+    json.dumps(found.dump())
 
 
 def test_thresholds_beyond_all_values_miss_or_cry_wolf(cases: list[Case]) -> None:

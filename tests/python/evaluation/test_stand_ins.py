@@ -16,6 +16,7 @@ from thack.errors import DataError, MismatchError, UsageError
 from thack.evaluation import EvalSet, Evaluator, References, distance, evaluate
 from thack.models.batch import Batch
 from thack.models.native.llama import Llama
+from thack.reporting.prose import reasons
 from thack.runtime.runlog import RunLog
 from thack.schema.metrics import MetricName, Role
 
@@ -137,8 +138,8 @@ class TestVerdict:
         for curves in (Curves.from_run(path), Curves.from_jsonl(path / "metrics.jsonl")):
             found = verdict(curves)
             assert found.name == "hacking" and found.golden is not None
-            assert found.golden.column == golden and found.line == 1.6
-            told = " ".join(found.reasons)
+            assert found.golden.column == golden and found.baseline == 1.6
+            told = " ".join(reasons(found))
             assert all(word in told for word in ["there is no oracle", *words])
 
     def test_the_oracle_wins(self, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from thack import api
 from thack.reporting import model_card, write_card
+from thack.reporting.prose import reasons
 from thack.runtime.runlog import RunLog
 
 READOUT = "forward_kl/reference_sampled/token_mean"
@@ -47,7 +48,7 @@ def test_before_and_after_the_verdict(run: Path) -> None:
     found = api.verdict(run)
     text = card.read_text()
     assert found.name == "hacking" and f"**{found.headline}**: the student keeps learning its teacher" in text
-    assert all(f"- {reason}" in text for reason in found.reasons)
+    assert all(f"- {reason}" in text for reason in reasons(found))
     assert "Not judged yet" not in text
 
 

@@ -1,0 +1,217 @@
+"""What a run's curves say: verdict.json, the margins and thresholds behind it, and what each detector found."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+
+from thack.errors import DataError
+from thack.schema import document
+from thack.schema.fields import SEED, AtLeast, Between, Help, check_bounds
+from thack.schema.metrics import MetricName, Series, find_metric
+
+Interval = tuple[float, float]
+VerdictName = Literal["inconclusive", "healthy", "over-fitting", "regressing to the teacher", "hacking"]
+Side = Literal["above", "below", "too close to tell"]
+_SHARE = Between(0, 10, without_low=True, without_high=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Margins:
+    """What counts as a rise. They are printed with every verdict.
+
+    Raises:
+        UsageError: a value is out of its bounds.
+    """
+
+    rise: Annotated[float, _SHARE, Help("golden: rise that counts, end over minimum − 1")] = 0.03
+    proxy_rise: Annotated[float, _SHARE, Help("proxy: rise from its own minimum that is over-fitting")] = 0.03
+    proxy_converged: Annotated[float, _SHARE, Help("proxy: share of its start below which it has converged")] = 0.10
+    warmup_steps: Annotated[int, AtLeast(0), Help("evaluations up to this step are not judged")] = 30
+    min_evaluations: Annotated[int, AtLeast(2), Help("judged evaluations that a verdict needs")] = 6
+    confidence: Annotated[float, Between(0.5, 1, without_high=True), Help("level of the intervals")] = 0.95
+    resamples: Annotated[int, AtLeast(100), Help("resamples of the prompts behind each interval")] = 2000
+    folds: Annotated[
+        int, AtLeast(2), Help("cross-fitting: the minimum is chosen on all folds but the one it is read from")
+    ] = 5
+    seed: Annotated[int, SEED, Help("seed of the resamples")] = 0
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "margins")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """One metric along a run: its first value, and minimum, end and rise after the warm-up."""
+
+    column: str  # of the log
+    start: float
+    minimum: float
+    minimum_step: float
+    end: float
+    end_step: float
+    rise: float  # end over minimum − 1
+    rise_interval: Interval | None = None
+    end_interval: Interval | None = None
+
+    @property
+    def metric(self) -> MetricName | None:
+        """What the column measures; None for another trainer's column."""
+        return find_metric(self.column)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """verdict.json: what the curves of one run say, and the numbers behind it.
+
+    `thack.reporting.prose.reasons` gives it in words.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    name: VerdictName
+    run: str
+    golden: Extent | None
+    proxy: Extent | None
+    num_evaluations: int  # judged ones
+    num_prompts: int | None
+    onset_step: float | None = None  # where golden starts to rise
+    onset_interval: Interval | None = None
+    proxy_at_onset: float | None = None  # the proxy where golden is lowest
+    proxy_change: float | None = None  # from there to the end, relative
+    proxy_change_interval: Interval | None = None
+    baseline: float | None = None  # KL(oracle‖teacher)
+    baseline_interval: Interval | None = None
+    over_baseline: float | None = None  # golden's end − baseline
+    over_baseline_interval: Interval | None = None
+    side: Side | None = None  # of the baseline, on which golden ends
+    notes: tuple[str, ...] = ()  # what else is to be known of the curves
+    margins: Margins = field(default_factory=Margins)
+
+    @property
+    def is_hacking(self) -> bool:
+        return self.name == "hacking"
+
+    @property
+    def headline(self) -> str:
+        """`HACKING from step 79 [48, 130]`, or the name alone."""
+        if self.onset_step is None:
+            return self.name
+        name = self.name.upper() if self.is_hacking else self.name
+        between = f" [{self.onset_interval[0]:.10g}, {self.onset_interval[1]:.10g}]" if self.onset_interval else ""
+        return f"{name} from step {self.onset_step:.10g}{between}"
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
+
+    @classmethod
+    def parse(cls, raw: object, what: str = "verdict.json") -> Verdict:
+        """The inverse of `dump`.
+
+        Raises:
+            DataError: `raw` is not a verdict of this version.
+        """
+        return document.parse(cls, raw, what)
+
+    def to_json(self) -> str:
+        """The text of verdict.json."""
+        return json.dumps(self.dump(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, what: str = "verdict.json") -> Verdict:
+        """The inverse of `to_json`.
+
+        Raises:
+            DataError: `text` is not a verdict of this version.
+        """
+        try:
+            return cls.parse(json.loads(text), what)
+        except ValueError as error:
+            raise error if isinstance(error, DataError) else DataError(f"{what}: not JSON ({error})") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """When a detector raises an alarm. They are printed with every result.
+
+    Raises:
+        UsageError: a value is out of its bounds.
+    """
+
+    warmup_steps: Annotated[int, AtLeast(0), Help("evaluations up to this step are not judged")] = 30
+    slope_ratio: Annotated[float, Help("alarm below: progress on held-out prompts per progress in training")] = 0.5
+    gap: Annotated[float, Help("alarm above: held-out proxy over training KL")] = 2.0
+    exponent: Annotated[float, Help("alarm below: a·R² of the held-out proxy's power law, step^−a")] = 0.10
+    window: Annotated[
+        float, Between(0, 1, without_low=True), Help("share of log(step) so far to which that law is fitted")
+    ] = 0.6
+    stalled: Annotated[float, Help("alarm below: training KL falls slower than step^−this")] = 0.02
+    fresh_slope_ratio: Annotated[
+        float, Help("alarm below: as slope_ratio, with other responses to the training prompts")
+    ] = 0.5
+    fresh_gap: Annotated[float, Help("alarm above: as gap, with other responses to the training prompts")] = 2.0
+    forecast: Annotated[float, Help("alarm above: log(seen / forecast) of the held-out proxy")] = 0.05
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "thresholds")
+
+
+DetectionState = Literal["alarm", "quiet", "not enough data"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detection:
+    """What one detector found. `thack.reporting.prose.detector_meaning` gives it in words."""
+
+    name: str  # of the detector
+    state: DetectionState
+    onset_step: float | None = None  # the step at which, by this detector, golden starts to rise
+    alarm_step: float | None = None  # the evaluation at which the alarm could have been raised
+    value: float | None = None  # the deciding number: at the alarm, or else the one closest to an alarm
+    threshold: float
+    series: Series = field(default_factory=lambda: Series(step=np.empty(0), value=np.empty(0)))
+
+    @property
+    def fired(self) -> bool:
+        return self.state == "alarm"
+
+
+OracleFreeName = Literal["hacking suspected", "over-fitting suspected", "no alarm", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OracleFreeVerdict:
+    """What can be said without an oracle: a suspicion, never a finding."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    name: OracleFreeName
+    run: str
+    decided_by: str  # the name of a detector
+    onset_step: float | None
+    alarm_step: float | None
+    detections: tuple[Detection, ...]
+    notes: tuple[str, ...]
+    thresholds: Thresholds
+
+    @property
+    def is_hacking(self) -> bool:
+        return self.name == "hacking suspected"
+
+    @property
+    def deciding(self) -> Detection:
+        """What the deciding detector found."""
+        return next(found for found in self.detections if found.name == self.decided_by)
+
+    @property
+    def headline(self) -> str:
+        """`hacking suspected from step 79`, or the name alone."""
+        return self.name if self.onset_step is None else f"{self.name} from step {self.onset_step:.10g}"
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
