@@ -16,8 +16,9 @@ from gpu_cost import compare_rates, cost
 from gpu_rows import CUDA
 from gpu_shapes import Shapes
 from harness import Measurement, Work
-from thack.cache.capture.job import capture, claim_directory, prepare_job
-from thack.cache.capture.score import Scorer
+from thack.cache.capture.job import capture
+from thack.cache.capture.preparation import prepare_directory, prepare_job
+from thack.cache.capture.scorer import Scorer
 from thack.config import CacheSettings, LossSettings, OptimizerSettings, SamplingSettings, TargetSettings
 from thack.data.sequence import TokenSequence
 from thack.generation.sampler import GenerationRequest, generate
@@ -66,13 +67,13 @@ def measure_capture(shapes: Shapes) -> Iterator[Measurement]:
                 batch_size=shapes.sequences,
                 dtype="bfloat16",
             )
-            claim_directory(settings.out)
+            prepare_directory(settings.out)
             plan = prepare_job(settings, teacher=teacher, sequences=batch).plan
             scorer = Scorer(teacher, plan, settings)
             yield from compare_rates(
                 f"capture step, {kind}",
                 shapes.tokens,
-                lambda scorer=scorer: scorer.score(list(enumerate(batch))).wait(),  # type: ignore[misc]
+                lambda scorer=scorer: scorer.score(batch).wait(),  # type: ignore[misc]
                 forward,
                 "the teacher's forward alone",
             )

@@ -18,7 +18,7 @@ from harness import Measurement, at_least, at_most, interleaved
 from thack import _native
 from thack.cache import Cache
 from thack.cache.capture.job import capture
-from thack.cache.exchange.transfer import ImportSettings, import_cache
+from thack.cache.exchange.importing import ImportSettings, import_cache
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.plan import SHARDS, Plan, shard_path
 from thack.config import ArchitectureSettings, CacheSettings
@@ -27,6 +27,7 @@ from thack.data.tokenizer import Tokenizer
 from thack.models.batch import Batch
 from thack.models.native.architecture import Architecture
 from thack.models.native.llama import Llama
+from thack.schema.cache import Fingerprints
 from thack.schema.targets import TargetSpec
 
 V, K = 151_936, 64
@@ -121,10 +122,9 @@ def reading_many(shards: int = 192, per_shard: int = 256, length: int = 64, batc
     ids = np.cumsum(rng.integers(1, V // K - 1, (rows, K), dtype=np.int32), 1, dtype=np.int32)
     values = np.sort(-12 * rng.random((rows, K), dtype=np.float32) - 4.2, axis=1)
     records = layout.native.encode_top_k(ids, values, np.full(rows, -3, np.float32), none)
-    names = ("teacher", "tokenizer", "data", "settings")
     firsts = tuple(range(0, shards * per_shard + 1, per_shard))
     facts: dict[str, Any] = {"batch_size": 1, "seed": 0, "samples": 1, "device": "cpu", "dtype": "float32"}
-    prints = dict.fromkeys(names, "sha256:x")
+    prints = Fingerprints(teacher="sha256:x", tokenizer="sha256:x", data="sha256:x", settings="sha256:x")
     plan = Plan(layout=layout, fingerprints=prints, firsts=firsts, threads=1, build="0", **facts)
     with TemporaryDirectory(prefix="thack-") as scratch:
         (Path(scratch) / SHARDS).mkdir()

@@ -14,6 +14,7 @@ from thack.cli.console import byte_size, count, duration, number, out, print_jso
 from thack.cli.verbs import Call, Command, Flag, Json, Quiet, Verbose, epilog, shown_progress, verb
 from thack.config import CacheSettings
 from thack.errors import CacheError
+from thack.schema.cache import ProbeResult
 
 group = typer.Typer(
     name="cache", help="Look inside, prove, size and exchange caches.", no_args_is_help=True, rich_markup_mode="rich"
@@ -30,10 +31,10 @@ def inspect(directory: Directory, as_json: Json = False, verbose: Verbose = Fals
 
     found = look(directory)
     if as_json:
-        print_json(found)
+        print_json(found.dump())
         return
     table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in found.items():
+    for name, value in found.dump().items():
         for key, one in value.items() if isinstance(value, dict) else [("", value)]:
             table.add_row(
                 Text(name.replace("_", " ") if not key else f"{name}: {key}", style="bold"), Text(_said(name, one))
@@ -108,47 +109,43 @@ def probe(call: Call[CacheSettings]) -> None:
 
     tokens = call.extras["tokens"]
     found = measure(call.settings, tokens=tokens or 0, progress=call.progress)
-    call.emit(found, lambda: _show_probe(found, sizing=tokens is not None))
+    call.emit(found.dump(), lambda: _show_probe(found, sizing=tokens is not None))
 
 
-def _show_probe(found: dict[str, Any], *, sizing: bool) -> None:
+def _show_probe(found: ProbeResult, *, sizing: bool) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("kind", "ids", "retained mass", "KL if renormalised", "bytes/token", "this corpus", ""):
         table.add_column(name, justify="left" if name in ("kind", "") else "right")
-    chosen = found["recommended"]
-    for row in found["rows"]:
-        best = (row["kind"], row["ids"]) == (chosen["kind"], chosen["ids"])
-        kl = "unbiased" if row["kind"] == "sampled" else number(row["kl_renormalised"])
-        size = byte_size(row["corpus_gb"] * 1e9)
-        mark = f"← recommended for {found['epochs']} epoch{'s' if found['epochs'] > 1 else ''}" if best else ""
-        cells = (row["kind"], count(row["ids"]), number(row["retained_mass"]), kl, count(row["bytes_per_token"]), size)
+    chosen = found.recommended
+    for row in found.rows:
+        best = (row.kind, row.ids) == (chosen.kind, chosen.ids)
+        kl = "unbiased" if row.kind == "sampled" else number(row.kl_renormalised)
+        size = byte_size(row.corpus_gb * 1e9)
+        mark = f"← recommended for {found.epochs} epoch{'s' if found.epochs > 1 else ''}" if best else ""
+        cells = (row.kind, count(row.ids), number(row.retained_mass), kl, count(row.bytes_per_token), size)
         table.add_row(*cells, mark, style="bold" if best else None)
     out().print(table)
-    out().print(f"{chosen['why']} · measured on {count(found['sampled_tokens'])} tokens")
+    out().print(f"{chosen.why} · measured on {count(found.sampled_tokens)} tokens")
     if sizing:
         _show_sizing(found)
 
 
-def _show_sizing(found: dict[str, Any]) -> None:
-    from thack.cache.sizing.probe import PROCESSES_PER_NODE, STUDENT_TOKENS_PER_S
-
-    out().print(f"\n{count(found['corpus_tokens'])} tokens:")
+def _show_sizing(found: ProbeResult) -> None:
+    out().print(f"\n{count(found.corpus_tokens)} tokens:")
     table = Table(box=None, pad_edge=False)
     for name in ("kind", "ids", "size", "shards", "inodes", "write/node", "read/GPU", "teacher, one process"):
         table.add_column(name, justify="left" if name == "kind" else "right")
-    for row in found["sizing"]:
-        rates = [f"{byte_size(row[f'{name}_mb_per_s_per_{unit}'] * 1e6)}/s" for name, unit in _RATES]
-        sizes = (byte_size(row["bytes"]), count(row["shards"]), count(row["inodes"]))
-        time = duration(3600 * row["teacher_hours_per_process"])
-        table.add_row(row["kind"], count(row["ids"]), *sizes, *rates, time)
+    for row in found.sizing:
+        rates = [f"{byte_size(rate * 1e6)}/s" for rate in (row.write_mb_per_s_per_node, row.read_mb_per_s_per_gpu)]
+        sizes = (byte_size(row.bytes), count(row.shards), count(row.inodes))
+        time = duration(3600 * row.teacher_hours_per_process)
+        table.add_row(row.kind, count(row.ids), *sizes, *rates, time)
     out().print(table)
     out().print(
-        f"a node: {PROCESSES_PER_NODE} processes like this one, at {count(found['teacher_tokens_per_s'])} tokens/s each"
-        f" · a GPU in training: {count(STUDENT_TOKENS_PER_S)} tokens/s"
+        f"a node: {found.processes_per_node} processes like this one,"
+        f" at {count(found.teacher_tokens_per_s)} tokens/s each"
+        f" · a GPU in training: {count(found.student_tokens_per_s)} tokens/s"
     )
-
-
-_RATES = (("write", "node"), ("read", "gpu"))
 
 
 @group.command("export", epilog=epilog("thack cache export cache/ plain/"), cls=Command)
@@ -188,7 +185,7 @@ def import_(
     verbose: Verbose = False,
 ) -> None:
     """Make a top-k cache of another tool's rows, such as an API's top log-probs."""
-    from thack.cache.exchange.transfer import ImportSettings, import_cache
+    from thack.cache import ImportSettings, import_cache
     from thack.data.tokenizer import Tokenizer
 
     settings = ImportSettings(
@@ -196,7 +193,7 @@ def import_(
         out=target,
         vocab_size=vocab_size,
         tokenizer=Tokenizer.load(tokenizer).fingerprint(),
-        k=top_k,
+        top_k=top_k,
         estimate_tail=estimate_tail,
     )
     with shown_progress(quiet) as progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -11,6 +11,7 @@ from thack.cli.app import app
 from thack.cli.console import byte_size, count, duration, out
 from thack.cli.verbs import Call, Flag, verb
 from thack.config import CacheSettings
+from thack.schema.cache import CaptureEstimate
 
 FLAGS = {
     "teacher": Flag(key="teacher", help="directory of the teacher"),
@@ -47,11 +48,11 @@ EXTRAS = {"dry_run": Annotated[bool | None, typer.Option("--dry-run", help="Prin
 def cache_logits(call: Call[CacheSettings]) -> None:
     """Score responses with a teacher once, and keep what it knows in checked shards."""
     from thack.cache.capture.job import capture
-    from thack.cache.sizing.estimate import estimate
+    from thack.cache.sizing.estimation import estimate
 
     if call.extras["dry_run"]:
         found = estimate(call.settings, call.progress)
-        call.emit(found, lambda: _show_estimate(found))
+        call.emit(found.dump(), lambda: _show_estimate(found))
         return
     directory = capture(call.settings, call.progress)
     call.emit(
@@ -60,19 +61,19 @@ def cache_logits(call: Call[CacheSettings]) -> None:
     )
 
 
-def _show_estimate(found: dict[str, Any]) -> None:
-    most = "at most " if found["is_upper_bound"] else ""
+def _show_estimate(found: CaptureEstimate) -> None:
+    most = "at most " if found.is_upper_bound else ""
     rows = {
-        "sequences": count(found["sequences"]),
-        "tokens": f"{most}{count(found['tokens'])}"
-        + (f", likely {count(found['expected_tokens'])}" if found["is_upper_bound"] else ""),
-        "shards": count(found["shards"]),
-        "bytes": f"{most}{byte_size(found['bytes'])} ({count(found['bytes_per_token'])} a token)",
-        "time": f"about {duration(found['seconds'])} for one process like this"
-        f" ({count(round(found['tokens_per_s']))} tokens/s)",
+        "sequences": count(found.sequences),
+        "tokens": f"{most}{count(found.tokens)}"
+        + (f", likely {count(found.expected_tokens)}" if found.is_upper_bound else ""),
+        "shards": count(found.shards),
+        "bytes": f"{most}{byte_size(found.bytes)} ({count(found.bytes_per_token)} a token)",
+        "time": f"about {duration(found.seconds)} for one process like this"
+        f" ({count(round(found.tokens_per_s))} tokens/s)",
     }
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in rows.items():
         table.add_row(name, value)
     out().print(table)
-    out().print(f"nothing was written to {found['out']}")
+    out().print(f"nothing was written to {found.out}")

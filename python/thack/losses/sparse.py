@@ -8,18 +8,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thack.errors import MismatchError, UndefinedLoss
+from thack.errors import MismatchError
 from thack.losses.formulas import resolve
-from thack.schema.targets import DivergenceKind
+from thack.schema import targets
+from thack.schema.targets import DivergenceKind, Tail, TargetSpec
 from thack.targets.types import SampledTarget, TopKTarget
 
 
 def check_defined(target: TopKTarget | SampledTarget, kind: DivergenceKind, temperature: float) -> None:
-    """Raise UndefinedLoss where this divergence at this temperature cannot be had from this target."""
+    """Raise UndefinedLoss where this divergence at this temperature is not defined on this target."""
     if isinstance(target, SampledTarget):
-        _check_sampled(kind, temperature)
+        spec = TargetSpec(kind="sampled", k=1)
     else:
-        _check_top_k(target, kind, temperature)
+        tail: Tail = "none" if target.log_tail_N is None else "exact"
+        spec = TargetSpec(kind="top-k", k=1, tail=tail, temperatures=tuple(target.log_tail_at))
+    targets.check_defined(spec, kind, temperature)
 
 
 def sparse_divergence(
@@ -68,34 +71,3 @@ def at_temperature(target: TopKTarget | SampledTarget, temperature: float) -> tu
     head_NK, tail_N = target.log_probs_NK / temperature, target.log_tail_at[temperature]
     total_N = torch.logaddexp(torch.logsumexp(head_NK, dim=1), tail_N)
     return head_NK - total_N[:, None], tail_N - total_N
-
-
-def _check_sampled(kind: DivergenceKind, temperature: float) -> None:
-    if kind != "forward_kl":
-        raise UndefinedLoss(
-            f"{kind} is not defined on sampled targets",
-            details=("the samples are an unbiased estimate of p, and only forward KL is linear in p",),
-            hint="use loss.divergence = forward_kl, or a dense or top-k cache",
-        )
-    if temperature != 1:
-        raise UndefinedLoss(
-            f"temperature {temperature:g} is not defined on sampled targets",
-            details=("they were drawn at temperature 1, and p^(1/T) is not linear in p",),
-            hint="use loss.temperature = 1, or a dense or top-k cache",
-        )
-
-
-def _check_top_k(target: TopKTarget, kind: DivergenceKind, temperature: float) -> None:
-    if target.log_tail_N is None:
-        raise UndefinedLoss(
-            f"{kind} is not defined on a top-k target without its tail",
-            details=("truncated forward KL goes negative, renormalised it is over-confident",),
-            hint="cache the teacher with `thack cache-logits`, which stores the exact tail",
-        )
-    if temperature != 1 and temperature not in target.log_tail_at:
-        kept = ", ".join(f"{t:g}" for t in sorted({1.0, *target.log_tail_at}))
-        raise UndefinedLoss(
-            f"temperature {temperature:g} needs the tail at that temperature, which this cache does not hold",
-            details=(f"asked   {temperature:g}", f"cached  {kept}"),
-            hint=f"cache again with `temperatures = [{temperature:g}]`, or use `loss.temperature = 1`",
-        )

@@ -1,14 +1,25 @@
-"""What a cache says of itself: manifest.json, and what `thack cache verify` finds."""
+"""What a cache says of itself (manifest.json), and what `thack cache` finds, estimates and compares."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from thack.errors import DataError
 from thack.files import canonical_json
 from thack.schema import document
+from thack.schema.targets import CachedKind, TargetKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprints:
+    """Hashes of what a cache is made from."""
+
+    teacher: str
+    tokenizer: str
+    data: str  # of the token ids, their order and the names of the prompts
+    settings: str  # of those that change what is stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +30,23 @@ class ShardEntry:
     sequences: int
     bytes: int  # of the file
     root: str  # hash of the file's content, hexadecimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommittedShard:
+    """A line of a capture's journal: one shard that a process committed."""
+
+    shard: int
+    sequences: int
+    tokens: int
+    bytes: int
+    root: str
+    new: bool  # False: another process had committed the same shard before
+    seconds: float
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +73,9 @@ class CacheManifest:
             shards=entries,
         )
 
-    def dump(self) -> bytes:
-        """The content of the file."""
-        return canonical_json(document.dump(self))
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
 
     @classmethod
     def parse(cls, raw: object, what: str = "manifest.json") -> CacheManifest:
@@ -58,7 +86,7 @@ class CacheManifest:
         """
         found = document.parse(cls, raw, what)
         try:
-            is_same = canonical_json(raw) == cls.of(found.plan, found.shards).dump()
+            is_same = canonical_json(raw) == canonical_json(cls.of(found.plan, found.shards).dump())
         except ValueError:  # NaN, or half a surrogate pair, under an unknown key
             is_same = False
         if not is_same:
@@ -100,6 +128,188 @@ class Verification:
     tokens: int
     bytes: int
     damaged: tuple[Damage, ...]
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """How a cache was computed."""
+
+    thack: str  # version
+    device: str
+    dtype: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What `thack cache inspect` shows.
+
+    Args:
+        directory: of the cache.
+        complete: every shard is there.
+        shards: number of shards in the plan.
+        missing_shards: numbers of those that are missing or damaged, at most 100.
+        kind: of the target.
+        ids_per_token: K, or V for a dense target.
+        vocab_size: V.
+        bytes_per_token: of one record.
+        temperatures: at which the tail mass is stored.
+        exact_tail: the tail mass is exact, not estimated or absent.
+        losses: for each divergence whether it is defined on these targets, and how well.
+        sequences: number of sequences in the plan.
+        tokens: response tokens; None while a shard is missing.
+        bytes: of all shards; None while a shard is missing.
+        fingerprints: of the plan, and of what the cache is made from.
+        made_by: how it was computed.
+    """
+
+    directory: str
+    complete: bool
+    shards: int
+    missing_shards: tuple[int, ...]
+    kind: TargetKind
+    ids_per_token: int
+    vocab_size: int
+    bytes_per_token: int
+    temperatures: tuple[float, ...]
+    exact_tail: bool
+    losses: Mapping[str, str]
+    sequences: int
+    tokens: int | None
+    bytes: int | None
+    fingerprints: Mapping[str, str]
+    made_by: Origin
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureEstimate:
+    """What a capture will cost: `thack cache-logits --dry-run`.
+
+    Args:
+        out: directory that the capture would write.
+        sequences: number of sequences.
+        tokens: response tokens, and so records.
+        is_upper_bound: responses are still to be generated: `tokens` and `bytes` count their largest length.
+        expected_tokens: response tokens at the mean length of a sample.
+        shards: number of shards.
+        bytes_per_token: of one record.
+        bytes: of all shards.
+        tokens_per_s: response tokens per second, by one process like this.
+        seconds: time of the whole capture, by one process like this.
+    """
+
+    out: str
+    sequences: int
+    tokens: int
+    is_upper_bound: bool
+    expected_tokens: int
+    shards: int
+    bytes_per_token: int
+    bytes: int
+    tokens_per_s: float
+    seconds: float
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetCost:
+    """What one kind of target keeps of a teacher, loses and costs. Means are over response tokens, in nats.
+
+    Args:
+        kind: of the target.
+        ids: K, or V for a dense target.
+        retained_mass: probability of the kept ids; 1 for an unbiased sample.
+        tail_mass: probability of all other ids.
+        kl_renormalised: KL(p ‖ p restricted to the kept ids and renormalised) = −log(retained mass).
+        noise: mean squared error Σ_v E(w_v − p_v)² of one unbiased sample.
+        bytes_per_token: of one record.
+        corpus_gb: size of the whole cache, in 10⁹ bytes.
+    """
+
+    kind: CachedKind
+    ids: int
+    retained_mass: float = 1.0
+    tail_mass: float = 0.0
+    kl_renormalised: float = 0.0
+    noise: float = 0.0
+    bytes_per_token: int
+    corpus_gb: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """The kind of target to cache, and why."""
+
+    kind: CachedKind
+    ids: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusSize:
+    """What a cache of the whole corpus takes, by kind of target.
+
+    Args:
+        kind: of the target.
+        ids: K, or V for a dense target.
+        bytes: of all shards.
+        shards: number of shards.
+        inodes: number of files and directories.
+        write_mb_per_s_per_node: what the teachers of one node write, in 10⁶ bytes per second.
+        read_mb_per_s_per_gpu: what one GPU in training reads, in 10⁶ bytes per second.
+        teacher_hours_per_process: time of the whole capture, by one process like this.
+    """
+
+    kind: CachedKind
+    ids: int
+    bytes: int
+    shards: int
+    inodes: int
+    write_mb_per_s_per_node: float
+    read_mb_per_s_per_gpu: float
+    teacher_hours_per_process: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """What `thack cache probe` measures: each kind of target on a sample of the data.
+
+    Args:
+        sampled_sequences: number of sequences that were scored.
+        sampled_tokens: number of response tokens that were scored.
+        entropy_nats: mean entropy of the teacher.
+        corpus_tokens: response tokens of the corpus that is sized.
+        rows: each kind of target.
+        recommended: the kind to choose.
+        epochs: planned passes over the cache.
+        teacher_tokens_per_s: response tokens that this process scored per second.
+        sizing: each kind of target, for the whole corpus.
+        processes_per_node: teachers that one node is taken to run.
+        student_tokens_per_s: response tokens per second that one GPU in training is taken to use.
+    """
+
+    sampled_sequences: int
+    sampled_tokens: int
+    entropy_nats: float
+    corpus_tokens: int
+    rows: tuple[TargetCost, ...]
+    recommended: Recommendation
+    epochs: int
+    teacher_tokens_per_s: float
+    sizing: tuple[CorpusSize, ...]
+    processes_per_node: int
+    student_tokens_per_s: int
 
     def dump(self) -> dict[str, object]:
         """Plain values, for JSON."""

@@ -220,6 +220,11 @@ def _row(sequence: TokenSequence) -> dict[str, Any]:
 
 
 def _sequence(row: Mapping[str, Any]) -> TokenSequence:
-    ids = {key: np.asarray(row[key], dtype=np.int32) for key in ("prompt_ids", "response_ids")}
-    numbers = {key: row[key] for key in ("example", "position", "sample")}
-    return TokenSequence(prompt_id=row["prompt_id"], **numbers, **ids)
+    return TokenSequence(
+        example=row["example"],
+        prompt_id=row["prompt_id"],
+        prompt_ids=np.asarray(row["prompt_ids"], dtype=np.int32),
+        response_ids=np.asarray(row["response_ids"], dtype=np.int32),
+        sample=row["sample"],
+        position=row["position"],
+    )

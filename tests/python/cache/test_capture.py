@@ -124,7 +124,7 @@ def test_bad_logits_stop_the_job_and_name_the_prompt(
 def test_ids_beyond_the_vocabulary_stop_the_job(settings: CacheSettings, teacher: FakeTeacher) -> None:
     sequences = make_sequences(8)
     wide = replace(sequences[5], response_ids=np.asarray([3, VOCAB], dtype=np.int32))
-    with pytest.raises(ModelError, match="beyond the teacher's vocabulary"):
+    with pytest.raises(ModelError, match="outside the teacher's vocabulary"):
         capture(settings, teacher=teacher, sequences=[*sequences[:5], wide])
     assert list((Path(settings.out) / "shards").iterdir()) == []
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from thack.cache import Cache, export_cache, import_cache, inspect
 from thack.cache.capture.job import capture
-from thack.cache.exchange.transfer import ImportSettings
+from thack.cache.exchange.importing import ImportSettings
 from thack.config import CacheSettings
 from thack.errors import DataError, ThackError, UsageError
 from thack.targets.types import TopKTarget
@@ -71,7 +71,7 @@ def test_prompt_logprobs_come_in_aligned(tmp_path: Path) -> None:
         rest = 1 - sum(np.exp(want))
         np.testing.assert_allclose(target.log_tail_N[n], np.log(rest), atol=2e-3)
     said = inspect(tmp_path / "cache")
-    assert not said["exact_tail"] and "approximate" in said["losses"]["forward_kl"]
+    assert not said.exact_tail and "approximate" in said.losses["forward_kl"]
 
 
 def test_without_a_tail_every_loss_is_refused(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_without_a_tail_every_loss_is_refused(tmp_path: Path) -> None:
     directory = import_cache(settings_for(source, tmp_path / "cache", estimate_tail=False))
     _, target = Cache.open(directory).targets([0])
     assert isinstance(target, TopKTarget) and target.log_tail_N is None
-    assert all(said.startswith("refused") for said in inspect(directory)["losses"].values())
+    assert all(said.startswith("refused") for said in inspect(directory).losses.values())
 
 
 def shifted(item: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ def few(item: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (shifted, "its own log-probabilities do not hold"),
+        (shifted, "its own log-probabilities do not have"),
         (short, "entries of prompt_logprobs for"),
         (nan, "not a log-probability"),
         (positive, "not a log-probability"),
@@ -127,9 +127,9 @@ def few(item: dict[str, Any]) -> None:
         (lambda item: item.update(prompt_length=7), "must leave"),
         (lambda item: item.update(prompt_length=0), "must leave"),
         (lambda item: item["prompt_logprobs"].__setitem__(4, None), "has no log-probabilities"),
-        (lambda item: item["prompt_token_ids"].__setitem__(0, -3), "-3 is no token id"),
-        (lambda item: item["prompt_token_ids"].__setitem__(0, (1 << 32) + 5), "4294967301 is no token id"),
-        (lambda item: item["prompt_token_ids"].__setitem__(0, 2.5), "2.5 is no token id"),
+        (lambda item: item["prompt_token_ids"].__setitem__(0, -3), "-3 is not a token id"),
+        (lambda item: item["prompt_token_ids"].__setitem__(0, (1 << 32) + 5), "4294967301 is not a token id"),
+        (lambda item: item["prompt_token_ids"].__setitem__(0, 2.5), "2.5 is not a token id"),
         (lambda item: item["prompt_token_ids"].__setitem__(0, 999), "token 999 is outside the vocabulary"),
         (lambda item: item["prompt_token_ids"].__setitem__(0, "a"), "not a row of prompt_logprobs"),
     ],
@@ -141,7 +141,7 @@ def test_rows_that_do_not_fit_are_refused(
     damage(bad)
     source = write_jsonl(tmp_path / "rows.jsonl", [line(1), bad])
     with pytest.raises(DataError, match=said) as caught:
-        import_cache(settings_for(source, tmp_path / "cache", k=K))
+        import_cache(settings_for(source, tmp_path / "cache", top_k=K))
     assert "rows.jsonl" in str(caught.value) and "2" in str(caught.value)
     assert not list((tmp_path / "cache" / "shards").iterdir())
 
@@ -195,7 +195,7 @@ def test_prompt_logprobs_inside_an_answer_come_in(tmp_path: Path) -> None:
     ("old", "new", "said"),
     [
         ("token_id:5", " the", "is a text, not an id"),
-        ('"logprob": -2.9}]', '"logprob": -1.0}]', "top_logprobs contradict"),
+        ('"logprob": -2.9}]', '"logprob": -1.0}]', "contradicts its top_logprobs"),
         ('"prompt_token_ids": [1, 2], ', "", "return_token_ids"),
         ('{"logprobs": {"content"', '{"logprobs": null, "x": {"content"', "has no logprobs"),
         ('"top_logprobs": [{"token": "token_id:5", "logprob": -0.3}', '"top_logprobs": [0', "not a row"),
@@ -258,7 +258,7 @@ def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "rows.jsonl", [line(1)])
     source.write_bytes(source.read_bytes() + b'{"prompt": "caf\xe9"}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl:2: not UTF-8 \(byte 15\)"):
-        import_cache(settings_for(source, tmp_path / "cache", k=K))
+        import_cache(settings_for(source, tmp_path / "cache", top_k=K))
 
 
 def test_unknown_sources_are_refused(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_export_is_what_import_and_stock_readers_take(
 def test_a_stopped_export_leaves_nothing_and_runs_again(
     settings: CacheSettings, teacher: FakeTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from thack.cache.exchange import transfer as exchange
+    from thack.cache.exchange import exporting as exchange
 
     cache = capture(replace(settings, shard_tokens=40), teacher=teacher, sequences=make_sequences(12))
     real, left = exchange._tensors, [1]

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from thack import _native
 from thack.cache import Cache, import_cache, verify
-from thack.cache.exchange.transfer import ImportSettings
+from thack.cache.exchange.importing import ImportSettings
 from thack.cache.format.plan import shard_path
 from thack.errors import DataError
 
@@ -72,12 +72,7 @@ def _memory(key: str) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read and reset through /proc")
 @pytest.mark.parametrize("make", [jsonl, safetensors, parquet])
-def test_an_import_holds_no_more_than_a_sequence(
-    tmp_path: Path, make: Callable[[Path, int], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ..conftest import _NativeWriter
-
-    monkeypatch.setattr(_native, "ShardWriter", _NativeWriter)  # the tests' own reads each shard whole
+def test_an_import_holds_no_more_than_a_sequence(tmp_path: Path, make: Callable[[Path, int], Path]) -> None:
     suffix = f".{make.__name__}"
     _import(make(tmp_path / f"small{suffix}", 4), tmp_path / "small")  # what is loaded and allocated once
     source = make(tmp_path / f"large{suffix}", {"jsonl": 100, "safetensors": 350, "parquet": 600}[make.__name__])
@@ -104,11 +99,17 @@ def test_an_import_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.
     source = safetensors(tmp_path / "rows.safetensors", 9)
     whole = _import(source, tmp_path / "whole", shard_tokens=40)
     assert whole.meta.num_shards == 5
-    real = _native.ShardWriter
+    _native_writer = _native.ShardWriter
     for stop in range(9):
         out, left = tmp_path / f"at{stop}", [stop]
 
-        class Stopped(real):  # type: ignore[misc, valid-type]
+        class Stopped:
+            def __init__(self, path: Path, metadata: dict[str, str]) -> None:
+                self._writer = _native_writer(path, metadata)
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(self._writer, name)
+
             def records(self, records: bytearray) -> None:
                 if not left[0]:  # noqa: B023 - called in this turn
                     raise KeyboardInterrupt
@@ -126,16 +127,16 @@ def test_an_import_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from thack.cache.exchange import transfer as exchange
+    from thack.cache.exchange import importing as exchange
 
     source = jsonl(tmp_path / "rows.jsonl", 6)
-    real = exchange.adopt
+    real = exchange.publish_plan
 
     def meddle(directory: Path, plan: object) -> object:
         os.utime(source, ns=(1, 1))
         return real(directory, plan)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(exchange, "adopt", meddle)
+    monkeypatch.setattr(exchange, "publish_plan", meddle)
     with pytest.raises(DataError, match="was changed while it was imported"):
         _import(source, tmp_path / "c")
     monkeypatch.undo()

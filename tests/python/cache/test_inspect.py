@@ -10,8 +10,8 @@ import torch
 
 from thack.cache import Cache, inspect, probe, verify
 from thack.cache.capture.job import capture
-from thack.cache.sizing.estimate import estimate
-from thack.cache.sizing.probe import threshold
+from thack.cache.sizing.estimation import estimate
+from thack.cache.sizing.probing import threshold
 from thack.config import CacheSettings
 from thack.errors import CacheError, UsageError
 from thack.runtime.ranks import Rank
@@ -23,16 +23,16 @@ def test_inspect_tells_what_is_there(settings: CacheSettings, teacher: FakeTeach
     sequences = make_sequences(30)
     directory = capture(settings, teacher=teacher, sequences=sequences)
     said = inspect(directory)
-    assert said["complete"] and said["kind"] == "dense" and said["bytes_per_token"] == 4 * VOCAB
-    assert said["tokens"] == sum(len(s.response_ids) for s in sequences)
-    assert said["fingerprints"]["teacher"] == teacher.fingerprint()
-    assert set(said["losses"].values()) == {"exact, at any temperature"}
+    assert said.complete and said.kind == "dense" and said.bytes_per_token == 4 * VOCAB
+    assert said.tokens == sum(len(s.response_ids) for s in sequences)
+    assert said.fingerprints["teacher"] == teacher.fingerprint()
+    assert set(said.losses.values()) == {"exact, at any temperature"}
 
 
 def test_inspect_tells_what_is_missing(settings: CacheSettings, teacher: FakeTeacher, tmp_path: Path) -> None:
     directory = capture(settings, teacher=teacher, sequences=make_sequences(40), rank=Rank(1, 2, 0))
     said = inspect(directory)
-    assert not said["complete"] and 0 in said["missing_shards"] and said["tokens"] is None
+    assert not said.complete and 0 in said.missing_shards and said.tokens is None
     with pytest.raises(CacheError, match="does not exist"):
         inspect(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -71,18 +71,18 @@ def test_verify_writes_the_manifest_that_nobody_wrote(settings: CacheSettings, t
 
 def test_probe_compares_and_recommends(settings: CacheSettings, teacher: FakeTeacher) -> None:
     found = probe(settings, teacher=teacher, sequences=make_sequences(30), tokens=1e12)
-    rows = {(row["kind"], row["ids"]): row for row in found["rows"]}
-    assert rows["dense", VOCAB]["retained_mass"] == 1 and ("top-k", 64) not in rows
-    assert 0 < rows["top-k", 4]["retained_mass"] < rows["top-k", 16]["retained_mass"] < 1
+    rows = {(row.kind, row.ids): row for row in found.rows}
+    assert rows["dense", VOCAB].retained_mass == 1 and ("top-k", 64) not in rows
+    assert 0 < rows["top-k", 4].retained_mass < rows["top-k", 16].retained_mass < 1
     top = rows["top-k", 16]
-    assert top["retained_mass"] + top["tail_mass"] == pytest.approx(1, abs=1e-5)
-    assert rows["sampled", 16]["noise"] < rows["sampled", 4]["noise"]
-    assert found["recommended"]["kind"] == "sampled"
-    sizing = {(row["kind"], row["ids"]): row for row in found["sizing"]}
-    assert sizing["dense", VOCAB]["bytes"] == pytest.approx(1e12 * (4 * VOCAB + 4))
-    assert sizing["dense", VOCAB]["shards"] * settings.shard_bytes >= 1e12 * 4 * VOCAB
+    assert top.retained_mass + top.tail_mass == pytest.approx(1, abs=1e-5)
+    assert rows["sampled", 16].noise < rows["sampled", 4].noise
+    assert found.recommended.kind == "sampled"
+    sizing = {(row.kind, row.ids): row for row in found.sizing}
+    assert sizing["dense", VOCAB].bytes == pytest.approx(1e12 * (4 * VOCAB + 4))
+    assert sizing["dense", VOCAB].shards * settings.shard_bytes >= 1e12 * 4 * VOCAB
     many = probe(replace(settings, epochs=10), teacher=teacher, sequences=make_sequences(9))
-    assert many["recommended"]["kind"] == "dense"
+    assert many.recommended.kind == "dense"
 
 
 @pytest.mark.parametrize("tokens", [-5, float("nan"), float("inf"), 1e19])
@@ -115,5 +115,5 @@ def test_dry_run_writes_nothing_and_is_right(settings: CacheSettings, teacher: F
     assert not Path(settings.out).exists()
     directory = capture(settings, teacher=teacher, sequences=sequences)
     real = inspect(directory)
-    assert said["tokens"] == real["tokens"] and said["shards"] == real["shards"]
-    assert said["tokens_per_s"] > 0
+    assert said.tokens == real.tokens and said.shards == real.shards
+    assert said.tokens_per_s > 0

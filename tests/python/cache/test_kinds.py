@@ -35,7 +35,7 @@ def test_top_k_cache_holds_what_the_kernel_selects(settings: CacheSettings, teac
     torch.testing.assert_close(found.log_probs_NK, want.log_probs_NK, atol=0.08, rtol=0)
     torch.testing.assert_close(found.log_tail_N, want.log_tail_N, atol=4e-3, rtol=1e-3)
     torch.testing.assert_close(found.log_tail_at[2.0], want.log_tail_at[2.0], atol=4e-3, rtol=1e-3)
-    said = inspect(cache.directory)["losses"]
+    said = inspect(cache.directory).losses
     assert "temperature 1, 2" in said["forward_kl"] and verify(cache.directory, full=True).ok
 
 

@@ -15,8 +15,9 @@ import pytest
 from thack import _native
 from thack.cache import Cache, inspect, verify
 from thack.cache.capture.job import capture
-from thack.cache.exchange.transfer import ImportSettings, import_cache
-from thack.cache.format.plan import adopt, read_plan
+from thack.cache.capture.preparation import prepare_directory, prepare_job
+from thack.cache.exchange.importing import ImportSettings, import_cache
+from thack.cache.format.plan import publish_plan, read_plan
 from thack.config import CacheSettings, DataSettings, SamplingSettings
 from thack.errors import CacheError, MismatchError, ThackError, UsageError
 from thack.files import canonical_json
@@ -130,7 +131,8 @@ def test_a_live_teacher_beside_a_cache_is_compared_as_the_cache_knows_it(begun: 
     from thack.training.distill import check_same_teacher
 
     cache = Cache.open(begun.directory)
-    cache.plan.fingerprints["teacher"] = FakeTeacher().fingerprint(full=full)  # type: ignore[index]
+    prints = replace(cache.plan.fingerprints, teacher=FakeTeacher().fingerprint(full=full))
+    cache._plan = replace(cache.plan, fingerprints=prints)
     check_same_teacher(cache, FakeTeacher())  # type: ignore[arg-type]
     with pytest.raises(MismatchError, match=f"cache +{'sha256' if full else 'sample'}:teacher-fake") as caught:
         check_same_teacher(cache, FakeTeacher(name="b"))  # type: ignore[arg-type]
@@ -142,7 +144,7 @@ def test_two_ranks_that_publish_different_threads_go_by_one_plan(
     begun: Begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """Nodes differ in their cores. Links decide; where there are none, a later rename may win: we go by what stands."""
-    ours, theirs = (replace(read_plan(begun.directory), threads=n, _hashed=[]) for n in (1, 2))
+    ours, theirs = (replace(read_plan(begun.directory), threads=n) for n in (1, 2))
     real = _native.publish
 
     def sibling(path: Path, data: bytes) -> bool:
@@ -155,7 +157,7 @@ def test_two_ranks_that_publish_different_threads_go_by_one_plan(
         return new
 
     monkeypatch.setattr(_native, "publish", sibling)
-    assert adopt(tmp_path, ours) == read_plan(tmp_path) == theirs
+    assert publish_plan(tmp_path, ours) == read_plan(tmp_path) == theirs
 
 
 def test_generated_and_given_responses_are_not_mixed(begun: Begun) -> None:
@@ -163,9 +165,7 @@ def test_generated_and_given_responses_are_not_mixed(begun: Begun) -> None:
     with pytest.raises(MismatchError, match=r"fingerprints\.settings"):
         begun.again(prompts, generate=True)
     sampled = replace(begun.settings, out=begun.directory.with_name("generated"), generate=True)
-    from thack.cache.capture.job import claim_directory, prepare_job
-
-    claim_directory(sampled.out)
+    prepare_directory(sampled.out)
     prepare_job(sampled, teacher=FakeTeacher(), sequences=prompts)
     for change in (
         {"sampling": SamplingSettings(temperature=0.5)},
@@ -250,11 +250,11 @@ def test_verify_compares_every_field_of_the_manifest_with_the_shards(begun: Begu
 
 def test_another_import_is_refused(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "rows.jsonl", [line(1), line(2)])
-    settings = ImportSettings(source=source, out=tmp_path / "c", vocab_size=VOCAB, tokenizer="sha256:t", k=3)
+    settings = ImportSettings(source=source, out=tmp_path / "c", vocab_size=VOCAB, tokenizer="sha256:t", top_k=3)
     import_cache(settings)
     write_jsonl(tmp_path / "other.jsonl", [line(1), line(3)])
     for change, key, value in (
-        ({"k": 2}, "record.k", "3 there, 2 now"),
+        ({"top_k": 2}, "record.k", "3 there, 2 now"),
         ({"estimate_tail": False}, "record.tail", "estimated there, none now"),
         ({"tokenizer": "sha256:u"}, "fingerprints.tokenizer", "sha256:t there, sha256:u now"),
         ({"source": tmp_path / "other.jsonl"}, "fingerprints.data", "there"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from thack.cache.capture import score
+from thack.cache.capture import scorer
 from thack.cache.capture.packer import Packer
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.plan import Plan, shard_path
 from thack.cache.format.records import row_keys
+from thack.schema.cache import Fingerprints
 from thack.schema.targets import TargetSpec
 from thack.targets.types import TopKTarget
 
@@ -58,7 +60,7 @@ class Gpu:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     made = Gpu()
-    monkeypatch.setattr(score, "_start_copy", made.start_copy)
+    monkeypatch.setattr(scorer, "_start_copy", made.start_copy)
     monkeypatch.setattr(torch.cuda, "Event", made.event)
     monkeypatch.setattr(torch.cuda, "current_stream", made.current_stream)
     return made
@@ -78,10 +80,9 @@ def test_records_are_packed_after_the_copy_and_not_before(gpu: Gpu, tmp_path: Pa
     keys = row_keys(sequences, [s.example for s in sequences])
     target = a_target(len(keys))
     layout = RecordLayout(spec=TargetSpec(kind="top-k", k=4, temperatures=(2.0,)), vocab_size=VOCAB)
-    names = ("teacher", "tokenizer", "data", "settings")
     plan = Plan(
         layout=layout,
-        fingerprints=dict.fromkeys(names, "sha256:x"),
+        fingerprints=Fingerprints(teacher="sha256:x", tokenizer="sha256:x", data="sha256:x", settings="sha256:x"),
         firsts=(0, 6),
         batch_size=6,
         seed=0,
@@ -93,13 +94,13 @@ def test_records_are_packed_after_the_copy_and_not_before(gpu: Gpu, tmp_path: Pa
     )
     written = []
     for name, scored in (
-        ("gpu", score._off_the_gpu(target, keys, TEACHERS)),
-        ("cpu", score.Scored(target, keys, None)),
+        ("gpu", scorer._off_the_gpu(target, keys, TEACHERS)),
+        ("cpu", scorer.Scored(target, keys, None)),
     ):
         (tmp_path / name / "shards").mkdir(parents=True)
         with Packer(tmp_path / name, plan) as packer:
             packer.begin(0)
-            packer.put(list(enumerate(sequences)), scored)
+            packer.put([replace(s, position=i) for i, s in enumerate(sequences)], scored)
             packer.end()
         written.append(shard_path(tmp_path / name, 0).read_bytes())
     assert gpu.waits == 1 and written[0] == written[1]
@@ -107,7 +108,7 @@ def test_records_are_packed_after_the_copy_and_not_before(gpu: Gpu, tmp_path: Pa
 
 def test_every_tensor_is_copied_and_none_is_there_before_the_wait(gpu: Gpu) -> None:
     target = a_target(5)
-    scored = score._off_the_gpu(target, np.empty((5, 4), np.int64), TEACHERS)
+    scored = scorer._off_the_gpu(target, np.empty((5, 4), np.int64), TEACHERS)
     copied = scored.target
     assert isinstance(copied, TopKTarget) and copied.log_tail_N is not None
     every = [copied.ids_NK, copied.log_probs_NK, copied.log_tail_N, *copied.log_tail_at.values()]

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from thack import _native
 from thack.cache import Cache, export_cache, inspect, verify
 from thack.cache.capture.job import capture
-from thack.cache.exchange.transfer import ImportSettings, import_cache
+from thack.cache.exchange.importing import ImportSettings, import_cache
 from thack.cache.format.layout import RecordLayout
-from thack.cache.format.plan import partition
+from thack.cache.format.partition import ShardLimits, partition
 from thack.cache.format.records import decode, encode
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence, data_fingerprint
@@ -51,7 +51,8 @@ def sequences(draw: st.DrawFn) -> list[TokenSequence]:
 def test_a_partition_covers_all_and_keeps_its_caps(
     rows: list[TokenSequence], tokens: int, size: int, stride: int
 ) -> None:
-    firsts = partition(rows, stride, CacheSettings(shard_tokens=tokens, shard_bytes=size))
+    lengths = [(len(s.prompt_ids), len(s.response_ids)) for s in rows]
+    firsts = partition(lengths, stride, ShardLimits(tokens=tokens, bytes=size))
     assert firsts[0] == 0 and firsts[-1] == len(rows) and list(firsts) == sorted(set(firsts))
     for first, last in pairwise(firsts):
         held = rows[first:last]

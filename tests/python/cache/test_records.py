@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from thack.cache.capture import job as capture_module
+from thack.cache.capture import preparation
 from thack.cache.capture.job import capture
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.records import decode, encode, select
@@ -120,10 +120,10 @@ def test_a_directory_that_cannot_be_written_fails_before_the_teacher_loads(
     def load(_: CacheSettings) -> FakeTeacher:
         raise AssertionError("the teacher was loaded")
 
-    monkeypatch.setattr(capture_module, "load_teacher", load)
+    monkeypatch.setattr(preparation, "load_teacher", load)
     (Path(settings.out) / "shards").mkdir(parents=True)
     (Path(settings.out) / "thack.json").write_text('{"kind": "cache"}')
-    monkeypatch.setattr(capture_module.os, "fsync", full)
+    monkeypatch.setattr(preparation.os, "fsync", full)
     changed = CacheSettings(out=settings.out, kind="dense", teacher="somewhere")
     with pytest.raises(ThackError, match="no space left"):
         capture(changed, sequences=make_sequences(3))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from thack.cache import Cache
-from thack.cache.capture import score
+from thack.cache.capture import scorer
 from thack.cache.capture.job import capture
 from thack.config import CacheSettings, DataSettings
 from thack.data.sequence import TokenSequence
@@ -67,13 +67,13 @@ def test_the_same_records(cuda: torch.device, tmp_path: Path, kind: str) -> None
 def test_only_what_is_kept_leaves_the_device(
     cuda: torch.device, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = score.Scorer.score
+    whole = scorer.Scorer.score
 
-    def watched(self: score.Scorer, batch: Any) -> score.Scored:
+    def watched(self: scorer.Scorer, batch: Any) -> scorer.Scored:
         with HostCopies(VOCAB * len(batch)):  # every sequence has a row of logits, at least
             return whole(self, batch)
 
-    monkeypatch.setattr(score.Scorer, "score", watched)
+    monkeypatch.setattr(scorer.Scorer, "score", watched)
     cached(tmp_path, kind, cuda)
 
 
@@ -103,7 +103,7 @@ def test_what_comes_off_the_device_is_pinned_and_whole(cuda: torch.device) -> No
         log_tail_at={2.0: log_probs_NV[:, 9].contiguous().to(cuda)},
     )
     keys = np.zeros((5, 4), np.int64)
-    scored = score._off_the_gpu(target, keys, cuda)
+    scored = scorer._off_the_gpu(target, keys, cuda)
     scored.wait()
     copied = scored.target
     assert isinstance(copied, TopKTarget) and copied.log_tail_N is not None and scored.keys_N4 is keys

@@ -34,8 +34,8 @@ def cache(world: Path, out: Path) -> object:
 
 
 VERBS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
-    "generate": (generate, "thack.generation.run.generate"),
-    "cache-logits": (cache, "thack.cache.capture.score.select"),
+    "generate": (generate, "thack.generation.run.respond"),
+    "cache-logits": (cache, "thack.cache.capture.scorer.select"),
 }
 
 

@@ -1,4 +1,4 @@
-"""A thread that packs, writes and commits what the teacher's thread selects, two batches behind at most."""
+"""A thread that packs, writes and commits the targets that the teacher's thread selects."""
 
 from __future__ import annotations
 
@@ -8,32 +8,34 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Queue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thack import _native
+from thack.cache.capture.scorer import Scored
 from thack.cache.format.plan import Plan, shard_path
 from thack.cache.format.records import encode
-from thack.data.sequence import TokenSequence
+from thack.data.sequence import TokenSequence, cache_positions
 from thack.errors import ModelError
+from thack.schema.cache import CommittedShard
 
-if TYPE_CHECKING:
-    from thack.cache.capture.score import Scored
-
-_DEPTH = 2
-Numbered = Sequence[tuple[int, TokenSequence]]
+_DEPTH = 2  # batches that may wait
 
 
 class Packer:
-    """Packs batches into shards, one open at a time: `begin`, `put` …, `end`, from the teacher's thread.
+    """Packs batches into shards, one open at a time. The teacher's thread calls `begin`, `put` for each batch, `end`.
 
-    While a shard is made durable the teacher goes on with the next. Leaving the context waits, commits
-    what was ended, gives up what was not, and raises what the thread met. A failed thread goes on emptying
-    its queue, so that nobody waits for it for ever (pitfall 22).
+    While a shard is synced to disk, the teacher scores the next one. Leaving the context waits until every shard that
+    was ended is committed, abandons one that was not, and raises the error of the thread. After an error the thread
+    still empties its queue, so that the teacher's thread is not blocked for ever (pitfall 22).
+
+    Args:
+        directory: of the cache.
+        plan: of the cache.
+        journal: called with every shard that was committed.
     """
 
-    def __init__(self, directory: Path, plan: Plan, journal: Callable[[dict[str, Any]], None] | None = None) -> None:
+    def __init__(self, directory: Path, plan: Plan, journal: Callable[[CommittedShard], None] | None = None) -> None:
         self._directory = directory
         self._plan = plan
         self._journal = journal
@@ -45,16 +47,16 @@ class Packer:
         self._thread = threading.Thread(target=self._work, name="thack-packer", daemon=True)
 
     def begin(self, shard: int) -> None:
-        """What follows belongs to this shard."""
-        self._hand_over(lambda: self._open(shard))
+        """Open a shard; the next batches belong to it."""
+        self._submit(lambda: self._open(shard))
 
-    def put(self, batch: Numbered, scored: Scored) -> None:
-        """Hand over one batch; raises what stopped the thread."""
-        self._hand_over(lambda: self._pack(batch, scored))
+    def put(self, batch: Sequence[TokenSequence], scored: Scored) -> None:
+        """Add one batch; raises the error that stopped the thread."""
+        self._submit(lambda: self._pack(batch, scored))
 
     def end(self) -> None:
-        """The shard has all its batches."""
-        self._hand_over(self._commit)
+        """Commit the shard: it has all its batches."""
+        self._submit(self._commit)
 
     def __enter__(self) -> Packer:
         self._thread.start()
@@ -68,7 +70,7 @@ class Packer:
         if error is None and self._failure is not None:
             raise self._failure
 
-    def _hand_over(self, work: Callable[[], None]) -> None:
+    def _submit(self, work: Callable[[], None]) -> None:
         if self._failure is not None:
             raise self._failure
         self._queue.put(work)
@@ -87,34 +89,40 @@ class Packer:
         self._shard, self._started = shard, time.perf_counter()
         self._writer = _native.ShardWriter(shard_path(self._directory, shard), self._plan.metadata(shard))
 
-    def _pack(self, batch: Numbered, scored: Scored) -> None:
+    def _pack(self, batch: Sequence[TokenSequence], scored: Scored) -> None:
         assert self._writer is not None, "put before begin"
         scored.wait()
         records = encode(scored.target, self._layout, seed=self._plan.seed, keys_N4=scored.keys_N4)
         self._writer.records(records)
-        for number, s in batch:
+        for position, s in zip(cache_positions(batch), batch, strict=True):
             _check_ids(s, self._layout.vocab_size)
-            self._writer.sequence((number, s.example, s.sample), s.prompt_id, _ids(s.prompt_ids), _ids(s.response_ids))
+            numbers = (position, s.example, s.sample)
+            self._writer.sequence(numbers, s.prompt_id, _ids(s.prompt_ids), _ids(s.response_ids))
 
     def _commit(self) -> None:
         assert self._writer is not None, "end before begin"
         tokens, sequences, size, root, is_new = self._writer.finish()
         self._writer = None
         if self._journal is not None:
-            seconds = round(time.perf_counter() - self._started, 3)
-            self._journal(
-                {"shard": self._shard, "sequences": sequences, "tokens": tokens, "bytes": size}
-                | {"root": root, "new": is_new, "seconds": seconds}
+            committed = CommittedShard(
+                shard=self._shard,
+                sequences=sequences,
+                tokens=tokens,
+                bytes=size,
+                root=root,
+                new=is_new,
+                seconds=round(time.perf_counter() - self._started, 3),
             )
+            self._journal(committed)
 
 
 def _check_ids(s: TokenSequence, vocab_size: int) -> None:
     least, most = int(s.response_ids.min()), int(s.response_ids.max())
     if least < 0 or most >= vocab_size:
         raise ModelError(
-            f"prompt {s.prompt_id}: its response holds an id beyond the teacher's vocabulary",
+            f"prompt {s.prompt_id}: its response has an id outside the teacher's vocabulary",
             details=[f"id         {least if least < 0 else most}", f"vocabulary {vocab_size}"],
-            hint="write the responses with this teacher's tokenizer",
+            hint="encode the responses with this teacher's tokenizer",
         )
 
 

@@ -1,4 +1,4 @@
-"""Rows of ids and log-probabilities as other tools write them, one sequence at a time, checked."""
+"""Readers of rows of ids and log-probabilities that other tools write: one sequence at a time, checked."""
 
 from __future__ import annotations
 
@@ -11,30 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from thack.cache.exchange import served
+from thack.cache.exchange.server_answers import Entry, read_choices
 from thack.cache.exchange.tensors import TensorFile
 from thack.data.sequence import TokenSequence
 from thack.errors import DataError, UsageError
 from thack.files import digest
 
-Entry = tuple[np.ndarray, np.ndarray]  # ids int64, natural log-probabilities float64
-
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One sequence, and for each response token the ids that the source kept."""
+class SourceRow:
+    """One sequence, and for each response token the ids in the source."""
 
     sequence: TokenSequence
     entries: list[Entry]
-    place: str  # where in the source it stands
+    place: str  # in the source
 
     @property
     def width(self) -> int:
-        """Ids that every position has."""
+        """Number of ids that every response token has."""
         return min(len(ids) for ids, _ in self.entries)
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[SourceRow]:
     """Read a source by its suffix: .jsonl (vLLM, OpenAI style), .safetensors or .parquet."""
     readers = {".jsonl": _jsonl, ".safetensors": _safetensors, ".parquet": _parquet}
     if not path.is_file():
@@ -44,7 +42,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     return readers[path.suffix](path)
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
+def _jsonl(path: Path) -> Iterator[SourceRow]:
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -59,31 +57,31 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 raise DataError(f"{path}:{number}: not an object")
             try:
                 yield from _from_json(content, number)
+            except DataError as error:
+                raise DataError(f"{path}:{number}: {error.message}", hint=error.hint) from error
             except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-                if isinstance(error, DataError):
-                    raise DataError(f"{path}:{number}: {error.message}", hint=error.hint) from error
-                said = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
-                raise DataError(f"{path}:{number}: not a row of prompt_logprobs ({said})") from error
+                problem = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
+                raise DataError(f"{path}:{number}: not a row of prompt_logprobs ({problem})") from error
 
 
-def _from_json(content: Mapping[str, Any], number: int) -> Iterator[Row]:
-    """A line with `prompt_logprobs`, in the answer of a server or by itself; or an answer with `logprobs`."""
+def _from_json(content: Mapping[str, Any], number: int) -> Iterator[SourceRow]:
+    """Rows of a line: one with `prompt_logprobs`, in a server's answer or by itself, or an answer with `logprobs`."""
     answers = content.get("choices") or [{}]
     if "prompt_logprobs" in content or "prompt_logprobs" in answers[0]:
         yield _from_prompt({**content, **answers[0]}, number)
         return
     if "choices" not in content:
         raise KeyError("prompt_logprobs")
-    for sample, prompt, response, entries in served.choices(content):
-        place = f"line {number}, choice {sample}"
-        yield _row(content, prompt, response, entries, number - 1, place, sample=sample)
+    for choice in read_choices(content):
+        place = f"line {number}, choice {choice.number}"
+        yield _row(content, choice.prompt, choice.response, choice.entries, number - 1, place, sample=choice.number)
 
 
-def _from_prompt(content: Mapping[str, Any], number: int) -> Row:
+def _from_prompt(content: Mapping[str, Any], number: int) -> SourceRow:
     """`prompt_token_ids` and `prompt_logprobs` of prompt and response, and `prompt_length`.
 
-    prompt_logprobs[i] describes token i given those before it; the first is null. Each holds the k most
-    likely ids, and the actual token too where it is not among them: k or k + 1 entries.
+    prompt_logprobs[i] describes token i given those before it; the first is null. Each has the k most likely ids, and
+    the actual token if it is not among them: k or k + 1 entries.
     """
     ids = _tokens(np.asarray(content["prompt_token_ids"]), f"line {number}")
     given = content["prompt_logprobs"]
@@ -99,7 +97,7 @@ def _from_prompt(content: Mapping[str, Any], number: int) -> Row:
         entry = _entry(given[place])
         if ids[place] not in entry[0]:
             raise DataError(
-                f"token {place} is {ids[place]}, which its own log-probabilities do not hold",
+                f"token {place} is {ids[place]}, which its own log-probabilities do not have",
                 hint="rows are shifted against the tokens, or belong to another text",
             )
         entries.append(_without_extra(entry, given[place], int(ids[place])))
@@ -113,7 +111,7 @@ def _entry(given: Mapping[str, Any]) -> Entry:
 
 
 def _without_extra(entry: Entry, given: Mapping[str, Any], actual: int) -> Entry:
-    """Drop the actual token where it was only added: its rank says that it is not among the k."""
+    """Drop the actual token if its rank says that it is not among the k most likely."""
     item = given.get(str(actual))
     rank = item.get("rank") if isinstance(item, Mapping) else None
     if isinstance(rank, int) and rank >= len(entry[0]) and len(entry[0]) > 1:
@@ -131,7 +129,7 @@ def _row(
     example: int,
     place: str,
     sample: int = 0,
-) -> Row:
+) -> SourceRow:
     prompt_ids, response_ids = _tokens(prompt, place), _tokens(response, place)
     name = content.get("id") or digest(prompt_ids.tobytes())[7:23]
     sequence = TokenSequence(
@@ -141,22 +139,22 @@ def _row(
         response_ids=response_ids,
         sample=sample,
     )
-    return Row(sequence, entries, place)
+    return SourceRow(sequence, entries, place)
 
 
 def _tokens(values: np.ndarray, place: str) -> np.ndarray:
-    """int32 ids; what a cast would only make look like ids is refused."""
+    """int32 ids; values that are not whole numbers from 0 to 2³¹ − 1 are refused."""
     whole = values.dtype.kind in "iu" or bool((values == np.floor(values)).all())
     if not whole or values.min(initial=0) < 0 or values.max(initial=0) >= 1 << 31:
         wrong = next(v for v in values.tolist() if v != int(v) or not 0 <= v < 1 << 31)
-        raise DataError(f"{place}: {wrong} is no token id")
+        raise DataError(f"{place}: {wrong} is not a token id")
     return np.ascontiguousarray(values, dtype=np.int32)
 
 
 _NEEDED = ("ids", "logprobs", "response_tokens", "response_starts", "prompt_tokens", "prompt_starts")
 
 
-def _safetensors(path: Path) -> Iterator[Row]:
+def _safetensors(path: Path) -> Iterator[SourceRow]:
     """ids [N,K], logprobs [N,K], response_tokens [N], response_starts [S+1], prompt_tokens, prompt_starts."""
     with TensorFile(path) as file:
         shapes = file.shapes
@@ -167,8 +165,8 @@ def _safetensors(path: Path) -> Iterator[Row]:
             raise DataError(f"{path}: no tensor {missing!r}", hint=f"needed: {', '.join(_NEEDED)}")
         ids, tokens = shapes["ids"], shapes["response_tokens"]
         if len(ids) != 2 or ids != shapes[values] or tokens != ids[:1]:
-            said = f"ids {ids}, logprobs {shapes[values]}, response_tokens {tokens}"
-            raise DataError(f"{path}: rows do not match: {said}")
+            problem = f"ids {ids}, logprobs {shapes[values]}, response_tokens {tokens}"
+            raise DataError(f"{path}: rows do not match: {problem}")
         starts = _starts(file, path, "response_starts", tokens[0])
         prompt_starts = _starts(file, path, "prompt_starts", math.prod(shapes["prompt_tokens"]))
         if len(starts) != len(prompt_starts):
@@ -183,14 +181,14 @@ def _safetensors(path: Path) -> Iterator[Row]:
 
 
 def _starts(file: TensorFile, path: Path, name: str, end: int) -> np.ndarray:
-    """Where each sequence begins, and at its end the number of tokens."""
+    """The first token of each sequence, and at the end the number of tokens."""
     found = file.rows(name, 0, math.prod(file.shapes[name])).astype(np.int64)
     if len(found) < 2 or found[0] != 0 or found[-1] != end or (np.diff(found) < 1).any():
         raise DataError(f"{path}: {name} must rise from 0 to {end}, one more than there are sequences")
     return found
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[SourceRow]:
     """Columns prompt_ids, response_ids (lists of ids), ids and logprobs (lists of k per response token)."""
     try:
         import pyarrow.parquet as parquet
@@ -207,7 +205,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: no column {lacking[0]!r}", hint=f"needed: {', '.join(needed)}")
     extra = ["id"] if "id" in file.schema_arrow.names else []
     index = 0
-    # One row group at a time, and pages as they are needed: asked for the whole file, it is read ahead of us.
+    # One row group at a time, and pages as they are needed: otherwise pyarrow reads the whole file ahead.
     batches = (
         batch
         for group in range(file.num_row_groups)
@@ -215,19 +213,19 @@ def _parquet(path: Path) -> Iterator[Row]:
     )
     try:
         for batch in batches:
-            for place in range(len(batch)):  # a number is an object in a list: one row's at a time
+            for place in range(len(batch)):  # one row at a time: every number in a list is an object
                 try:
                     yield _from_columns(batch.slice(place, 1).to_pylist()[0], index, path)
+                except DataError:
+                    raise
                 except (TypeError, ValueError, OverflowError) as error:
-                    if isinstance(error, DataError):
-                        raise
                     raise DataError(f"{path}: row {index}: not numbers ({error})") from error
                 index += 1
     except (ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: damaged behind row {index:,} ({str(error).splitlines()[0]})") from error
+        raise DataError(f"{path}: damaged after row {index:,} ({str(error).splitlines()[0]})") from error
 
 
-def _from_columns(content: Mapping[str, Any], index: int, path: Path) -> Row:
+def _from_columns(content: Mapping[str, Any], index: int, path: Path) -> SourceRow:
     ids, values = content["ids"], content["logprobs"]
     widths: Sequence[tuple[int, int]] = [(len(a), len(b)) for a, b in zip(ids, values, strict=False)]
     if len(ids) != len(values) or len(ids) != len(content["response_ids"]) or any(a != b for a, b in widths):

@@ -1,4 +1,4 @@
-"""Parts of a plain safetensors file, read when asked for: neither loaded nor mapped as a whole."""
+"""Slices of a plain safetensors file, read on request: the file is neither loaded nor mapped as a whole."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from thack.errors import DataError
 
@@ -30,11 +31,9 @@ class TensorFile:
     """The tensors of one file by name: `shapes`, and `rows(name, start, stop)` along the first dimension."""
 
     def __init__(self, path: Path) -> None:
-        from safetensors import SafetensorError, safe_open
-
         self._path = path
         try:
-            with safe_open(path, "np") as file:  # checks the header; maps the file, and touches nothing of it
+            with safe_open(path, "np") as file:  # checks the header; maps the file, and reads no page of it
                 names = list(file.keys())
         except (SafetensorError, OSError, ValueError) as error:
             raise DataError(f"{path}: not a safetensors file ({error})") from error
@@ -46,10 +45,11 @@ class TensorFile:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every tensor, by name."""
         return {name: tuple(tensor["shape"]) for name, tensor in self._tensors.items()}
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows start ≤ i < stop of a tensor."""
+        """Rows start ≤ i < stop of a tensor; DataError for a dtype that NumPy does not have."""
         tensor = self._tensors[name]
         if tensor["dtype"] not in _DTYPES:
             raise DataError(

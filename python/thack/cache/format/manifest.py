@@ -8,7 +8,7 @@ from pathlib import Path
 from thack import _native
 from thack.cache.format.plan import SHARDS, Plan, shard_path
 from thack.errors import CacheError, DataError, MismatchError
-from thack.files import read_json
+from thack.files import canonical_json, read_json
 from thack.schema.cache import CacheManifest, ShardEntry
 
 NAME = "manifest.json"
@@ -61,9 +61,9 @@ def finish(directory: Path, plan: Plan) -> CacheManifest | None:
             shards.append(read_shard(directory, plan, shard))
         except CacheError:
             return None
-    manifest = CacheManifest.of(plan.fingerprint(), shards)
+    manifest = CacheManifest.of(plan.fingerprint, shards)
     try:
-        _native.publish(directory / NAME, manifest.dump())
+        _native.publish(directory / NAME, canonical_json(manifest.dump()))
     except MismatchError:
         _explain(directory, plan, manifest)
     _native.sweep(directory)
@@ -98,10 +98,10 @@ def load_manifest(directory: Path, plan: Plan) -> CacheManifest | None:
         return None
     try:
         raw = read_json(path)
-        if isinstance(raw, dict) and raw.get("plan") != plan.fingerprint():
+        if isinstance(raw, dict) and raw.get("plan") != plan.fingerprint:
             raise CacheError(
                 f"{path} belongs to another plan",
-                details=[f"manifest {raw.get('plan')}", f"plan     {plan.fingerprint()}"],
+                details=[f"manifest {raw.get('plan')}", f"plan     {plan.fingerprint}"],
                 hint=_REWRITE,
             )
         found = CacheManifest.parse(raw, str(path))

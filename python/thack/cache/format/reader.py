@@ -1,15 +1,14 @@
-"""Random access to a finished cache, for training."""
+"""Random access to a complete cache."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
-from typing import Any
 
 import numpy as np
 
@@ -23,12 +22,30 @@ from thack.errors import UsageError
 from thack.schema.cache import CacheManifest
 from thack.targets.types import Target
 
-_KEPT_SEQUENCES = 1 << 16  # token ids kept in memory by `sequences`
+_RECENT_SEQUENCES = 1 << 16
+_Batch = tuple[list[TokenSequence], Target]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheMeta:
-    """What a cache holds and what it was made of."""
+    """What a cache holds and what it was made from.
+
+    Args:
+        kind: of the target: dense, top-k or sampled.
+        k: ids per token; V for a dense target.
+        vocab_size: V.
+        temperatures: further temperatures at which the tail mass is stored (top-k).
+        has_tail: the tail mass is known.
+        stride: bytes per record.
+        num_sequences: sequences.
+        num_tokens: response tokens: records.
+        num_shards: shards.
+        num_bytes: size of all shards.
+        teacher: fingerprint of the teacher.
+        tokenizer: fingerprint of the tokenizer.
+        data: fingerprint of the data.
+        fingerprint: of the plan; identifies the cache.
+    """
 
     kind: str
     k: int
@@ -43,30 +60,46 @@ class CacheMeta:
     teacher: str
     tokenizer: str
     data: str
-    fingerprint: str  # of the plan: names this cache
+    fingerprint: str
 
 
 class Cache:
-    """The sequences of a cache by number, 0 ≤ number < len, with what the teacher knew of each token.
+    """Random access to the sequences of a complete cache and to the teacher's targets for them.
 
-    Every chunk that is read is checked against its CRC32C. At most 64 files are open, memory does not grow
-    with the number of shards, and an object may cross a fork or be pickled to another process.
+    A sequence is named by its position in the cache, 0 ≤ position < len(cache). Every chunk that is read is checked
+    against its CRC32C. At most 64 files are open, memory does not grow with the number of shards, and an object may
+    cross a fork or be pickled to another process.
+
+    Example:
+        >>> Cache.open("no/such/cache")
+        Traceback (most recent call last):
+        ...
+        thack.errors.CacheError: no/such/cache does not exist
+          make a cache with: thack cache-logits
     """
 
     def __init__(self, directory: Path, plan: Plan, manifest: CacheManifest) -> None:
         self.directory = directory
         self._plan = plan
         self._layout = plan.layout
-        self._tokens = manifest.tokens
-        self._bytes = manifest.bytes
-        self._identity = plan.identity()
+        self._manifest = manifest
         self._reader: _native.CacheReader | None = None
         self._reader_pid = 0
-        self._kept: OrderedDict[int, TokenSequence] = OrderedDict()
+        self._recent: OrderedDict[int, TokenSequence] = OrderedDict()
 
     @classmethod
     def open(cls, directory: Path | str) -> Cache:
-        """Open a finished cache. An unfinished one is refused, with how much of it is there."""
+        """Open a complete cache.
+
+        Args:
+            directory: of the cache, as `thack cache-logits` or `thack cache import` wrote it.
+
+        Returns:
+            The cache. No shard is read yet.
+
+        Raises:
+            CacheError: the directory is not a cache, or the cache is incomplete or damaged.
+        """
         directory = Path(directory).expanduser()
         plan = read_plan(directory)
         return cls(directory, plan, read_manifest(directory, plan))
@@ -74,61 +107,100 @@ class Cache:
     def __len__(self) -> int:
         return self._plan.num_sequences
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[[str], Cache], tuple[str]]:
         return (Cache.open, (str(self.directory),))
 
     @property
     def num_tokens(self) -> int:
-        return self._tokens
+        """Response tokens, and so records, of the whole cache."""
+        return self._manifest.tokens
 
     @property
     def layout(self) -> RecordLayout:
+        """What is stored of each distribution."""
         return self._layout
 
     @property
     def plan(self) -> Plan:
+        """Which sequences are in which shard, and how the cache was computed."""
         return self._plan
 
     @property
     def meta(self) -> CacheMeta:
-        plan, layout = self._plan, self._layout
+        """Kind, sizes and fingerprints."""
+        plan, spec = self._plan, self._layout.spec
         return CacheMeta(
-            kind=layout.spec.kind,
-            k=layout.vocab_size if layout.spec.kind == "dense" else layout.spec.k,
-            vocab_size=layout.vocab_size,
-            temperatures=layout.spec.temperatures,
-            has_tail=layout.spec.kind != "top-k" or layout.spec.tail != "none",
-            stride=layout.stride,
+            kind=spec.kind,
+            k=spec.k or self._layout.vocab_size,
+            vocab_size=self._layout.vocab_size,
+            temperatures=spec.temperatures,
+            has_tail=spec.kind != "top-k" or spec.tail != "none",
+            stride=self._layout.stride,
             num_sequences=len(self),
-            num_tokens=self._tokens,
+            num_tokens=self._manifest.tokens,
             num_shards=plan.num_shards,
-            num_bytes=self._bytes,
-            teacher=plan.fingerprints["teacher"],
-            tokenizer=plan.fingerprints["tokenizer"],
-            data=plan.fingerprints["data"],
-            fingerprint=self._identity["plan"],
+            num_bytes=self._manifest.bytes,
+            teacher=plan.fingerprints.teacher,
+            tokenizer=plan.fingerprints.tokenizer,
+            data=plan.fingerprints.data,
+            fingerprint=plan.fingerprint,
         )
 
     def sequences(self, position: int) -> TokenSequence:
-        """The tokens of the sequence at `position` of the cache, 0 ≤ position < len."""
-        found = self._kept.get(position)
+        """Read the token ids of one sequence, without its targets. The last 65,536 of them are kept in memory.
+
+        Args:
+            position: of the sequence in the cache.
+
+        Returns:
+            Its prompt and response, with `example`, `sample` and `position`.
+
+        Raises:
+            UsageError: there is no such position.
+            CacheError: a shard is missing or damaged.
+        """
+        found = self._recent.get(position)
         if found is None:
             found = self._read([position], with_records=False)[0][0]
-            self._kept[position] = found
-            if len(self._kept) > _KEPT_SEQUENCES:
-                self._kept.popitem(last=False)
+            self._recent[position] = found
+            if len(self._recent) > _RECENT_SEQUENCES:
+                self._recent.popitem(last=False)
         return found
 
     def targets(self, positions: Sequence[int] | np.ndarray) -> tuple[list[TokenSequence], Target]:
-        """Sequences in the order given, repeats allowed, and their rows packed one after the other."""
+        """Read sequences and the teacher's targets for their response tokens.
+
+        Args:
+            positions: in any order; repeats are allowed; at least one.
+
+        Returns:
+            The sequences in the order of `positions`, and one target whose N rows are their response tokens, one
+            sequence after the other: row t of a sequence predicts its response token t. It is on the CPU.
+
+        Raises:
+            UsageError: `positions` is empty, or there is no such position.
+            CacheError: a shard is missing or damaged.
+        """
         sequences, records = self._read(positions, with_records=True)
         return sequences, decode(records, self._layout)
 
     def prefetch(
         self, batches: Iterable[Sequence[int]], depth: int = 2
     ) -> Generator[tuple[list[TokenSequence], Target], None, None]:
-        """`targets` of each batch, read ahead by a thread of its own; its errors are raised here."""
-        queue: Queue[Any] = Queue(maxsize=depth)
+        """`targets` of each batch, read ahead by a thread.
+
+        Args:
+            batches: the positions of each batch.
+            depth: batches that are read ahead, ≥ 1.
+
+        Yields:
+            What `targets` returns for each batch, in their order. Closing the generator ends the thread.
+
+        Raises:
+            UsageError: as `targets`.
+            CacheError: as `targets`.
+        """
+        queue: Queue[_Batch | BaseException | None] = Queue(maxsize=depth)
         stop = threading.Event()
 
         def work() -> None:
@@ -136,20 +208,17 @@ class Cache:
                 for batch in batches:
                     if stop.is_set():
                         return
-                    queue.put((self.targets(batch), None))
-                queue.put((None, None))
-            except BaseException as error:  # raised by the reader's side, where somebody listens
-                queue.put((None, error))
+                    queue.put(self.targets(batch))
+                queue.put(None)
+            except BaseException as error:  # raised again in the thread that reads the queue
+                queue.put(error)
 
         thread = threading.Thread(target=work, name="thack-prefetch", daemon=True)
         thread.start()
         try:
-            while True:
-                item, error = queue.get()
-                if error is not None:
-                    raise error
-                if item is None:
-                    return
+            while (item := queue.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
                 yield item
         finally:
             stop.set()
@@ -186,10 +255,10 @@ class Cache:
         return sequences, records
 
     def _open_reader(self) -> _native.CacheReader:
-        """The native reader of this process: a lock held by a thread at a fork would never be released."""
+        """The native reader of this process. After a fork a new one is needed: a lock that was taken stays taken."""
         if self._reader is None or self._reader_pid != os.getpid():
             shards = self.directory / SHARDS
-            expected = {**self._identity, **self._layout.metadata()}
+            expected = self._plan.identity() | self._layout.metadata()
             self._reader = _native.CacheReader(shards, list(self._plan.firsts), expected)
             self._reader_pid = os.getpid()
         return self._reader

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,24 +18,21 @@ from thack.errors import ModelError
 from thack.generation.sampler import GenerationRequest, respond
 from thack.models.batch import Batch
 from thack.models.precision import Precision
+from thack.models.protocol import LanguageModel
 from thack.runtime.progress import SILENT, Progress
 from thack.targets.types import Target
-
-if TYPE_CHECKING:
-    from thack.models.protocol import LanguageModel
-
-Numbered = tuple[int, TokenSequence]  # a sequence and its number in the cache
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What was selected from one batch, perhaps still on its way off the device."""
+    """What was selected from one batch. Its tensors may still be copied from the device: call `wait` first."""
 
     target: Target
     keys_N4: np.ndarray
-    event: Any  # a CUDA event after the copy, or None
+    event: torch.cuda.Event | None  # recorded after the copy from a GPU
 
     def wait(self) -> None:
+        """Return once the copy is complete."""
         if self.event is not None:
             self.event.synchronize()
 
@@ -49,21 +46,23 @@ class Scorer:
         self._settings = settings
         self._precision = Precision(dtype=getattr(torch, plan.dtype))
 
-    def batches(self, sequences: Sequence[Numbered]) -> Iterator[list[Numbered]]:
-        """Batches of one shard: sorted by length, so that little is padding. Also the order of storage."""
-        ordered = sorted(sequences, key=lambda item: (-len(item[1].prompt_ids) - len(item[1].response_ids), item[0]))
+    def batches(self, sequences: Sequence[TokenSequence]) -> Iterator[list[TokenSequence]]:
+        """Batches of one shard, longest sequences first, so that little is padding; also the order in the file.
+
+        `sequences` are in ascending order of position, and sequences of equal length stay in it.
+        """
+        ordered = sorted(sequences, key=lambda s: -len(s.prompt_ids) - len(s.response_ids))
         size = self._plan.batch_size
         for start in range(0, len(ordered), size):
             yield ordered[start : start + size]
 
-    def score(self, batch: Sequence[Numbered]) -> Scored:
-        """Forward and selection; what is kept comes back on the CPU, pinned where it came from a GPU."""
-        sequences = [s for _, s in batch]
+    def score(self, sequences: Sequence[TokenSequence]) -> Scored:
+        """Run the teacher on one batch and select its targets. They are on the CPU, pinned if copied from a GPU."""
         keys = row_keys(sequences, [s.example for s in sequences])
         with torch.inference_mode():
             with self._precision.autocast(self._teacher):
                 logits_NV = self._teacher(Batch.of(sequences, self._teacher.device))
-            device = logits_NV.device  # the last one's, of a teacher spread over several
+            device = logits_NV.device  # the last one, if the teacher is on several
             try:
                 target = select(
                     logits_NV,
@@ -77,8 +76,10 @@ class Scorer:
                 return Scored(target.to("cpu"), keys, None)
             return _off_the_gpu(target, keys, device)
 
-    def write_responses(self, sequences: Sequence[Numbered], progress: Progress = SILENT) -> list[Numbered]:
-        """The teacher's own responses to a shard's prompts, by numbers that only seed and prompt decide."""
+    def generate_responses(
+        self, sequences: Sequence[TokenSequence], progress: Progress = SILENT
+    ) -> list[TokenSequence]:
+        """The sequences with responses that the teacher generates; random numbers depend on seed and prompt alone."""
         settings = self._settings
         request = GenerationRequest(
             sampling=settings.sampling,
@@ -86,27 +87,26 @@ class Scorer:
             seed=settings.seed,
             precision=self._precision,
         )
-        written: list[Numbered] = []
+        responses: dict[int | None, np.ndarray] = {}
         for sample in range(self._plan.samples):
-            group = [item for item in sequences if item[1].sample == sample]
+            group = [s for s in sequences if s.sample == sample]
             if not group:
                 continue
-            prompts = [s for _, s in group]
-            found = respond(self._teacher, prompts, request, samples=sample, progress=progress)
-            written += zip([i for i, _ in group], found, strict=True)
-        return written
+            generated = respond(self._teacher, group, request, samples=sample, progress=progress)
+            responses |= {given.position: s.response_ids for given, s in zip(group, generated, strict=True)}
+        return [replace(s, response_ids=responses[s.position]) for s in sequences]
 
 
 def _off_the_gpu(target: Target, keys: np.ndarray, device: torch.device) -> Scored:
-    """Start the copy into pinned memory; whoever packs waits for it, the teacher goes on.
+    """Start the copy into pinned memory. The packer waits for it, while the teacher scores the next batch.
 
-    The copy runs on the current stream of the tensors' device, and so does the next batch: what it frees on the
-    GPU is reused behind the copy, and pinned memory once nothing of it is in flight. The event is recorded on that
-    stream by name, since the current device may be another (cuda:0, where the teacher is on cuda:1).
+    The copy runs on the current stream of the tensors' device, and so does the next batch. So GPU memory of these
+    tensors is reused only after the copy. The event is recorded on that stream explicitly, since the current device
+    may be another one (cuda:0, while the teacher is on cuda:1).
     """
     fields = {field.name: _pinned(getattr(target, field.name)) for field in dataclasses.fields(target)}
     copied = dataclasses.replace(target, **fields)
-    event: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(device))
     return Scored(copied, keys, event)
 

@@ -1,0 +1,167 @@
+"""What is fixed before the first shard of a capture: the directory, the teacher, the data and the plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from thack import _native, _version
+from thack.cache.format.layout import RecordLayout
+from thack.cache.format.partition import ShardLimits, partition
+from thack.cache.format.plan import NAME as PLAN
+from thack.cache.format.plan import SHARDS, Plan, publish_plan, read_plan
+from thack.config import CacheSettings, to_dict
+from thack.config.specs import target_spec
+from thack.data.encode import prepare
+from thack.data.sequence import TokenSequence, data_fingerprint
+from thack.errors import ThackError, UsageError
+from thack.files import canonical_json, claim_output, digest
+from thack.models.checkpoint import SAMPLED
+from thack.models.load import load_model
+from thack.models.precision import inference_precision
+from thack.models.protocol import LanguageModel
+from thack.runtime.device import choose_device
+from thack.runtime.progress import SILENT, Progress
+from thack.runtime.ranks import Rank, current_rank
+from thack.runtime.threads import threads
+from thack.schema.cache import Fingerprints
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureJob:
+    """A capture that is ready to begin.
+
+    Args:
+        directory: of the cache.
+        settings: of the capture.
+        teacher: on its device.
+        sequences: by position in the cache; without responses if the teacher is to generate them.
+        plan: the one in the directory.
+        rank: this process; it writes every world_size-th shard.
+    """
+
+    directory: Path
+    settings: CacheSettings
+    teacher: LanguageModel
+    sequences: Sequence[TokenSequence]
+    plan: Plan
+    rank: Rank
+
+
+def prepare_job(
+    settings: CacheSettings,
+    *,
+    teacher: LanguageModel | None = None,
+    sequences: Sequence[TokenSequence] | None = None,
+    rank: Rank | None = None,
+    progress: Progress = SILENT,
+) -> CaptureJob:
+    """Load the teacher, read the data, and publish the plan or reuse the one in the directory."""
+    teacher = teacher or load_teacher(settings)
+    if sequences is None:
+        sequences = read_data(settings, teacher, progress)
+    stored = with_samples(sequences, settings)
+    directory = Path(settings.out).expanduser()
+    plan = make_plan(settings, teacher, stored, full_hash=_begun_with_full_hash(directory))
+    return CaptureJob(
+        directory=directory,
+        settings=settings,
+        teacher=teacher,
+        sequences=stored,
+        plan=publish_plan(directory, plan),
+        rank=rank or current_rank(),
+    )
+
+
+def prepare_directory(directory: Path) -> None:
+    """Mark the directory as a cache and write to it once, before time is spent on loading a teacher."""
+    claim_output(directory, "cache")
+    try:
+        (directory / SHARDS).mkdir(exist_ok=True)
+        probe = directory / SHARDS / f".probe.{os.getpid()}{_native.TEMPORARY}"
+        try:
+            with open(probe, "wb") as file:
+                file.write(bytes(1 << 16))
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise ThackError(
+            f"cannot write into {directory}: {(error.strerror or str(error)).lower()}",
+            hint="free space there, change its permissions, or give another `out`",
+        ) from error
+
+
+def _begun_with_full_hash(directory: Path) -> bool | None:
+    """True if the plan in the directory has a full hash of its teacher, so that resuming needs one; else None."""
+    if not (directory / PLAN).is_file():
+        return None
+    return not read_plan(directory).fingerprints.teacher.startswith(SAMPLED) or None
+
+
+def make_plan(
+    settings: CacheSettings,
+    teacher: LanguageModel,
+    sequences: Sequence[TokenSequence],
+    *,
+    full_hash: bool | None = None,
+) -> Plan:
+    """The plan for these sequences and this teacher: the same from every rank."""
+    if not sequences:
+        raise UsageError(
+            "the data holds no sequence to cache", hint="check `data.path`, `data.limit` and `data.max_prompt_tokens`"
+        )
+    layout = RecordLayout(spec=target_spec(settings), vocab_size=teacher.vocab_size)
+    longest = settings.data.max_response_tokens if settings.generate else 0  # responses that are not generated yet
+    return Plan(
+        layout=layout,
+        fingerprints=Fingerprints(
+            teacher=teacher.fingerprint(full=full_hash),
+            tokenizer=teacher.tokenizer.fingerprint(),
+            data=data_fingerprint(sequences),
+            settings=settings_fingerprint(settings),
+        ),
+        firsts=partition(
+            ((len(s.prompt_ids), longest or len(s.response_ids)) for s in sequences),
+            layout.stride,
+            ShardLimits(tokens=settings.shard_tokens, bytes=settings.shard_bytes),
+        ),
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        samples=settings.samples if settings.generate else 1,
+        device=teacher.device.type,
+        dtype=inference_precision(teacher, settings.dtype).name,
+        threads=threads(),
+        build=_version.__version__,
+    )
+
+
+def settings_fingerprint(settings: CacheSettings) -> str:
+    """Hash of the settings that change what is stored; without paths, and without what the plan itself records."""
+    kept = ["generate", "shard_tokens", "shard_bytes", "dtype"] + (["sampling"] if settings.generate else [])
+    chosen = {key: value for key, value in to_dict(settings).items() if key in kept}
+    if settings.generate:
+        chosen["max_response_tokens"] = settings.data.max_response_tokens
+    return digest(canonical_json(chosen))
+
+
+def load_teacher(settings: CacheSettings) -> LanguageModel:
+    """The teacher that the settings name, on its device."""
+    return load_model(settings.teacher, role="teacher", device=choose_device(settings.device), options=settings.load)
+
+
+def read_data(settings: CacheSettings, teacher: LanguageModel, progress: Progress) -> Sequence[TokenSequence]:
+    """The data that the settings name, encoded; without responses if the teacher is to generate them."""
+    prepared = prepare(settings.data, teacher.tokenizer, need_response=not settings.generate)
+    progress.note(str(prepared.report))
+    return prepared.sequences
+
+
+def with_samples(sequences: Sequence[TokenSequence], settings: CacheSettings) -> list[TokenSequence]:
+    """The sequences of the cache by position; each prompt `settings.samples` times where responses are generated."""
+    if settings.generate and settings.samples > 1:
+        sequences = [replace(s, sample=sample) for s in sequences for sample in range(settings.samples)]
+    return [replace(s, position=position) for position, s in enumerate(sequences)]

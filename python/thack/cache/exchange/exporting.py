@@ -1,0 +1,90 @@
+"""Caches as plain safetensors files that need nothing of thack to be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from thack.cache.format.reader import Cache
+from thack.errors import UsageError
+from thack.files import atomic_directory
+from thack.runtime.progress import SILENT, Progress
+from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
+
+
+def export_cache(directory: Path | str, out: Path | str, progress: Progress = SILENT) -> list[Path]:
+    """Write a cache as plain safetensors, one file per shard.
+
+    Every file has the tensors response_tokens [N], response_starts [S+1], prompt_tokens [P] and prompt_starts [S+1].
+    By kind of the cache it also has:
+
+        dense    log_probs [N,V]
+        top-k    ids [N,K], log_probs [N,K], log_tail [N], log_tail_at_T [N] for each further temperature T
+        sampled  ids [N,K], weights [N,K], counts [N], tau [N], entropy [N]
+
+    N response tokens, S sequences, P prompt tokens, K kept ids, V ids of the vocabulary; log-probabilities in nats.
+
+    Args:
+        directory: of a complete cache.
+        out: a directory that is new or empty.
+        progress: counts shards.
+
+    Returns:
+        The files, in the order of the shards.
+
+    Raises:
+        UsageError: `out` is a file or is not empty.
+        CacheError: the cache is incomplete or damaged.
+
+    Example:
+        >>> export_cache("no/such/cache", "plain")
+        Traceback (most recent call last):
+        ...
+        thack.errors.CacheError: no/such/cache does not exist
+          make a cache with: thack cache-logits
+    """
+    cache, out = Cache.open(directory), Path(out).expanduser()
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file", hint="give a directory that is new or empty")
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty", hint="give a directory that is new or empty")
+    names = [f"part-{shard:05d}.safetensors" for shard in range(cache.plan.num_shards)]
+    metadata = {"kind": cache.meta.kind, "vocab_size": str(cache.meta.vocab_size)}
+    metadata |= {"tokenizer": cache.meta.tokenizer, "teacher": cache.meta.teacher}
+    with progress.task("export", len(names), "shards") as task, atomic_directory(out, replace=True) as temporary:
+        for shard, name in enumerate(names):
+            (temporary / name).write_bytes(save(_tensors(cache, cache.plan.shard(shard)), metadata))
+            task.advance(1)
+    return [out / name for name in names]
+
+
+def _tensors(cache: Cache, positions: range) -> dict[str, np.ndarray]:
+    sequences, target = cache.targets(positions)
+    responses, prompts = [s.response_ids for s in sequences], [s.prompt_ids for s in sequences]
+    tokens = {
+        "response_tokens": np.concatenate(responses),
+        "response_starts": np.cumsum([0, *map(len, responses)]).astype(np.int64),
+        "prompt_tokens": np.concatenate(prompts),
+        "prompt_starts": np.cumsum([0, *map(len, prompts)]).astype(np.int64),
+    }
+    return tokens | _target_tensors(target)
+
+
+def _target_tensors(target: Target) -> dict[str, np.ndarray]:
+    if isinstance(target, DenseTarget):
+        return {"log_probs": target.log_probs_NV.numpy()}
+    if isinstance(target, TopKTarget):
+        found = {"ids": target.ids_NK.numpy(), "log_probs": target.log_probs_NK.numpy()}
+        if target.log_tail_N is not None:
+            found["log_tail"] = target.log_tail_N.numpy()
+        return found | {f"log_tail_at_{t:g}": tail.numpy() for t, tail in target.log_tail_at.items()}
+    assert isinstance(target, SampledTarget)
+    return {
+        "ids": target.ids_NK.numpy(),
+        "weights": target.weights_NK.numpy(),
+        "counts": target.counts_N.numpy(),
+        "tau": target.tau_N.numpy(),
+        "entropy": target.entropy_N.numpy(),
+    }

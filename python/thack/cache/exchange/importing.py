@@ -1,0 +1,256 @@
+"""Top-k caches from rows of ids and log-probabilities that other tools write.
+
+Such rows have k ids with their log-probabilities and no tail. The tail is estimated as 1 − Σ of the kept ids, in
+float64 and before anything is quantised, and the cache says so in its record layout. With `estimate_tail=False` the
+cache has no tail, and no divergence is defined on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+
+from thack import _native, _version
+from thack.cache.capture.preparation import prepare_directory
+from thack.cache.exchange.readers import SourceRow, read_rows
+from thack.cache.format.layout import RecordLayout
+from thack.cache.format.manifest import finish, shard_is_good
+from thack.cache.format.partition import ShardLimits, partition
+from thack.cache.format.plan import Plan, publish_plan, shard_path
+from thack.data.sequence import TokenSequence, data_fingerprint
+from thack.errors import DataError, UsageError
+from thack.runtime.progress import SILENT, Progress
+from thack.schema.cache import Fingerprints
+from thack.schema.targets import Tail, TargetSpec
+
+_SMALLEST_TAIL = 1e-7  # the least mass that 1 − Σ of float32 numbers can tell from 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportSettings:
+    """What to import, and what its numbers mean.
+
+    Args:
+        source: JSONL with prompt_logprobs or logprobs, or safetensors or Parquet with ids and logprobs.
+        out: directory of the new cache.
+        vocab_size: width of the teacher's logits, ≥ 1.
+        tokenizer: fingerprint of the tokenizer whose ids these are.
+        teacher: fingerprint of the teacher, if it is known.
+        top_k: ids kept per token; 0: as many as every row has.
+        estimate_tail: take 1 − Σ of the kept probabilities as the tail mass; False: the cache has no tail.
+        shard_tokens: most response tokens of one shard, ≥ 1.
+        shard_bytes: most bytes of one shard, about, ≥ 1.
+    """
+
+    source: Path
+    out: Path
+    vocab_size: int
+    tokenizer: str
+    teacher: str = "imported"
+    top_k: int = 0
+    estimate_tail: bool = True
+    shard_tokens: int = 1 << 20
+    shard_bytes: int = 1 << 28
+
+
+def import_cache(settings: ImportSettings, progress: Progress = SILENT) -> Path:
+    """Write a top-k cache of another tool's rows, or resume it.
+
+    The source is read twice, a sequence at a time: once to check every row and to plan, before anything is written,
+    and once to write. So memory does not grow with it.
+
+    Args:
+        settings: what to import.
+        progress: counts sequences.
+
+    Returns:
+        The directory of the cache.
+
+    Raises:
+        DataError: the source is missing, or a row is malformed or contradicts itself; names the place.
+        UsageError: `vocab_size`, `top_k` or the source's suffix is not accepted, or `out` holds something else.
+        MismatchError: `out` holds another cache.
+
+    Example:
+        >>> import json
+        >>> from tempfile import TemporaryDirectory
+        >>> from thack.cache.format.reader import Cache
+        >>> rows = [None, {"5": -0.1, "7": -3.0}, {"0": -0.2, "5": -2.0}]
+        >>> row = {"prompt_token_ids": [3, 5, 0], "prompt_length": 1, "prompt_logprobs": rows}
+        >>> with TemporaryDirectory() as scratch:
+        ...     source, out = Path(scratch) / "rows.jsonl", Path(scratch) / "cache"
+        ...     _ = source.write_text(json.dumps(row))
+        ...     settings = ImportSettings(source=source, out=out, vocab_size=10, tokenizer="sha256:…")
+        ...     cache = Cache.open(import_cache(settings))
+        ...     cache.targets([0])[1].ids_NK.tolist()
+        [[5, 7], [0, 5]]
+    """
+    if settings.vocab_size < 1:
+        raise UsageError(f"vocab_size = {settings.vocab_size}: must be at least 1")
+    if settings.top_k < 0:
+        raise UsageError(f"top_k = {settings.top_k}: must be at least 1, or 0 for as many as every row has")
+    read_rows(settings.source)  # refuses a missing file and an unknown suffix
+    prepare_directory(settings.out)
+    survey = _survey(settings)
+    plan = publish_plan(settings.out, _plan(settings, survey))
+    wanted = [shard for shard in range(plan.num_shards) if not shard_is_good(settings.out, plan, shard)]
+    if wanted:
+        rows = _unchanged(settings.source, survey, read_rows(settings.source))
+        with progress.task("import", plan.num_sequences, "sequences") as task:
+            for shard in range(wanted[-1] + 1):
+                positions = plan.shard(shard)
+                if shard in wanted:
+                    _write(settings.out, plan, shard, islice(rows, len(positions)))
+                else:
+                    deque(islice(rows, len(positions)), maxlen=0)  # read past them
+                task.advance(len(positions))
+    finish(settings.out, plan)
+    return settings.out
+
+
+@dataclass(slots=True, kw_only=True)
+class _Survey:
+    """What the plan needs of the source. It grows with the number of sequences alone.
+
+    Args:
+        width: ids that every response token has.
+        lengths: of prompt and response, in turn.
+        data: fingerprint of the tokens.
+        content: fingerprint of ids and log-probabilities.
+        state: of the file, to see that it is not changed.
+    """
+
+    width: int
+    lengths: array[int]
+    data: str
+    content: str
+    state: tuple[int, ...]
+
+
+def _survey(settings: ImportSettings) -> _Survey:
+    """Read and check every row."""
+    lengths, content, widths = array("q"), hashlib.sha256(), [sys.maxsize]
+    state = _state(settings.source)
+
+    def sequences() -> Iterator[TokenSequence]:
+        for row in read_rows(settings.source):
+            _check_row(row, settings)
+            widths[0] = min(widths[0], row.width)
+            lengths.extend((len(row.sequence.prompt_ids), len(row.sequence.response_ids)))
+            for ids, log_probs in row.entries:
+                content.update(b"%d " % len(ids))
+                content.update(ids.tobytes())
+                content.update(log_probs.tobytes())
+            yield row.sequence
+
+    data = data_fingerprint(sequences())
+    if not lengths:
+        raise DataError(f"{settings.source}: holds no sequence")
+    return _Survey(width=widths[0], lengths=lengths, data=data, content=f"sha256:{content.hexdigest()}", state=state)
+
+
+def _state(source: Path) -> tuple[int, ...]:
+    """Differs once a file is replaced or written to; empty for a missing one, which `read_rows` refuses."""
+    if not source.is_file():
+        return ()
+    found = source.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _unchanged(source: Path, survey: _Survey, rows: Iterable[SourceRow]) -> Iterator[SourceRow]:
+    """The rows, as long as the source is the one that was planned for."""
+    for row in chain(rows, [None]):
+        if _state(source) != survey.state:
+            raise DataError(f"{source} was changed while it was imported", hint="run the same command again")
+        if row is not None:
+            yield row
+
+
+def _check_row(row: SourceRow, settings: ImportSettings) -> None:
+    for ids in (row.sequence.prompt_ids, row.sequence.response_ids):
+        if ids.max() >= settings.vocab_size:
+            raise DataError(
+                f"{settings.source}: {row.place}: token {ids.max():,} is outside the vocabulary of"
+                f" {settings.vocab_size:,}",
+                hint="`vocab_size` must be the width of the teacher's logits, and the ids those of its tokenizer",
+            )
+    for n, (ids, log_probs) in enumerate(row.entries):
+        place = f"{settings.source}: {row.place}, response token {n}"
+        _check_entry(ids, log_probs, settings, place)
+        total = np.exp(log_probs).sum()
+        if total > 1 + 1e-3:
+            raise DataError(
+                f"{place}: the probabilities sum to {total:.4f}",
+                hint="log-probabilities must be natural logarithms at temperature 1",
+            )
+
+
+def _check_entry(ids: np.ndarray, log_probs: np.ndarray, settings: ImportSettings, place: str) -> None:
+    if len(ids) < max(settings.top_k, 1):
+        raise DataError(f"{place}: {len(ids)} entries, expected {max(settings.top_k, 1)}")
+    if len(np.unique(ids)) != len(ids):
+        raise DataError(f"{place}: an id occurs twice")
+    if ids.min() < 0 or ids.max() >= settings.vocab_size:
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise DataError(f"{place}: id {wrong} is outside the vocabulary of {settings.vocab_size:,}")
+    if not (log_probs <= 1e-4).all():
+        wrong = log_probs[~(log_probs <= 1e-4)][0]
+        raise DataError(f"{place}: {wrong} is not a log-probability")
+
+
+def _plan(settings: ImportSettings, survey: _Survey) -> Plan:
+    tail: Tail = "estimated" if settings.estimate_tail else "none"
+    spec = TargetSpec(kind="top-k", k=settings.top_k or survey.width, tail=tail)
+    layout = RecordLayout(spec=spec, vocab_size=settings.vocab_size)
+    limits = ShardLimits(tokens=settings.shard_tokens, bytes=settings.shard_bytes)
+    lengths = zip(survey.lengths[::2], survey.lengths[1::2], strict=True)
+    return Plan(
+        layout=layout,
+        fingerprints=Fingerprints(
+            teacher=settings.teacher, tokenizer=settings.tokenizer, data=survey.data, settings=survey.content
+        ),
+        firsts=partition(lengths, layout.stride, limits),
+        batch_size=1,
+        seed=0,
+        samples=1,
+        device="none",
+        dtype="float32",
+        threads=1,
+        build=_version.__version__,
+    )
+
+
+def _pack(row: SourceRow, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ids int32 [R,K] and log_probs float32 [R,K] of the k most likely ids, by id, and the log of the tail mass [R]."""
+    ids, values = np.empty((len(row.entries), k), np.int32), np.empty((len(row.entries), k))
+    for n, (entry_ids, log_probs) in enumerate(row.entries):
+        order = np.lexsort((entry_ids, -log_probs))[:k]
+        order = order[np.argsort(entry_ids[order])]
+        ids[n], values[n] = entry_ids[order], log_probs[order]
+    tail = np.maximum(1 - np.exp(values).sum(1), _SMALLEST_TAIL)
+    return ids, np.minimum(values, 0).astype(np.float32), np.log(tail).astype(np.float32)
+
+
+def _write(directory: Path, plan: Plan, shard: int, rows: Iterator[SourceRow]) -> None:
+    """Write a shard from the next rows."""
+    layout, none = plan.layout.native, np.empty(0, np.float32)
+    writer = _native.ShardWriter(shard_path(directory, shard), plan.metadata(shard))
+    try:
+        for position, row in zip(plan.shard(shard), rows, strict=True):
+            ids, log_probs, tail = _pack(row, plan.layout.spec.k)
+            tails = tail if plan.layout.spec.tail == "estimated" else none
+            writer.records(layout.encode_top_k(ids, log_probs, tails, none))
+            s = row.sequence
+            writer.sequence((position, s.example, s.sample), s.prompt_id, s.prompt_ids, s.response_ids)
+        writer.finish()
+    except BaseException:
+        writer.abandon()
+        raise

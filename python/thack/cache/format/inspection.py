@@ -1,0 +1,78 @@
+"""What a cache holds, as plain values: for people and for scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from thack.cache.format.manifest import load_manifest, missing, read_manifest
+from thack.cache.format.plan import read_plan
+from thack.errors import UndefinedLoss
+from thack.schema import document
+from thack.schema.cache import Inspection, Origin
+from thack.schema.targets import DIVERGENCES, DivergenceKind, TargetSpec, check_defined
+
+_MOST_SHARDS = 100  # of the missing ones that are listed
+
+
+def inspect(directory: Path | str) -> Inspection:
+    """What a cache holds, what it was made from, and which losses are defined on it. Reads no record.
+
+    Args:
+        directory: of the cache, which may be incomplete.
+
+    Returns:
+        The description. Its tokens and bytes are None while a shard is missing.
+
+    Raises:
+        CacheError: the directory is not a cache, or its plan or manifest is damaged.
+
+    Example:
+        >>> inspect("no/such/cache")
+        Traceback (most recent call last):
+        ...
+        thack.errors.CacheError: no/such/cache does not exist
+          make a cache with: thack cache-logits
+    """
+    directory = Path(directory).expanduser()
+    plan = read_plan(directory)
+    lacking = list(missing(directory, plan))
+    manifest = load_manifest(directory, plan) if lacking else read_manifest(directory, plan)
+    layout, spec = plan.layout, plan.layout.spec
+    return Inspection(
+        directory=str(directory),
+        complete=not lacking,
+        shards=plan.num_shards,
+        missing_shards=tuple(lacking[:_MOST_SHARDS]),
+        kind=spec.kind,
+        ids_per_token=spec.k or layout.vocab_size,
+        vocab_size=layout.vocab_size,
+        bytes_per_token=layout.stride,
+        temperatures=(1.0, *spec.temperatures),
+        exact_tail=spec.tail == "exact",
+        losses={kind: _how_well(spec, kind) for kind in DIVERGENCES},
+        sequences=plan.num_sequences,
+        tokens=manifest.tokens if manifest else None,
+        bytes=manifest.bytes if manifest else None,
+        fingerprints={"plan": plan.fingerprint, **{k: str(v) for k, v in document.dump(plan.fingerprints).items()}},
+        made_by=Origin(thack=plan.build, device=plan.device, dtype=plan.dtype, seed=plan.seed),
+    )
+
+
+def _how_well(spec: TargetSpec, kind: DivergenceKind) -> str:
+    """Whether a divergence is defined on these targets: exact, a bound, unbiased, or refused with the reason."""
+    if spec.kind == "dense":
+        return "exact, at any temperature"
+    defined = []
+    for temperature in (1.0, *spec.temperatures):
+        try:
+            check_defined(spec, kind, temperature)
+            defined.append(f"{temperature:g}")
+        except UndefinedLoss as refusal:
+            if not defined:
+                return f"refused: {refusal.message}"
+    quality = {
+        "exact": "a lower bound: all other ids count as one outcome",
+        "estimated": "approximate: the tail is 1 − Σ of the kept ids, unreliable where it is below 1e-3",
+    }
+    how = "unbiased" if spec.kind == "sampled" else quality[spec.tail]
+    return f"{how}; temperature {', '.join(defined)}"

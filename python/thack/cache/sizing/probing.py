@@ -1,0 +1,197 @@
+"""`thack cache probe`: what each kind of target would keep, lose and cost, before anything is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thack.cache.capture.preparation import load_teacher, make_plan, read_data, with_samples
+from thack.cache.capture.scorer import Scorer
+from thack.cache.format.layout import bytes_per_token
+from thack.config import CacheSettings
+from thack.data.sequence import TokenSequence
+from thack.errors import UsageError
+from thack.losses.vocabulary import log_probs
+from thack.models.batch import Batch
+from thack.models.protocol import LanguageModel
+from thack.runtime.progress import SILENT, Progress
+from thack.schema.cache import CorpusSize, ProbeResult, Recommendation, TargetCost
+from thack.schema.targets import TargetSpec
+
+_SEQUENCES = 64
+_TOP_K = (4, 16, 64, 256)
+_SAMPLED = (4, 16, 64)
+_DENSE_VOCABULARY = 4096  # with more ids, a dense record is larger than 16 KB
+_MOST_TOKENS = 1e18
+_STUDENT_TOKENS_PER_S = 100_000  # of one GPU in training: what a reader has to supply
+_PROCESSES_PER_NODE = 8
+
+
+def probe(
+    settings: CacheSettings,
+    *,
+    tokens: float = 0,
+    limit: int = _SEQUENCES,
+    progress: Progress = SILENT,
+    teacher: LanguageModel | None = None,
+    sequences: Sequence[TokenSequence] | None = None,
+) -> ProbeResult:
+    """Score a sample of the data and compare the kinds of target. Nothing is written.
+
+    Args:
+        settings: of the capture; its kind of target is not used.
+        tokens: response tokens of a corpus to size, up to 1e18; 0: those of the data.
+        limit: sequences to score, ≥ 1.
+        progress: shows what happens to the data.
+        teacher: used instead of `settings.teacher`.
+        sequences: used instead of `settings.data`.
+
+    Returns:
+        The mass, loss and size of each kind of target, and the recommended one.
+
+    Raises:
+        UsageError: `tokens` is out of range.
+
+    Example:
+        >>> probe(CacheSettings(), tokens=-1)
+        Traceback (most recent call last):
+        ...
+        thack.errors.UsageError: tokens = -1: must be from 1 to 1e+18
+          such as 1e12
+    """
+    if not 0 <= tokens <= _MOST_TOKENS:
+        raise UsageError(f"tokens = {tokens:g}: must be from 1 to {_MOST_TOKENS:g}", hint="such as 1e12")
+    teacher = teacher or load_teacher(settings)
+    data = list(read_data(settings, teacher, progress) if sequences is None else sequences)
+    if settings.generate:
+        data = _with_responses(settings, teacher, data[:limit])
+    chosen = [data[i] for i in np.linspace(0, len(data) - 1, min(limit, len(data))).astype(int)]
+    started = time.perf_counter()
+    log_p_NV = _score(teacher, chosen, settings.batch_size)
+    rate = len(log_p_NV) / (time.perf_counter() - started)
+    mean_length = np.mean([len(s.response_ids) for s in chosen])
+    total = int(tokens) if tokens else int(mean_length * len(data) * (settings.samples if settings.generate else 1))
+    costs = _costs(log_p_NV, teacher.vocab_size, total)
+    return ProbeResult(
+        sampled_sequences=len(chosen),
+        sampled_tokens=len(log_p_NV),
+        entropy_nats=float(-(log_p_NV.exp() * log_p_NV.clamp_min(-1e4)).sum(1).mean()),
+        corpus_tokens=total,
+        rows=tuple(costs),
+        recommended=recommend(costs, settings.epochs, teacher.vocab_size),
+        epochs=settings.epochs,
+        teacher_tokens_per_s=rate,
+        sizing=tuple(_size(cost, total, rate, settings) for cost in costs),
+        processes_per_node=_PROCESSES_PER_NODE,
+        student_tokens_per_s=_STUDENT_TOKENS_PER_S,
+    )
+
+
+def recommend(costs: Sequence[TargetCost], epochs: int, vocab_size: int) -> Recommendation:
+    """The kind of target for a planned number of passes, and why.
+
+    An unbiased sample is new noise if each position is used once; used again, it is noise that a student memorises.
+    """
+    by_kind = {(cost.kind, cost.ids): cost for cost in costs}
+    if epochs == 1 and ("sampled", 4) in by_kind:
+        why = "each position is used once: unbiased, and the smallest"
+        return Recommendation(kind="sampled", ids=4, why=why)
+    if vocab_size <= _DENSE_VOCABULARY:
+        return Recommendation(kind="dense", ids=vocab_size, why="a small vocabulary: the exact distribution")
+    top = by_kind.get(("top-k", 64))
+    if top is not None and top.retained_mass >= 0.98:
+        return Recommendation(kind="top-k", ids=64, why=f"64 ids keep {top.retained_mass:.1%} of the mass")
+    why = "64 ids lose too much mass; a sample of 64 can be used in a few epochs"
+    return Recommendation(kind="sampled", ids=64, why=why)
+
+
+def _score(teacher: LanguageModel, sequences: Sequence[TokenSequence], batch_size: int) -> Tensor:
+    teacher.eval()
+    ordered = sorted(sequences, key=lambda s: len(s.prompt_ids) + len(s.response_ids))
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(ordered), batch_size):
+            batch = Batch.of(ordered[start : start + batch_size], teacher.device)
+            found.append(log_probs(teacher(batch), teacher.vocab_size).cpu())
+    return torch.cat(found)
+
+
+def _with_responses(
+    settings: CacheSettings, teacher: LanguageModel, prompts: Sequence[TokenSequence]
+) -> list[TokenSequence]:
+    settings = replace(settings, samples=1)
+    stored = with_samples(prompts, settings)
+    return Scorer(teacher, make_plan(settings, teacher, stored), settings).generate_responses(stored)
+
+
+def _costs(log_p_NV: Tensor, vocab_size: int, tokens: int) -> list[TargetCost]:
+    descending_NV = torch.sort(log_p_NV.exp(), dim=1, descending=True).values
+    costs = [_top_k(descending_NV, vocab_size, tokens, k) for k in _TOP_K if k <= vocab_size]
+    costs += [_sampled(descending_NV, vocab_size, tokens, k) for k in _SAMPLED if k <= vocab_size]
+    stride = bytes_per_token(TargetSpec(), vocab_size)
+    dense = TargetCost(kind="dense", ids=vocab_size, bytes_per_token=stride, corpus_gb=_gigabytes(stride, tokens))
+    return [*costs, dense]
+
+
+def _top_k(descending_NV: Tensor, vocab_size: int, tokens: int, k: int) -> TargetCost:
+    kept_N, tail_N = descending_NV[:, :k].sum(1), descending_NV[:, k:].sum(1)
+    stride = bytes_per_token(TargetSpec(kind="top-k", k=k), vocab_size)
+    return TargetCost(
+        kind="top-k",
+        ids=k,
+        retained_mass=float(kept_N.mean()),
+        tail_mass=float(tail_N.mean()),
+        kl_renormalised=float(-kept_N.clamp(max=1).log().mean()),
+        bytes_per_token=stride,
+        corpus_gb=_gigabytes(stride, tokens),
+    )
+
+
+def _sampled(descending_NV: Tensor, vocab_size: int, tokens: int, k: int) -> TargetCost:
+    tau_N = threshold(descending_NV, k)
+    below = descending_NV < tau_N[:, None]
+    noise_N = (descending_NV * (tau_N[:, None] - descending_NV)).where(below, torch.zeros(())).sum(1)
+    stride = bytes_per_token(TargetSpec(kind="sampled", k=k), vocab_size)
+    return TargetCost(
+        kind="sampled",
+        ids=k,
+        noise=float(noise_N.mean()),
+        bytes_per_token=stride,
+        corpus_gb=_gigabytes(stride, tokens),
+    )
+
+
+def threshold(descending_NV: Tensor, k: int) -> Tensor:
+    """tau_N with Σ_v min(1, p_v/τ) = k, from probabilities in descending order; 0 where fewer than k ids have mass.
+
+    If h ids have p ≥ τ, then τ = (mass of the others) / (k − h): the first h for which no further id exceeds it.
+    """
+    tails_NK = descending_NV.flip(1).cumsum(1).flip(1)[:, :k]
+    candidates_NK = tails_NK / torch.arange(k, 0, -1, dtype=descending_NV.dtype)
+    fits_NK = descending_NV[:, :k] <= candidates_NK
+    first_N = torch.where(fits_NK.any(1), fits_NK.int().argmax(1), torch.full((len(descending_NV),), k - 1))
+    return candidates_NK.gather(1, first_N[:, None])[:, 0]
+
+
+def _gigabytes(stride: int, tokens: int) -> float:
+    return tokens * (stride + 4) / 1e9  # a record and the id of its token
+
+
+def _size(cost: TargetCost, tokens: int, rate: float, settings: CacheSettings) -> CorpusSize:
+    size = cost.bytes_per_token + 4
+    shards = max(1, -(-tokens // settings.shard_tokens), -(-tokens * size // settings.shard_bytes))
+    return CorpusSize(
+        kind=cost.kind,
+        ids=cost.ids,
+        bytes=tokens * size,
+        shards=shards,
+        inodes=shards + 4,
+        write_mb_per_s_per_node=_PROCESSES_PER_NODE * rate * size / 1e6,
+        read_mb_per_s_per_gpu=_STUDENT_TOKENS_PER_S * size / 1e6,
+        teacher_hours_per_process=tokens / rate / 3600,
+    )
