@@ -153,8 +153,8 @@ def experiment(
     progress: Progress = SILENT,
 ) -> GridResult:
     """A grid of controlled experiments: a shipped recipe or a TOML file; failed cells are in the result."""
-    from thack.experiments.grid import recipe as load_recipe
     from thack.experiments.grid import run_grid
+    from thack.experiments.recipe import load_recipe
 
     overrides = {"seeds": list(seeds) or None, "figures": list(figures) or None}
     chosen = load_recipe(str(recipe), sets, overrides=overrides)

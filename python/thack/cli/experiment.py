@@ -68,7 +68,7 @@ def experiment(
 
 def _settings(recipe: str, seeds: str | None, figures: str | None, sets: list[str]) -> ExperimentSettings:
     from thack.experiments.cells import FIGURES
-    from thack.experiments.grid import recipe as load_recipe
+    from thack.experiments.recipe import load_recipe
 
     names = None if figures is None else figures.replace(",", " ").split()
     if names == ["all"]:
@@ -84,8 +84,8 @@ def count_or_list(text: str) -> list[int]:
 
 def _look_ahead(settings: ExperimentSettings, target: Path, again: Sequence[str], *, as_json: bool) -> None:
     """Print the forecast; with `again`, the words of this command, also what an array needs."""
-    from thack.experiments.forecast import forecast, write_manifest
-    from thack.experiments.grid import plan
+    from thack.experiments.forecast import forecast, write_plan
+    from thack.experiments.plan import plan
     from thack.files import claim_output
     from thack.runtime.threads import threads
 
@@ -93,7 +93,7 @@ def _look_ahead(settings: ExperimentSettings, target: Path, again: Sequence[str]
     document = found.to_dict()
     if again:
         claim_output(target, "experiment")
-        document["manifest"] = str(write_manifest(found, again[0], target))
+        document["manifest"] = str(write_plan(found, again[0], target))
         document["submit"] = array_commands(found, again)
     if as_json:
         print_json(document)

@@ -27,10 +27,10 @@ from thack.config.training import (
     MemorySettings,
     OptimizerSettings,
     ParallelSettings,
-    SourceKind,
     SourceSettings,
     TargetSettings,
 )
+from thack.schema.experiment import SourceKind
 
 __all__ = [
     "ArchitectureSettings",

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from thack.config.shared import SamplingSettings
+from thack.schema.experiment import SourceKind
 from thack.schema.fields import FRACTION, Above, AtLeast, Between, Help
 from thack.schema.targets import DivergenceKind, TargetKind
-
-SourceKind = Literal["offline", "online-teacher", "online-student", "mixture"]
 
 _BETA = Between(0, 1, without_high=True)
 

@@ -7,38 +7,23 @@ a fraction of 0 is offline and of 1 is online-teacher.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
-from thack.config import SourceKind
 from thack.config.experiment import Axes, ExperimentSettings, Figure, RoleSettings
 from thack.errors import UsageError
-from thack.schema.targets import DivergenceKind, TargetSpec, live_word
+from thack.schema.experiment import ExperimentArm
+from thack.schema.targets import TargetSpec, live_word
 
 FIGURES: tuple[Figure, ...] = ("F4", "F5", "F6", "F7", "F8", "fraction", "loss", "sizes", "target", "once", "axes")
 _ALWAYS_ONLINE = ("online-teacher", "online-student")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Arm:
-    """One point of the grid, for any seed."""
-
-    task: str
-    source: SourceKind
-    fraction_online: float  # 0 offline, 1 online
-    diversity: int
-    budget: int
-    loss: DivergenceKind
-    teacher: str
-    student: str
-    target: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Cell:
     """One run: an arm and a seed, and the figures that show it."""
 
-    arm: Arm
+    arm: ExperimentArm
     seed: int
     figures: tuple[str, ...] = ()
 
@@ -64,7 +49,7 @@ def axes_of(settings: ExperimentSettings, figure: str) -> Axes:
 
 def cells(settings: ExperimentSettings) -> list[Cell]:
     """Every run of the experiment once, seed by seed, in the order of the figures."""
-    wanted: dict[Arm, list[str]] = {}
+    wanted: dict[ExperimentArm, list[str]] = {}
     for figure in chosen_figures(settings):
         for arm in product(settings, axes_of(settings, figure)):
             wanted.setdefault(arm, []).append(figure)
@@ -77,9 +62,9 @@ def cells(settings: ExperimentSettings) -> list[Cell]:
     ]
 
 
-def base_arm(settings: ExperimentSettings, task: str = "") -> Arm:
+def base_arm(settings: ExperimentSettings, task: str = "") -> ExperimentArm:
     """The plain offline run."""
-    return Arm(
+    return ExperimentArm(
         task=task or settings.task,
         source="offline",
         fraction_online=0.0,
@@ -97,17 +82,17 @@ def size_of(role: RoleSettings) -> str:
     return role.model or str(role.architecture.hidden_size)
 
 
-def product(settings: ExperimentSettings, axes: Axes) -> list[Arm]:
+def product(settings: ExperimentSettings, axes: Axes) -> list[ExperimentArm]:
     """The arms of a product, each once."""
     _check(axes)
     names = [axis.name for axis in fields(Axes) if getattr(axes, axis.name)]
-    found: dict[Arm, None] = {}
+    found: dict[ExperimentArm, None] = {}
     for values in itertools.product(*(getattr(axes, name) for name in names)):
         found[_same_run(replace(base_arm(settings), **dict(zip(names, values, strict=True))))] = None
     return list(found)
 
 
-def _same_run(arm: Arm) -> Arm:
+def _same_run(arm: ExperimentArm) -> ExperimentArm:
     """The one name of a run that several combinations mean."""
     if arm.source == "mixture" and not 0 < arm.fraction_online < 1:
         arm = replace(arm, source="offline" if arm.fraction_online == 0 else "online-teacher")
@@ -137,12 +122,12 @@ def _check(axes: Axes) -> None:
         raise UsageError("an axis is wrong", details=problems)
 
 
-def name_of(arm: Arm, base: Arm) -> str:
+def name_of(arm: ExperimentArm, base: ExperimentArm) -> str:
     """What is special about an arm, in a few words: `offline`, `prompts ÷5`, `online-teacher, jsd`."""
     return ", ".join(_words(arm, base)) or arm.source
 
 
-def _words(arm: Arm, base: Arm) -> Iterator[str]:
+def _words(arm: ExperimentArm, base: ExperimentArm) -> Iterator[str]:
     if arm.task != base.task:
         yield arm.task
     if arm.source == "mixture":
@@ -165,12 +150,7 @@ def _words(arm: Arm, base: Arm) -> Iterator[str]:
         yield "without a cache" if TargetSpec.parse(arm.target).live else "from a cache"
 
 
-def slug(arm: Arm, base: Arm) -> str:
+def slug(arm: ExperimentArm, base: ExperimentArm) -> str:
     """`name_of` as the beginning of a directory's name."""
     name = name_of(arm, base).replace("÷", "by").replace("%", "percent")
     return "-".join(part for part in "".join(c if c.isalnum() else " " for c in name).split())
-
-
-def values_of(arms: Iterable[Arm], axis: str) -> list[object]:
-    """The values of one axis among arms, in their order, each once."""
-    return list(dict.fromkeys(getattr(arm, axis) for arm in arms))

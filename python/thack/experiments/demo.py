@@ -9,7 +9,8 @@ from pathlib import Path
 from thack.config import SourceKind
 from thack.config.experiment import ExperimentSettings
 from thack.detection import Verdict
-from thack.experiments.grid import recipe, run_grid
+from thack.experiments.grid import run_grid
+from thack.experiments.recipe import load_recipe
 from thack.reporting import write_report
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.status import recorded
@@ -42,7 +43,7 @@ def run_demo(
     progress: Progress = SILENT,
 ) -> DemoResult:
     """Run the recipe for every seed, judge every arm and write out/report.html; goes on where it stopped."""
-    return run_experiment(replace(recipe("quick" if quick else "demo", sets), seeds=tuple(seeds)), out, progress)
+    return run_experiment(replace(load_recipe("quick" if quick else "demo", sets), seeds=tuple(seeds)), out, progress)
 
 
 def run_experiment(settings: ExperimentSettings, out: Path, progress: Progress = SILENT) -> DemoResult:
@@ -62,7 +63,7 @@ def _run(settings: ExperimentSettings, out: Path, progress: Progress) -> DemoRes
             seed=outcome.planned.cell.seed,
             path=outcome.planned.run.path,
             verdict=outcome.verdict,
-            seconds=outcome.planned.run.record()["seconds"],
+            seconds=outcome.planned.run.record().seconds,
         )
         for outcome in result.outcomes
         if outcome.verdict is not None

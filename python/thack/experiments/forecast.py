@@ -14,11 +14,10 @@ from typing import Any
 
 from thack.config.experiment import ExperimentSettings
 from thack.experiments.costs import Cost
-from thack.experiments.grid import Planned
+from thack.experiments.plan import PlannedRun
 from thack.experiments.stages import Stage, walk
 from thack.files import write_json
-
-MANIFEST = "cells.json"
+from thack.schema.experiment import PLAN_FILE, Plan, PlannedCell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +34,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    planned: tuple[Planned, ...]
+    planned: tuple[PlannedRun, ...]
     kinds: tuple[Kind, ...]
     rate: float  # operations per second of one thread
     measured: str  # on what
@@ -74,7 +73,7 @@ class Forecast:
         }
 
 
-def forecast(settings: ExperimentSettings, planned: Sequence[Planned], workers: int) -> Forecast:
+def forecast(settings: ExperimentSettings, planned: Sequence[PlannedRun], workers: int) -> Forecast:
     """Count what is missing, and price it."""
     stages = walk(cell.run for cell in planned)
     made = [stage for stage in stages if stage.made]
@@ -86,7 +85,7 @@ def forecast(settings: ExperimentSettings, planned: Sequence[Planned], workers: 
     users = _users(planned)
     kinds: dict[str, list[Stage]] = {}
     for stage in stages:
-        kinds.setdefault(_kind(stage), []).append(stage)
+        kinds.setdefault(stage.kind, []).append(stage)
     return Forecast(
         planned=tuple(planned),
         kinds=tuple(_price(name, found, users, rates.get(name, rate)) for name, found in kinds.items()),
@@ -96,32 +95,23 @@ def forecast(settings: ExperimentSettings, planned: Sequence[Planned], workers: 
     )
 
 
-def write_manifest(found: Forecast, recipe: str, out: Path) -> Path:
-    """cells.json for a Slurm array: task N runs cell N; shared stages are made by whoever needs them first."""
-    write_json(
-        out / MANIFEST,
-        {
-            "recipe": recipe,
-            "cells": [
-                {
-                    "cell": planned.number,
-                    "arm": planned.name,
-                    "seed": planned.cell.seed,
-                    "run": planned.run.path.relative_to(out).as_posix(),
-                    "needs": [stage.path.relative_to(out).as_posix() for stage in walk([planned.run])[:-1]],
-                }
-                for planned in found.planned
-            ],
-        },
+def write_plan(found: Forecast, recipe: str, out: Path) -> Path:
+    """cells.json for a Slurm array; a stage that several cells share is run by the first one that needs it."""
+    cells = tuple(
+        PlannedCell(
+            cell=planned.number,
+            arm=planned.name,
+            seed=planned.cell.seed,
+            run=planned.run.path.relative_to(out).as_posix(),
+            needs=tuple(stage.path.relative_to(out).as_posix() for stage in walk([planned.run])[:-1]),
+        )
+        for planned in found.planned
     )
-    return out / MANIFEST
+    write_json(out / PLAN_FILE, Plan(recipe=recipe, cells=cells).dump())
+    return out / PLAN_FILE
 
 
-def _kind(stage: Stage) -> str:
-    return "run" if stage.path.parent.name == "runs" else stage.name
-
-
-def _users(planned: Sequence[Planned]) -> dict[str, int]:
+def _users(planned: Sequence[PlannedRun]) -> dict[str, int]:
     count: dict[str, int] = {}
     for cell in planned:
         for stage in walk([cell.run]):
@@ -146,12 +136,12 @@ def _rates(made: Sequence[Stage]) -> dict[str, float]:
     """Operations per second by kind of stage."""
     found: dict[str, list[Stage]] = {}
     for stage in made:
-        found.setdefault(_kind(stage), []).append(stage)
+        found.setdefault(stage.kind, []).append(stage)
     return {name: rate for name, stages in found.items() if (rate := _overall(stages)) > 0}
 
 
 def _overall(made: Sequence[Stage]) -> float:
-    seconds = sum(stage.record()["cpu_seconds"] for stage in made if stage.cost.operations)
+    seconds = sum(stage.record().cpu_seconds for stage in made if stage.cost.operations)
     return sum(stage.cost.operations for stage in made) / seconds if seconds else 0.0
 
 

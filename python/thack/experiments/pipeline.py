@@ -18,11 +18,12 @@ from thack.config.experiment import ExperimentSettings, RoleSettings
 from thack.config.specs import cache_settings, target_settings
 from thack.data.export import PAIRS
 from thack.experiments import work
-from thack.experiments.cells import Arm, Cell, base_arm, slug
+from thack.experiments.cells import Cell, base_arm, slug
 from thack.experiments.corpus import CorpusSettings, task_file, write_corpus, write_splits
 from thack.experiments.costs import Sizes
 from thack.experiments.roles import model_directory, resized, sampled_digest
 from thack.experiments.stages import Stage, plan_stage
+from thack.schema.experiment import ExperimentArm
 from thack.schema.targets import TargetSpec
 
 Role = Literal["oracle", "teacher", "student"]
@@ -108,17 +109,17 @@ class Pipeline:
         made = partial(work.generate, settings)
         return plan_stage(self._stages, "oracle-responses", made, needs=[oracle, splits], settings=settings, cost=cost)
 
-    def teacher(self, arm: Arm, seed: int) -> Stage:
+    def teacher(self, arm: ExperimentArm, seed: int) -> Stage:
         pairs = self.oracle_responses(arm.task, seed)
         return self._role("teacher", self._teacher_role(arm), seed, arm.task, pairs, pairs.path)
 
-    def student(self, arm: Arm, seed: int) -> Stage:
+    def student(self, arm: ExperimentArm, seed: int) -> Stage:
         pairs, role = self.oracle_responses(arm.task, seed), self._student_role(arm)
         # Of one size and seed, teacher and student would begin as the same model and read the same batches.
         twins = not role.model and role.architecture == self._teacher_role(arm).architecture
         return self._role("student", role, seed + _APART if twins else seed, arm.task, pairs, pairs.path)
 
-    def eval_set(self, arm: Arm, seed: int) -> Stage:
+    def eval_set(self, arm: ExperimentArm, seed: int) -> Stage:
         oracle, teacher, splits = self.oracle(arm.task), self.teacher(arm, seed), self.splits(arm.task, seed)
         data = self._data(arm.task, splits.path / "held_out.jsonl")
         made = partial(work.eval_set, oracle.path / "model", teacher.path / "model", data, seed)
@@ -127,7 +128,7 @@ class Pipeline:
         cost = costs.write(self.settings.oracle, num) + costs.write(self._teacher_role(arm), num)
         return plan_stage(self._stages, "eval_set", made, needs=[oracle, teacher, splits], inputs=inputs, cost=cost)
 
-    def _training_data(self, arm: Arm, seed: int) -> Stage:
+    def _training_data(self, arm: ExperimentArm, seed: int) -> Stage:
         """What the student trains on: prompts, a cache, or the teacher's responses without targets."""
         if arm.source in ("online-teacher", "online-student"):
             return self.splits(arm.task, seed)
@@ -135,7 +136,7 @@ class Pipeline:
             return self._cache(arm, seed)
         return self._teacher_responses(arm, seed)
 
-    def _cache(self, arm: Arm, seed: int) -> Stage:
+    def _cache(self, arm: ExperimentArm, seed: int) -> Stage:
         teacher, splits = self.teacher(arm, seed), self.splits(arm.task, seed)
         settings = CacheSettings(
             teacher=str(teacher.path / "model"),
@@ -151,7 +152,7 @@ class Pipeline:
         made = partial(work.cache, settings)
         return plan_stage(self._stages, "cache", made, needs=[teacher, splits], settings=settings, cost=cost)
 
-    def _teacher_responses(self, arm: Arm, seed: int) -> Stage:
+    def _teacher_responses(self, arm: ExperimentArm, seed: int) -> Stage:
         teacher, splits = self.teacher(arm, seed), self.splits(arm.task, seed)
         settings = GenerateSettings(
             model=str(teacher.path / "model"),
@@ -166,7 +167,7 @@ class Pipeline:
             self._stages, "teacher-responses", made, needs=[teacher, splits], settings=settings, cost=cost
         )
 
-    def _distill_settings(self, arm: Arm, seed: int) -> DistillSettings:
+    def _distill_settings(self, arm: ExperimentArm, seed: int) -> DistillSettings:
         """One arm's own settings. Every arm takes as many optimizer steps as the plain one: equal compute."""
         plain = self.settings.distill
         per_epoch = -(-self.settings.num_distill_prompts // plain.batch_size)
@@ -204,22 +205,22 @@ class Pipeline:
         made = partial(work.fine_tune, settings, name)
         return plan_stage(self._stages, name, made, needs=[data], settings=settings, inputs=inputs, cost=cost)
 
-    def _teacher_role(self, arm: Arm) -> RoleSettings:
+    def _teacher_role(self, arm: ExperimentArm) -> RoleSettings:
         return resized(self.settings.teacher, arm.teacher)
 
-    def _student_role(self, arm: Arm) -> RoleSettings:
+    def _student_role(self, arm: ExperimentArm) -> RoleSettings:
         return resized(self.settings.student, arm.student)
 
-    def _num_prompts(self, arm: Arm) -> int:
+    def _num_prompts(self, arm: ExperimentArm) -> int:
         return max(1, round(self.settings.num_distill_prompts / arm.diversity))
 
-    def _num_sequences(self, arm: Arm) -> int:
+    def _num_sequences(self, arm: ExperimentArm) -> int:
         return self._num_prompts(arm) * _samples(arm)
 
-    def _offline_data(self, arm: Arm, splits: Stage) -> DataSettings:
+    def _offline_data(self, arm: ExperimentArm, splits: Stage) -> DataSettings:
         return self._limited(arm, self._data(arm.task, splits.path / "stage2.jsonl"))
 
-    def _limited(self, arm: Arm, data: DataSettings) -> DataSettings:
+    def _limited(self, arm: ExperimentArm, data: DataSettings) -> DataSettings:
         return replace(data, limit=self._num_prompts(arm)) if arm.diversity > 1 else data
 
     def _data(self, task: str, path: Path | str) -> DataSettings:
@@ -239,15 +240,15 @@ class Pipeline:
         return self.root / "stages"
 
 
-def _has_cache(arm: Arm) -> bool:
+def _has_cache(arm: ExperimentArm) -> bool:
     return arm.source == "offline" and not TargetSpec.parse(arm.target).live
 
 
-def _samples(arm: Arm) -> int:
+def _samples(arm: ExperimentArm) -> int:
     """Responses per prompt of the offline set."""
     return 1 if arm.source in ("online-teacher", "online-student") else arm.budget * arm.diversity
 
 
-def _fraction(arm: Arm) -> float:
+def _fraction(arm: ExperimentArm) -> float:
     """What the run's settings say; without meaning, and so at its default, unless the source is a mixture."""
     return arm.fraction_online if arm.source == "mixture" else 0.5

@@ -25,8 +25,8 @@ from thack.experiments.costs import Cost
 from thack.experiments.lock import held
 from thack.files import canonical_json, digest, read_json, write_json
 from thack.runtime.progress import Progress
+from thack.schema.experiment import STAGE_FILE, StageRecord
 
-DONE = "stage.json"
 PLACES = ("out", "student", "teacher", "oracle", "eval_data", "cache", "model", "tokenizer", "path")  # count by content
 
 
@@ -44,12 +44,22 @@ class Stage:
     cost: Cost  # roughly: what a dry run counts
 
     @property
-    def made(self) -> bool:
-        return (self.path / DONE).exists()
+    def kind(self) -> str:
+        """Its name, which all stages of one kind share; `run` for the runs of cells, which have names of their own."""
+        return "run" if self.path.parent.name == "runs" else self.name
 
-    def record(self) -> dict[str, Any]:
-        """What stage.json says: seconds, cpu_seconds and what went in."""
-        return dict(read_json(self.path / DONE))
+    @property
+    def made(self) -> bool:
+        return (self.path / STAGE_FILE).exists()
+
+    def record(self) -> StageRecord:
+        """stage.json of a complete stage.
+
+        Raises:
+            DataError: it is not there, or was written by another version.
+        """
+        path = self.path / STAGE_FILE
+        return StageRecord.parse(read_json(path), str(path))
 
     def make(self, progress: Progress) -> None:
         """Do the work unless it is done; two processes that want the same stage do it once."""
@@ -58,13 +68,20 @@ class Stage:
                 return
             started, spent = time.monotonic(), _cpu_s()
             self.work(self.path, progress)
-            took = {"seconds": round(time.monotonic() - started, 3), "cpu_seconds": round(_cpu_s() - spent, 3)}
-            facts = {"name": self.name, "key": self.key, **took, "operations": self.cost.operations}
-            write_json(self.path / DONE, {**facts, "inputs": dict(self.inputs), "settings": dict(self.settings)})
+            record = StageRecord(
+                name=self.name,
+                key=self.key,
+                seconds=round(time.monotonic() - started, 3),
+                cpu_seconds=round(_cpu_s() - spent, 3),
+                operations=self.cost.operations,
+                inputs=self.inputs,
+                settings=self.settings,
+            )
+            write_json(self.path / STAGE_FILE, record.dump())
 
     def check(self) -> None:
         """Refuse a stage that was made when a setting had another default."""
-        before = self.record().get("settings", {})
+        before = self.record().settings
         changed = [
             f"{key}  {before[key]!r} then, {value!r} now"
             for key, value in self.settings.items()

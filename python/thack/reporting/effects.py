@@ -1,73 +1,40 @@
-"""Numbers per seed, their mean with its interval, and what that says of a claim.
-
-Each claim is a number per seed, paired where two arms are compared, and a side of a bound on which it should lie.
-It *holds* where the whole 95 % interval of the mean over seeds (Student's t) lies on that side, *does not hold*
-where all of it lies on the other, and is *inconclusive* between, or with one seed.
-"""
+"""A mean over seeds with its interval, and claims as CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Literal
 
 import numpy as np
 
 from thack.detection.power_law import student_quantile
 from thack.reporting.csv_text import csv_text
-from thack.reporting.grid import GridArm
-from thack.reporting.inputs import JudgedRun
+from thack.schema.experiment import ClaimResult, Effect
 
-Answer = Literal["holds", "does not hold", "inconclusive"]
-RISE = 0.03  # the verdict's margin: controls rose by up to 2.4 %
-_CONFIDENCE = 0.95
 _CSV_HEAD = (
     *("figure", "claim", "measure", "unit", "should_be_above", "should_be_below"),
     *("mean", "low", "high", "seeds", "answer"),
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
-    """A mean over seeds with its interval."""
+def effect_of(by_seed: Mapping[int, float], confidence: float = 0.95) -> Effect:
+    """The mean of independent seeds, with its interval: mean ± t · s / √n.
 
-    by_seed: Mapping[int, float]
-    mean: float
-    low: float | None  # None: one seed has no interval
-    high: float | None
+    Args:
+        by_seed: A number for each seed, at least one.
+        confidence: Of the interval, in (0, 1).
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """One sentence of the paper, and the number that decides it."""
-
-    figure: str
-    text: str
-    measure: str  # what the number is
-    unit: Literal["%", "points", "nats", "runs"]
-    low: float  # where the number should lie; ±inf where there is no bound
-    high: float
-    effect: Effect
-
-    @property
-    def answer(self) -> Answer:
-        low, high = self.effect.low, self.effect.high
-        if low is None or high is None:
-            return "inconclusive"
-        if self.low < low and high < self.high:
-            return "holds"
-        return "does not hold" if high < self.low or low > self.high else "inconclusive"
-
-
-def effect_of(by_seed: Mapping[int, float], confidence: float = _CONFIDENCE) -> Effect:
-    """Mean of independent seeds, and t-interval: mean ± t · s / √n."""
+    Example:
+        >>> found = effect_of({0: 1.0, 1: 2.0, 2: 3.0})
+        >>> found.mean, round(found.low, 3), round(found.high, 3)
+        (2.0, -0.484, 4.484)
+    """
     values = np.array(list(by_seed.values()))
-    mean = float(values.mean())
-    if len(values) < 2:
-        return Effect(by_seed=dict(by_seed), mean=mean, low=None, high=None)
-    half = _student((1 + confidence) / 2, len(values) - 1) * float(values.std(ddof=1)) / len(values) ** 0.5
-    return Effect(by_seed=dict(by_seed), mean=mean, low=mean - half, high=mean + half)
+    mean, low, high = float(values.mean()), None, None
+    if len(values) > 1:
+        half = _student((1 + confidence) / 2, len(values) - 1) * float(values.std(ddof=1)) / len(values) ** 0.5
+        low, high = mean - half, mean + half
+    return Effect(seeds=tuple(by_seed), values=tuple(by_seed.values()), mean=mean, low=low, high=high)
 
 
 @cache
@@ -76,63 +43,11 @@ def _student(probability: float, freedom: int) -> float:
     return student_quantile(probability, freedom)
 
 
-def above(
-    figure: str, text: str, measure: str, unit: Literal["%"], bound: float, arm: GridArm | None
-) -> Iterator[Claim]:
-    yield from one(figure, text, measure, unit, (bound, np.inf), rises(arm))
-
-
-def one(
-    figure: str,
-    text: str,
-    measure: str,
-    unit: Literal["%", "points", "nats", "runs"],
-    bounds: tuple[float, float],
-    by_seed: Mapping[int, float],
-) -> Iterator[Claim]:
-    """Nothing where no seed has the number."""
-    if by_seed:
-        low, high = bounds
-        yield Claim(figure=figure, text=text, measure=measure, unit=unit, low=low, high=high, effect=effect_of(by_seed))
-
-
-def values(arm: GridArm | None, number: Callable[[JudgedRun], float | None]) -> dict[int, float]:
-    if arm is None:
-        return {}
-    found = {run.seed: number(run) for run in arm.arm.runs if run.seed is not None}
-    return {seed: value for seed, value in found.items() if value is not None}
-
-
-def rises(arm: GridArm | None) -> dict[int, float]:
-    return values(arm, lambda run: run.verdict.golden.rise if run.verdict.golden else None)
-
-
-def alarms(arm: GridArm | None) -> dict[int, float]:
-    return values(arm, lambda run: float(run.suspicion.alarm_step is not None))
-
-
-def golden_end(run: JudgedRun) -> float | None:
-    return run.verdict.golden.end if run.verdict.golden else None
-
-
-def proxy_end(run: JudgedRun) -> float | None:
-    return run.verdict.proxy.end if run.verdict.proxy else None
-
-
-def minus(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
-    return {seed: a[seed] - b[seed] for seed in a if seed in b}
-
-
-def ratio(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
-    return {seed: a[seed] / b[seed] - 1 for seed in a if seed in b and b[seed] > 0}
-
-
-def claims_csv(found: Sequence[Claim]) -> str:
+def claims_csv(found: Sequence[ClaimResult]) -> str:
     """One row per claim; effects in their own unit, shares as they are."""
     rows = []
     for claim in found:
         effect = claim.effect
-        numbers = [claim.low, claim.high, effect.mean, effect.low, effect.high]
-        shown = [float(n) if n is not None and np.isfinite(n) else None for n in numbers]
-        rows.append([claim.figure, claim.text, claim.measure, claim.unit, *shown, len(effect.by_seed), claim.answer])
+        bounds = [claim.above, claim.below, effect.mean, effect.low, effect.high]
+        rows.append([claim.figure, claim.text, claim.measure, claim.unit, *bounds, len(effect.values), claim.answer])
     return csv_text(_CSV_HEAD, rows)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from thack.reporting.claims import claims
 from thack.reporting.colours import MUTED, OFFLINE, ONLINE_TEACHER, Colour, doses
-from thack.reporting.effects import Claim
 from thack.reporting.figures import colours_of, curve, golden, plane
 from thack.reporting.grid import Grid, GridArm
 from thack.reporting.grid_plots import ends_by_bytes, rises
 from thack.reporting.inputs import ArmRuns
 from thack.reporting.rendered import RenderedFigure, rendered
 from thack.reporting.style import SMALL
+from thack.schema.experiment import ClaimResult
 
 CURVES = ("golden", "proxy", "baseline", "train_loss")  # whose numbers go beside each figure
 _LOG = "Both axes logarithmic: a power law is a straight line."
@@ -29,7 +28,7 @@ class PaperFigure:
     plots: tuple[RenderedFigure, ...]
     arms: tuple[ArmRuns, ...]
     colours: tuple[Colour, ...]
-    claims: tuple[Claim, ...]
+    claims: tuple[ClaimResult, ...]
 
 
 TITLES = {
@@ -66,15 +65,12 @@ TITLES = {
 
 def paper_figures(grid: Grid, *, draw: bool = True) -> list[PaperFigure]:
     """Every figure that has a finished run; without `draw`, their claims and numbers alone."""
-    found = claims(grid)
     return [
-        _paper_figure(grid, name, [claim for claim in found if claim.figure == name], draw=draw)
-        for name in grid.figures
-        if name in TITLES and grid.of(name)
+        _paper_figure(grid, name, draw=draw) for name in grid.summary.figures if name in TITLES and grid.in_figure(name)
     ]
 
 
-def _paper_figure(grid: Grid, name: str, found: Sequence[Claim], *, draw: bool) -> PaperFigure:
+def _paper_figure(grid: Grid, name: str, *, draw: bool) -> PaperFigure:
     shown = _ordered(grid, name)
     colours = _colours(name, shown)
     own = {"F4": _f4, "F5": _f5, "F8": _by_task, "target": _by_bytes, "once": _by_bytes}
@@ -85,27 +81,29 @@ def _paper_figure(grid: Grid, name: str, found: Sequence[Claim], *, draw: bool) 
         title=title,
         summary=summary if name in ("target", "once", "axes") else f"The paper: {summary}",
         plots=tuple(make(name, shown, colours)) if draw else (),
-        arms=tuple(arm.arm for arm in shown),
+        arms=tuple(arm.runs for arm in shown),
         colours=tuple(colours),
-        claims=tuple(found),
+        claims=tuple(claim for claim in grid.summary.claims if claim.figure == name),
     )
 
 
 def _ordered(grid: Grid, name: str) -> list[GridArm]:
+    """A figure's arms, along its axis if it has one."""
     axis = {"F6": "diversity", "F7": "budget", "fraction": "fraction_online"}.get(name)
-    return [arm for _, arm in grid.along(name, axis)] if axis else grid.of(name)
+    shown = grid.in_figure(name)
+    return sorted(shown, key=lambda arm: float(getattr(arm.axes, axis))) if axis else shown
 
 
 def _colours(name: str, shown: Sequence[GridArm]) -> list[Colour]:
     """Roles keep their colours; along an axis the plain run is offline's and the others move away from it."""
     if _is_dose(name, shown):
         found = doses(len(shown), worse=name == "F6")
-        ends_online = shown[-1].axes["source"] == "online-teacher"
+        ends_online = shown[-1].axes.source == "online-teacher"
         return [*found[:-1], ONLINE_TEACHER] if ends_online else found
     sources = {"offline": OFFLINE, "online-teacher": ONLINE_TEACHER}
     if name in ("F8", "loss", "sizes"):
-        return [sources.get(arm.axes["source"], MUTED) for arm in shown]
-    return colours_of([arm.arm for arm in shown])
+        return [sources.get(arm.axes.source, MUTED) for arm in shown]
+    return colours_of([arm.runs for arm in shown])
 
 
 def _is_dose(name: str, shown: Sequence[GridArm]) -> bool:
@@ -148,8 +146,8 @@ def _dose(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> Ite
 
 
 def _by_task(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> Iterator[RenderedFigure]:
-    for task in dict.fromkeys(arm.axes["task"] for arm in shown):
-        own = [(arm.arm, colour) for arm, colour in zip(shown, colours, strict=True) if arm.axes["task"] == task]
+    for task in dict.fromkeys(arm.axes.task for arm in shown):
+        own = [(arm.runs, colour) for arm, colour in zip(shown, colours, strict=True) if arm.axes.task == task]
         figure = golden([arm for arm, _ in own], [colour for _, colour in own], size=SMALL)
         yield rendered(f"{name}-{task}", figure, f"Golden, task {task}", "Orange: offline. Blue: online-teacher.")
 
@@ -179,4 +177,4 @@ def _proxy(name: str, shown: Sequence[GridArm], colours: Sequence[Colour], title
 
 
 def _runs(shown: Sequence[GridArm]) -> list[ArmRuns]:
-    return [arm.arm for arm in shown]
+    return [arm.runs for arm in shown]

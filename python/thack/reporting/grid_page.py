@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thack.files import flattened
 from thack.reporting import details, tables
 from thack.reporting.details import Folded
-from thack.reporting.effects import Claim
 from thack.reporting.grid import Grid
 from thack.reporting.grid_figures import PaperFigure
 from thack.reporting.health import health_table
@@ -19,6 +18,7 @@ from thack.reporting.render import render
 from thack.reporting.rendered import RenderedFigure
 from thack.reporting.scores import ABOUT_SCORES, detector_scores
 from thack.reporting.table import DASH, Row, Table, pill, strong, table
+from thack.schema.experiment import ClaimResult, StageCosts, Summary, Unit
 
 _CITATION = """@inproceedings{tiapkin2025teacherhacking,
   title     = {On Teacher Hacking in Language Model Distillation},
@@ -83,12 +83,13 @@ class GridPage:
 def grid_page(grid: Grid, figures: Sequence[PaperFigure], *, missing_plots: str = "") -> str:
     """The page as HTML; `missing_plots` says how to get plots where none can be drawn."""
     found = [claim for figure in figures for claim in figure.claims]
-    cells, seeds = len(grid.rows), len({row["seed"] for row in grid.rows})
-    report = ReportInput(title=grid.title, arms=tuple(arm.arm for arm in grid.arms))
+    summary = grid.summary
+    title, cells, seeds = summary.title or "thack experiment", len(summary.runs), len({c.seed for c in summary.runs})
+    report = ReportInput(title=title, arms=tuple(arm.runs for arm in grid.arms))
     scores = detector_scores(report.runs)
     page = GridPage(
-        title=grid.title or "thack experiment",
-        kicker=f"{grid.title or 'thack experiment'} · {cells} runs · {seeds} seed{'s' if seeds > 1 else ''}",
+        title=title,
+        kicker=f"{title} · {cells} runs · {seeds} seed{'s' if seeds > 1 else ''}",
         headline=headline(found),
         intro=_INTRO,
         progress=_progress(grid),
@@ -101,15 +102,15 @@ def grid_page(grid: Grid, figures: Sequence[PaperFigure], *, missing_plots: str 
         about_scores=ABOUT_SCORES,
         scores_by_task=tuple(_scores_by_task(grid)) if scores else (),
         health=health_table(report),
-        total_cost=_total_cost(float(grid.summary.get("cpu_seconds", 0.0))),
-        costs=_costs(grid.summary.get("stages", {})),
-        folded_settings=(_settings(grid), *details.environments(report)),
+        total_cost=_total_cost(summary.cpu_seconds),
+        costs=_costs(summary.stages),
+        folded_settings=(_settings(summary), *details.environments(report)),
         citation=_CITATION,
     )
     return render("grid.html.jinja", page)
 
 
-def headline(found: Sequence[Claim]) -> str:
+def headline(found: Sequence[ClaimResult]) -> str:
     """The answer, in one sentence."""
     if not found:
         return "No claim can be judged yet"
@@ -123,7 +124,7 @@ def headline(found: Sequence[Claim]) -> str:
     return "; ".join(parts)
 
 
-def _claims(found: Sequence[Claim]) -> Table | None:
+def _claims(found: Sequence[ClaimResult]) -> Table | None:
     head = ["figure", "claim", "measured", "95 % over seeds", "seeds", "answer"]
     rows: list[Row] = [
         [
@@ -131,7 +132,7 @@ def _claims(found: Sequence[Claim]) -> Table | None:
             claim.text,
             strong(_number(claim.effect.mean, claim.unit), f" {claim.measure}"),
             _interval(claim),
-            str(len(claim.effect.by_seed)),
+            str(len(claim.effect.values)),
             pill(claim.answer),
         ]
         for claim in found
@@ -139,12 +140,12 @@ def _claims(found: Sequence[Claim]) -> Table | None:
     return table(head, rows, "claims stacked") if rows else None
 
 
-def _interval(claim: Claim) -> str:
+def _interval(claim: ClaimResult) -> str:
     low, high = claim.effect.low, claim.effect.high
     return DASH if low is None or high is None else f"{_number(low, claim.unit)} … {_number(high, claim.unit)}"
 
 
-def _number(value: float, unit: str) -> str:
+def _number(value: float, unit: Unit) -> str:
     if unit == "%":
         return percent(value)
     written = {"points": f"{100 * value:+.1f} points", "nats": f"{value:+.3f} nats", "runs": f"{value:+.2f}"}[unit]
@@ -167,10 +168,10 @@ def _section(figure: PaperFigure) -> FigureSection:
 
 def _scores_by_task(grid: Grid) -> list[Folded]:
     """The detectors' scores for each task alone: a threshold that was set on one is tried on the others there."""
-    tasks = list(dict.fromkeys(arm.axes["task"] for arm in grid.arms))
+    tasks = list(dict.fromkeys(arm.axes.task for arm in grid.arms))
     found = []
     for task in tasks if len(tasks) > 1 else []:
-        runs = [run for arm in grid.arms if arm.axes["task"] == task for run in arm.arm.runs]
+        runs = [run for arm in grid.arms if arm.axes.task == task for run in arm.runs.runs]
         if (scores := detector_scores(runs)) is not None:
             found.append(Folded(title=f"task {task}", table=scores))
     return found
@@ -178,15 +179,15 @@ def _scores_by_task(grid: Grid) -> list[Folded]:
 
 def _progress(grid: Grid) -> str:
     """How many cells are finished; empty if all are."""
-    finished = len(grid.rows) - len(grid.unfinished)
+    finished = len(grid.summary.runs) - len(grid.unfinished)
     if not grid.unfinished:
         return ""
-    return f"{finished} of {len(grid.rows)} cells are finished; the claims rest on those."
+    return f"{finished} of {len(grid.summary.runs)} cells are finished; the claims rest on those."
 
 
 def _failed(grid: Grid) -> Folded | None:
-    failed = [row for row in grid.unfinished if row["state"] == "failed"]
-    rows: list[Row] = [[str(row["cell"]), str(row["arm"]), str(row["seed"]), str(row["error"] or "")] for row in failed]
+    failed = [cell for cell in grid.unfinished if cell.state == "failed"]
+    rows: list[Row] = [[str(cell.cell), cell.arm, str(cell.seed), cell.error or ""] for cell in failed]
     title = f"{len(failed)} failed"
     return Folded(title=title, table=table(["cell", "arm", "seed", "error"], rows)) if failed else None
 
@@ -198,14 +199,13 @@ def _total_cost(seconds: float) -> str:
     )
 
 
-def _costs(stages: Mapping[str, Mapping[str, float]]) -> Table | None:
+def _costs(stages: Sequence[StageCosts]) -> Table | None:
     rows: list[Row] = [
-        [name, f"{one['count']:g}", f"{one['cpu_seconds']:,.0f}", f"{one['cpu_seconds'] / one['count']:,.1f}"]
-        for name, one in stages.items()
+        [one.name, str(one.count), f"{one.cpu_seconds:,.0f}", f"{one.cpu_seconds / one.count:,.1f}"] for one in stages
     ]
     return table(["stage", "how many", "processor seconds", "each"], rows, "numbers") if rows else None
 
 
-def _settings(grid: Grid) -> Folded:
-    flat = flattened(grid.summary.get("settings", {}))
+def _settings(summary: Summary) -> Folded:
+    flat = flattened(summary.settings)
     return Folded(title=f"{len(flat)} settings", table=details.facts("setting", flat))

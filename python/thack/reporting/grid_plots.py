@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from thack.reporting.colours import MUTED, OFFLINE, ONLINE_STUDENT, ONLINE_TEACHER, OTHERS, Colour
 from thack.reporting.drawing import DASHED, new_figure
-from thack.reporting.effects import Effect, effect_of, golden_end, values
+from thack.reporting.effects import effect_of
 from thack.reporting.grid import GridArm
 from thack.reporting.inputs import ArmRuns
 from thack.reporting.style import SMALL, styled
+from thack.schema.experiment import Effect
 from thack.schema.targets import TargetSpec
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def ends_by_bytes(shown: Sequence[GridArm]) -> Figure:
     figure, axes = new_figure(SMALL)
     points: dict[str, list[tuple[int, int, Effect]]] = {}
     for arm in shown:
-        target, found = TargetSpec.parse(arm.axes["target"]), values(arm, golden_end)
+        target, found = TargetSpec.parse(arm.axes.target), _golden_ends(arm.runs)
         if not found:
             continue
         if target.kind == "dense":
@@ -77,6 +78,11 @@ def ends_by_bytes(shown: Sequence[GridArm]) -> Figure:
     if points:
         axes.legend(fontsize="x-small")
     return figure
+
+
+def _golden_ends(arm: ArmRuns) -> dict[int, float]:
+    """Golden at the end of every run that has it."""
+    return dict(enumerate(run.verdict.golden.end for run in arm.runs if run.verdict.golden is not None))
 
 
 def _kind_line(axes: Axes, kind: str, placed: Sequence[tuple[int, int, Effect]]) -> None:

@@ -7,16 +7,17 @@ import re
 import statistics
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from thack.detection import Curves, Margins, OracleFreeVerdict, Verdict, verdict, verdict_without_oracle
 from thack.errors import DataError, UsageError
 from thack.files import flattened, read_json
 from thack.runtime import runlog
 from thack.runtime.status import read_status
+from thack.schema.experiment import SUMMARY_FILE, RunLabel, RunLabels
 from thack.schema.run import Status
 
 _SEED = re.compile(r"^(?P<arm>.*?)[-_./ ]*seed[-_ ]?(?P<seed>\d+)$")
@@ -138,49 +139,47 @@ def load(paths: Sequence[Path], out: Path, *, title: str | None = None, margins:
     """
     if not paths:
         raise UsageError("a report needs at least one run", hint="thack report runs/a runs/b")
-    experiment = _experiment(paths, out)
-    places = _places(experiment, paths)
-    runs = [read_run(path, places.get(path.resolve()), margins) for path in paths]
+    labels = _labels(paths, out)
+    runs = [read_run(path, _label_of(path, labels), margins) for path in paths]
     if len({run.name for run in runs}) < len(runs):  # a/offline and b/offline
         runs = [_renamed(run, str(path)) for run, path in zip(runs, paths, strict=True)]
     gathered: dict[str, list[JudgedRun]] = {}
     for run in runs:
         gathered.setdefault(run.arm, []).append(run)
     arms = tuple(ArmRuns(name, tuple(found)) for name, found in gathered.items())
-    return ReportInput(title=title or _text(experiment.get("title")), arms=arms)
+    return ReportInput(title=title or labels.title or None, arms=arms)
 
 
-def _experiment(paths: Sequence[Path], out: Path) -> Mapping[str, Any]:
+def _labels(paths: Sequence[Path], out: Path) -> RunLabels:
+    """Those of the nearest experiment.json; a file of that name that is not thack's has none."""
     parents = {path.resolve().parent for path in paths}
     for directory in (out.resolve().parent, *sorted(parents), *sorted({p.parent for p in parents})):
-        path = directory / "experiment.json"
+        path = directory / SUMMARY_FILE
         if path.is_file():
-            content = read_json(path)
-            if isinstance(content, dict):
-                return content
-    return {}
+            with suppress(DataError):
+                return RunLabels.parse(read_json(path), str(path))
+    return RunLabels()
 
 
-def _places(experiment: Mapping[str, Any], paths: Sequence[Path]) -> dict[Path, tuple[str, int | None]]:
-    """Arm and seed by run directory; paths in experiment.json may be relative, or of a directory moved since."""
-    places: dict[Path, tuple[str, int | None]] = {}
-    entries = [entry for entry in experiment.get("runs", []) if isinstance(entry, dict) and "arm" in entry]
-    for path in paths:
-        for entry in entries:
-            stored = Path(str(entry.get("path", "")))
-            tail = stored.parts[-2:]
-            if stored.resolve() == path.resolve() or (tail and path.resolve().parts[-len(tail) :] == tail):
-                places[path.resolve()] = (str(entry["arm"]), entry.get("seed"))
-    return places
+def _label_of(path: Path, labels: RunLabels) -> RunLabel | None:
+    """The last one of this run; its path may be relative, or of a directory that was moved since."""
+    found, parts = None, path.resolve().parts
+    for label in labels.runs:
+        tail = Path(label.path).parts[-2:]
+        if Path(label.path).resolve() == path.resolve() or (tail and parts[-len(tail) :] == tail):
+            found = label
+    return found
 
 
-def read_run(path: Path, place: tuple[str, int | None] | None, margins: Margins | None) -> JudgedRun:
-    """Read and judge one run; `place` names its arm and seed where its directory does not."""
+def read_run(path: Path, label: RunLabel | None, margins: Margins | None) -> JudgedRun:
+    """Read and judge one run; `label` names its arm and seed where its directory does not."""
     curves = Curves.from_run(path) if path.is_dir() else Curves.from_jsonl(path)
     directory = path if path.is_dir() else path.parent
     name = path.resolve().name if path.is_dir() else path.stem
     found = _SEED.match(name)
-    arm, seed = place or ((found["arm"] or name, int(found["seed"])) if found else (name, None))
+    arm, seed = (found["arm"] or name, int(found["seed"])) if found else (name, None)
+    if label is not None:
+        arm, seed = label.arm, label.seed
     return JudgedRun(
         path=path,
         name=name,
@@ -225,7 +224,3 @@ def _examples(path: Path) -> tuple[Mapping[str, str], ...]:
 def typed(value: object) -> str:
     """A setting as one would type it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None

@@ -55,9 +55,25 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str | None = None, m
     return out
 
 
-def write_grid_report(directory: Path, out: Path, *, margins: Margins | None = None) -> Path:
-    """Write one HTML file about a grid that `thack experiment` ran, and plots/ with figures, numbers and claims."""
-    grid = load_grid(directory, margins)
+def write_grid_report(directory: Path, out: Path) -> Path:
+    """Write one HTML file about a grid, and plots/ with its figures, numbers and claims beside it.
+
+    Args:
+        directory: What `thack experiment` wrote; cells may be missing.
+        out: The HTML file.
+
+    Returns:
+        `out`.
+
+    Raises:
+        DataError: `directory` has no summary of a grid, or a run of it cannot be read.
+        UsageError: `out` cannot be written.
+
+    Example:
+        >>> write_grid_report(Path("runs/laptop"), Path("report.html"))  # doctest: +SKIP
+        PosixPath('report.html')
+    """
+    grid = load_grid(directory)
     figures = paper_figures(grid, draw=available())
     page = grid_page(grid, figures, missing_plots="" if available() else INSTALL)
     plots = _folder(out, plots=True)
@@ -65,7 +81,7 @@ def write_grid_report(directory: Path, out: Path, *, margins: Margins | None = N
         for plot in figure.plots:
             write_text(plots / f"{plot.name}.svg", plot.file)
         write_text(plots / f"{figure.name}.csv", curves_csv(figure.arms, CURVES))
-    write_text(plots / "claims.csv", claims_csv([claim for figure in figures for claim in figure.claims]))
+    write_text(plots / "claims.csv", claims_csv(grid.summary.claims))
     write_text(out, page)
     return out
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from thack.config.experiment import ExperimentSettings
-from thack.experiments.grid import recipe
+from thack.experiments.recipe import load_recipe
 
 SETS = [
     "task=sums",
@@ -36,4 +36,4 @@ def write_sums(directory: Path) -> Path:
 
 
 def settings(data: Path, *sets: str) -> ExperimentSettings:
-    return recipe("quick", [*SETS, f"data={data}", *sets])
+    return load_recipe("quick", [*SETS, f"data={data}", *sets])

@@ -13,7 +13,8 @@ from thack.config import to_toml
 from thack.config.experiment import MANY_EPOCHS, SINGLE_PASS, Axes, ExperimentSettings
 from thack.errors import UsageError
 from thack.experiments.cells import base_arm, cells, name_of, product
-from thack.experiments.grid import RECIPES, plan, recipe
+from thack.experiments.plan import plan
+from thack.experiments.recipe import RECIPES, load_recipe
 
 BASE = ExperimentSettings()
 
@@ -38,7 +39,7 @@ def test_an_online_arm_has_no_budget_and_no_cache() -> None:
 
 
 def test_a_product_of_ones_own_runs_beside_the_figures() -> None:
-    settings = recipe("laptop", ["axes.fraction_online=[0,0.05,0.1]", "seeds=[0]"])
+    settings = load_recipe("laptop", ["axes.fraction_online=[0,0.05,0.1]", "seeds=[0]"])
     own = [cell for cell in cells(settings) if "axes" in cell.figures]
     assert [cell.arm.fraction_online for cell in own] == [0, 0.05, 0.1]
     assert any("F7" in cell.figures for cell in cells(settings))
@@ -59,13 +60,13 @@ def test_a_product_of_ones_own_runs_beside_the_figures() -> None:
 )
 def test_what_makes_no_sense_is_refused_with_a_hint(sets: list[str], told: str) -> None:
     with pytest.raises(UsageError) as raised:
-        cells(recipe("laptop", sets))
+        cells(load_recipe("laptop", sets))
     assert told in str(raised.value)
 
 
 @pytest.mark.parametrize("own", ["seed=5", "source.kind='online-teacher'", "data.limit=3", "loss.divergence='jsd'"])
 def test_a_setting_that_every_cell_would_overwrite_is_refused(own: str, tmp_path: Path) -> None:
-    laptop = recipe("laptop", [f"distill.{own}"])
+    laptop = load_recipe("laptop", [f"distill.{own}"])
     if own.startswith("loss"):
         assert plan(laptop, tmp_path)
     else:
@@ -74,7 +75,7 @@ def test_a_setting_that_every_cell_would_overwrite_is_refused(own: str, tmp_path
 
 
 def test_a_seed_that_is_named_twice_is_one() -> None:
-    assert [cell.seed for cell in cells(recipe("laptop", ["seeds=[1, 1, 0]", "figures=['F4']"]))] == [1, 0]
+    assert [cell.seed for cell in cells(load_recipe("laptop", ["seeds=[1, 1, 0]", "figures=['F4']"]))] == [1, 0]
 
 
 def test_the_study_of_targets_has_distinct_arms() -> None:
@@ -94,9 +95,9 @@ def test_names_say_what_is_special() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_can_be_printed_changed_and_read_again(name: str, tmp_path: Path) -> None:
-    settings = recipe(name)
+    settings = load_recipe(name)
     (tmp_path / "mine.toml").write_text(to_toml(settings, comments=True))
-    assert recipe(str(tmp_path / "mine.toml")) == settings
+    assert load_recipe(str(tmp_path / "mine.toml")) == settings
 
 
 axis = st.lists(st.integers(1, 4), unique=True, max_size=3).map(tuple)

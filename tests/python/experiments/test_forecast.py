@@ -11,7 +11,7 @@ from thack.cli import app
 from thack.config.experiment import ExperimentSettings
 from thack.experiments.costs import Cost, Sizes
 from thack.experiments.forecast import forecast, probe
-from thack.experiments.grid import plan
+from thack.experiments.plan import plan
 
 from .small import SETS, settings, write_sums
 

@@ -11,7 +11,9 @@ import pytest
 from thack.errors import DataError, ModelError, ThackError, UsageError
 from thack.experiments import work
 from thack.experiments.demo import run_experiment
-from thack.experiments.grid import GridResult, plan, recipe, run_grid
+from thack.experiments.grid import GridResult, run_grid
+from thack.experiments.plan import plan
+from thack.experiments.recipe import load_recipe
 from thack.experiments.stages import walk
 from thack.runtime.progress import SILENT
 
@@ -169,7 +171,7 @@ def test_roles_from_directories(grid: tuple[Path, GridResult], data: Path, tmp_p
         (["oracle.train=false"], UsageError, "needs oracle.model"),
         (["task=nowhere"], DataError, "nowhere.jsonl"),
         (["data="], UsageError, "not embedded"),
-        ([f"{r}.model=m" for r in ("oracle", "teacher", "student")], UsageError, "models=DIR"),
+        ([f"{r}.model=m" for r in ("oracle", "teacher", "student")], UsageError, "models = DIR"),
         ([*(f"{r}.model=m" for r in ("oracle", "teacher", "student")), "models=/nowhere"], ModelError, "/nowhere/m"),
         (["groups.sizes.student=['big']", "figures=['sizes']"], UsageError, "width"),
     ],
@@ -182,4 +184,4 @@ def test_what_is_missing_is_named(data: Path, sets: list[str], error: type[Thack
 
 def test_an_unknown_recipe_is_refused() -> None:
     with pytest.raises(UsageError, match="recipes: demo"):
-        recipe("labtop")
+        load_recipe("labtop")

@@ -15,8 +15,8 @@ import pytest
 
 from thack.config import DistillSettings, LossSettings
 from thack.errors import MismatchError, ThackError, UsageError
-from thack.experiments.grid import plan
 from thack.experiments.lock import held
+from thack.experiments.plan import plan
 from thack.experiments.stages import Stage, chosen, plan_stage, walk
 from thack.experiments.workers import make_all
 from thack.runtime.progress import SILENT, Progress
@@ -48,7 +48,7 @@ def named(root: Path, name: str, work: object, *needs: Stage) -> Stage:
 def test_a_stage_is_made_once(tmp_path: Path) -> None:
     stage = plan_stage(tmp_path, "a", partial(write, "x"), inputs={"n": 1})
     assert make_all([stage, stage], SILENT) == {}
-    assert stage.record()["cpu_seconds"] >= 0
+    assert stage.record().cpu_seconds >= 0
     before = (stage.path / "stage.json").stat().st_mtime_ns
     assert make_all([stage], SILENT) == {}
     assert (stage.path / "stage.json").stat().st_mtime_ns == before

@@ -12,8 +12,9 @@ from synthetic import Noise, write_run
 
 from thack.reporting.bands import curves_csv
 from thack.reporting.csv_text import csv_text
-from thack.reporting.effects import Claim, claims_csv, effect_of
+from thack.reporting.effects import claims_csv, effect_of
 from thack.reporting.inputs import load
+from thack.schema.experiment import ClaimResult
 
 ODD = ['say "no"', "a, b", "two\nlines", 'both, "and"\r\nmore', "plain", "", "ü → ‖"]
 
@@ -34,8 +35,16 @@ def test_any_text_and_every_digit_come_back() -> None:
 @pytest.mark.parametrize("text", ODD)
 def test_a_claim_with_any_text_is_one_row(text: str) -> None:
     effect = effect_of({0: 0.1, 1: 0.2})
-    bounds = {"low": 0.0, "high": float("inf")}
-    claim = Claim(figure="F4", text=text, measure=f"{text}?", unit="%", effect=effect, **bounds)
+    claim = ClaimResult(
+        figure="F4",
+        text=text,
+        measure=f"{text}?",
+        unit="%",
+        above=0.0,
+        below=None,
+        effect=effect,
+        answer="inconclusive",
+    )
     head, row, *more = read_back(claims_csv([claim]))
     found = dict(zip(head, row, strict=True))
     assert not more

@@ -1,0 +1,51 @@
+"""What became of one cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from thack.detection import Curves, Verdict, verdict, verdict_without_oracle
+from thack.errors import ThackError
+from thack.experiments.plan import PlannedRun
+from thack.files import write_text
+from thack.schema.experiment import CellState, RunOutcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellOutcome:
+    """A cell that finished with a verdict, failed with an error, or has not run."""
+
+    planned: PlannedRun
+    verdict: Verdict | None = None
+    alarm: bool = False  # of the detector that decides without an oracle
+    error: ThackError | None = None
+
+    @property
+    def state(self) -> CellState:
+        """Which of the three."""
+        return "finished" if self.verdict else "failed" if self.error else "missing"
+
+
+def judge(planned: PlannedRun, error: ThackError | None) -> CellOutcome:
+    """Read the verdict of a run off its curves and write it beside them; `error` is why there is no run."""
+    if not planned.run.made:
+        return CellOutcome(planned=planned, error=error)
+    curves = Curves.from_run(planned.run.path)
+    found = verdict(curves)
+    write_text(planned.run.path / "verdict.json", found.to_json())
+    alarm = verdict_without_oracle(curves).alarm_step is not None
+    return CellOutcome(planned=planned, verdict=found, alarm=alarm)
+
+
+def run_outcome(found: Verdict, *, alarm: bool) -> RunOutcome:
+    """The numbers of a verdict that claims rest on."""
+    golden, proxy = found.golden, found.proxy
+    return RunOutcome(
+        verdict=found.name,
+        rise=golden.rise if golden else None,
+        golden_end=golden.end if golden else None,
+        proxy_end=proxy.end if proxy else None,
+        proxy_change=found.proxy_change,
+        over_baseline=found.over_baseline,
+        alarm=alarm,
+    )

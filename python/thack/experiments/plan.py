@@ -1,0 +1,44 @@
+"""The cells of a grid, each with the stages that it needs; planning runs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from thack.config.experiment import ExperimentSettings
+from thack.experiments.cells import Cell, base_arm, cells, name_of
+from thack.experiments.pipeline import Pipeline
+from thack.experiments.roles import check_decided, check_roles
+from thack.experiments.stages import Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """A cell, its number, its arm's name, and the stage that is its run."""
+
+    number: int
+    cell: Cell
+    name: str
+    run: Stage
+
+
+def plan(settings: ExperimentSettings, out: Path) -> list[PlannedRun]:
+    """Every cell of a grid with its run.
+
+    Args:
+        settings: The experiment.
+        out: The directory that it is to be written to; it need not exist.
+
+    Raises:
+        UsageError: the settings ask for what cannot be run.
+        ModelError: a role's model directory is not there.
+        DataError: a task's prompts are not there.
+    """
+    check_roles(settings)
+    check_decided(settings)
+    pipeline = Pipeline(settings, out)
+    base = base_arm(settings)
+    return [
+        PlannedRun(number=number, cell=cell, name=name_of(cell.arm, base), run=pipeline.run(cell))
+        for number, cell in enumerate(cells(settings))
+    ]

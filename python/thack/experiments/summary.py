@@ -1,0 +1,71 @@
+"""experiment.json: what came of every cell, the claims that follow, and the costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from thack.cache.format.layout import bytes_per_token
+from thack.config import to_dict
+from thack.config.experiment import ExperimentSettings
+from thack.experiments.arms import FinishedArms
+from thack.experiments.cells import base_arm, chosen_figures
+from thack.experiments.claims import claims
+from thack.experiments.outcome import CellOutcome, run_outcome
+from thack.experiments.plan import PlannedRun
+from thack.experiments.stages import Stage, walk
+from thack.files import read_json
+from thack.schema.experiment import CellResult, StageCosts, StageRecord, Summary
+from thack.schema.targets import TargetSpec
+
+
+def summarise(settings: ExperimentSettings, out: Path, outcomes: Sequence[CellOutcome]) -> Summary:
+    """Every cell with its place on the axes and what became of it, and the claims of the chosen figures."""
+    complete = [stage for stage in walk(one.planned.run for one in outcomes) if stage.made]
+    records = [stage.record() for stage in complete]
+    runs = tuple(_cell(outcome, out) for outcome in outcomes)
+    base, figures = base_arm(settings), chosen_figures(settings)
+    return Summary(
+        title=settings.title,
+        figures=figures,
+        base=base,
+        seeds=settings.seeds,
+        runs=runs,
+        claims=claims(FinishedArms.of(base, runs), figures),
+        stages=_costs(complete, records),
+        seconds=round(sum(record.seconds for record in records), 1),
+        cpu_seconds=round(sum(record.cpu_seconds for record in records), 1),
+        settings=to_dict(settings),
+    )
+
+
+def _cell(outcome: CellOutcome, out: Path) -> CellResult:
+    planned = outcome.planned
+    record = planned.run.record() if planned.run.made else None
+    return CellResult(
+        cell=planned.number,
+        path=planned.run.path.relative_to(out).as_posix(),
+        arm=planned.name,
+        seed=planned.cell.seed,
+        figures=planned.cell.figures,
+        axes=planned.cell.arm,
+        state=outcome.state,
+        error=str(outcome.error) if outcome.error else None,
+        outcome=run_outcome(outcome.verdict, alarm=outcome.alarm) if outcome.verdict else None,
+        bytes_per_token=_bytes_per_token(planned) if record else None,
+        seconds=record.seconds if record else None,
+        cpu_seconds=record.cpu_seconds if record else None,
+    )
+
+
+def _bytes_per_token(planned: PlannedRun) -> int:
+    vocab_size = read_json(planned.run.path / "model" / "config.json")["vocab_size"]
+    return bytes_per_token(TargetSpec.parse(planned.cell.arm.target), vocab_size)
+
+
+def _costs(stages: Sequence[Stage], records: Sequence[StageRecord]) -> tuple[StageCosts, ...]:
+    """Count and processor time of each kind of stage."""
+    found: dict[str, list[float]] = {}
+    for stage, record in zip(stages, records, strict=True):
+        found.setdefault(stage.kind, []).append(record.cpu_seconds)
+    return tuple(StageCosts(name=name, count=len(s), cpu_seconds=round(sum(s), 1)) for name, s in found.items())

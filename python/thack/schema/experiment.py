@@ -1,0 +1,221 @@
+"""An experiment on disk: the plan of its cells (cells.json), one stage (stage.json), what came of it (experiment.json).
+
+`experiments/` writes these values, `reporting/` reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from thack.schema import document
+from thack.schema.targets import DivergenceKind
+
+SUMMARY_FILE = "experiment.json"
+PLAN_FILE = "cells.json"
+STAGE_FILE = "stage.json"
+
+SourceKind = Literal["offline", "online-teacher", "online-student", "mixture"]  # who writes the responses, and when
+CellState = Literal["finished", "failed", "missing"]
+Unit = Literal["%", "points", "nats", "runs"]  # shares are stored as they are: 0.03 for 3 % or 3 points
+Answer = Literal["holds", "does not hold", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class ExperimentArm:
+    """One point of the grid, for any seed: its place on every axis."""
+
+    task: str
+    source: SourceKind
+    fraction_online: float  # 0 offline, 1 online
+    diversity: int  # prompts are divided by it
+    budget: int  # generations per prompt
+    loss: DivergenceKind
+    teacher: str  # its size: a hidden width, or a model directory
+    student: str
+    target: str  # a word that `TargetSpec.parse` reads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCell:
+    """A cell that has not run yet: one seed of one arm."""
+
+    cell: int
+    arm: str  # the arm's name
+    seed: int
+    run: str  # directory of the run, below the experiment's; so are `needs`
+    needs: tuple[str, ...]  # the stages upstream of it, in an order in which they can run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """cells.json: every cell of a grid, for a Slurm array whose task N runs cell N."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    recipe: str
+    cells: tuple[PlannedCell, ...]
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
+
+    @classmethod
+    def parse(cls, raw: object, what: str = PLAN_FILE) -> Plan:
+        """The inverse of `dump`.
+
+        Raises:
+            DataError: `raw` is not a plan of this version.
+        """
+        return document.parse(cls, raw, what)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRecord:
+    """stage.json: written last, so that a stage that has it is complete."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    name: str
+    key: str  # digest of everything that went into it
+    seconds: float
+    cpu_seconds: float  # of this process, all its threads
+    operations: float  # floating-point operations, as estimated before it ran
+    inputs: Mapping[str, object]
+    settings: Mapping[str, object]  # by dotted key, defaults included
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
+
+    @classmethod
+    def parse(cls, raw: object, what: str = STAGE_FILE) -> StageRecord:
+        """The inverse of `dump`.
+
+        Raises:
+            DataError: `raw` is not a stage's record of this version.
+        """
+        return document.parse(cls, raw, what)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """The numbers of one finished run that claims rest on; None where the run has no such number."""
+
+    verdict: str
+    rise: float | None  # golden: end over minimum − 1
+    golden_end: float | None  # nats per token; so is `proxy_end`
+    proxy_end: float | None
+    proxy_change: float | None  # relative, from golden's minimum to the end
+    over_baseline: float | None  # golden's end − KL(oracle‖teacher), in nats per token
+    alarm: bool  # of the detector that decides without an oracle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellResult:
+    """What became of one cell."""
+
+    cell: int
+    path: str  # directory of the run, below the experiment's
+    arm: str  # the arm's name
+    seed: int
+    figures: tuple[str, ...]  # that show it
+    axes: ExperimentArm
+    state: CellState
+    error: str | None = None
+    outcome: RunOutcome | None = None  # of a finished run; so are the three below
+    bytes_per_token: int | None = None  # of the record that holds its target, or would
+    seconds: float | None = None
+    cpu_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """A number for each seed, and their mean with its 95 % interval (Student's t); one seed has no interval."""
+
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimResult:
+    """One sentence of the paper, the number that decides it, and the answer."""
+
+    figure: str
+    text: str
+    measure: str  # what the number is
+    unit: Unit
+    above: float | None  # where the number should be; None: no bound on that side
+    below: float | None
+    effect: Effect
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCosts:
+    """All complete stages of one name."""
+
+    name: str
+    count: int
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """experiment.json: every cell with its place on the axes and what became of it, the claims, and the costs."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    title: str
+    figures: tuple[str, ...]
+    base: ExperimentArm  # the plain offline run
+    seeds: tuple[int, ...]
+    runs: tuple[CellResult, ...]
+    claims: tuple[ClaimResult, ...]
+    stages: tuple[StageCosts, ...]
+    seconds: float  # of all complete stages, each counted once; so is `cpu_seconds`
+    cpu_seconds: float
+    settings: Mapping[str, object]  # the experiment's, nested
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
+
+    @classmethod
+    def parse(cls, raw: object, what: str = SUMMARY_FILE) -> Summary:
+        """The inverse of `dump`.
+
+        Raises:
+            DataError: `raw` is not a summary of this version.
+        """
+        return document.parse(cls, raw, what)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLabel:
+    """Where one run belongs in a report."""
+
+    path: str  # relative to any directory, or absolute
+    arm: str
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLabels:
+    """The part of experiment.json that names runs. A user may write it by hand."""
+
+    title: str = ""
+    runs: tuple[RunLabel, ...] = ()
+
+    @classmethod
+    def parse(cls, raw: object, what: str = SUMMARY_FILE) -> RunLabels:
+        """Read them from a summary, or from an object of these fields.
+
+        Raises:
+            DataError: a run has no path, or no arm.
+        """
+        return document.parse(cls, raw, what)
