@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from thack.config.commands import DistillSettings
 from thack.config.shared import ArchitectureSettings, DTypeName
-from thack.config.training import CheckpointSettings, OptimizerSettings, SourceKind
+from thack.config.training import CheckpointSettings, OptimizerSettings
+from thack.schema.experiment import SourceKind
 from thack.schema.fields import FRACTION, SEED, AtLeast, Between, Each, Help
 from thack.schema.targets import DivergenceKind
 
