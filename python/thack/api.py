@@ -94,7 +94,7 @@ def read_curves(run: PathLike, mapping: str | None = None) -> Curves:
     from thack.detection import Curves, parse_mapping
 
     path, words = Path(run), parse_mapping(mapping or "")
-    return Curves.from_run(path, mapping=words) if path.is_dir() else Curves.from_jsonl(path, words)
+    return Curves.from_run(path, mapping=words) if path.is_dir() else Curves.from_log(path, words)
 
 
 def score_detectors(

@@ -1,6 +1,5 @@
 """Is the student learning its teacher's mistakes? Verdicts and detectors; numpy only."""
 
-from thack.detection.columns import parse_mapping
 from thack.detection.curves import Curves
 from thack.detection.detectors import (
     DETECTORS,
@@ -15,9 +14,10 @@ from thack.detection.detectors import (
     verdict_without_oracle,
     watch,
 )
+from thack.detection.foreign import parse_mapping
 from thack.detection.power_law import PowerLaw, fit_power_law
 from thack.detection.scoring import Case, Score, choose_threshold, score_detectors, with_chosen
-from thack.detection.verdict import verdict
+from thack.detection.verdict_table import verdict
 from thack.schema.metrics import Series
 from thack.schema.verdict import Detection, Extent, Margins, OracleFreeVerdict, Thresholds, Verdict
 
