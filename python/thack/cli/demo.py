@@ -51,7 +51,7 @@ def demo(
 def show(result: DemoResult) -> None:
     """One line per student: golden down and up, proxy, verdict."""
     table = Table("student", "seed", "golden: start, minimum, end", "proxy at minimum → end", "verdict", box=None)
-    for arm in result.arms:
+    for arm in result.runs:
         found = arm.verdict
         golden, after = found.golden, found.proxy_change
         curve = "–"
@@ -61,7 +61,7 @@ def show(result: DemoResult) -> None:
         proxy = "–" if found.proxy is None else f"{number(found.proxy_at_onset, 3)} → {found.proxy.end:.3f}"
         change = "" if after is None else f" ({percent(after)})"
         verdict = Text(found.headline, style=STYLES.get(found.name, "yellow"))
-        table.add_row(arm.arm, str(arm.seed), curve, proxy + change, verdict)
+        table.add_row(arm.source, str(arm.seed), curve, proxy + change, verdict)
     out().print(table)
 
 
@@ -69,13 +69,13 @@ def document(result: DemoResult) -> dict[str, Any]:
     """The result as one JSON document."""
     runs = [
         {
-            "arm": arm.arm,
+            "arm": arm.source,
             "seed": arm.seed,
             "run": str(arm.path),
             "seconds": arm.seconds,
             **arm.verdict.dump(),
         }
-        for arm in result.arms
+        for arm in result.runs
     ]
     return {"report": str(result.report), "seconds": result.seconds, "runs": runs}
 

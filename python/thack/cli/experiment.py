@@ -90,7 +90,7 @@ def _look_ahead(settings: ExperimentSettings, target: Path, again: Sequence[str]
     from thack.runtime.threads import threads
 
     found = forecast(settings, plan(settings, target), threads())
-    document = found.to_dict()
+    document: dict[str, Any] = found.to_dict()
     if again:
         claim_output(target, "experiment")
         document["manifest"] = str(write_plan(found, again[0], target))
@@ -108,24 +108,25 @@ def array_commands(found: Forecast, words: Sequence[str]) -> list[str]:
     rest, count = shlex.join(words), len(found.planned)
     return [
         f"thack slurm experiment --array {count} -- {rest} --cell {{task}} > grid.sbatch && sbatch grid.sbatch",
-        f"thack experiment {rest}    # when all are done: nothing is left to make but the report",
+        f"thack experiment {rest}    # when all are done: nothing is left to do but the report",
     ]
 
 
 def show_forecast(found: Forecast) -> None:
     cells = Table("cell", "arm", "seed", "figures", "", box=None)
     for p in found.planned:
-        cells.add_row(str(p.number), p.name, str(p.cell.seed), " ".join(p.cell.figures), "there" if p.run.made else "")
-    stages = Table("stage", "how many", "there", "cells on each", "tokens to do", "hours of one thread", box=None)
+        state = "complete" if p.run.is_complete else ""
+        cells.add_row(str(p.number), p.name, str(p.cell.seed), " ".join(p.cell.figures), state)
+    stages = Table("stage", "how many", "complete", "cells on each", "tokens to do", "hours of one thread", box=None)
     for kind in found.kinds:
         users, hours = f"{kind.users:.3g}", f"{kind.seconds / 3600:.2f}"
-        stages.add_row(kind.name, str(kind.count), str(kind.made), users, f"{kind.tokens:,.0f}", hours)
+        stages.add_row(kind.name, str(kind.count), str(kind.complete), users, f"{kind.tokens:,.0f}", hours)
     out().print(cells)
     out().print(stages)
     out().print(
         f"{len(found.planned)} cells · about {found.tokens:,.0f} tokens and {found.hours:.2f} hours with "
         f"{found.workers} worker{'s' if found.workers > 1 else ''}, at {found.rate / 1e9:.1f} GFLOP/s a thread "
-        f"(measured on {found.measured})",
+        f"(measured on {found.measured_on})",
         soft_wrap=True,
     )
 
