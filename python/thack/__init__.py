@@ -1,81 +1,175 @@
 """thack: cache what a teacher knows, distill it into a student, and see the moment it learns the mistakes.
 
-Everything here is public and kept; it is imported when first used, so that `import thack` stays quick.
+Everything here is public. It is imported when first used, so that `import thack` stays quick.
 
-    verbs   sft  generate  cache_logits  distill  evaluate  verdict  report  experiment  demo
-            the commands as functions; their settings are keyword arguments
-    parts   thack.kernels (topk_logsumexp, sample, threshold_sample, sparse_divergence: tensors in, tensors out)
-            thack.cache.Cache (open, index by sequence, iterate batches, verify)
-            thack.losses (forward_kl, reverse_kl, jsd, skewed_kl, total_variation: on every target)
-            thack.evaluation (EvalSet, distance)   thack.detection (fit_power_law, slope_ratio, verdict)
-    beside  thack.HackingCallback and thack.integrations, for transformers' and TRL's trainers
+    functions  sft  generate  cache_logits  distill  evaluate  verdict  report  demo  experiment  and more:
+               one for each command, with the command's settings as one typed object
+    settings   SftSettings  GenerateSettings  CacheSettings  DistillSettings  EvaluateSettings  and their groups
+    values     Cache  EvalSet  References  Verdict  and what the functions return
+    packages   thack.kernels  thack.losses  thack.cache  thack.evaluation  thack.detection  thack.integrations
+
+    result = thack.distill(thack.DistillSettings(cache="cache", student="student", out=Path("runs/a")))
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from thack import cache, integrations, kernels, losses
-    from thack import detection as detection
-    from thack import evaluation as evaluation
-    from thack.api import cache_logits, demo, distill, evaluate, experiment, generate, report, sft, verdict
+if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
+    from thack import cache, detection, evaluation, integrations, kernels, losses
+    from thack._version import __version__
+    from thack.api import (
+        cache_logits,
+        corpus,
+        demo,
+        distill,
+        doctor,
+        estimate_cache,
+        evaluate,
+        experiment,
+        explain,
+        export_cache,
+        forecast,
+        generate,
+        import_cache,
+        inspect_cache,
+        probe_cache,
+        read_curves,
+        recipe,
+        report,
+        score_detectors,
+        sft,
+        slurm_script,
+        verdict,
+        verify_cache,
+        write_cells,
+    )
     from thack.cache import Cache
+    from thack.config import (
+        ArchitectureSettings,
+        Axes,
+        CacheSettings,
+        CheckpointSettings,
+        DataSettings,
+        DistillSettings,
+        EvaluateSettings,
+        EvaluationSettings,
+        ExperimentSettings,
+        GenerateSettings,
+        GuardSettings,
+        LoadSettings,
+        LossSettings,
+        MemorySettings,
+        OptimizerSettings,
+        ParallelSettings,
+        RoleSettings,
+        SamplingSettings,
+        SftSettings,
+        SlurmSettings,
+        SourceSettings,
+        TargetSettings,
+        load_settings,
+    )
     from thack.errors import ThackError
     from thack.evaluation import EvalSet, References
     from thack.integrations import HackingCallback
+    from thack.schema.verdict import Margins, OracleFreeVerdict, Thresholds, Verdict
 
 _HOMES = {
-    "cache_logits": "thack.api",
-    "demo": "thack.api",
-    "distill": "thack.api",
-    "evaluate": "thack.api",
-    "experiment": "thack.api",
-    "generate": "thack.api",
-    "report": "thack.api",
-    "sft": "thack.api",
-    "verdict": "thack.api",
-    "Cache": "thack.cache",
-    "EvalSet": "thack.evaluation",
-    "References": "thack.evaluation",
-    "ThackError": "thack.errors",
-    "__version__": "thack._version",
-    "HackingCallback": "thack.integrations",
+    "thack._version": "__version__",
+    "thack.api": (
+        "cache_logits corpus demo distill doctor estimate_cache evaluate experiment explain export_cache "
+        "forecast generate import_cache inspect_cache probe_cache read_curves recipe report score_detectors "
+        "sft slurm_script verdict verify_cache write_cells"
+    ),
+    "thack.cache": "Cache",
+    "thack.config": (
+        "ArchitectureSettings Axes CacheSettings CheckpointSettings DataSettings DistillSettings "
+        "EvaluateSettings EvaluationSettings ExperimentSettings GenerateSettings GuardSettings LoadSettings "
+        "LossSettings MemorySettings OptimizerSettings ParallelSettings RoleSettings SamplingSettings "
+        "SftSettings SlurmSettings SourceSettings TargetSettings load_settings"
+    ),
+    "thack.errors": "ThackError",
+    "thack.evaluation": "EvalSet References",
+    "thack.integrations": "HackingCallback",
+    "thack.schema.verdict": "Margins OracleFreeVerdict Thresholds Verdict",
 }
-
-_PARTS = ("cache", "detection", "evaluation", "integrations", "kernels", "losses")
+_PACKAGES = ("cache", "detection", "evaluation", "integrations", "kernels", "losses")
 
 __all__ = [
+    "ArchitectureSettings",
+    "Axes",
     "Cache",
+    "CacheSettings",
+    "CheckpointSettings",
+    "DataSettings",
+    "DistillSettings",
     "EvalSet",
+    "EvaluateSettings",
+    "EvaluationSettings",
+    "ExperimentSettings",
+    "GenerateSettings",
+    "GuardSettings",
     "HackingCallback",
+    "LoadSettings",
+    "LossSettings",
+    "Margins",
+    "MemorySettings",
+    "OptimizerSettings",
+    "OracleFreeVerdict",
+    "ParallelSettings",
     "References",
+    "RoleSettings",
+    "SamplingSettings",
+    "SftSettings",
+    "SlurmSettings",
+    "SourceSettings",
+    "TargetSettings",
     "ThackError",
+    "Thresholds",
+    "Verdict",
     "__version__",
     "cache",
     "cache_logits",
+    "corpus",
     "demo",
     "detection",
     "distill",
+    "doctor",
+    "estimate_cache",
     "evaluate",
     "evaluation",
     "experiment",
+    "explain",
+    "export_cache",
+    "forecast",
     "generate",
+    "import_cache",
+    "inspect_cache",
     "integrations",
     "kernels",
+    "load_settings",
     "losses",
+    "probe_cache",
+    "read_curves",
+    "recipe",
     "report",
+    "score_detectors",
     "sft",
+    "slurm_script",
     "verdict",
+    "verify_cache",
+    "write_cells",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _PARTS:
+def __getattr__(name: str) -> object:
+    if name in _PACKAGES:
         return import_module(f"thack.{name}")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    for module, names in _HOMES.items():
+        if name in names.split():
+            return getattr(import_module(module), name)
     raise AttributeError(f"module 'thack' has no attribute {name!r}")
 
 

@@ -9,59 +9,44 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from thack.cli import verbs
+from thack._version import __version__
+from thack.cli import (
+    cache,
+    cache_logits,
+    corpus,
+    demo,
+    distill,
+    doctor,
+    evaluate,
+    experiment,
+    generate,
+    report,
+    sft,
+    slurm,
+    verdict,
+)
 from thack.cli.console import error_document, print_error, print_json
 from thack.cli.messages import translated
+from thack.cli.session import command_line, session
 from thack.errors import Interrupted, PeerFailed, Preempted, ThackError, UsageError
-from thack.runtime.failures import in_words
 from thack.runtime.ranks import current_rank
 
-app = typer.Typer(
-    name="thack",
-    help="Cache what a teacher knows, distill it into a student, and see the moment the student starts to "
-    "learn the teacher's mistakes.",
-    epilog="Start with:  [bold]thack demo[/]   ·   every command has --help with an example",
-    rich_markup_mode="rich",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
+# In the order of the pipeline: as the help lists them.
+_COMMANDS = (
+    demo,
+    experiment,
+    corpus,
+    sft,
+    generate,
+    cache_logits,
+    distill,
+    evaluate,
+    verdict,
+    report,
+    cache,
+    slurm,
+    doctor,
 )
-
-
-def _version(value: bool) -> None:
-    if value:
-        from thack.runtime.environment import native_version
-
-        typer.echo(f"thack {native_version()}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
-
-
-def _register() -> None:
-    """In the order of the pipeline; importing a command's file adds it to `app`."""
-    from thack.cli import (  # noqa: F401, I001
-        demo,
-        experiment,
-        corpus,
-        sft,
-        generate,
-        cache_logits,
-        distill,
-        evaluate,
-        verdict,
-        report,
-        cache,
-        slurm,
-        doctor,
-    )
 
 
 def main() -> NoReturn:
@@ -71,10 +56,11 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run one command line; 0 ok, 1 failure, 2 usage, 3 hacking found, 75 preempted, 130 Ctrl-C."""
-    verbs.state.reset()
-    _register()
+    session.reset()
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    session.json, session.verbose = "--json" in own, not {"-v", "--verbose"}.isdisjoint(own)  # for wrong flags too
     try:
-        code: Any = app(arguments, prog_name="thack", standalone_mode=False)
+        code: Any = make_app()(arguments, prog_name="thack", standalone_mode=False)
         if code == 130:  # typer turns Ctrl-C into a code
             return _fail(Interrupted("stopped by Ctrl-C"), KeyboardInterrupt())
         return code if isinstance(code, int) else 0
@@ -91,24 +77,58 @@ def run(arguments: list[str]) -> int:
         return _fail(_bug(error) if usage is None else usage, error)
 
 
+def make_app() -> typer.Typer:
+    """The application with every command."""
+    app = typer.Typer(
+        name="thack",
+        help="Cache what a teacher knows, distill it into a student, and see the moment the student starts to "
+        "learn the teacher's mistakes.",
+        epilog="Start with:  [bold]thack demo[/]   ·   every command has --help with an example",
+        rich_markup_mode="rich",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )
+    app.callback()(_root)
+    for module in _COMMANDS:
+        module.register(app)
+    return app
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=lambda value: _print_version(value), is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"thack {__version__}")
+        raise typer.Exit
+
+
 def _fail(error: ThackError, cause: BaseException) -> int:
-    error = translated(error, verbs.state.names)
+    error = translated(error, session.names)
     if isinstance(error, Preempted | Interrupted):
-        again = f"go on with: {verbs.command_line()}"
-        error = type(error)(error.message, details=error.details, hint=again)
-    if verbs.state.verbose:
+        error = type(error)(error.message, details=error.details, hint=f"to continue: {command_line()}")
+    if session.verbose:
         traceback.print_exception(cause, file=sys.stderr)
-    if not _first_rank():
-        if not isinstance(error, Preempted | Interrupted | PeerFailed):  # those the first rank tells for all
+    if not _is_first_rank():
+        if not isinstance(error, Preempted | Interrupted | PeerFailed):  # the first rank reports these for all
             print(f"rank {current_rank().rank}: {error.message}", file=sys.stderr)
         return error.exit_code
     print_error(error)
-    if verbs.state.json:
+    if session.json:
         print_json(error_document(error))
     return error.exit_code
 
 
-def _first_rank() -> bool:
+def _is_first_rank() -> bool:
     try:
         return current_rank().is_first
     except UsageError:  # what is wrong with the variables is the error to show
@@ -118,8 +138,16 @@ def _first_rank() -> bool:
 def _system_error(error: Exception) -> ThackError:
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
-        return ThackError("the reader of this output went away")
-    return in_words(error) or _bug(error)
+        return ThackError("broken pipe (stdout closed)")
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return ThackError(
+            "out of memory",
+            details=[str(error).split("\n")[0]] if str(error) else [],
+            hint="lower `batch_size` (distill: `micro_batch_size`), or `data.max_response_tokens`",
+        )
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return ThackError(f"{error.filename}: {error.strerror.lower()}")
+    return _bug(error)
 
 
 def _bug(error: Exception) -> ThackError:
@@ -130,7 +158,7 @@ def _bug(error: Exception) -> ThackError:
 
 
 def _usage_error(error: Exception) -> UsageError | None:
-    """What typer has to say about a wrong flag, as our one line; None for anything else."""
+    """What typer says about a wrong flag, as one line; None for anything else."""
     if not isinstance(error, typer.BadParameter.__mro__[1]):
         return None
     raised: Any = error

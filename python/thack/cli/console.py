@@ -1,27 +1,25 @@
-"""What a person sees: results on stdout; progress, notes and errors on stderr."""
+"""Output for people: results on stdout; progress, notes and errors on stderr."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from thack.errors import ThackError
 
-# of verdicts
-STYLES = {"hacking": "bold red", "over-fitting": "yellow", "healthy": "green", "no alarm": "green"}
+VERDICT_STYLES = {"hacking": "bold red", "over-fitting": "yellow", "healthy": "green", "no alarm": "green"}
 
 
-def out() -> Console:
-    """Results. Made anew for every use, so that redirected streams are seen; nothing is wrapped in a pipe."""
+def stdout() -> Console:
+    """For results. Created for every use, so that redirected streams are seen; lines are not wrapped in a pipe."""
     return _console(stderr=False)
 
 
-def err() -> Console:
-    """Everything that is not a result."""
+def stderr() -> Console:
+    """For everything that is not a result."""
     return _console(stderr=True)
 
 
@@ -33,15 +31,15 @@ def _console(stderr: bool) -> Console:
     return console
 
 
-def print_json(document: Any) -> None:
-    """The one document of `--json`."""
+def print_json(document: object) -> None:
+    """The document of `--json`."""
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
     sys.stdout.flush()
 
 
 def print_error(error: ThackError) -> None:
-    """One red line, the two values or the place, and what to type next."""
-    console = err()
+    """One red line, the details, and what to do next."""
+    console = stderr()
     console.print(Text.assemble(("error: ", "bold red"), (error.message, "red")), soft_wrap=True)
     for detail in error.details:
         console.print(Text(f"  {detail}"), soft_wrap=True)
@@ -49,7 +47,7 @@ def print_error(error: ThackError) -> None:
         console.print(Text(f"  {error.hint}", style="cyan"), soft_wrap=True)
 
 
-def error_document(error: ThackError) -> dict[str, Any]:
+def error_document(error: ThackError) -> dict[str, object]:
     """What `--json` prints instead of a result."""
     return {
         "error": error.message,
@@ -75,7 +73,7 @@ def count(value: float) -> str:
 
 
 def byte_size(value: float) -> str:
-    """Bytes in the largest unit that leaves a number above one."""
+    """Bytes in the largest unit that gives a number of 1 or more."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if abs(value) < 1000:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
@@ -84,7 +82,7 @@ def byte_size(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in the two units that matter."""
+    """A length of time in its two largest units."""
     for size, large, small, parts in ((86400, "d", "h", 24), (3600, "h", "min", 60), (60, "min", "s", 60)):
         if seconds >= size:
             whole = round(seconds / size * parts)

@@ -7,27 +7,29 @@ from typing import Annotated
 
 import typer
 
-from thack.cli.app import app
-from thack.cli.console import out, print_json
-from thack.cli.verbs import Command, Json, Verbose, epilog
+from thack import api
+from thack.cli.command import add_command
+from thack.cli.console import count, stdout
+from thack.cli.session import emit
+
+TASK_HELP = "docstring (signature → docstring), signature (docstring → signature), or continuation."
 
 
-@app.command("corpus", epilog=epilog("thack corpus --task docstring --out data/"), cls=Command)
-def corpus(
-    output: Annotated[Path, typer.Option("--out", help="Directory for the three files.")] = Path("data"),
-    task: Annotated[str, typer.Option(help="docstring (signature → docstring), signature, or continuation.")] = (
-        "docstring"
-    ),
-    held_out: Annotated[int, typer.Option(min=1, help="Prompts set aside for held_out.jsonl.")] = 256,
-    as_json: Json = False,
-    verbose: Verbose = False,
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    add_command(app, "corpus", run, example="thack corpus --task docstring --out data/")
+
+
+def run(
+    out: Annotated[Path, typer.Option(help="Directory of the three files.")] = Path("data"),
+    task: Annotated[str, typer.Option(metavar="WORD", help=TASK_HELP)] = "docstring",
+    held_out: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts set aside for held_out.jsonl.")] = 256,
 ) -> None:
-    """Write real text that this machine carries, Python's standard library, as pairs, prompts and held-out prompts."""
-    from thack.data.export import export_corpus
+    """Write text that every Python carries, its standard library, as pairs, prompts and held-out prompts."""
+    counts = api.corpus(out, task=task, held_out=held_out)
 
-    counts = export_corpus(output, task, held_out)
-    if as_json:
-        print_json({str(output / name): count for name, count in counts.items()})
-        return
-    for name, count in sorted(counts.items()):
-        out().print(f"{output / name}: {count:,} lines")
+    def show() -> None:
+        for path, lines in counts.items():
+            stdout().print(f"{path}: {count(lines)} lines")
+
+    emit({str(path): lines for path, lines in counts.items()}, show)

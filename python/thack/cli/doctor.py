@@ -10,35 +10,36 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from thack.cli.app import app
-from thack.cli.console import out, print_json
-from thack.cli.verbs import Command, Json, Verbose, epilog, state
+from thack import api
+from thack.cli.command import add_command
+from thack.cli.console import stdout
+from thack.cli.session import emit, session
 from thack.errors import ThackError
 
 MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "wrong": ("✗", "bold red")}
 
 
-@app.command("doctor", epilog=epilog("thack doctor --out /scratch/me/cache"), cls=Command)
-def doctor(
-    output: Annotated[Path, typer.Option("--out", help="Where a run would write: its file system is tried.")] = Path(),
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Show versions, SIMD level, threads against limits, bf16, GPUs, and try the file system of --out."""
-    from thack.runtime.doctor import examine
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    add_command(app, "doctor", run, example="thack doctor --out /scratch/me/cache")
 
-    findings = examine(output)
-    if as_json:
-        print_json([dataclasses.asdict(finding) for finding in findings])
-    else:
+
+def run(
+    out: Annotated[Path, typer.Option(help="Where a run would write: its file system is tested.")] = Path(),
+) -> None:
+    """Show versions, SIMD level, threads against limits, bf16, GPUs, and test the file system of --out."""
+    findings = api.doctor(out)
+
+    def show() -> None:
         table = Table(box=None, show_header=False, pad_edge=False)
         for finding in findings:
             mark, style = MARKS[finding.state]
-            value = Text.assemble(
-                finding.value, *([(f"\n{state.names.translate(finding.advice)}", "dim")] if finding.advice else [])
-            )
+            advice = f"\n{session.names.translate(finding.advice)}" if finding.advice else ""
+            value = Text.assemble(finding.value, (advice, "dim"))
             table.add_row(Text(mark, style=style), Text(finding.name, style="bold"), value)
-        out().print(table)
+        stdout().print(table)
+
+    emit([dataclasses.asdict(finding) for finding in findings], show)
     wrong = [finding.name for finding in findings if finding.state == "wrong"]
     if wrong:
         raise ThackError(f"not ready: {', '.join(wrong)}", hint="each line marked ✗ says what to do")

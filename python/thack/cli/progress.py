@@ -1,9 +1,9 @@
-"""Progress as rich draws it on a terminal, and as plain lines everywhere else."""
+"""Progress: bars of rich on a terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 from types import TracebackType
@@ -12,8 +12,7 @@ from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as RichDisplay
 from rich.text import Text
 
-from thack.cli.console import err
-from thack.cli.verbs import state
+from thack.cli.console import stderr
 
 _SHORT_S = 1.0  # shorter tasks leave no trace
 _LINE_EVERY_S = 15.0  # between two plain lines of one task
@@ -22,14 +21,15 @@ _LINE_EVERY_S = 15.0  # between two plain lines of one task
 class TerminalProgress:
     """Implements `runtime.progress.Progress`: bars with time left and fields; finished ones stay."""
 
-    def __init__(self) -> None:
+    def __init__(self, translate: Callable[[str], str] = str) -> None:
+        self._translate = translate
         self._display = RichDisplay(
             TextColumn("{task.description}"),
             BarColumn(bar_width=28),
             _Amount(),
             _Time(),
             _Fields(),
-            console=err(),
+            console=stderr(),
             refresh_per_second=4,
         )
 
@@ -55,7 +55,7 @@ class TerminalProgress:
                 self._display.stop_task(identity)
 
     def note(self, message: str) -> None:
-        self._display.console.print(state.names.translate(message), markup=False, highlight=False)
+        self._display.console.print(self._translate(message), markup=False, highlight=False)
 
 
 class _Bar:
@@ -90,6 +90,9 @@ class _Fields(ProgressColumn):
 class LineProgress:
     """The same without control codes: a line at the start, every few seconds, and at the end of a task."""
 
+    def __init__(self, translate: Callable[[str], str] = str) -> None:
+        self._translate = translate
+
     def __enter__(self) -> LineProgress:
         return self
 
@@ -105,7 +108,7 @@ class LineProgress:
         lines.finish()
 
     def note(self, message: str) -> None:
-        _line(state.names.translate(message))
+        _line(self._translate(message))
 
 
 class _Lines:
@@ -113,7 +116,7 @@ class _Lines:
         self._name, self._total, self._unit = name, total, unit
         self._done, self._shown = 0.0, dict[str, object]()
         self._started = self._printed = monotonic()
-        self._told = -1.0
+        self._reported = -1.0
 
     def advance(self, amount: float = 1, **fields: object) -> None:
         self._done += amount
@@ -122,11 +125,11 @@ class _Lines:
             self._print()
 
     def finish(self) -> None:
-        if monotonic() - self._started >= _SHORT_S and self._done != self._told:
+        if monotonic() - self._started >= _SHORT_S and self._done != self._reported:
             self._print()
 
     def _print(self) -> None:
-        self._printed, self._told = monotonic(), self._done
+        self._printed, self._reported = monotonic(), self._done
         passed = self._printed - self._started
         parts = [_amount(self._done, self._total, self._unit), _clock(passed)]
         if self._total and 0 < self._done < self._total:
@@ -135,9 +138,11 @@ class _Lines:
         _line(f"{self._name}: " + " · ".join(part for part in parts if part))
 
 
-def make_progress() -> TerminalProgress | LineProgress:
-    """Bars on a terminal, lines into files and pipes."""
-    return TerminalProgress() if err().is_terminal and not err().is_dumb_terminal else LineProgress()
+def make_progress(translate: Callable[[str], str] = str) -> TerminalProgress | LineProgress:
+    """Bars on a terminal, lines into files and pipes; notes pass through `translate`."""
+    console = stderr()
+    is_screen = console.is_terminal and not console.is_dumb_terminal
+    return TerminalProgress(translate) if is_screen else LineProgress(translate)
 
 
 def _line(text: str) -> None:

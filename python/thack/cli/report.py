@@ -7,25 +7,23 @@ from typing import Annotated
 
 import typer
 
-from thack.cli.app import app
-from thack.cli.console import out, print_json
-from thack.cli.verbs import Command, Json, Verbose, epilog
+from thack import api
+from thack.cli.command import add_command
+from thack.cli.console import stdout
+from thack.cli.session import emit
+
+RUNS_HELP = "Run directories, side by side; or one written by thack experiment."
 
 
-@app.command("report", epilog=epilog("thack report runs/a runs/b --out report.html"), cls=Command)
-def report(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(help="Run directories, side by side; or one that thack experiment made.", show_default=False),
-    ],
-    output: Annotated[
-        Path | None, typer.Option("--out", help="The HTML file; by default report.html in the first run.")
-    ] = None,
-    as_json: Json = False,
-    verbose: Verbose = False,
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    add_command(app, "report", run, example="thack report runs/a runs/b --out report.html")
+
+
+def run(
+    runs: Annotated[list[Path], typer.Argument(help=RUNS_HELP, show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="The HTML file; by default report.html in the first run.")] = None,
 ) -> None:
     """Write one self-contained HTML page about runs: verdicts, curves, settings, costs."""
-    from thack.api import report as write
-
-    path = write(runs, output)
-    print_json({"out": str(path)}) if as_json else out().print(f"report: {path}")
+    path = api.report(runs, out)
+    emit({"out": str(path)}, lambda: stdout().print(f"report: {path}"))

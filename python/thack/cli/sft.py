@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-from thack.cli.app import app
-from thack.cli.console import out
-from thack.cli.verbs import Call, Flag, verb
+import typer
+
+from thack import api
+from thack.cli.command import Call, Flag, SettingsCommand
+from thack.cli.console import stdout
+from thack.cli.session import emit
 from thack.config import SftSettings
 
-FLAGS = {
-    "data": Flag(key="data.path"),
-    "limit": Flag(key="data.limit"),
-    "on_bad_line": Flag(key="data.on_bad_line"),
-    "model": Flag(key="model"),
-    "out": Flag(key="out", help="where the run goes; run again to go on"),
-    "epochs": Flag(key="epochs", help="passes over the data"),
-    "batch_size": Flag(key="batch_size", help="sequences per optimizer step"),
-    "learning_rate": Flag(key="optimizer.learning_rate", help="peak learning rate"),
-    "seed": Flag(key="seed", help="fixes weights, order and dropout"),
-    "device": Flag(key="device", help="auto, cpu, cuda, cuda:1 or mps"),
-}
-
-
-@verb(
-    app,
-    "sft",
-    SftSettings,
-    flags=FLAGS,
-    example="thack sft --data pairs.jsonl --model ./base --out runs/teacher",
-    many=True,
-    set_example="optimizer.weight_decay=0.1",
+FLAGS = (
+    Flag(key="data.path", name="data"),
+    Flag(key="data.limit"),
+    Flag(key="data.on_bad_line"),
+    Flag(key="model"),
+    Flag(key="out"),
+    Flag(key="epochs"),
+    Flag(key="batch_size"),
+    Flag(key="optimizer.learning_rate"),
+    Flag(key="seed"),
+    Flag(key="device"),
 )
-def sft(call: Call[SftSettings]) -> None:
-    """Train a model on prompts with responses: an oracle, a teacher, or a student to start from."""
-    from thack.training import run_sft
 
-    directory = run_sft(call.settings, progress=call.progress)
-    call.emit({"out": str(directory)}, lambda: out().print(f"model: {directory}"))
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    SettingsCommand(
+        name="sft",
+        settings=SftSettings,
+        run=run,
+        flags=FLAGS,
+        example="thack sft --data pairs.jsonl --model ./base --out runs/teacher",
+        set_example="optimizer.weight_decay=0.1",
+        many=True,
+    ).add_to(app)
+
+
+def run(call: Call[SftSettings]) -> None:
+    """Train a model on prompts with responses: an oracle, a teacher, or a student to start from."""
+    directory = api.sft(call.settings, progress=call.progress)
+    emit({"out": str(directory)}, lambda: stdout().print(f"model: {directory}"))

@@ -3,53 +3,43 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from thack.cli.app import app
-from thack.cli.console import print_json
-from thack.cli.verbs import Command, Json, Verbose, epilog
-from thack.slurm import VERBS, Job, render
+from thack import api
+from thack.cli.command import Call, Flag, SettingsCommand
+from thack.cli.session import emit
+from thack.config import SlurmSettings
+from thack.config.slurm import COMMANDS
 
-EXAMPLE = "thack slurm cache-logits --array 16 -- --teacher ./teacher --data p.jsonl --out cache/ > a.sbatch"
+FLAGS = tuple(
+    Flag(key=key) for key in ("array", "nodes", "tasks", "time", "cpus", "gpus", "memory", "partition", "account")
+)
+
+COMMAND = Annotated[str, typer.Argument(help=f"The command to run: {', '.join(COMMANDS)}.", show_default=False)]
+ARGUMENTS = Annotated[
+    list[str] | None,
+    typer.Argument(help="Its own flags, after --; {task} becomes the array task's number.", show_default=False),
+]
 
 
-@app.command("slurm", epilog=epilog(EXAMPLE), cls=Command)
-def slurm(
-    verb: Annotated[str, typer.Argument(help=f"The command to run: {', '.join(VERBS)}.", show_default=False)],
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(help="Its own flags, after --; {task} becomes the array task's number.", show_default=False),
-    ] = None,
-    array: Annotated[int, typer.Option(help="Tasks of a job array; cache-logits shares its shards among them.")] = 0,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes of one sft or distill run.")] = 1,
-    tasks: Annotated[int, typer.Option(min=1, help="Its ranks per node, one per GPU.")] = 1,
-    time: Annotated[str, typer.Option(help="Time limit; the job requeues itself until done.")] = "04:00:00",
-    cpus: Annotated[int, typer.Option(min=1, help="Cores per task.")] = 8,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs per task.")] = 1,
-    memory: Annotated[str, typer.Option(help="Memory per node.")] = "32G",
-    partition: Annotated[str, typer.Option(help="Slurm partition.")] = "",
-    account: Annotated[str, typer.Option(help="Slurm account.")] = "",
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    SettingsCommand(
+        name="slurm",
+        settings=SlurmSettings,
+        run=run,
+        flags=FLAGS,
+        example="thack slurm cache-logits --array 16 -- --teacher ./teacher --data p.jsonl --out cache/ > a.sbatch",
+        set_example="warn_s=300",
+        parameters={"command": COMMAND, "arguments": ARGUMENTS},
+    ).add_to(app)
+
+
+def run(call: Call[SlurmSettings]) -> None:
     """Print an sbatch script that runs a command, survives preemption and requeues itself."""
-    job = Job(
-        verb=verb,
-        arguments=tuple(arguments or ()),
-        array=array,
-        nodes=nodes,
-        tasks=tasks,
-        time=time,
-        cpus=cpus,
-        gpus=gpus,
-        memory=memory,
-        partition=partition,
-        account=account,
-    )
-    script = render(job)
-    if as_json:
-        print_json({"script": script})
-    else:
-        sys.stdout.write(script)
+    chosen = replace(call.settings, command=call.values["command"], arguments=tuple(call.values["arguments"] or ()))
+    script = api.slurm_script(chosen)
+    emit({"script": script}, lambda: sys.stdout.write(script))

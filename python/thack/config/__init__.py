@@ -8,7 +8,7 @@ from thack.config.commands import (
     SftSettings,
 )
 from thack.config.experiment import Axes, ExperimentSettings, RoleSettings
-from thack.config.loader import from_dict, load
+from thack.config.loader import checked, from_dict, load_settings
 from thack.config.reference import Field, Setting, describe, fields_of
 from thack.config.shared import (
     ArchitectureSettings,
@@ -19,6 +19,7 @@ from thack.config.shared import (
     SamplingSettings,
     TrackerName,
 )
+from thack.config.slurm import SlurmSettings
 from thack.config.toml import to_dict, to_toml
 from thack.config.training import (
     CheckpointSettings,
@@ -30,7 +31,7 @@ from thack.config.training import (
     SourceSettings,
     TargetSettings,
 )
-from thack.schema.experiment import SourceKind
+from thack.config.verdict import VerdictSettings
 
 __all__ = [
     "ArchitectureSettings",
@@ -55,14 +56,16 @@ __all__ = [
     "SamplingSettings",
     "Setting",
     "SftSettings",
-    "SourceKind",
+    "SlurmSettings",
     "SourceSettings",
     "TargetSettings",
     "TrackerName",
+    "VerdictSettings",
+    "checked",
     "describe",
     "fields_of",
     "from_dict",
-    "load",
+    "load_settings",
     "to_dict",
     "to_toml",
 ]

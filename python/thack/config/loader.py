@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from thack.config.reference import REQUIRED, Field, describe, describe_type, fields_of, is_union
+from thack.config.toml import to_dict
 from thack.errors import DataError, UsageError
 
 T = TypeVar("T")
 Key = tuple[str, ...]
 
 
-def load(
+def load_settings(
     cls: type[T],
     files: Sequence[Path] = (),
     sets: Sequence[str] = (),
@@ -44,8 +45,8 @@ def load(
         DataError: a file that cannot be read or is not TOML.
 
     Example:
-        >>> from thack.config import LossSettings, load
-        >>> load(LossSettings, sets=["divergence=jsd", "beta=0.1"]).beta
+        >>> from thack.config import LossSettings, load_settings
+        >>> load_settings(LossSettings, sets=["divergence=jsd", "beta=0.1"]).beta
         0.1
     """
     layers = _Layers(cls)
@@ -64,7 +65,7 @@ def load(
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
-    """The inverse of `to_dict`, as strict as `load`.
+    """The inverse of `to_dict`, as strict as `load_settings`.
 
     Raises:
         UsageError: `values` are not those of a `cls`.
@@ -75,6 +76,15 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     if layers.problems:
         raise UsageError(f"not the settings of {cls.__name__}", details=layers.problems)
     return layers.build(cls)
+
+
+def checked(settings: T) -> T:
+    """The same settings, if all their values are allowed; texts become paths where paths are meant.
+
+    Raises:
+        UsageError: a value of another type, or out of its bounds.
+    """
+    return from_dict(type(settings), to_dict(settings))
 
 
 class _Layers:

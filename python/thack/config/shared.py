@@ -11,7 +11,7 @@ TrackerName = Literal["tensorboard", "wandb", "trackio"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
 
 Seed = Annotated[int, SEED, Help("seed of every random number")]
-Device = Annotated[str, Help("auto, cpu, cuda, cuda:1 or mps")]
+Device = Annotated[str, Help("device: auto, cpu, cuda, cuda:1 or mps")]
 DType = Annotated[DTypeName, Help("precision of matrix products; auto: what the device is fast in")]
 Trackers = Annotated[tuple[TrackerName, ...], Help("also send metrics.jsonl to these trackers")]
 

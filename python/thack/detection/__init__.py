@@ -14,10 +14,9 @@ from thack.detection.detectors import (
     verdict_without_oracle,
     watch,
 )
-from thack.detection.foreign import parse_mapping
 from thack.detection.power_law import PowerLaw, fit_power_law
 from thack.detection.scoring import Case, Score, choose_threshold, score_detectors, with_chosen
-from thack.detection.verdict_table import verdict
+from thack.detection.verdict import verdict
 from thack.schema.metrics import Series
 from thack.schema.verdict import Detection, Extent, Margins, OracleFreeVerdict, Thresholds, Verdict
 
@@ -41,7 +40,6 @@ __all__ = [
     "fresh_gap",
     "fresh_slope_ratio",
     "memorisation_gap",
-    "parse_mapping",
     "power_law_deviation",
     "score_detectors",
     "slope_ratio",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from thack.config.experiment import ExperimentSettings
 from thack.detection import Verdict
 from thack.experiments.grid import run_grid
-from thack.experiments.recipe import load_recipe
 from thack.reporting import write_report
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.status import recorded
@@ -17,73 +15,44 @@ from thack.schema.experiment import SourceKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DemoRun:
-    """One student: who wrote its responses, where it is, and what became of it."""
+class ArmResult:
+    """One student: who wrote its responses, where it lies, and what became of it."""
 
-    source: SourceKind
+    arm: SourceKind
     seed: int
     path: Path
     verdict: Verdict
-    seconds: float  # of its distillation
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoResult:
-    """Every student of the demo, and the report about them."""
-
-    runs: tuple[DemoRun, ...]
+    arms: tuple[ArmResult, ...]
     report: Path
-    seconds: float  # of this call
-
-
-def run_demo(
-    out: Path,
-    *,
-    seeds: Sequence[int] = (0,),
-    quick: bool = False,
-    sets: Sequence[str] = (),
-    progress: Progress = SILENT,
-) -> DemoResult:
-    """Train oracle, teacher and students on Python's own docstrings, judge every student, and write a report.
-
-    Args:
-        out: The directory to write to; one that holds a demo is resumed.
-        seeds: Replications; they share the oracle.
-        quick: Small enough for a smoke test, too small to show the finding.
-        sets: Settings of the form `key=value`, such as `distill.epochs=30`.
-        progress: Where stages show how far they are.
-
-    Returns:
-        The students, and `out`/report.html.
-
-    Raises:
-        UsageError: a setting is wrong, or `out` holds something else.
-        ThackError: the first failure of a stage.
-
-    Example:
-        >>> run_demo(Path("runs/demo"), quick=True)  # doctest: +SKIP
-        DemoResult(runs=(DemoRun(source='offline', ...
-    """
-    return run_experiment(replace(load_recipe("quick" if quick else "demo", sets), seeds=tuple(seeds)), out, progress)
+    seconds: float
 
 
 def run_experiment(settings: ExperimentSettings, out: Path, progress: Progress = SILENT) -> DemoResult:
-    """Run every arm and seed of an experiment, and write one report of its runs; the first failure is raised."""
+    """Every arm of every seed of one experiment, judged, with one report; the first failure is raised."""
     with recorded(out, "experiment"):
-        result = run_grid(settings, out, progress)
-        for outcome in result.outcomes:
-            if outcome.error is not None:
-                raise outcome.error
-        runs = [
-            DemoRun(
-                source=outcome.planned.cell.arm.source,
-                seed=outcome.planned.cell.seed,
-                path=outcome.planned.run.path,
-                verdict=outcome.verdict,
-                seconds=outcome.planned.run.record().seconds,
-            )
-            for outcome in result.outcomes
-            if outcome.verdict is not None
-        ]
-        report = write_report([run.path for run in runs], out / "report.html", title=settings.title)
-    return DemoResult(runs=tuple(runs), report=report, seconds=result.seconds)
+        return _run(settings, out, progress)
+
+
+def _run(settings: ExperimentSettings, out: Path, progress: Progress) -> DemoResult:
+    result = run_grid(settings, out, progress)
+    for outcome in result.failed:
+        assert outcome.error is not None
+        raise outcome.error
+    arms = [
+        ArmResult(
+            arm=outcome.planned.cell.arm.source,
+            seed=outcome.planned.cell.seed,
+            path=outcome.planned.run.path,
+            verdict=outcome.verdict,
+            seconds=outcome.planned.run.record().seconds,
+        )
+        for outcome in result.outcomes
+        if outcome.verdict is not None
+    ]
+    report = write_report([arm.path for arm in arms], out / "report.html", title=settings.title)
+    return DemoResult(arms=tuple(arms), report=report, seconds=result.seconds)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from thack.config import load
+from thack.config import load_settings
 from thack.config.experiment import ExperimentSettings
 from thack.errors import UsageError
 
@@ -37,11 +37,11 @@ def load_recipe(
     """
     if name in RECIPES:
         with as_file(files("thack.experiments") / "recipes" / f"{name}.toml") as path:
-            return load(ExperimentSettings, [path, *config], sets, overrides)
+            return load_settings(ExperimentSettings, [path, *config], sets, overrides)
     own = Path(name)
     if not own.is_file():
         raise UsageError(
             f"there is no recipe {name!r}, and no file of that name",
             hint=f"recipes: {', '.join(RECIPES)}; or the path of a TOML file",
         )
-    return load(ExperimentSettings, [own, *config], sets, overrides)
+    return load_settings(ExperimentSettings, [own, *config], sets, overrides)

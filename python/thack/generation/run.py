@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from thack.models.precision import inference_precision
 from thack.runtime.device import apply_threads, choose_device
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.status import recorded
+from thack.schema.generation import GenerateResult
 
 
-def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> dict[str, Any]:
-    """Write settings.samples responses per prompt into settings.out; returns the manifest and the directory.
+def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> GenerateResult:
+    """Write settings.samples responses per prompt into settings.out; returns what is there then.
 
     Those that are there already are returned as they are; others there are not written over.
     """
@@ -32,7 +34,7 @@ def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> dic
         return _write(settings, progress)
 
 
-def _write(settings: GenerateSettings, progress: Progress) -> dict[str, Any]:
+def _write(settings: GenerateSettings, progress: Progress) -> GenerateResult:
     apply_threads()
     device = choose_device(settings.device)
     model = load_model(settings.model, role="model", device=device, options=settings.load)
@@ -52,7 +54,7 @@ def _write(settings: GenerateSettings, progress: Progress) -> dict[str, Any]:
     }
     if (manifest := written_before(settings.out, facts)) is not None:
         progress.note(f"{settings.out} is already there")
-        return {**manifest, "out": str(settings.out)}
+        return _result(settings.out, manifest)
     precision.round_weights(model)  # its fingerprint is taken, and nothing reads it in float32
     request = GenerationRequest(
         sampling=settings.sampling,
@@ -71,7 +73,12 @@ def _write(settings: GenerateSettings, progress: Progress) -> dict[str, Any]:
         records={record.prompt_id: record for record in records},
         facts=facts,
     )
-    return {**manifest, "out": str(settings.out)}
+    return _result(settings.out, manifest)
+
+
+def _result(out: Path, manifest: Mapping[str, Any]) -> GenerateResult:
+    counts = {key: manifest[key] for key in ("responses", "tokens", "finished", "content")}
+    return GenerateResult(out=out, **counts)
 
 
 def _check(settings: GenerateSettings) -> None:

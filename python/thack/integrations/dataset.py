@@ -67,6 +67,7 @@ class CachedLabels:
         return len(self.labels_N)
 
     def to(self, device: torch.device | str, **_: Any) -> CachedLabels:
+        """The same labels on another device."""
         rows_N, labels_N = (t.to(device, non_blocking=True) for t in (self.rows_N, self.labels_N))
         return replace(self, rows_N=rows_N, labels_N=labels_N, target=self.target.to(device))
 

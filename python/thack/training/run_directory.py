@@ -185,7 +185,7 @@ class RunDirectory:
         return self.model
 
     def _check_settings(self) -> None:
-        earlier = config.load(type(self.settings), [self.path / "config.toml"], [], {})
+        earlier = config.load_settings(type(self.settings), [self.path / "config.toml"], [], {})
         before, now = flattened(config.to_dict(earlier)), flattened(config.to_dict(self.settings))
         changed = [
             key

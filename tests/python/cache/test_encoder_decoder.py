@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 import thack
 from thack.cache import Cache, verify
+from thack.config import CacheSettings, DataSettings
 from thack.data.tokenizer import Tokenizer
 from thack.models.batch import Batch
 from thack.targets.types import DenseTarget, TopKTarget
@@ -59,15 +62,17 @@ def test_records_are_what_the_decoder_gives(teacher: Path, data: Path, tmp_path:
     dense, top = (
         Cache.open(
             thack.cache_logits(
-                teacher=str(teacher),
-                data={"path": str(data)},
-                out=str(tmp_path / kind),
-                kind=kind,
-                top_k=8,
-                device="cpu",
+                CacheSettings(
+                    teacher=str(teacher),
+                    data=DataSettings(path=str(data)),
+                    out=tmp_path / kind,
+                    kind=kind,
+                    top_k=8,
+                    device="cpu",
+                )
             )
         )
-        for kind in ("dense", "top-k")
+        for kind in get_args(Literal["dense", "top-k"])
     )
     assert verify(dense.directory, full=True).ok and verify(top.directory, full=True).ok
     order = list(range(len(dense)))[::-1]
@@ -87,7 +92,9 @@ def test_a_shift_of_one_would_be_seen(teacher: Path, data: Path, tmp_path: Path)
     model = transformers.T5ForConditionalGeneration.from_pretrained(teacher).eval()
     cache = Cache.open(
         thack.cache_logits(
-            teacher=str(teacher), data={"path": str(data)}, out=str(tmp_path / "c"), kind="dense", device="cpu"
+            CacheSettings(
+                teacher=str(teacher), data=DataSettings(path=str(data)), out=tmp_path / "c", kind="dense", device="cpu"
+            )
         )
     )
     (s,), target = cache.targets([1])
@@ -101,16 +108,16 @@ def test_a_shift_of_one_would_be_seen(teacher: Path, data: Path, tmp_path: Path)
 
 
 def test_responses_are_written_and_scored_in_one_pass(teacher: Path, data: Path, tmp_path: Path) -> None:
-    keys = {
-        "teacher": str(teacher),
-        "data": {"path": str(data), "max_response_tokens": 6},
-        "kind": "sampled",
-        "sampled": 4,
-        "generate": True,
-        "samples": 2,
-        "device": "cpu",
-    }
-    first, again = (thack.cache_logits(**keys, out=str(tmp_path / name)) for name in ("a", "b"))
+    settings = CacheSettings(
+        teacher=str(teacher),
+        data=DataSettings(path=str(data), max_response_tokens=6),
+        kind="sampled",
+        sampled=4,
+        generate=True,
+        samples=2,
+        device="cpu",
+    )
+    first, again = (thack.cache_logits(replace(settings, out=tmp_path / name)) for name in ("a", "b"))
     cache = Cache.open(first)
     assert len(cache) == 2 * len(PAIRS) * 4
     assert all(1 <= len(cache.sequences(i).response_ids) <= 6 for i in range(len(cache)))

@@ -18,7 +18,7 @@ from thack.cache.capture.job import capture
 from thack.cache.capture.preparation import prepare_directory, prepare_job
 from thack.cache.exchange.importing import ImportSettings, import_cache
 from thack.cache.format.plan import publish_plan, read_plan
-from thack.config import CacheSettings, DataSettings, SamplingSettings
+from thack.config import CacheSettings, DataSettings, DistillSettings, SamplingSettings
 from thack.errors import CacheError, MismatchError, ThackError, UsageError
 from thack.files import canonical_json
 
@@ -292,12 +292,14 @@ def test_a_student_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text('{"id": "a", "prompt": "abc", "response": "abcabc"}\n')
     teacher, student = str(tmp_path / "teacher"), str(tmp_path / "student")
-    cache = thack.cache_logits(teacher=teacher, data={"path": str(data)}, out=str(tmp_path / "cache"), top_k=4)
+    cache = thack.cache_logits(
+        CacheSettings(teacher=teacher, data=DataSettings(path=str(data)), out=tmp_path / "cache", top_k=4)
+    )
     with pytest.raises(ThackError) as caught:
-        thack.distill(student=student, cache=str(cache), out=str(tmp_path / "run"))
+        thack.distill(DistillSettings(student=student, cache=str(cache), out=tmp_path / "run"))
     assert len(re.findall(r"sha256:[0-9a-f]{8}", str(caught.value))) >= 2, str(caught.value)
     with pytest.raises(ThackError) as caught:
-        thack.distill(student=teacher, teacher=student, cache=str(cache), out=str(tmp_path / "run2"))
+        thack.distill(DistillSettings(student=teacher, teacher=student, cache=str(cache), out=tmp_path / "run2"))
     assert len(re.findall(r"sha256:[0-9a-f]{8}", str(caught.value))) >= 2, str(caught.value)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from thack.cli import app, verbs
-from thack.config import CacheSettings, DistillSettings, load
+from thack.cli import app
+from thack.cli.session import session
+from thack.config import CacheSettings, DistillSettings, load_settings
 from thack.errors import HackingFound, Preempted, ThackError
 
 COMMANDS = [
@@ -120,7 +121,7 @@ def test_show_settings_prints_toml_that_loads(tmp_path: Path, capsys: pytest.Cap
     code, out, _ = run(capsys, "distill", "--student", "s", "--set", "loss.beta=0.1", "--show-settings")
     assert code == 0
     (tmp_path / "c.toml").write_text(out)
-    loaded = load(DistillSettings, [tmp_path / "c.toml"])
+    loaded = load_settings(DistillSettings, [tmp_path / "c.toml"])
     assert (loaded.student, loaded.loss.beta) == ("s", 0.1)
     assert "# jsd: M = " in out
 
@@ -128,7 +129,7 @@ def test_show_settings_prints_toml_that_loads(tmp_path: Path, capsys: pytest.Cap
 def test_flags_win_over_set_and_imply_their_kind(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     def settings(*arguments: str) -> CacheSettings:
         (tmp_path / "c.toml").write_text(run(capsys, "cache-logits", *arguments, "--show-settings")[1])
-        return load(CacheSettings, [tmp_path / "c.toml"])
+        return load_settings(CacheSettings, [tmp_path / "c.toml"])
 
     assert settings("--top-k", "8", "--set", "top_k=4").top_k == 8
     assert settings("--sampled", "4").kind == "sampled"
@@ -169,8 +170,8 @@ class _Raises:
     [
         (ThackError("broken", hint="mend it"), 1, "mend it"),
         (HackingFound("hacking found in a"), 3, "hacking found"),
-        (Preempted("stopped by SIGTERM", details=["kept: step 3"]), 75, "go on with: thack"),
-        (KeyboardInterrupt(), 130, "go on with: thack"),
+        (Preempted("stopped by SIGTERM", details=["kept: step 3"]), 75, "to continue: thack"),
+        (KeyboardInterrupt(), 130, "to continue: thack"),
         (MemoryError(), 1, "out of memory"),
         (FileNotFoundError(2, "No such file or directory", "x/y"), 1, "x/y: no such file or directory"),
         (ZeroDivisionError("division by zero"), 1, "this should not happen: ZeroDivisionError"),
@@ -194,7 +195,7 @@ def test_exit_codes(
 def test_verbose_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("thack.api.verdict", _Raises(ThackError("broken")))
     assert "Traceback" in run(capsys, "verdict", "runs/a", "-v")[2]
-    assert verbs.state.verbose
+    assert session.verbose
     assert "Traceback" not in run(capsys, "verdict", "runs/a")[2], "the flag must not leak into the next call"
 
 

@@ -20,9 +20,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_pipes_get_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "err", lambda: Console(file=io.StringIO()))
+    monkeypatch.setattr(module, "stderr", lambda: Console(file=io.StringIO()))
     assert isinstance(make_progress(), LineProgress)
-    monkeypatch.setattr(module, "err", lambda: Console(file=io.StringIO(), force_terminal=True))
+    monkeypatch.setattr(module, "stderr", lambda: Console(file=io.StringIO(), force_terminal=True))
     assert isinstance(make_progress(), TerminalProgress)
 
 
@@ -49,7 +49,7 @@ def test_short_tasks_leave_no_line_and_notes_stay(clock: list[float], capsys: py
 
 def test_terminal_bars_show_amount_fields_and_notes(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(module, "err", lambda: Console(file=screen, force_terminal=True, width=120))
+    monkeypatch.setattr(module, "stderr", lambda: Console(file=screen, force_terminal=True, width=120))
     monkeypatch.setattr(module, "_SHORT_S", 0.0)
     terminal = TerminalProgress()
     progress: Progress = terminal

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from thack.config import CacheSettings, DistillSettings, LossSettings, SftSettings, from_dict, load
+from thack.config import CacheSettings, DistillSettings, LossSettings, SftSettings, from_dict, load_settings
 from thack.errors import DataError, UsageError
 from thack.schema.fields import AtLeast, Each, Help
 
@@ -35,7 +35,7 @@ class _Outer:
 def test_layers_win_in_order(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('epochs = 2\nbatch_size = 4\nseed = 1\n[loss]\ndivergence = "jsd"\n')
     (tmp_path / "b.toml").write_text("epochs = 3\n")
-    loaded = load(
+    loaded = load_settings(
         DistillSettings,
         [tmp_path / "a.toml", tmp_path / "b.toml"],
         ["batch_size=8"],
@@ -47,7 +47,7 @@ def test_layers_win_in_order(tmp_path: Path) -> None:
 
 
 def test_nested_group_keeps_the_defaults_its_parent_chose() -> None:
-    loaded = load(SftSettings, [], ["optimizer.warmup_steps=7"])
+    loaded = load_settings(SftSettings, [], ["optimizer.warmup_steps=7"])
     assert loaded.optimizer.warmup_steps == 7
     assert loaded.optimizer.learning_rate == SftSettings().optimizer.learning_rate != 1e-3
 
@@ -62,7 +62,7 @@ def test_all_mistakes_at_once_with_key_value_and_accepted() -> None:
         "source=1",
     ]
     with pytest.raises(UsageError) as caught:
-        load(DistillSettings, [], [*sets, "nonsense"], {"out": 3})
+        load_settings(DistillSettings, [], [*sets, "nonsense"], {"out": 3})
     text = str(caught.value)
     assert "8 settings are wrong" in text
     assert "learning_rate: no such key; did you mean optimizer.learning_rate?" in text
@@ -88,65 +88,65 @@ def test_all_mistakes_at_once_with_key_value_and_accepted() -> None:
     ],
 )
 def test_set_values_follow_the_type_of_the_key(text: str, key: str, value: object) -> None:
-    assert getattr(load(DistillSettings, [], [text]), key) == value
+    assert getattr(load_settings(DistillSettings, [], [text]), key) == value
 
 
 def test_a_near_miss_in_a_list_is_named() -> None:
     with pytest.raises(UsageError, match=r"tracker = \[.*did you mean wandb\?"):
-        load(DistillSettings, [], ['tracker=["tensorboard", "wanb"]'])
+        load_settings(DistillSettings, [], ['tracker=["tensorboard", "wanb"]'])
 
 
 def test_lists_and_fractions() -> None:
-    loaded = load(CacheSettings, [], ["temperatures=[1, 2.5]"])
+    loaded = load_settings(CacheSettings, [], ["temperatures=[1, 2.5]"])
     assert loaded.temperatures == (1.0, 2.5)
     with pytest.raises(UsageError, match=r"temperatures = .*a list, each more than 0"):
-        load(CacheSettings, [], ["temperatures=[-1]"])
+        load_settings(CacheSettings, [], ["temperatures=[-1]"])
     with pytest.raises(UsageError, match="must be a list, each a number"):
-        load(CacheSettings, [], ["temperatures=2"])
+        load_settings(CacheSettings, [], ["temperatures=2"])
 
 
 @pytest.mark.parametrize("text", ["flag=1", "needed=true", "mode=1", "inner.size=nan", "many=[inf]", "maybe=x"])
 def test_types_are_not_bent(text: str) -> None:
     with pytest.raises(UsageError, match="must be"):
-        load(_Outer, [], [text], {"needed": 1} if "needed" not in text else {})
+        load_settings(_Outer, [], [text], {"needed": 1} if "needed" not in text else {})
 
 
 def test_required_optional_and_nested_defaults() -> None:
     with pytest.raises(UsageError, match="needed is required"):
-        load(_Outer)
-    outer = load(_Outer, [], ["needed=1", "maybe=2", "inner.name=n"])
+        load_settings(_Outer)
+    outer = load_settings(_Outer, [], ["needed=1", "maybe=2", "inner.name=n"])
     assert (outer.maybe, outer.inner) == (2.0, _Inner(size=7, name="n"))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
-        load(DistillSettings, [tmp_path / "none.toml"])
+        load_settings(DistillSettings, [tmp_path / "none.toml"])
     (tmp_path / "bad.toml").write_text("a = = 1")
     with pytest.raises(DataError, match="not TOML"):
-        load(DistillSettings, [tmp_path / "bad.toml"])
+        load_settings(DistillSettings, [tmp_path / "bad.toml"])
     with pytest.raises(DataError, match="cannot be read"):
-        load(DistillSettings, [tmp_path])
+        load_settings(DistillSettings, [tmp_path])
     (tmp_path / "key.toml").write_text("epoch = 1")
     with pytest.raises(UsageError, match=r"epoch: no such key; did you mean epochs\? \(in .*key.toml\)"):
-        load(DistillSettings, [tmp_path / "key.toml"])
+        load_settings(DistillSettings, [tmp_path / "key.toml"])
 
 
 def test_wrong_values_are_not_reported_as_missing_too() -> None:
     with pytest.raises(UsageError) as caught:
-        load(_Outer, [], ["needed=x"])
+        load_settings(_Outer, [], ["needed=x"])
     assert caught.value.details == ('needed = "x": must be a whole number (in `sets` needed=x)',)
 
 
 def test_bounds_are_checked_item_by_item_and_not_on_an_absent_value() -> None:
-    assert load(_Outer, [], ["sizes=[1, 2]"], {"needed": 1}).sizes == (1, 2)
+    assert load_settings(_Outer, [], ["sizes=[1, 2]"], {"needed": 1}).sizes == (1, 2)
     with pytest.raises(UsageError, match=r"sizes = \[1, 0\]: must be a list, each 1 or more"):
-        load(_Outer, [], ["sizes=[1, 0]"], {"needed": 1})
-    assert load(_Outer, [], [], {"needed": 1}).length is None
+        load_settings(_Outer, [], ["sizes=[1, 0]"], {"needed": 1})
+    assert load_settings(_Outer, [], [], {"needed": 1}).length is None
 
 
 def test_a_whole_number_too_large_for_a_fraction_is_refused() -> None:
     with pytest.raises(UsageError, match="must be a number"):
-        load(LossSettings, [], [f"weight=1{'0' * 400}"])
+        load_settings(LossSettings, [], [f"weight=1{'0' * 400}"])
 
 
 def test_from_dict_refuses_what_is_not_there_and_what_is_wrong() -> None:

@@ -61,11 +61,10 @@ def test_another_trainers_log_by_a_mapping(
     code, out, _ = run(capsys, "verdict", str(log), "--map", mapping, "--fail-on-hacking")
     assert code == 3
     assert ("HACKING from step 79" if with_golden else "hacking suspected from step") in out
-    sets = "rise=0.5" if with_golden else "slope_ratio=-5"
+    sets = "margins.rise=0.5" if with_golden else "thresholds.slope_ratio=-5"
     assert run(capsys, "verdict", str(log), "--map", mapping, "--fail-on-hacking", "--set", sets)[0] == 0
-    wrong = "slope_ratio=0.4" if with_golden else "rise=0.5"
-    code, _, err = run(capsys, "verdict", str(log), "--map", mapping, "--set", wrong)
-    assert code == 2 and wrong.split("=")[0] in err
+    code, _, err = run(capsys, "verdict", str(log), "--map", mapping, "--set", "rise=0.5")
+    assert code == 2 and "rise: no such key; did you mean margins.rise?" in err
 
 
 def test_a_transformers_state_is_read_like_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +105,7 @@ def test_what_a_guard_did_stands_in_the_verdict(tmp_path: Path) -> None:
     note = verdict(curves).notes[-1]
     assert note == (
         "a guard was on: slope ratio 0.35 (alarm at 0.5) at step 79; the checkpoint of step 48 was kept; "
-        "2 newly sampled responses per prompt (18,500 tokens) joined in epochs 5, 15"
+        "2 fresh responses per prompt (18,500 tokens) joined in epochs 5, 15"
     )
     assert note in verdict_without_oracle(curves).notes
 

@@ -20,6 +20,7 @@ from thack.detection import Curves
 from thack.errors import DataError, MismatchError, UsageError
 from thack.evaluation import References, evaluate
 from thack.runtime import runlog
+from thack.schema.verdict import Margins
 
 from .small import arguments, llama
 
@@ -97,11 +98,11 @@ def test_the_folder_is_a_run(callback: HackingCallback, tmp_path: Path) -> None:
     assert f"{PROXY}/low" in evaluations[0]
     assert len([row for row in rows if row["event"] == "train"]) == 14
     assert json.loads((folder / "verdict.json").read_text())["golden"] is None, "all within the warm-up"
-    found: Any = api.verdict(folder, sets=["warmup_steps=0"])
+    found: Any = api.verdict(folder, margins=Margins(warmup_steps=0))
     assert found.num_evaluations == 7 and found.num_prompts == 10 and found.golden.rise_interval is not None
     assert callback.verdict is not None and callback.suspicion is not None
     trainer.state.save_to_json(str(tmp_path / "trainer_state.json"))
-    again: Any = api.verdict(tmp_path / "trainer_state.json", sets=["warmup_steps=0"])
+    again: Any = api.verdict(tmp_path / "trainer_state.json", margins=Margins(warmup_steps=0))
     assert again.golden.end == pytest.approx(found.golden.end)
 
 
@@ -134,7 +135,7 @@ def test_a_monitor_lets_the_detector_compare(
     train(tmp_path, llama(1), [callback])
     curves = Curves.from_run(tmp_path / "thack")
     assert len(curves.of("monitor")) == len(curves.of("fresh")) == 3
-    assert curves.column_of["golden"].startswith("human/")
+    assert curves.words["golden"].startswith("human/")
     bare = EvalSet.from_records(records[:4]).with_responses(references, max_new_tokens=8)
     lame = HackingCallback(eval_set, references, monitor=bare, **common)
     with pytest.raises(DataError, match="the monitor holds no training responses"):

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from thack import Cache, api
-from thack.config import LossSettings
+from thack.config import CacheSettings, DataSettings, LossSettings
 from thack.data import Record
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError
@@ -44,9 +44,16 @@ def cache(
     tokenizer.save(path / "teacher")
     lines = [json.dumps({"prompt": r.prompt, "response": r.response}) for r in records[:8]]
     (path / "pairs.jsonl").write_text("\n".join(lines))
-    kept = {"kind": request.param, "top_k": 8, "sampled": 8, "device": "cpu"}
-    out = api.cache_logits(teacher=str(path / "teacher"), data=path / "pairs.jsonl", out=str(path / "cache"), **kept)
-    return Cache.open(out)
+    settings = CacheSettings(
+        teacher=str(path / "teacher"),
+        data=DataSettings(path=str(path / "pairs.jsonl")),
+        out=path / "cache",
+        kind=request.param,
+        top_k=8,
+        sampled=8,
+        device="cpu",
+    )
+    return Cache.open(api.cache_logits(settings))
 
 
 def own_loss(model: Any, cache: Cache, tokenizer: Tokenizer) -> torch.Tensor:

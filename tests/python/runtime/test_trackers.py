@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from thack.config import DistillSettings, SftSettings, load
+from thack.config import DistillSettings, SftSettings, load_settings
 from thack.errors import UsageError
 from thack.runtime import trackers
 from thack.runtime.runlog import read
@@ -55,9 +55,9 @@ def test_numbers_alone_are_mirrored_and_a_failing_tracker_is_given_up(
 
 
 def test_the_setting_is_a_list_of_known_names() -> None:
-    assert load(DistillSettings, sets=['tracker=["tensorboard", "wandb"]']).tracker == ("tensorboard", "wandb")
+    assert load_settings(DistillSettings, sets=['tracker=["tensorboard", "wandb"]']).tracker == ("tensorboard", "wandb")
     with pytest.raises(UsageError, match=r"tensorboard \| wandb \| trackio"):
-        load(SftSettings, sets=['tracker=["mlflow"]'])
+        load_settings(SftSettings, sets=['tracker=["mlflow"]'])
 
 
 def test_what_is_not_installed_is_said_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +84,7 @@ def test_tensorboard_holds_every_number_of_a_run(tmp_path: Path) -> None:
         "tracker": ["tensorboard"],
         "device": "cpu",
     }
-    run_sft(load(SftSettings, overrides=keys))
+    run_sft(load_settings(SftSettings, overrides=keys))
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     expected: dict[str, list[tuple[int, float]]] = {}

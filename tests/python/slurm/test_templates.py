@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from thack.config import SlurmSettings
 from thack.errors import UsageError
-from thack.slurm import Job, render, templates
+from thack.slurm import render, templates
 
 SRUN = """#!/bin/bash
 echo "$@" >> "$FAKE/srun.log"
@@ -38,7 +39,7 @@ def fake(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def submit(fake: Path, job: Job, **environ: str) -> int:
+def submit(fake: Path, job: SlurmSettings, **environ: str) -> int:
     slurm = {
         "SLURM_JOB_ID": "70",
         "SLURM_ARRAY_JOB_ID": "69",
@@ -55,14 +56,16 @@ def submit(fake: Path, job: Job, **environ: str) -> int:
     return done.returncode
 
 
-def job(verb: str, *arguments: str, array: int = 0) -> Job:
-    return Job(verb=verb, arguments=arguments, array=array, python="python")
+def job(command: str, *arguments: str, array: int = 0) -> SlurmSettings:
+    return SlurmSettings(command=command, arguments=arguments, array=array, python="python")
 
 
 JOBS = {
     "single": (job("distill", "--cache", "my cache", "--out", "runs/a b"), "runs/a b", "70"),
     "multi-node": (
-        Job(verb="distill", arguments=("--cache", "c", "--out", "runs/m"), nodes=2, tasks=4, python="python"),
+        SlurmSettings(
+            command="distill", arguments=("--cache", "c", "--out", "runs/m"), nodes=2, tasks=4, python="python"
+        ),
         "runs/m",
         "70",
     ),
@@ -114,11 +117,11 @@ def test_ranks_of_one_run_share_the_gpus_of_their_node(fake: Path) -> None:
     assert submit(fake, JOBS["multi-node"][0]) == 0
     first = (fake / "srun.log").read_text().splitlines()[0]
     assert first.startswith("--wait=60 python -m thack distill")
-    assert "--ntasks-per-node=2" in render(Job(verb="sft", arguments=("--out", "a"), tasks=2))
+    assert "--ntasks-per-node=2" in render(SlurmSettings(command="sft", arguments=("--out", "a"), tasks=2))
 
 
 def test_options_and_quoting() -> None:
-    script = render(Job(verb="sft", arguments=("--out", "a'b $x"), partition="gpu", account="me", gpus=0))
+    script = render(SlurmSettings(command="sft", arguments=("--out", "a'b $x"), partition="gpu", account="me", gpus=0))
     assert "#SBATCH --partition=gpu\n#SBATCH --account=me\n" in script
     assert "gpus" not in script
     assert """--out 'a'"'"'b $x'""" in script
@@ -130,12 +133,12 @@ def test_options_and_quoting() -> None:
     [
         (job("doctor"), "no job for thack doctor"),
         (job("sft", "--data", "x"), "needs --out"),
-        (Job(verb="generate", arguments=("--out", "x"), nodes=2), "runs as one process"),
-        (Job(verb="sft", arguments=("--out", "x-{task}"), tasks=2, array=4), "runs of their own"),
+        (SlurmSettings(command="generate", arguments=("--out", "x"), nodes=2), "runs as one process"),
+        (SlurmSettings(command="sft", arguments=("--out", "x-{task}"), tasks=2, array=4), "a run of its own"),
         (job("sft", "--out", "x", array=4), "the same command 4 times"),
     ],
 )
-def test_refusals(wrong: Job, message: str) -> None:
+def test_refusals(wrong: SlurmSettings, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         render(wrong)
 

@@ -1,0 +1,302 @@
+"""How a command is registered: its own parameters, those that every command has, and flags made from settings.
+
+`Command` is a function whose parameters are the command's. `SettingsCommand` gets its flags from a settings class, so
+that flags and settings cannot differ.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin
+
+import typer
+from typer.core import TyperCommand
+
+from thack.cli.messages import Names
+from thack.cli.session import session, shown_progress
+from thack.config import Setting, describe, load_settings, to_toml
+from thack.errors import UsageError
+from thack.runtime.progress import Progress
+from thack.runtime.ranks import current_rank
+
+S = TypeVar("S")
+PANEL = "Settings"  # of the flags that every command has
+
+_JSON = typer.Option("--json", help="Print one JSON document.", rich_help_panel=PANEL)
+_QUIET = typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=PANEL)
+_VERBOSE = typer.Option("--verbose", "-v", help="Show tracebacks.", rich_help_panel=PANEL)
+_CONFIG = typer.Option("--config", metavar="FILE", help="A TOML file of settings; repeatable.", rich_help_panel=PANEL)
+_SHOW = typer.Option("--show-settings", help="Print every setting as TOML, and stop.", rich_help_panel=PANEL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """A flag for one key.
+
+    Args:
+        key: the setting.
+        name: of the flag, without dashes; the last part of the key if empty.
+        help: instead of the setting's own, where the flag accepts something else.
+        parse: makes the setting's value from the text of the flag.
+        implies: values of other keys that this flag sets, unless they are given too.
+    """
+
+    key: str
+    name: str = ""
+    help: str = ""
+    parse: Callable[[str], object] | None = None
+    implies: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parameter(self) -> str:
+        """The name of its parameter."""
+        return self.name or self.key.rpartition(".")[2]
+
+    @property
+    def flag(self) -> str:
+        """As it is typed."""
+        return f"--{self.parameter.replace('_', '-')}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[S]):
+    """One use of a command.
+
+    Args:
+        settings: checked.
+        progress: where progress goes.
+        values: of the command's own parameters, by name.
+        typed: the settings as they were typed, to type them again.
+    """
+
+    settings: S
+    progress: Progress
+    values: Mapping[str, Any] = field(default_factory=dict)
+    typed: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What a command line gives for the settings, before they are loaded."""
+
+    files: Sequence[Path]
+    sets: Sequence[str]
+    overrides: Mapping[str, object]
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsCommand(Generic[S]):
+    """A command whose flags are settings.
+
+    Args:
+        name: as it is typed.
+        settings: the class.
+        run: receives the call.
+        flags: the settings that have a flag of their own.
+        example: shown at the end of the help.
+        set_example: a setting without a flag, for the help of `--set`.
+        parameters: annotations of arguments and flags that are no settings, by name.
+        many: whether several processes may run it together.
+        load: builds the settings; by default from `settings` and what was given.
+    """
+
+    name: str
+    settings: type[S]
+    run: Callable[[Call[S]], None]
+    flags: Sequence[Flag]
+    example: str
+    set_example: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    many: bool = False
+    load: Callable[[Given], S] | None = None
+
+    def add_to(self, app: typer.Typer) -> None:
+        """Register it."""
+
+        def command(**values: Any) -> None:
+            self._use(values)
+
+        command.__name__ = self.name.replace("-", "_")
+        command.__doc__ = self.run.__doc__
+        command.__signature__ = inspect.Signature([*self._parameters(), *_COMMON])  # type: ignore[attr-defined]
+        _register(app, self.name, command, self.example)
+
+    def _use(self, values: dict[str, Any]) -> None:
+        _note_common(values)
+        session.names = self._names(session.names)
+        files, sets = values.pop("config") or [], values.pop("sets") or []
+        show_settings = values.pop("show_settings")
+        own = {name: values.pop(name) for name in self.parameters}
+        typed = self._typed(values, files, sets)
+        given = Given(files=files, sets=sets, overrides=self._overrides(values), values=own)
+        settings = self._load(given)
+        if show_settings:
+            sys.stdout.write(to_toml(settings, comments=True))
+            return
+        if current_rank().world_size > 1 and not self.many:
+            raise UsageError(
+                f"thack {self.name} runs as one process, but {current_rank().world_size} were started",
+                hint="start it once; only sft, distill and cache-logits run in several processes",
+            )
+        with shown_progress() as progress:
+            self.run(Call(settings=settings, progress=progress, values=own, typed=typed))
+
+    def _load(self, given: Given) -> S:
+        try:
+            if self.load is not None:
+                return self.load(given)
+            return load_settings(self.settings, given.files, given.sets, given.overrides)
+        except UsageError as error:
+            hint = error.hint or "--show-settings lists every key with its default"
+            raise UsageError(error.message, details=error.details, hint=hint) from error
+
+    def _typed(self, values: Mapping[str, Any], files: Sequence[Path], sets: Sequence[str]) -> list[str]:
+        words: list[str] = []
+        for flag in self.flags:
+            if (value := values[flag.parameter]) is not None:
+                words += [flag.flag] if isinstance(value, bool) else [flag.flag, str(value)]
+        words += [word for file in files for word in ("--config", str(file))]
+        return words + [word for text in sets for word in ("--set", text)]
+
+    def _names(self, own: Names) -> Names:
+        """How settings are spelled, and the parameters that are no settings, as in `own`."""
+        settings = describe(self.settings)
+        no_settings = {name: flag for name, flag in own.flags.items() if name in (*self.parameters, "sets")}
+        return Names(
+            flags=no_settings | {flag.key: flag.flag for flag in self.flags},
+            switches={setting.key for setting in settings if setting.field.type is bool} | set(own.switches),
+            keys=[setting.key for setting in settings],
+        )
+
+    def _overrides(self, values: Mapping[str, Any]) -> dict[str, object]:
+        """The values of the flags by key, and what they imply."""
+        kinds = {setting.key: setting.field.type for setting in describe(self.settings)}
+        used = [(flag, values[flag.parameter]) for flag in self.flags if values[flag.parameter] is not None]
+        given = {flag.key: _value(flag, kinds[flag.key], value) for flag, value in used}
+        implied: dict[str, object] = {}
+        for flag, _ in used:
+            for key, value in flag.implies.items():
+                if implied.setdefault(key, value) != value and key not in given:
+                    raise UsageError(
+                        f"{flag.flag} asks for {key} = {value}, another flag for {implied[key]}",
+                        hint=f"give one of them, or `{key}` too",
+                    )
+        return implied | given
+
+    def _parameters(self) -> list[inspect.Parameter]:
+        settings = {setting.key: setting for setting in describe(self.settings)}
+        names = self._names(Names())
+        help_of_set = f"Any setting, e.g. {self.set_example}."
+        return [
+            *(_parameter(name, annotation, _default(annotation)) for name, annotation in self.parameters.items()),
+            *(_parameter(flag.parameter, _option(flag, settings[flag.key], names), None) for flag in self.flags),
+            _parameter("config", Annotated[list[Path] | None, _CONFIG], None),
+            _parameter("sets", Annotated[list[str] | None, set_option(help_of_set)], None),
+            _parameter("show_settings", Annotated[bool, _SHOW], False),
+        ]
+
+
+def add_command(app: typer.Typer, name: str, function: Callable[..., None], *, example: str) -> None:
+    """Register a function whose parameters are the command's own; the common flags are added."""
+
+    def command(**values: Any) -> None:
+        _note_common(values)
+        function(**values)
+
+    own = inspect.signature(function, eval_str=True).parameters.values()
+    keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    command.__name__ = name
+    command.__doc__ = function.__doc__
+    command.__signature__ = inspect.Signature([*keywords, *_COMMON])  # type: ignore[attr-defined]
+    _register(app, name, command, example)
+
+
+def set_option(text: str) -> Any:
+    """`--set KEY=VALUE`, with its help."""
+    return typer.Option("--set", metavar="KEY=VALUE", help=text, rich_help_panel=PANEL)
+
+
+class _KnownCommand(TyperCommand):
+    """A command whose parameters are known to the handler of errors."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it, and remember how it spells its parameters."""
+        options = [p for p in self.params if p.param_type_name == "option"]
+        session.names = Names(
+            flags={str(p.name): p.opts[0] for p in options},
+            switches={str(p.name) for p in options if getattr(p, "is_flag", False)},
+        )
+        return super().invoke(ctx)
+
+
+def _register(app: typer.Typer, name: str, command: Callable[..., None], example: str) -> None:
+    app.command(name, epilog=f"Example:\n\n[bold]  {example}[/]", cls=_KnownCommand)(command)
+
+
+def _note_common(values: dict[str, Any]) -> None:
+    session.json, session.quiet, session.verbose = (values.pop(name) for name in ("as_json", "quiet", "verbose"))
+
+
+def _default(annotation: Any) -> object:
+    """None where the annotation allows it; else the parameter is required."""
+    return None if type(None) in get_args(get_args(annotation)[0]) else inspect.Parameter.empty
+
+
+def _parameter(name: str, annotation: Any, default: object) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+_COMMON = (
+    _parameter("as_json", Annotated[bool, _JSON], False),
+    _parameter("quiet", Annotated[bool, _QUIET], False),
+    _parameter("verbose", Annotated[bool, _VERBOSE], False),
+)
+
+
+def _option(flag: Flag, setting: Setting, names: Names) -> Any:
+    """The annotation of a flag. Words from a list are checked by `load`, which says "did you mean"."""
+    kind = setting.field.type
+    text = _sentence(names.translate(flag.help or setting.field.help))
+    if setting.field.choices and not flag.help:
+        text = f"{text[:-1]}: {' | '.join(setting.field.choices)}."
+    if setting.default not in ("", ()) and not isinstance(setting.default, bool):
+        shown = ",".join(map(str, setting.default)) if isinstance(setting.default, tuple) else setting.default
+        text += f" [dim]\\[{shown}][/]"
+    typed = kind if kind in (bool, int, float) and flag.parse is None else str
+    return Annotated[typed | None, typer.Option(flag.flag, help=text, metavar=_metavar(typed, setting))]
+
+
+def _metavar(typed: type, setting: Setting) -> str | None:
+    if typed is bool:
+        return None
+    if typed in (int, float):
+        return "N"
+    if setting.field.type is Path:
+        return "PATH"
+    return "WORD" if get_origin(setting.field.type) is Literal else "TEXT"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _value(flag: Flag, kind: Any, value: object) -> object:
+    if flag.parse is not None:
+        return flag.parse(str(value))
+    return _items(str(value)) if get_origin(kind) is tuple else value
+
+
+def _items(text: str) -> list[object]:
+    """`0.5,2` as a list of numbers; what is none stays text, for `load` to complain about."""
+    items: list[object] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            items.append(float(part))
+        except ValueError:
+            items.append(part)
+    return items
