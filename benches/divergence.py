@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from eager import eager_divergence
 from harness import Measurement, Target, Work, interleaved, ratio
 from thack import kernels
-from thack.kernels.divergence import reference
-from thack.schema.targets import DivergenceKind
+from thack.losses.sparse import at_temperature
+from thack.schema.targets import Divergence, DivergenceKind
 from thack.targets.types import TopKTarget
 
 N, FEW, V, K, REPEATS = 64, 16, 151_936, 64, 5
@@ -46,18 +47,20 @@ def kinds() -> Iterator[Measurement]:
     half = z.bfloat16()
     yield compare("forward_kl, bf16", in_place(target), eager(target), MASKED, half)
     labels = torch.arange(N)
-    with_label: Face = lambda x: kernels.sparse_divergence_(x, target, labels_N=labels, ce_weight=0.5)  # noqa: E731
+    rows = at_temperature(target, 1)
+    with_label: Face = lambda x: kernels.sparse_divergence_(x, rows, labels_N=labels, ce_weight=0.5)  # noqa: E731
     yield compare("forward_kl and label, f32", with_label, eager(target), MASKED + ", no label", z)
 
 
 def faces() -> Iterator[Measurement]:
     """Through autograd: from logits to logits.grad."""
     z, target = student(), teacher()
+    rows = at_temperature(target, 1)
     for overwrite in (True, False):
 
         def through(x: Tensor, overwrite: bool = overwrite) -> None:
             leaf = x.requires_grad_()
-            loss_N = kernels.sparse_divergence(leaf.view_as(leaf), target, overwrite=overwrite)
+            loss_N = kernels.sparse_divergence(leaf.view_as(leaf), rows, overwrite=overwrite)
             torch.autograd.grad(loss_N.sum(), leaf)
 
         how = "overwriting its logits" if overwrite else "logits kept"
@@ -65,13 +68,14 @@ def faces() -> Iterator[Measurement]:
 
 
 def in_place(target: TopKTarget, kind: DivergenceKind = "forward_kl") -> Face:
-    return lambda x: kernels.sparse_divergence_(x, target, kind=kind)
+    rows, divergence = at_temperature(target, 1), Divergence(kind=kind)
+    return lambda x: kernels.sparse_divergence_(x, rows, divergence)
 
 
 def eager(target: TopKTarget, kind: DivergenceKind = "forward_kl") -> Face:
     def work(x: Tensor) -> None:
         leaf = x.detach().requires_grad_()
-        reference(leaf, target, kind=kind).sum().backward()
+        eager_divergence(leaf, target, kind).sum().backward()
 
     return work
 

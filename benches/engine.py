@@ -29,7 +29,6 @@ from thack.config import (
     DataSettings,
     LossSettings,
     OptimizerSettings,
-    TargetSettings,
 )
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
@@ -39,6 +38,7 @@ from thack.models.load import load_model
 from thack.models.native.architecture import Architecture
 from thack.models.native.llama import Llama
 from thack.runtime.progress import SILENT
+from thack.schema.targets import TargetSpec
 from thack.training.data import CachedTargets, LiveTargets, PairedData, TrainingData
 from thack.training.live import LiveTeacher
 from thack.training.objective import Objective, supervised
@@ -211,7 +211,7 @@ def _our_steps(name: str, folder: Path, cache: Cache, pairs: Sequences) -> Calla
     training_data: TrainingData = CachedTargets(cache, 1024)
     if name == "live":
         teacher = load_model(folder / "teacher")
-        thinned = LiveTeacher(teacher, 1024, TargetSettings(), seed=0, examples=pairs, projects=False)
+        thinned = LiveTeacher(teacher, 1024, TargetSpec(live=True), seed=0, examples=pairs, projects=False)
         training_data = LiveTargets(Offline(pairs), pairs, thinned, keeps_responses=False)
     model = load_model(folder / "student")
     assert isinstance(model, Llama)

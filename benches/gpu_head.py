@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eager import eager_divergence
 from gpu_cost import compare, cost
 from gpu_rows import CUDA, target_of
 from gpu_shapes import Shapes
 from harness import Measurement, Work
 from thack.config import LossSettings
-from thack.kernels.divergence import reference
 from thack.losses import sweeps
-from thack.losses.fused import ProjectedTeacher, Projection, fused_divergence
-from thack.targets import DenseTarget, Target
+from thack.losses.fused import fused_divergence
+from thack.targets import DenseTarget, ProjectedTeacher, Projection, Target
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of hidden_NH and weight_VH
 
@@ -69,7 +69,7 @@ def measure(shapes: Shapes) -> Iterator[Measurement]:
         yield from compare(
             f"{kind}, top-{shapes.kept}, fused",
             head.fused(target, LossSettings(divergence=kind)),
-            head.plain(lambda z_NV, kind=kind: reference(z_NV, target, kind=kind)),  # type: ignore[misc]
+            head.plain(lambda z_NV, kind=kind: eager_divergence(z_NV, target, kind)),  # type: ignore[misc]
             "F.linear + torch eager, masked log-sum-exp",
             floor_ms=floor_ms,
             floor_is=floor_is,

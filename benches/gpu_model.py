@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eager import eager_divergence
 from gpu_cost import compare_rates, cost
 from gpu_rows import CUDA
 from gpu_shapes import Shapes
@@ -19,17 +20,16 @@ from harness import Measurement, Work
 from thack.cache.capture.job import capture
 from thack.cache.capture.preparation import prepare_directory, prepare_job
 from thack.cache.capture.scorer import Scorer
-from thack.config import CacheSettings, LossSettings, OptimizerSettings, SamplingSettings, TargetSettings
+from thack.config import CacheSettings, LossSettings, OptimizerSettings, SamplingSettings
 from thack.data.sequence import TokenSequence
 from thack.generation.sampler import GenerationRequest, generate
-from thack.kernels.divergence import reference
 from thack.losses import cross_entropy
-from thack.losses.fused import ProjectedTeacher
 from thack.models.batch import Batch
 from thack.models.native.architecture import Architecture
 from thack.models.native.llama import Llama
-from thack.targets import Target, TopKTarget
-from thack.training.live import LiveTeacher, top_k_target
+from thack.schema.targets import TargetSpec
+from thack.targets import ProjectedTeacher, Target, TopKTarget, select
+from thack.training.live import LiveTeacher
 from thack.training.objective import Objective
 from thack.training.optimizer import build_optimizer, clip_gradients
 
@@ -148,7 +148,7 @@ def measure_training(shapes: Shapes) -> Iterator[Measurement]:
         f"distillation step, cached top-{shapes.kept}",
         shapes.tokens,
         fused(LossSettings(), True, lambda: cached),
-        plain(lambda logits_NV, _: reference(logits_NV, cached)),
+        plain(lambda logits_NV, _: eager_divergence(logits_NV, cached)),
         "the same from whole logits, torch eager",
     )
     yield from live(fused, shapes)
@@ -160,7 +160,7 @@ def live(
     """A dense live teacher of the student's size, run in every step; beside it, what its forward alone costs."""
     data = sequences(shapes)
     teacher_model = random_model(shapes, HALF).eval()
-    teacher = LiveTeacher(teacher_model, shapes.vocab, TargetSettings(), seed=0, projects=False)
+    teacher = LiveTeacher(teacher_model, shapes.vocab, TargetSpec(live=True), seed=0, projects=False)
 
     def scored() -> Target | ProjectedTeacher:
         return teacher.target(data, Batch.of(data, CUDA), 0)
@@ -180,7 +180,9 @@ def live(
 
 def cached_target(shapes: Shapes) -> TopKTarget:
     """Of 512 random rows, over and over."""
-    target = top_k_target(torch.log_softmax(torch.randn(512, shapes.vocab, device=CUDA) * 3, 1), shapes.kept)
+    logits_NV = torch.randn(512, shapes.vocab, device=CUDA) * 3
+    target = select(logits_NV, TargetSpec(kind="top-k", k=shapes.kept), width=shapes.vocab)
+    assert isinstance(target, TopKTarget)
     rows_N = torch.arange(shapes.tokens, device=CUDA) % 512
     assert target.log_tail_N is not None
     return TopKTarget(

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from eager import eager_divergence
 from gpu_cost import compare
 from gpu_shapes import Shapes
 from harness import Measurement, Work
 from thack import kernels
 from thack.config import LossSettings
-from thack.kernels.divergence import reference
+from thack.config.specs import loss_terms
 from thack.losses import token_losses
 from thack.losses.rows import replace_by_gradient
 from thack.targets import TopKTarget
@@ -93,10 +94,11 @@ def divergences(z_NV: Tensor, shapes: Shapes) -> Iterator[Measurement]:
 
         return work
 
-    eager = through(lambda x_NV: reference(x_NV, target))
+    terms = loss_terms(LossSettings())
+    eager = through(lambda x_NV: eager_divergence(x_NV, target))
     yield from compare(
         f"forward KL, top-{shapes.kept}, rows in place",
-        lambda: replace_by_gradient(z_NV, target, labels_N, LossSettings()),  # from the second run on, of gradients
+        lambda: replace_by_gradient(z_NV, target, labels_N, terms),  # from the second run on, of gradients
         eager,
         plain,
     )

@@ -23,12 +23,13 @@ from torch import Tensor
 from harness import Measurement, Target, at_most, ratio
 from thack import kernels
 from thack.cache.format.layout import RecordLayout
-from thack.cache.format.records import decode, encode, select
+from thack.cache.format.records import decode, encode
 from thack.data.sequence import TokenSequence
 from thack.data.stdlib import stdlib_records
 from thack.models.batch import Batch
 from thack.models.load import load_model
 from thack.schema.targets import TargetSpec
+from thack.targets.select import select
 from thack.targets.types import SampledTarget, TopKTarget
 
 V, K, N = 151_936, 64, 32
@@ -73,8 +74,8 @@ def outcomes(target: TopKTarget) -> Tensor:
 
 def round_trip(z: Tensor, layout: RecordLayout) -> tuple[object, object]:
     keys = row_keys(len(z))
-    target = select(z, layout, seed=0, keys_N4=keys)
-    return target, decode(encode(target, layout, seed=0, keys_N4=keys.numpy()), layout)
+    target = select(z, layout.spec, width=z.shape[1], seed=0, keys_N4=keys)
+    return target, decode(encode(target, layout, seed=0, keys_N4=keys), layout)
 
 
 def squared_error(name: str, z: Tensor, k: int) -> Iterator[Measurement]:
@@ -85,8 +86,8 @@ def squared_error(name: str, z: Tensor, k: int) -> Iterator[Measurement]:
     ours = torch.zeros(len(z), dtype=torch.float64)
     for draw in range(DRAWS):
         keys = row_keys(len(z), draw)
-        target = select(z, layout, seed=draw, keys_N4=keys)
-        back = decode(encode(target, layout, seed=draw, keys_N4=keys.numpy()), layout)
+        target = select(z, layout.spec, width=z.shape[1], seed=draw, keys_N4=keys)
+        back = decode(encode(target, layout, seed=draw, keys_N4=keys), layout)
         assert isinstance(back, SampledTarget)
         own, weights = p.gather(1, back.ids_NK.long()), back.weights_NK.double()
         # Σ over all ids of p², with (w − p)² in place of p² where an id is kept.

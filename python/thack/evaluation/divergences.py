@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from thack.data.sequence import TokenSequence
+from thack.losses.formulas import Outcomes, row_sums
 from thack.runtime.process_group import ProcessGroup
 from thack.schema.metrics import DIVERGENCES, DivergenceName, PromptSums
+from thack.schema.targets import Divergence
 
+_DIVERGENCES = (Divergence(kind="forward_kl"), Divergence(kind="reverse_kl"), Divergence(kind="jsd", parameter=0.5))
 # Elements of one [n, V] temporary: on a CPU it stays in the second-level cache, elsewhere it fills the device.
 _CHUNK_ELEMENTS, _CHUNK_ELEMENTS_OF_A_DEVICE = 1 << 18, 1 << 25
 
@@ -34,22 +37,8 @@ def three_divergences(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
 
 
 def _three(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
-    p_NV, q_NV = log_p_NV.exp(), log_q_NV.exp()
-    ratio_NV = log_p_NV - log_q_NV
-    log_m_NV = (p_NV + q_NV).mul_(0.5).log_()
-    parts = (
-        _weighted_sum(p_NV, ratio_NV),
-        -_weighted_sum(q_NV, ratio_NV),
-        (_weighted_sum(p_NV, log_p_NV - log_m_NV) + _weighted_sum(q_NV, log_q_NV - log_m_NV)) / 2,
-    )
-    return torch.stack(parts, dim=1)
-
-
-def _weighted_sum(weights_NV: Tensor, values_NV: Tensor) -> Tensor:
-    sums_N: Tensor = torch.linalg.vecdot(weights_NV, values_NV)
-    if torch.isfinite(sums_N).all():
-        return sums_N
-    return torch.where(weights_NV > 0, weights_NV * values_NV, 0).sum(dim=1)
+    both = Outcomes(log_p_NV, log_q_NV)
+    return torch.stack([row_sums(divergence, both) for divergence in _DIVERGENCES], dim=1)
 
 
 class PromptTotals:

@@ -29,7 +29,6 @@ from thack.evaluation.health import FixedHealth, entropies, sample_health
 from thack.evaluation.references import References
 from thack.generation.sampler import GenerationRequest, generate
 from thack.losses import cross_entropy
-from thack.losses.vocabulary import common_width, log_probs
 from thack.models.batch import Batch
 from thack.models.load import as_language_model
 from thack.models.protocol import LanguageModel, evaluating
@@ -45,6 +44,7 @@ from thack.schema.metrics import (
     Responses,
     Role,
 )
+from thack.targets.vocabulary import common_width, log_probs
 
 #: The `epoch` of the random numbers that a student's responses are drawn with at an evaluation. Those below belong to
 #: the models that wrote the evaluation set's fixed responses.

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from thack.data.sequence import TokenSequence
 from thack.losses.dense import dense_divergence
-from thack.losses.vocabulary import log_probs
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel, evaluating
 from thack.runtime.process_group import ALONE, ProcessGroup
+from thack.schema.targets import Divergence
+from thack.targets.vocabulary import log_probs
 
 
 @dataclass(slots=True)
@@ -48,7 +49,7 @@ class FixedKL:
             teacher_NV = log_probs(self.teacher(batch), self.width)
             if sum(kept.nbytes for kept in self._kept.values()) + teacher_NV.nbytes <= self.memory_bytes:
                 self._kept[number] = teacher_NV
-        loss_N = dense_divergence(student(batch)[:, : self.width], teacher_NV, kind="forward_kl")
+        loss_N = dense_divergence(student(batch)[:, : self.width], teacher_NV, Divergence(kind="forward_kl"))
         return float(loss_N.double().sum())
 
     def _batches(self) -> Iterator[list[TokenSequence]]:

@@ -20,13 +20,13 @@ from thack.evaluation.monitor import FixedKL
 from thack.evaluation.references import References
 from thack.files import write_text
 from thack.integrations.state import agreed, as_it_was, is_sharded
-from thack.losses.vocabulary import common_width
 from thack.models.hf import model as hf
 from thack.models.protocol import LanguageModel
 from thack.reporting.prose import reasons
 from thack.runtime import runlog
 from thack.runtime.runlog import RunLog
 from thack.schema.metrics import Role, TrainingKL, is_bound
+from thack.targets.vocabulary import common_width
 
 _LOG = logging.getLogger("thack")
 FOLDER = "thack"  # in the trainer's output_dir

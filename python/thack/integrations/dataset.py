@@ -24,11 +24,11 @@ from thack.config import LossSettings
 from thack.data.sequence import TokenSequence, cache_positions
 from thack.errors import MismatchError
 from thack.losses import token_losses
-from thack.losses.vocabulary import common_width
 from thack.models.batch import Batch
 from thack.models.hf import model as hf
+from thack.targets.crop import crop
 from thack.targets.types import Target
-from thack.training.crop import crop_target
+from thack.targets.vocabulary import common_width
 
 
 class CacheDataset(Dataset[TokenSequence]):
@@ -107,7 +107,7 @@ class CacheCollator:
         sequences, target = self.cache.targets(cache_positions(sequences))
         batch = Batch.of(sequences)
         rows_N, inputs = hf.inputs_of(batch, self.pad_id, self.start_id)
-        narrowed = crop_target(target, self.width)
+        narrowed = crop(target, self.width)
         labels = CachedLabels(rows_N=rows_N, labels_N=batch.labels_N, target=narrowed, width=self.width)
         return {**inputs, "labels": labels}
 

@@ -1,10 +1,10 @@
-"""Tensors as the arrays that Rust reads: no copy, bf16 and f16 as 16-bit words."""
+"""Tensors as the arrays that Rust reads: no copy; bf16 and f16 as 16-bit integers."""
 
 from __future__ import annotations
 
 import os
 from functools import cache
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,14 @@ from thack.errors import UsageError
 from thack.runtime.threads import threads
 
 _FORMATS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-Array = np.ndarray[Any, Any]
+
+
+class Rows(NamedTuple):
+    """The elements of a logits tensor on the CPU, row after row."""
+
+    elements: np.ndarray
+    format: str
+    width: int
 
 
 @cache
@@ -24,19 +31,23 @@ def _threads(wanted: str | None) -> int:
     return threads()
 
 
-def rows(logits_NV: Tensor) -> tuple[Array, str, int]:
-    """The elements of a contiguous CPU tensor, the name of their format, and V."""
+def use_torch_threads() -> None:
+    """The kernels use as many threads as torch does, within the limit of `thack.runtime.threads`."""
+    granted = _threads(os.environ.get("THACK_NUM_THREADS"))
+    _native.set_num_threads(min(granted, torch.get_num_threads()))
+
+
+def rows(logits_NV: Tensor) -> Rows:
+    """The memory of a contiguous CPU tensor; another is copied. UsageError for other shapes and number formats."""
     if logits_NV.dim() != 2:
         raise UsageError(f"logits have {logits_NV.dim()} dimensions, not 2 (rows, vocabulary)")
     if logits_NV.dtype not in _FORMATS:
         raise UsageError(f"logits are {logits_NV.dtype}", hint="use float32, bfloat16 or float16")
-    granted = _threads(os.environ.get("THACK_NUM_THREADS"))
-    _native.set_num_threads(min(granted, torch.get_num_threads()))
     flat = logits_NV.detach().contiguous().view(-1)
-    words = flat if flat.dtype == torch.float32 else flat.view(torch.uint16)
-    return words.numpy(), _FORMATS[logits_NV.dtype], logits_NV.shape[1]
+    bits = flat if flat.dtype == torch.float32 else flat.view(torch.uint16)
+    return Rows(bits.numpy(), _FORMATS[logits_NV.dtype], logits_NV.shape[1])
 
 
-def key_words(keys_N4: Tensor) -> Array:
-    """int64 [N·4]: epoch, prompt, sample, position of each row."""
-    return np.ascontiguousarray(keys_N4.detach().cpu().numpy(), dtype=np.int64).reshape(-1)
+def array(tensor: Tensor, dtype: type[np.generic]) -> np.ndarray:
+    """The numbers of a tensor as a contiguous array on the CPU."""
+    return np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=dtype)

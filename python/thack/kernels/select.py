@@ -1,4 +1,4 @@
-"""What to keep of a row of logits: the most likely ids, one sampled id, or an unbiased sparse sample."""
+"""What to keep of a row of logits: the k most likely ids, one sampled id, or an unbiased sparse sample."""
 
 from __future__ import annotations
 
@@ -10,28 +10,44 @@ from torch import Tensor
 
 from thack import _native
 from thack.errors import UsageError
-from thack.kernels import torch_reference as gpu
-from thack.kernels.buffers import key_words, rows
-from thack.kernels.topk import TopK
-from thack.targets.types import SampledTarget
-
-__all__ = ["TopK", "sample", "threshold_sample", "topk_logsumexp"]
+from thack.kernels import torch_reference
+from thack.kernels.buffers import array, rows, use_torch_threads
+from thack.kernels.types import ThresholdSample, TopK
 
 
 def topk_logsumexp(logits_NV: Tensor, k: int, *, temperatures: Sequence[float] = ()) -> TopK:
-    """The k most likely ids of each row (ties to the lowest id; all V if k ≥ V), and what is left of the mass.
+    """The k most likely ids of each row, ties to the lowest id, and the log of the tail mass.
 
-    log_tail_N = log Σ_{v∉S} p_v, summed over the others and never as 1 − Σp; log_tail_at[T] =
-    log Σ_{v∉S} p_v^(1/T). ModelError names the row that holds NaN or +inf, or fewer than k finite values.
+    log_tail_N = log Σ_{v∉S} p_v is summed over the other ids, never as 1 − Σp; log_tail_at[T] = log Σ_{v∉S} p_v^(1/T).
+
+    Args:
+        logits_NV: float32, bfloat16 or float16, on any device; −inf is a logit without mass.
+        k: ids to keep, at least 1; all V where it is V or more.
+        temperatures: further temperatures of the log-tail, above 0.
+
+    Returns:
+        Tensors on the device of the logits.
+
+    Raises:
+        ModelError: a row holds NaN or +inf, or fewer than k finite logits; names the row.
+        UsageError: k is below 1, or the tensor has another shape or number format.
+
+    Example:
+        >>> top = topk_logsumexp(torch.tensor([[0.0, 2.0, 1.0]]), 2)
+        >>> top.ids_NK.tolist()
+        [[1, 2]]
+        >>> round(float(top.log_tail_N.exp()), 3)
+        0.09
     """
     k = _checked_k(logits_NV, k)
     if logits_NV.device.type != "cpu":
-        return gpu.topk_logsumexp(logits_NV, k, temperatures=temperatures)
-    words, name, vocab = rows(logits_NV)
+        return torch_reference.topk_logsumexp(logits_NV, k, temperatures=temperatures)
+    use_torch_threads()
+    elements, name, vocab = rows(logits_NV)
     n = len(logits_NV)
     ids, log_probs = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
     logsumexp, tails = np.empty(n, np.float32), np.empty((n, 1 + len(temperatures)), np.float32)
-    _native.topk_logsumexp(words, name, vocab, k, list(temperatures), ids, log_probs, logsumexp, tails)
+    _native.topk_logsumexp(elements, name, vocab, k, list(temperatures), ids, log_probs, logsumexp, tails)
     columns = torch.from_numpy(np.ascontiguousarray(tails.T))
     return TopK(
         ids_NK=torch.from_numpy(ids),
@@ -53,12 +69,32 @@ def sample(
     min_p: float = 0.0,
     greedy: bool = False,
 ) -> Tensor:
-    """ids_N int64: one draw per row by inverse CDF, after temperature, top-k, top-p, min-p in that order.
+    """One id per row by inverse CDF, after temperature, top-k, top-p and min-p in that order.
 
-    The random number of a row is a function of (seed, keys): epoch, prompt, sample, position, each below 2^32.
+    Args:
+        logits_NV: float32, bfloat16 or float16, on any device.
+        seed: 0 ≤ seed < 2^64.
+        keys_N4: int64: epoch, example, sample, position of each row, each in [0, 2^32). The random number of a row
+            is a function of (seed, key) alone.
+        temperature: above 0.
+        top_k: only the k most likely ids; 0: all.
+        top_p: only the most likely ids that together hold this share, in (0, 1].
+        min_p: only ids at least this likely relative to the most likely one, in [0, 1].
+        greedy: the most likely id, whatever the key.
+
+    Returns:
+        ids_N, int64, on the device of the logits.
+
+    Raises:
+        ModelError: a row holds NaN or +inf, or nothing but −inf; names the row.
+        UsageError: a setting is outside its range.
+
+    Example:
+        >>> sample(torch.tensor([[0.0, 5.0]]), seed=0, keys_N4=torch.zeros(1, 4, dtype=torch.int64)).tolist()
+        [1]
     """
     if logits_NV.device.type != "cpu":
-        return gpu.sample(
+        return torch_reference.sample(
             logits_NV,
             seed=seed,
             keys_N4=keys_N4,
@@ -68,33 +104,48 @@ def sample(
             min_p=min_p,
             greedy=greedy,
         )
-    words, name, vocab = rows(logits_NV)
+    use_torch_threads()
+    elements, name, vocab = rows(logits_NV)
     ids = np.empty(len(logits_NV), np.int64)
-    keys = key_words(keys_N4)
-    _native.sample_rows(words, name, vocab, seed, keys, temperature, top_k, top_p, min_p, greedy, ids)
+    keys = array(keys_N4, np.int64).reshape(-1)
+    _native.sample_rows(elements, name, vocab, seed, keys, temperature, top_k, top_p, min_p, greedy, ids)
     return torch.from_numpy(ids)
 
 
-def threshold_sample(logits_NV: Tensor, k: int, *, seed: int, keys_N4: Tensor) -> SampledTarget:
-    """An unbiased sparse estimate of softmax(logits) with k ids: heads p ≥ τ keep p, the rest gets τ each.
+def threshold_sample(logits_NV: Tensor, k: int, *, seed: int, keys_N4: Tensor) -> ThresholdSample:
+    """An unbiased sparse estimate of softmax(logits) on k ids: those with p ≥ τ keep p, the others get τ if drawn.
 
-    τ solves Σ min(1, p/τ) = k; the rest is drawn in one systematic pass. Off the CPU the rows are copied to it.
+    τ solves Σ min(1, p/τ) = k; the ids below it are drawn in one systematic pass. Logits that are not on the CPU
+    are copied to it.
+
+    Args:
+        logits_NV: float32, bfloat16 or float16.
+        k: ids to keep, at least 1; all V where it is V or more.
+        seed: 0 ≤ seed < 2^64.
+        keys_N4: int64: epoch, example, sample, position of each row, each in [0, 2^32).
+
+    Returns:
+        Tensors on the device of the logits.
+
+    Raises:
+        ModelError: a row holds NaN or +inf, or nothing but −inf; names the row.
+        UsageError: k is below 1, or the tensor has another shape or number format.
+
+    Example:
+        >>> drawn = threshold_sample(torch.zeros(1, 8), 4, seed=0, keys_N4=torch.zeros(1, 4, dtype=torch.int64))
+        >>> drawn.weights_NK.tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
     """
     k = _checked_k(logits_NV, k)
-    words, name, vocab = rows(logits_NV.cpu())
+    use_torch_threads()
+    elements, name, vocab = rows(logits_NV.cpu())
     n = len(logits_NV)
     ids, weights, counts = np.empty((n, k), np.int32), np.empty((n, k), np.float32), np.empty(n, np.int32)
     tau, entropy = np.empty(n, np.float32), np.empty(n, np.float32)
-    _native.threshold_sample(words, name, vocab, k, seed, key_words(keys_N4), ids, weights, counts, tau, entropy)
-    found = SampledTarget(
-        ids_NK=torch.from_numpy(ids),
-        weights_NK=torch.from_numpy(weights),
-        counts_N=torch.from_numpy(counts),
-        tau_N=torch.from_numpy(tau),
-        entropy_N=torch.from_numpy(entropy),
-        vocab_size=vocab,
-    )
-    return found.to(logits_NV.device)
+    keys = array(keys_N4, np.int64).reshape(-1)
+    _native.threshold_sample(elements, name, vocab, k, seed, keys, ids, weights, counts, tau, entropy)
+    found = (torch.from_numpy(x) for x in (ids, weights, counts, tau, entropy))
+    return ThresholdSample(*(x.to(logits_NV.device, non_blocking=True) for x in found))
 
 
 def _checked_k(logits_NV: Tensor, k: int) -> int:

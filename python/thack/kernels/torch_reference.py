@@ -1,4 +1,4 @@
-"""The same selection by torch's own operations, for tensors that are not on the CPU; its test oracle too."""
+"""Selection and sampling by torch's own operations: what runs on other devices, and what tests compare with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from thack.errors import ModelError
-from thack.kernels.topk import TopK
+from thack.kernels.types import TopK
 
 _MASK = 0xFFFF_FFFF
 

@@ -2,118 +2,151 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from thack.config import LossSettings
+from thack.config.specs import loss_terms
 from thack.losses.dense import dense_divergence
-from thack.losses.formulas import weighted_terms
-from thack.losses.rows import sampled_rows
-from thack.losses.sparse import sparse_divergence
-from thack.schema.targets import DivergenceKind
+from thack.losses.rows import cross_entropy_
+from thack.losses.sparse import rowwise, sparse_divergence
+from thack.schema.targets import Divergence
 from thack.targets.types import DenseTarget, Target
 
 
-def divergence(student_logits_NV: Tensor, target: Target, settings: LossSettings) -> Tensor:
-    """loss_N: the divergence that `settings` names, per response token, in nats (times T²).
+def divergence(student_logits_NV: Tensor, target: Target, divergence: Divergence) -> Tensor:
+    """A divergence between the teacher and the student, per response token.
 
-    Raises UndefinedLoss where it is not defined on this kind of target.
+    Args:
+        student_logits_NV: V is the target's vocabulary; float32, bfloat16, float16, or float64.
+        target: dense, top-k or sampled.
+        divergence: kind, parameter and temperature.
+
+    Returns:
+        loss_N in nats times T², differentiable in the logits; float32 at least.
+
+    Raises:
+        UndefinedLoss: it is not defined on this kind of target, or at this temperature.
+        MismatchError: logits and target have different shapes.
+
+    Example:
+        >>> target = DenseTarget(log_probs_NV=torch.tensor([[0.5, 0.5]]).log())
+        >>> round(float(divergence(torch.zeros(1, 2), target, Divergence(kind="jsd"))), 6)
+        0.0
     """
-    return _term(student_logits_NV, target, settings.divergence, settings)
+    if isinstance(target, DenseTarget):
+        return dense_divergence(student_logits_NV, target.log_probs_NV, divergence)
+    return sparse_divergence(student_logits_NV, target, divergence)
 
 
 def token_losses(student_logits_NV: Tensor, target: Target | None, labels_N: Tensor, settings: LossSettings) -> Tensor:
-    """loss_N = weight · divergence + Σ loss.add + ce_weight · (−log q(label)), the cross-entropy at temperature 1."""
+    """The loss of each response token: weight · divergence + Σ add + ce_weight · (−log q(label)).
+
+    Args:
+        student_logits_NV: as of `divergence`.
+        target: None where the cross-entropy is the only term.
+        labels_N: int64, the response tokens; their cross-entropy is at temperature 1.
+        settings: the terms and their weights.
+
+    Returns:
+        loss_N in nats (times T² of each divergence), differentiable in the logits.
+
+    Raises:
+        UndefinedLoss: a divergence is not defined on this kind of target, or the sum has no term.
+        MismatchError: logits and target have different shapes.
+
+    Example:
+        >>> settings = LossSettings(weight=0.0, ce_weight=1.0)
+        >>> round(float(token_losses(torch.zeros(1, 2), None, torch.tensor([1]), settings)), 4)
+        0.6931
+    """
     total_N: Tensor | None = None
-    for kind, weight in weighted_terms(settings):
-        if kind == "cross_entropy":
+    for term in loss_terms(settings):
+        if term.divergence is None:
             loss_N = cross_entropy(student_logits_NV, labels_N)
         else:
-            assert target is not None, f"{kind} compares with a teacher"
-            loss_N = _term(student_logits_NV, target, kind, settings)
-        loss_N = loss_N if weight == 1 else weight * loss_N
+            assert target is not None, f"{term.divergence} compares with a teacher"
+            loss_N = divergence(student_logits_NV, target, term.divergence)
+        loss_N = loss_N if term.weight == 1 else term.weight * loss_N
         total_N = loss_N if total_N is None else total_N + loss_N
     assert total_N is not None
     return total_N
 
 
-def _term(student_logits_NV: Tensor, target: Target, kind: DivergenceKind, settings: LossSettings) -> Tensor:
-    return _divergence(
-        student_logits_NV,
-        target,
-        kind,
-        beta=settings.beta,
-        skew=settings.skew,
-        temperature=settings.temperature,
-    )
-
-
 def cross_entropy(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
-    """loss_N = −log softmax(logits)[label], in float32 at least; on the CPU by the row kernel."""
+    """−log softmax(logits)[label] per row; on the CPU by the row kernel.
+
+    Args:
+        logits_NV: any floating-point format.
+        labels_N: int64, in [0, V).
+
+    Returns:
+        loss_N in nats, differentiable in the logits; float32 at least.
+
+    Example:
+        >>> round(float(cross_entropy(torch.zeros(1, 4), torch.tensor([2]))), 4)
+        1.3863
+    """
     if logits_NV.device.type == "cpu" and logits_NV.dtype in (torch.float32, torch.bfloat16) and len(labels_N):
-        loss_N: Tensor = _CrossEntropy.apply(logits_NV, labels_N)
-        return loss_N
+        return rowwise(logits_NV, partial(cross_entropy_, labels_C=labels_N))
     dtype = torch.promote_types(logits_NV.dtype, torch.float32)
     return torch.nn.functional.cross_entropy(logits_NV.to(dtype), labels_N, reduction="none")
 
 
-class _CrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits_NV: Tensor, labels_N: Tensor) -> Tensor:
-        grad_NV = logits_NV.clone(memory_format=torch.contiguous_format)
-        loss_N = sampled_rows(grad_NV, labels_N)
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(grad_NV)
-        return loss_N
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream_N: Tensor) -> tuple[Tensor, None]:
-        (grad_NV,) = ctx.saved_tensors
-        return grad_NV * upstream_N[:, None].to(grad_NV.dtype), None
-
-
 def forward_kl(student_logits_NV: Tensor, target: Target, *, temperature: float = 1.0) -> Tensor:
-    """loss_N = T² · KL(teacher ‖ student)."""
-    return _divergence(student_logits_NV, target, "forward_kl", temperature=temperature)
+    """loss_N = T² · KL(teacher ‖ student); as of `divergence`.
+
+    Example:
+        >>> target = DenseTarget(log_probs_NV=torch.tensor([[0.75, 0.25]]).log())
+        >>> round(float(forward_kl(torch.zeros(1, 2), target)), 4)
+        0.1308
+    """
+    return divergence(student_logits_NV, target, Divergence(kind="forward_kl", temperature=temperature))
 
 
 def reverse_kl(student_logits_NV: Tensor, target: Target, *, temperature: float = 1.0) -> Tensor:
-    """loss_N = T² · KL(student ‖ teacher); on a top-k target that of K+1 buckets, an approximation."""
-    return _divergence(student_logits_NV, target, "reverse_kl", temperature=temperature)
+    """loss_N = T² · KL(student ‖ teacher); as of `divergence`. On a top-k target of K+1 outcomes: a lower bound.
+
+    Example:
+        >>> target = DenseTarget(log_probs_NV=torch.tensor([[0.75, 0.25]]).log())
+        >>> round(float(reverse_kl(torch.zeros(1, 2), target)), 4)
+        0.1438
+    """
+    return divergence(student_logits_NV, target, Divergence(kind="reverse_kl", temperature=temperature))
 
 
 def jsd(student_logits_NV: Tensor, target: Target, *, beta: float = 0.5, temperature: float = 1.0) -> Tensor:
-    """loss_N = T² · [β KL(teacher ‖ M) + (1−β) KL(student ‖ M)], M = β·teacher + (1−β)·student.
+    """loss_N = T² · [β KL(teacher ‖ M) + (1−β) KL(student ‖ M)], M = β·teacher + (1−β)·student; as of `divergence`.
 
-    β = 0 is forward KL and β = 1 reverse KL; close to either, the scale falls with β (12× at .1).
+    β in [0, 1]: 0 is forward KL and 1 reverse KL; close to either, the scale falls with β (12× at .1).
+
+    Example:
+        >>> target = DenseTarget(log_probs_NV=torch.tensor([[0.75, 0.25]]).log())
+        >>> round(float(jsd(torch.zeros(1, 2), target)), 4)
+        0.0338
     """
-    return _divergence(student_logits_NV, target, "jsd", beta=beta, temperature=temperature)
+    return divergence(student_logits_NV, target, Divergence(kind="jsd", parameter=beta, temperature=temperature))
 
 
 def skewed_kl(student_logits_NV: Tensor, target: Target, *, skew: float = 0.1, temperature: float = 1.0) -> Tensor:
-    """loss_N = T² · KL(teacher ‖ skew·teacher + (1−skew)·student)."""
-    return _divergence(student_logits_NV, target, "skewed_kl", skew=skew, temperature=temperature)
+    """loss_N = T² · KL(teacher ‖ skew·teacher + (1−skew)·student), skew in [0, 1); as of `divergence`.
+
+    Example:
+        >>> target = DenseTarget(log_probs_NV=torch.tensor([[0.75, 0.25]]).log())
+        >>> round(float(skewed_kl(torch.zeros(1, 2), target)), 4)
+        0.1053
+    """
+    return divergence(student_logits_NV, target, Divergence(kind="skewed_kl", parameter=skew, temperature=temperature))
 
 
 def total_variation(student_logits_NV: Tensor, target: Target, *, temperature: float = 1.0) -> Tensor:
-    """loss_N = T² · ½ Σ_v |teacher_v − student_v|."""
-    return _divergence(student_logits_NV, target, "total_variation", temperature=temperature)
+    """loss_N = T² · ½ Σ_v |teacher_v − student_v|; as of `divergence`.
 
-
-def _divergence(
-    student_logits_NV: Tensor,
-    target: Target,
-    kind: DivergenceKind,
-    *,
-    beta: float = 0.5,
-    skew: float = 0.1,
-    temperature: float = 1.0,
-) -> Tensor:
-    if isinstance(target, DenseTarget):
-        return dense_divergence(
-            student_logits_NV, target.log_probs_NV, kind=kind, beta=beta, skew=skew, temperature=temperature
-        )
-    return sparse_divergence(student_logits_NV, target, kind=kind, beta=beta, skew=skew, temperature=temperature)
+    Example:
+        >>> target = DenseTarget(log_probs_NV=torch.tensor([[0.75, 0.25]]).log())
+        >>> round(float(total_variation(torch.zeros(1, 2), target)), 4)
+        0.25
+    """
+    return divergence(student_logits_NV, target, Divergence(kind="total_variation", temperature=temperature))

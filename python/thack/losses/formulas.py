@@ -1,7 +1,7 @@
 """Each divergence once: its terms and their derivatives by the student's log-probabilities.
 
-Every divergence here is a sum over outcomes f(p, q) of a teacher probability p and a student
-probability q, so the gradient by the student's logits z follows from g_v = ∂f_v/∂log q_v alone:
+Every divergence here is a sum over outcomes f(p, q) of a teacher probability p and a student probability q, so the
+gradient by the student's logits z follows from g_v = ∂f_v/∂log q_v alone:
 
     ∂L/∂z_v = g_v − q_v · Σ_w g_w
 
@@ -12,101 +12,102 @@ probability q, so the gradient by the student's logits z follows from g_v = ∂f
     skewed_kl           M = s p + (1−s) q;  f = p (log p − log M)       g = −p (1−s) q / M
     total_variation     f = |p − q| / 2                                 g = q · sign(q − p) / 2
 
-jsd is forward_kl at β = 0 and reverse_kl at β = 1, as in GKD (arXiv 2306.13649, eq. 1), whose limits
-β → 0, 1 do not meet these special cases: there the scale falls with β. skewed_kl is DistiLLM's
-(arXiv 2402.03898, eq. 3).
+jsd is forward_kl at β = 0 and reverse_kl at β = 1, as in GKD (arXiv 2306.13649, eq. 1), whose limits β → 0, 1 do not
+meet these special cases: there the scale falls with β. skewed_kl is DistiLLM's (arXiv 2402.03898, eq. 3).
+
+The dense loss, the sparse loss of any device and the metrics of an evaluation use these. rust/kernels/divergence has a
+second copy; tests/vectors/divergences.json pins both.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from thack.config import LossSettings
-from thack.errors import UndefinedLoss
-from thack.schema.targets import DivergenceKind
-
-LossTerm = DivergenceKind | Literal["cross_entropy"]
-DIVERGENCES: tuple[DivergenceKind, ...] = ("forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation")
+from thack.schema.targets import Divergence
 
 
-def resolve(kind: str, beta: float, skew: float, temperature: float) -> DivergenceKind:
-    """The divergence that `kind` means at these parameters: jsd at β = 0 and 1 is a KL.
+class Outcomes:
+    """The two distributions' natural log-probabilities (−inf allowed), and what follows from them, computed once."""
 
-    Raises UndefinedLoss for an unknown kind or a parameter outside its range.
+    def __init__(self, log_p: Tensor, log_q: Tensor) -> None:
+        self.log_p, self.log_q = log_p, log_q
+
+    @cached_property
+    def p(self) -> Tensor:
+        return self.log_p.exp()
+
+    @cached_property
+    def q(self) -> Tensor:
+        return self.log_q.exp()
+
+    @cached_property
+    def log_ratio(self) -> Tensor:
+        return self.log_p - self.log_q
+
+    def mixture(self, share: float) -> Tensor:
+        """M = share · p + (1 − share) · q."""
+        return share * self.p + (1 - share) * self.q
+
+
+class Part(NamedTuple):
+    """Σ scale · weight · log_ratio: one of the sums that a divergence consists of, outcome by outcome."""
+
+    scale: float
+    weight: Tensor  # where it is 0 the term is 0, whatever the log-ratio is
+    log_ratio: Tensor
+
+
+def parts(divergence: Divergence, both: Outcomes) -> list[Part]:
+    """f as a sum of weighted log-ratios, for every divergence but total variation, at the temperature of `both`."""
+    if divergence.kind == "forward_kl":
+        return [Part(1, both.p, both.log_ratio)]
+    if divergence.kind == "reverse_kl":
+        return [Part(-1, both.q, both.log_ratio)]
+    share = divergence.teacher_share
+    log_m = both.mixture(share).log()
+    if divergence.kind == "skewed_kl":
+        return [Part(1, both.p, both.log_p - log_m)]
+    assert divergence.kind == "jsd", f"{divergence.kind} is no sum of log-ratios"
+    return [Part(share, both.p, both.log_p - log_m), Part(1 - share, both.q, both.log_q - log_m)]
+
+
+def terms(divergence: Divergence, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """(f, g) per outcome, shaped like the inputs; g is the derivative of f by log q.
+
+    log_p, log_q: natural log-probabilities, −inf allowed. An outcome without mass on the side that weights it adds
+    exactly 0; p > 0 = q gives +inf in forward_kl, q > 0 = p in reverse_kl.
     """
-    if kind not in DIVERGENCES:
-        raise UndefinedLoss(f"unknown divergence {kind!r}", hint=f"accepted: {', '.join(DIVERGENCES)}")
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise UndefinedLoss(f"temperature must be finite and above 0, got {temperature}")
-    if kind == "jsd" and not 0 <= beta <= 1:
-        raise UndefinedLoss(f"beta must lie in [0, 1], got {beta}")
-    if kind == "skewed_kl" and not 0 <= skew < 1:
-        raise UndefinedLoss(f"skew must lie in [0, 1), got {skew}", hint="skew = 1 compares the teacher with itself")
-    if kind == "jsd" and beta == 0:
-        return "forward_kl"
-    if kind == "jsd" and beta == 1:
-        return "reverse_kl"
-    return next(known for known in DIVERGENCES if known == kind)
+    both = Outcomes(log_p, log_q)
+    p, q = both.p, both.q
+    if divergence.kind == "total_variation":
+        return (p - q).abs() / 2, q * torch.sign(q - p) / 2
+    # Masked before the product: −inf − −inf and 0·inf are NaN (docs/reference/pitfalls.md, case 12).
+    found = [Part(scale, w, torch.where(w > 0, ratio, 0)) for scale, w, ratio in parts(divergence, both)]
+    values = [(one.weight if one.scale == 1 else one.scale * one.weight) * one.log_ratio for one in found]
+    if divergence.kind == "forward_kl":
+        return values[0], -p
+    if divergence.kind == "reverse_kl":
+        return values[0], q * (1 - found[0].log_ratio)
+    if divergence.kind == "jsd":
+        return values[0] + values[1], values[1]
+    share = divergence.teacher_share
+    mixture = both.mixture(share)
+    slope = torch.where(p > 0, -p * (1 - share) * q / mixture.clamp_min(torch.finfo(mixture.dtype).tiny), 0)
+    return values[0], slope
 
 
-def weighted_terms(settings: LossSettings) -> list[tuple[LossTerm, float]]:
-    """The sum that `settings` name, as (divergence or cross_entropy, weight); terms of weight 0 are left out.
-
-    Raises UndefinedLoss for an entry of loss.add that is not NAME:WEIGHT.
-    """
-    found: list[tuple[LossTerm, float]] = [(settings.divergence, settings.weight)]
-    found += [_term(text) for text in settings.add]
-    found.append(("cross_entropy", settings.ce_weight))
-    kept = [(kind, weight) for kind, weight in found if weight]
-    if not kept:
-        raise UndefinedLoss(
-            "the loss has no term of weight above 0", hint="set loss.weight, loss.add or loss.ce_weight"
-        )
-    return kept
+def row_sums(divergence: Divergence, both: Outcomes) -> Tensor:
+    """Σ_v f of each row [N] by dot products: what an evaluation measures. Not for total variation."""
+    sums = [one.scale * _dot(one) for one in parts(divergence, both)]
+    return sums[0] if len(sums) == 1 else sums[0] + sums[1]
 
 
-def _term(text: str) -> tuple[LossTerm, float]:
-    name, _, number = text.partition(":")
-    kind = next((known for known in DIVERGENCES if known == name.strip()), None)
-    try:
-        weight = float(number)
-    except ValueError:
-        weight = -1.0
-    if kind is None or not (math.isfinite(weight) and weight >= 0):
-        raise UndefinedLoss(
-            f"loss.add: {text!r} is not a divergence and its weight",
-            hint=f'write it as "reverse_kl:0.5"; accepted: {", ".join(DIVERGENCES)}',
-        )
-    return kind, weight
-
-
-def terms(kind: DivergenceKind, log_p: Tensor, log_q: Tensor, *, beta: float, skew: float) -> tuple[Tensor, Tensor]:
-    """(f, g) per outcome, shaped like the inputs; not differentiable, g is the derivative.
-
-    log_p, log_q: natural log-probabilities, −inf allowed. An outcome without mass on the side that
-    weights it adds exactly 0; p > 0 = q gives +inf in forward_kl, q > 0 = p in reverse_kl.
-    """
-    p, q = log_p.exp(), log_q.exp()
-    if kind == "forward_kl":
-        return p * _difference(log_p, log_q, p), -p
-    if kind == "reverse_kl":
-        ratio = _difference(log_q, log_p, q)
-        return q * ratio, q * (ratio + 1)
-    if kind == "jsd":
-        log_m = (beta * p + (1 - beta) * q).log()
-        of_q = (1 - beta) * q * _difference(log_q, log_m, q)
-        return beta * p * _difference(log_p, log_m, p) + of_q, of_q
-    if kind == "skewed_kl":
-        m = skew * p + (1 - skew) * q
-        g = torch.where(p > 0, -p * (1 - skew) * q / m.clamp_min(torch.finfo(m.dtype).tiny), 0)
-        return p * _difference(log_p, m.log(), p), g
-    return (p - q).abs() / 2, q * torch.sign(q - p) / 2
-
-
-def _difference(log_a: Tensor, log_b: Tensor, weight: Tensor) -> Tensor:
-    """log a − log b where `weight` > 0, else 0: −inf − −inf and 0·inf never come to be (pitfall 12)."""
-    return torch.where(weight > 0, log_a - log_b, 0)
+def _dot(part: Part) -> Tensor:
+    sums_N: Tensor = torch.linalg.vecdot(part.weight, part.log_ratio)
+    if torch.isfinite(sums_N).all():
+        return sums_N
+    return torch.where(part.weight > 0, part.weight * part.log_ratio, 0).sum(dim=1)

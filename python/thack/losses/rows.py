@@ -1,159 +1,134 @@
-"""Rows of student logits in, losses out, and each row replaced by its gradient: what the fused head sweeps over.
+"""Rows of student logits in, losses out, and each row replaced by its gradient: what the fused head works with.
 
-On the CPU sparse targets go through the Rust kernel; elsewhere two sweeps over the row (Triton on a GPU, torch
-where there is no Triton) stand around arithmetic on K+1 numbers. With s the student's softmax, q_S its mass on
-the K ids, u its tail, r the softmax over the tail alone, g_k = ∂f/∂log q_k, h = ∂f/∂log u and G = Σ g_k:
-
-    outside S:  grad_v = r_v · (h·q_S − G·u)        at S_k:  grad = g_k − s_k · (G + h)
-
-C tokens of a chunk, V vocabulary, K kept ids.
+C tokens of a chunk, V vocabulary.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from thack import kernels
-from thack.config import LossSettings
+from thack.kernels import SparseRows
 from thack.losses.dense import value_and_gradient
-from thack.losses.formulas import resolve, terms, weighted_terms
-from thack.losses.sparse import at_temperature, check_defined
-from thack.losses.sweeps import fill_tail, tail_sums
-from thack.schema.targets import DivergenceKind
-from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
+from thack.losses.sparse import at_temperature, check_defined, has_kernel
+from thack.losses.sweeps import sparse_by_sweeps_
+from thack.schema.targets import Divergence, LossTerm
+from thack.targets.types import DenseTarget, SparseTarget, Target
+
+_FORWARD_KL = Divergence()
 
 
-def replace_by_gradient(logits_CV: Tensor, target: Target | None, labels_C: Tensor, settings: LossSettings) -> Tensor:
-    """loss_C of `settings` (float32 at least), with logits_CV overwritten by its gradient, row by row.
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One term of a weighted sum. `apply_` returns its loss_C and overwrites the rows with the gradient of that."""
 
-    target: None where the cross-entropy is all that is asked for. One copy of the rows is needed for every term
-    of a weighted sum but the last; the CPU's kernel takes the cross-entropy along with a divergence.
-    """
-    plan = weighted_terms(settings)
-    along = 0.0
-    if len(plan) > 1 and plan[-1][0] == "cross_entropy" and _has_kernel(logits_CV, target):
-        along = plan.pop()[1]
-    total_C, gradient_CV = None, None
-    for number, (kind, weight) in enumerate(plan):
-        last = number == len(plan) - 1
-        rows_CV = logits_CV if last else logits_CV.clone()
-        if kind == "cross_entropy":
-            loss_C = sampled_rows(rows_CV, labels_C)
-        elif last and along:
-            loss_C = _divergence(rows_CV, target, kind, settings, labels_C, along / weight)
-        else:
-            loss_C = _divergence(rows_CV, target, kind, settings)
-        total_C = weight * loss_C if total_C is None else total_C + weight * loss_C
-        if weight != 1:
-            rows_CV *= weight
-        if gradient_CV is not None:
-            rows_CV += gradient_CV
-        gradient_CV = rows_CV
-    assert total_C is not None
-    return total_C
+    weight: float
+    apply_: Callable[[Tensor], Tensor]
+
+    def weighted_(self, rows_CV: Tensor) -> Tensor:
+        loss_C = self.weight * self.apply_(rows_CV)
+        if self.weight != 1:
+            rows_CV *= self.weight
+        return loss_C
 
 
-def sampled_rows(logits_CV: Tensor, labels_C: Tensor) -> Tensor:
-    """loss_C = −log softmax(logits)[label]: a sampled target whose one id has weight 1 and entropy 0."""
-    one_C1 = torch.ones(len(labels_C), 1, device=labels_C.device)
-    target = SampledTarget(
-        ids_NK=labels_C[:, None].int(),
-        weights_NK=one_C1,
-        counts_N=torch.ones(len(labels_C), dtype=torch.int32, device=labels_C.device),
-        tau_N=one_C1[:, 0],
-        entropy_N=torch.zeros(len(labels_C), device=labels_C.device),
-        vocab_size=logits_CV.shape[1],
-    )
-    return _sparse(logits_CV, target, "forward_kl", LossSettings())
-
-
-def _divergence(
-    logits_CV: Tensor,
-    target: Target | None,
-    kind: DivergenceKind,
-    settings: LossSettings,
-    labels_C: Tensor | None = None,
-    ce_weight: float = 0.0,
+def replace_by_gradient(
+    logits_CV: Tensor, target: Target | None, labels_C: Tensor, terms: Sequence[LossTerm]
 ) -> Tensor:
-    assert target is not None, f"{kind} compares with a teacher"
-    if not isinstance(target, DenseTarget):
-        return _sparse(logits_CV, target, kind, settings, labels_C, ce_weight)
-    loss_C, gradient_CV = value_and_gradient(
-        logits_CV,
-        target.log_probs_NV,
-        kind=kind,
-        beta=settings.beta,
-        skew=settings.skew,
-        temperature=settings.temperature,
+    """loss_C, the weighted sum of `terms`, with logits_CV overwritten by its gradient, row by row.
+
+    Args:
+        logits_CV: the student's; contiguous rows of float32, bfloat16, float16 or float64.
+        target: None where the cross-entropy is the only term.
+        labels_C: int64, for the cross-entropy.
+        terms: at least one, of weights other than 0 (`config.specs.loss_terms`).
+
+    Returns:
+        float32 at least; nats, times T².
+
+    Raises:
+        UndefinedLoss: a divergence is not defined on this target.
+    """
+    *first, last = _plan(logits_CV, target, labels_C, terms)
+    # Memory: the last term overwrites the rows themselves; each one before it works on a copy, and their gradients
+    # are added up in the first copy. So a single term needs no copy, and a sum at most two at a time.
+    total_C: Tensor | None = None
+    gradient_CV: Tensor | None = None
+    for term in first:
+        copy_CV = logits_CV.clone()
+        loss_C = term.weighted_(copy_CV)
+        total_C = loss_C if total_C is None else total_C + loss_C
+        gradient_CV = copy_CV if gradient_CV is None else gradient_CV.add_(copy_CV)
+    loss_C = last.weighted_(logits_CV)
+    if total_C is None or gradient_CV is None:
+        return loss_C
+    logits_CV += gradient_CV
+    return total_C + loss_C
+
+
+def _plan(logits_CV: Tensor, target: Target | None, labels_C: Tensor, terms: Sequence[LossTerm]) -> list[Term]:
+    """The kernel takes the cross-entropy, which comes last, together with the divergence before it: one term."""
+    pair = terms[-2:]
+    joined = len(pair) == 2 and pair[1].divergence is None and has_kernel(logits_CV)
+    if joined and pair[0].divergence is not None and target is not None and not isinstance(target, DenseTarget):
+        apply_ = partial(
+            _divergence_and_cross_entropy_,
+            target=target,
+            divergence=pair[0].divergence,
+            labels_C=labels_C,
+            ce_weight=pair[1].weight / pair[0].weight,
+        )
+        return [*(_term(term, target, labels_C) for term in terms[:-2]), Term(pair[0].weight, apply_)]
+    return [_term(term, target, labels_C) for term in terms]
+
+
+def _term(term: LossTerm, target: Target | None, labels_C: Tensor) -> Term:
+    if term.divergence is None:
+        return Term(term.weight, partial(cross_entropy_, labels_C=labels_C))
+    assert target is not None, f"{term.divergence} compares with a teacher"
+    if isinstance(target, DenseTarget):
+        return Term(term.weight, partial(_dense_, target=target, divergence=term.divergence))
+    return Term(term.weight, partial(_sparse_, target=target, divergence=term.divergence))
+
+
+def cross_entropy_(logits_CV: Tensor, labels_C: Tensor) -> Tensor:
+    """loss_C = −log softmax(logits)[label]: a sampled target whose one id has weight 1 and entropy 0."""
+    label = SparseRows(
+        ids_NK=labels_C[:, None].int(),
+        values_NK=torch.ones(len(labels_C), 1, device=labels_C.device),
+        tail_N=torch.zeros(len(labels_C), device=labels_C.device),
+        vocab_size=logits_CV.shape[1],
+        sampled=True,
     )
+    return _by_kernel_or_sweeps_(logits_CV, label, _FORWARD_KL)
+
+
+def _dense_(logits_CV: Tensor, target: DenseTarget, divergence: Divergence) -> Tensor:
+    loss_C, gradient_CV = value_and_gradient(logits_CV, target.log_probs_NV, divergence)
     logits_CV.copy_(gradient_CV)
     return loss_C
 
 
-def _has_kernel(logits_CV: Tensor, target: Target | None) -> bool:
-    on_cpu = logits_CV.device.type == "cpu" and logits_CV.dtype != torch.float64
-    return on_cpu and isinstance(target, TopKTarget | SampledTarget)
+def _sparse_(logits_CV: Tensor, target: SparseTarget, divergence: Divergence) -> Tensor:
+    check_defined(target, divergence)
+    return _by_kernel_or_sweeps_(logits_CV, at_temperature(target, divergence.temperature), divergence)
 
 
-def _sparse(
-    logits_CV: Tensor,
-    target: TopKTarget | SampledTarget,
-    kind: DivergenceKind,
-    settings: LossSettings,
-    labels_C: Tensor | None = None,
-    ce_weight: float = 0.0,
+def _by_kernel_or_sweeps_(logits_CV: Tensor, teacher: SparseRows, divergence: Divergence) -> Tensor:
+    if has_kernel(logits_CV):
+        return kernels.sparse_divergence_(logits_CV, teacher, divergence)
+    return sparse_by_sweeps_(logits_CV, teacher, divergence)
+
+
+def _divergence_and_cross_entropy_(
+    logits_CV: Tensor, target: SparseTarget, divergence: Divergence, labels_C: Tensor, ce_weight: float
 ) -> Tensor:
-    resolved = resolve(kind, settings.beta, settings.skew, settings.temperature)
-    check_defined(target, resolved, settings.temperature)
-    if not _has_kernel(logits_CV, target):
-        return by_sweeps(logits_CV, target, resolved, settings)
-    return kernels.sparse_divergence_(
-        logits_CV,
-        target,
-        kind=resolved,
-        beta=settings.beta,
-        skew=settings.skew,
-        temperature=settings.temperature,
-        labels_N=labels_C,
-        ce_weight=ce_weight,
-    )
-
-
-def by_sweeps(
-    logits_CV: Tensor,
-    target: TopKTarget | SampledTarget,
-    kind: DivergenceKind,
-    settings: LossSettings,
-) -> Tensor:
-    """The same by torch on K+1 numbers, between a sweep that reads the tail and one that writes its gradient."""
-    wide = torch.promote_types(logits_CV.dtype, torch.float32)
-    temperature, ids_CK = settings.temperature, target.ids_NK.long()
-    values_CK, rest_C = at_temperature(target, temperature)
-    sampled = isinstance(target, SampledTarget)
-    # Padding repeats an id that counts: it must be seen once.
-    counted_CK = values_CK > 0 if sampled else torch.ones_like(ids_CK, dtype=torch.bool)
-    kept_CK = logits_CV.gather(1, ids_CK).to(wide) / temperature
-    logits_CV.scatter_(1, ids_CK, float("-inf"))
-    highest_C, sum_C = tail_sums(logits_CV, 1 / temperature)
-    log_tail_C = highest_C / temperature + sum_C.log()
-    log_head_C = torch.where(counted_CK, kept_CK, float("-inf")).logsumexp(1)
-    log_all_C = torch.logaddexp(log_head_C, log_tail_C)
-    log_q = torch.cat([kept_CK, log_tail_C[:, None]], 1) - log_all_C[:, None]
-    if sampled:
-        weights = torch.cat([values_CK, torch.zeros_like(rest_C)[:, None]], 1).to(wide)
-        f, g = -torch.where(weights > 0, weights * log_q, 0), -weights
-    else:
-        log_p = torch.cat([values_CK, rest_C[:, None]], 1).to(wide)
-        f, g = terms(kind, log_p, log_q, beta=settings.beta, skew=settings.skew)
-    loss_C = f.sum(1) - (rest_C if sampled else 0)
-    total_C1, tail_C = g[:, :-1].sum(1, keepdim=True), g[:, -1]
-    q_head_C, u_C = (log_head_C - log_all_C).exp(), log_q[:, -1].exp()
-    outside_C = (tail_C * q_head_C - total_C1[:, 0] * u_C) * temperature
-    fill_tail(logits_CV, highest_C, torch.where(sum_C > 0, outside_C / sum_C, 0), 1 / temperature)
-    head_CK = (g[:, :-1] - log_q[:, :-1].exp() * (total_C1 + tail_C[:, None])) * temperature
-    if sampled:  # what repeats an id writes what that id gets
-        place = (counted_CK.sum(1, keepdim=True) - 1).clamp_min(0)
-        head_CK = torch.where(counted_CK, head_CK, head_CK.gather(1, place))
-    logits_CV.scatter_(1, ids_CK, head_CK.to(logits_CV.dtype))
-    return loss_C * temperature**2
+    """divergence + ce_weight · cross-entropy in the two sweeps of one kernel."""
+    check_defined(target, divergence)
+    teacher = at_temperature(target, divergence.temperature)
+    return kernels.sparse_divergence_(logits_CV, teacher, divergence, labels_N=labels_C, ce_weight=ce_weight)

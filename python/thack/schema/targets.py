@@ -300,49 +300,47 @@ class LossTerm:
         return f"{self.divergence or 'cross_entropy'}:{self.weight!r}"
 
 
-def check_defined(spec: TargetSpec, kind: DivergenceKind, temperature: float) -> None:
-    """Refuse a divergence that is not defined on top-k or sampled targets.
-
-    Args:
-        spec: a top-k or sampled target.
-        kind: of the divergence.
-        temperature: at which both distributions are compared.
+def check_defined(spec: TargetSpec, divergence: Divergence) -> None:
+    """Refuse a divergence that is not defined on a target.
 
     Raises:
-        UndefinedLoss: the divergence is not defined on these targets at this temperature.
+        UndefinedLoss: says why, and what to use instead.
     """
-    if spec.kind == "sampled":
-        _check_sampled(kind, temperature)
-    else:
-        _check_top_k(spec, kind, temperature)
+    if spec.kind in ("sampled", "multinomial"):
+        _check_unbiased(spec, divergence)
+    if spec.kind in ("top-k", "renormalised"):
+        _check_truncated(spec, divergence)
 
 
-def _check_sampled(kind: DivergenceKind, temperature: float) -> None:
-    if kind != "forward_kl":
+def _check_unbiased(spec: TargetSpec, divergence: Divergence) -> None:
+    others = "`target.kind` dense, top-k or mixed" if spec.live else "a dense or top-k cache"
+    if divergence.kind != "forward_kl":
         raise UndefinedLoss(
-            f"{kind} is not defined on sampled targets",
+            f"{divergence.kind} is not defined on {spec.kind} targets",
             details=("the samples are an unbiased estimate of p, and only forward KL is linear in p",),
-            hint="use loss.divergence = forward_kl, or a dense or top-k cache",
+            hint=f"use `loss.divergence = forward_kl`, or {others}",
         )
-    if temperature != 1:
+    if divergence.temperature != 1:
         raise UndefinedLoss(
-            f"temperature {temperature:g} is not defined on sampled targets",
-            details=("they were drawn at temperature 1, and p^(1/T) is not linear in p",),
-            hint="use loss.temperature = 1, or a dense or top-k cache",
+            f"temperature {divergence.temperature:g} is not defined on {spec.kind} targets",
+            details=("they are drawn at temperature 1, and p^(1/T) is not linear in p",),
+            hint=f"use `loss.temperature = 1`, or {others}",
         )
 
 
-def _check_top_k(spec: TargetSpec, kind: DivergenceKind, temperature: float) -> None:
+def _check_truncated(spec: TargetSpec, divergence: Divergence) -> None:
+    temperature = divergence.temperature
     if spec.tail == "none":
         raise UndefinedLoss(
-            f"{kind} is not defined on a top-k target without its tail",
+            f"{divergence.kind} is not defined on a top-k target without its tail",
             details=("truncated forward KL goes negative, renormalised it is over-confident",),
             hint="cache the teacher with `thack cache-logits`, which stores the exact tail",
         )
     if temperature != 1 and temperature not in spec.temperatures:
         kept = ", ".join(f"{t:g}" for t in sorted({1.0, *spec.temperatures}))
+        others = "`target.kind` dense or mixed" if spec.live else f"a cache with `temperatures = [{temperature:g}]`"
         raise UndefinedLoss(
-            f"temperature {temperature:g} needs the tail at that temperature, which this cache does not hold",
-            details=(f"asked   {temperature:g}", f"cached  {kept}"),
-            hint=f"cache again with `temperatures = [{temperature:g}]`, or use `loss.temperature = 1`",
+            f"temperature {temperature:g} needs the tail at that temperature, which is not kept",
+            details=(f"asked  {temperature:g}", f"kept   {kept}"),
+            hint=f"use `loss.temperature = 1`, or {others}",
         )

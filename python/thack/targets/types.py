@@ -1,4 +1,4 @@
-"""What the teacher knows about one batch of response tokens: value types with shapes, nothing else.
+"""What the teacher knows about one batch of response tokens, as value types.
 
 Shape legend, used in names throughout thack: B sequences, T positions, V vocabulary, K kept ids,
 N response tokens packed sequence after sequence (row n is the distribution that predicts token n).
@@ -7,18 +7,53 @@ All probabilities are at temperature 1 and all logarithms are natural.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DenseTarget:
-    """The whole distribution."""
+class _Packed:
+    """Tensors whose first dimension is N."""
 
-    log_probs_NV: Tensor  # float32
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same target with `change` applied to each of its tensors."""
+        return replace(self, **{f.name: _changed(getattr(self, f.name), change) for f in fields(self)})
+
+    def rows(self, rows: slice) -> Self:
+        """The target of these response tokens."""
+        return self.map(lambda tensor: tensor[rows])
+
+    def to(self, device: torch.device | str) -> Self:
+        """The target with its tensors on `device`."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def _changed(value: object, change: Callable[[Tensor], Tensor]) -> object:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: change(tensor) for key, tensor in value.items()}
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseTarget(_Packed):
+    """The whole distribution.
+
+    Args:
+        log_probs_NV: float32 (or float64), natural logarithms, each row normalised; −inf is an id without mass.
+
+    Example:
+        >>> target = DenseTarget(log_probs_NV=torch.log_softmax(torch.zeros(2, 3), dim=1))
+        >>> len(target), target.vocab_size, len(target.rows(slice(1)))
+        (2, 3, 1)
+    """
+
+    log_probs_NV: Tensor
 
     @property
     def vocab_size(self) -> int:
@@ -27,56 +62,66 @@ class DenseTarget:
     def __len__(self) -> int:
         return self.log_probs_NV.shape[0]
 
-    def to(self, device: torch.device | str) -> DenseTarget:
-        return DenseTarget(log_probs_NV=self.log_probs_NV.to(device, non_blocking=True))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TopKTarget:
-    """The K most likely ids, their log-probabilities, and the log of the mass of all others."""
+class TopKTarget(_Packed):
+    """K ids (usually the most likely), their log-probabilities, and the log of the mass of all others.
 
-    ids_NK: Tensor  # int32, strictly increasing along K, < vocab_size
-    log_probs_NK: Tensor  # float32
-    log_tail_N: Tensor | None  # float32, log Σ_{v∉S} p_v (−inf where nothing is left); None: unknown
+    Args:
+        ids_NK: int32, strictly increasing along K, below vocab_size.
+        log_probs_NK: float32, natural logarithms at temperature 1.
+        log_tail_N: float32, log Σ_{v∉S} p_v; −inf where nothing is left; None: unknown, and most losses are undefined.
+        vocab_size: number of ids of the distribution.
+        log_tail_at: T → log Σ_{v∉S} p_v^(1/T), float32 [N]: what a loss at temperature T needs.
+
+    Example:
+        >>> half = torch.tensor([[0.5]]).log()
+        >>> ids = torch.tensor([[7]], dtype=torch.int32)
+        >>> len(TopKTarget(ids_NK=ids, log_probs_NK=half, log_tail_N=half[0], vocab_size=10))
+        1
+    """
+
+    ids_NK: Tensor
+    log_probs_NK: Tensor
+    log_tail_N: Tensor | None
     vocab_size: int
-    log_tail_at: Mapping[float, Tensor] = field(default_factory=dict)  # T → log Σ_{v∉S} p_v^(1/T), float32 [N]
+    log_tail_at: Mapping[float, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.ids_NK.shape[0]
 
-    def to(self, device: torch.device | str) -> TopKTarget:
-        return TopKTarget(
-            ids_NK=self.ids_NK.to(device, non_blocking=True),
-            log_probs_NK=self.log_probs_NK.to(device, non_blocking=True),
-            log_tail_N=None if self.log_tail_N is None else self.log_tail_N.to(device, non_blocking=True),
-            vocab_size=self.vocab_size,
-            log_tail_at={t: tail.to(device, non_blocking=True) for t, tail in self.log_tail_at.items()},
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SampledTarget:
-    """An unbiased sparse estimate of p: E[Σ_k weights_k · 1(v = ids_k)] = p_v for every v."""
+class SampledTarget(_Packed):
+    """An unbiased sparse estimate of p: E[Σ_k weights_k · 1(v = ids_k)] = p_v for every v.
 
-    ids_NK: Tensor  # int32, strictly increasing over the first counts_N entries; padding repeats the last id
-    weights_NK: Tensor  # float32: p itself for heads (p ≥ τ), τ for sampled ids, 0 for padding
-    counts_N: Tensor  # int32, valid entries per row
-    tau_N: Tensor  # float32
-    entropy_N: Tensor  # float32, H(p) in nats: makes the cross-entropy an unbiased KL estimate
+    Args:
+        ids_NK: int32, strictly increasing over the first counts_N entries; padding repeats the last id.
+        weights_NK: float32: p itself where p ≥ τ, τ for the sampled ids, 0 for padding.
+        counts_N: int32, valid entries of each row.
+        tau_N: float32, the threshold τ.
+        entropy_N: float32, H(p) in nats: it makes the cross-entropy an unbiased estimate of the KL divergence.
+        vocab_size: number of ids of the distribution.
+
+    Example:
+        >>> one = torch.ones(1)
+        >>> target = SampledTarget(
+        ...     ids_NK=torch.tensor([[7]]).int(), weights_NK=one[:, None], counts_N=one.int(), tau_N=one,
+        ...     entropy_N=0 * one, vocab_size=10)
+        >>> len(target)
+        1
+    """
+
+    ids_NK: Tensor
+    weights_NK: Tensor
+    counts_N: Tensor
+    tau_N: Tensor
+    entropy_N: Tensor
     vocab_size: int
 
     def __len__(self) -> int:
         return self.ids_NK.shape[0]
 
-    def to(self, device: torch.device | str) -> SampledTarget:
-        return SampledTarget(
-            ids_NK=self.ids_NK.to(device, non_blocking=True),
-            weights_NK=self.weights_NK.to(device, non_blocking=True),
-            counts_N=self.counts_N.to(device, non_blocking=True),
-            tau_N=self.tau_N.to(device, non_blocking=True),
-            entropy_N=self.entropy_N.to(device, non_blocking=True),
-            vocab_size=self.vocab_size,
-        )
 
-
+SparseTarget = TopKTarget | SampledTarget
 Target = DenseTarget | TopKTarget | SampledTarget

@@ -9,13 +9,13 @@ import numpy as np
 
 from thack.data.sequence import TokenSequence, cache_positions
 from thack.models.batch import Batch
+from thack.targets.crop import crop
+from thack.targets.projected import ProjectedTeacher
 from thack.targets.types import Target
-from thack.training.crop import crop_target
 
 if TYPE_CHECKING:
     from thack.cache import Cache
     from thack.generation.sources import ResponseSource
-    from thack.losses.fused import ProjectedTeacher
     from thack.training.live import LiveTeacher
 
 
@@ -100,7 +100,7 @@ class CachedTargets:
         if found is None or cache_positions(found) != wanted:  # nobody said that it would be needed
             _, target = self._cache.targets(wanted)
         assert target is not None
-        return crop_target(target.to(batch.device), self._width)
+        return crop(target.to(batch.device), self._width)
 
 
 class LiveTargets:

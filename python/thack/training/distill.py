@@ -16,6 +16,7 @@ import torch
 
 from thack.cache import Cache
 from thack.config import DistillSettings, LossSettings, SamplingSettings, TargetSettings
+from thack.config.specs import loss_terms, target_spec
 from thack.data.encode import prepare
 from thack.data.sequence import data_fingerprint
 from thack.errors import MismatchError, UsageError
@@ -24,7 +25,6 @@ from thack.evaluation.evaluator import Evaluator
 from thack.evaluation.monitor import FixedKL
 from thack.evaluation.references import References
 from thack.evaluation.run import open_eval_set
-from thack.losses.vocabulary import common_width
 from thack.models.checkpoint import fingerprint_like
 from thack.models.load import load_model, origin_of
 from thack.models.precision import FLOAT32, Precision, inference_precision
@@ -32,6 +32,7 @@ from thack.models.protocol import LanguageModel
 from thack.runtime.device import apply_threads, choose_device, choose_dtype
 from thack.runtime.process_group import ProcessGroup, init_process_group
 from thack.runtime.progress import SILENT, Progress
+from thack.targets.vocabulary import common_width
 from thack.training.alignment import check_alignment, check_coverage
 from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
@@ -115,7 +116,7 @@ def check_combination(settings: DistillSettings) -> None:
             hint="leave out `cache` and set `teacher` and `data.path`, or leave target as it is",
         )
     check_guard(settings)
-    check_target(settings.target, settings.loss, has_responses=kind == "offline")
+    check_target(target_spec(settings.target), loss_terms(settings.loss), has_responses=kind == "offline")
     if not settings.cache and not settings.data.path:
         raise UsageError("distilling without a cache needs prompts", hint="set `data.path` to a file of prompts")
     given = settings.teacher or settings.oracle or settings.judge or settings.human_references
@@ -296,7 +297,7 @@ def build_training_data(
     teacher = LiveTeacher(
         held.model,
         cast.width,
-        settings.target,
+        target_spec(settings.target),
         seed=settings.seed,
         examples=examples,
         projects=projects,
@@ -320,9 +321,8 @@ def guarded(
     """The material that the guard can change."""
     assert cast.teacher is not None and held is not None
     examples = training_data.sequences(np.arange(min(len(training_data), 256)), 0)
-    thinned = LiveTeacher(
-        held.model, cast.width, settings.target, seed=settings.seed, examples=examples, precision=cast.precision
-    )
+    spec = target_spec(settings.target)
+    thinned = LiveTeacher(held.model, cast.width, spec, seed=settings.seed, examples=examples, precision=cast.precision)
     return Guarded(training_data, cast.teacher, response_request(settings, cast.precision), thinned, guard)
 
 

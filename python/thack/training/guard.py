@@ -28,11 +28,11 @@ from thack.errors import DataError, UsageError
 from thack.files import canonical_json, read_json, write_bytes
 from thack.generation.sampler import GenerationRequest, respond
 from thack.generation.sources import Growing, Mixture, Offline, Online, ResponseSource
-from thack.losses.fused import ProjectedTeacher
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
 from thack.reporting.prose import detector_meaning
 from thack.schema.metrics import PROXY, TrainingKL
+from thack.targets.projected import ProjectedTeacher
 from thack.targets.types import Target
 from thack.training.data import TrainingData
 from thack.training.live import LiveTeacher

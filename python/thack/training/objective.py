@@ -15,9 +15,10 @@ from thack.config import LossSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import UndefinedLoss
 from thack.losses import token_losses
-from thack.losses.fused import ProjectedTeacher, Projection, fused_divergence
+from thack.losses.fused import fused_divergence
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
+from thack.targets.projected import ProjectedTeacher, Projection
 from thack.targets.types import Target
 
 # Below so many logits they fit beside everything else, and dense losses gain nothing from chunks.
@@ -49,7 +50,7 @@ class Objective:
         """loss_N from logits_NV; from hidden_NH their sum, as one number."""
         if not self.fuses(len(labels_N)):
             if isinstance(target, ProjectedTeacher):
-                target = target.to_dense(self.width)
+                target = target.to_dense()
             return token_losses(output_NX[:, : self.width], target, labels_N, self.settings)
         hidden_NH = output_NX if self.dtype == torch.float32 else output_NX.to(self.dtype)
         head = Projection.of(self.model)

@@ -18,8 +18,8 @@ from thack.data.tokenizer import Tokenizer
 from thack.errors import UsageError
 from thack.models.batch import Batch
 from thack.models.load import new_decoder
+from thack.targets.keys import row_keys
 from thack.targets.types import SampledTarget
-from thack.training.live import draw_keys
 
 from .conftest import FakeTeacher, make_sequences
 
@@ -85,7 +85,7 @@ def test_what_a_subset_cache_says_of_its_sequences_draws_the_same_again(
     assert isinstance(stored, SampledTarget)
     assert [s.example for s in read] == [23, 15, 11] and cache_positions(read) == [6, 2, 0]
     assert [cache.sequences(i).example for i in (6, 2, 0)] == [23, 15, 11]
-    drawn = kernels.threshold_sample(teacher(Batch.of(read)), 4, seed=3, keys_N4=draw_keys(read, 0))
+    drawn = kernels.threshold_sample(teacher(Batch.of(read)), 4, seed=3, keys_N4=row_keys(read))
     assert torch.equal(drawn.counts_N, stored.counts_N)
     for n, count in enumerate(drawn.counts_N.tolist()):
         assert torch.equal(drawn.ids_NK[n, :count], stored.ids_NK[n, :count])

@@ -11,12 +11,12 @@ import torch
 from thack import kernels
 from thack.cache import Cache, inspect, verify
 from thack.cache.capture.job import capture
-from thack.cache.format.records import row_keys
 from thack.config import CacheSettings
 from thack.generation import sampler
 from thack.generation.sampler import GenerationRequest
 from thack.models.batch import Batch
 from thack.runtime.ranks import Rank
+from thack.targets.keys import row_keys
 from thack.targets.types import SampledTarget, TopKTarget
 
 from .conftest import FakeTeacher, make_sequences
@@ -46,8 +46,7 @@ def test_sampled_cache_holds_what_the_kernel_draws(settings: CacheSettings, teac
     order = [4, 29, 0]
     _, found = cache.targets(order)
     chosen = [sequences[i] for i in order]
-    keys = torch.from_numpy(row_keys(chosen, order))
-    want = kernels.threshold_sample(teacher(Batch.of(chosen)), 4, seed=3, keys_N4=keys)
+    want = kernels.threshold_sample(teacher(Batch.of(chosen)), 4, seed=3, keys_N4=row_keys(chosen))
     assert isinstance(found, SampledTarget)
     assert torch.equal(found.counts_N, want.counts_N)
     for n, count in enumerate(want.counts_N.tolist()):

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,9 +14,9 @@ from thack.cache.capture import scorer
 from thack.cache.capture.packer import Packer
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.plan import Plan, shard_path
-from thack.cache.format.records import row_keys
 from thack.schema.cache import Fingerprints
 from thack.schema.targets import TargetSpec
+from thack.targets.keys import row_keys
 from thack.targets.types import TopKTarget
 
 from .conftest import VOCAB, make_sequences
@@ -77,7 +76,7 @@ def a_target(rows: int) -> TopKTarget:
 
 def test_records_are_packed_after_the_copy_and_not_before(gpu: Gpu, tmp_path: Path) -> None:
     sequences = make_sequences(6)
-    keys = row_keys(sequences, [s.example for s in sequences])
+    keys = row_keys(sequences)
     target = a_target(len(keys))
     layout = RecordLayout(spec=TargetSpec(kind="top-k", k=4, temperatures=(2.0,)), vocab_size=VOCAB)
     plan = Plan(
@@ -108,7 +107,7 @@ def test_records_are_packed_after_the_copy_and_not_before(gpu: Gpu, tmp_path: Pa
 
 def test_every_tensor_is_copied_and_none_is_there_before_the_wait(gpu: Gpu) -> None:
     target = a_target(5)
-    scored = scorer._off_the_gpu(target, np.empty((5, 4), np.int64), TEACHERS)
+    scored = scorer._off_the_gpu(target, torch.empty(5, 4, dtype=torch.int64), TEACHERS)
     copied = scored.target
     assert isinstance(copied, TopKTarget) and copied.log_tail_N is not None
     every = [copied.ids_NK, copied.log_probs_NK, copied.log_tail_N, *copied.log_tail_at.values()]

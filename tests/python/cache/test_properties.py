@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -135,7 +136,7 @@ def test_records_of_any_bytes_are_errors_or_targets(noise: bytes, seed: int) -> 
         return
     assert isinstance(found, TopKTarget)
     assert (found.ids_NK[:, 1:] > found.ids_NK[:, :-1]).all() and found.ids_NK.max() < 300
-    again = encode(found, layout, seed=0, keys_N4=np.zeros((1, 4), np.int64))
+    again = encode(found, layout, seed=0, keys_N4=torch.zeros(1, 4, dtype=torch.int64))
     assert np.array_equal(decode(again, layout).ids_NK, found.ids_NK)
 
 

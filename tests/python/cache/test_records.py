@@ -15,15 +15,17 @@ import torch
 from thack.cache.capture import preparation
 from thack.cache.capture.job import capture
 from thack.cache.format.layout import RecordLayout
-from thack.cache.format.records import decode, encode, select
+from thack.cache.format.records import decode, encode
 from thack.config import CacheSettings
 from thack.errors import CacheError, ModelError, ThackError
 from thack.schema.targets import TargetSpec
+from thack.targets.select import select
 from thack.targets.types import SampledTarget, TopKTarget
 
 from .conftest import FakeTeacher, make_sequences
 
 V, K, N = 300, 8, 20
+KEYS = torch.zeros(N, 4, dtype=torch.int64)
 
 
 def top_k_target(temperatures: tuple[float, ...] = ()) -> TopKTarget:
@@ -43,7 +45,7 @@ def top_k_target(temperatures: tuple[float, ...] = ()) -> TopKTarget:
 def test_top_k_targets_come_back_within_their_steps() -> None:
     layout = RecordLayout(spec=TargetSpec(kind="top-k", k=K, temperatures=(0.5, 2.0)), vocab_size=V)
     target = top_k_target(layout.spec.temperatures)
-    data = encode(target, layout, seed=0, keys_N4=np.zeros((N, 4), np.int64))
+    data = encode(target, layout, seed=0, keys_N4=KEYS)
     assert len(data) == N * layout.stride
     back = decode(data, layout)
     assert isinstance(back, TopKTarget)
@@ -67,8 +69,8 @@ def test_sampled_targets_come_back_unbiased() -> None:
         entropy_N=torch.full((rows,), 1.2345),
         vocab_size=V,
     )
-    keys = np.zeros((rows, 4), np.int64)
-    keys[:, 3] = np.arange(rows)
+    keys = torch.zeros(rows, 4, dtype=torch.int64)
+    keys[:, 3] = torch.arange(rows)
     back = decode(encode(target, layout, seed=5, keys_N4=keys), layout)
     assert isinstance(back, SampledTarget)
     assert torch.equal(back.ids_NK, target.ids_NK) and torch.equal(back.counts_N, target.counts_N)
@@ -85,7 +87,7 @@ def test_numbers_that_mean_nothing_are_refused(place: tuple[int, int], value: fl
     target = top_k_target()
     target.log_probs_NK[place] = value
     with pytest.raises(ModelError, match=f"row {place[0]} "):
-        encode(target, layout, seed=0, keys_N4=np.zeros((N, 4), np.int64))
+        encode(target, layout, seed=0, keys_N4=KEYS)
 
 
 @pytest.mark.parametrize("row", [0, N // 2, N - 1])
@@ -96,7 +98,7 @@ def test_ids_out_of_order_or_range_are_refused(row: int, place: int) -> None:
         target = top_k_target()
         target.ids_NK[row, place] = wrong
         with pytest.raises(ModelError, match=f"row {row} "):
-            encode(target, layout, seed=0, keys_N4=np.zeros((N, 4), np.int64))
+            encode(target, layout, seed=0, keys_N4=KEYS)
 
 
 def test_records_of_any_bytes_are_errors_or_targets() -> None:
@@ -149,8 +151,8 @@ def test_drawn_written_and_read_rows_are_unbiased_and_twice_as_close_as_multinom
     row = row_of_letters()
     keys = torch.zeros(rows, 4, dtype=torch.int64)
     keys[:, 1] = torch.arange(rows)
-    target = select(row.expand(rows, V).contiguous(), layout, seed=3, keys_N4=keys)
-    back = decode(encode(target, layout, seed=3, keys_N4=keys.numpy()), layout)
+    target = select(row.expand(rows, V), layout.spec, width=V, seed=3, keys_N4=keys)
+    back = decode(encode(target, layout, seed=3, keys_N4=keys), layout)
     assert isinstance(back, SampledTarget)
     assert (back.counts_N == k).all()
     p = torch.softmax(row.double(), 0)

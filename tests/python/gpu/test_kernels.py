@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thack import kernels
 from thack.errors import ModelError
-from thack.targets import SampledTarget
+from thack.kernels import ThresholdSample
 
 from .host import SAMPLES_ON_THE_HOST, HostCopies
 
@@ -128,10 +128,10 @@ def test_threshold_sampling_stays_on_the_device(cuda: torch.device) -> None:
         kernels.threshold_sample(z_NV, 16, seed=5, keys_N4=keys())
 
 
-def same_samples(found: SampledTarget, expected: SampledTarget, *, share: float = 0.97) -> None:
+def same_samples(found: ThresholdSample, expected: ThresholdSample, *, share: float = 0.97) -> None:
     """Equal ids in nearly all rows (the last bit of a sum can move a draw), and there equal numbers."""
     assert found.ids_NK.device.type == "cuda"
-    home = found.to("cpu")
+    home = ThresholdSample(*(x.cpu() for x in found))
     same_N = (home.ids_NK == expected.ids_NK).all(1) & (home.counts_N == expected.counts_N)
     assert same_N.float().mean() >= share
     for name in ("weights_NK", "tau_N", "entropy_N"):

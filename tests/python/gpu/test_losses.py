@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from thack.config import LossSettings
+from thack.config.specs import loss_terms
 from thack.errors import UndefinedLoss
 from thack.losses import sweeps, token_losses
-from thack.losses.formulas import DIVERGENCES
-from thack.losses.fused import ProjectedTeacher, Projection, fused_divergence
+from thack.losses.fused import fused_divergence
 from thack.losses.rows import replace_by_gradient
-from thack.targets import DenseTarget, SampledTarget, Target, TopKTarget
+from thack.schema.targets import DIVERGENCES
+from thack.targets import DenseTarget, ProjectedTeacher, Projection, SampledTarget, Target, TopKTarget
 
 from .host import HostCopies
 
@@ -139,7 +140,7 @@ def test_rows_in_place(
     expected_N.sum().backward()
     rows_NV, target, labels_N = logits_NV.to(cuda), make().to(cuda), LABELS_N.to(cuda)
     with HostCopies(N * V):
-        loss_N = replace_by_gradient(rows_NV, target, labels_N, settings)
+        loss_N = replace_by_gradient(rows_NV, target, labels_N, loss_terms(settings))
     agree(loss_N, expected_N.detach(), torch.float32)
     assert leaf_NV.grad is not None and rows_NV.dtype == dtype
     agree(rows_NV, leaf_NV.grad, dtype)
@@ -198,12 +199,11 @@ def test_fused_with_the_head(
 
 def test_a_teacher_before_its_head_equals_its_dense_target(cuda: torch.device) -> None:
     hidden_NH, weight_VH = normal(N, H, seed=5).to(cuda), normal(V, H, seed=6, scale=0.3).to(cuda)
-    teacher = ProjectedTeacher(
-        hidden_NH=normal(N, 16, seed=7).to(cuda), head=Projection(weight_VH=normal(V + 3, 16, seed=8).to(cuda))
-    )
+    teacher_head = Projection(weight_VH=normal(V + 3, 16, seed=8).to(cuda))
+    teacher = ProjectedTeacher(hidden_NH=normal(N, 16, seed=7).to(cuda), head=teacher_head, width=V)
     head = Projection(weight_VH=weight_VH)
     with HostCopies(8 * V):
-        whole, labels_N = teacher.to_dense(V), LABELS_N.to(cuda)
+        whole, labels_N = teacher.to_dense(), LABELS_N.to(cuda)
         losses = [
             fused_divergence(hidden_NH, head, target, labels_N, LossSettings(), width=V, chunk=8)
             for target in (teacher, whole)

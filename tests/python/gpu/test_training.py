@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from thack.config import LossSettings, OptimizerSettings, TargetSettings
-from thack.losses.fused import ProjectedTeacher
+from thack.config.specs import target_spec
 from thack.models.batch import Batch
-from thack.targets import SampledTarget, Target
+from thack.targets import ProjectedTeacher, SampledTarget, Target
 from thack.training.live import LiveTeacher
 from thack.training.objective import Objective, has_plain_head, supervised
 from thack.training.optimizer import build_optimizer, clip_gradients
@@ -36,7 +36,7 @@ SAMPLE = ("sampled", "mixed with draws")
 
 def live_target(name: str, device: torch.device | str, *, projects: bool = True) -> Target | ProjectedTeacher:
     teacher = LiveTeacher(
-        model(1, device).eval(), VOCAB, TARGETS[name], seed=5, examples=sequences(), projects=projects
+        model(1, device).eval(), VOCAB, target_spec(TARGETS[name]), seed=5, examples=sequences(), projects=projects
     )
     return teacher.target(sequences(), Batch.of(sequences(), device), 0)
 

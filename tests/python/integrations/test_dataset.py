@@ -20,7 +20,7 @@ from thack.integrations import CacheCollator, CacheDataset, CacheLoss
 from thack.losses import token_losses
 from thack.models.batch import Batch
 from thack.models.load import as_language_model
-from thack.training.crop import crop_target
+from thack.targets.crop import crop
 
 from .small import arguments, llama, t5
 
@@ -64,7 +64,7 @@ def own_loss(model: Any, cache: Cache, tokenizer: Tokenizer) -> torch.Tensor:
     width = min(student.vocab_size, cache.meta.vocab_size)
     logits_NV = student(batch)[:, :width]
     student.release()
-    loss_N = token_losses(logits_NV, crop_target(target, width), batch.labels_N, LOSSES[cache.meta.kind])
+    loss_N = token_losses(logits_NV, crop(target, width), batch.labels_N, LOSSES[cache.meta.kind])
     return loss_N.sum() / len(batch.labels_N)
 
 

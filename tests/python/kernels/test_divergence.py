@@ -11,22 +11,25 @@ from hypothesis import strategies as st
 
 from thack import kernels
 from thack.errors import MismatchError, ModelError, UndefinedLoss, UsageError
-from thack.kernels import divergence
-from thack.schema.targets import DivergenceKind
-from thack.targets.types import SampledTarget, TopKTarget
+from thack.kernels import SparseRows
+from thack.schema.targets import Divergence, DivergenceKind
 
 KINDS: list[DivergenceKind] = ["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation"]
 
 
-def target_of(z: torch.Tensor, k: int) -> TopKTarget:
-    top = kernels.topk_logsumexp(z, k, temperatures=(2.0,))
-    return TopKTarget(
-        ids_NK=top.ids_NK,
-        log_probs_NK=top.log_probs_NK,
-        log_tail_N=top.log_tail_N,
-        vocab_size=z.shape[1],
-        log_tail_at=top.log_tail_at,
-    )
+def target_of(z: torch.Tensor, k: int, temperature: float = 1.0) -> SparseRows:
+    """The teacher's k most likely ids and its tail, at T."""
+    top = kernels.topk_logsumexp(z / temperature, k)
+    return SparseRows(top.ids_NK, top.log_probs_NK, top.log_tail_N, z.shape[1])
+
+
+def drawn_from(z: torch.Tensor, k: int, keys: torch.Tensor) -> SparseRows:
+    found = kernels.threshold_sample(z, k, seed=1, keys_N4=keys)
+    return SparseRows(found.ids_NK, found.weights_NK, found.entropy_N, z.shape[1], sampled=True)
+
+
+def of(kind: str, beta: float = 0.5, temperature: float = 1.0) -> Divergence:
+    return Divergence.parse(kind, parameters={"jsd": beta, "skewed_kl": 0.1}, temperature=temperature)
 
 
 def definition(kind: str, p: torch.Tensor, q: torch.Tensor, beta: float, skew: float) -> torch.Tensor:
@@ -70,8 +73,8 @@ def test_value_and_gradient_match_float64(
     teacher = torch.randn(3, vocab, generator=generator) * 3
     student = (torch.randn(3, vocab, generator=generator) * 2).requires_grad_()
     upstream = torch.rand(3, generator=generator)
-    target = target_of(teacher, k)
-    loss = kernels.sparse_divergence(student, target, kind=kind, beta=0.3, temperature=temperature)
+    target = target_of(teacher, k, temperature)
+    loss = kernels.sparse_divergence(student, target, of(kind, 0.3, temperature))
     (loss * upstream).sum().backward()
     double = student.detach().double().requires_grad_()
     expected = reference(kind, teacher, double, target.ids_NK, temperature, 0.3)
@@ -88,7 +91,7 @@ def test_zero_at_equality_with_zero_gradient(kind: DivergenceKind) -> None:
     z = torch.randn(4, 100, generator=torch.Generator().manual_seed(0)) * 3
     for temperature in (1.0, 2.0):
         student = z.clone().requires_grad_()
-        loss = kernels.sparse_divergence(student, target_of(z, 8), kind=kind, temperature=temperature)
+        loss = kernels.sparse_divergence(student, target_of(z, 8, temperature), of(kind, temperature=temperature))
         loss.sum().backward()
         assert student.grad is not None
         assert loss.abs().max() < 3e-6
@@ -99,16 +102,12 @@ def test_an_extreme_tail_stays_finite() -> None:
     """A student tail of e^−60 and a teacher tail of e^−32."""
     student = torch.full((1, 50), -60.0)
     student[0, :2] = 0.0
-    target = TopKTarget(
-        ids_NK=torch.tensor([[0, 1]], dtype=torch.int32),
-        log_probs_NK=torch.full((1, 2), math.log(0.5)),
-        log_tail_N=torch.tensor([-32.0]),
-        vocab_size=50,
-    )
+    ids = torch.tensor([[0, 1]], dtype=torch.int32)
+    target = SparseRows(ids, torch.full((1, 2), math.log(0.5)), torch.tensor([-32.0]), 50)
     for kind in KINDS:
         student.grad = None
         student.requires_grad_()
-        loss = kernels.sparse_divergence(student, target, kind=kind)
+        loss = kernels.sparse_divergence(student, target, of(kind))
         loss.sum().backward()
         assert torch.isfinite(loss).all()
         assert student.grad is not None
@@ -121,15 +120,16 @@ def test_sampled_targets_give_the_unbiased_kl() -> None:
     teacher, student = torch.randn(vocab, generator=generator) * 2, torch.randn(vocab, generator=generator)
     keys = torch.zeros(n, 4, dtype=torch.int64)
     keys[:, 1] = torch.arange(n)
-    target = kernels.threshold_sample(teacher.expand(n, vocab).contiguous(), 6, seed=1, keys_N4=keys)
+    logits = teacher.expand(n, vocab).contiguous()
+    tau = kernels.threshold_sample(logits, 6, seed=1, keys_N4=keys).tau_N[0]
     rows = student.expand(n, vocab).contiguous().requires_grad_()
-    loss = kernels.sparse_divergence(rows, target)
+    loss = kernels.sparse_divergence(rows, drawn_from(logits, 6, keys))
     loss.sum().backward()
     p, q = torch.softmax(teacher.double(), 0), torch.softmax(student.double(), 0)
     exact = (p * (p.log() - q.log())).sum()
     assert abs(loss.double().mean() - exact) < 5 * loss.double().std() / n**0.5
     assert rows.grad is not None
-    error = (p * target.tau_N[0].double() / n).sqrt()  # an id of weight τ is drawn with probability p/τ
+    error = (p * tau.double() / n).sqrt()  # an id of weight τ is drawn with probability p/τ
     assert ((rows.grad.double().mean(0) - (q - p)).abs() <= 5 * error + 1e-6).all()
 
 
@@ -144,15 +144,10 @@ def test_half_precision_logits() -> None:
     assert student.grad.dtype == torch.bfloat16
 
 
-def test_what_is_not_defined_is_refused() -> None:
-    z = torch.randn(2, 30, generator=torch.Generator().manual_seed(0))
-    target = target_of(z, 4)
-    with pytest.raises(UndefinedLoss, match="T = 3"):
-        kernels.sparse_divergence(z, target, temperature=3.0)
-    keys = torch.zeros(2, 4, dtype=torch.int64)
-    sampled: SampledTarget = kernels.threshold_sample(z, 4, seed=0, keys_N4=keys)
-    with pytest.raises(UndefinedLoss, match="sampled"):
-        kernels.sparse_divergence(z, sampled, kind="reverse_kl")
+def test_logits_on_another_device_are_refused() -> None:
+    elsewhere = torch.empty(2, 30, device="meta")
+    with pytest.raises(UsageError, match="runs on the CPU"):
+        kernels.sparse_divergence(elsewhere, target_of(torch.zeros(2, 30), 4))
 
 
 def test_ids_beyond_the_vocabulary_and_nan_rows_are_named() -> None:
@@ -203,10 +198,10 @@ def test_in_place_gradient_matches_finite_differences(
 ) -> None:
     """Against central differences in float64 of the definition, along random directions; label and weights in."""
     student, teacher, labels, weights = random_case(seed, k, vocab)
-    target = target_of(teacher, k)
-    buffer = torch.cat([student, torch.full((4, 3), 9.0)], 1)  # three columns that are nobody's tokens
-    options = {"kind": kind, "beta": 0.3, "temperature": temperature, "labels_N": labels, "ce_weight": 0.7}
-    loss = kernels.sparse_divergence_(buffer, target, weights_N=weights, **options)  # type: ignore[arg-type]
+    target = target_of(teacher, k, temperature)
+    buffer = torch.cat([student, torch.full((4, 3), 9.0)], 1)  # three columns of padding
+    divergence = of(kind, 0.3, temperature)
+    loss = kernels.sparse_divergence_(buffer, target, divergence, labels_N=labels, ce_weight=0.7, weights_N=weights)
 
     def total(z: torch.Tensor) -> torch.Tensor:
         return mixed_loss(kind, teacher, z, target.ids_NK, temperature, labels, 0.7) * weights
@@ -227,11 +222,11 @@ def test_sampled_targets_with_label_in_place() -> None:
     student, teacher, labels, weights = random_case(3, 8, 60)
     keys = torch.zeros(4, 4, dtype=torch.int64)
     keys[:, 1] = torch.arange(4)
-    target = kernels.threshold_sample(teacher, 8, seed=1, keys_N4=keys)
-    target.weights_NK[3, 2] = 0.0  # a weight that was rounded to 0 in the middle is no end of the row
+    target = drawn_from(teacher, 8, keys)
+    target.values_NK[3, 2] = 0.0  # a weight that was rounded to 0 in the middle is no end of the row
     double = student.double().requires_grad_()
     log_q = torch.log_softmax(double, 1).gather(1, target.ids_NK.long())
-    expected = -(target.weights_NK * log_q).sum(1) - target.entropy_N
+    expected = -(target.values_NK * log_q).sum(1) - target.tail_N
     expected = expected + 0.7 * torch.nn.functional.cross_entropy(double, labels, reduction="none")
     (expected * weights).sum().backward()
     loss = kernels.sparse_divergence_(student, target, labels_N=labels, ce_weight=0.7, weights_N=weights)
@@ -244,13 +239,11 @@ def test_sampled_targets_with_label_in_place() -> None:
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_half_precision_in_place_rounds_once(dtype: torch.dtype, temperature: float) -> None:
     student, teacher, labels, _ = random_case(5, 8, 200)
-    target, half = target_of(teacher, 8), student.to(dtype)
+    target, half = target_of(teacher, 8, temperature), student.to(dtype)
     double = half.double().requires_grad_()
     expected = mixed_loss("jsd", teacher, double, target.ids_NK, temperature, labels, 0.7)
     expected.sum().backward()
-    loss = kernels.sparse_divergence_(
-        half, target, kind="jsd", beta=0.3, temperature=temperature, labels_N=labels, ce_weight=0.7
-    )
+    loss = kernels.sparse_divergence_(half, target, of("jsd", 0.3, temperature), labels_N=labels, ce_weight=0.7)
     assert double.grad is not None
     torch.testing.assert_close(loss.double(), expected.detach(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(half.double(), double.grad, atol=1e-5, rtol=torch.finfo(dtype).eps * 0.51)
@@ -351,58 +344,32 @@ def test_a_head_or_a_tail_without_mass() -> None:
     """What has no mass on the side that weights it adds 0; forward KL is +inf with a finite gradient where the
     student lacks what the teacher has; reverse KL is refused where the teacher lacks what the student has."""
     inf = float("inf")
-    teacher = TopKTarget(
-        ids_NK=torch.tensor([[0, 1]], dtype=torch.int32),
-        log_probs_NK=torch.full((1, 2), math.log(0.5)),
-        log_tail_N=torch.tensor([-inf]),
-        vocab_size=4,
-    )
+    ids = torch.tensor([[0, 1]], dtype=torch.int32)
+    teacher = SparseRows(ids, torch.full((1, 2), math.log(0.5)), torch.tensor([-inf]), 4)
     closed = torch.tensor([[0.0, 1.0, -inf, -inf]])  # the student's tail is empty too
     for kind in KINDS:
         buffer = closed.clone()
-        loss = kernels.sparse_divergence_(buffer, teacher, kind=kind)
+        loss = kernels.sparse_divergence_(buffer, teacher, of(kind))
         assert torch.isfinite(loss).all() and torch.isfinite(buffer).all(), kind
         assert (buffer[0, 2:] == 0).all() and abs(float(buffer.sum())) < 1e-6
     for kind in KINDS:
         buffer = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
         if kind == "reverse_kl":
             with pytest.raises(UndefinedLoss, match="row 0: reverse KL is infinite"):
-                kernels.sparse_divergence_(buffer, teacher, kind=kind)
+                kernels.sparse_divergence_(buffer, teacher, of(kind))
             continue
-        loss = kernels.sparse_divergence_(buffer, teacher, kind=kind)
+        loss = kernels.sparse_divergence_(buffer, teacher, of(kind))
         assert torch.isfinite(loss).all() and torch.isfinite(buffer).all(), kind
     missing = torch.tensor([[0.0, -inf, 2.0, -1.0]])  # the student lacks id 1, which the teacher has
     loss = kernels.sparse_divergence_(missing, teacher)
     assert loss[0] == inf and torch.isfinite(missing).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_torch_side_agrees_on_empty_heads_and_tails(kind: DivergenceKind) -> None:
-    """What runs off the CPU, on the CPU: the same values and gradients, finite where Rust's are."""
-    inf = float("inf")
-    target = TopKTarget(
-        ids_NK=torch.tensor([[0, 1], [0, 2]], dtype=torch.int32),
-        log_probs_NK=torch.tensor([[0.5, 0.5], [0.9, 0.05]]).log(),
-        log_tail_N=torch.tensor([-inf, math.log(0.05)]),
-        vocab_size=4,
-    )
-    student = torch.tensor([[0.0, 1.0, -inf, -inf], [0.5, 1.0, 0.3, -2.0]])
-    leaf = student.clone().requires_grad_()
-    expected = divergence.reference(leaf, target, kind=kind)
-    expected.sum().backward()
-    loss = kernels.sparse_divergence_(student, target, kind=kind)
-    assert leaf.grad is not None
-    torch.testing.assert_close(loss, expected.detach(), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(student, leaf.grad, atol=1e-6, rtol=1e-5)
-
-
-def test_parameters_out_of_range_and_broken_targets_are_refused() -> None:
+def test_labels_out_of_range_and_broken_targets_are_refused() -> None:
     z = torch.randn(2, 30, generator=torch.Generator().manual_seed(0))
     target = target_of(z, 4)
-    with pytest.raises(UndefinedLoss, match="out of range"):
-        kernels.sparse_divergence(z, target, kind="jsd", beta=1.5)
     with pytest.raises(MismatchError, match="row 1: label 30"):
         kernels.sparse_divergence_(z.clone(), target, labels_N=torch.tensor([0, 30]), ce_weight=1.0)
-    target.log_probs_NK[1, 0] = float("nan")
+    target.values_NK[1, 0] = float("nan")
     with pytest.raises(MismatchError, match="row 1: the target holds NaN"):
         kernels.sparse_divergence(z, target)

@@ -20,11 +20,16 @@ from thack.losses import (
     total_variation,
 )
 from thack.losses.dense import dense_divergence
+from thack.schema.targets import Divergence
 from thack.targets.types import DenseTarget
 
 from . import reference
 
 KINDS = ["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation"]
+
+
+def of(kind: str, *, beta: float = 0.5, skew: float = 0.1, temperature: float = 1.0) -> Divergence:
+    return Divergence.parse(kind, parameters={"jsd": beta, "skewed_kl": skew}, temperature=temperature)
 
 
 def target(teacher_logits_NV: torch.Tensor) -> DenseTarget:
@@ -69,7 +74,7 @@ def test_reference_values_of_generalised_jsd(temperature: float, values: list[fl
 def test_value_and_gradient_equal_the_definition(kind: str, temperature: float) -> None:
     student, teacher = random_pair(3)
     ours, theirs = student.clone().requires_grad_(), student.clone().requires_grad_()
-    loss = dense_divergence(ours, torch.log_softmax(teacher, 1), kind=kind, beta=0.3, skew=0.2, temperature=temperature)
+    loss = dense_divergence(ours, torch.log_softmax(teacher, 1), of(kind, beta=0.3, skew=0.2, temperature=temperature))
     expected = reference.dense(kind, theirs, teacher, beta=0.3, skew=0.2, temperature=temperature)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     weights = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64)
@@ -83,7 +88,7 @@ def test_gradient_by_finite_differences(kind: str) -> None:
     student, teacher = random_pair(5, (2, 4))
     log_p = torch.log_softmax(teacher, 1)
     assert torch.autograd.gradcheck(
-        lambda z: dense_divergence(z, log_p, kind=kind, temperature=1.7), student.requires_grad_()
+        lambda z: dense_divergence(z, log_p, of(kind, temperature=1.7)), student.requires_grad_()
     )
 
 
@@ -92,9 +97,9 @@ def test_trap_3_temperature_scales_loss_and_gradient_together(kind: str) -> None
     student, teacher = random_pair(7, (3, 6))
     log_p, step = torch.log_softmax(teacher, 1), torch.randn(3, 6, dtype=torch.float64) * 1e-6
     z = student.clone().requires_grad_()
-    dense_divergence(z, log_p, kind=kind, temperature=2.0).sum().backward()
-    up = dense_divergence(student + step, log_p, kind=kind, temperature=2.0).sum()
-    down = dense_divergence(student - step, log_p, kind=kind, temperature=2.0).sum()
+    dense_divergence(z, log_p, of(kind, temperature=2.0)).sum().backward()
+    up = dense_divergence(student + step, log_p, of(kind, temperature=2.0)).sum()
+    down = dense_divergence(student - step, log_p, of(kind, temperature=2.0)).sum()
     assert z.grad is not None
     assert ((up - down) / (2 * (z.grad * step).sum())).item() == pytest.approx(1.0, abs=1e-5)
 
@@ -103,7 +108,7 @@ def test_trap_3_temperature_scales_loss_and_gradient_together(kind: str) -> None
 def test_trap_5_zero_at_equality(kind: str) -> None:
     student, _ = random_pair(11)
     z = student.clone().requires_grad_()
-    loss = dense_divergence(z, torch.log_softmax(student, 1), kind=kind, temperature=3.0)
+    loss = dense_divergence(z, torch.log_softmax(student, 1), of(kind, temperature=3.0))
     loss.sum().backward()
     assert loss.abs().max().item() < 1e-12
     assert z.grad is not None and z.grad.abs().max().item() < 1e-10
@@ -114,8 +119,8 @@ def test_trap_10_one_entry_of_one_row_moves_that_row_alone(kind: str) -> None:
     student, teacher = random_pair(13)
     moved = student.clone()
     moved[2, 3] += 0.5  # one entry: a whole row would change nothing
-    before = dense_divergence(student, torch.log_softmax(teacher, 1), kind=kind)
-    after = dense_divergence(moved, torch.log_softmax(teacher, 1), kind=kind)
+    before = dense_divergence(student, torch.log_softmax(teacher, 1), of(kind))
+    after = dense_divergence(moved, torch.log_softmax(teacher, 1), of(kind))
     assert torch.equal((before != after).nonzero().flatten(), torch.tensor([2]))
 
 
@@ -125,7 +130,7 @@ def test_trap_12_ignored_rows_with_nan_give_zero_gradient(kind: str) -> None:
     student[1] = float("nan")
     z = student.clone().requires_grad_()
     valid = torch.tensor([0, 2, 3])
-    dense_divergence(z[valid], torch.log_softmax(teacher, 1)[valid], kind=kind).sum().backward()
+    dense_divergence(z[valid], torch.log_softmax(teacher, 1)[valid], of(kind)).sum().backward()
     assert z.grad is not None and torch.isfinite(z.grad).all()
     assert z.grad[1].abs().max().item() == 0
 
@@ -135,9 +140,9 @@ def test_trap_12_outcomes_impossible_for_both_are_harmless(kind: str) -> None:
     student, teacher = random_pair(19)
     student[:, 0] = teacher[:, 0] = float("-inf")
     z = student.clone().requires_grad_()
-    loss = dense_divergence(z, torch.log_softmax(teacher, 1), kind=kind)
+    loss = dense_divergence(z, torch.log_softmax(teacher, 1), of(kind))
     loss.sum().backward()
-    expected = dense_divergence(student[:, 1:], torch.log_softmax(teacher[:, 1:], 1), kind=kind)
+    expected = dense_divergence(student[:, 1:], torch.log_softmax(teacher[:, 1:], 1), of(kind))
     torch.testing.assert_close(loss.detach(), expected)
     assert z.grad is not None and torch.isfinite(z.grad).all()
 
@@ -157,7 +162,7 @@ def test_the_named_functions_are_the_dispatcher() -> None:
         ("skewed_kl", skewed_kl(student, target(teacher), skew=0.1)),
         ("total_variation", total_variation(student, target(teacher))),
     ]:
-        assert torch.equal(loss, divergence(student, target(teacher), LossSettings(divergence=kind)))
+        assert torch.equal(loss, divergence(student, target(teacher), of(kind)))
 
 
 def test_cross_entropy_is_added_with_its_weight() -> None:
@@ -186,7 +191,7 @@ def test_refusals_name_the_values() -> None:
     with pytest.raises(UndefinedLoss, match="temperature must be finite and above 0, got 0"):
         forward_kl(student, target(teacher), temperature=0.0)
     with pytest.raises(UndefinedLoss, match="unknown divergence 'kl'"):
-        dense_divergence(student, teacher, kind="kl")  # type: ignore[arg-type]
+        dense_divergence(student, teacher, of("kl"))
     with pytest.raises(MismatchError, match=r"\(4, 7\)[\s\S]*\(4, 6\)"):
         forward_kl(student, target(teacher[:, :6]))
 
@@ -201,9 +206,9 @@ def test_laws(student: list[float], teacher: list[float], beta: float, shift: fl
     for kind in KINDS:
         log_p = torch.log_softmax(t, 1)
         leaf = z.clone().requires_grad_()
-        loss = dense_divergence(leaf, log_p, kind=kind, beta=beta)
+        loss = dense_divergence(leaf, log_p, of(kind, beta=beta))
         assert loss.item() >= -1e-12, kind
-        shifted = dense_divergence(z + shift, log_p, kind=kind, beta=beta)
+        shifted = dense_divergence(z + shift, log_p, of(kind, beta=beta))
         torch.testing.assert_close(loss.detach(), shifted, rtol=1e-8, atol=1e-10)
         loss.sum().backward()
         assert leaf.grad is not None and abs(leaf.grad.sum().item()) < 1e-9, kind  # softmax is shift-invariant

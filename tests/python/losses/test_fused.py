@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from thack.config import LossSettings
+from thack.config.specs import loss_terms
 from thack.errors import UndefinedLoss
 from thack.losses import cross_entropy, forward_kl, reverse_kl, token_losses
-from thack.losses.fused import ProjectedTeacher, Projection, chunk_tokens, fused_divergence
+from thack.losses.fused import chunk_tokens, fused_divergence
 from thack.losses.rows import replace_by_gradient
-from thack.losses.vocabulary import log_probs
+from thack.targets import ProjectedTeacher, Projection
 from thack.targets.types import DenseTarget, SampledTarget, TopKTarget
+from thack.targets.vocabulary import log_probs
 
 N, H, V = 23, 8, 41
 
@@ -80,7 +82,7 @@ def test_a_projected_teacher_of_another_width_equals_its_dense_target() -> None:
     hidden, weight, _, _, labels = parts()
     teacher_hidden = torch.randn(N, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     teacher_head = Projection(weight_VH=torch.randn(V + 3, 5, dtype=torch.float64))
-    live = ProjectedTeacher(hidden_NH=teacher_hidden, head=teacher_head)
+    live = ProjectedTeacher(hidden_NH=teacher_hidden, head=teacher_head, width=V)
     dense = DenseTarget(log_probs_NV=log_probs(teacher_hidden @ teacher_head.weight_VH.t(), V))
     head = Projection(weight_VH=weight)
     for settings in (LossSettings(), LossSettings(divergence="reverse_kl")):
@@ -99,7 +101,7 @@ def test_trap_24_nothing_as_large_as_the_logits_is_ever_allocated() -> None:
         fused_divergence(hidden, Projection(weight_VH=weight), teacher, labels, settings, chunk=chunk).backward()
     assert seen.elements <= max(2 * chunk * vocab, tokens * hidden_size, vocab * hidden_size)
     with LargestAllocation() as plain:
-        target = teacher.rows(slice(None), vocab)
+        target = teacher.to_dense()
         token_losses(hidden @ weight.t(), target, labels, settings).sum().backward()
     assert plain.elements >= tokens * vocab  # the probe does see what it looks for
 
@@ -195,7 +197,7 @@ def test_sweeps_in_torch_equal_the_rust_kernel(name: Any, temperature: float) ->
     settings = LossSettings(divergence=kind, beta=0.3, skew=0.2, temperature=temperature)
     wide, narrow = logits.clone(), logits.float()
     labels = torch.zeros(9, dtype=torch.int64)
-    one, other = (replace_by_gradient(rows, target, labels, settings) for rows in (wide, narrow))
+    one, other = (replace_by_gradient(rows, target, labels, loss_terms(settings)) for rows in (wide, narrow))
     torch.testing.assert_close(one.float(), other, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(wide.float(), narrow, rtol=1e-4, atol=1e-6)
 
@@ -204,7 +206,7 @@ def test_a_row_without_tail_or_with_all_mass_outside_has_a_finite_gradient() -> 
     logits = torch.tensor([[0.0, -1e4, -1e4, -1e4, -1e4], [-1e4, 0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
     target = top_k_of(torch.log_softmax(torch.zeros(2, 5, dtype=torch.float64), 1), 1)
     for rows in (logits.clone(), logits.float()):
-        loss = replace_by_gradient(rows, target, torch.zeros(2, dtype=torch.int64), LossSettings())
+        loss = replace_by_gradient(rows, target, torch.zeros(2, dtype=torch.int64), loss_terms(LossSettings()))
         assert torch.isfinite(loss).all() and torch.isfinite(rows).all()
 
 

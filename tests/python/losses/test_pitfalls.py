@@ -11,12 +11,15 @@ from torch import Tensor
 
 from thack import kernels
 from thack.config import ArchitectureSettings, LossSettings
+from thack.config.specs import divergence_of, loss_terms
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.losses import cross_entropy, divergence, forward_kl
-from thack.losses.fused import Projection, fused_divergence
+from thack.losses.fused import fused_divergence
 from thack.models.batch import Batch
 from thack.models.load import new_decoder
+from thack.schema.targets import Divergence
+from thack.targets import Projection
 from thack.targets.types import SampledTarget, TopKTarget
 
 from . import reference
@@ -75,7 +78,7 @@ def test_small_tails_are_right_to_the_last_digits(tail: float) -> None:
         return torch.cat([torch.tensor([[0.6, 0.4]], dtype=torch.float64) * (1 - mass), rest], 1).log()
 
     target, z = top_k(row(tail), 2), row(tail * 10).float().requires_grad_()
-    loss = divergence(z, target, LossSettings(divergence="reverse_kl"))
+    loss = divergence(z, target, Divergence(kind="reverse_kl"))
     exact = row(tail * 10).requires_grad_()
     expected = reference.bucketed("reverse_kl", exact, row(tail), target.ids_NK)
     loss.sum().backward()
@@ -97,7 +100,7 @@ def test_the_directional_derivative_is_the_gradient_at_any_temperature(fused: bo
     def loss(x: Tensor) -> Tensor:
         if fused:
             return fused_divergence(x, Projection(weight_VH=torch.eye(40)), target, labels, settings, chunk=2)
-        return divergence(x, target, settings).sum()
+        return divergence(x, target, divergence_of(settings)).sum()
 
     leaf = hidden.clone().requires_grad_()
     loss(leaf).backward()
@@ -158,7 +161,9 @@ def test_impossible_tokens_leave_sparse_gradients_finite(kind: Any) -> None:
             z[1, target.ids_NK[1, 2].long()] = float("-inf")
         from thack.losses.rows import replace_by_gradient
 
-        loss = replace_by_gradient(z, target, torch.zeros(3, dtype=torch.int64), LossSettings(divergence=kind))
+        loss = replace_by_gradient(
+            z, target, torch.zeros(3, dtype=torch.int64), loss_terms(LossSettings(divergence=kind))
+        )
         assert torch.isfinite(loss).all() and torch.isfinite(z).all()
         assert (z[:, forbidden] == 0).all()
 

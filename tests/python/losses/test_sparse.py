@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from thack.config import LossSettings
+from thack.config.specs import divergence_of
 from thack.errors import MismatchError, UndefinedLoss
 from thack.losses import divergence, forward_kl, jsd, reverse_kl
 from thack.targets.types import SampledTarget, TopKTarget
@@ -55,7 +56,7 @@ def test_value_and_gradient_equal_the_buckets_of_the_definition(kind: Any, tempe
     target = top_k(teacher, (2.0,))
     ours, theirs = student.clone().requires_grad_(), student.double().requires_grad_()
     settings = LossSettings(divergence=kind, beta=0.3, skew=0.2, temperature=temperature)
-    loss = divergence(ours, target, settings)
+    loss = divergence(ours, target, divergence_of(settings))
     expected = reference.bucketed(kind, theirs, teacher, target.ids_NK, temperature=temperature, beta=0.3, skew=0.2)
     torch.testing.assert_close(loss.detach(), expected.detach().float(), rtol=2e-5, atol=1e-5)
     loss.sum().backward()
@@ -82,7 +83,7 @@ def test_student_equal_to_teacher_is_at_zero_at_any_cached_temperature(temperatu
 
 
 def test_a_temperature_without_its_tail_is_refused() -> None:
-    with pytest.raises(UndefinedLoss, match=r"asked   2[\s\S]*cached  1, 4[\s\S]*temperatures = \[2\]"):
+    with pytest.raises(UndefinedLoss, match=r"asked  2[\s\S]*kept   1, 4[\s\S]*temperatures = \[2\]"):
         forward_kl(logits(0), top_k(logits(1), (4.0,)), temperature=2.0)
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from thack.config import LossSettings
-from thack.losses.fused import Projection
 from thack.models.hf.model import HuggingFaceModel
+from thack.targets import Projection
 from thack.training.objective import has_plain_head
 
 from . import small

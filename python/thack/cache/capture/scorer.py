@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from thack.cache.format.plan import Plan
-from thack.cache.format.records import row_keys, select
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import ModelError
@@ -20,6 +18,8 @@ from thack.models.batch import Batch
 from thack.models.precision import Precision
 from thack.models.protocol import LanguageModel
 from thack.runtime.progress import SILENT, Progress
+from thack.targets.keys import row_keys
+from thack.targets.select import select
 from thack.targets.types import Target
 
 
@@ -28,7 +28,7 @@ class Scored:
     """What was selected from one batch. Its tensors may still be copied from the device: call `wait` first."""
 
     target: Target
-    keys_N4: np.ndarray
+    keys_N4: Tensor  # on the CPU
     event: torch.cuda.Event | None  # recorded after the copy from a GPU
 
     def wait(self) -> None:
@@ -58,23 +58,19 @@ class Scorer:
 
     def score(self, sequences: Sequence[TokenSequence]) -> Scored:
         """Run the teacher on one batch and select its targets. They are on the CPU, pinned if copied from a GPU."""
-        keys = row_keys(sequences, [s.example for s in sequences])
+        keys_N4 = row_keys(sequences)
         with torch.inference_mode():
             with self._precision.autocast(self._teacher):
                 logits_NV = self._teacher(Batch.of(sequences, self._teacher.device))
             device = logits_NV.device  # the last one, if the teacher is on several
             try:
-                target = select(
-                    logits_NV,
-                    self._plan.layout,
-                    seed=self._plan.seed,
-                    keys_N4=torch.from_numpy(keys).to(device),
-                )
+                layout = self._plan.layout
+                target = select(logits_NV, layout.spec, width=layout.vocab_size, seed=self._plan.seed, keys_N4=keys_N4)
             except ModelError as error:
                 raise _named(error, sequences) from error
             if device.type != "cuda":
-                return Scored(target.to("cpu"), keys, None)
-            return _off_the_gpu(target, keys, device)
+                return Scored(target.to("cpu"), keys_N4, None)
+            return _off_the_gpu(target, keys_N4, device)
 
     def generate_responses(
         self, sequences: Sequence[TokenSequence], progress: Progress = SILENT
@@ -97,29 +93,20 @@ class Scorer:
         return [replace(s, response_ids=responses[s.position]) for s in sequences]
 
 
-def _off_the_gpu(target: Target, keys: np.ndarray, device: torch.device) -> Scored:
+def _off_the_gpu(target: Target, keys_N4: Tensor, device: torch.device) -> Scored:
     """Start the copy into pinned memory. The packer waits for it, while the teacher scores the next batch.
 
     The copy runs on the current stream of the tensors' device, and so does the next batch. So GPU memory of these
     tensors is reused only after the copy. The event is recorded on that stream explicitly, since the current device
     may be another one (cuda:0, while the teacher is on cuda:1).
     """
-    fields = {field.name: _pinned(getattr(target, field.name)) for field in dataclasses.fields(target)}
-    copied = dataclasses.replace(target, **fields)
+    copied = target.map(_start_copy)
     event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(device))
-    return Scored(copied, keys, event)
+    return Scored(copied, keys_N4, event)
 
 
-def _pinned(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return _start_copy(value)
-    if isinstance(value, Mapping):
-        return {key: _pinned(item) for key, item in value.items()}
-    return value
-
-
-def _start_copy(value: torch.Tensor) -> torch.Tensor:
+def _start_copy(value: Tensor) -> Tensor:
     return torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
 
 

@@ -9,7 +9,7 @@ from thack.cache.format.plan import read_plan
 from thack.errors import UndefinedLoss
 from thack.schema import document
 from thack.schema.cache import Inspection, Origin
-from thack.schema.targets import DIVERGENCES, DivergenceKind, TargetSpec, check_defined
+from thack.schema.targets import DIVERGENCES, Divergence, DivergenceKind, TargetSpec, check_defined
 
 _MOST_SHARDS = 100  # of the missing ones that are listed
 
@@ -65,7 +65,7 @@ def _how_well(spec: TargetSpec, kind: DivergenceKind) -> str:
     defined = []
     for temperature in (1.0, *spec.temperatures):
         try:
-            check_defined(spec, kind, temperature)
+            check_defined(spec, Divergence(kind=kind, temperature=temperature))
             defined.append(f"{temperature:g}")
         except UndefinedLoss as refusal:
             if not defined:

@@ -1,64 +1,23 @@
-"""Between a teacher's logits, target values and records.
+"""Between target values and records.
 
 Shape legend as in thack.targets: N response tokens, K kept ids, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from thack.cache.format.layout import RecordLayout
-from thack.data.sequence import TokenSequence
-from thack.errors import ModelError
-from thack.losses.vocabulary import log_probs
 from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
 
 
-def row_keys(sequences: Sequence[TokenSequence], examples: Sequence[int]) -> np.ndarray:
-    """int64 [N, 4] of every response token: epoch 0, prompt, sample, position: names its random numbers."""
-    keys = [
-        np.stack(
-            [
-                np.zeros(len(s.response_ids), dtype=np.int64),
-                np.full(len(s.response_ids), example, dtype=np.int64),
-                np.full(len(s.response_ids), s.sample, dtype=np.int64),
-                np.arange(len(s.response_ids), dtype=np.int64),
-            ],
-            axis=1,
-        )
-        for s, example in zip(sequences, examples, strict=True)
-    ]
-    return np.concatenate(keys)
+def encode(target: Target, layout: RecordLayout, *, seed: int, keys_N4: Tensor) -> bytearray | memoryview:
+    """Records of a target whose tensors are on the CPU; dense ones are its own memory.
 
-
-def select(logits_NV: Tensor, layout: RecordLayout, *, seed: int, keys_N4: Tensor) -> Target:
-    """What the record keeps of each row, on the device of the logits. NaN and infinite rows are refused."""
-    if layout.spec.kind == "dense":
-        found = log_probs(logits_NV, layout.vocab_size)
-        if torch.isnan(found.sum()):
-            row = int(torch.isnan(found).any(dim=1).nonzero()[0])
-            raise ModelError(f"row {row}: the teacher's logits hold NaN or infinity")
-        return DenseTarget(log_probs_NV=found)
-    from thack import kernels
-
-    if layout.spec.kind == "sampled":
-        return kernels.threshold_sample(logits_NV, layout.spec.k, seed=seed, keys_N4=keys_N4)
-    top = kernels.topk_logsumexp(logits_NV, layout.spec.k, temperatures=layout.spec.temperatures)
-    return TopKTarget(
-        ids_NK=top.ids_NK,
-        log_probs_NK=top.log_probs_NK,
-        log_tail_N=top.log_tail_N,
-        vocab_size=layout.vocab_size,
-        log_tail_at=top.log_tail_at,
-    )
-
-
-def encode(target: Target, layout: RecordLayout, *, seed: int, keys_N4: np.ndarray) -> bytearray | memoryview:
-    """Records of a target whose tensors are on the CPU; dense ones are its own memory."""
+    `seed` and `keys_N4` (epoch, example, sample, position) name the dither of sampled weights.
+    """
     if isinstance(target, DenseTarget):
         dense = _array(target.log_probs_NV, np.float32)
         layout.native.check_dense(dense)
@@ -78,7 +37,7 @@ def encode(target: Target, layout: RecordLayout, *, seed: int, keys_N4: np.ndarr
         _array(target.counts_N, np.int32),
         _array(target.tau_N, np.float32),
         _array(target.entropy_N, np.float32),
-        np.ascontiguousarray(keys_N4[:, 1:]),
+        _array(keys_N4[:, 1:], np.int64),
         seed,
     )
 

@@ -16,12 +16,12 @@ from thack.cache.format.layout import bytes_per_token
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import UsageError
-from thack.losses.vocabulary import log_probs
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.cache import CorpusSize, ProbeResult, Recommendation, TargetCost
 from thack.schema.targets import TargetSpec
+from thack.targets.vocabulary import log_probs
 
 _SEQUENCES = 64
 _TOP_K = (4, 16, 64, 256)

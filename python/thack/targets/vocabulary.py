@@ -1,8 +1,8 @@
-"""The rule for heads of different width: ids that only one of two models has are nobody's tokens.
+"""The rule for vocabularies of different size: ids that only one of two models has take no part.
 
-Models pad their heads (151,936 rows for 151,669 tokens), each to its own width. Models that share a
-tokenizer are compared on the ids below `common_width`, renormalised there; a width below the
-tokenizer's size is refused, and nothing is ever padded with logit 0, which would be mass.
+Models pad their LM heads (151,936 rows for 151,669 tokens), each to its own width. Models that share a tokenizer are
+compared on the ids below `common_width`, renormalised there. A width below the tokenizer's size is refused. Nothing is
+ever padded with logit 0, which would be mass.
 """
 
 from __future__ import annotations
@@ -14,9 +14,18 @@ from thack.errors import MismatchError
 
 
 def common_width(tokenizer_size: int, **widths: int) -> int:
-    """The narrowest head; raises MismatchError if that does not hold the tokenizer's ids.
+    """The smallest vocabulary, which must hold the tokenizer's ids.
 
-    `widths` are named by role, such as student=32000, teacher=32064.
+    Args:
+        tokenizer_size: number of the tokenizer's ids.
+        widths: number of rows of each LM head, named by role, such as student=32000, teacher=32064.
+
+    Raises:
+        MismatchError: the smallest one has fewer rows than the tokenizer has ids.
+
+    Example:
+        >>> common_width(151_669, student=151_936, teacher=152_064)
+        151936
     """
     width = min(widths.values())
     if width < tokenizer_size:

@@ -7,19 +7,19 @@ import torch
 
 from thack.errors import MismatchError
 from thack.losses import forward_kl
-from thack.losses.vocabulary import common_width, log_probs
+from thack.targets.crop import crop
 from thack.targets.types import DenseTarget, TopKTarget
-from thack.training.crop import crop_target
+from thack.targets.vocabulary import common_width, log_probs
 
 
 def test_dense_targets_are_cut_and_renormalised_not_padded() -> None:
     logits = torch.randn(4, 12)
     target = DenseTarget(log_probs_NV=torch.log_softmax(logits, 1))
-    narrow = crop_target(target, 9)
+    narrow = crop(target, 9)
     assert isinstance(narrow, DenseTarget)
     torch.testing.assert_close(narrow.log_probs_NV, log_probs(logits, 9))
     assert forward_kl(logits[:, :9], narrow).abs().max() < 1e-6  # the teacher itself, cut, is at distance 0
-    assert crop_target(target, 12) is target
+    assert crop(target, 12) is target
 
 
 def test_kept_ids_beyond_the_student_are_refused() -> None:
@@ -29,9 +29,9 @@ def test_kept_ids_beyond_the_student_are_refused() -> None:
             ids_NK=ids, log_probs_NK=torch.full((2, 2), -1.0), log_tail_N=torch.full((2,), -1.3), vocab_size=12
         )
 
-    assert crop_target(top_k(8), 9).vocab_size == 9
+    assert crop(top_k(8), 9).vocab_size == 9
     with pytest.raises(MismatchError, match=r"cached id   9[\s\S]*9 rows"):
-        crop_target(top_k(9), 9)  # pitfall 14: an id equal to the width is one too high
+        crop(top_k(9), 9)  # pitfall 14: an id equal to the width is one too high
 
 
 def test_a_width_below_the_tokenizer_is_refused() -> None:

@@ -1,0 +1,44 @@
+"""What the kernels take and return beside tensors: rows of a truncated or sampled distribution.
+
+Shape legend: N rows (response tokens), K kept ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class TopK(NamedTuple):
+    """The k most likely ids of each row, in increasing order of id."""
+
+    ids_NK: Tensor  # int32
+    log_probs_NK: Tensor  # float32, nats
+    logsumexp_N: Tensor  # float32
+    log_tail_N: Tensor  # float32: log of the mass of all other ids, −inf where there is none
+    log_tail_at: Mapping[float, Tensor]  # T → log Σ p^(1/T) over the other ids, float32 [N]
+
+
+class ThresholdSample(NamedTuple):
+    """An unbiased sparse estimate of each row's distribution: E[Σ_k weights_k · 1(v = ids_k)] = p_v for every v."""
+
+    ids_NK: Tensor  # int32, strictly increasing over the first counts_N entries; padding repeats the last id
+    weights_NK: Tensor  # float32: p itself where p ≥ τ, τ for sampled ids, 0 for padding
+    counts_N: Tensor  # int32, valid entries of each row
+    tau_N: Tensor  # float32
+    entropy_N: Tensor  # float32, H(p) in nats
+
+
+class SparseRows(NamedTuple):
+    """What is known of a teacher's distribution at the temperature of the loss, on K ids and all others as one.
+
+    Of a sampled target (`sampled`): weights instead of log-probabilities, and the entropy instead of the tail mass.
+    """
+
+    ids_NK: Tensor  # int32, increasing, below vocab_size
+    values_NK: Tensor  # float32: log p of each id; sampled: its weight, 0 for padding
+    tail_N: Tensor  # float32: log of the mass of all other ids; sampled: H(p) in nats
+    vocab_size: int
+    sampled: bool = False

@@ -1,0 +1,93 @@
+"""A live teacher before its LM head: its distributions are projected chunk by chunk and never fill [N, V].
+
+N response tokens, H hidden width, V vocabulary, C tokens of a chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thack.models.native.functions import linear
+from thack.models.protocol import LanguageModel
+from thack.targets.select import teacher_log_probs
+from thack.targets.types import DenseTarget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """An LM head: logits = softcap · tanh(scale · (hidden Wᵀ + b) / softcap).
+
+    Args:
+        weight_VH: one row per id.
+        bias_V: None: no bias.
+        scale: factor of the logits.
+        softcap: None: the logits are not capped.
+    """
+
+    weight_VH: Tensor
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, model: LanguageModel) -> Projection:
+        """The LM head of `model`, with what the model does to its logits."""
+        head = model.head()
+        return cls(
+            weight_VH=head.weight,
+            bias_V=head.bias,
+            scale=float(getattr(model, "logit_scale", 1.0)),
+            softcap=getattr(model, "logit_softcap", None),
+        )
+
+    def shape(self, raw_CV: Tensor) -> Tensor:
+        """Scale and soft-capping, differentiable."""
+        logits_CV = raw_CV if self.scale == 1 else raw_CV * self.scale
+        return logits_CV if self.softcap is None else self.softcap * torch.tanh(logits_CV / self.softcap)
+
+    def shape_(self, raw_CV: Tensor) -> Tensor | None:
+        """The same in place; the derivative where it is not `scale` alone: scale · (1 − tanh²)."""
+        if self.softcap is None:
+            if self.scale != 1:
+                raw_CV *= self.scale
+            return None
+        raw_CV.mul_(self.scale / self.softcap).tanh_()
+        slope_CV = torch.addcmul(raw_CV.new_ones(()), raw_CV, raw_CV, value=-1).mul_(self.scale)
+        raw_CV *= self.softcap
+        return slope_CV
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectedTeacher:
+    """A dense target that is not computed yet: hidden states and the LM head that projects them.
+
+    Args:
+        hidden_NH: the teacher's hidden states, one row per response token.
+        head: the teacher's LM head.
+        width: ids that are compared; 0: all rows of the head.
+    """
+
+    hidden_NH: Tensor
+    head: Projection
+    width: int = 0
+
+    def rows(self, rows: slice) -> DenseTarget:
+        """The dense target of these response tokens.
+
+        Raises:
+            ModelError: a row of the teacher's logits holds NaN or +inf.
+        """
+        head = self.head
+        with torch.no_grad():
+            dtype = self.hidden_NH.dtype
+            bias_V = None if head.bias_V is None else head.bias_V.to(dtype)
+            raw_CV = linear(self.hidden_NH[rows], head.weight_VH.to(dtype), bias_V)
+            log_probs_CV = teacher_log_probs(head.shape(raw_CV), self.width or len(head.weight_VH))
+        return DenseTarget(log_probs_NV=log_probs_CV)
+
+    def to_dense(self) -> DenseTarget:
+        """All rows at once, where they are few."""
+        return self.rows(slice(None))

@@ -1,0 +1,162 @@
+"""What a `TargetSpec` keeps of a teacher's logits: one function for a capture and for a live teacher.
+
+    dense         all of it
+    top-k         the k most likely ids and the exact mass of all others, as one
+    renormalised  the k most likely ids, scaled to a sum of 1: what most tools cache
+                  (docs/reference/pitfalls.md, case 1)
+    sampled       k ids by threshold sampling, unbiased
+    multinomial   k independent draws, as counts, unbiased
+    mixed         the k most likely ids exactly; the tail's mass t as t·[(1 − λ)·draws + λ·prior], with
+                  tail_draws ids drawn from the tail without bias (τ each), λ = tail_prior, and the prior the mean
+                  tail of the training data, one vector for the whole run
+
+So top-k with a tail shape that costs nothing per token is mixed with λ = 1. An unbiased target, top-k with draws that
+correct it, is mixed with λ = 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from thack import kernels
+from thack.errors import ModelError, UsageError
+from thack.schema.targets import TargetSpec
+from thack.targets.keys import MULTINOMIAL_SAMPLE
+from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
+from thack.targets.vocabulary import log_probs
+
+
+def select(
+    logits_NV: Tensor,
+    spec: TargetSpec,
+    *,
+    width: int,
+    seed: int = 0,
+    keys_N4: Tensor | None = None,
+    prior_V: Tensor | None = None,
+) -> Target:
+    """What `spec` keeps of each row. A cache and a live teacher with the same seed get the same target.
+
+    Args:
+        logits_NV: the teacher's, on any device; V ≥ width.
+        spec: what is kept; `live` and `redraw` make no difference here.
+        width: ids that are compared; the distribution is over the first `width` ids.
+        seed: of the draws.
+        keys_N4: int64, the name of each row's draws (`keys.row_keys`); needed by the kinds that draw.
+        prior_V: the shape of the tail, positive, over `width` ids; needed where spec.tail_prior > 0.
+
+    Returns:
+        A target on the device of the logits.
+
+    Raises:
+        ModelError: a row holds NaN or +inf, or too few finite logits.
+        UsageError: keys_N4 or prior_V is missing where it is needed.
+
+    Example:
+        >>> from thack.schema.targets import TargetSpec
+        >>> target = select(torch.tensor([[0.0, 2.0, 1.0]]), TargetSpec.parse("top-k:2"), width=3)
+        >>> target.ids_NK.tolist()
+        [[1, 2]]
+    """
+    if spec.kind == "dense":
+        return DenseTarget(log_probs_NV=teacher_log_probs(logits_NV, width))
+    if spec.kind == "top-k":
+        return _top_k(logits_NV[:, :width], spec)
+    if spec.kind == "renormalised":
+        return _renormalised(teacher_log_probs(logits_NV, width), spec.k)
+    if keys_N4 is None:
+        raise UsageError(f"keys_N4 is missing: a {spec.kind} target draws by the keys of its rows")
+    if spec.kind == "sampled":
+        found = kernels.threshold_sample(logits_NV[:, :width], spec.k, seed=seed, keys_N4=keys_N4)
+        return SampledTarget(**found._asdict(), vocab_size=width)
+    log_p_NV = teacher_log_probs(logits_NV, width)
+    if spec.kind == "multinomial":
+        return _multinomial(log_p_NV, spec.k, seed, keys_N4)
+    return _mixed(log_p_NV, spec, prior_V, seed, keys_N4)
+
+
+def teacher_log_probs(logits_NV: Tensor, width: int) -> Tensor:
+    """log softmax over the first `width` ids, float32 at least; ModelError where a row of logits holds NaN or +inf."""
+    found_NV = log_probs(logits_NV, width)
+    if torch.isnan(found_NV.sum()):
+        row = int(torch.isnan(found_NV).any(dim=1).nonzero()[0])
+        raise ModelError(
+            f"row {row}: the teacher gives NaN or infinite logits", hint="check its weights, or use `dtype = float32`"
+        )
+    return found_NV
+
+
+def _top_k(logits_NV: Tensor, spec: TargetSpec) -> TopKTarget:
+    top = kernels.topk_logsumexp(logits_NV, spec.k, temperatures=spec.temperatures)
+    return TopKTarget(
+        ids_NK=top.ids_NK,
+        log_probs_NK=top.log_probs_NK,
+        log_tail_N=top.log_tail_N,
+        vocab_size=logits_NV.shape[1],
+        log_tail_at=top.log_tail_at,
+    )
+
+
+def _renormalised(log_p_NV: Tensor, k: int) -> TopKTarget:
+    """Without any tail."""
+    top = kernels.topk_logsumexp(log_p_NV, k)
+    return TopKTarget(
+        ids_NK=top.ids_NK,
+        log_probs_NK=torch.log_softmax(top.log_probs_NK, dim=1),
+        log_tail_N=torch.full_like(top.log_tail_N, float("-inf")),
+        vocab_size=log_p_NV.shape[1],
+    )
+
+
+def _multinomial(log_p_NV: Tensor, draws: int, seed: int, keys_N4: Tensor) -> SampledTarget:
+    """`draws` independent ids per row with weight count/draws each: E[weights] = p. τ is the weight of one draw."""
+    keys_ND4 = keys_N4[:, None, :].repeat(1, draws, 1)
+    keys_ND4[:, :, 2] = MULTINOMIAL_SAMPLE + torch.arange(draws)
+    rows_NDV = log_p_NV[:, None, :].expand(-1, draws, -1)
+    drawn = kernels.sample(rows_NDV.reshape(-1, log_p_NV.shape[1]), seed=seed, keys_N4=keys_ND4.view(-1, 4))
+    ids_ND = drawn.view(-1, draws).sort(dim=1).values
+    is_new_ND = torch.ones_like(ids_ND, dtype=torch.bool)
+    is_new_ND[:, 1:] = ids_ND[:, 1:] != ids_ND[:, :-1]
+    place_ND = is_new_ND.long().cumsum(1) - 1  # the column of each draw once equal ids are one
+    ids_NK = ids_ND[:, -1:].repeat(1, draws).scatter(1, place_ND, ids_ND)
+    weights_NK = torch.zeros(ids_ND.shape, device=ids_ND.device).scatter_add_(
+        1, place_ND, torch.full(ids_ND.shape, 1 / draws, device=ids_ND.device)
+    )
+    return SampledTarget(
+        ids_NK=ids_NK.int(),
+        weights_NK=weights_NK,
+        counts_N=is_new_ND.sum(1).int(),
+        tau_N=torch.full((len(ids_ND),), 1 / draws, device=ids_ND.device),
+        entropy_N=_entropy(log_p_NV),
+        vocab_size=log_p_NV.shape[1],
+    )
+
+
+def _mixed(log_p_NV: Tensor, spec: TargetSpec, prior_V: Tensor | None, seed: int, keys_N4: Tensor) -> DenseTarget:
+    """The k most likely ids as they are, and t·[(1 − λ)·draws + λ·prior], as a whole distribution.
+
+    Ids of no mass get the smallest float instead of 0: rows without −inf take the faster path through the loss.
+    """
+    top = kernels.topk_logsumexp(log_p_NV, spec.k)
+    kept_NK = top.ids_NK.long()
+    tail_N1 = top.log_tail_N.exp()[:, None]
+    shape_NV = torch.zeros_like(log_p_NV)
+    if spec.tail_prior:
+        if prior_V is None:
+            raise UsageError("prior_V is missing: tail_prior is above 0")
+        shape_NV += prior_V
+        shape_NV.scatter_(1, kept_NK, 0.0)
+        shape_NV *= spec.tail_prior / shape_NV.sum(1, keepdim=True).clamp_min(1e-30)
+    if spec.tail_prior < 1:
+        tail_only_NV = log_p_NV.scatter(1, kept_NK, float("-inf"))
+        drawable_NV = torch.where(tail_N1 > 0, tail_only_NV, log_p_NV)  # a row without a tail has nothing to draw from
+        drawn = kernels.threshold_sample(drawable_NV, spec.tail_draws, seed=seed, keys_N4=keys_N4)
+        shape_NV.scatter_add_(1, drawn.ids_NK.long(), (1 - spec.tail_prior) * drawn.weights_NK)
+    mixed_NV = (shape_NV * tail_N1).scatter(1, kept_NK, top.log_probs_NK.exp())
+    return DenseTarget(log_probs_NV=mixed_NV.clamp_min_(torch.finfo(torch.float32).tiny).log_())
+
+
+def _entropy(log_p_NV: Tensor) -> Tensor:
+    """H(p)_N = −Σ p log p, in nats; 0·log 0 counts as 0."""
+    return -torch.where(log_p_NV > float("-inf"), log_p_NV.exp() * log_p_NV, 0.0).sum(1)
