@@ -7,15 +7,15 @@ use std::fmt;
 pub enum Class {
     /// A combination of arguments that makes no sense.
     Usage,
-    /// A file that cannot be read as what it should be.
+    /// A file that is not in the expected format.
     Data,
-    /// What a model put out cannot be used: NaN, infinite or empty rows of logits.
+    /// Output of a model that cannot be used: NaN, infinite or empty rows of logits.
     Model,
-    /// A cache or shard that is damaged, incomplete or not ours.
+    /// A cache or shard that is damaged, incomplete or of another kind.
     Cache,
-    /// Two things that do not belong together.
+    /// Two inputs that do not match.
     Mismatch,
-    /// A divergence that is not defined on the target at hand.
+    /// A divergence that is not defined on the given target.
     UndefinedLoss,
 }
 

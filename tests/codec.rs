@@ -212,7 +212,7 @@ fn kl(p: &[f64], q: &[f64]) -> f64 {
     p.iter().zip(q).map(|(a, b)| (a - zp).exp() * ((a - zp) - (b - zq))).sum()
 }
 
-/// The errors that TARGETS.md allows: 4e-5 in 176 bytes, 2e-4 in 168, on every synthetic family.
+/// The largest mean errors that are accepted: 4e-5 in 176 bytes, 2e-4 in 168, on every synthetic family.
 #[test]
 fn the_round_trip_costs_little_on_every_family() {
     let rows = if long() { 100 } else { 4 };

@@ -58,7 +58,7 @@ impl DenseLayout {
     }
 }
 
-/// A rounded log-softmax may stand a few units in the last place above 0.
+/// A rounded log-softmax may be a few units in the last place above 0.
 fn is_log_prob(value: f32) -> bool {
     value <= 1e-5
 }

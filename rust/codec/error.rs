@@ -33,7 +33,7 @@ impl std::error::Error for EncodeError {}
 /// Bytes that no row would have been written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecodeError {
-    /// The unary part of the ids does not hold exactly K ones.
+    /// The unary part of the ids does not have exactly K ones.
     WrongIdCount,
     /// Ids that do not increase.
     IdsNotIncreasing,
@@ -41,16 +41,16 @@ pub enum DecodeError {
     IdBeyondVocabulary,
     /// A field that holds NaN or a value which its meaning excludes.
     BadNumber(&'static str),
-    /// Bits behind the last field that are not zero.
+    /// Bits after the last field that are not zero.
     Padding,
 }
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::WrongIdCount => write!(f, "the record does not hold exactly k ids"),
+            Self::WrongIdCount => write!(f, "the record does not have exactly k ids"),
             Self::IdsNotIncreasing => write!(f, "the record's ids do not increase"),
-            Self::IdBeyondVocabulary => write!(f, "the record holds an id beyond the vocabulary"),
+            Self::IdBeyondVocabulary => write!(f, "the record has an id outside the vocabulary"),
             Self::BadNumber(field) => write!(f, "the record's {field} is not a valid number"),
             Self::Padding => write!(f, "the record's padding is not zero"),
         }
@@ -59,10 +59,10 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-/// Metadata that names no layout.
+/// Metadata that is not a layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayoutError {
-    /// The entry that is missing or has no meaning.
+    /// The entry that is missing or not accepted.
     pub key: &'static str,
     /// What it says.
     pub value: String,
@@ -70,7 +70,7 @@ pub struct LayoutError {
 
 impl fmt::Display for LayoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "metadata {} = {:?} has no meaning", self.key, self.value)
+        write!(f, "metadata {} = {:?} is not accepted", self.key, self.value)
     }
 }
 

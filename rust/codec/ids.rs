@@ -52,7 +52,7 @@ impl IdLayout {
         self.k * self.low_bits as usize + self.high_bits()
     }
 
-    /// Checks order and range; returns how many ids stand before the repeated end.
+    /// Checks order and range; returns how many ids come before the repeated end.
     pub fn check(&self, ids: &[u32]) -> Result<usize, EncodeError> {
         let mut count = ids.len();
         for (i, &id) in ids.iter().enumerate() {
@@ -82,7 +82,7 @@ impl IdLayout {
         writer.skip(self.high_bits());
     }
 
-    /// Reads ids and checks them; returns how many stand before the repeated end.
+    /// Reads ids and checks them; returns how many come before the repeated end.
     pub fn get(&self, reader: &mut BitReader<'_>, ids: &mut [u32]) -> Result<usize, DecodeError> {
         column::get(reader, ids, self.low_bits);
         let mut found = 0;

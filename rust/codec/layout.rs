@@ -1,4 +1,4 @@
-//! A record's layout from the words that name it in a shard's metadata.
+//! A record's layout, from the entries of a shard's metadata that name it.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ impl Layout {
             "sampled" => Ok(Self::Sampled(SampledLayout::new(k()?, vocab_size as u32))),
             "top-k" => {
                 let has_tail = match text("tail") {
-                    // An estimate is stored alike, and named so that nobody takes it for exact.
+                    // An estimate is stored like an exact tail; its name tells them apart.
                     "exact" | "estimated" => true,
                     "none" => false,
                     _ => return Err(bad("tail")),

@@ -18,7 +18,7 @@ pub(super) fn floor(p: f32) -> u32 {
     (p.to_bits() >> SHIFT).saturating_sub(BIAS)
 }
 
-/// How far `p` stands between the values of `code` and of the next one, in [0, 1).
+/// How far `p` is between the values of `code` and of the next one, in [0, 1).
 pub(super) fn fraction(p: f32, code: u32) -> f32 {
     if code >= ONE {
         return 0.0;

@@ -1,4 +1,4 @@
-//! What one response position costs on disk: fixed-size records.
+//! Records of fixed size: what is stored of one distribution.
 //!
 //! A record is one bit stream, least significant bit first, padded with zeros to whole bytes. Its
 //! size follows from the layout alone, so that a shard is a plain `[tokens, stride]` array and any
@@ -8,7 +8,7 @@
 //!
 //! | kind | record |
 //! |---|---|
-//! | dense | V × f32 log-probabilities, exactly as the teacher gave them |
+//! | dense | V × f32 log-probabilities, unchanged |
 //! | top-k | f16 top, f16 range, f16 log-tail, f16 log-tail per temperature, K quantised log-probs, K ids |
 //! | sampled | τ and largest weight in 15 bits, entropy in 14, K × 4-bit weights, K ids |
 

@@ -131,7 +131,7 @@ fn check_numbers(row: &SampledRow<'_>) -> Result<(), EncodeError> {
     if !(row.entropy >= -1e-4 && row.entropy < 16.0) {
         return bad("entropy", row.entropy);
     }
-    // A head may stand a rounding error below τ.
+    // A weight of p ≥ τ may be a rounding error below τ.
     let lowest = row.tau * (1.0 - 1e-4);
     match row.weights[..row.count].iter().find(|&&w| !(w >= lowest && w <= 1.0 + 1e-5)) {
         Some(&weight) => bad("weight", weight),
@@ -144,7 +144,7 @@ fn entropy_code(entropy: f32, uniform: f32) -> u32 {
     (scaled as u32).min((1 << ENTROPY_BITS) - 1)
 }
 
-/// The two stored numbers between which the weights stand, as codes.
+/// The two stored numbers between which the weights are, as codes.
 #[derive(Debug, Clone, Copy)]
 struct Levels {
     tau: u32,
@@ -234,7 +234,7 @@ mod tests {
         (ids, weights, count, tau, entropy)
     }
 
-    /// The sizes that TARGETS.md asks for.
+    /// Bytes per token, as the file format fixes them.
     #[test]
     fn records_are_as_small_as_promised() {
         assert_eq!(SampledLayout::new(16, 151_936).stride(), 44);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     /// Trap 8: heads rounded deterministically bias the target. Every weight's mean over many draws
-    /// stands within four standard errors of the weight; τ and the entropy likewise.
+    /// is within four standard errors of the weight; τ and the entropy likewise.
     #[test]
     fn expectation_after_decoding_is_the_weight() {
         let layout = SampledLayout::new(8, 1000);

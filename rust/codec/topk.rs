@@ -100,7 +100,7 @@ impl TopKLayout {
         self.value_bits
     }
 
-    /// Bytes of the scalars, which stand first.
+    /// Bytes of the scalars, which come first.
     pub(super) fn head_bytes(&self) -> usize {
         2 * (2 + usize::from(self.has_tail) + self.num_temperatures)
     }
@@ -122,7 +122,7 @@ impl TopKLayout {
         self.encode_plain(row, codes, record)
     }
 
-    /// The log-tails at temperatures, which stand last in the head.
+    /// The log-tails at temperatures: the last of the scalars.
     fn encode_tails(&self, row: &TopKRow<'_>, record: &mut [u8]) -> Result<(), EncodeError> {
         let first = self.head_bytes() - 2 * self.num_temperatures;
         for (tail, bytes) in row.log_tail_at.iter().zip(record[first..].chunks_exact_mut(2)) {
@@ -318,7 +318,7 @@ mod tests {
         (ids, log_probs, log_tail)
     }
 
-    /// The sizes that TARGETS.md asks for.
+    /// Bytes per token, as the file format fixes them.
     #[test]
     fn records_are_as_small_as_promised() {
         assert_eq!(TopKLayout::new(64, 151_936, 8, true, 0).stride(), 176);

@@ -269,7 +269,7 @@ impl Reader<'_> {
     }
 }
 
-/// The words of the unary part, if it has 64 ones and nothing stands behind it.
+/// The words of the unary part, if it has 64 ones and nothing after them.
 #[inline(always)]
 fn unary_words(part: &[u8], high_bits: u32) -> Option<[u64; 3]> {
     let mut bytes = [0; 24];

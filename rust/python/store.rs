@@ -47,14 +47,14 @@ impl RecordLayout {
         self.0.stride()
     }
 
-    /// Refuses rows that cannot be kept. Those that can are records as they stand in memory: nothing is copied.
+    /// Refuses rows that cannot be stored. Rows that can be are records already: nothing is copied.
     fn check_dense(&self, py: Python<'_>, log_probs: PyBuffer<f32>) -> PyResult<()> {
         let Layout::Dense(layout) = self.0 else { return Err(wrong_kind("dense")) };
         let log_probs = slice(&log_probs)?;
         released(py, || layout.check_rows(log_probs).map_err(unwritable))
     }
 
-    /// Refuses records that are no rows. Those that are can be used where they were read: nothing is copied.
+    /// Refuses records that are not rows. Records that are can be used where they were read: nothing is copied.
     fn decode_dense(&self, py: Python<'_>, records: PyBuffer<f32>) -> PyResult<()> {
         let Layout::Dense(layout) = self.0 else { return Err(wrong_kind("dense")) };
         let log_probs = slice(&records)?;
@@ -171,7 +171,7 @@ impl RecordLayout {
     }
 }
 
-/// A shard being written. Dropped without `finish`, it leaves nothing behind.
+/// A shard being written. Dropped without `finish`, it removes its temporary file.
 #[pyclass]
 struct ShardWriter(Option<shard::ShardWriter>);
 
@@ -206,7 +206,7 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Gives the shard up and removes what was written of it.
+    /// Abandons the shard and removes its temporary file.
     fn abandon(&mut self) {
         self.0 = None;
     }
@@ -227,7 +227,7 @@ impl ShardWriter {
 }
 
 fn closed() -> Error {
-    Error::new(Class::Usage, "this shard is finished already")
+    Error::new(Class::Usage, "this shard was finished or abandoned before")
 }
 
 /// Random access to the sequences of a cache.
@@ -321,7 +321,7 @@ fn wrong_kind(kind: &str) -> PyErr {
 }
 
 fn unwritable((row, error): (usize, EncodeError)) -> Error {
-    Error::new(Class::Model, format!("the teacher's row {row} cannot be kept: {error}"))
+    Error::new(Class::Model, format!("the teacher's row {row} cannot be stored: {error}"))
 }
 
 fn unreadable((row, error): (usize, impl Display)) -> Error {

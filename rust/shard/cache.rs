@@ -28,7 +28,7 @@ pub struct Batch {
 pub struct CacheReader {
     storage: Arc<dyn Storage>,
     paths: Box<dyn Fn(usize) -> PathBuf + Send + Sync>,
-    /// Number of the first sequence of each shard, and behind them the number of all.
+    /// Position of the first sequence of each shard, and at the end the number of all.
     firsts: Vec<u64>,
     expected: BTreeMap<String, String>,
     pool: Mutex<Pool>,
@@ -45,7 +45,7 @@ struct Piece {
 }
 
 impl CacheReader {
-    /// `firsts` has one more number than there are shards; each shard's metadata must hold `expected`.
+    /// `firsts` has one more number than there are shards; each shard's metadata must have `expected`.
     pub fn new(
         storage: Arc<dyn Storage>,
         directory: &Path,
@@ -57,7 +57,7 @@ impl CacheReader {
         Self { storage, paths, firsts, expected, pool: Mutex::default() }
     }
 
-    /// Reads sequences by their numbers, in any order, with repeats; their records too if asked for.
+    /// Reads sequences by position, in any order, with repeats; their records too if `with_records`.
     pub fn read(&self, sequences: &[u64], with_records: bool) -> Result<Batch, ShardError> {
         let mut places: Vec<(usize, usize)> = Vec::with_capacity(sequences.len());
         for (place, &sequence) in sequences.iter().enumerate() {
@@ -105,7 +105,7 @@ impl CacheReader {
         Ok(OpenShard { reader, index })
     }
 
-    /// Trap 20 and renamed files: a shard says which plan and which place it belongs to.
+    /// Refuses shards of another plan and renamed files: a shard names its plan and its number (pitfall 20).
     fn check(&self, reader: &ShardReader, shard: usize) -> Result<(), ShardError> {
         let place = ("shard".to_owned(), shard.to_string());
         for (key, value) in self.expected.iter().chain([(&place.0, &place.1)]) {

@@ -24,7 +24,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// `header_length` bytes will stand before what is added.
+    /// `header_length` bytes come before what is added.
     pub(super) fn new(header_length: usize) -> Self {
         let head_length = header_length.div_ceil(CHUNK) * CHUNK;
         Self { head: vec![0; header_length], head_length, sums: Vec::new(), current: 0, filled: 0 }

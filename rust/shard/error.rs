@@ -1,4 +1,4 @@
-//! Every way in which a file is not a good shard: the format's description, from its dark side.
+//! Every way in which a file is not a valid shard: one variant each, so that the list describes the format.
 
 use std::fmt;
 use std::io;
@@ -24,17 +24,17 @@ pub enum Fault {
     HeaderTooLarge { length: u64 },
     /// The header is not the one our writer makes from the same counts and metadata.
     Header(&'static str),
-    /// A metadata entry is missing or has no meaning.
+    /// A metadata entry is missing or not accepted.
     Metadata(LayoutError),
     /// The table of checksums does not have the checksum that the trailer keeps for it.
     ChecksumTable,
     /// A chunk of 16 KiB does not have its checksum.
     Chunk { chunk: u64 },
-    /// All checksums hold but the BLAKE3 root does not: the file was made to deceive, or by a bug.
+    /// All checksums are right but the BLAKE3 root is not: the file was forged, or written by a bug.
     Root,
     /// The index arrays contradict each other.
     Index(&'static str),
-    /// A record that is none, behind a valid checksum.
+    /// Bytes that are not a record, with a valid checksum.
     Record { token: u64, error: DecodeError },
     /// A row that cannot be written.
     Row { token: u64, error: EncodeError },
@@ -70,8 +70,8 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(error) => write!(f, "{}", plain(error)),
-            Self::Truncated { length } => write!(f, "cut off: only {length} bytes are left"),
-            Self::TooLong { length } => write!(f, "{length} bytes are more than a shard may have"),
+            Self::Truncated { length } => write!(f, "truncated: only {length} bytes long"),
+            Self::TooLong { length } => write!(f, "{length} bytes are more than a shard can have"),
             Self::Trailer => write!(f, "no valid trailer: it was not finished, or is damaged"),
             Self::Length { expected, found } => write!(f, "{found} bytes long, written with {expected}"),
             Self::HeaderTooLarge { length } => write!(f, "a header of {length} bytes is too large"),
@@ -82,7 +82,7 @@ impl fmt::Display for Fault {
                 let first = chunk * super::checksum::CHUNK as u64;
                 write!(f, "chunk {chunk} (from byte {first}) does not have its checksum")
             }
-            Self::Root => write!(f, "the BLAKE3 root does not match although every checksum does"),
+            Self::Root => write!(f, "the BLAKE3 root does not match, although every checksum does"),
             Self::Index(what) => write!(f, "its index contradicts itself: {what}"),
             Self::Record { token, error } => write!(f, "token {token}: {error}"),
             Self::Row { token, error } => write!(f, "token {token} cannot be written: {error}"),
@@ -96,7 +96,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The message without Rust's "(os error 28)", in lower case as all of ours.
+/// The message without Rust's "(os error 28)", in lower case like all others.
 fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_lowercase()
@@ -118,19 +118,19 @@ impl From<ShardError> for Error {
             Fault::NoSuchSequence { .. } => Class::Usage,
             _ => Class::Cache,
         };
-        let told = Self::new(class, error.to_string());
+        let found = Self::new(class, error.to_string());
         match &error.fault {
             Fault::Io(io)
                 if matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
             {
-                told.hint("nothing is lost: free space and run the same command again")
+                found.hint("nothing is lost: free space and run the same command again")
             }
             Fault::Io(io) if io.kind() == io::ErrorKind::PermissionDenied => {
-                told.hint("choose another directory, or change its permissions")
+                found.hint("choose another directory, or change its permissions")
             }
-            Fault::Io(_) | Fault::Foreign { .. } | Fault::Row { .. } | Fault::NoSuchSequence { .. } => told,
-            _ => told.hint(
-                "delete this file and run the same cache-logits command again: it makes the shard anew",
+            Fault::Io(_) | Fault::Foreign { .. } | Fault::Row { .. } | Fault::NoSuchSequence { .. } => found,
+            _ => found.hint(
+                "delete this file and run the same cache-logits command again: it writes the shard again",
             ),
         }
     }

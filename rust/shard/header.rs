@@ -14,7 +14,7 @@ pub const MAX_HEADER_BYTES: u64 = 1 << 20;
 pub(super) const MAX_FILE_BYTES: u64 = 1 << 34;
 pub(super) const MAX_SEQUENCES: u64 = 1 << 19;
 const MAX_TOKENS: u64 = 1 << 31;
-/// Headers are padded to this, so that the records stand aligned and the header can grow last.
+/// Headers are padded to this, so that the records are aligned and the header can be written last.
 const ALIGNMENT: usize = 4096;
 
 /// How many of everything a shard holds: with the metadata, all that its header depends on.
@@ -27,7 +27,7 @@ pub struct Counts {
     pub prompt_id_bytes: u64,
 }
 
-/// One tensor: where its bytes stand in the file.
+/// One tensor: where its bytes are in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
     pub name: &'static str,
@@ -48,15 +48,15 @@ pub struct Header {
 }
 
 impl Header {
-    /// The layout of a shard with these counts. Fails where a count is beyond what a shard may hold.
+    /// The layout of a shard with these counts. Fails where a count is beyond what a shard can hold.
     pub fn new(metadata: BTreeMap<String, String>, counts: Counts) -> Result<Self, Fault> {
         let length = reserved_length(&metadata)?;
         let tensors =
-            place(counts, length).ok_or(Fault::Header("its counts are beyond what a shard may hold"))?;
+            place(counts, length).ok_or(Fault::Header("its counts are beyond what a shard can hold"))?;
         Ok(Self { metadata, counts, length, tensors })
     }
 
-    /// The bytes at the head of the file.
+    /// The first bytes of the file.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = (self.length - 8).to_le_bytes().to_vec();
@@ -119,7 +119,7 @@ fn counts(value: &Value) -> Option<Counts> {
 /// Room for the header whatever the counts turn out to be.
 fn reserved_length(metadata: &BTreeMap<String, String>) -> Result<u64, Fault> {
     let widest = Counts {
-        stride: MAX_TOKENS / 2, // the product must not overflow; its digits outnumber any real one's
+        stride: MAX_TOKENS / 2, // the product must not overflow; it has more digits than any real one
         tokens: MAX_TOKENS,
         sequences: MAX_TOKENS,
         prompt_tokens: MAX_TOKENS,
@@ -140,7 +140,7 @@ fn place(counts: Counts, header_length: u64) -> Option<Vec<Tensor>> {
     (tensors.last()?.end <= MAX_FILE_BYTES).then_some(tensors)
 }
 
-/// All tensors, one behind the other.
+/// All tensors, one after the other.
 fn offsets(counts: Counts, header_length: u64) -> Option<Vec<Tensor>> {
     let records = counts.tokens.checked_mul(counts.stride)?;
     let padding = (8 - records.checked_add(counts.prompt_id_bytes)? % 8) % 8;

@@ -1,9 +1,9 @@
-//! The arrays that say where in a shard each sequence stands.
+//! The arrays that say where in a shard each sequence is.
 
 use super::error::Fault;
 use super::header::Header;
 
-/// Numbers of one kind, one per sequence: in 4 bytes each where they all fit, since many shards' are kept.
+/// Numbers of one kind, one per sequence: in 4 bytes each where they all fit, since those of many shards are kept.
 #[derive(Debug)]
 pub enum Column {
     Narrow(Vec<u32>),
@@ -115,7 +115,7 @@ impl Index {
         }
         let number = |slot: &u32| self.sequence.get(*slot as usize);
         if self.order.windows(2).any(|pair| number(&pair[0]) == number(&pair[1])) {
-            return Err(Fault::Index("a sequence stands twice"));
+            return Err(Fault::Index("a sequence occurs twice"));
         }
         Ok(())
     }

@@ -1,10 +1,10 @@
-//! Shards: strictly valid safetensors files with integrity of our own, and the cache they make up.
+//! Shards: strictly valid safetensors files with checksums, and the cache that they make up.
 //!
 //! ```text
 //! header     u64 length, JSON padded with spaces to 4096 − 8 (mod 4096)
 //! records    U8  [tokens, stride]      one fixed-size record per response token
 //! prompt_ids U8  [bytes]               stable ids of the prompts, UTF-8, one after the other
-//! padding    U8  [0..8]                so that all numbers behind stand at multiples of their size
+//! padding    U8  [0..8]                so that all later numbers are at multiples of their size
 //! sequence   I64 [sequences]           number of the sequence in the cache, in the order of storage
 //! example, sample                      I64 [sequences]: place in the data set; which response
 //! response_starts, prompt_starts, prompt_id_starts   I64 [sequences + 1]

@@ -1,6 +1,6 @@
-//! What a reader of many shards keeps: a few open files, and of many more what was checked when they were.
+//! The cache of a reader of many shards: a few open files, and the checked frames of many more.
 //!
-//! A shuffled epoch asks for another shard with every sequence. To open one anew costs its header, its table of
+//! A shuffled epoch asks for another shard with every sequence. Opening one costs its header, its table of
 //! checksums and its index, some hundred times a sequence; to open it again costs one read.
 
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ pub(super) struct OpenShard {
     pub(super) index: Arc<Index>,
 }
 
-/// A shard that was open once.
+/// A shard that was open before.
 #[derive(Clone)]
 pub(super) struct Known {
     pub(super) frame: Arc<Frame>,

@@ -1,4 +1,4 @@
-//! How a finished file gets its name: link, so that the first writer wins and nothing is overwritten.
+//! How a finished file gets its name: by a hard link, so that the first writer wins and nothing is overwritten.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -26,11 +26,11 @@ pub(super) fn temporary_name(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.{}.{random:016x}{TEMPORARY}", std::process::id()))
 }
 
-/// Gives the durable file `temporary` its name `path`.
+/// Gives the synced file `temporary` its name `path`.
 ///
-/// Where the name is taken, `is_same` looks at what is there: `Some(true)` is as good as ours,
-/// `Some(false)` is an error, `None` is damaged and gives way. Where the file system refuses links, a
-/// rename does: then two writers that finish in the same instant both win, with the same bytes.
+/// If the name is taken, `is_same` compares the file there: `Some(true)` is the same content,
+/// `Some(false)` is an error, `None` is a damaged file that is replaced. On a file system without links the
+/// file is renamed instead: then the later of two writers wins, with the same bytes.
 pub(super) fn commit(
     storage: &dyn Storage,
     temporary: &Path,
@@ -38,7 +38,7 @@ pub(super) fn commit(
     is_same: impl Fn() -> Result<Option<bool>, ShardError>,
 ) -> Result<Published, ShardError> {
     let failed = |error| ShardError::new(path, Fault::Io(error));
-    let give_way = || match is_same() {
+    let resolve = || match is_same() {
         Ok(Some(true)) => Ok(Published::Same),
         Ok(Some(false)) => Err(ShardError::new(path, foreign("content", "the same bytes", "others"))),
         Ok(None) => replace(storage, temporary, path).map_err(failed),
@@ -49,8 +49,8 @@ pub(super) fn commit(
     };
     let outcome = match uninterrupted(|| storage.link(temporary, path)) {
         Ok(()) => Published::New,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists || has_no_links(&error) => give_way()?,
-        // A finished cache is swept of temporary files, perhaps of ours: then the file is there.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists || has_no_links(&error) => resolve()?,
+        // Another process may have completed the cache and removed our temporary file: then the file is there.
         Err(error) if error.kind() == io::ErrorKind::NotFound && matches!(is_same(), Ok(Some(true))) => {
             Published::Same
         }
@@ -110,7 +110,7 @@ fn read_whole(storage: &dyn Storage, path: &Path, limit: u64) -> Result<Vec<u8>,
     read().map_err(|error| ShardError::new(path, Fault::Io(error)))
 }
 
-/// Removes what killed writers left in a directory; returns how many files.
+/// Removes the temporary files of killed writers in a directory; returns how many.
 pub fn sweep(storage: &dyn Storage, directory: &Path) -> Result<usize, ShardError> {
     let failed = |error| ShardError::new(directory, Fault::Io(error));
     let mut removed = 0;

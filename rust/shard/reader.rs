@@ -12,7 +12,7 @@ use super::storage::{ReadFile, Storage, read_exact_at, uninterrupted};
 use super::trailer::{self, Trailer};
 use crate::codec::Layout;
 
-/// What frames a shard, read and checked once: worth keeping when its file is closed.
+/// The frame of a shard, read and checked once: it is kept when the file is closed.
 pub(super) struct Frame {
     path: PathBuf,
     header: Header,
@@ -105,7 +105,7 @@ impl ShardReader {
         checked.map_err(|fault| ShardError::new(self.path(), fault))
     }
 
-    /// Where the sequences stand.
+    /// Where the sequences are.
     pub fn index(&self) -> Result<Index, ShardError> {
         let (start, end) =
             (self.header().tensor("sequence").start, self.header().tensor("response_tokens").start);
@@ -138,7 +138,7 @@ impl ShardReader {
         ((chunk + 1) * CHUNK as u64).min(self.header().checked_length())
     }
 
-    /// Bytes `start..end` of the file, from chunks whose checksums hold. Both lie before the table.
+    /// Bytes `start..end` of the file, from chunks whose checksums are right. Both are before the table.
     fn read(&self, start: u64, end: u64) -> Result<Vec<u8>, Fault> {
         if start >= end {
             return Ok(Vec::new());

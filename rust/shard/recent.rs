@@ -1,4 +1,4 @@
-//! Chunks that were read lately, checked: the few that hold the tokens and names of many sequences.
+//! Chunks that were read last, checked: a few chunks hold the tokens and names of many sequences.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +13,7 @@ const KEPT: usize = 16;
 pub(super) struct Recent(Mutex<Vec<(u64, Arc<[u8]>)>>);
 
 impl Recent {
-    /// Bytes `start..end` of the file; `read` gives a whole chunk that is not at hand.
+    /// Bytes `start..end` of the file; `read` gives a whole chunk that is not kept.
     pub(super) fn bytes(
         &self,
         start: u64,

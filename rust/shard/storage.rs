@@ -11,7 +11,7 @@ pub trait WriteFile: Send + Sync {
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
     /// Makes the content durable. A failed sync must not be tried again: the kernel may have dropped
-    /// the pages and reports the loss once. The file is given up instead.
+    /// the pages and reports the loss once. The file is abandoned instead.
     fn sync(&mut self) -> io::Result<()>;
 }
 
@@ -38,7 +38,7 @@ pub trait Storage: Send + Sync {
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
 }
 
-/// Writes all of `bytes`, going on after interruptions and short writes.
+/// Writes all of `bytes`, continuing after interruptions and short writes.
 pub(super) fn write_all_at(file: &mut dyn WriteFile, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.write_at(bytes, offset) {
@@ -54,7 +54,7 @@ pub(super) fn write_all_at(file: &mut dyn WriteFile, mut bytes: &[u8], mut offse
     Ok(())
 }
 
-/// Fills `bytes`, going on after interruptions and short reads; an early end is an error.
+/// Fills `bytes`, continuing after interruptions and short reads; an early end is an error.
 pub(super) fn read_exact_at(file: &dyn ReadFile, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.read_at(bytes, offset) {

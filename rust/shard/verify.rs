@@ -1,4 +1,4 @@
-//! Looks at a whole shard: every checksum, the root, the index and every record.
+//! Checks a whole shard: every checksum, the root, the index and every record.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::storage::{Storage, read_exact_at};
 use super::trailer;
 use crate::codec::Layout;
 
-/// What a good shard holds.
+/// What a valid shard holds.
 #[derive(Debug, Clone)]
 pub struct Report {
     pub tokens: u64,

@@ -1,4 +1,4 @@
-//! Writes one shard in bounded memory, whatever its number of tokens turns out to be.
+//! Writes one shard in bounded memory, for any number of tokens.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,9 +21,9 @@ const PART: usize = 1 << 18;
 /// One sequence of a shard.
 #[derive(Debug, Clone, Copy)]
 pub struct Sequence<'a> {
-    /// Its number in the cache.
+    /// Its position in the cache.
     pub sequence: u64,
-    /// Its place in the data set, and which of several responses to the same prompt it is.
+    /// Its index in the data set, and which of several responses to the same prompt it is.
     pub example: u64,
     pub sample: u64,
     pub prompt_id: &'a str,
@@ -132,7 +132,7 @@ impl ShardWriter {
         columns.prompt_ids.extend(sequence.prompt_id.as_bytes());
     }
 
-    /// Writes the rest, makes the file durable and gives it its name.
+    /// Writes the index and the trailer, syncs the file and gives it its name.
     pub fn finish(mut self) -> Result<Written, ShardError> {
         let counts = self.counts();
         let header = Header::new(std::mem::take(&mut self.metadata), counts).map_err(|f| self.failed(f))?;
@@ -231,7 +231,7 @@ impl ShardWriter {
         write_all_at(&mut *self.file, bytes, offset).map_err(|error| self.failed(Fault::Io(error)))
     }
 
-    /// What stands at our path already: the same, another, or a damaged shard (None).
+    /// What the file at our path is: the same shard, another one, or a damaged one (None).
     fn compare(&self, trailer: &Trailer) -> Result<Option<bool>, ShardError> {
         match ShardReader::open(&*self.storage, &self.path) {
             Ok(reader) => Ok(Some(reader.trailer() == trailer)),
