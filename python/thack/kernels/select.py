@@ -133,7 +133,7 @@ def threshold_sample(logits_NV: Tensor, k: int, *, seed: int, keys_N4: Tensor) -
 
     Example:
         >>> drawn = threshold_sample(torch.zeros(1, 8), 4, seed=0, keys_N4=torch.zeros(1, 4, dtype=torch.int64))
-        >>> drawn.weights_NK.tolist()
+        >>> drawn.weights_NK.round(decimals=2).tolist()
         [[0.25, 0.25, 0.25, 0.25]]
     """
     k = _checked_k(logits_NV, k)

@@ -6,7 +6,7 @@ an architecture does around its head (T5's scaling, soft caps, biases) stays its
 
 Padded vocabularies: logits are as wide as the head, which may have more rows than the tokenizer has ids.
 Such rows are never sampled; losses compare models on the ids below the narrower head, renormalised there
-(losses/vocabulary.py). A head or an embedding narrower than the tokenizer is refused here.
+(targets/vocabulary.py). A head or an embedding narrower than the tokenizer is refused here.
 
 Shape legend: B sequences, N response tokens, H width, V vocabulary.
 """
