@@ -430,7 +430,7 @@ def read_curves(run: PathLike, mapping: Mapping[str, str] | None = None) -> Curv
     from thack.detection import Curves
 
     path = Path(run)
-    return Curves.from_run(path, mapping=mapping) if path.is_dir() else Curves.from_jsonl(path, mapping)
+    return Curves.from_run(path, mapping=mapping) if path.is_dir() else Curves.from_log(path, mapping)
 
 
 def score_detectors(

@@ -54,7 +54,7 @@ def run(call: Call[ExperimentSettings]) -> None:
 def _show(result: DemoResult) -> None:
     """One row per student: golden and proxy metrics, verdict."""
     table = Table("student", "seed", "golden: start, minimum, end", "proxy at minimum → end", "verdict", box=None)
-    for arm in result.arms:
+    for arm in result.runs:
         found = arm.verdict
         golden, after = found.golden, found.proxy_change
         curve = "–"
@@ -64,7 +64,7 @@ def _show(result: DemoResult) -> None:
         proxy = "–" if found.proxy is None else f"{number(found.proxy_at_onset, 3)} → {found.proxy.end:.3f}"
         change = "" if after is None else f" ({percent(after)})"
         verdict = Text(found.headline, style=VERDICT_STYLES.get(found.name, "yellow"))
-        table.add_row(arm.arm, str(arm.seed), curve, proxy + change, verdict)
+        table.add_row(arm.source, str(arm.seed), curve, proxy + change, verdict)
     stdout().print(table)
     stdout().print(f"{result.seconds:.0f} s · report: {result.report} · next: thack distill --help")
 
@@ -72,7 +72,7 @@ def _show(result: DemoResult) -> None:
 def document(result: DemoResult) -> dict[str, object]:
     """The result as one JSON document."""
     runs = [
-        {"arm": arm.arm, "seed": arm.seed, "run": str(arm.path), "seconds": arm.seconds, **arm.verdict.dump()}
-        for arm in result.arms
+        {"arm": arm.source, "seed": arm.seed, "run": str(arm.path), "seconds": arm.seconds, **arm.verdict.dump()}
+        for arm in result.runs
     ]
     return {"report": str(result.report), "seconds": result.seconds, "runs": runs}

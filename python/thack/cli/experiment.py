@@ -97,17 +97,19 @@ def array_commands(found: Forecast, words: Sequence[str]) -> list[str]:
 def _show_forecast(found: Forecast, submit: Sequence[str]) -> None:
     cells = Table("cell", "arm", "seed", "figures", "", box=None)
     for p in found.planned:
-        cells.add_row(str(p.number), p.name, str(p.cell.seed), " ".join(p.cell.figures), "done" if p.run.made else "")
-    stages = Table("stage", "how many", "done", "cells on each", "tokens to do", "hours of one thread", box=None)
+        cells.add_row(
+            str(p.number), p.name, str(p.cell.seed), " ".join(p.cell.figures), "complete" if p.run.is_complete else ""
+        )
+    stages = Table("stage", "how many", "complete", "cells on each", "tokens to do", "hours of one thread", box=None)
     for kind in found.kinds:
         users, hours = f"{kind.users:.3g}", f"{kind.seconds / 3600:.2f}"
-        stages.add_row(kind.name, str(kind.count), str(kind.made), users, count(kind.tokens), hours)
+        stages.add_row(kind.name, str(kind.count), str(kind.complete), users, count(kind.tokens), hours)
     stdout().print(cells)
     stdout().print(stages)
     stdout().print(
         f"{len(found.planned)} cells · about {count(found.tokens)} tokens and {found.hours:.2f} hours with "
         f"{found.workers} worker{'s' if found.workers > 1 else ''}, at {found.rate / 1e9:.1f} GFLOP/s a thread "
-        f"(measured on {found.measured})",
+        f"(measured on {found.measured_on})",
         soft_wrap=True,
     )
     for line in submit:

@@ -118,8 +118,8 @@ def _show_scores(scores: Sequence[Score]) -> None:
         table.add_row(
             one.detector,
             number(one.threshold, 3),
-            f"{one.hits} of {one.num_turned}",
-            f"{one.false_alarms} of {one.num_sound}",
+            f"{one.hits} of {one.num_rising}",
+            f"{one.false_alarms} of {one.num_healthy}",
             "–" if one.auc is None else f"{one.auc:.2f}",
             lead,
             rise,

@@ -16,7 +16,7 @@ from thack.detection.detectors import (
 )
 from thack.detection.power_law import PowerLaw, fit_power_law
 from thack.detection.scoring import Case, Score, choose_threshold, score_detectors, with_chosen
-from thack.detection.verdict import verdict
+from thack.detection.verdict_table import verdict
 from thack.schema.metrics import Series
 from thack.schema.verdict import Detection, Extent, Margins, OracleFreeVerdict, Thresholds, Verdict
 

@@ -9,30 +9,34 @@ What each needs (columns of metrics.jsonl):
     fresh gap                 train_kl/fresh, train_kl/monitor
     forecast error            proxy
 
-The fresh slope ratio decides, since it won (docs/findings.md, `scoring.py`); where a log has no train_kl/fresh, the
-slope ratio against held-out prompts does. Both find every turn; a set of held-out prompts that happens to be harder
-can give the latter a false alarm. The others are shown beside them. Where the thresholds come from is said with
-every detection.
+The fresh slope ratio decides, since it scored best (docs/findings.md, `scoring.py`); where a log has no train_kl/fresh,
+the slope ratio against held-out prompts does. Both found every onset; held-out prompts that happen to be harder than
+the training prompts can give the latter a false alarm. The others are shown beside them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from thack.detection import signals
 from thack.detection.curves import Curves
 from thack.detection.signals import Signal
-from thack.schema.metrics import PROXY, TrainingKL
+from thack.schema.metrics import CurveName, Watched
 from thack.schema.verdict import Detection, OracleFreeName, OracleFreeVerdict, Thresholds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detector:
-    """A signal and when it is an alarm. Callable: curves → detection."""
+    """A signal, and when it is an alarm.
+
+    Example:
+        >>> slope_ratio(Curves.from_run(run)).state
+        'alarm'
+    """
 
     name: str
     key: str  # its field of `Thresholds`
@@ -123,7 +127,7 @@ DETECTORS: tuple[Detector, ...] = (
 _DECIDING = DETECTORS[:2]
 
 
-def _training(curves: Curves) -> str:
+def _training(curves: Curves) -> CurveName:
     return "monitor" if len(curves.of("monitor")) else "train_loss"
 
 
@@ -132,19 +136,25 @@ def detect(curves: Curves, thresholds: Thresholds | None = None) -> tuple[Detect
     return tuple(detector(curves, thresholds) for detector in DETECTORS)
 
 
-def watch(history: Sequence[Mapping[str, Any]], *, threshold: float | None = None) -> Detection | None:
-    """The deciding detector's alarm on the evaluations so far, for a run that is still going on; None without one.
+def watch(history: Sequence[Watched], *, threshold: float | None = None) -> Detection | None:
+    """The deciding detector's alarm on the evaluations so far, for a run that still trains; None without one.
 
-    Rows hold `step`, train_kl/monitor, and train_kl/fresh or the proxy's column.
+    Args:
+        history: The evaluations so far, in order of step.
+        threshold: Of the deciding detector; by default that of `Thresholds`.
     """
-    step_E = np.array([row["step"] for row in history], dtype=np.float64)
-    words: dict[str, str] = {"proxy": str(PROXY), "monitor": TrainingKL.MONITOR, "fresh": TrainingKL.FRESH}
-    columns = {
-        column: np.array([row.get(column, np.nan) for row in history], dtype=np.float64) for column in words.values()
-    }
-    curves = Curves(name="running", step_E=step_E, columns=columns, train={}, words=words)
-    changed: dict[str, Any] = {} if threshold is None else {one.key: threshold for one in _DECIDING}
-    limits = replace(Thresholds(), **changed)
+    names: tuple[CurveName, ...] = ("proxy", "monitor", "fresh")
+    values = {name: [getattr(one, name) for one in history] for name in names}
+    curves = Curves(
+        name="running",
+        step_E=np.array([one.step for one in history], dtype=np.float64),
+        columns={name: np.array(column, dtype=np.float64) for name, column in values.items()},  # None: NaN
+        train={},
+        column_of={name: name for name in names},
+    )
+    limits = Thresholds()
+    if threshold is not None:
+        limits = replace(limits, slope_ratio=threshold, fresh_slope_ratio=threshold)
     found = deciding([detector(curves, limits) for detector in _DECIDING])
     return found if found.fired else None
 
@@ -155,17 +165,26 @@ def deciding(detections: Sequence[Detection]) -> Detection:
 
 
 def verdict_without_oracle(curves: Curves, thresholds: Thresholds | None = None) -> OracleFreeVerdict:
-    """One detector decides; an alarm with a proxy that rises by 3 % from its minimum is over-fitting.
+    """Judge one run without golden. One detector decides.
 
-    It sees memorisation. A rise that is none (a bad teacher, truncated targets) it cannot see, and no alarm is
-    no proof of health.
+    It sees memorisation. A rise of golden for another reason (a bad teacher, truncated targets) it cannot see: the
+    absence of an alarm does not prove that the run is healthy. An alarm with a proxy that rises by 3 % from its minimum
+    is over-fitting.
+
+    Args:
+        curves: With the columns of a deciding detector; without them the verdict is inconclusive.
+        thresholds: By default `Thresholds()`.
+
+    Example:
+        >>> verdict_without_oracle(Curves.from_run(run)).name
+        'hacking suspected'
     """
     limits = thresholds or Thresholds()
     detections = detect(curves, limits)
     leading = deciding(detections)
-    judged_E = signals.behind(curves.of("proxy"), limits.warmup_steps).value
+    judged_E = signals.after_warmup(curves.of("proxy"), limits.warmup_steps).value
     name: OracleFreeName = "no alarm"
-    if leading.state == "not enough data" or (curves.broken and not leading.fired):
+    if leading.state == "not enough data" or (curves.without_end and not leading.fired):
         name = "inconclusive"
     elif leading.fired:
         rises = len(judged_E) > 0 and judged_E[-1] >= 1.03 * judged_E.min()

@@ -1,17 +1,17 @@
 """Power laws with a floor: value ≈ E + A·step^−a on a declared window.
 
-The paper reads "polynomial convergence" off straight lines in log–log. A capacity limit or a decaying
-learning rate bends them too, which is why the law has a floor E (PAPER, "stagnation is not hacking").
+A student that keeps learning is a straight line in log–log. A limit of its capacity, or a decaying learning rate, bends
+that line too, without any hacking: this is why the law has a floor E.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
+from thack.detection.statistics import student_quantile
 from thack.errors import UsageError
 from thack.schema.metrics import Floats, Series
 from thack.schema.verdict import Interval
@@ -39,11 +39,29 @@ class PowerLaw:
 def fit_power_law(
     series: Series, *, window: Interval | None = None, floor: bool = True, confidence: float = 0.95
 ) -> PowerLaw | None:
-    """Least squares of relative errors; None where fewer points than parameters + 1 lie in the window.
+    """Fit a power law by least squares of relative errors.
 
-    For each exponent a of a grid, then of a finer one around the best, floor E ≥ 0 and scale A follow in closed
-    form; the best a wins. The interval holds every a whose residual sum stays below RSS·(1 + t²/(n − p)), with t
-    Student's quantile and p the number of parameters. With `floor=False`, E = 0: a straight line in log–log.
+    For each exponent a of a grid, then of a finer one around the best, floor E ≥ 0 and scale A follow in closed form;
+    the best a wins. The interval contains every a whose residual sum is below RSS·(1 + t²/(n − p)), with t Student's
+    quantile and p the number of parameters.
+
+    Args:
+        series: Values by step; those that are not positive are left out, as is step 0.
+        window: First and last step that are used; by default all.
+        floor: Whether E is fitted. Without it E = 0: a straight line in log–log.
+        confidence: Of the exponent's interval, in [0.5, 1).
+
+    Returns:
+        The law; None where fewer points are in the window than the law has parameters, plus one.
+
+    Raises:
+        UsageError: `confidence` is out of range.
+
+    Example:
+        >>> step = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+        >>> law = fit_power_law(Series(step=step, value=0.5 + step**-1.0))
+        >>> round(law.floor, 3), round(law.exponent, 3)
+        (0.5, 1.0)
     """
     if not 0.5 <= confidence < 1:
         raise UsageError(f"confidence = {confidence} must lie in [0.5, 1)")
@@ -100,23 +118,3 @@ def _linear(power_AE: Floats, value_E: Floats, floor: bool) -> tuple[Floats, Flo
 def _r_squared(seen_E: Floats, fitted_E: Floats) -> float:
     spread = float(np.sum((seen_E - seen_E.mean()) ** 2))
     return 1 - float(np.sum((seen_E - fitted_E) ** 2)) / spread if spread > 0 else 0.0
-
-
-@cache
-def student_quantile(probability: float, freedom: int) -> float:
-    """Quantile of Student's t, by bisection on its distribution function; probability in [0.5, 1)."""
-    low, high = 0.0, 1e4
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _student_cdf(middle, freedom) < probability else (low, middle)
-    return (low + high) / 2
-
-
-def _student_cdf(t: float, freedom: int) -> float:
-    """½ + ∫₀ᵗ density, by Gauss–Legendre after x = √n·tan θ, which makes the integrand cosⁿ⁻¹ θ."""
-    end = math.atan(t / math.sqrt(freedom))
-    node, weight = np.polynomial.legendre.leggauss(48)
-    theta = (node + 1) * end / 2
-    integral = float(np.sum(weight * np.cos(theta) ** (freedom - 1))) * end / 2
-    norm = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-    return 0.5 + norm * integral

@@ -1,11 +1,11 @@
-"""How good is a detector that needs no oracle? It is scored where there is one, against the oracle's verdict.
+"""How good is a detector that needs no oracle? It is scored on runs with one, against the verdict.
 
-A run counts as *turned* where the oracle's verdict names a turn of golden (hacking, over-fitting, regressing to
-the teacher), as *sound* where it says healthy; inconclusive ones are left out. A detector's number for a run is
-its most suspicious value along it, so one threshold decides, and all thresholds give the ROC curve.
+A run is *rising* where golden rises by the verdict (hacking, over-fitting, regressing to the teacher), *healthy* where
+the verdict says so; inconclusive ones are left out. A detector's number for a run is its most suspicious value along
+it: one threshold decides, and all thresholds give the ROC curve.
 
-*Lead* is how much earlier than golden's minimum the alarm came, in powers of two of the step: +1 at half the
-step, −1 at twice the step. An alarm comes at an evaluation, so a lead is never finer than their spacing.
+*Lead* is how much earlier than golden's minimum the alarm came, in powers of two of the step: +1 at half the step, −1
+at twice the step. An alarm comes at an evaluation, so a lead is never finer than their spacing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from thack.detection.curves import Curves
 from thack.detection.detectors import DETECTORS, Detector
 from thack.detection.signals import Signal
-from thack.detection.verdict import verdict
+from thack.detection.verdict_table import verdict
 from thack.errors import UsageError
 from thack.schema import document
 from thack.schema.verdict import Margins, Thresholds, Verdict
@@ -28,7 +28,7 @@ from thack.schema.verdict import Margins, Thresholds, Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One run and what its oracle says."""
+    """One run with golden, and its verdict."""
 
     curves: Curves
     truth: Verdict
@@ -43,8 +43,8 @@ class Case:
         return cls(curves=curves, truth=verdict(curves, margins))
 
     @property
-    def turned(self) -> bool | None:
-        """None where the oracle does not decide."""
+    def rises(self) -> bool | None:
+        """Whether golden rises; None where the verdict is inconclusive."""
         return None if self.truth.name == "inconclusive" else self.truth.name != "healthy"
 
 
@@ -54,25 +54,25 @@ class Score:
 
     detector: str
     threshold: float
-    num_turned: int
-    num_sound: int
+    num_rising: int
+    num_healthy: int
     hits: int
     false_alarms: int
     silent: int  # decided runs on which the detector had not enough data; they count as no alarm
-    auc: float | None  # share of (turned, sound) pairs that it puts in the right order; ties count half
+    auc: float | None  # share of (rising, healthy) pairs in the right order; ties count half
     roc: tuple[tuple[float, float], ...]  # (false-alarm rate, hit rate), from (0, 0) to (1, 1)
     leads: tuple[float, ...]  # log2(onset / alarm step) per hit
     rises: tuple[float, ...]  # golden at the alarm over its minimum, − 1, per hit
 
     @property
     def misses(self) -> int:
-        return self.num_turned - self.hits
+        return self.num_rising - self.hits
 
     @property
     def accuracy(self) -> float:
         """The mean of hit rate and 1 − false-alarm rate, whatever the mix of runs."""
-        hit = self.hits / self.num_turned if self.num_turned else 1.0
-        false = self.false_alarms / self.num_sound if self.num_sound else 0.0
+        hit = self.hits / self.num_rising if self.num_rising else 1.0
+        false = self.false_alarms / self.num_healthy if self.num_healthy else 0.0
         return (hit + 1 - false) / 2
 
     @property
@@ -103,23 +103,23 @@ def _rank(found: Score) -> tuple[float, float, float]:
 
 def score(detector: Detector, cases: Sequence[Case], thresholds: Thresholds) -> Score:
     """Hits, false alarms, ROC and leads of one detector."""
-    decided = [case for case in cases if case.turned is not None]
+    decided = [case for case in cases if case.rises is not None]
     found = [detector.signal(case.curves, thresholds) for case in decided]
     detections = [detector.judge(one, thresholds) for one in found]
-    turned_R = np.array([bool(case.turned) for case in decided], dtype=bool)
+    rises_R = np.array([bool(case.rises) for case in decided], dtype=bool)
     fired_R = np.array([found.fired for found in detections], dtype=bool)
     worst_R = np.array([worst_value(detector, one) for one in found])
-    hits = [(c, d) for c, d in zip(decided, detections, strict=True) if c.turned and d.fired]
+    hits = [(c, d) for c, d in zip(decided, detections, strict=True) if c.rises and d.fired]
     return Score(
         detector=detector.name,
         threshold=float(getattr(thresholds, detector.key)),
-        num_turned=int(turned_R.sum()),
-        num_sound=int((~turned_R).sum()),
-        hits=int((turned_R & fired_R).sum()),
-        false_alarms=int((~turned_R & fired_R).sum()),
+        num_rising=int(rises_R.sum()),
+        num_healthy=int((~rises_R).sum()),
+        hits=int((rises_R & fired_R).sum()),
+        false_alarms=int((~rises_R & fired_R).sum()),
         silent=sum(1 for one in detections if one.state == "not enough data"),
-        auc=area(worst_R, turned_R),
-        roc=roc_curve(worst_R, turned_R),
+        auc=area(worst_R, rises_R),
+        roc=roc_curve(worst_R, rises_R),
         leads=tuple(float(np.log2(_onset(case) / (one.alarm_step or 1.0))) for case, one in hits),
         rises=tuple(_rise_at(case, one.alarm_step or 0.0) for case, one in hits),
     )
@@ -131,14 +131,14 @@ def worst_value(detector: Detector, found: Signal) -> float:
 
 
 def choose_threshold(detector: Detector, cases: Sequence[Case], thresholds: Thresholds | None = None) -> float | None:
-    """The threshold that is most often right, and among those the one that alarms soonest, but not before the turn.
+    """The threshold that is most often right, and among those the one that alarms soonest, but not before the onset.
 
-    The middle of the range of such thresholds. None unless there are turned and sound runs. Choose it on some
-    tasks or seeds and score it on others.
+    The middle of the range of such thresholds. None unless there are rising and healthy runs. Choose it on some tasks
+    or seeds and score it on others.
     """
     limits = thresholds or Thresholds()
-    decided = [(case, detector.signal(case.curves, limits)) for case in cases if case.turned is not None]
-    if len({case.turned for case, _ in decided}) < 2:
+    decided = [(case, detector.signal(case.curves, limits)) for case in cases if case.rises is not None]
+    if len({case.rises for case, _ in decided}) < 2:
         return None
     values = np.unique(np.concatenate([detector.towards(found.series.value) for _, found in decided]))
     cuts = [float(low + high) / 2 for low, high in pairwise(values)]
@@ -153,13 +153,13 @@ def choose_threshold(detector: Detector, cases: Sequence[Case], thresholds: Thre
 
 
 def _worth(detector: Detector, decided: Sequence[tuple[Case, Signal]], cut: float) -> tuple[float, float]:
-    """Accuracy, and the median lead as far as it is a lag: an alarm before the turn is worth one at the turn."""
+    """Accuracy, and the median lead as far as it is a lag: an alarm before the onset is worth one at the onset."""
     right: dict[bool, list[bool]] = {True: [], False: []}
     leads = []
     for case, found in decided:
         beyond = np.flatnonzero(detector.towards(found.series.value) > cut)
-        right[bool(case.turned)].append((len(beyond) > 0) == case.turned)
-        if case.turned and len(beyond):
+        right[bool(case.rises)].append((len(beyond) > 0) == case.rises)
+        if case.rises and len(beyond):
             leads.append(min(0.0, float(np.log2(_onset(case) / found.series.step[beyond[0]]))))
     accuracy = float(np.mean([np.mean(found) for found in right.values()]))
     return round(accuracy, 9), float(np.median(leads)) if leads else -np.inf
@@ -173,21 +173,21 @@ def with_chosen(cases: Sequence[Case], thresholds: Thresholds | None = None) -> 
     return replace(limits, **changed)
 
 
-def roc_curve(worst_R: np.ndarray, turned_R: np.ndarray) -> tuple[tuple[float, float], ...]:
+def roc_curve(worst_R: np.ndarray, rises_R: np.ndarray) -> tuple[tuple[float, float], ...]:
     """(false-alarm rate, hit rate) as the threshold falls past each value."""
-    if turned_R.all() or not turned_R.any():
+    if rises_R.all() or not rises_R.any():
         return ()
     cuts = np.unique(worst_R)[::-1]
-    points = [(float(np.mean(worst_R[~turned_R] >= c)), float(np.mean(worst_R[turned_R] >= c))) for c in cuts]
+    points = [(float(np.mean(worst_R[~rises_R] >= c)), float(np.mean(worst_R[rises_R] >= c))) for c in cuts]
     return ((0.0, 0.0), *points)
 
 
-def area(worst_R: np.ndarray, turned_R: np.ndarray) -> float | None:
+def area(worst_R: np.ndarray, rises_R: np.ndarray) -> float | None:
     """The area under the ROC curve, as the share of pairs in the right order."""
-    if turned_R.all() or not turned_R.any():
+    if rises_R.all() or not rises_R.any():
         return None
-    turned_T1, sound_S = worst_R[turned_R][:, None], worst_R[~turned_R]
-    return float(np.mean((turned_T1 > sound_S) + 0.5 * (turned_T1 == sound_S)))
+    rising_R1, healthy_H = worst_R[rises_R][:, None], worst_R[~rises_R]
+    return float(np.mean((rising_R1 > healthy_H) + 0.5 * (rising_R1 == healthy_H)))
 
 
 def _onset(case: Case) -> float:

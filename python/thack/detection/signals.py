@@ -1,7 +1,7 @@
 """The numbers that detectors look at: each a series along the run, known at its step and not later.
 
-E evaluations behind the warm-up. No value uses what came after its step, so an alarm could have been raised
-there and then, and a guard that asks during the run gets what a verdict says after it.
+E evaluations after the warm-up. No value uses what came after its step. An alarm could have been raised at that step,
+and a guard that asks during the run gets what a verdict says after it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from thack.detection.curves import Curves
 from thack.detection.power_law import PowerLaw, fit_power_law
-from thack.schema.metrics import Floats, Series
+from thack.schema.metrics import CurveName, Floats, Series
 
 _LEAST_POINTS = 4  # of a power law without floor; one with a floor has one more parameter
 _TINY = 1e-4  # of log(KL): a training curve that fell by less has not fallen
@@ -23,7 +23,7 @@ _MANY = 200  # evaluations: beyond it laws are fitted to the first in every 5 % 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """Values by the step at which they are known, and the step to which each would date a turn."""
+    """Values by the step at which they are known, and the onset that an alarm at each would name."""
 
     series: Series
     since_E: Floats
@@ -32,17 +32,17 @@ class Signal:
         return len(self.series)
 
 
-def none() -> Signal:
+def _none() -> Signal:
     return Signal(series=Series(step=np.empty(0), value=np.empty(0)), since_E=np.empty(0))
 
 
-def slope_ratio(curves: Curves, *, of: str, against: str, warmup_steps: int) -> Signal:
+def slope_ratio(curves: Curves, *, of: CurveName, against: CurveName, warmup_steps: int) -> Signal:
     """dlog(of) / dlog(against) since the last evaluation at least a fifth of the steps before.
 
     Closer ones differ by the jitter of the weights, not by what was learned. Pairs in which `against` does not fall are
     left out.
     """
-    step_E, value_E, other_E = raise_on_all_ranks(curves, of, against, warmup_steps)
+    step_E, value_E, other_E = _paired(curves, of, against, warmup_steps)
     before_E = np.searchsorted(step_E, step_E / _APART * (1 + 1e-12), side="right") - 1
     at_E = np.flatnonzero(before_E >= 0)
     before_E = before_E[at_E]
@@ -52,18 +52,18 @@ def slope_ratio(curves: Curves, *, of: str, against: str, warmup_steps: int) -> 
     return Signal(series=Series(step=step_E[at_E][falls_E], value=ratio_E), since_E=step_E[before_E][falls_E])
 
 
-def gap(curves: Curves, *, of: str, against: str, warmup_steps: int) -> Signal:
+def gap(curves: Curves, *, of: CurveName, against: CurveName, warmup_steps: int) -> Signal:
     """of / against at every evaluation."""
-    step_E, value_E, other_E = raise_on_all_ranks(curves, of, against, warmup_steps)
+    step_E, value_E, other_E = _paired(curves, of, against, warmup_steps)
     return Signal(series=Series(step=step_E, value=value_E / other_E), since_E=step_E)
 
 
-def local_exponent(curves: Curves, *, of: str, share: float, warmup_steps: int) -> Signal:
+def local_exponent(curves: Curves, *, of: CurveName, share: float, warmup_steps: int) -> Signal:
     """a·R² of value ≈ A·step^−a, fitted at each evaluation to the last `share` of log(step) so far.
 
     A curve that follows its law has R² near 1 and keeps a; one that has left it loses both.
     """
-    judged = _few(behind(curves.of(of), warmup_steps))
+    judged = _few(after_warmup(curves.of(of), warmup_steps))
     found = []
     for end in range(_LEAST_POINTS, len(judged) + 1):
         law = law_of_the_last(judged, end, share)
@@ -81,12 +81,12 @@ def law_of_the_last(judged: Series, end: int, share: float) -> PowerLaw | None:
     return fit_power_law(part, floor=False)
 
 
-def forecast_error(curves: Curves, *, of: str, warmup_steps: int) -> Signal:
+def forecast_error(curves: Curves, *, of: CurveName, warmup_steps: int) -> Signal:
     """log(seen / forecast) at each evaluation, the forecast a law E + A·step^−a fitted to all judged ones before.
 
     Above 0 the curve lies above its own law. Needs five evaluations before it.
     """
-    judged = _few(behind(curves.of(of), warmup_steps))
+    judged = _few(after_warmup(curves.of(of), warmup_steps))
     found = []
     for end in range(_LEAST_POINTS + 1, len(judged)):
         law = fit_power_law(Series(step=judged.step[:end], value=judged.value[:end]))
@@ -97,9 +97,9 @@ def forecast_error(curves: Curves, *, of: str, warmup_steps: int) -> Signal:
     return _signal(found)
 
 
-def fall(curves: Curves, *, of: str, warmup_steps: int) -> Signal:
+def fall(curves: Curves, *, of: CurveName, warmup_steps: int) -> Signal:
     """−dlog(value)/dlog(step) over the last third of log(step) so far, at least three points."""
-    judged = behind(curves.of(of), warmup_steps)
+    judged = after_warmup(curves.of(of), warmup_steps)
     found = []
     for end in _checkpoints(curves, judged):
         log_step_E, log_value_E = np.log(judged.step[:end]), np.log(judged.value[:end])
@@ -130,21 +130,21 @@ def _sparse(step_E: Floats) -> NDArray[np.intp]:
     return np.unique(bin_E, return_index=True)[1]
 
 
-def behind(series: Series, warmup_steps: int) -> Series:
+def after_warmup(series: Series, warmup_steps: int) -> Series:
     """The positive values after the warm-up."""
     kept = (series.step > warmup_steps) & (series.value > 0)
     return Series(step=series.step[kept], value=series.value[kept])
 
 
-def raise_on_all_ranks(curves: Curves, first: str, second: str, warmup_steps: int) -> tuple[Floats, Floats, Floats]:
-    """Two words at the judged steps where both were logged and are positive."""
-    one, two = behind(curves.of(first), warmup_steps), behind(curves.of(second), warmup_steps)
+def _paired(curves: Curves, first: CurveName, second: CurveName, warmup_steps: int) -> tuple[Floats, Floats, Floats]:
+    """Two curves at the judged steps where both were logged and are positive."""
+    one, two = after_warmup(curves.of(first), warmup_steps), after_warmup(curves.of(second), warmup_steps)
     step_E, at_one, at_two = np.intersect1d(one.step, two.step, assume_unique=True, return_indices=True)
     return step_E, one.value[at_one], two.value[at_two]
 
 
 def _signal(found: list[tuple[float, float, float]]) -> Signal:
     if not found:
-        return none()
+        return _none()
     step_E, value_E, since_E = (np.array(column, dtype=np.float64) for column in zip(*found, strict=True))
     return Signal(series=Series(step=step_E, value=value_E), since_E=since_E)

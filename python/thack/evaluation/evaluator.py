@@ -21,8 +21,8 @@ from torch import Tensor
 
 from thack.config import EvaluationSettings, SamplingSettings
 from thack.data.sequence import TokenSequence
+from thack.detection.statistics import prompt_weights, reduced_intervals
 from thack.errors import ModelError, UsageError
-from thack.evaluation.bootstrap import interval, resamples
 from thack.evaluation.divergences import PromptTotals, by_divergence, three_divergences
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.health import FixedHealth, entropies, sample_health
@@ -49,6 +49,8 @@ from thack.targets.vocabulary import common_width, log_probs
 #: The `epoch` of the random numbers that a student's responses are drawn with at an evaluation. Those below belong to
 #: the models that wrote the evaluation set's fixed responses.
 EVALUATION_STREAM = 3
+_INTERVAL_SEED = 20250203  # fixed: intervals are part of the measurement, not of the run
+_CONFIDENCE = 0.95
 _MEMORY_BYTES = 1 << 30  # reference log-probabilities kept between evaluations
 
 
@@ -118,7 +120,7 @@ class Evaluator:
     _kept: dict[tuple[Role, int], Tensor] = field(init=False, default_factory=dict)
     _kept_bytes: int = field(init=False, default=0)
     _baseline: _Part | None = field(init=False, default=None)
-    _weights_SP: np.ndarray | None = field(init=False, default=None)
+    _weights_BP: np.ndarray | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._models = dict(self.references)
@@ -288,13 +290,14 @@ class Evaluator:
                 yield number, order[start : start + self.settings.batch_size]
 
     def _columns(self, per_prompt: Mapping[MetricName, PromptSums]) -> dict[MetricName, float]:
-        if self._weights_SP is None:
-            self._weights_SP = resamples(len(self.eval_set), self.settings.bootstrap)
+        if self._weights_BP is None:
+            rng = np.random.default_rng(_INTERVAL_SEED)
+            self._weights_BP = prompt_weights(rng, len(self.eval_set), self.settings.bootstrap)
         columns: dict[MetricName, float] = {}
         for name, sums in per_prompt.items():
             total, tokens = sums.nats_P.sum(), sums.tokens_P.sum()
             points = {"token_mean": total / tokens, "sequence_sum": total / len(self.eval_set)}
-            bounds = interval(sums.nats_P, sums.tokens_P, self._weights_SP)
+            bounds = reduced_intervals(sums, self._weights_BP, _CONFIDENCE)
             for reduction in REDUCTIONS:
                 column = replace(name, reduction=reduction)
                 low, high = bounds[reduction]

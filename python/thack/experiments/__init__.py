@@ -1,1 +1,1 @@
-"""The paper's controlled experiment: oracle → teacher → student, as a list of stages that are made once."""
+"""The paper's controlled experiment: oracle → teacher → student, as stages that each run once."""

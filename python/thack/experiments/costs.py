@@ -1,23 +1,23 @@
-"""What a stage will cost, before it runs: tokens and floating-point operations, counted roughly.
+"""What a stage will cost, before it runs: a rough count of tokens and floating-point operations.
 
-Parameters that a token meets: 12·h² per layer and h·V for the head (twice the layers' with an encoder before the
-decoder). A forward pass costs 2 operations per parameter and token, a training step 6. Writing a response goes
-through the model token by token, which uses a processor worse: its operations count `_WRITING` times.
-Lengths are the maxima times `_FILL`, as measured on the embedded tasks.
+A token passes through 12·h² parameters per layer and h·V of the LM head; an encoder before the decoder doubles the
+layers. A forward pass costs 2 operations per parameter and token, a training step 6. Sampling a response goes token by
+token, which uses a processor worse: its operations count `_SAMPLING` times. Lengths are the maxima times `_FILL`, as
+measured on the embedded tasks.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from thack.config import DistillSettings
 from thack.config.experiment import ExperimentSettings, RoleSettings
 from thack.experiments.roles import model_directory
+from thack.files import read_json
 
 _FILL = 0.6
-_WRITING = 4.0
+_SAMPLING = 4.0
 _EMBEDDED_PAIRS = 6000
 
 
@@ -33,7 +33,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class CostEstimator:
     """The costs of one task's stages."""
 
     settings: ExperimentSettings
@@ -42,26 +42,27 @@ class Sizes:
 
     @property
     def sequence_tokens(self) -> float:
+        """Prompt and response, on average."""
         return _FILL * (self.max_prompt_tokens + self.max_response_tokens)
 
     def fine_tune(self, role: RoleSettings, num_pairs: int) -> Cost:
-        """`num_pairs` 0: what the corpus has, which is known once it is there."""
+        """Train on pairs; `num_pairs` 0: about as many as an embedded corpus has."""
         tokens = (num_pairs or _EMBEDDED_PAIRS) * role.epochs * self.sequence_tokens
         return Cost(tokens, 6 * self.parameters(role) * tokens)
 
-    def write(self, role: RoleSettings, num_sequences: int) -> Cost:
-        """Responses to so many prompts, and their distributions."""
+    def sample(self, role: RoleSettings, num_sequences: int) -> Cost:
+        """Sample `num_sequences` responses, and compute their distributions."""
         tokens = num_sequences * self.sequence_tokens
-        return Cost(tokens, 2 * _WRITING * self.parameters(role) * tokens)
+        return Cost(tokens, 2 * _SAMPLING * self.parameters(role) * tokens)
 
     def distill(self, run: DistillSettings, student: RoleSettings, teacher: RoleSettings, source: str) -> Cost:
-        """Training, the evaluations on the evaluation set, and what the source writes and the live teacher scores."""
+        """Training, the evaluations, and what the source samples and the live teacher scores."""
         sequences = run.steps * run.batch_size
         tokens = sequences * self.sequence_tokens
         found = Cost(tokens, 6 * self.parameters(student) * tokens)
         share = {"offline": 0.0, "mixture": run.source.online_fraction}.get(source, 1.0)
         writer = student if source == "online-student" else teacher
-        found += self.write(writer, round(share * sequences))
+        found += self.sample(writer, round(share * sequences))
         if not run.cache:
             found += Cost(0.0, 2 * self.parameters(teacher) * tokens)
         evaluation = self._evaluation(student, run.evaluation.student_samples)
@@ -74,7 +75,7 @@ class Sizes:
         found = Cost(tokens, 2 * self.parameters(student) * tokens)
         if samples:
             readers = sum(map(self.parameters, (self.settings.oracle, self.settings.teacher, student)))
-            found += self.write(student, eval_set) + Cost(0.0, readers * tokens)
+            found += self.sample(student, eval_set) + Cost(0.0, readers * tokens)
         return found
 
     def parameters(self, role: RoleSettings) -> float:
@@ -87,6 +88,6 @@ class Sizes:
 
 
 def _stored_parameters(directory: Path) -> float:
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = read_json(directory / "config.json")
     width = 2 if "16" in str(config.get("torch_dtype", config.get("dtype", ""))) else 4
     return sum(path.stat().st_size for path in directory.glob("*.safetensors")) / width

@@ -15,44 +15,42 @@ from thack.schema.experiment import SourceKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ArmResult:
-    """One student: who wrote its responses, where it lies, and what became of it."""
+class DemoRun:
+    """One student: who wrote its responses, where it is, and what became of it."""
 
-    arm: SourceKind
+    source: SourceKind
     seed: int
     path: Path
     verdict: Verdict
-    seconds: float
+    seconds: float  # of its distillation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoResult:
-    arms: tuple[ArmResult, ...]
+    """Every student of the demo, and the report about them."""
+
+    runs: tuple[DemoRun, ...]
     report: Path
-    seconds: float
+    seconds: float  # of this call
 
 
 def run_experiment(settings: ExperimentSettings, out: Path, progress: Progress = SILENT) -> DemoResult:
-    """Every arm of every seed of one experiment, judged, with one report; the first failure is raised."""
+    """Run every arm and seed of an experiment, and write one report of its runs; the first failure is raised."""
     with recorded(out, "experiment"):
-        return _run(settings, out, progress)
-
-
-def _run(settings: ExperimentSettings, out: Path, progress: Progress) -> DemoResult:
-    result = run_grid(settings, out, progress)
-    for outcome in result.failed:
-        assert outcome.error is not None
-        raise outcome.error
-    arms = [
-        ArmResult(
-            arm=outcome.planned.cell.arm.source,
-            seed=outcome.planned.cell.seed,
-            path=outcome.planned.run.path,
-            verdict=outcome.verdict,
-            seconds=outcome.planned.run.record().seconds,
-        )
-        for outcome in result.outcomes
-        if outcome.verdict is not None
-    ]
-    report = write_report([arm.path for arm in arms], out / "report.html", title=settings.title)
-    return DemoResult(arms=tuple(arms), report=report, seconds=result.seconds)
+        result = run_grid(settings, out, progress)
+        for outcome in result.outcomes:
+            if outcome.error is not None:
+                raise outcome.error
+        runs = [
+            DemoRun(
+                source=outcome.planned.cell.arm.source,
+                seed=outcome.planned.cell.seed,
+                path=outcome.planned.run.path,
+                verdict=outcome.verdict,
+                seconds=outcome.planned.run.record().seconds,
+            )
+            for outcome in result.outcomes
+            if outcome.verdict is not None
+        ]
+        report = write_report([run.path for run in runs], out / "report.html", title=settings.title)
+    return DemoResult(runs=tuple(runs), report=report, seconds=result.seconds)

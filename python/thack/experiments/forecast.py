@@ -1,47 +1,49 @@
-"""A dry run: what a grid would make, what its cells share, and how long that takes at a measured rate.
+"""A dry run: what a grid would run, what its cells share, and how long that takes at a measured rate.
 
-The rate is that of stages of the same kind that are already there; before the first one, of a few training steps of
-the student on this machine.
+The rate is that of complete stages of the same kind. Before the first one, it is that of a few training steps of the
+student on this machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
-from typing import Any
 
 from thack.config.experiment import ExperimentSettings
 from thack.experiments.costs import Cost
 from thack.experiments.plan import PlannedRun
-from thack.experiments.stages import Stage, walk
+from thack.experiments.probe import probe
+from thack.experiments.stages import Stage, with_upstream
 from thack.files import write_json
 from thack.schema.experiment import PLAN_FILE, Plan, PlannedCell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """All stages of one name."""
+class StageKind:
+    """All stages of one kind."""
 
     name: str
     count: int
-    made: int
-    users: float  # cells that stand on each, on average
-    tokens: float  # of those to be made
-    seconds: float  # of one thread, for those to be made
+    complete: int
+    users: float  # cells that need each of them, on average
+    tokens: float  # of those that are not complete
+    seconds: float  # of one thread, for those that are not complete
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
+    """What is left to run, and what it costs."""
+
     planned: tuple[PlannedRun, ...]
-    kinds: tuple[Kind, ...]
-    rate: float  # operations per second of one thread
-    measured: str  # on what
+    kinds: tuple[StageKind, ...]
+    rate: float  # floating-point operations per second of one thread
+    measured_on: str
     workers: int
 
     @property
     def tokens(self) -> float:
+        """That models read or write."""
         return sum(kind.tokens for kind in self.kinds)
 
     @property
@@ -49,49 +51,50 @@ class Forecast:
         """Wall time, with all workers busy."""
         return sum(kind.seconds for kind in self.kinds) / self.workers / 3600
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, for JSON."""
         return {
-            "cells": [
-                {
-                    "cell": p.number,
-                    "arm": p.name,
-                    "seed": p.cell.seed,
-                    "figures": list(p.cell.figures),
-                    "made": p.run.made,
-                }
-                for p in self.planned
-            ],
+            "cells": [_cell(planned) for planned in self.planned],
             "stages": [
-                {"name": k.name, "count": k.count, "made": k.made, "tokens": k.tokens, "seconds": k.seconds}
+                {"name": k.name, "count": k.count, "complete": k.complete, "tokens": k.tokens, "seconds": k.seconds}
                 for k in self.kinds
             ],
             "tokens": self.tokens,
             "hours": self.hours,
             "workers": self.workers,
             "operations_per_second": self.rate,
-            "rate_measured_on": self.measured,
+            "rate_measured_on": self.measured_on,
         }
 
 
+def _cell(planned: PlannedRun) -> dict[str, object]:
+    return {
+        "cell": planned.number,
+        "arm": planned.name,
+        "seed": planned.cell.seed,
+        "figures": list(planned.cell.figures),
+        "complete": planned.run.is_complete,
+    }
+
+
 def forecast(settings: ExperimentSettings, planned: Sequence[PlannedRun], workers: int) -> Forecast:
-    """Count what is missing, and price it."""
-    stages = walk(cell.run for cell in planned)
-    made = [stage for stage in stages if stage.made]
-    rates = _rates(made)
-    measured = f"{len(made)} stages that are there"
-    rate = _overall(made)
+    """Count the stages that are not complete, and estimate what they cost.
+
+    Args:
+        settings: The experiment.
+        planned: Its cells, as `plan` gives them.
+        workers: Processes that will run stages side by side.
+    """
+    stages = with_upstream(cell.run for cell in planned)
+    complete = [stage for stage in stages if stage.is_complete]
+    rate, measured_on = _rate(complete), f"{len(complete)} complete stages"
     if rate == 0:
-        rate, measured = probe(settings), "a few training steps of the student on this machine"
+        rate, measured_on = probe(settings), "a few training steps of the student on this machine"
+    rates = {name: own for name, found in _by_kind(complete).items() if (own := _rate(found)) > 0}
     users = _users(planned)
-    kinds: dict[str, list[Stage]] = {}
-    for stage in stages:
-        kinds.setdefault(stage.kind, []).append(stage)
+    kinds = (_estimate(name, found, users, rates.get(name, rate)) for name, found in _by_kind(stages).items())
     return Forecast(
-        planned=tuple(planned),
-        kinds=tuple(_price(name, found, users, rates.get(name, rate)) for name, found in kinds.items()),
-        rate=rate,
-        measured=measured,
-        workers=max(1, workers),
+        planned=tuple(planned), kinds=tuple(kinds), rate=rate, measured_on=measured_on, workers=max(1, workers)
     )
 
 
@@ -103,7 +106,7 @@ def write_plan(found: Forecast, recipe: str, out: Path) -> Path:
             arm=planned.name,
             seed=planned.cell.seed,
             run=planned.run.path.relative_to(out).as_posix(),
-            needs=tuple(stage.path.relative_to(out).as_posix() for stage in walk([planned.run])[:-1]),
+            needs=tuple(stage.path.relative_to(out).as_posix() for stage in with_upstream(planned.run.needs)),
         )
         for planned in found.planned
     )
@@ -111,77 +114,37 @@ def write_plan(found: Forecast, recipe: str, out: Path) -> Path:
     return out / PLAN_FILE
 
 
-def _users(planned: Sequence[PlannedRun]) -> dict[str, int]:
+def _by_kind(stages: Iterable[Stage]) -> dict[str, list[Stage]]:
+    found: dict[str, list[Stage]] = {}
+    for stage in stages:
+        found.setdefault(stage.kind, []).append(stage)
+    return found
+
+
+def _users(planned: Sequence[PlannedRun]) -> Mapping[str, int]:
+    """How many cells need each stage."""
     count: dict[str, int] = {}
     for cell in planned:
-        for stage in walk([cell.run]):
+        for stage in with_upstream([cell.run]):
             count[stage.key] = count.get(stage.key, 0) + 1
     return count
 
 
-def _price(name: str, stages: Sequence[Stage], users: dict[str, int], rate: float) -> Kind:
-    missing = [stage for stage in stages if not stage.made]
+def _estimate(name: str, stages: Sequence[Stage], users: Mapping[str, int], rate: float) -> StageKind:
+    missing = [stage for stage in stages if not stage.is_complete]
     total = sum((stage.cost for stage in missing), Cost())
-    return Kind(
+    return StageKind(
         name=name,
         count=len(stages),
-        made=len(stages) - len(missing),
+        complete=len(stages) - len(missing),
         users=sum(users[stage.key] for stage in stages) / len(stages),
         tokens=total.tokens,
         seconds=total.operations / rate,
     )
 
 
-def _rates(made: Sequence[Stage]) -> dict[str, float]:
-    """Operations per second by kind of stage."""
-    found: dict[str, list[Stage]] = {}
-    for stage in made:
-        found.setdefault(stage.kind, []).append(stage)
-    return {name: rate for name, stages in found.items() if (rate := _overall(stages)) > 0}
-
-
-def _overall(made: Sequence[Stage]) -> float:
-    seconds = sum(stage.record().cpu_seconds for stage in made if stage.cost.operations)
-    return sum(stage.cost.operations for stage in made) / seconds if seconds else 0.0
-
-
-def probe(settings: ExperimentSettings, steps: int = 4) -> float:
-    """Operations per second of the student's training step, on one thread."""
-    import torch
-
-    from thack.data.tokenizer import Tokenizer
-    from thack.losses import cross_entropy
-    from thack.models.load import new_model
-
-    role = replace(settings.student, model="")
-    batch = _some_batch(settings)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        tokenizer = Tokenizer.train(["a probe"], 258)
-        model: Any = new_model(role.architecture, tokenizer, 0)
-        took = []
-        for _ in range(steps):
-            started = monotonic()
-            loss: Any = cross_entropy(model(batch), batch.labels_N).mean()
-            loss.backward()
-            took.append(monotonic() - started)
-    finally:
-        torch.set_num_threads(before)
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    tokens = sum(len(p) + len(r) for p, r in zip(batch.prompts, batch.responses, strict=True))
-    return float(6 * weights * tokens / min(took))
-
-
-def _some_batch(settings: ExperimentSettings) -> Any:
-    import numpy as np
-
-    from thack.data.sequence import TokenSequence
-    from thack.models.batch import Batch
-
-    prompt = np.full(min(settings.max_prompt_tokens, 256) // 2 + 1, 5, dtype=np.int32)
-    response = np.full(min(settings.max_response_tokens, 128) // 2 + 1, 6, dtype=np.int32)
-    rows = range(min(settings.distill.batch_size, 32))
-    return Batch.of(
-        [TokenSequence(example=i, prompt_id=str(i), prompt_ids=prompt, response_ids=response) for i in rows]
-    )
+def _rate(complete: Sequence[Stage]) -> float:
+    """Operations per second of these stages; 0 if none of them has any."""
+    timed = [(stage.cost.operations, stage.record().cpu_seconds) for stage in complete if stage.cost.operations]
+    seconds = sum(took for _, took in timed)
+    return sum(operations for operations, _ in timed) / seconds if seconds else 0.0

@@ -12,9 +12,9 @@ from thack.config.experiment import ExperimentSettings
 from thack.errors import UsageError
 from thack.experiments.outcome import CellOutcome, judge
 from thack.experiments.plan import plan
-from thack.experiments.stages import walk
+from thack.experiments.stages import with_upstream
 from thack.experiments.summary import summarise
-from thack.experiments.workers import make_all
+from thack.experiments.workers import run_stages
 from thack.files import claim_output, write_json, write_text
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.status import recorded
@@ -62,10 +62,10 @@ def run_grid(
     wanted = [one.run for one in (planned if only is None else [planned[only]])]
     # One STATUS.json cannot speak for all tasks of an array: a task that runs one cell leaves it alone.
     with recorded(out, "experiment") if only is None else nullcontext():
-        for stage in walk(wanted):
-            if stage.made:
+        for stage in with_upstream(wanted):
+            if stage.is_complete:
                 stage.check()
-        failures = make_all(wanted, progress)
+        failures = run_stages(wanted, progress)
         outcomes = tuple(judge(one, failures.get(one.run.key)) for one in planned)
         if only is None:
             write_json(out / SUMMARY_FILE, summarise(settings, out, outcomes).dump())

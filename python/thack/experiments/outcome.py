@@ -28,7 +28,7 @@ class CellOutcome:
 
 def judge(planned: PlannedRun, error: ThackError | None) -> CellOutcome:
     """Read the verdict of a run off its curves and write it beside them; `error` is why there is no run."""
-    if not planned.run.made:
+    if not planned.run.is_complete:
         return CellOutcome(planned=planned, error=error)
     curves = Curves.from_run(planned.run.path)
     found = verdict(curves)

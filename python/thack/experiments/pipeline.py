@@ -1,8 +1,8 @@
-"""The street for every cell: each stage is what a command would do, planned here and made elsewhere.
+"""The pipeline of every cell: each stage is what a command would do, planned here and run by workers.py.
 
 corpus → oracle → splits → oracle's responses → teacher, student → offline cache, evaluation set → run
 
-Planning touches no model: the stages of a whole grid, and which of them cells share, are known at once.
+Planning loads no model: the stages of a whole grid, and which of them cells share, are known at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import platform
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from thack.config import CacheSettings, DataSettings, DistillSettings, GenerateSettings, SftSettings
 from thack.config.experiment import ExperimentSettings, RoleSettings
@@ -20,14 +20,14 @@ from thack.data.export import PAIRS
 from thack.experiments import work
 from thack.experiments.cells import Cell, base_arm, slug
 from thack.experiments.corpus import CorpusSettings, task_file, write_corpus, write_splits
-from thack.experiments.costs import Sizes
+from thack.experiments.costs import CostEstimator
 from thack.experiments.roles import model_directory, resized, sampled_digest
 from thack.experiments.stages import Stage, plan_stage
 from thack.schema.experiment import ExperimentArm
 from thack.schema.targets import TargetSpec
 
 Role = Literal["oracle", "teacher", "student"]
-_APART = 1_000_000  # from a teacher's seed to that of a student of its size
+_STUDENT_SEED = 1_000_000  # from a teacher's seed to that of a student of its size
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Pipeline:
             tokenizer_size=s.tokenizer_size,
             max_prompt_tokens=self._data(task, "").max_prompt_tokens,
         )
-        inputs: dict[str, Any] = {"python": platform.python_version()}
+        inputs: dict[str, object] = {"python": platform.python_version()}
         if path:
             inputs = {"data": sampled_digest([Path(path)])}
         if settings.tokenizer:
@@ -93,8 +93,8 @@ class Pipeline:
             "stage2": s.num_distill_prompts,
             "held_out": s.num_held_out_prompts,
         }
-        made = partial(write_splits, corpus.path, sizes, seed)
-        return plan_stage(self._stages, "splits", made, needs=[corpus], inputs={"sizes": sizes, "seed": seed})
+        step = partial(write_splits, corpus.path, sizes, seed)
+        return plan_stage(self._stages, "splits", step, needs=[corpus], inputs={"sizes": sizes, "seed": seed})
 
     def oracle_responses(self, task: str, seed: int) -> Stage:
         """Stage 1's pairs."""
@@ -105,9 +105,9 @@ class Pipeline:
             seed=seed,
             dtype=self.settings.dtype,
         )
-        cost = self._costs(task).write(self.settings.oracle, self.settings.num_sft_prompts)
-        made = partial(work.generate, settings)
-        return plan_stage(self._stages, "oracle-responses", made, needs=[oracle, splits], settings=settings, cost=cost)
+        cost = self._costs(task).sample(self.settings.oracle, self.settings.num_sft_prompts)
+        step = partial(work.generate, settings)
+        return plan_stage(self._stages, "oracle-responses", step, needs=[oracle, splits], settings=settings, cost=cost)
 
     def teacher(self, arm: ExperimentArm, seed: int) -> Stage:
         pairs = self.oracle_responses(arm.task, seed)
@@ -116,17 +116,18 @@ class Pipeline:
     def student(self, arm: ExperimentArm, seed: int) -> Stage:
         pairs, role = self.oracle_responses(arm.task, seed), self._student_role(arm)
         # Of one size and seed, teacher and student would begin as the same model and read the same batches.
-        twins = not role.model and role.architecture == self._teacher_role(arm).architecture
-        return self._role("student", role, seed + _APART if twins else seed, arm.task, pairs, pairs.path)
+        same_size = not role.model and role.architecture == self._teacher_role(arm).architecture
+        seed += _STUDENT_SEED if same_size else 0
+        return self._role("student", role, seed, arm.task, pairs, pairs.path)
 
     def eval_set(self, arm: ExperimentArm, seed: int) -> Stage:
         oracle, teacher, splits = self.oracle(arm.task), self.teacher(arm, seed), self.splits(arm.task, seed)
         data = self._data(arm.task, splits.path / "held_out.jsonl")
-        made = partial(work.eval_set, oracle.path / "model", teacher.path / "model", data, seed)
+        step = partial(work.eval_set, oracle.path / "model", teacher.path / "model", data, seed)
         inputs = {"seed": seed, "max_response_tokens": data.max_response_tokens}
         costs, num = self._costs(arm.task), self.settings.num_held_out_prompts
-        cost = costs.write(self.settings.oracle, num) + costs.write(self._teacher_role(arm), num)
-        return plan_stage(self._stages, "eval_set", made, needs=[oracle, teacher, splits], inputs=inputs, cost=cost)
+        cost = costs.sample(self.settings.oracle, num) + costs.sample(self._teacher_role(arm), num)
+        return plan_stage(self._stages, "eval_set", step, needs=[oracle, teacher, splits], inputs=inputs, cost=cost)
 
     def _training_data(self, arm: ExperimentArm, seed: int) -> Stage:
         """What the student trains on: prompts, a cache, or the teacher's responses without targets."""
@@ -148,9 +149,9 @@ class Pipeline:
             dtype=self.settings.dtype,
         )
         settings = cache_settings(settings, TargetSpec.parse(arm.target))
-        cost = self._costs(arm.task).write(self._teacher_role(arm), self._num_sequences(arm))
-        made = partial(work.cache, settings)
-        return plan_stage(self._stages, "cache", made, needs=[teacher, splits], settings=settings, cost=cost)
+        cost = self._costs(arm.task).sample(self._teacher_role(arm), self._num_sequences(arm))
+        step = partial(work.cache, settings)
+        return plan_stage(self._stages, "cache", step, needs=[teacher, splits], settings=settings, cost=cost)
 
     def _teacher_responses(self, arm: ExperimentArm, seed: int) -> Stage:
         teacher, splits = self.teacher(arm, seed), self.splits(arm.task, seed)
@@ -161,10 +162,10 @@ class Pipeline:
             seed=seed,
             dtype=self.settings.dtype,
         )
-        cost = self._costs(arm.task).write(self._teacher_role(arm), self._num_sequences(arm))
-        made = partial(work.generate, settings)
+        cost = self._costs(arm.task).sample(self._teacher_role(arm), self._num_sequences(arm))
+        step = partial(work.generate, settings)
         return plan_stage(
-            self._stages, "teacher-responses", made, needs=[teacher, splits], settings=settings, cost=cost
+            self._stages, "teacher-responses", step, needs=[teacher, splits], settings=settings, cost=cost
         )
 
     def _distill_settings(self, arm: ExperimentArm, seed: int) -> DistillSettings:
@@ -188,7 +189,7 @@ class Pipeline:
         directory = model_directory(self.settings, role) if role.model else None
         inputs = {"start": sampled_digest(sorted(directory.iterdir()))} if directory else {}
         if directory is not None and not role.train:
-            return plan_stage(self._stages, name, partial(work.adopt, directory), needs=[data], inputs=inputs)
+            return plan_stage(self._stages, name, partial(work.reuse, directory), needs=[data], inputs=inputs)
         settings = SftSettings(
             model=str(directory) if directory else "",
             tokenizer=str(self.corpus(task).path),
@@ -202,8 +203,8 @@ class Pipeline:
             dtype=self.settings.dtype,
         )
         cost = self._costs(task).fine_tune(role, 0 if name == "oracle" else self.settings.num_sft_prompts)
-        made = partial(work.fine_tune, settings, name)
-        return plan_stage(self._stages, name, made, needs=[data], settings=settings, inputs=inputs, cost=cost)
+        step = partial(work.fine_tune, settings, name)
+        return plan_stage(self._stages, name, step, needs=[data], settings=settings, inputs=inputs, cost=cost)
 
     def _teacher_role(self, arm: ExperimentArm) -> RoleSettings:
         return resized(self.settings.teacher, arm.teacher)
@@ -231,9 +232,9 @@ class Pipeline:
             max_response_tokens=(own and own.max_response_tokens) or self.settings.max_response_tokens,
         )
 
-    def _costs(self, task: str) -> Sizes:
+    def _costs(self, task: str) -> CostEstimator:
         data = self._data(task, "")
-        return Sizes(self.settings, data.max_prompt_tokens, data.max_response_tokens)
+        return CostEstimator(self.settings, data.max_prompt_tokens, data.max_response_tokens)
 
     @property
     def _stages(self) -> Path:

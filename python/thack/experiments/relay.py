@@ -1,46 +1,97 @@
-"""Progress across processes: a worker's events go through a queue and are drawn where people look."""
+"""Progress across processes: a worker sends events through a queue, and one thread of the first process draws them."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import count
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from thack.runtime.progress import Progress, Task
 
-_EVERY_S = 0.2  # a training step takes a few milliseconds; eyes are slower
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+
+_EVERY_S = 0.2  # a training step takes a few milliseconds, faster than anyone can read
+TaskKey = tuple[int, int]  # process id, number of the task within it
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A worker process runs."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A task begins."""
+
+    key: TaskKey
+    name: str
+    total: float | None
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """A task moved on."""
+
+    key: TaskKey
+    amount: float
+    fields: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A task is over."""
+
+    key: TaskKey
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line that stays."""
+
+    text: str
+
+
+Event = Started | Opened | Advanced | Closed | Note | None  # None: there is nothing more to draw
+Events: TypeAlias = "Queue[Event]"  # not subscriptable at run time before Python 3.12
 
 
 class Relay:
     """A `Progress` that another process draws."""
 
-    def __init__(self, queue: Any) -> None:
-        self._queue = queue
+    def __init__(self, events: Events) -> None:
+        self._events = events
         self._numbers = count()
-        queue.put(("hello", os.getpid()))
+        events.put(Started(os.getpid()))
 
     @contextmanager
     def task(self, name: str, total: float | None, unit: str = "") -> Iterator[_RelayedTask]:
+        """Open a task; closes with the context."""
         key = (os.getpid(), next(self._numbers))
-        self._queue.put(("open", key, name, total, unit))
-        task = _RelayedTask(self._queue, key)
+        self._events.put(Opened(key, name, total, unit))
+        task = _RelayedTask(self._events, key)
         try:
             yield task
         finally:
             task.send()
-            self._queue.put(("close", key))
+            self._events.put(Closed(key))
 
     def note(self, message: str) -> None:
-        self._queue.put(("note", message))
+        """One line that stays on the screen."""
+        self._events.put(Note(message))
 
 
 class _RelayedTask:
-    def __init__(self, queue: Any, key: object) -> None:
-        self._queue, self._key = queue, key
+    def __init__(self, events: Events, key: TaskKey) -> None:
+        self._events, self._key = events, key
         self._amount, self._fields = 0.0, dict[str, object]()
         self._sent = monotonic()
 
@@ -51,40 +102,36 @@ class _RelayedTask:
             self.send()
 
     def send(self) -> None:
-        self._queue.put(("advance", self._key, self._amount, dict(self._fields)))
+        self._events.put(Advanced(self._key, self._amount, dict(self._fields)))
         self._amount, self._sent = 0.0, monotonic()
 
 
 @contextmanager
-def drawn(queue: Any, progress: Progress) -> Iterator[set[int]]:
-    """Draw what workers send until the block ends; yields the ids of the processes that said hello."""
+def drawn(events: Events, progress: Progress) -> Iterator[set[int]]:
+    """Draw what workers send until the block ends; yields the ids of the worker processes, as they start."""
     pids: set[int] = set()
-    thread = threading.Thread(target=_draw, args=(queue, progress, pids), daemon=True)
+    thread = threading.Thread(target=_draw, args=(events, progress, pids), daemon=True)
     thread.start()
     try:
         yield pids
     finally:
-        queue.put(("end",))
+        events.put(None)
         thread.join()
 
 
-def _draw(queue: Any, progress: Progress, pids: set[int]) -> None:
+def _draw(events: Events, progress: Progress, pids: set[int]) -> None:
     with ExitStack() as left_open:
-        tasks: dict[object, tuple[Task, ExitStack]] = {}
-        while True:
-            kind, *rest = queue.get()
-            if kind == "end":
-                return
-            if kind == "hello":
-                pids.add(rest[0])
-            elif kind == "note":
-                progress.note(rest[0])
-            elif kind == "open":
-                key, name, total, unit = rest
-                stack = left_open.enter_context(ExitStack())
-                tasks[key] = (stack.enter_context(progress.task(name, total, unit)), stack)
-            elif kind == "advance":
-                key, amount, fields = rest
-                tasks[key][0].advance(amount, **fields)
-            elif kind == "close":
-                tasks.pop(rest[0])[1].close()
+        tasks: dict[TaskKey, tuple[Task, ExitStack]] = {}
+        while (event := events.get()) is not None:
+            match event:
+                case Started(pid):
+                    pids.add(pid)
+                case Note(text):
+                    progress.note(text)
+                case Opened(key, name, total, unit):
+                    stack = left_open.enter_context(ExitStack())
+                    tasks[key] = (stack.enter_context(progress.task(name, total, unit)), stack)
+                case Advanced(key, amount, fields):
+                    tasks[key][0].advance(amount, **fields)
+                case Closed(key):
+                    tasks.pop(key)[1].close()

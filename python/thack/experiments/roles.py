@@ -1,4 +1,4 @@
-"""Roles that start from a directory, roles of another size, and what such a directory is called by content."""
+"""Roles that start from a model directory, roles of another size, and the digest of such a directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ _SAMPLE_BYTES = 1 << 20
 
 
 def model_directory(settings: ExperimentSettings, role: RoleSettings) -> Path:
-    """The directory that a role starts from; what is missing is named with where to put it."""
+    """The directory that a role starts from.
+
+    Raises:
+        UsageError: `models` is not set.
+        ModelError: there is no model in the directory.
+    """
     if not settings.models:
         raise UsageError(
             f"{role.model} is a model directory, but `models`, the directory above it, is not set",
@@ -33,7 +38,12 @@ def model_directory(settings: ExperimentSettings, role: RoleSettings) -> Path:
 
 
 def check_roles(settings: ExperimentSettings) -> None:
-    """Roles share one tokenizer: all start from directories, or none."""
+    """Refuse roles whose tokenizers would differ: all start from directories, or none.
+
+    Raises:
+        UsageError: some do and some do not, or one that is not trained has no directory.
+        ModelError: a directory has no model.
+    """
     roles = {"oracle": settings.oracle, "teacher": settings.teacher, "student": settings.student}
     given = [name for name, role in roles.items() if role.model]
     if given and len(given) < len(roles):
@@ -67,7 +77,11 @@ _DECIDED = {
 
 
 def check_decided(settings: ExperimentSettings) -> None:
-    """Refuse what would be overwritten in every cell: nobody should publish a setting that had no effect."""
+    """Refuse settings that every cell would overwrite: a setting without effect would mislead.
+
+    Raises:
+        UsageError: with each such setting, and what to set instead.
+    """
     usual = DistillSettings()
     changed = [
         f"distill.{key} has no effect in a grid: set {instead}"
@@ -79,19 +93,23 @@ def check_decided(settings: ExperimentSettings) -> None:
 
 
 def resized(role: RoleSettings, size: str) -> RoleSettings:
-    """The role at another size: a width for models from scratch, a directory for the others."""
+    """The role at another size: a width for a new model, a directory for the others.
+
+    Raises:
+        UsageError: the size of a new model is not a width.
+    """
     if role.model:
         return replace(role, model=size)
     if not size.isdigit() or int(size) < 1:
         raise UsageError(
-            f"size {size!r}: models from scratch are named by their width, such as 96",
+            f"size {size!r}: new models are named by their width, such as 96",
             hint="model directories go with teacher.model and student.model",
         )
     return replace(role, architecture=replace(role.architecture, hidden_size=int(size)))
 
 
 def sampled_digest(files: Sequence[Path]) -> str:
-    """A name by content for files too large to read whole at every start: sizes, first and last MiB of each."""
+    """A digest of files that are too large to read whole at every start: sizes, first and last MiB of each."""
     return digest(part for path in files if path.is_file() for part in _parts(path))
 
 

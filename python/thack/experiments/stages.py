@@ -1,12 +1,12 @@
-"""A stage is a directory, named by the content of all that went into it: made once, then reused.
+"""A stage is a directory that is named by the content of its inputs: it is computed once, then reused.
 
-Where a stage lies follows from its settings and from the names of the stages it stands on, so a whole
-experiment is known before anything is made. Changing a setting changes the name and never overwrites what is
-there. A stage that was interrupted goes on if its work can resume, since its name is the same; `stage.json` is
-written last and says that it is whole.
+The directory follows from the stage's settings and from the names of the stages upstream, so a whole experiment is
+known before anything runs. Another setting is another name, and never overwrites anything. A stage that was
+interrupted resumes if its work can, since its name is the same. `stage.json` is written last: a stage that has it is
+complete.
 
-Only settings that differ from their defaults go into the name: a setting that a later version adds leaves
-stages where they are. `stage.json` keeps all of them, so that a default that has changed since is noticed.
+Only settings that differ from their defaults go into the name: a setting that a later version adds renames no stage.
+`stage.json` holds all of them, so that a default that has changed since is noticed.
 """
 
 from __future__ import annotations
@@ -17,31 +17,37 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from thack.config import to_dict
 from thack.errors import MismatchError
 from thack.experiments.costs import Cost
-from thack.experiments.lock import held
-from thack.files import canonical_json, digest, read_json, write_json
+from thack.experiments.lock import acquired
+from thack.files import canonical_json, digest, flattened, read_json, write_json
 from thack.runtime.progress import Progress
 from thack.schema.experiment import STAGE_FILE, StageRecord
 
-PLACES = ("out", "student", "teacher", "oracle", "eval_data", "cache", "model", "tokenizer", "path")  # count by content
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Work = Callable[[Path, Progress], object]  # picklable: a worker process may do it
+
+#: Settings that name a place. What is there counts by its content, as a stage upstream or an input.
+PLACES = ("out", "student", "teacher", "oracle", "eval_data", "cache", "model", "tokenizer", "path")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One directory: how it is made, from which others, and where it lies."""
+    """One directory: what is computed into it, from which other stages, and what that costs."""
 
     name: str
     path: Path
-    key: str  # what everything built on it carries on
-    needs: tuple[Stage, ...]
-    work: Callable[[Path, Progress], object]  # picklable: a worker process may do it
-    inputs: Mapping[str, Any]
-    settings: Mapping[str, Any]  # all of them, defaults included
-    cost: Cost  # roughly: what a dry run counts
+    key: str  # digest of the name and of everything that goes in; part of the key of every stage downstream
+    needs: tuple[Stage, ...]  # upstream
+    work: Work
+    inputs: Mapping[str, object]
+    settings: Mapping[str, object]  # by dotted key, defaults included
+    cost: Cost  # an estimate
 
     @property
     def kind(self) -> str:
@@ -49,7 +55,8 @@ class Stage:
         return "run" if self.path.parent.name == "runs" else self.name
 
     @property
-    def made(self) -> bool:
+    def is_complete(self) -> bool:
+        """Whether it has run to its end."""
         return (self.path / STAGE_FILE).exists()
 
     def record(self) -> StageRecord:
@@ -61,10 +68,10 @@ class Stage:
         path = self.path / STAGE_FILE
         return StageRecord.parse(read_json(path), str(path))
 
-    def make(self, progress: Progress) -> None:
-        """Do the work unless it is done; two processes that want the same stage do it once."""
-        with held(self.path):
-            if self.made:
+    def run(self, progress: Progress) -> None:
+        """Do the work unless it is complete; of two processes that want the same stage, one does it."""
+        with acquired(self.path):
+            if self.is_complete:
                 return
             started, spent = time.monotonic(), _cpu_s()
             self.work(self.path, progress)
@@ -80,7 +87,11 @@ class Stage:
             write_json(self.path / STAGE_FILE, record.dump())
 
     def check(self) -> None:
-        """Refuse a stage that was made when a setting had another default."""
+        """Refuse a complete stage that was computed when a setting had another default.
+
+        Raises:
+            MismatchError: with every setting that has changed.
+        """
         before = self.record().settings
         changed = [
             f"{key}  {before[key]!r} then, {value!r} now"
@@ -88,24 +99,37 @@ class Stage:
             if key in before and before[key] != value
         ]
         if changed:
-            raise MismatchError(f"{self.path} was made with other defaults", details=changed, hint="give another `out`")
+            hint = "give another `out`"
+            raise MismatchError(f"{self.path} was computed with other defaults", details=changed, hint=hint)
 
 
 def plan_stage(
     folder: Path,
     name: str,
-    work: Callable[[Path, Progress], object],
+    work: Work,
     *,
     needs: Iterable[Stage] = (),
-    settings: object | None = None,
-    inputs: Mapping[str, Any] | None = None,
+    settings: DataclassInstance | None = None,
+    inputs: Mapping[str, object] | None = None,
     cost: Cost | None = None,
 ) -> Stage:
-    """A stage under `folder`, named by its inputs, its settings and the stages it stands on."""
+    """A stage under `folder`, named by its inputs, its settings and the stages upstream.
+
+    Args:
+        folder: Where its directory is.
+        name: The beginning of the directory's name.
+        work: Called with the directory and a progress; resumes what an interrupted call has left there.
+        needs: The stages upstream.
+        settings: Of the work; only those that differ from their defaults count for the name.
+        inputs: What else goes in: plain values, for JSON.
+        cost: An estimate, for a dry run.
+    """
     upstream = tuple(needs)
-    content = {"upstream": [stage.key for stage in upstream], **(inputs or {})}
+    content: dict[str, object] = {"upstream": [stage.key for stage in upstream], **(inputs or {})}
+    leaves: dict[str, object] = {}
     if settings is not None:
         content["settings"] = chosen(settings)
+        leaves = {key: value for key, value in flattened(to_dict(settings)).items() if _counts(key)}
     key = digest(canonical_json({"name": name, "inputs": content}))
     return Stage(
         name=name,
@@ -114,19 +138,22 @@ def plan_stage(
         needs=upstream,
         work=work,
         inputs=content,
-        settings={} if settings is None else dict(_leaves(to_dict(settings))),
+        settings=leaves,
         cost=cost or Cost(),
     )
 
 
-def chosen(settings: Any) -> dict[str, Any]:
-    """The settings that differ from their defaults, less the places where inputs lie."""
-    found: dict[str, Any] = _changes(settings, type(settings)())
-    return found
+def _counts(key: str) -> bool:
+    return key.rpartition(".")[2] not in PLACES
 
 
-def walk(stages: Iterable[Stage]) -> list[Stage]:
-    """All stages that these stand on, and they themselves: each once, after what it needs."""
+def chosen(settings: DataclassInstance) -> dict[str, object]:
+    """The settings that differ from their defaults, nested, without the places."""
+    return _changes(settings, type(settings)())
+
+
+def with_upstream(stages: Iterable[Stage]) -> list[Stage]:
+    """These stages and everything upstream of them: each once, after what it needs."""
     found: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
@@ -140,27 +167,19 @@ def walk(stages: Iterable[Stage]) -> list[Stage]:
     return list(found.values())
 
 
-def _changes(settings: Any, default: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _changes(settings: DataclassInstance, default: DataclassInstance) -> dict[str, object]:
+    found: dict[str, object] = {}
     plain = to_dict(settings)
     for field in dataclasses.fields(settings):
         value, usual = getattr(settings, field.name), getattr(default, field.name)
         if field.name in PLACES:
             continue
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             if inner := _changes(value, usual):
                 found[field.name] = inner
         elif value != usual:
             found[field.name] = plain[field.name]
     return found
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        elif key not in PLACES:
-            yield f"{prefix}{key}", value
 
 
 def _cpu_s() -> float:

@@ -13,7 +13,7 @@ from thack.experiments.cells import base_arm, chosen_figures
 from thack.experiments.claims import claims
 from thack.experiments.outcome import CellOutcome, run_outcome
 from thack.experiments.plan import PlannedRun
-from thack.experiments.stages import Stage, walk
+from thack.experiments.stages import Stage, with_upstream
 from thack.files import read_json
 from thack.schema.experiment import CellResult, StageCosts, StageRecord, Summary
 from thack.schema.targets import TargetSpec
@@ -21,7 +21,7 @@ from thack.schema.targets import TargetSpec
 
 def summarise(settings: ExperimentSettings, out: Path, outcomes: Sequence[CellOutcome]) -> Summary:
     """Every cell with its place on the axes and what became of it, and the claims of the chosen figures."""
-    complete = [stage for stage in walk(one.planned.run for one in outcomes) if stage.made]
+    complete = [stage for stage in with_upstream(one.planned.run for one in outcomes) if stage.is_complete]
     records = [stage.record() for stage in complete]
     runs = tuple(_cell(outcome, out) for outcome in outcomes)
     base, figures = base_arm(settings), chosen_figures(settings)
@@ -41,7 +41,7 @@ def summarise(settings: ExperimentSettings, out: Path, outcomes: Sequence[CellOu
 
 def _cell(outcome: CellOutcome, out: Path) -> CellResult:
     planned = outcome.planned
-    record = planned.run.record() if planned.run.made else None
+    record = planned.run.record() if planned.run.is_complete else None
     return CellResult(
         cell=planned.number,
         path=planned.run.path.relative_to(out).as_posix(),

@@ -1,4 +1,4 @@
-"""What each stage does: the verbs, told where to put their output. Picklable, so that workers can do it."""
+"""What each stage does: the commands, with the directory to write to. Picklable, so that a worker can do it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ from thack.training import run_distill, run_sft
 
 
 def fine_tune(settings: SftSettings, name: str, path: Path, progress: Progress) -> None:
+    """Train an oracle, a teacher or a student before its distillation."""
     run_sft(replace(settings, out=path), progress=progress, name=name)
 
 
 def generate(settings: GenerateSettings, path: Path, progress: Progress) -> None:
+    """Sample responses."""
     run_generate(replace(settings, out=path), progress=progress)
 
 
 def cache(settings: CacheSettings, path: Path, progress: Progress) -> None:
+    """Sample responses, and cache the teacher's distributions on them."""
     capture(replace(settings, out=path), progress=progress)
 
 
 def distill(settings: DistillSettings, name: str, path: Path, progress: Progress) -> None:
+    """Distill a student: the run of a cell."""
     run_distill(replace(settings, out=path), progress=progress, name=name)
 
 
-def adopt(directory: Path, path: Path, progress: Progress) -> None:
-    """A model that is used as it is: a link, so that it lies where a trained one would."""
+def reuse(directory: Path, path: Path, progress: Progress) -> None:
+    """Use a model as it is: by a link where a trained one would be."""
     path.mkdir(parents=True, exist_ok=True)
     link = path / "model"
     link.unlink(missing_ok=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from thack.detection import Series
-from thack.detection.bootstrap import paired_band
+from thack.detection.statistics import paired_band
 from thack.reporting.csv_text import csv_text
 from thack.reporting.inputs import ArmRuns
-from thack.schema.metrics import Floats, find_metric
+from thack.schema.metrics import CurveName, Floats, find_metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Band:
     high: Floats | None = None
 
 
-def band_of(arm: ArmRuns, name: str) -> Band | None:
+def band_of(arm: ArmRuns, name: CurveName) -> Band | None:
     """An arm's curve: of one run with its paired interval, or the seeds' median with their range.
 
     Args:
@@ -48,7 +48,7 @@ def band_of(arm: ArmRuns, name: str) -> Band | None:
     return Band(np.array(steps), np.median(values_SE, axis=0), values_SE.min(axis=0), values_SE.max(axis=0))
 
 
-def _single(arm: ArmRuns, name: str, series: Series) -> Band:
+def _single(arm: ArmRuns, name: CurveName, series: Series) -> Band:
     """Intervals are of the ratio to the value at golden's minimum: there the band has no width."""
     run = next(run for run in arm.runs if len(run.curves.of(name)))
     prompts, golden = run.curves.prompts(name), run.verdict.golden
@@ -83,12 +83,12 @@ def smoothed(series: Series, num_bins: int = 40) -> Series:
     )
 
 
-def curves_csv(arms: Sequence[ArmRuns], names: Sequence[str]) -> str:
+def curves_csv(arms: Sequence[ArmRuns], names: Sequence[CurveName]) -> str:
     """Every run's values of some curves, as CSV."""
     rows = []
     for arm in arms:
         for run, name in itertools.product(arm.runs, names):
-            series, column = run.curves.of(name), run.curves.words.get(name, "")
+            series, column = run.curves.of(name), run.curves.column_of.get(name, "")
             rows += [
                 [arm.name, run.seed, run.name, f"{step:.10g}", name, column, value]
                 for step, value in zip(series.step.tolist(), series.value.tolist(), strict=True)

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from thack.detection.power_law import student_quantile
+from thack.detection.statistics import student_quantile
 from thack.reporting.csv_text import csv_text
 from thack.schema.experiment import ClaimResult, Effect
 

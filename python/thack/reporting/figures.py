@@ -32,7 +32,7 @@ from thack.reporting.drawing import (
 from thack.reporting.inputs import ArmRuns, golden_column
 from thack.reporting.prose import golden_name
 from thack.reporting.style import SIZE, SMALL, styled
-from thack.schema.metrics import Floats
+from thack.schema.metrics import CurveName, Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,7 +130,7 @@ def golden(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[fl
 
 
 @styled()
-def curve(arms: Sequence[ArmRuns], name: str, label: str, colours: Sequence[Colour]) -> Figure:
+def curve(arms: Sequence[ArmRuns], name: CurveName, label: str, colours: Sequence[Colour]) -> Figure:
     """Any curve over steps, log–log: straight where learning follows a power law."""
     figure, axes = new_figure(SMALL)
     for arm, colour in zip(arms, colours, strict=True):

@@ -13,8 +13,9 @@ from thack.reporting.inputs import ArmRuns
 from thack.reporting.rendered import RenderedFigure, rendered
 from thack.reporting.style import SMALL
 from thack.schema.experiment import ClaimResult
+from thack.schema.metrics import CurveName
 
-CURVES = ("golden", "proxy", "baseline", "train_loss")  # whose numbers go beside each figure
+CURVES: tuple[CurveName, ...] = ("golden", "proxy", "baseline", "train_loss")  # whose numbers go beside each figure
 _LOG = "Both axes logarithmic: a power law is a straight line."
 
 

@@ -121,7 +121,7 @@ class ReportInput:
 
 def golden_column(arms: Sequence[ArmRuns]) -> str:
     """Golden's column in these runs: the oracle's, or of what replaces it; empty if there is none."""
-    return next((run.curves.words["golden"] for arm in arms for run in arm.runs if run.has_oracle), "")
+    return next((run.curves.column_of["golden"] for arm in arms for run in arm.runs if run.has_oracle), "")
 
 
 def load(paths: Sequence[Path], out: Path, *, title: str | None = None, margins: Margins | None = None) -> ReportInput:
@@ -173,7 +173,7 @@ def _label_of(path: Path, labels: RunLabels) -> RunLabel | None:
 
 def read_run(path: Path, label: RunLabel | None, margins: Margins | None) -> JudgedRun:
     """Read and judge one run; `label` names its arm and seed where its directory does not."""
-    curves = Curves.from_run(path) if path.is_dir() else Curves.from_jsonl(path)
+    curves = Curves.from_run(path) if path.is_dir() else Curves.from_log(path)
     directory = path if path.is_dir() else path.parent
     name = path.resolve().name if path.is_dir() else path.stem
     found = _SEED.match(name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from thack.reporting.svg import file_svg, inline_svg
+from thack.schema.metrics import CurveName
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,12 +24,12 @@ class RenderedFigure:
     caption: str
     svg: Markup  # a part of the page
     file: str  # the same as a file of its own
-    curves: tuple[str, ...] = ()  # whose numbers go beside it
+    curves: tuple[CurveName, ...] = ()  # whose numbers go beside it
     large: bool = False  # half of the page's width instead of a third
 
 
 def rendered(
-    name: str, figure: Figure, title: str, caption: str, *, curves: tuple[str, ...] = (), large: bool = False
+    name: str, figure: Figure, title: str, caption: str, *, curves: tuple[CurveName, ...] = (), large: bool = False
 ) -> RenderedFigure:
     """Draw a figure; its name keeps only what a file's name may hold."""
     name = re.sub(r"[^\w.-]+", "-", name)

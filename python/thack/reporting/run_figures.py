@@ -10,6 +10,7 @@ from thack.reporting.figures import curve, golden, plane, slope_ratios
 from thack.reporting.inputs import ReportInput
 from thack.reporting.prose import golden_name
 from thack.reporting.rendered import RenderedFigure, rendered
+from thack.schema.metrics import CurveName
 
 
 def run_figures(report: ReportInput, colours: Sequence[Colour]) -> Iterator[RenderedFigure]:
@@ -78,5 +79,5 @@ def _golden(report: ReportInput, colours: Sequence[Colour]) -> RenderedFigure:
     )
 
 
-def _any(curves: Sequence[Curves], *names: str) -> bool:
+def _any(curves: Sequence[Curves], *names: CurveName) -> bool:
     return any(all(len(one.of(name)) for name in names) for one in curves)

@@ -20,7 +20,7 @@ _HEAD = ("detector", "alarm at", "turns found", "false alarms", "AUC", "lead", "
 def detector_scores(runs: Sequence[JudgedRun]) -> Table | None:
     """A row per detector, the best first; None unless golden rose in some runs and not in others."""
     cases = [Case(curves=run.curves, truth=run.verdict) for run in runs if run.verdict.golden]
-    if len({case.turned for case in cases} - {None}) < 2:
+    if len({case.rises for case in cases} - {None}) < 2:
         return None
     return table(_HEAD, [_row(found) for found in score_detectors(cases)], "stacked")
 
@@ -29,8 +29,8 @@ def _row(found: Score) -> Row:
     return [
         found.detector,
         f"{found.threshold:.3g}",
-        f"{found.hits} of {found.num_turned}",
-        f"{found.false_alarms} of {found.num_sound}",
+        f"{found.hits} of {found.num_rising}",
+        f"{found.false_alarms} of {found.num_healthy}",
         DASH if found.auc is None else f"{found.auc:.2f}",
         DASH if found.median_lead is None else f"{found.median_lead:+.2f}".replace("-", "−"),
         DASH if found.median_rise is None else percent(found.median_rise),

@@ -20,6 +20,7 @@ Nothing else in the package takes a column's name apart, or puts one together. P
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thack.errors import DataError
+from thack.schema import document
 
 DivergenceName = Literal["forward_kl", "reverse_kl", "jsd", "negative_log_likelihood"]
 Responses = Literal["reference_sampled", "student_sampled"]
@@ -65,6 +67,8 @@ BASELINE_OF: Mapping[Role, str] = {
     Role.JUDGE: "judge_baseline",
     Role.HUMAN: "human_baseline",
 }
+_HEALTH = "health"
+_POSITIONS = re.compile(r"tokens_(?P<first>\d+)_(?P<last>\d+|up)")
 _ROLE_OF = {name: (role, False) for role, name in METRIC_OF.items()} | {
     name: (role, True) for role, name in BASELINE_OF.items()
 }
@@ -160,6 +164,8 @@ def is_bound(column: str) -> bool:
     return metric is not None and metric.bound is not None
 
 
+#: The curves of one run that a verdict, or a detector, reads.
+CurveName = Literal["golden", "proxy", "baseline", "monitor", "fresh", "train_loss"]
 Floats = NDArray[np.float64]
 
 
@@ -201,13 +207,34 @@ class HealthName:
     def __str__(self) -> str:
         metric = [] if self.role is None else [METRIC_OF[self.role]]
         responses: Responses = "student_sampled" if self.role is None else "reference_sampled"
-        return "/".join(["health", *metric, self.quantity, *self._positions(), responses])
+        return "/".join([_HEALTH, *metric, self.quantity, *self._positions(), responses])
 
     def _positions(self) -> list[str]:
         if self.positions is None:
             return []
         first, last = self.positions
         return [f"tokens_{first}_{'up' if last is None else last}"]
+
+
+Column = MetricName | HealthName | TrainingKL
+
+
+@lru_cache(maxsize=4096)
+def find_column(text: str) -> Column | None:
+    """The column of an evaluation that a text names; None for any other text."""
+    if text in list(TrainingKL):
+        return TrainingKL(text)
+    return _find_health(text) if text.startswith(f"{_HEALTH}/") else find_metric(text)
+
+
+def _find_health(text: str) -> HealthName | None:
+    parts = text.split("/")[1:-1]
+    role = _ROLE_OF[parts[0]][0] if parts and parts[0] in _ROLE_OF else None
+    quantity, *rest = (parts[1:] if role is not None else parts) or [""]
+    span = _POSITIONS.fullmatch(rest[0]) if rest else None
+    positions = None if span is None else (int(span["first"]), None if span["last"] == "up" else int(span["last"]))
+    found = HealthName(quantity=quantity, role=role, positions=positions)
+    return found if str(found) == text else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -265,43 +292,96 @@ class PerPromptRow:
 
 Event = Literal["train", "evaluation", "guard"]
 EVENTS: tuple[Event, ...] = get_args(Event)
+GuardAction = Literal["alarm", "refresh", "stop"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsRow:
-    """One line of metrics.jsonl: a training step, an evaluation, or what a guard did."""
+    """One line of metrics.jsonl: a training step, or an evaluation."""
 
-    event: Event
+    event: Literal["train", "evaluation"]
     step: int
     epoch: float | None = None
-    metrics: Mapping[MetricName, float] = field(default_factory=dict)
-    values: Mapping[str, object] = field(default_factory=dict)  # every other column: loss, costs, health
+    columns: Mapping[Column, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)  # every other number: loss, costs
 
     def dump(self) -> dict[str, object]:
         """Plain values, for JSON."""
         known: dict[str, object] = {"event": self.event, "step": self.step}
         known |= {} if self.epoch is None else {"epoch": self.epoch}
-        return {**known, **{str(name): value for name, value in self.metrics.items()}, **self.values}
+        return {**known, **{str(name): value for name, value in self.columns.items()}, **self.values}
 
     @classmethod
     def parse(cls, raw: Mapping[str, object]) -> MetricsRow:
+        """The inverse of `dump`. A number that was not finite is NaN; what is no number is left out.
+
+        Raises:
+            DataError: the row is not of training or an evaluation, or has no step.
+        """
+        event, step = raw.get("event"), number(raw.get("step"))
+        if (event != "train" and event != "evaluation") or step is None:
+            raise DataError(f"not a row of training or evaluation: event {event!r}, step {raw.get('step')!r}")
+        columns: dict[Column, float] = {}
+        values: dict[str, float] = {}
+        for key, value in raw.items():
+            found = math.nan if value is None else number(value)
+            if found is None or key in ("event", "step", "epoch"):
+                continue
+            name = find_column(key)
+            if name is None:
+                values[key] = found
+            else:
+                columns[name] = found
+        return cls(event=event, step=int(step), epoch=number(raw.get("epoch")), columns=columns, values=values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardRow:
+    """One line of metrics.jsonl: what a guard did."""
+
+    step: int
+    action: GuardAction
+    # of an alarm
+    detector: str | None = None
+    value: float | None = None
+    threshold: float | None = None
+    onset_step: float | None = None
+    meaning: str | None = None
+    kept_step: int | None = None
+    # of a refresh
+    epoch: int | None = None
+    fresh_set: int | None = None
+    fresh_tokens: int | None = None
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        given = {name: value for name, value in document.dump(self).items() if value is not None}
+        return {"event": "guard", **given}
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, object]) -> GuardRow:
         """The inverse of `dump`.
 
         Raises:
-            DataError: the row has no event of thack's, or no step.
+            DataError: the row is not of a guard.
         """
-        event, step = raw.get("event"), number(raw.get("step"))
-        known: Event | None = next((one for one in EVENTS if one == event), None)
-        if known is None or step is None:
-            raise DataError(f"not a row of metrics.jsonl: event {event!r}, step {raw.get('step')!r}")
-        found = {name: value for key, value in raw.items() if (name := find_metric(key)) is not None}
-        return cls(
-            event=known,
-            step=int(step),
-            epoch=number(raw.get("epoch")),
-            metrics={name: math.nan if (n := number(value)) is None else n for name, value in found.items()},
-            values={k: v for k, v in raw.items() if k not in ("event", "step", "epoch") and find_metric(k) is None},
-        )
+        return document.parse(cls, raw, "a row of a guard")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What a running training knows at one evaluation: for the detector that a guard asks."""
+
+    step: int
+    monitor: float | None = None
+    fresh: float | None = None
+    proxy: float | None = None
+
+    @classmethod
+    def of(cls, step: int, columns: Mapping[str, float]) -> Watched:
+        """From the columns of an evaluation at `step`, by name."""
+        monitor, fresh = columns.get(TrainingKL.MONITOR), columns.get(TrainingKL.FRESH)
+        return cls(step=step, monitor=monitor, fresh=fresh, proxy=columns.get(str(PROXY)))
 
 
 def number(value: object) -> float | None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from thack.config import DistillSettings, GuardSettings
 from thack.data.sequence import TokenSequence, repeats
-from thack.detection import Detection, watch
+from thack.detection import watch
 from thack.errors import DataError, UsageError
 from thack.files import canonical_json, read_json, write_bytes
 from thack.generation.sampler import GenerationRequest, respond
@@ -31,7 +31,8 @@ from thack.generation.sources import Growing, Mixture, Offline, Online, Response
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
 from thack.reporting.prose import detector_meaning
-from thack.schema.metrics import PROXY, TrainingKL
+from thack.schema import document
+from thack.schema.metrics import GuardRow, Watched
 from thack.targets.projected import ProjectedTeacher
 from thack.targets.types import Target
 from thack.training.data import TrainingData
@@ -103,19 +104,30 @@ class Guard:
         own = self._own
         if own["alarm"] is not None:
             if self.ended(step):
-                self._run.append({"event": "guard", "step": step, "action": "stop"})
+                self._run.append(GuardRow(step=step, action="stop").dump())
             return
         before = [int(row["step"]) for row in own["history"] if row["step"] > 0]
-        seen = {"step": step, **{key: columns[key] for key in sorted(columns) if _is_watched(key)}}
-        self._change(history=[*own["history"], seen])
-        found = watch(self._own["history"], threshold=self.settings.threshold or None)
+        seen = Watched.of(step, columns)
+        self._change(history=[*own["history"], document.dump(seen)])
+        history = [document.parse(Watched, row, "the guard's state") for row in self._own["history"]]
+        found = watch(history, threshold=self.settings.threshold or None)
         if found is None:
             return
         kept = before[-1] if before else step
         self._change(alarm={"step": step, "onset": found.onset_step, "kept": kept})
         if self.settings.policy == "stop":
             self.state["best_step"] = kept
-        self._run.append({"event": "guard", "step": step, "action": "alarm", **_told(found), "kept_step": kept})
+        alarm = GuardRow(
+            step=step,
+            action="alarm",
+            detector=found.name,
+            value=found.value,
+            threshold=found.threshold,
+            onset_step=found.onset_step,
+            meaning=detector_meaning(found),
+            kept_step=kept,
+        )
+        self._run.append(alarm.dump())
 
     def _change(self, **changes: Any) -> None:
         """A new value instead of a changed one: a checkpoint may still be writing the old one."""
@@ -142,24 +154,11 @@ class Guard:
         if number in self._own["written"]:
             return False
         self._change(written=[*self._own["written"], number])
-        row = {"action": "refresh", "epoch": epoch, "fresh_set": number, "fresh_tokens": tokens}
-        # One step on: a run that goes on from the checkpoint before writes this row again, and only once.
-        self._run.append({"event": "guard", "step": epoch * self._steps_per_epoch + 1, **row})
+        # One step later: a run that resumes from the checkpoint before writes this row again, and only once.
+        step = epoch * self._steps_per_epoch + 1
+        row = GuardRow(step=step, action="refresh", epoch=epoch, fresh_set=number, fresh_tokens=tokens)
+        self._run.append(row.dump())
         return True
-
-
-def _is_watched(column: str) -> bool:
-    return column in (*TrainingKL, str(PROXY))
-
-
-def _told(found: Detection) -> Row:
-    return {
-        "detector": found.name,
-        "value": found.value,
-        "threshold": found.threshold,
-        "onset_step": found.onset_step,
-        "meaning": detector_meaning(found),
-    }
 
 
 class Guarded:

@@ -105,7 +105,7 @@ def test_what_a_guard_did_stands_in_the_verdict(tmp_path: Path) -> None:
     note = verdict(curves).notes[-1]
     assert note == (
         "a guard was on: slope ratio 0.35 (alarm at 0.5) at step 79; the checkpoint of step 48 was kept; "
-        "2 fresh responses per prompt (18,500 tokens) joined in epochs 5, 15"
+        "2 newly sampled responses per prompt (18,500 tokens) joined in epochs 5, 15"
     )
     assert note in verdict_without_oracle(curves).notes
 

@@ -56,7 +56,7 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1, "golden": 1}\nnot json\n{"step": 2, "golden": 1}\n')
     with pytest.raises(DataError, match=r"log\.jsonl:2"):
-        Curves.from_jsonl(path, {"golden": "golden"})
+        Curves.from_log(path, {"golden": "golden"})
 
 
 def test_a_directory_that_is_no_run_says_so(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_foreign_log_is_mapped_and_its_rows_merged_by_step(tmp_path: Path) -> 
         rows += [{"global_step": step, "eval": {"golden": 1.0 + step}}, {"global_step": step, "eval/kl": 0.5}]
     path = _write(tmp_path / "log.jsonl", rows)
     mapping = {"golden": "eval/golden", "proxy": "eval/kl", "step": "global_step"}
-    curves = Curves.from_jsonl(path, mapping)
+    curves = Curves.from_log(path, mapping)
     assert list(curves.step_E) == [100, 200, 300]
     assert list(curves.of("golden").value) == [101, 201, 301]
     assert list(curves.of("proxy").value) == [0.5] * 3
@@ -85,42 +85,42 @@ def test_a_foreign_log_is_mapped_and_its_rows_merged_by_step(tmp_path: Path) -> 
 
 def test_dots_name_nested_columns_too(tmp_path: Path) -> None:
     path = _write(tmp_path / "log.jsonl", [{"step": 1, "eval": {"golden": 1.5}}])
-    assert Curves.from_jsonl(path, {"golden": "eval.golden"}).of("golden").value[0] == 1.5
+    assert Curves.from_log(path, {"golden": "eval.golden"}).of("golden").value[0] == 1.5
 
 
 def test_a_transformers_state_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "trainer_state.json"
     path.write_text(json.dumps({"log_history": [{"step": 3, "eval_kl": 0.5}, {"step": 6, "eval_kl": 0.4}]}))
-    assert list(Curves.from_jsonl(path, {"proxy": "eval_kl"}).of("proxy").value) == [0.5, 0.4]
+    assert list(Curves.from_log(path, {"proxy": "eval_kl"}).of("proxy").value) == [0.5, 0.4]
 
 
 def test_a_step_that_was_run_twice_keeps_the_later_values(tmp_path: Path) -> None:
     path = _write(tmp_path / "log.jsonl", [{"step": 1, "g": 1.0}, {"step": 2, "g": 9.0}, {"step": 2, "g": 2.0}])
-    assert list(Curves.from_jsonl(path, {"golden": "g"}).of("golden").value) == [1.0, 2.0]
+    assert list(Curves.from_log(path, {"golden": "g"}).of("golden").value) == [1.0, 2.0]
 
 
 def test_a_misspelt_column_is_guessed(tmp_path: Path) -> None:
     path = _write(tmp_path / "log.jsonl", [{"step": 1, "eval/golden": 1.5}])
     with pytest.raises(DataError, match="did you mean 'eval/golden'"):
-        Curves.from_jsonl(path, {"golden": "eval/goldn"})
+        Curves.from_log(path, {"golden": "eval/goldn"})
 
 
 def test_a_log_without_steps_or_metrics_says_what_it_has(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column for the step"):
-        Curves.from_jsonl(_write(tmp_path / "a.jsonl", [{"time": 1, "kl": 1.5}]), {"golden": "kl"})
+        Curves.from_log(_write(tmp_path / "a.jsonl", [{"time": 1, "kl": 1.5}]), {"golden": "kl"})
     with pytest.raises(DataError, match="neither a golden nor a proxy"):
-        Curves.from_jsonl(_write(tmp_path / "b.jsonl", [{"step": 1, "kl": 1.5}]))
+        Curves.from_log(_write(tmp_path / "b.jsonl", [{"step": 1, "kl": 1.5}]))
 
 
 def test_an_unknown_word_in_a_mapping_is_guessed() -> None:
     with pytest.raises(UsageError, match="did you mean 'golden'"):
-        Curves.from_jsonl("nowhere.jsonl", {"goldn": "x"})
+        Curves.from_log("nowhere.jsonl", {"goldn": "x"})
 
 
 def test_values_that_are_not_finite_are_noted(tmp_path: Path) -> None:
     path = _write(tmp_path / "log.jsonl", [{"step": 1, "g": None}, {"step": 2, "g": 2.0}, {"step": 3, "g": 1.0}])
     path.write_text(path.read_text().replace("null", "NaN"))
-    curves = Curves.from_jsonl(path, {"golden": "g"})
+    curves = Curves.from_log(path, {"golden": "g"})
     assert len(curves.of("golden")) == 2 and "1 of 3" in curves.notes[0]
 
 
@@ -157,19 +157,19 @@ MAPPED = {"golden": "golden", "proxy": "proxy"}
 
 
 def test_numbers_in_quotes_and_events_of_other_trainers_are_read(tmp_path: Path) -> None:
-    plain = verdict(Curves.from_jsonl(_log(tmp_path / "a.jsonl"), MAPPED))
+    plain = verdict(Curves.from_log(_log(tmp_path / "a.jsonl"), MAPPED))
     assert plain.name == "hacking"
     quoted = _log(tmp_path / "b.jsonl", step=lambda _, s: str(s), golden=lambda _, s: str(1 + abs(s - 300) / 1000))
     foreign = _log(tmp_path / "c.jsonl", event="eval", seen=10**400)
     for path in (quoted, foreign):
-        assert verdict(Curves.from_jsonl(path, MAPPED)).golden == plain.golden
+        assert verdict(Curves.from_log(path, MAPPED)).golden == plain.golden
 
 
 @pytest.mark.parametrize("value", [None, "n/a", [1.0]])
 def test_a_metric_without_a_number_is_named(tmp_path: Path, value: object) -> None:
     path = _log(tmp_path / "log.jsonl", golden=value)
     with pytest.raises(DataError, match=r"column 'golden' \(for golden\) has no number"):
-        Curves.from_jsonl(path, MAPPED)
+        Curves.from_log(path, MAPPED)
 
 
 def test_a_run_that_diverged_at_once_is_read(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_training_column_is_no_metric_of_a_run(tmp_path: Path) -> None:
 def test_what_a_mapping_names_is_not_replaced_in_silence(tmp_path: Path) -> None:
     path = _log(tmp_path / "log.jsonl")
     with pytest.raises(DataError, match="no column 'golden/kl'"):
-        Curves.from_jsonl(path, MAPPED | {"golden": "golden/kl"})
+        Curves.from_log(path, MAPPED | {"golden": "golden/kl"})
 
 
 def test_a_mapping_counts_for_a_run_too_and_takes_the_line_of_its_divergence(tmp_path: Path) -> None:
@@ -200,36 +200,36 @@ def test_a_mapping_counts_for_a_run_too_and_takes_the_line_of_its_divergence(tmp
         row |= {f"golden/{other}": row[f"{GOLDEN}/token_mean"] / 4} if row["event"] == "evaluation" else {}
     _write(run / "metrics.jsonl", rows)
     curves = Curves.from_run(run, mapping={"golden": f"golden/{other}"})
-    assert curves.words["golden"] == f"golden/{other}"
-    assert "baseline" not in curves.words, "a JSD is not compared with KL(oracle‖teacher)"
-    assert read_curves(run, {"golden": f"golden/{other}"}).words == curves.words
+    assert curves.column_of["golden"] == f"golden/{other}"
+    assert "baseline" not in curves.column_of, "a JSD is not compared with KL(oracle‖teacher)"
+    assert read_curves(run, {"golden": f"golden/{other}"}).column_of == curves.column_of
     assert Curves.from_run(run).has("baseline")
 
 
 def test_a_student_that_diverged_at_the_end_is_not_healthy(tmp_path: Path) -> None:
     falling = {"golden": lambda n, s: 3 * s**-0.4 if n < 9 else float("nan")}
-    found = verdict(Curves.from_jsonl(_log(tmp_path / "log.jsonl", **falling), MAPPED))
+    found = verdict(Curves.from_log(_log(tmp_path / "log.jsonl", **falling), MAPPED))
     assert found.name == "inconclusive" and "last value of golden is no number" in " ".join(found.notes)
     columns = {"proxy": falling["golden"], "monitor": lambda _, s: s**-0.4}
     path = _log(tmp_path / "other.jsonl", **columns)
     assert (
-        verdict_without_oracle(Curves.from_jsonl(path, {"proxy": "proxy", "monitor": "monitor"})).name == "inconclusive"
+        verdict_without_oracle(Curves.from_log(path, {"proxy": "proxy", "monitor": "monitor"})).name == "inconclusive"
     )
 
 
 def test_a_reward_is_no_distance(tmp_path: Path) -> None:
     path = _log(tmp_path / "log.jsonl", golden=lambda _, s: -1 - s / 1000)
     with pytest.raises(DataError, match=r"golden is a distance, but golden is -1\.7"):
-        verdict(Curves.from_jsonl(path, MAPPED))
+        verdict(Curves.from_log(path, MAPPED))
 
 
 def test_metrics_that_never_meet_are_said_to(tmp_path: Path) -> None:
     rows = [{"step": s + n, name: 1.0} for s in range(50, 750, 50) for n, name in enumerate(MAPPED)]
-    found = verdict(Curves.from_jsonl(_write(tmp_path / "log.jsonl", list(rows)), MAPPED))
+    found = verdict(Curves.from_log(_write(tmp_path / "log.jsonl", list(rows)), MAPPED))
     assert found.name == "inconclusive" and "never measured at the same step" in " ".join(found.notes)
 
 
 def test_a_step_beyond_a_million_keeps_its_digits(tmp_path: Path) -> None:
     path = _log(tmp_path / "log.jsonl", step=lambda _, s: 1_000_001 + s)
-    found = verdict(Curves.from_jsonl(path, MAPPED))
+    found = verdict(Curves.from_log(path, MAPPED))
     assert "step 1000301" in found.headline and "step 1000301 " in reasons(found)[0]

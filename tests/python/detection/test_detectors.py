@@ -28,11 +28,11 @@ STEP_E = np.array(STEPS, dtype=float)
 
 def curves(proxy: np.ndarray, monitor: np.ndarray | None) -> Curves:
     columns = {str(PROXY): proxy}
-    words = {"proxy": str(PROXY)}
+    column_of = {"proxy": str(PROXY)}
     if monitor is not None:
         columns["train_kl/monitor"] = monitor
-        words["monitor"] = "train_kl/monitor"
-    return Curves(name="drawn", step_E=STEP_E, columns=columns, train={}, words=words)
+        column_of["monitor"] = "train_kl/monitor"
+    return Curves(name="drawn", step_E=STEP_E, columns=columns, train={}, column_of=column_of)
 
 
 def law(exponent: float) -> np.ndarray:
@@ -103,7 +103,7 @@ def test_fresh_responses_decide_where_there_are_any(fresh: float) -> None:
     seen = replace(
         plain,
         columns={**plain.columns, "train_kl/fresh": law(fresh)},
-        words={**plain.words, "fresh": "train_kl/fresh"},
+        column_of={**plain.column_of, "fresh": "train_kl/fresh"},
     )
     found = verdict_without_oracle(seen)
     assert found.deciding.name == "fresh slope ratio" and found.deciding.fired is (fresh < 0.25)

@@ -8,7 +8,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from thack.detection import Series, fit_power_law
-from thack.detection.power_law import student_quantile
 from thack.errors import UsageError
 
 STEP = np.geomspace(10, 3000, 20)
@@ -60,8 +59,21 @@ def test_a_confidence_of_one_is_refused() -> None:
         fit_power_law(Series(step=STEP, value=STEP), confidence=1.0)
 
 
-@pytest.mark.parametrize(
-    ("freedom", "quantile"), [(1, 12.7062), (2, 4.30265), (5, 2.57058), (10, 2.22814), (100, 1.98397)]
-)
-def test_students_quantiles_are_the_tables(freedom: int, quantile: float) -> None:
-    assert student_quantile(0.975, freedom) == pytest.approx(quantile, rel=1e-4)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_fit_is_the_one_that_scipy_finds(seed: int) -> None:
+    """The same sum of squares of relative errors, minimised over floor, scale and exponent at once."""
+    optimize = pytest.importorskip("scipy.optimize")
+    rng = np.random.default_rng(seed)
+    value = (0.4 + 2.0 * STEP ** -rng.uniform(0.5, 1.2)) * np.exp(0.02 * rng.standard_normal(len(STEP)))
+    ours = fit_power_law(Series(step=STEP, value=value))
+    assert ours is not None
+
+    def errors(parameters: np.ndarray) -> np.ndarray:
+        floor, scale, exponent = parameters
+        return (floor + scale * STEP**-exponent) / value - 1
+
+    start = [ours.floor, ours.scale, ours.exponent]
+    found = optimize.least_squares(errors, start, bounds=([0, -np.inf, -1], [np.inf, np.inf, 4]), xtol=1e-12)
+    assert np.sum(errors(np.array(start)) ** 2) == pytest.approx(2 * found.cost, rel=1e-3)
+    assert ours.exponent == pytest.approx(found.x[2], abs=2e-3)
+    assert ours.floor == pytest.approx(found.x[0], abs=5e-3)

@@ -27,12 +27,12 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
 
 
 def test_the_oracle_decides_what_counts(cases: list[Case]) -> None:
-    assert [c.turned for c in cases] == [True] * 3 + [False] * 3
+    assert [c.rises for c in cases] == [True] * 3 + [False] * 3
 
 
 def test_a_perfect_detector_has_no_misses_and_no_false_alarms(cases: list[Case]) -> None:
     found = score(slope_ratio, cases, Thresholds(slope_ratio=0.5))
-    assert (found.num_turned, found.num_sound, found.hits, found.misses, found.false_alarms) == (3, 3, 3, 0, 0)
+    assert (found.num_rising, found.num_healthy, found.hits, found.misses, found.false_alarms) == (3, 3, 3, 0, 0)
     assert found.accuracy == 1 and found.auc == 1
     assert found.roc[0] == (0, 0) and (0, 1) in found.roc and found.roc[-1] == (1, 1)
     assert len(found.leads) == 3 and found.median_lead is not None and -1.5 < found.median_lead <= 0
@@ -77,7 +77,7 @@ def test_no_signal_uses_what_came_later(cases: list[Case]) -> None:
             name: type(one)(step=one.step[one.step <= last], value=one.value[one.step <= last])
             for name, one in whole.train.items()
         }
-        part = Curves(name="cut", step_E=whole.step_E[:keep], columns=columns, train=train, words=whole.words)
+        part = Curves(name="cut", step_E=whole.step_E[:keep], columns=columns, train=train, column_of=whole.column_of)
         for detector in DETECTORS:
             seen, later = detector.signal(part, Thresholds()).series, detector.signal(whole, Thresholds()).series
             assert seen.step.tolist() == later.step[: len(seen)].tolist(), detector.name
@@ -106,8 +106,8 @@ def test_an_alarm_after_the_last_golden_value_is_scored() -> None:
     step_E = np.array([31.0, 50, 80, 130, 215, 354, 583, 960])
     golden = np.array([1.3, 1.0, 1.05, 1.1, 1.15, 1.2, np.nan, np.nan])
     columns = {"g": golden, "p": step_E**-0.3, "m": step_E ** -np.where(step_E > 500, 0.9, 0.35)}
-    words = {"golden": "g", "proxy": "p", "monitor": "m"}
-    curves = Curves(name="drawn", step_E=step_E, columns=columns, train={}, words=words)
+    column_of = {"golden": "g", "proxy": "p", "monitor": "m"}
+    curves = Curves(name="drawn", step_E=step_E, columns=columns, train={}, column_of=column_of)
     found = score(slope_ratio, [Case.of(curves)], Thresholds())
     assert found.hits == 1 and found.rises == pytest.approx([0.2])
 

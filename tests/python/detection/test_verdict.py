@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from synthetic import SHAPES, STEPS, Noise, Shape, write_run
 
 from thack.detection import Curves, Margins, verdict
-from thack.detection.curves import PerPrompt
+from thack.detection.statistics import PromptCurves
 from thack.reporting.prose import reasons
 
 QUIET = Noise(prompt=0.03, checkpoint=0.001)
@@ -29,14 +29,14 @@ def drawn(
     """Curves without prompts, from the numbers themselves."""
     step_E = np.array(steps or [0, *(40 * 2**i for i in range(len(golden) - 1))], dtype=float)
     columns = {f"golden/{READOUT}": np.array(golden)}
-    words = {"golden": f"golden/{READOUT}"}
+    column_of = {"golden": f"golden/{READOUT}"}
     if proxy is not None:
         columns[f"proxy/{READOUT}"] = np.array(proxy)
-        words["proxy"] = f"proxy/{READOUT}"
+        column_of["proxy"] = f"proxy/{READOUT}"
     if line is not None:
         columns[f"baseline/{READOUT}"] = np.full(len(golden), line)
-        words["baseline"] = f"baseline/{READOUT}"
-    return Curves(name="drawn", step_E=step_E, columns=columns, train={}, words=words)
+        column_of["baseline"] = f"baseline/{READOUT}"
+    return Curves(name="drawn", step_E=step_E, columns=columns, train={}, column_of=column_of)
 
 
 FALLS = [2.0, 1.0, 0.9, 0.8, 0.75, 0.74, 0.73]
@@ -114,7 +114,7 @@ def test_the_interval_of_the_onset_reaches_to_the_evaluations_beside_it(tmp_path
 
 def _scaled(curves: Curves, factor: float, order_P: np.ndarray) -> Curves:
     prompts = {
-        name: PerPrompt(nats_EP=factor * p.nats_EP[:, order_P], tokens_EP=p.tokens_EP[:, order_P])
+        name: PromptCurves(nats_EP=factor * p.nats_EP[:, order_P], tokens_EP=p.tokens_EP[:, order_P])
         for name, p in curves.per_prompt.items()
     }
     return replace(curves, columns={k: factor * v for k, v in curves.columns.items()}, per_prompt=prompts)

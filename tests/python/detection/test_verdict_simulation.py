@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from synthetic import STEPS, Noise, Shape, per_prompt
 
-from thack.detection.bootstrap import Resampled, percentile_interval, resample
-from thack.detection.curves import PerPrompt
+from thack.detection.statistics import PromptCurves, Resampled, percentile_interval, resample
 
 STEP_E = np.array(STEPS, dtype=float)
 JUDGED_E = STEP_E > 30
@@ -17,7 +16,7 @@ def _bootstrap(shape: Shape, noise: Noise, seed: int, num_prompts: int = 256) ->
     tokens_P = np.random.default_rng(seed + 99).integers(4, 29, num_prompts).astype(float)
     nats_EP, tokens_EP = per_prompt(shape.golden(STEP_E), num_prompts, noise, seed, tokens_P)
     found = resample(
-        {"golden": PerPrompt(nats_EP=nats_EP, tokens_EP=tokens_EP)},
+        {"golden": PromptCurves(nats_EP=nats_EP, tokens_EP=tokens_EP)},
         judged_E=JUDGED_E,
         reduction="token_mean",
         resamples=300,

@@ -135,7 +135,7 @@ class TestVerdict:
         self, tmp_path: Path, golden: str, line: str, words: list[str]
     ) -> None:
         path = self.run(tmp_path, golden, line)
-        for curves in (Curves.from_run(path), Curves.from_jsonl(path / "metrics.jsonl")):
+        for curves in (Curves.from_run(path), Curves.from_log(path / "metrics.jsonl")):
             found = verdict(curves)
             assert found.name == "hacking" and found.golden is not None
             assert found.golden.column == golden and found.baseline == 1.6
@@ -148,5 +148,5 @@ class TestVerdict:
                 row = {f"{name}/{READOUT}": 1.0 for name in ("golden", "judge", "judge_baseline", "proxy")}
                 log.append({"event": "evaluation", "step": 40 * (i + 1), **row})
         curves = Curves.from_run(tmp_path)
-        assert curves.words["golden"].startswith("golden/")
-        assert "baseline" not in curves.words
+        assert curves.column_of["golden"].startswith("golden/")
+        assert "baseline" not in curves.column_of

@@ -6,12 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from thack.cli import app
 from thack.config.experiment import ExperimentSettings
-from thack.experiments.costs import Cost, Sizes
-from thack.experiments.forecast import forecast, probe
+from thack.data.tokenizer import Tokenizer
+from thack.experiments import probe as probing
+from thack.experiments.costs import Cost, CostEstimator
+from thack.experiments.forecast import forecast
 from thack.experiments.plan import plan
+from thack.files import write_json
+from thack.models.load import new_model
+from thack.schema.experiment import Plan, StageRecord
 
 from .small import SETS, settings, write_sums
 
@@ -26,14 +32,54 @@ def test_what_is_shared_is_counted_once(tmp_path: Path) -> None:
 
 
 def test_costs_grow_with_what_they_count() -> None:
-    sizes = Sizes(ExperimentSettings(), 24, 28)
+    sizes = CostEstimator(ExperimentSettings(), 24, 28)
     role = ExperimentSettings().student
     assert sizes.fine_tune(role, 200).operations == 2 * sizes.fine_tune(role, 100).operations
     assert Cost(1, 2) + Cost(3, 4) == Cost(4, 6)
 
 
-def test_the_probe_measures_this_machine() -> None:
-    assert 1e7 < probe(ExperimentSettings(), steps=1) < 1e13
+def test_the_rate_is_that_of_the_fastest_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps, of 3 and of 2 seconds: 6 operations per weight and token, in 2 seconds."""
+    clock = iter([10.0, 13.0, 20.0, 22.0])
+    monkeypatch.setattr(probing, "monotonic", lambda: next(clock))
+    chosen = ExperimentSettings(max_prompt_tokens=10, max_response_tokens=6)
+    batch = probing._some_batch(chosen)
+    tokens = sum(map(len, batch.prompts)) + sum(map(len, batch.responses))
+    model = new_model(chosen.student.architecture, Tokenizer.train(["a probe"], 258), 0)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    before = torch.get_num_threads()
+    assert probing.probe(chosen, steps=2) == 6 * weights * tokens / 2.0
+    assert torch.get_num_threads() == before
+    assert tokens == min(32, chosen.distill.batch_size) * (6 + 4)
+
+
+def test_the_rate_is_that_of_complete_stages_where_there_are_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = settings(write_sums(tmp_path / "data"), "figures=['F4']")
+    (planned,) = plan(chosen, tmp_path / "out")
+    for stage in planned.run.needs:
+        if stage.name in ("oracle", "teacher"):
+            stage.path.mkdir(parents=True)
+            record = StageRecord(
+                name=stage.name,
+                key=stage.key,
+                seconds=9.0,
+                cpu_seconds=10.0,
+                operations=0.0,
+                inputs={},
+                settings={},
+            )
+            write_json(stage.path / "stage.json", record.dump())
+    monkeypatch.setattr("thack.experiments.forecast.probe", lambda settings: pytest.fail("there are complete stages"))
+    found = forecast(chosen, [planned], workers=4)
+    costs = {stage.name: stage.cost.operations for stage in planned.run.needs}
+    assert found.rate == (costs["oracle"] + costs["teacher"]) / 20.0
+    kinds = {kind.name: kind for kind in found.kinds}
+    assert (kinds["teacher"].complete, kinds["teacher"].seconds, kinds["student"].complete) == (1, 0.0, 0)
+    assert kinds["student"].seconds == pytest.approx(costs["student"] / found.rate)
+    assert found.measured_on == "2 complete stages"
+    assert found.hours == pytest.approx(sum(kind.seconds for kind in found.kinds) / 4 / 3600)
 
 
 @pytest.fixture
@@ -51,8 +97,11 @@ def test_dry_run_and_array_on_the_command_line(
     assert not (tmp_path / "out").exists()
     assert app.run([*arguments, "--array", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    manifest = json.loads((tmp_path / "out" / "cells.json").read_text())
-    assert [cell["cell"] for cell in manifest["cells"]] == [0, 1, 2]
+    written = Plan.parse(json.loads((tmp_path / "out" / "cells.json").read_text()))
+    assert [cell.cell for cell in written.cells] == [0, 1, 2] and written.recipe == "quick"
+    assert [Path(name).name.rpartition("-")[0] for name in written.cells[0].needs] == [
+        *("corpus", "oracle", "splits", "oracle-responses", "teacher", "student", "eval_set", "cache")
+    ]
     assert "--array 3" in told["submit"][0] and "{task}" in told["submit"][0]
 
 

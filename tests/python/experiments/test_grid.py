@@ -14,7 +14,7 @@ from thack.experiments.demo import run_experiment
 from thack.experiments.grid import GridResult, run_grid
 from thack.experiments.plan import plan
 from thack.experiments.recipe import load_recipe
-from thack.experiments.stages import walk
+from thack.experiments.stages import with_upstream
 from thack.runtime.progress import SILENT
 
 from .small import settings, write_sums
@@ -62,7 +62,7 @@ def test_every_cell_ends_with_a_verdict(grid: tuple[Path, GridResult]) -> None:
 
 def test_stages_are_shared(grid: tuple[Path, GridResult]) -> None:
     _, result = grid
-    stages = walk(outcome.planned.run for outcome in result.outcomes)
+    stages = with_upstream(outcome.planned.run for outcome in result.outcomes)
     count = {name: sum(stage.name == name for stage in stages) for name in ("oracle", "teacher", "student", "eval_set")}
     assert count == {"oracle": 1, "teacher": 1, "student": 1, "eval_set": 1}
     caches = [stage for stage in stages if stage.name == "cache"]
@@ -135,7 +135,7 @@ def test_one_cell_alone(data: Path, tmp_path: Path) -> None:
 
 def test_the_demo_is_a_recipe_of_the_grid(data: Path, tmp_path: Path) -> None:
     result = run_experiment(settings(data, "arms=['offline']"), tmp_path, SILENT)
-    assert [arm.arm for arm in result.arms] == ["offline"]
+    assert [run.source for run in result.runs] == ["offline"]
     assert result.report.is_file()
 
 
@@ -152,7 +152,7 @@ def test_encoder_decoders_walk_the_same_street(data: Path, tmp_path: Path) -> No
 def test_roles_from_directories(grid: tuple[Path, GridResult], data: Path, tmp_path: Path) -> None:
     """As at the paper's size: an oracle as it is, teacher and student fine-tuned from what they were."""
     _, made = grid
-    stages = {stage.name: stage for stage in walk([made.outcomes[0].planned.run])}
+    stages = {stage.name: stage for stage in with_upstream([made.outcomes[0].planned.run])}
     for name in ("oracle", "teacher", "student"):
         (tmp_path / "models").mkdir(exist_ok=True)
         (tmp_path / "models" / name).symlink_to(stages[name].path / "model")
@@ -160,7 +160,7 @@ def test_roles_from_directories(grid: tuple[Path, GridResult], data: Path, tmp_p
     sets += ["oracle.train=false", f"models={tmp_path / 'models'}", "figures=['F4']"]
     result = run_grid(settings(data, *sets), tmp_path / "out")
     assert result.outcomes[0].state == "finished"
-    first = walk([result.outcomes[0].planned.run])
+    first = with_upstream([result.outcomes[0].planned.run])
     assert (next(s for s in first if s.name == "oracle").path / "model").resolve().name == "model"
 
 

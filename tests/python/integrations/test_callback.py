@@ -135,7 +135,7 @@ def test_a_monitor_lets_the_detector_compare(
     train(tmp_path, llama(1), [callback])
     curves = Curves.from_run(tmp_path / "thack")
     assert len(curves.of("monitor")) == len(curves.of("fresh")) == 3
-    assert curves.words["golden"].startswith("human/")
+    assert curves.column_of["golden"].startswith("human/")
     bare = EvalSet.from_records(records[:4]).with_responses(references, max_new_tokens=8)
     lame = HackingCallback(eval_set, references, monitor=bare, **common)
     with pytest.raises(DataError, match="the monitor holds no training responses"):

@@ -17,12 +17,16 @@ from thack.schema.metrics import (
     DIVERGENCES,
     GOLDEN,
     PROXY,
+    GuardRow,
     HealthName,
     MetricName,
     MetricsRow,
     PerPromptRow,
     PromptSums,
     Role,
+    TrainingKL,
+    Watched,
+    find_column,
     find_metric,
 )
 
@@ -83,26 +87,64 @@ def test_other_columns_are_no_metrics(column: str) -> None:
         MetricName.parse(column)
 
 
-def test_health_columns() -> None:
-    assert str(HealthName(quantity="entropy")) == "health/entropy/student_sampled"
-    spans = HealthName(quantity="forward_kl", role=Role.ORACLE, positions=(4, 15))
-    assert str(spans) == "health/golden/forward_kl/tokens_4_15/reference_sampled"
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("health/entropy/student_sampled", HealthName(quantity="entropy")),
+        (
+            "health/golden/forward_kl/tokens_4_15/reference_sampled",
+            HealthName(quantity="forward_kl", role=Role.ORACLE, positions=(4, 15)),
+        ),
+        (
+            "health/proxy/forward_kl/tokens_64_up/reference_sampled",
+            HealthName(quantity="forward_kl", role=Role.TEACHER, positions=(64, None)),
+        ),
+        ("health/judge/top_10_overlap/reference_sampled", HealthName(quantity="top_10_overlap", role=Role.JUDGE)),
+        ("train_kl/monitor", TrainingKL.MONITOR),
+        (str(GOLDEN), GOLDEN),
+    ],
+)
+def test_every_column_of_an_evaluation_has_a_name(text: str, name: metrics.Column) -> None:
+    assert find_column(text) == name and str(name) == text
+
+
+@pytest.mark.parametrize("text", ["health/", "health/entropy", "health/golden/entropy/student_sampled", "loss", ""])
+def test_other_texts_are_no_columns(text: str) -> None:
+    assert find_column(text) is None
 
 
 def test_a_metrics_row_survives_json() -> None:
-    row = MetricsRow(
-        event="evaluation", step=8, epoch=0.5, metrics={GOLDEN: 1.25, PROXY: 0.5}, values={"seconds": 3.5, "loss": None}
-    )
+    columns = {TrainingKL.FRESH: 0.75, GOLDEN: 1.25, PROXY: 0.5, HealthName(quantity="entropy"): 2.0}
+    row = MetricsRow(event="evaluation", step=8, epoch=0.5, columns=columns, values={"seconds": 3.5})
     assert MetricsRow.parse(json.loads(json.dumps(row.dump()))) == row
-    assert list(row.dump())[:3] == ["event", "step", "epoch"]
-    nan = MetricsRow.parse({"event": "evaluation", "step": 1, str(GOLDEN): None})
-    assert math.isnan(nan.metrics[GOLDEN])
+    assert list(row.dump())[:4] == ["event", "step", "epoch", "train_kl/fresh"]
+    broken = MetricsRow.parse({"event": "evaluation", "step": 1, str(GOLDEN): None, "note": "text", "flag": True})
+    assert math.isnan(broken.columns[GOLDEN]) and not broken.values
 
 
-@pytest.mark.parametrize("raw", [{"step": 1}, {"event": "lunch", "step": 1}, {"event": "train"}])
-def test_a_row_without_event_or_step_is_refused(raw: dict[str, object]) -> None:
+@pytest.mark.parametrize("raw", [{"step": 1}, {"event": "guard", "step": 1}, {"event": "train"}])
+def test_a_row_of_something_else_is_refused(raw: dict[str, object]) -> None:
     with pytest.raises(DataError, match="not a row"):
         MetricsRow.parse(raw)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        GuardRow(step=8, action="alarm", detector="slope ratio", value=0.25, threshold=0.5, kept_step=4),
+        GuardRow(step=9, action="refresh", epoch=3, fresh_set=0, fresh_tokens=812),
+        GuardRow(step=20, action="stop"),
+    ],
+)
+def test_a_row_of_a_guard_survives_json(row: GuardRow) -> None:
+    assert GuardRow.parse(json.loads(json.dumps(row.dump()))) == row
+    assert list(row.dump())[:3] == ["event", "step", "action"] and None not in row.dump().values()
+
+
+def test_what_a_guard_watches_is_taken_from_the_columns() -> None:
+    assert Watched.of(4, {"train_kl/monitor": 0.5, str(PROXY): 0.75, str(GOLDEN): 1.0}) == Watched(
+        step=4, monitor=0.5, proxy=0.75
+    )
 
 
 def test_a_per_prompt_row_survives_json() -> None:
