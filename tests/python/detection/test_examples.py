@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from synthetic import Noise, write_run
 
-from thack.detection import Series, curves, detectors, foreign, power_law, verdict_table
+from thack.detection import Series, curves, detectors, power_law, verdict_table
 
-MODULES = [curves, detectors, foreign, power_law, verdict_table]
+MODULES = [curves, detectors, power_law, verdict_table]
 
 
 @pytest.mark.parametrize("module", MODULES)
