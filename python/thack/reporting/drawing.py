@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DASHED = (0, (4, 3))
+_PATCH = {"facecolor": SURFACE.light, "edgecolor": "none", "alpha": 0.8, "pad": 1}  # behind a label, over lines
 EndLabel = tuple[float, float, str, Colour]  # step, value, text and its colour
 
 
@@ -73,8 +74,8 @@ def annotate(axes: Axes, text: str, height: float, at: float | None) -> None:
         va="center",
         color=MUTED.light,
         fontsize=7.5,
-        bbox={"facecolor": SURFACE.light, "edgecolor": "none", "alpha": 0.8, "pad": 1},
-        zorder=5,
+        bbox=_PATCH,
+        zorder=1.9,  # below the curves, which it must not hide
     )
 
 
@@ -104,6 +105,7 @@ def end_labels(axes: Axes, ends: Sequence[EndLabel]) -> None:
             fontweight="bold",
             va="center",
             annotation_clip=False,
+            bbox=_PATCH,
         )
     left, right = axes.get_xlim()
     axes.set_xlim(left, right * (right / left) ** 0.1)

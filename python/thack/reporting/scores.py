@@ -11,10 +11,10 @@ from thack.reporting.table import DASH, Row, Table, table
 
 ABOUT_SCORES = (
     "Scored against the oracle's verdict. Lead: doublings of the step from the alarm to golden's minimum, so "
-    "0 is an alarm at the turn and −1 one at twice its step. Golden at the alarm: above its minimum, median. "
-    "AUC: how often a run that turned looks worse to the detector than one that did not."
+    "0 is an alarm at the onset and −1 one at twice its step. Golden at the alarm: above its minimum, median. "
+    "AUC: how often a run in which golden rises looks worse to the detector than one in which it does not."
 )
-_HEAD = ("detector", "alarm at", "turns found", "false alarms", "AUC", "lead", "golden at the alarm")
+_HEAD = ("detector", "alarm at", "onsets found", "false alarms", "AUC", "lead", "golden at the alarm")
 
 
 def detector_scores(runs: Sequence[JudgedRun]) -> Table | None:

@@ -105,7 +105,7 @@ def _detector_names(report: ReportInput) -> list[str]:
 
 
 def _detection(found: Detection) -> Cell:
-    value = "" if found.value is None else f" {found.value:.2f}"
+    value = "" if found.value is None else f" {found.value:.2f}".replace("-", "−")
     alarm = found.state if found.alarm_step is None else f"alarm @ {found.alarm_step:.10g}"
     return (Span(alarm, "strong" if found.fired else "plain"), *note(value))
 

@@ -42,7 +42,7 @@ def test_detectors_are_scored_on_all_runs_and_on_each_task(tmp_path: Path) -> No
     ]
     root = write_grid(tmp_path, arms, seeds=(0,))
     page = write_grid_report(root, root / "report.html").read_text()
-    assert page.count(">turns found<") == 3
+    assert page.count(">onsets found<") == 3
     assert "2 of 2" in page and "task signature" in page
 
 

@@ -18,5 +18,5 @@ def test_detectors_are_scored_where_some_runs_turned_and_others_did_not(tmp_path
     assert found is not None
     row = next(row for row in found.rows if row[0][0].text == "slope ratio")
     cells = dict(zip(found.head, ("".join(span.text for span in cell) for cell in row), strict=True))
-    assert (cells["turns found"], cells["false alarms"], cells["AUC"]) == ("1 of 1", "0 of 1", "1.00")
+    assert (cells["onsets found"], cells["false alarms"], cells["AUC"]) == ("1 of 1", "0 of 1", "1.00")
     assert detector_scores(report.runs[:1]) is None
