@@ -44,11 +44,9 @@ from thack.schema.metrics import (
     Responses,
     Role,
 )
+from thack.targets.keys import EVALUATION_STREAM
 from thack.targets.vocabulary import common_width, log_probs
 
-#: The `epoch` of the random numbers that a student's responses are drawn with at an evaluation. Those below belong to
-#: the models that wrote the evaluation set's fixed responses.
-EVALUATION_STREAM = 3
 _INTERVAL_SEED = 20250203  # fixed: intervals are part of the measurement, not of the run
 _CONFIDENCE = 0.95
 _MEMORY_BYTES = 1 << 30  # reference log-probabilities kept between evaluations

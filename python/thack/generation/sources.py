@@ -17,6 +17,7 @@ from thack.errors import UsageError
 from thack.generation.sampler import GenerationRequest, respond
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ALONE, ProcessGroup
+from thack.targets.keys import Stream, run_words, training_epoch
 
 
 class ResponseSource(Protocol):
@@ -82,7 +83,7 @@ class Online:
         asked = [self._prompts[i] for i in positions]
         if not asked:
             return []
-        request = replace(self._request, epoch=epoch + 1)  # epoch 0 names the offline responses
+        request = replace(self._request, epoch=training_epoch(epoch))
         found = respond(self._writer, asked, request, samples=self._samples[positions], group=self._group)
         self.generated_tokens += sum(len(s.response_ids) for s in found)
         return [replace(s, sample=given.sample) for s, given in zip(found, asked, strict=True)]
@@ -182,7 +183,7 @@ class Growing:
     def _choice(self, epoch: int) -> np.ndarray:
         """int64 per position: 0 for the given response, n for set n − 1."""
         num_sets, num_new = self._num_joined(epoch), sum(1 for join in self._joins if join == epoch)
-        random = np.random.Philox(key=self._seed, counter=[0, 0, epoch, 4]).random_raw(len(self))
+        random = run_words(self._seed, Stream.RESPONSE_SETS, epoch, count=len(self))
         first = num_sets + 1 - num_new if num_new else 0
         # The top 32 bits times the number of sets: nearly uniform, which a remainder would not be.
         picked = (random >> np.uint64(32)) * np.uint64(num_sets + 1 - first) >> np.uint64(32)

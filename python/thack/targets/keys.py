@@ -7,14 +7,14 @@ sampling a token from threshold sampling. `example` is the index of the prompt i
 
     epoch    0       what `thack generate` and `thack cache-logits` write and draw
              e + 1   responses that are newly sampled in epoch e of a training run (`training_epoch`)
-             0, 1, 2 the writers of an evaluation set, in their order, by its own seed
-             3       the student's responses in an evaluation (`EVALUATION_STREAM`), by its own seed
+             0, 1, 2 the models that wrote an evaluation set's fixed responses, in their order, by its own seed
+             3       the student's responses in an evaluation (`EVALUATION_STREAM`)
     sample   0 …     which of several responses to one prompt; below 2^31
              2^31 …  the draws of a multinomial target (`MULTINOMIAL_SAMPLE`)
              2^32−1  the teacher's other responses of the training monitors (`MONITOR_SAMPLE`)
 
-Per run (NumPy's Philox, `run_words`): (seed, stream, epoch). The phases of a mixture of offline and online responses
-are NumPy's own permutation by Philox(key=seed).
+Per run (NumPy's Philox, `run_words`): (seed, stream, step or epoch, rank, part). The phases of a mixture of offline and
+online responses are NumPy's own permutation by Philox(key=seed).
 """
 
 from __future__ import annotations
@@ -68,6 +68,6 @@ def row_keys(sequences: Sequence[TokenSequence], epoch: int = OFFLINE_EPOCH) -> 
     return torch.from_numpy(keys_N4)
 
 
-def run_words(seed: int, stream: Stream, *, epoch: int, count: int) -> np.ndarray:
-    """uint64 [count]: raw random words, the same for every version of NumPy."""
-    return np.random.Philox(key=seed, counter=[0, 0, epoch, stream]).random_raw(count)
+def run_words(seed: int, stream: Stream, step: int, *, rank: int = 0, part: int = 0, count: int = 1) -> np.ndarray:
+    """uint64 [count]: raw random words, the same for every version of NumPy; `step` is the step or the epoch."""
+    return np.random.Philox(key=seed, counter=[part, rank, step, stream]).random_raw(count)

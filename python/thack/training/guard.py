@@ -33,6 +33,7 @@ from thack.models.protocol import LanguageModel
 from thack.reporting.prose import detector_meaning
 from thack.schema import document
 from thack.schema.metrics import GuardRow, Watched
+from thack.targets.keys import training_epoch
 from thack.targets.projected import ProjectedTeacher
 from thack.targets.types import Target
 from thack.training.data import TrainingData
@@ -235,7 +236,7 @@ class Guarded:
         return write
 
     def _generate(self, given: Sequence[TokenSequence], samples: np.ndarray, epoch: int) -> list[np.ndarray]:
-        request = replace(self._request, epoch=epoch + 1)  # epoch 0 is what `generate` and a capture write
+        request = replace(self._request, epoch=training_epoch(epoch))
         return [s.response_ids for s in respond(self._teacher, given, request, samples=samples)]
 
 

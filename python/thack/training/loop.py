@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from thack.models.protocol import LanguageModel
 from thack.runtime.preemption import StopFlag
 from thack.runtime.process_group import ALONE, ProcessGroup
 from thack.runtime.progress import SILENT, Progress
+from thack.targets.keys import Stream, run_words
 from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
 from thack.training.data import TrainingData
@@ -238,7 +238,7 @@ def _reading_ahead(job: Job) -> Iterator[None]:
 
 def _seed_dropout(seed: int, step: int, micro: int, rank: int) -> None:
     """Seeded by place, not by history, so that a resumed run draws what an uninterrupted one would."""
-    word = np.random.Philox(key=seed, counter=[micro, rank, step, 2]).random_raw()
+    (word,) = run_words(seed, Stream.DROPOUT, step, rank=rank, part=micro)
     torch.manual_seed(int(word) >> 1)
 
 

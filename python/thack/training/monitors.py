@@ -17,11 +17,11 @@ from thack.generation.sampler import GenerationRequest, respond
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
 from thack.schema.metrics import TrainingKL
+from thack.targets.keys import MONITOR_SAMPLE, Stream
 from thack.training.data import LiveTargets, TrainingData
 from thack.training.plan import Plan, shuffled
 
 _PROMPTS = 256
-_SAMPLE = (1 << 32) - 1  # the `sample` word of fresh responses: no training response is drawn under it
 
 
 def training_monitors(
@@ -36,12 +36,12 @@ def training_monitors(
 
     `request` is what `generate` would be asked for at temperature 1. The distances are in float32.
     """
-    positions = np.sort(shuffled(len(training_data), plan.seed, 0, stream=3)[:_PROMPTS])
+    positions = np.sort(shuffled(len(training_data), plan.seed, 0, stream=Stream.MONITORS)[:_PROMPTS])
     if isinstance(training_data, LiveTargets) and training_data.keeps_responses:
         prompts = [training_data.data[i] for i in positions]
         trained = respond(teacher, prompts, request, samples=-repeats(prompts), group=group)
     else:
         trained = prompts = training_data.sequences(positions, 0)
-    fresh = respond(teacher, prompts, request, samples=_SAMPLE - repeats(prompts), group=group)
+    fresh = respond(teacher, prompts, request, samples=MONITOR_SAMPLE - repeats(prompts), group=group)
     sets: dict[str, list[TokenSequence]] = {TrainingKL.MONITOR: trained, TrainingKL.FRESH: fresh}
     return {name: FixedKL(sequences, teacher, width, group=group) for name, sequences in sets.items()}

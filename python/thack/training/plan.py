@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from thack.errors import UsageError
+from thack.targets.keys import Stream, run_words
 
 T = TypeVar("T")
 _POOL_BATCHES = 16  # bucketing sorts within pools of so many batches: wide enough to save padding
@@ -71,7 +72,7 @@ class Plan:
         batches = [batch for start in starts for batch in self._cut(self._by_length(order[start : start + pool]))]
         # The short batch stays last: a ragged step in the middle would change with the pool.
         full = len(batches) - (self.num_sequences % self.batch_size != 0)
-        mixed = shuffled(full, self.seed, epoch, stream=1)
+        mixed = shuffled(full, self.seed, epoch, stream=Stream.BATCHES)
         return [batches[i] for i in mixed] + batches[full:]
 
     def _cut(self, order: np.ndarray) -> list[np.ndarray]:
@@ -84,10 +85,9 @@ class Plan:
         return np.concatenate([body[np.argsort(self.lengths[body], kind="stable")], rest])
 
 
-def shuffled(count: int, seed: int, epoch: int, stream: int = 0) -> np.ndarray:
-    """A permutation of range(count), made from raw Philox words: the same for every NumPy version."""
-    words = np.random.Philox(key=seed, counter=[0, 0, epoch, stream]).random_raw(count)
-    return np.argsort(words, kind="stable")
+def shuffled(count: int, seed: int, epoch: int, stream: Stream = Stream.POSITIONS) -> np.ndarray:
+    """A permutation of range(count), the same for every version of NumPy."""
+    return np.argsort(run_words(seed, stream, epoch, count=count), kind="stable")
 
 
 def plan_steps(num_sequences: int, batch_size: int, epochs: int, steps: int) -> int:

@@ -14,12 +14,12 @@ from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError, ModelError, UsageError
 from thack.evaluation import EvalSet, Evaluator, References, evaluate
 from thack.evaluation.divergences import three_divergences
-from thack.evaluation.evaluator import EVALUATION_STREAM
 from thack.evaluation.golden import golden
 from thack.evaluation.proxy import proxy
 from thack.models.batch import Batch
 from thack.models.native.llama import Llama
 from thack.schema.metrics import MetricName, Role
+from thack.targets.keys import EVALUATION_STREAM
 
 from .small import sharp
 

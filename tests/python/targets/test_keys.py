@@ -39,4 +39,6 @@ def test_the_names_are_frozen() -> None:
 
 def test_run_words_are_those_of_the_named_counter() -> None:
     expected = np.random.Philox(key=3, counter=[0, 0, 5, 4]).random_raw(6)
-    assert np.array_equal(keys.run_words(3, keys.Stream.RESPONSE_SETS, epoch=5, count=6), expected)
+    assert np.array_equal(keys.run_words(3, keys.Stream.RESPONSE_SETS, 5, count=6), expected)
+    one = np.random.Philox(key=3, counter=[7, 1, 5, 2]).random_raw(1)
+    assert np.array_equal(keys.run_words(3, keys.Stream.DROPOUT, 5, rank=1, part=7), one)
