@@ -169,9 +169,9 @@ def _fit_prompt(prompt: np.ndarray, settings: DataSettings, counts: dict[str, in
 def _check_written_for(path: Path, tokenizer: Tokenizer) -> None:
     """Responses that `thack generate` wrote as ids belong to one tokenizer (pitfall 20)."""
     manifest = read_manifest(path)
-    if manifest is not None and manifest["tokenizer"] != tokenizer.fingerprint():
+    if manifest is not None and manifest.tokenizer != tokenizer.fingerprint():
         raise MismatchError(
             f"{path} was written with another tokenizer",
-            details=[f"responses  {manifest['tokenizer']}", f"model      {tokenizer.fingerprint()}"],
+            details=[f"responses  {manifest.tokenizer}", f"model      {tokenizer.fingerprint()}"],
             hint="ids would mean different words: generate again with a model that shares this tokenizer",
         )

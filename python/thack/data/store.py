@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from thack.data import Record
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError
 from thack.files import claim_output, digest, read_json, write_bytes, write_json
+from thack.schema import document
+from thack.schema.generation import GenerationFacts, ResponsesManifest
 
 RESPONSES, MANIFEST = "responses.jsonl", "manifest.json"
 
@@ -22,55 +23,68 @@ def write_responses(
     tokenizer: Tokenizer,
     *,
     records: Mapping[str, Record],
-    facts: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Write responses.jsonl, and then the manifest with the content's hash; `facts` say how they were made.
+    facts: GenerationFacts,
+) -> ResponsesManifest:
+    """Write responses.jsonl, and after it the manifest with the hash of its content.
 
-    `records` are those of the prompts, by id: a conversation stays one.
+    Args:
+        directory: new, empty, or of an interrupted call with the same arguments.
+        sequences: prompts with their responses.
+        tokenizer: of the ids.
+        records: of the prompts, by `prompt_id`: they are written as they were given, text or messages.
+        facts: what decides the responses.
     """
     claim_output(directory, "responses")
     lines = b"".join(_line(s, tokenizer, records[s.prompt_id]) for s in sequences)
     write_bytes(directory / RESPONSES, lines)
-    ended = sum(1 for s in sequences if s.response_ids[-1] in tokenizer.stop_ids)
-    manifest = {
-        "kind": "responses",
-        "format": 1,
-        "tokenizer": tokenizer.fingerprint(),
-        "content": digest(lines),
-        "responses": len(sequences),
-        "tokens": sum(len(s.response_ids) for s in sequences),
-        "finished": ended / max(len(sequences), 1),
-        **facts,
-    }
-    write_json(directory / MANIFEST, manifest)
+    finished = sum(1 for s in sequences if s.response_ids[-1] in tokenizer.stop_ids)
+    manifest = ResponsesManifest(
+        tokenizer=tokenizer.fingerprint(),
+        content=digest(lines),
+        responses=len(sequences),
+        tokens=sum(len(s.response_ids) for s in sequences),
+        finished=finished / max(len(sequences), 1),
+        facts=facts,
+    )
+    write_json(directory / MANIFEST, manifest.dump())
     return manifest
 
 
-def written_before(directory: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The manifest of the responses that `facts` describe, if they are there; raises MismatchError for others."""
+def find_responses(directory: Path, facts: GenerationFacts) -> ResponsesManifest | None:
+    """The manifest of the responses in the directory; None if there are none.
+
+    Raises:
+        MismatchError: the directory has responses that other facts decided.
+    """
     if not (directory / MANIFEST).is_file():
         return None
-    manifest = read_manifest(directory) or {}
-    changed = [key for key in facts if manifest.get(key) != facts[key]]
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    there, now = document.dump(manifest.facts), document.dump(facts)
+    changed = [key for key in now if there[key] != now[key]]
     if changed:
         raise MismatchError(
             f"{directory} holds other responses",
-            details=[f"{key}  {manifest.get(key)!r} there, {facts[key]!r} now" for key in changed],
+            details=[f"{key}  {there[key]!r} there, {now[key]!r} now" for key in changed],
             hint="give another `out`, or remove it",
         )
     return manifest
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of a responses directory; None for other paths. A torn directory is refused."""
+def read_manifest(path: Path) -> ResponsesManifest | None:
+    """The manifest of a directory of responses; None if `path` is not a directory.
+
+    Raises:
+        DataError: the directory has no manifest, since it is incomplete or something else.
+    """
     if not path.is_dir():
         return None
     if not (path / MANIFEST).is_file():
-        raise DataError(f"{path} holds no finished responses", hint="run the same `thack generate` command again")
-    manifest = read_json(path / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("kind") != "responses":
-        raise DataError(f"{path} is not a directory of responses", hint="give one that `thack generate` wrote")
-    return manifest
+        raise DataError(f"{path} has no complete responses", hint="run the same `thack generate` command again")
+    try:
+        return ResponsesManifest.parse(read_json(path / MANIFEST), str(path / MANIFEST))
+    except DataError as error:
+        raise DataError(error.message, hint="give a directory that `thack generate` wrote") from error
 
 
 def _line(sequence: TokenSequence, tokenizer: Tokenizer, record: Record) -> bytes:
