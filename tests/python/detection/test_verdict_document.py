@@ -43,21 +43,22 @@ BASELINE_CELLS = {
 CELLS = (GOLDEN_CELLS, PROXY_CELLS, BASELINE_CELLS)
 
 FALLING = np.array([2.0, 1.2, 1.1, 1.0, 0.9, 0.85, 0.8, 0.75])
-RISING = np.array([2.0, 1.2, 1.1, 1.0, 1.05, 1.08, 1.1, 1.2])
+RISING = np.array([2.0, 1.2, 1.1, 1.0, 1.01, 1.02, 1.03, 1.031])
+LEVEL = np.array([2.0, 1.2, 1.1, 1.0, 1.01, 1.02, 1.025, 1.029])
 GOLDENS = {
-    "low": FALLING,
+    "low": LEVEL,
     "high": RISING,
     "few": np.where(STEP_E > 40 * 2**4, np.nan, RISING),
-    "no end": np.where(STEP_E[-1] == STEP_E, np.nan, RISING),
+    "no end": np.where(STEP_E == STEP_E[-1], np.nan, RISING),
     "unsure": np.array([2.0, 1.2, 1.1, 1.0, 1.01, 1.02, 1.03, 1.035]),
 }
 PROXIES = {
-    "falls": FALLING,
-    "level": np.where(STEP_E > 100, 1.0, FALLING + 0.5),
-    "no end": np.where(STEP_E[-1] == STEP_E, np.nan, FALLING),
+    "falls": np.array([2.0, 0.5, 0.4, 0.3, 0.25, 0.24, 0.23, 0.202]),  # to 10.1 % of its start
+    "level": LEVEL,
+    "no end": np.where(STEP_E == STEP_E[-1], np.nan, FALLING),
     "rises": RISING,
-    "converged": np.array([2.0, 0.5, 0.4, 0.3, 0.25, 0.2, 0.18, 0.15]),
-    "converged, rises": np.array([2.0, 0.5, 0.4, 0.3, 0.15, 0.1, 0.12, 0.15]),
+    "converged": np.array([2.0, 0.5, 0.4, 0.3, 0.25, 0.24, 0.23, 0.198]),  # to 9.9 %
+    "converged, rises": np.array([2.0, 0.5, 0.4, 0.3, 0.15, 0.1, 0.1, 0.1031]),
 }
 
 
