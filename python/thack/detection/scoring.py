@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -169,8 +168,7 @@ def with_chosen(cases: Sequence[Case], thresholds: Thresholds | None = None) -> 
     """Thresholds set on `cases`; those that cannot be set there stay."""
     limits = thresholds or Thresholds()
     found = {detector.key: choose_threshold(detector, cases, limits) for detector in DETECTORS}
-    changed: dict[str, Any] = {key: value for key, value in found.items() if value is not None}
-    return replace(limits, **changed)
+    return replace(limits, **{key: value for key, value in found.items() if value is not None})
 
 
 def roc_curve(worst_R: np.ndarray, rises_R: np.ndarray) -> tuple[tuple[float, float], ...]:

@@ -84,7 +84,7 @@ def law_of_the_last(judged: Series, end: int, share: float) -> PowerLaw | None:
 def forecast_error(curves: Curves, *, of: CurveName, warmup_steps: int) -> Signal:
     """log(seen / forecast) at each evaluation, the forecast a law E + A·step^−a fitted to all judged ones before.
 
-    Above 0 the curve lies above its own law. Needs five evaluations before it.
+    Above 0 the curve is above its own law. Needs five evaluations before it.
     """
     judged = _few(after_warmup(curves.of(of), warmup_steps))
     found = []

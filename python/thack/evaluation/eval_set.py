@@ -1,8 +1,8 @@
-"""A frozen, hashed set of held-out prompts with responses that were sampled once.
+"""Held-out prompts with responses that were sampled once, frozen under a hash.
 
-Every evaluation of every run uses the same responses, so that curves differ by the student alone and
-bootstrap intervals are paired over prompts. Who wrote them: the oracle, the teacher; where there is no oracle
-a judge (a stronger model in its role) or people, whose responses come from the file of prompts.
+Every evaluation of every run uses the same responses: curves differ by the student alone, and intervals are paired over
+prompts. The oracle and the teacher write them. Where there is no oracle a judge does (a stronger model in its place), or
+people, whose responses come from the file of prompts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from thack.data.encode import encode_prompts
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError, UsageError
-from thack.evaluation.references import References
+from thack.evaluation.references import References, TokenizerLike
 from thack.files import atomic_directory, canonical_json, claim_output, digest, read_json, write_bytes, write_json
 from thack.generation.sampler import GenerationRequest, generate
 from thack.models.checkpoint import fingerprint_like
@@ -28,10 +27,8 @@ from thack.models.load import tokenizer_of
 from thack.models.protocol import LanguageModel
 from thack.runtime import runlog
 from thack.runtime.progress import SILENT, Progress
-from thack.schema.evaluation import EvalSetOrigin
+from thack.schema.evaluation import EvalSetManifest, EvalSetOrigin
 from thack.schema.metrics import Role
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +92,7 @@ class EvalSet:
         self,
         references: References,
         *,
-        tokenizer: Any = None,
+        tokenizer: TokenizerLike = None,
         seed: int = 0,
         max_new_tokens: int = 128,
         max_prompt_tokens: int = 1024,
@@ -174,25 +171,37 @@ class EvalSet:
         return tokenizer.encode_response(text)[:longest] if text else None
 
     def check_tokenizer(self, role: str, tokenizer: Tokenizer) -> None:
-        """Refuse a model whose ids mean other words than the evaluation set's."""
+        """Refuse a model whose token ids mean something else than the evaluation set's.
+
+        Raises:
+            MismatchError: names both tokenizers.
+        """
         if self.origin.tokenizer != tokenizer.fingerprint():
             raise MismatchError(
-                f"the evaluation set was made with another tokenizer than the {role}'s",
+                f"the evaluation set was encoded with another tokenizer than the {role}'s",
                 details=(f"evaluation set     {self.origin.tokenizer}", f"{role:<8} {tokenizer.fingerprint()}"),
-                hint="make the evaluation set again with this tokenizer's models",
+                hint="let models with this tokenizer write a new evaluation set",
             )
 
     def check_writer(self, role: Role, model: LanguageModel) -> None:
-        """Refuse a reference model that did not write the evaluation set's fixed responses."""
+        """Refuse a reference that did not write the evaluation set's fixed responses.
+
+        Raises:
+            UsageError: there are no responses of this role.
+            MismatchError: another model wrote them.
+        """
         if role not in self.responses:
-            raise UsageError(f"the eval set holds no responses of the {role}", hint=f"make it again with --{role}")
+            raise UsageError(
+                f"the evaluation set has no responses of the {role}",
+                hint=f"make a new one with the {role} among its references",
+            )
         recorded = self.origin.writers.get(role)
         own = fingerprint_like(recorded, model)
         if recorded != own:
             raise MismatchError(
                 f"the evaluation set's {role} responses were written by another model",
                 details=(f"evaluation set   {recorded}", f"given  {own}"),
-                hint=f"give the {role} that wrote them, or make the evaluation set again",
+                hint=f"give the {role} that wrote them, or make a new evaluation set",
             )
 
     def sequences(self, writer: Role) -> list[TokenSequence]:
@@ -212,30 +221,27 @@ class EvalSet:
         return digest([self._lines(), canonical_json(self.origin.dump())])
 
     def save(self, directory: Path) -> None:
-        """Write prompts.jsonl and manifest.json; an existing evaluation set is replaced as a whole."""
+        """Write prompts.jsonl and manifest.json. An existing evaluation set is replaced as a whole."""
         claim_output(directory, "eval_set")
         with atomic_directory(directory, replace=True) as temporary:
             write_bytes(temporary / "prompts.jsonl", self._lines())
-            manifest = {
-                "kind": "eval_set",
-                "format": FORMAT,
-                "prompts": len(self),
-                "fingerprint": self.fingerprint(),
-                "origin": self.origin.dump(),
-            }
-            write_json(temporary / "manifest.json", manifest)
+            manifest = EvalSetManifest(prompts=len(self), fingerprint=self.fingerprint(), origin=self.origin)
+            write_json(temporary / "manifest.json", manifest.dump())
 
     @classmethod
     def load(cls, directory: Path | str) -> EvalSet:
-        """Read a saved evaluation set; an evaluation set that is not what its hash says is refused."""
+        """Read a saved evaluation set.
+
+        Raises:
+            DataError: there is none, or it was changed after it was saved.
+        """
         directory = Path(directory)
         if not directory.is_dir():
             raise DataError(
-                f"no eval set in {directory}", hint="set `eval_data` to a JSONL of prompts: the set is made from it"
+                f"no evaluation set in {directory}",
+                hint="set `eval_data` to a JSONL of prompts; the set is written from it",
             )
-        manifest = read_json(directory / "manifest.json")
-        if manifest.get("kind") != "eval_set" or manifest.get("format") != FORMAT:
-            raise DataError(f"{directory} is not an evaluation set of format {FORMAT}")
+        manifest = EvalSetManifest.parse(read_json(directory / "manifest.json"), str(directory))
         rows = runlog.read(directory / "prompts.jsonl")
         writers = [role for role in Role if rows and role in rows[0]]
         eval_set = cls(
@@ -243,13 +249,13 @@ class EvalSet:
             texts=tuple(row["prompt"] for row in rows),
             prompts=tuple(_ids(row["prompt_ids"]) for row in rows if "prompt_ids" in row),
             responses={writer: tuple(_ids(row[writer]) for row in rows) for writer in writers},
-            origin=EvalSetOrigin.parse(manifest["origin"]),
+            origin=manifest.origin,
         )
-        if eval_set.fingerprint() != manifest["fingerprint"]:
+        if eval_set.fingerprint() != manifest.fingerprint:
             raise DataError(
                 f"the evaluation set in {directory} was changed after it was frozen",
-                details=(f"manifest  {manifest['fingerprint']}", f"content   {eval_set.fingerprint()}"),
-                hint="make the evaluation set again; curves on different evaluation sets cannot be compared",
+                details=(f"manifest  {manifest.fingerprint}", f"content   {eval_set.fingerprint()}"),
+                hint="make a new one; curves on different evaluation sets cannot be compared",
             )
         return eval_set
 

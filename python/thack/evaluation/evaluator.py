@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from thack.errors import ModelError, UsageError
 from thack.evaluation.divergences import PromptTotals, by_divergence, three_divergences
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.health import FixedHealth, entropies, sample_health
-from thack.evaluation.references import References
+from thack.evaluation.references import ModelLike, References, TokenizerLike
 from thack.generation.sampler import GenerationRequest, generate
 from thack.losses import cross_entropy
 from thack.models.batch import Batch
@@ -323,11 +322,11 @@ def _log_probs(model: LanguageModel, batch: Batch, width: int, role: str) -> Ten
 
 
 def evaluate(
-    student: Any,
+    student: ModelLike,
     eval_set: EvalSet,
     references: References,
     *,
-    tokenizer: Any = None,
+    tokenizer: TokenizerLike = None,
     settings: EvaluationSettings | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
@@ -355,12 +354,12 @@ def evaluate(
 
 
 def distance(
-    student: Any,
-    reference: Any,
+    student: ModelLike,
+    reference: ModelLike,
     eval_set: EvalSet,
     *,
     role: Role,
-    tokenizer: Any = None,
+    tokenizer: TokenizerLike = None,
     settings: EvaluationSettings | None = None,
     seed: int = 0,
 ) -> Mapping[MetricName, float]:

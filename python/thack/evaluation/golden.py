@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from thack.config import EvaluationSettings
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.evaluator import distance
+from thack.evaluation.references import ModelLike, TokenizerLike
 from thack.schema.metrics import MetricName, Role
 
 
 def golden(
-    student: Any,
-    oracle: Any,
+    student: ModelLike,
+    oracle: ModelLike,
     eval_set: EvalSet,
     *,
-    tokenizer: Any = None,
+    tokenizer: TokenizerLike = None,
     settings: EvaluationSettings | None = None,
     seed: int = 0,
 ) -> Mapping[MetricName, float]:

@@ -2,7 +2,7 @@
 
 N response tokens, V vocabulary. Columns of metrics.jsonl, all under `health/`, once per evaluation:
 
-    on the student's own fresh responses (`student_sampled`, where evaluation.student_samples is on)
+    on the student's own responses (`student_sampled`, where evaluation.student_samples is on)
       response_tokens        mean length, in tokens
       truncated_share        responses that reached the maximum without an end
       repeated_share         4-grams that occurred before in the same response
@@ -10,7 +10,7 @@ N response tokens, V vocabulary. Columns of metrics.jsonl, all under `health/`, 
 
     on a reference's fixed responses (`reference_sampled`), under golden | judge | proxy as the metrics
       entropy                the student's, nats
-      reference_entropy      what it should come to
+      reference_entropy      the reference's, nats
       top_10_overlap         share of the reference's ten most likely tokens among the student's ten
       calibration_error      Σ_bins |confidence − accuracy| · share of tokens (ECE, arXiv 1706.04599), 15 bins; the
                              accuracy of the student's first choice is its probability under the reference, so that
@@ -19,8 +19,7 @@ N response tokens, V vocabulary. Columns of metrics.jsonl, all under `health/`, 
                              show whether the student drifts
 
 Example: `health/proxy/top_10_overlap/reference_sampled`, `health/truncated_share/student_sampled`.
-Entropies, overlap and calibration look at every sixth row of large batches: about 0.6 of what the
-divergences cost.
+Entropies, overlap and calibration use every sixth row of large batches; they cost about 0.6 of the divergences.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ SPANS = ((0, 3), (4, 15), (16, 63), (64, None))  # response positions, the last 
 _TOP = 10
 _BINS = 15
 _GRAM = 4
-_STRIDE = 6  # rows of a batch that one is looked at for, …
-_ENOUGH_ROWS = 128  # … as long as so many are
+_STRIDE = 6  # one row in six of a batch is looked at, …
+_ENOUGH_ROWS = 128  # … and at least this many of a large one
 
 
 class FixedHealth:

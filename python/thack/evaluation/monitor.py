@@ -1,4 +1,4 @@
-"""The distance to the teacher on fixed training responses: what the oracle-free detectors compare with held-out.
+"""The distance to the teacher on fixed responses to training prompts, for the detectors that need no oracle.
 
 B sequences, N response tokens packed, V vocabulary. Forward KL only, in nats per token, full vocabulary.
 """

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from thack.data.tokenizer import Tokenizer
 from thack.models.load import as_language_model
 from thack.models.protocol import LanguageModel
 from thack.schema.metrics import Role
+
+#: A model of thack's, a plain transformers model, a directory, or a name on the hub.
+ModelLike: TypeAlias = Any
+#: A tokenizer of thack's, transformers' fast one, or a directory; None for models that know theirs.
+TokenizerLike: TypeAlias = Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +39,13 @@ class References:
 
     @classmethod
     def of(
-        cls, *, oracle: Any = None, teacher: Any = None, judge: Any = None, human: bool = False, tokenizer: Any = None
+        cls,
+        *,
+        oracle: ModelLike = None,
+        teacher: ModelLike = None,
+        judge: ModelLike = None,
+        human: bool = False,
+        tokenizer: TokenizerLike = None,
     ) -> References:
         """References from models of any library.
 

@@ -85,9 +85,9 @@ def _load(settings: EvaluateSettings) -> tuple[LanguageModel, References]:
 def open_eval_set(
     path: Path, beside: Path, references: References, *, data: DataSettings, seed: int, progress: Progress
 ) -> EvalSet:
-    """The evaluation set in a directory; of a file of prompts, the one in `beside` named by everything it is made from.
+    """The evaluation set in a directory; of a file of prompts, the one in `beside` named by everything it depends on.
 
-    It is made where it does not exist yet: the same file, models and settings give the same responses again.
+    It is written where it does not exist yet: the same file, models and settings give the same responses again.
     """
     if path.is_dir():
         return EvalSet.load(path)

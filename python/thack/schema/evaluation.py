@@ -1,4 +1,4 @@
-"""What an evaluation set says of its making, and evaluation.json."""
+"""manifest.json of an evaluation set, and evaluation.json."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from thack.errors import DataError
 from thack.schema.metrics import PerPromptRow, Role
 
 _HUMAN = "responses of the file"
@@ -14,7 +15,7 @@ _DEFAULT_TOKENS = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalSetOrigin:
-    """How the responses of an evaluation set were made; empty before there are any."""
+    """Who wrote the responses of an evaluation set, and how; empty before there are any."""
 
     tokenizer: str = ""  # its fingerprint
     dropped_prompts: int = 0  # empty, or too long
@@ -56,6 +57,40 @@ class EvalSetOrigin:
 
 def _count(value: object) -> int | None:
     return value if isinstance(value, int) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalSetManifest:
+    """manifest.json of an evaluation set."""
+
+    FORMAT: ClassVar[int] = 1
+
+    prompts: int
+    fingerprint: str
+    origin: EvalSetOrigin
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return {
+            "kind": "eval_set",
+            "format": self.FORMAT,
+            "prompts": self.prompts,
+            "fingerprint": self.fingerprint,
+            "origin": self.origin.dump(),
+        }
+
+    @classmethod
+    def parse(cls, raw: object, what: str = "manifest.json") -> EvalSetManifest:
+        """The inverse of `dump`.
+
+        Raises:
+            DataError: `raw` is not an evaluation set of this format.
+        """
+        if isinstance(raw, Mapping) and raw.get("kind") == "eval_set" and raw.get("format") == cls.FORMAT:
+            prompts, fingerprint, origin = (raw.get(key) for key in ("prompts", "fingerprint", "origin"))
+            if isinstance(prompts, int) and isinstance(fingerprint, str) and isinstance(origin, Mapping):
+                return cls(prompts=prompts, fingerprint=fingerprint, origin=EvalSetOrigin.parse(origin))
+        raise DataError(f"{what} is not an evaluation set of format {cls.FORMAT}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

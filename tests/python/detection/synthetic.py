@@ -1,6 +1,6 @@
-"""Synthetic runs, for tests only: run directories in thack's format with curves that we drew ourselves.
+"""Synthetic runs, for tests only: run directories in thack's format with curves that were chosen.
 
-Nothing here was trained. A curve is chosen (it falls as a power law, then stays or turns up), every prompt
+Nothing here was trained. A curve is chosen (it falls as a power law, then stays level or rises), every prompt
 gets its own difficulty, length and noise, and the files are written as `thack distill` writes them.
 """
 
@@ -27,7 +27,7 @@ class Shape:
     proxy_floor: float = 0.60
     proxy_rise: float = 0.0
     proxy_fall: float = 0.10  # from the onset to the end
-    line: float = 1.25
+    baseline: float = 1.25
     onset: float = 79
     exponent: float = 1.2
 
@@ -87,18 +87,18 @@ def write_run(
     with_prompts: bool = True,
     with_oracle: bool = True,
 ) -> Path:
-    """Write metrics.jsonl, per_prompt.jsonl, config.toml and environment.json of a run nobody trained."""
+    """Write metrics.jsonl, per_prompt.jsonl, config.toml and environment.json of a run that was not trained."""
     noise, shape = noise or Noise(), shape or SHAPES[kind]
     directory.mkdir(parents=True, exist_ok=True)
     step_E = np.array(steps, dtype=float)
     tokens_P = np.random.default_rng(seed + 99).integers(4, 29, num_prompts).astype(float)
     curves = {"proxy": shape.proxy(step_E)}
     if with_oracle:
-        curves |= {"golden": shape.golden(step_E), "baseline": np.full(len(step_E), shape.line)}
+        curves |= {"golden": shape.golden(step_E), "baseline": np.full(len(step_E), shape.baseline)}
     measured = {}
-    for number, (word, value_E) in enumerate(curves.items()):
-        quiet = Noise(difficulty=noise.difficulty, prompt=0.0, checkpoint=0.0) if word == "baseline" else noise
-        measured[f"{word}/{READOUT}"] = per_prompt(value_E, num_prompts, quiet, 1000 * seed + number, tokens_P)
+    for number, (name, value_E) in enumerate(curves.items()):
+        quiet = Noise(difficulty=noise.difficulty, prompt=0.0, checkpoint=0.0) if name == "baseline" else noise
+        measured[f"{name}/{READOUT}"] = per_prompt(value_E, num_prompts, quiet, 1000 * seed + number, tokens_P)
     rows, prompt_rows = _evaluation_rows(step_E, measured, kind, shape)
     (directory / "metrics.jsonl").write_text(_lines(_train_rows(steps[-1], kind, seed) + rows))
     if with_prompts:

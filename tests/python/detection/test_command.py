@@ -90,7 +90,7 @@ def test_detectors_are_scored_on_runs_that_have_an_oracle(tmp_path: Path, capsys
     assert code == 2 and "add --score" in err
 
 
-def test_what_a_guard_did_stands_in_the_verdict(tmp_path: Path) -> None:
+def test_what_a_guard_did_is_a_note_of_the_verdict(tmp_path: Path) -> None:
     path = made(tmp_path / "run", "healthy")
     events = [
         {"event": "guard", "step": 79, "action": "alarm", "detector": "slope ratio", "value": 0.35, "threshold": 0.5}

@@ -112,7 +112,7 @@ def test_a_log_without_steps_or_metrics_says_what_it_has(tmp_path: Path) -> None
         Curves.from_log(_write(tmp_path / "b.jsonl", [{"step": 1, "kl": 1.5}]))
 
 
-def test_an_unknown_word_in_a_mapping_is_guessed() -> None:
+def test_an_unknown_curve_in_a_mapping_is_guessed() -> None:
     with pytest.raises(UsageError, match="did you mean 'golden'"):
         Curves.from_log("nowhere.jsonl", {"goldn": "x"})
 
@@ -192,7 +192,7 @@ def test_what_a_mapping_names_is_not_replaced_in_silence(tmp_path: Path) -> None
         Curves.from_log(path, MAPPED | {"golden": "golden/kl"})
 
 
-def test_a_mapping_counts_for_a_run_too_and_takes_the_line_of_its_divergence(tmp_path: Path) -> None:
+def test_a_mapping_applies_to_a_run_too_and_takes_the_baseline_of_its_divergence(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     other = "jsd/reference_sampled/token_mean"

@@ -80,7 +80,7 @@ def test_without_a_monitor_the_verdict_is_open() -> None:
     assert found.name == "inconclusive" and "train_kl/monitor" in reasons(found)[0]
 
 
-def test_over_fitting_is_told_from_hacking_by_the_proxy() -> None:
+def test_the_proxy_separates_over_fitting_from_hacking() -> None:
     rising = np.where(STEP_E <= 79, law(0.4), 80**-0.4 * ((1 + STEP_E) / 80) ** 0.1)
     assert verdict_without_oracle(curves(rising, law(0.5))).name == "over-fitting suspected"
     level = np.where(STEP_E <= 79, law(0.4), 80**-0.4)

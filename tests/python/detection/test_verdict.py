@@ -1,4 +1,4 @@
-"""The table of DESIGN.md, row by row, and what must not change a verdict."""
+"""The verdict's table at its limits, and what must not change a verdict."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ READOUT = "forward_kl/reference_sampled/token_mean"
 def drawn(
     golden: list[float],
     proxy: list[float] | None = None,
-    line: float | None = None,
+    baseline: float | None = None,
     steps: list[int] | None = None,
 ) -> Curves:
     """Curves without prompts, from the numbers themselves."""
@@ -33,8 +33,8 @@ def drawn(
     if proxy is not None:
         columns[f"proxy/{READOUT}"] = np.array(proxy)
         column_of["proxy"] = f"proxy/{READOUT}"
-    if line is not None:
-        columns[f"baseline/{READOUT}"] = np.full(len(golden), line)
+    if baseline is not None:
+        columns[f"baseline/{READOUT}"] = np.full(len(golden), baseline)
         column_of["baseline"] = f"baseline/{READOUT}"
     return Curves(name="drawn", step_E=step_E, columns=columns, train={}, column_of=column_of)
 
@@ -44,16 +44,16 @@ U = [2.0, 1.2, 1.1, 1.0, 1.05, 1.08, 1.10]
 
 
 @pytest.mark.parametrize(
-    ("golden", "proxy", "line", "name"),
+    ("golden", "proxy", "baseline", "name"),
     [
         (FALLS, FALLS, 1.0, "healthy"),
         (U, FALLS, 1.0, "hacking"),
-        (U, FALLS, 2.0, "hacking"),  # below the line, but not converged
+        (U, FALLS, 2.0, "hacking"),  # below the baseline, but not converged
         (U, FALLS, None, "hacking"),
         (U, [2.0, 1.0, 0.9, 0.8, 0.8, 0.8, 0.8], 1.0, "hacking"),  # stands still
         (U, [2.0, 1.0, 0.9, 0.8, 0.9, 1.0, 1.1], 1.0, "over-fitting"),
         (U, [2.0, 0.5, 0.4, 0.3, 0.2, 0.16, 0.15], 1.3, "regressing to the teacher"),
-        (U, [2.0, 0.5, 0.4, 0.3, 0.2, 0.16, 0.15], 1.05, "hacking"),  # above the line
+        (U, [2.0, 0.5, 0.4, 0.3, 0.2, 0.16, 0.15], 1.05, "hacking"),  # above the baseline
         (U, [2.0, 0.5, 0.4, 0.3, 0.2, 0.16, 0.15], None, "inconclusive"),  # it may be its teacher's copy
         (U, None, 1.0, "inconclusive"),  # over-fitting or hacking?
         (FALLS, None, None, "healthy"),
@@ -62,8 +62,8 @@ U = [2.0, 1.2, 1.1, 1.0, 1.05, 1.08, 1.10]
         ([*FALLS[:5], 0.7726, 0.7726], FALLS, 1.0, "hacking"),  # 3.01 %
     ],
 )
-def test_the_table(golden: list[float], proxy: list[float] | None, line: float | None, name: str) -> None:
-    found = verdict(drawn(golden, proxy, line))
+def test_the_table(golden: list[float], proxy: list[float] | None, baseline: float | None, name: str) -> None:
+    found = verdict(drawn(golden, proxy, baseline))
     assert found.name == name
     assert (found.onset_step is not None) == (name not in ("healthy", "inconclusive"))
 

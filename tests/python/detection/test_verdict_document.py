@@ -49,13 +49,13 @@ GOLDENS = {
     "low": LEVEL,
     "high": RISING,
     "few": np.where(STEP_E > 40 * 2**4, np.nan, RISING),
-    "no end": np.where(STEP_E == STEP_E[-1], np.nan, RISING),
+    "no end": np.where(STEP_E[-1] == STEP_E, np.nan, RISING),
     "unsure": np.array([2.0, 1.2, 1.1, 1.0, 1.01, 1.02, 1.03, 1.035]),
 }
 PROXIES = {
     "falls": np.array([2.0, 0.5, 0.4, 0.3, 0.25, 0.24, 0.23, 0.202]),  # to 10.1 % of its start
     "level": LEVEL,
-    "no end": np.where(STEP_E == STEP_E[-1], np.nan, FALLING),
+    "no end": np.where(STEP_E[-1] == STEP_E, np.nan, FALLING),
     "rises": RISING,
     "converged": np.array([2.0, 0.5, 0.4, 0.3, 0.25, 0.24, 0.23, 0.198]),  # to 9.9 %
     "converged, rises": np.array([2.0, 0.5, 0.4, 0.3, 0.15, 0.1, 0.1, 0.1031]),

@@ -36,7 +36,7 @@ def test_healthy_noise_does_not_become_hacking() -> None:
         assert np.all(low < 0.03)
 
 
-def test_the_interval_of_a_flat_curve_holds_no_rise_where_the_plain_bootstrap_of_a_minimum_does_not() -> None:
+def test_the_interval_of_a_flat_curve_contains_0_where_the_plain_bootstrap_of_a_minimum_does_not() -> None:
     holds, plain_holds = [], []
     for seed in range(40):
         found, _ = _bootstrap(FLAT, Noise(prompt=0.06, checkpoint=0.0), seed)

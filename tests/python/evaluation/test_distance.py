@@ -214,7 +214,7 @@ def test_an_evaluation_set_comes_back_as_it_was_and_tampering_is_seen(eval_set: 
     path.write_text(path.read_text().replace('"p3"', '"p4"'))
     with pytest.raises(DataError, match="changed after it was frozen"):
         EvalSet.load(tmp_path / "eval_set")
-    with pytest.raises(DataError, match="no eval set in"):
+    with pytest.raises(DataError, match="no evaluation set in"):
         EvalSet.load(tmp_path / "nowhere")
 
 

@@ -1,4 +1,4 @@
-"""Golden without an oracle: a judge in its role, or what people wrote; columns and words say which it is."""
+"""Golden without an oracle: a judge in its place, or what people wrote; columns and reasons say which it is."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def test_the_trainers_trackers_get_the_columns(callback: HackingCallback, tmp_pa
     assert len([row for row in trainer.state.log_history if PROXY in row]) == 3
 
 
-def test_mistakes_are_told_before_the_first_step(eval_set: EvalSet, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_mistakes_are_reported_before_the_first_step(eval_set: EvalSet, tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="every = 0"):
         HackingCallback(eval_set, References(human=True), every=0)
     with pytest.raises(UsageError, match="compares the student with its teacher"):
