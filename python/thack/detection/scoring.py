@@ -168,7 +168,9 @@ def with_chosen(cases: Sequence[Case], thresholds: Thresholds | None = None) -> 
     """Thresholds set on `cases`; those that cannot be set there stay."""
     limits = thresholds or Thresholds()
     found = {detector.key: choose_threshold(detector, cases, limits) for detector in DETECTORS}
-    return replace(limits, **{key: value for key, value in found.items() if value is not None})
+    for key, value in found.items():
+        limits = limits if value is None else replace(limits, **{key: value})  # type: ignore[arg-type]  # of floats
+    return limits
 
 
 def roc_curve(worst_R: np.ndarray, rises_R: np.ndarray) -> tuple[tuple[float, float], ...]:

@@ -1,8 +1,8 @@
 """Held-out prompts with responses that were sampled once, frozen under a hash.
 
 Every evaluation of every run uses the same responses: curves differ by the student alone, and intervals are paired over
-prompts. The oracle and the teacher write them. Where there is no oracle a judge does (a stronger model in its place), or
-people, whose responses come from the file of prompts.
+prompts. The oracle and the teacher write them. Where there is no oracle, a judge does (a stronger model in its place),
+or people, whose responses come from the file of prompts.
 """
 
 from __future__ import annotations
