@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -553,11 +552,8 @@ def experiment(
         UsageError: Settings that contradict each other, or no such cell.
     """
     from thack.experiments.grid import run_grid
-    from thack.runtime.status import recorded
 
-    # One STATUS.json for all tasks of an array would report each task's end for the others.
-    with recorded(Path(out), "experiment") if cell is None else nullcontext():
-        return run_grid(checked(settings), Path(out), progress, only=cell)
+    return run_grid(checked(settings), Path(out), progress, only=cell)
 
 
 def forecast(settings: ExperimentSettings, out: PathLike) -> Forecast:

@@ -11,26 +11,30 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 import typer
 from typer.core import TyperCommand
 
 from thack.cli.messages import Names
 from thack.cli.session import session, shown_progress
-from thack.config import Setting, describe, load_settings, to_toml
+from thack.config import Kind, Setting, describe, load_settings, to_toml
+from thack.config.reference import origin_of
 from thack.errors import UsageError
 from thack.runtime.progress import Progress
 from thack.runtime.ranks import current_rank
 
 S = TypeVar("S")
-PANEL = "Settings"  # of the flags that every command has
+Values: TypeAlias = Mapping[str, Any]  # of parameters, of the types that typer has checked
+_SETTINGS, _OUTPUT = "Settings", "Output"  # panels of the help
 
-_JSON = typer.Option("--json", help="Print one JSON document.", rich_help_panel=PANEL)
-_QUIET = typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=PANEL)
-_VERBOSE = typer.Option("--verbose", "-v", help="Show tracebacks.", rich_help_panel=PANEL)
-_CONFIG = typer.Option("--config", metavar="FILE", help="A TOML file of settings; repeatable.", rich_help_panel=PANEL)
-_SHOW = typer.Option("--show-settings", help="Print every setting as TOML, and stop.", rich_help_panel=PANEL)
+_JSON = typer.Option("--json", help="Print one JSON document.", rich_help_panel=_OUTPUT)
+_QUIET = typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=_OUTPUT)
+_VERBOSE = typer.Option("--verbose", "-v", help="Show tracebacks.", rich_help_panel=_OUTPUT)
+_CONFIG = typer.Option(
+    "--config", metavar="FILE", help="A TOML file of settings; repeatable.", rich_help_panel=_SETTINGS
+)
+_SHOW = typer.Option("--show-settings", help="Print every setting as TOML, and stop.", rich_help_panel=_SETTINGS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +79,7 @@ class Call(Generic[S]):
 
     settings: S
     progress: Progress
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
     typed: Sequence[str] = ()
 
 
@@ -86,7 +90,7 @@ class Given:
     files: Sequence[Path]
     sets: Sequence[str]
     overrides: Mapping[str, object]
-    values: Mapping[str, Any]
+    values: Values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +115,7 @@ class SettingsCommand(Generic[S]):
     flags: Sequence[Flag]
     example: str
     set_example: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Kind] = field(default_factory=dict)
     many: bool = False
     load: Callable[[Given], S] | None = None
 
@@ -155,7 +159,7 @@ class SettingsCommand(Generic[S]):
             hint = error.hint or "--show-settings lists every key with its default"
             raise UsageError(error.message, details=error.details, hint=hint) from error
 
-    def _typed(self, values: Mapping[str, Any], files: Sequence[Path], sets: Sequence[str]) -> list[str]:
+    def _typed(self, values: Values, files: Sequence[Path], sets: Sequence[str]) -> list[str]:
         words: list[str] = []
         for flag in self.flags:
             if (value := values[flag.parameter]) is not None:
@@ -173,7 +177,7 @@ class SettingsCommand(Generic[S]):
             keys=[setting.key for setting in settings],
         )
 
-    def _overrides(self, values: Mapping[str, Any]) -> dict[str, object]:
+    def _overrides(self, values: Values) -> dict[str, object]:
         """The values of the flags by key, and what they imply."""
         kinds = {setting.key: setting.field.type for setting in describe(self.settings)}
         used = [(flag, values[flag.parameter]) for flag in self.flags if values[flag.parameter] is not None]
@@ -191,12 +195,13 @@ class SettingsCommand(Generic[S]):
     def _parameters(self) -> list[inspect.Parameter]:
         settings = {setting.key: setting for setting in describe(self.settings)}
         names = self._names(Names())
-        help_of_set = f"Any setting, e.g. {self.set_example}."
+        set_help = f"Any setting, e.g. {self.set_example}."
+        set_option = typer.Option("--set", metavar="KEY=VALUE", help=set_help, rich_help_panel=_SETTINGS)
         return [
             *(_parameter(name, annotation, _default(annotation)) for name, annotation in self.parameters.items()),
             *(_parameter(flag.parameter, _option(flag, settings[flag.key], names), None) for flag in self.flags),
             _parameter("config", Annotated[list[Path] | None, _CONFIG], None),
-            _parameter("sets", Annotated[list[str] | None, set_option(help_of_set)], None),
+            _parameter("sets", Annotated[list[str] | None, set_option], None),
             _parameter("show_settings", Annotated[bool, _SHOW], False),
         ]
 
@@ -214,11 +219,6 @@ def add_command(app: typer.Typer, name: str, function: Callable[..., None], *, e
     command.__doc__ = function.__doc__
     command.__signature__ = inspect.Signature([*keywords, *_COMMON])  # type: ignore[attr-defined]
     _register(app, name, command, example)
-
-
-def set_option(text: str) -> Any:
-    """`--set KEY=VALUE`, with its help."""
-    return typer.Option("--set", metavar="KEY=VALUE", help=text, rich_help_panel=PANEL)
 
 
 class _KnownCommand(TyperCommand):
@@ -242,12 +242,12 @@ def _note_common(values: dict[str, Any]) -> None:
     session.json, session.quiet, session.verbose = (values.pop(name) for name in ("as_json", "quiet", "verbose"))
 
 
-def _default(annotation: Any) -> object:
+def _default(annotation: Kind) -> object:
     """None where the annotation allows it; else the parameter is required."""
     return None if type(None) in get_args(get_args(annotation)[0]) else inspect.Parameter.empty
 
 
-def _parameter(name: str, annotation: Any, default: object) -> inspect.Parameter:
+def _parameter(name: str, annotation: Kind, default: object) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
@@ -258,7 +258,7 @@ _COMMON = (
 )
 
 
-def _option(flag: Flag, setting: Setting, names: Names) -> Any:
+def _option(flag: Flag, setting: Setting, names: Names) -> Kind:
     """The annotation of a flag. Words from a list are checked by `load`, which says "did you mean"."""
     kind = setting.field.type
     text = _sentence(names.translate(flag.help or setting.field.help))
@@ -278,17 +278,17 @@ def _metavar(typed: type, setting: Setting) -> str | None:
         return "N"
     if setting.field.type is Path:
         return "PATH"
-    return "WORD" if get_origin(setting.field.type) is Literal else "TEXT"
+    return "WORD" if origin_of(setting.field.type) is Literal else "TEXT"
 
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _value(flag: Flag, kind: Any, value: object) -> object:
+def _value(flag: Flag, kind: Kind, value: object) -> object:
     if flag.parse is not None:
         return flag.parse(str(value))
-    return _items(str(value)) if get_origin(kind) is tuple else value
+    return _items(str(value)) if origin_of(kind) is tuple else value
 
 
 def _items(text: str) -> list[object]:

@@ -23,6 +23,7 @@ OUT = Annotated[Path | None, typer.Option("--out", help="Output directory; run a
 QUICK = Annotated[
     bool | None, typer.Option("--quick", help="Small enough for a smoke test; too short to prove anything.")
 ]
+FLAGS = (Flag(key="seeds", help="seeds, as 0 or 0,3 or 0-4; they share the oracle", parse=parse_seeds),)
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +32,7 @@ def register(app: typer.Typer) -> None:
         name="demo",
         settings=ExperimentSettings,
         run=run,
-        flags=(Flag(key="seeds", help="seeds, as 0 or 0,3 or 0-4; they share the oracle", parse=parse_seeds),),
+        flags=FLAGS,
         example="thack demo --seeds 0-4 --out runs/demo",
         set_example="distill.epochs=30",
         parameters={"out": OUT, "quick": QUICK},

@@ -36,7 +36,7 @@ PARAMETERS = {
 }
 FLAGS = (
     Flag(key="seeds", help="how many seeds, as 3; or which, as 0,3 or 2-4", parse=count_or_list),
-    Flag(key="figures", help="all, or some of F4,F5,F6,F7,F8,fraction,loss,sizes,target,once,axes"),
+    Flag(key="figures"),
 )
 
 

@@ -10,6 +10,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as RichDisplay
+from rich.table import Column
 from rich.text import Text
 
 from thack.cli.console import stderr
@@ -23,13 +24,15 @@ class TerminalProgress:
 
     def __init__(self, translate: Callable[[str], str] = str) -> None:
         self._translate = translate
+        console = stderr()
+        one_line = Column(no_wrap=True, overflow="ellipsis")
         self._display = RichDisplay(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=28),
+            TextColumn("{task.description}", table_column=one_line),
+            BarColumn(bar_width=28 if console.width >= 100 else 8),
             _Amount(),
             _Time(),
-            _Fields(),
-            console=stderr(),
+            _Fields(table_column=one_line.copy()),
+            console=console,
             refresh_per_second=4,
         )
 

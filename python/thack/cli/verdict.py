@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from thack import api
-from thack.cli.command import Call, SettingsCommand
+from thack.cli.command import Call, Flag, SettingsCommand
 from thack.cli.console import VERDICT_STYLES, number, percent, stdout
 from thack.cli.session import emit, session
 from thack.config import VerdictSettings
@@ -25,7 +25,8 @@ PARAMETERS = {
     "runs": Annotated[
         list[Path],
         typer.Argument(
-            help="Run directories, or logs of other trainers (JSONL, trainer_state.json).", show_default=False
+            help="Run directories, or logs of other trainers (JSONL, trainer_state.json).",
+            show_default=False,
         ),
     ],
     "mapping": Annotated[
@@ -45,6 +46,7 @@ PARAMETERS = {
         typer.Option("--chosen-on", metavar="RUN", help="With --score: choose the thresholds on these other runs."),
     ],
 }
+FLAGS: tuple[Flag, ...] = ()
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +55,7 @@ def register(app: typer.Typer) -> None:
         name="verdict",
         settings=VerdictSettings,
         run=run,
-        flags=(),
+        flags=FLAGS,
         example="thack verdict runs/a --fail-on-hacking",
         set_example="margins.rise=0.05, or thresholds.slope_ratio=0.4 without an oracle",
         parameters=PARAMETERS,

@@ -9,7 +9,7 @@ from thack.config.commands import (
 )
 from thack.config.experiment import Axes, ExperimentSettings, RoleSettings
 from thack.config.loader import checked, from_dict, load_settings
-from thack.config.reference import Field, Setting, describe, fields_of
+from thack.config.reference import Field, Kind, Setting, describe, fields_of
 from thack.config.shared import (
     ArchitectureSettings,
     DataSettings,
@@ -47,6 +47,7 @@ __all__ = [
     "Field",
     "GenerateSettings",
     "GuardSettings",
+    "Kind",
     "LoadSettings",
     "LossSettings",
     "MemorySettings",

@@ -31,9 +31,11 @@ from thack.schema.fields import Above, AtLeast, Between, Each, Help
 from thack.schema.targets import CachedKind
 
 Run = Annotated[Path, Help("directory of the run; the same command resumes it")]
-Judge = Annotated[str, Help("a stronger model in the oracle's role, where there is none; its columns are judge/…")]
+Judge = Annotated[
+    str, Help("a stronger model in the oracle's role, where there is none; its columns start with judge/")
+]
 HumanReferences = Annotated[
-    bool, Help("a new evaluation set keeps the responses of its file; their columns are human/…")
+    bool, Help("a new evaluation set keeps the responses of its file; their columns start with human/")
 ]
 Parallel = Annotated[ParallelSettings, Help("several processes")]
 Memory = Annotated[MemorySettings, Help("memory and speed")]

@@ -13,9 +13,9 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args
 
-from thack.config.reference import REQUIRED, Field, describe, describe_type, fields_of, is_union
+from thack.config.reference import REQUIRED, Field, Kind, describe, describe_type, fields_of, is_union, origin_of
 from thack.config.toml import to_dict
 from thack.errors import DataError, UsageError
 
@@ -27,7 +27,7 @@ def load_settings(
     cls: type[T],
     files: Sequence[Path] = (),
     sets: Sequence[str] = (),
-    overrides: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, object] | None = None,
 ) -> T:
     """Build settings from their defaults and the given layers.
 
@@ -64,7 +64,7 @@ def load_settings(
     return layers.build(cls)
 
 
-def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+def from_dict(cls: type[T], values: Mapping[str, object]) -> T:
     """The inverse of `to_dict`, as strict as `load_settings`.
 
     Raises:
@@ -90,12 +90,12 @@ def checked(settings: T) -> T:
 class _Layers:
     """The values of all layers so far, and what is wrong with them."""
 
-    def __init__(self, cls: type[Any]) -> None:
+    def __init__(self, cls: type[object]) -> None:
         self._cls = cls
-        self._values: dict[Key, Any] = {}
+        self._values: dict[Key, object] = {}
         self.problems: list[str] = []
 
-    def add(self, values: Mapping[str, Any], place: str = "") -> None:
+    def add(self, values: Mapping[str, object], place: str = "") -> None:
         """One layer of nested values; `place` tells the user where they come from."""
         self._add(self._cls, values, (), f" (in {place})" if place else "")
 
@@ -125,7 +125,7 @@ class _Layers:
         return built
 
     def _replace(self, instance: Any, prefix: Key) -> Any:
-        changes: dict[str, Any] = {}
+        changes: dict[str, object] = {}
         for name, field in fields_of(type(instance)).items():
             key = (*prefix, name)
             if field.is_group:
@@ -134,7 +134,7 @@ class _Layers:
                 changes[name] = self._values[key]
         return dataclasses.replace(instance, **changes)
 
-    def _add(self, cls: type[Any], values: Mapping[str, Any], prefix: Key, place: str) -> None:
+    def _add(self, cls: type[object], values: Mapping[str, object], prefix: Key, place: str) -> None:
         for name, value in values.items():
             key, field = (*prefix, name), fields_of(cls).get(name)
             if field is None:
@@ -147,7 +147,7 @@ class _Layers:
             else:
                 self._add_value(key, field, value, place)
 
-    def _add_value(self, key: Key, field: Field, value: Any, place: str) -> None:
+    def _add_value(self, key: Key, field: Field, value: object, place: str) -> None:
         shown = f"{'.'.join(key)} = {json.dumps(value, ensure_ascii=False, default=str)}"
         try:
             self._values[key] = converted = _convert(field.type, value)
@@ -159,7 +159,7 @@ class _Layers:
             self.problems.append(f"{shown}: must be {field.bound}{place}")
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, object]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -170,27 +170,26 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not TOML ({error})") from error
 
 
-def _is_text(cls: type[Any], parts: Sequence[str]) -> bool:
-    kind: Any = cls
+def _is_text(cls: type[object], parts: Sequence[str]) -> bool:
+    kind: Kind = cls
     for part in parts:
         field = fields_of(kind).get(part) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
         kind = field.type if field else None
     return kind in (str, Path)
 
 
-def _nest(parts: Sequence[str], value: Any) -> dict[str, Any]:
-    for part in reversed(parts):
-        value = {part: value}
-    return dict(value)
+def _nest(parts: Sequence[str], value: object) -> dict[str, object]:
+    first, *rest = parts
+    return {first: _nest(rest, value) if rest else value}
 
 
-def _convert(kind: Any, value: Any) -> Any:
+def _convert(kind: Kind, value: object) -> object:
     """`value` as the type `kind`, or TypeError."""
-    if get_origin(kind) is Literal:
+    if origin_of(kind) is Literal:
         if any(type(value) is type(choice) and value == choice for choice in get_args(kind)):  # 1 == True
             return value
         raise TypeError
-    if get_origin(kind) is tuple:
+    if origin_of(kind) is tuple:
         if not isinstance(value, list | tuple):
             raise TypeError
         return tuple(_convert(get_args(kind)[0], item) for item in value)
@@ -209,7 +208,7 @@ def _convert(kind: Any, value: Any) -> Any:
     return value
 
 
-def _convert_union(kind: Any, value: Any) -> Any:
+def _convert_union(kind: Kind, value: object) -> object:
     for option in get_args(kind):
         try:
             return _convert(option, value)
@@ -225,13 +224,13 @@ def _fraction(value: int) -> float:
         raise TypeError from error
 
 
-def _near(field: Field, value: Any) -> str:
+def _near(field: Field, value: object) -> str:
     wrong = [str(item) for item in (value if isinstance(value, list) else [value]) if str(item) not in field.choices]
     close = difflib.get_close_matches(wrong[0], field.choices, n=1) if wrong else []
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _did_you_mean(cls: type[Any], prefix: Key, name: str) -> str:
+def _did_you_mean(cls: type[object], prefix: Key, name: str) -> str:
     """The nearest key of the same group, or the full name of a nested key that was written without it."""
     group = "".join(f"{part}." for part in prefix)
     keys = [setting.key for setting in describe(cls)]

@@ -7,10 +7,11 @@ import types
 from collections.abc import Hashable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
 
 from thack.schema.fields import Bound, Each, Help
 
+Kind: TypeAlias = Any  # a type, a Literal, tuple[T, ...] or a union: what an annotation may be
 REQUIRED = dataclasses.MISSING  # the default of a field that has none
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
@@ -20,10 +21,10 @@ class Field:
     """One field of a settings class: its type without annotations, its bound and its help."""
 
     name: str
-    type: Any
+    type: Kind
     bound: Bound | None
     help: str
-    default: Any
+    default: object
 
     @property
     def is_group(self) -> bool:
@@ -33,8 +34,8 @@ class Field:
     @property
     def choices(self) -> tuple[str, ...]:
         """The words that it, or each item of its list, is one of; none where it is free."""
-        kind = get_args(self.type)[0] if get_origin(self.type) is tuple else self.type
-        return tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
+        kind = get_args(self.type)[0] if origin_of(self.type) is tuple else self.type
+        return tuple(map(str, get_args(kind))) if origin_of(kind) is Literal else ()
 
     @property
     def accepts(self) -> str:
@@ -55,21 +56,21 @@ class Setting:
 
     key: str
     field: Field
-    default: Any
+    default: object
 
 
-def fields_of(cls: type[Any]) -> Mapping[str, Field]:
+def fields_of(cls: type[object]) -> Mapping[str, Field]:
     """The fields of a settings class by name, in order."""
     return _fields_of(cast(Hashable, cls))
 
 
 @cache
-def _fields_of(cls: Any) -> Mapping[str, Field]:
+def _fields_of(cls: Hashable) -> Mapping[str, Field]:
     hints = get_type_hints(cls, include_extras=True)
-    return {field.name: _read(field, hints[field.name]) for field in dataclasses.fields(cls)}
+    return {field.name: _read(field, hints[field.name]) for field in dataclasses.fields(cast(type, cls))}
 
 
-def describe(cls: type[Any]) -> tuple[Setting, ...]:
+def describe(cls: type[object]) -> tuple[Setting, ...]:
     """Every key of a settings class in order; keys of groups are dotted.
 
     Example:
@@ -80,24 +81,31 @@ def describe(cls: type[Any]) -> tuple[Setting, ...]:
     return tuple(_walk(cls, None, ""))
 
 
-def describe_type(kind: Any) -> str:
+def describe_type(kind: Kind) -> str:
     """What values of a type look like in TOML."""
-    if get_origin(kind) is Literal:
+    if origin_of(kind) is Literal:
         return " | ".join(map(str, get_args(kind)))
-    if get_origin(kind) is tuple:
+    if origin_of(kind) is tuple:
         return f"a list, each {describe_type(get_args(kind)[0])}"
     if is_union(kind):
         return " or ".join(describe_type(option) for option in get_args(kind) if option is not type(None))
     return _NAMES.get(kind, str(getattr(kind, "__name__", kind)))
 
 
-def is_union(kind: Any) -> bool:
+def origin_of(kind: Kind) -> object:
+    """`Literal`, `tuple` or `Annotated` for what is one of these; None for a class."""
+    return get_origin(kind)
+
+
+def is_union(kind: Kind) -> bool:
     """Whether a type is `A | B`."""
-    return get_origin(kind) in (types.UnionType, Union)
+    return origin_of(kind) in (types.UnionType, Union)
 
 
-def _read(field: dataclasses.Field[Any], hint: Any) -> Field:
-    kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+def _read(field: dataclasses.Field[Any], hint: Kind) -> Field:
+    kind: Kind
+    extras: list[Any]
+    kind, *extras = get_args(hint) if origin_of(hint) is Annotated else (hint,)
     texts = [extra.text for extra in extras if isinstance(extra, Help)]
     bounds: list[Bound] = [extra for extra in extras if not isinstance(extra, Help)]
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
@@ -110,7 +118,7 @@ def _read(field: dataclasses.Field[Any], hint: Any) -> Field:
     )
 
 
-def _walk(cls: type[Any], instance: Any, prefix: str) -> Iterator[Setting]:
+def _walk(cls: type[object], instance: object, prefix: str) -> Iterator[Setting]:
     for field in fields_of(cls).values():
         default = field.default if instance is None else getattr(instance, field.name)
         if field.is_group:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 from thack.config.reference import Field, fields_of
 
 
-def to_dict(settings: Any) -> dict[str, Any]:
+def to_dict(settings: object) -> dict[str, object]:
     """Plain nested values, ready for JSON: paths become strings, tuples lists."""
     return {name: _plain(getattr(settings, name)) for name in fields_of(type(settings))}
 
 
-def to_toml(settings: Any, *, comments: bool = False) -> str:
+def to_toml(settings: object, *, comments: bool = False) -> str:
     """The settings as a TOML file that `load` reads back; with `comments`, each key's help beside it."""
     return "\n".join(_table(settings, "", comments)).strip() + "\n"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value):
         return to_dict(value)
     if isinstance(value, tuple):
@@ -28,7 +27,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _table(settings: Any, prefix: str, comments: bool) -> list[str]:
+def _table(settings: object, prefix: str, comments: bool) -> list[str]:
     lines: list[str] = []
     tables: list[str] = []
     for name, field in fields_of(type(settings)).items():
@@ -45,7 +44,7 @@ def _comment(field: Field) -> str:
     return "; ".join(filter(None, (" | ".join(field.choices), field.help)))
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):

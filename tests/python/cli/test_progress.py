@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -66,3 +67,48 @@ def test_terminal_bars_show_amount_fields_and_notes(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(("seconds", "text"), [(None, "-:--"), (0.4, "0:00"), (61, "1:01"), (3725, "1:02:05")])
 def test_clock(seconds: float | None, text: str) -> None:
     assert module._clock(seconds) == text
+
+
+@pytest.mark.parametrize("fields", [{}, {"loss": 1.23456, "golden": 1.2}])
+def test_a_bar_fits_into_80_columns(monkeypatch: pytest.MonkeyPatch, fields: dict[str, float]) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr(module, "stderr", lambda: console)
+    terminal = TerminalProgress()
+    with terminal, terminal.task("distill offline", 12_345, "steps") as task:
+        task.advance(1234, **fields)
+        terminal._display.refresh()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    lines = [part for line in plain.splitlines() for part in line.split("\r") if part.strip()]
+    assert max(map(len, lines)) <= 80
+    assert all("distill offline" in line for line in lines), "each is one line"
+    assert "1,234/12,345 steps" in lines[-1]
+    assert all(f"{name} {value:.4g}" in lines[-1] for name, value in fields.items())
+
+
+def test_notes_are_translated(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(module, "stderr", lambda: Console(file=screen, force_terminal=True, width=80))
+    with TerminalProgress(str.upper) as terminal:
+        terminal.note("kept")
+    LineProgress(str.upper).note("kept")
+    assert "KEPT" in screen.getvalue() and capsys.readouterr().err == "KEPT\n"
+
+
+def test_a_task_without_a_total_counts_and_shows_no_time_left(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with LineProgress().task("read", None, "lines") as task:
+        task.advance(5)
+        clock[0] = 16.0
+        task.advance(1_000)
+    assert capsys.readouterr().err == "read: 1,005 lines · 0:16\n"
+
+
+def test_a_short_bar_leaves_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(module, "stderr", lambda: Console(file=screen, force_terminal=True, width=80))
+    terminal = TerminalProgress()
+    with terminal, terminal.task("quick", 1):
+        pass
+    assert terminal._display.tasks == []
