@@ -13,7 +13,7 @@ from thack import api
 from thack.config import ExperimentSettings
 from thack.detection import Score
 from thack.errors import DataError, ThackError
-from thack.experiments.demo import ArmResult, DemoResult
+from thack.experiments.demo import DemoResult, DemoRun
 from thack.experiments.forecast import Forecast
 from thack.experiments.grid import GridResult
 from thack.experiments.outcome import CellOutcome
@@ -154,8 +154,8 @@ def test_scores_are_a_row_per_detector(run: Run, calls: Calls) -> None:
     score = Score(
         detector="slope ratio",
         threshold=0.5,
-        num_turned=3,
-        num_sound=2,
+        num_rising=3,
+        num_healthy=2,
         hits=2,
         false_alarms=0,
         silent=0,
@@ -314,10 +314,10 @@ def test_doctor_marks_what_is_wrong(run: Run, calls: Calls, tmp_path: Path) -> N
 
 def test_the_demo_shows_a_row_per_student(run: Run, calls: Calls) -> None:
     arms = (
-        ArmResult(arm="offline", seed=0, path=Path("r/a"), verdict=HACKING, seconds=3.0),
-        ArmResult(arm="online-teacher", seed=0, path=Path("r/b"), verdict=HEALTHY, seconds=3.0),
+        DemoRun(source="offline", seed=0, path=Path("r/a"), verdict=HACKING, seconds=3.0),
+        DemoRun(source="online-teacher", seed=0, path=Path("r/b"), verdict=HEALTHY, seconds=3.0),
     )
-    calls.answer("demo", DemoResult(arms=arms, report=Path("r/report.html"), seconds=61.2))
+    calls.answer("demo", DemoResult(runs=arms, report=Path("r/report.html"), seconds=61.2))
     out = run("demo", "--out", "r").out
     assert "1.900, 1.100 @ 79, 1.200 (+9.1 %)" in out and "0.700 → 0.600 (-10.0 %)" in out and "healthy" in out
     assert "61 s · report: r/report.html" in out
