@@ -94,7 +94,7 @@ def _against_sft(place: Path) -> Iterator[Measurement]:
         cache = _cache(folder, vocab, kind)
         pairs = [cache.sequences(i) for i in range(len(cache))]
         fine_tuned = _model(vocab, 1)
-        objective = supervised(fine_tuned, torch.float32)
+        objective = supervised(fine_tuned)
         sft = Side(fine_tuned, PairedData(pairs), objective, objective.fuses)
         ours = _side(_model(vocab, 1), CachedTargets(cache, vocab), vocab, sparse=kind != "dense")
         batches = [pairs[i * BATCH : (i + 1) * BATCH] for i in range(BATCHES)]

@@ -27,6 +27,7 @@ from thack.losses import cross_entropy
 from thack.models.batch import Batch
 from thack.models.native.architecture import Architecture
 from thack.models.native.llama import Llama
+from thack.models.precision import Precision
 from thack.schema.targets import TargetSpec
 from thack.targets import ProjectedTeacher, Target, TopKTarget, select
 from thack.training.live import LiveTeacher
@@ -127,7 +128,9 @@ def measure_training(shapes: Shapes) -> Iterator[Measurement]:
         optimizer.zero_grad(set_to_none=True)
 
     def fused(settings: LossSettings, sparse: bool, target: Callable[[], Target | ProjectedTeacher | None]) -> Work:
-        objective = Objective(settings=settings, model=student, width=shapes.vocab, sparse=sparse, dtype=HALF)
+        objective = Objective(
+            settings=settings, model=student, width=shapes.vocab, sparse=sparse, precision=Precision(dtype=HALF)
+        )
         return lambda: step(
             lambda x, labels: objective(x, target(), labels), project=not objective.fuses(shapes.tokens)
         )

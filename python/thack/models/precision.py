@@ -23,6 +23,7 @@ class Precision:
 
     dtype: torch.dtype
     reason: str = ""
+    casts: bool = True  # False: the weights themselves are in `dtype`
 
     @property
     def name(self) -> str:
@@ -34,7 +35,8 @@ class Precision:
 
     def autocast(self, model: LanguageModel) -> AbstractContextManager[object]:
         """Around forwards of `model`: products in this format; in float32 nothing is cast."""
-        return nullcontext() if self.dtype == torch.float32 else torch.autocast(model.device.type, dtype=self.dtype)
+        casts = self.casts and self.dtype != torch.float32
+        return torch.autocast(model.device.type, dtype=self.dtype) if casts else nullcontext()
 
     def round_weights(self, model: LanguageModel) -> None:
         """Store the weights of linear layers in this format: autocast would round them alike, at every call.

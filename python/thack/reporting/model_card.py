@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from thack.detection import OracleFreeVerdict, Verdict
-from thack.errors import DataError
 from thack.files import read_json, write_text
 from thack.reporting.prose import MEANING, reasons
+from thack.schema.run import Manifest
 
 CARD = "README.md"
 
@@ -27,46 +26,46 @@ def write_card(run: Path, found: Verdict | OracleFreeVerdict | None = None) -> P
 
 def model_card(run: Path, found: Verdict | OracleFreeVerdict | None = None) -> str:
     """The text: front matter for the hub, then plain words."""
-    manifest, settings = _facts(run / "manifest.json"), _settings(run / "config.toml")
+    manifest, settings = _manifest(run / "manifest.json"), _settings(run / "config.toml")
     parts = [_front_matter(manifest), f"# {run.resolve().name}", _origin(manifest, settings)]
-    if manifest.get("command") == "distill":
+    if manifest is not None and manifest.command == "distill":
         parts += ["## Teacher hacking", _verdict(run, found)]
     parts += ["## Use", _use(run / "model" / "config.json")]
     return "\n\n".join(parts) + "\n"
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    with suppress(DataError):
-        return dict(read_json(path))
-    return {}
+def _manifest(path: Path) -> Manifest | None:
+    return Manifest.parse(read_json(path), str(path)) if path.is_file() else None
 
 
 def _settings(path: Path) -> dict[str, Any]:
     return tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
-def _front_matter(manifest: Mapping[str, Any]) -> str:
+def _front_matter(manifest: Manifest | None) -> str:
     lines = ["library_name: transformers", "tags:", "- thack", "- distillation"]
-    base, _, commit = str(manifest.get("origins", {}).get("student", "")).partition("@")
+    base, _, commit = (manifest.facts.origins.get("student", "") if manifest else "").partition("@")
     if commit:  # a model of the hub, at this commit
         lines += [f"base_model: {base}"]
     return "\n".join(["---", *lines, "---"])
 
 
-def _origin(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    if manifest.get("command") != "distill":
-        return f"Trained with thack on {manifest.get('sequences', '?')} pairs of prompt and response."
-    origins = manifest.get("origins", {})
+def _origin(manifest: Manifest | None, settings: Mapping[str, Any]) -> str:
+    if manifest is None:
+        return "Trained with thack."
+    if manifest.command != "distill":
+        return f"Trained with thack on {manifest.facts.sequences} pairs of prompt and response."
+    origins = manifest.facts.origins
     teacher = origins.get("teacher") or settings.get("teacher") or settings.get("cache") or "?"
     loss, source = settings.get("loss", {}), settings.get("source", {})
     lines = [
         f"- teacher: `{teacher}`" + (" (a cache)" if not settings.get("teacher") else ""),
         f"- student before: `{origins.get('student') or settings.get('student', '?')}`",
         f"- loss: {loss.get('divergence', 'forward_kl')} at temperature {loss.get('temperature', 1.0):g}",
-        f"- responses: {source.get('kind', 'offline')}, {manifest.get('sequences', '?')} sequences",
+        f"- responses: {source.get('kind', 'offline')}, {manifest.facts.sequences} sequences",
     ]
-    fingerprints = manifest.get("models", {})
-    lines += [f"- {role}'s fingerprint: `{value}`" for role, value in fingerprints.items() if role != "student"]
+    models = manifest.facts.models
+    lines += [f"- {role}'s fingerprint: `{value}`" for role, value in models.items() if role != "student"]
     return "A student that thack distilled from its teacher.\n\n" + "\n".join(lines)
 
 
@@ -79,7 +78,7 @@ def _verdict(run: Path, found: Verdict | OracleFreeVerdict | None) -> str:
 
 
 def _use(config: Path) -> str:
-    encoder_decoder = bool(_facts(config).get("is_encoder_decoder"))
+    encoder_decoder = bool(read_json(config).get("is_encoder_decoder"))
     cls = "AutoModelForSeq2SeqLM" if encoder_decoder else "AutoModelForCausalLM"
     code = [
         f"from transformers import {cls}, AutoTokenizer",

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from thack.runtime.environment import environment
+from thack.schema.run import Environment
 
 State = Literal["ok", "note", "wrong"]
 
@@ -32,11 +33,11 @@ def examine(out: Path) -> list[Finding]:
     return [*_software(facts), *_processor(facts), *_accelerators(facts), *file_system(out)]
 
 
-def _software(facts: dict[str, Any]) -> list[Finding]:
-    packages = facts["packages"]
+def _software(facts: Environment) -> list[Finding]:
+    packages = facts.packages
     found = [
-        Finding(name="thack", value=f"{facts['thack']}" + (f" ({facts['git']})" if facts["git"] else "")),
-        Finding(name="python", value=f"{facts['python']} on {facts['platform']}"),
+        Finding(name="thack", value=facts.thack + (f" ({facts.git})" if facts.git else "")),
+        Finding(name="python", value=f"{facts.python} on {facts.platform}"),
         Finding(name="torch", value=packages.get("torch", "missing")),
     ]
     for name, extra, use in (
@@ -57,8 +58,8 @@ def _hub() -> Finding:
     return Finding(name="hub", value=f"{how}, in {home}")
 
 
-def _processor(facts: dict[str, Any]) -> list[Finding]:
-    limits, used = facts["thread_limits"], facts["threads"]
+def _processor(facts: Environment) -> list[Finding]:
+    limits, used = facts.thread_limits, facts.threads
     binding = ", ".join(f"{name} {value}" for name, value in limits.items())
     machine = os.cpu_count() or 1
     threads = Finding(name="threads", value=f"{used} of {machine} cores ({binding})")
@@ -70,30 +71,29 @@ def _processor(facts: dict[str, Any]) -> list[Finding]:
             advice="unset THACK_NUM_THREADS, or ask the scheduler for more cores",
         )
     return [
-        Finding(name="cpu", value=facts["cpu"]),
-        Finding(name="simd", value=facts["simd"]),
+        Finding(name="cpu", value=facts.cpu),
+        Finding(name="simd", value=facts.simd),
         threads,
         _bf16(facts),
     ]
 
 
-def _bf16(facts: dict[str, Any]) -> Finding:
+def _bf16(facts: Environment) -> Finding:
     from thack.runtime.device import bf16_speedup
 
     speedup = bf16_speedup()
-    how = "native" if facts["bf16"] != "emulated" else "emulated"
+    how = "native" if facts.bf16 != "emulated" else "emulated"
     chosen = "chosen for wide models" if how == "native" and speedup > 1.3 else "float32 is chosen"
-    return Finding(name="bfloat16", value=f"{how} ({facts['bf16']}), {speedup:.2g} × float32's speed: {chosen}")
+    return Finding(name="bfloat16", value=f"{how} ({facts.bf16}), {speedup:.2g} × float32's speed: {chosen}")
 
 
-def _accelerators(facts: dict[str, Any]) -> list[Finding]:
-    gpus = facts["gpus"]
-    if not gpus:
+def _accelerators(facts: Environment) -> list[Finding]:
+    if not facts.gpus:
         return [Finding(name="gpus", value="none")]
     import torch
 
     found = []
-    for index, name in enumerate(gpus):
+    for index, name in enumerate(facts.gpus):
         free, total = torch.cuda.mem_get_info(index)
         found.append(Finding(name=f"gpu {index}", value=f"{name}, {free >> 30} of {total >> 30} GiB free"))
     return found

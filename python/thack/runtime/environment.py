@@ -1,4 +1,4 @@
-"""What a number depends on beside its settings: versions, machine, threads. Kept with every run."""
+"""What a number depends on beside its settings: versions, machine, threads. Stored with every run."""
 
 from __future__ import annotations
 
@@ -8,40 +8,37 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from thack import _native, _version
 from thack.runtime.device import fast_bf16_flag
 from thack.runtime.ranks import current_rank
 from thack.runtime.threads import limits, threads
+from thack.schema.run import Environment
 
 _PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "transformers", "matplotlib", "pyarrow")
 
 
-def environment() -> dict[str, Any]:
-    """Plain values, ready for environment.json; nothing that names the user or the machine's paths."""
-    rank = current_rank()
-    return {
-        "thack": version("thack"),
-        "git": _git_revision(),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "packages": {name: found for name in _PACKAGES if (found := version(name))},
-        "cpu": cpu_name(),
-        "simd": simd_level(),
-        "bf16": fast_bf16_flag() or "emulated",
-        "threads": threads(),
-        "thread_limits": limits(),
-        "gpus": gpus(),
-        "world_size": rank.world_size,
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
-    }
+def environment() -> Environment:
+    """This process and its machine."""
+    return Environment(
+        thack=native_version(),
+        git=_git_revision(),
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        packages={name: found for name in _PACKAGES if (found := version(name))},
+        cpu=cpu_name(),
+        simd=simd_level(),
+        bf16=fast_bf16_flag() or "emulated",
+        threads=threads(),
+        thread_limits=limits(),
+        gpus=gpus(),
+        world_size=current_rank().world_size,
+        slurm_job=os.environ.get("SLURM_JOB_ID"),
+    )
 
 
 def version(package: str) -> str | None:
     """The installed version of a distribution, or None."""
-    if package == "thack":
-        return native_version()
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -59,7 +56,7 @@ def simd_level() -> str:
 
 
 def cpu_name() -> str:
-    """The model as the kernel names it."""
+    """The model, as the operating system names it."""
     if platform.system() == "Linux":
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -67,14 +64,14 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def gpus() -> list[str]:
-    """Names of the GPUs that torch can use, without importing torch if nothing has yet."""
+def gpus() -> tuple[str, ...]:
+    """Names of the GPUs that torch can use, without importing torch where there can be none."""
     if "torch" not in sys.modules and not _may_have_gpu():
-        return []
-    import torch
+        return ()
+    import torch  # seconds to import: only where there may be a GPU
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return [torch.cuda.get_device_name(index) for index in range(count)]
+    return tuple(torch.cuda.get_device_name(index) for index in range(count))
 
 
 def _may_have_gpu() -> bool:
@@ -82,7 +79,7 @@ def _may_have_gpu() -> bool:
 
 
 def _git_revision() -> str | None:
-    """The commit of the checkout thack runs from, with + where files differ from it; None when installed."""
+    """The commit of the checkout that thack runs from, with + where files differ from it; None when installed."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None

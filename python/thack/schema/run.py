@@ -1,13 +1,15 @@
-"""What a run says of itself: STATUS.json."""
+"""What a run says of itself: STATUS.json, manifest.json, environment.json, and the state of a checkpoint."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from thack.schema import document
 
 State = Literal["running", "stopped", "failed", "finished"]
+Command = Literal["sft", "distill"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,3 +38,131 @@ class Status:
             DataError: `raw` is not a status of this version.
         """
         return document.parse(cls, raw, what)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What goes into a training run, by content. Every rank starts from the same facts, and so does a resumed run."""
+
+    models: Mapping[str, str]  # fingerprint by role
+    origins: Mapping[str, str] = field(default_factory=dict)  # directory or org/name@commit by role
+    tokenizer: str = ""  # fingerprint
+    data: str | None = None  # fingerprint of the sequences; None: they are the cache's
+    cache: str | None = None  # fingerprint
+    eval_set: str | None = None  # fingerprint
+    compared_ids: int | None = None  # width of the vocabulary on which student and teacher are compared
+    sequences: int = 0  # that are trained on
+    validation_sequences: int = 0
+    precision: Mapping[str, str] = field(default_factory=dict)  # number format of the products by role, and why
+    ranks: int = 1
+
+    def changes(self, now: RunFacts) -> dict[str, tuple[object, object]]:
+        """What a resumed run may not change, but does: before and now, by name.
+
+        The student is not compared: it now comes from a checkpoint. Nor is what depends on the machine.
+        """
+        before, after = (_compared(facts) for facts in (self, now))
+        return {key: (before[key], value) for key, value in after.items() if before.get(key, value) != value}
+
+    def with_student_of(self, earlier: RunFacts) -> RunFacts:
+        """The same facts with the student that the run began with."""
+        student = {"student": earlier.models["student"]}
+        origin = {"student": earlier.origins["student"]} if "student" in earlier.origins else {}
+        return replace(self, models={**self.models, **student}, origins={**self.origins, **origin})
+
+
+def _compared(facts: RunFacts) -> dict[str, object]:
+    found: dict[str, object] = {f"models.{role}": value for role, value in facts.models.items() if role != "student"}
+    for name in ("tokenizer", "data", "cache", "eval_set", "compared_ids", "sequences", "validation_sequences"):
+        found[name] = getattr(facts, name)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """manifest.json of a run: which command wrote it, from what."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    kind: Literal["run"] = "run"
+    command: Command
+    facts: RunFacts
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
+
+    @classmethod
+    def parse(cls, raw: object, what: str = "manifest.json") -> Manifest:
+        """The inverse of `dump`.
+
+        Raises:
+            DataError: `raw` is not a run's manifest of this version.
+        """
+        return document.parse(cls, raw, what)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What a run has cost so far, over all its starts and ranks."""
+
+    generated_tokens: int = 0  # response tokens sampled for training
+    teacher_tokens: int = 0  # response tokens scored by a live teacher
+    seconds: float = 0.0
+
+    def columns(self) -> dict[str, float]:
+        """As columns of metrics.jsonl."""
+        return {
+            "generated_tokens": self.generated_tokens,
+            "teacher_tokens": self.teacher_tokens,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerState:
+    """trainer.json of a checkpoint: what is needed to resume beside weights, optimizer and responses."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    step: int
+    costs: Costs = field(default_factory=Costs)
+    hooks: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # each hook's own state, by its name
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
+
+    @classmethod
+    def parse(cls, raw: object, what: str = "trainer.json") -> TrainerState:
+        """The inverse of `dump`.
+
+        Raises:
+            DataError: `raw` is not a trainer's state of this version.
+        """
+        return document.parse(cls, raw, what)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """environment.json: what a number depends on beside its settings. Nothing in it names the user or a path."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    thack: str
+    git: str | None = None  # revision of the checkout, with + where files differ from it; None when installed
+    python: str
+    platform: str
+    packages: Mapping[str, str]
+    cpu: str
+    simd: str  # vector instructions that the Rust kernels chose
+    bf16: str  # instructions that multiply bfloat16 natively, or "emulated"
+    threads: int
+    thread_limits: Mapping[str, int]
+    gpus: tuple[str, ...] = ()
+    world_size: int = 1
+    slurm_job: str | None = None
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning and distillation: one loop, read top to bottom in loop.py."""
+"""Supervised fine-tuning and distillation: one loop, read from top to bottom in trainer.py."""
 
 from thack.training.distill import RunResult, run_distill
 from thack.training.run_directory import final_model

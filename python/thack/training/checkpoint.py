@@ -1,10 +1,10 @@
-"""Checkpoints that are whole or do not count: no pickle, and a list of every file with size and hash.
+"""Checkpoints that are complete or do not count: no pickle, and a list of every file with size and hash.
 
     step_000500/  model.safetensors config.json tokenizer.json …   what `LanguageModel.save` writes
                   optimizer.safetensors  trainer.json  [responses.json]  COMMIT.json
 
-Written to a temporary directory, fsynced, renamed. A directory whose COMMIT.json is missing or does not
-match is as good as absent: reading falls back to the one before, which is why two are kept.
+Written to a temporary directory, fsynced, renamed. A directory whose COMMIT.json is missing or does not match is
+ignored: reading falls back to the checkpoint before, which is why two are kept.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,7 +37,9 @@ from thack.files import (
     write_json,
 )
 from thack.models.protocol import LanguageModel
-from thack.training.sharding import whole_tensor
+from thack.schema import document
+from thack.schema.run import TrainerState
+from thack.training.sharding import full_tensor
 
 COMMIT = "COMMIT.json"
 _NAME = re.compile(r"step_(\d{6,})")
@@ -46,27 +48,50 @@ _SLOTS = ("exp_avg", "exp_avg_sq", "step")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What a run needs beside the weights to go on as if nothing had happened."""
+    """What a run needs beside weights and optimizer to resume as if it had not been stopped."""
+
+    state: TrainerState
+    responses: Sequence[TokenSequence] | None = None  # the open window's, where they cannot be sampled again
+
+    @property
+    def step(self) -> int:
+        return self.state.step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Commit:
+    """COMMIT.json: the files of a complete checkpoint by name, and a hash of this list itself."""
+
+    SCHEMA: ClassVar[int] = 1
 
     step: int
-    trainer: Mapping[str, Any]  # plain JSON: counters, best validation
-    responses: Sequence[TokenSequence] | None = None  # the open window's, where they cannot be written again
+    files: Mapping[str, _File]
+    digest: str = ""
+
+    def own_digest(self) -> str:
+        return digest(canonical_json(document.dump(replace(self, digest=""))))
 
 
 def save_checkpoint(folder: Path, model: LanguageModel, optimizer: Mapping[str, Tensor], snapshot: Snapshot) -> Path:
     """Write folder/step_NNNNNN, complete and durable, and return it; replaces one of the same step.
 
-    `optimizer` is what `optimizer_tensors` gives, whole.
+    `optimizer` is what `optimizer_tensors` gives, shards gathered.
     """
     directory = folder / f"step_{snapshot.step:06d}"
     with _explained(directory), atomic_directory(directory, replace=True) as temporary:
         model.save(temporary)
         save_file(dict(optimizer), temporary / "optimizer.safetensors")
         if snapshot.responses is not None:
-            write_bytes(temporary / "responses.json", canonical_json([_row(s) for s in snapshot.responses]))
-        write_json(temporary / "trainer.json", {"step": snapshot.step, **snapshot.trainer})
-        commit = {"format": 1, "step": snapshot.step, "files": _listing(temporary)}
-        write_json(temporary / COMMIT, {**commit, "digest": digest(canonical_json(commit))})
+            write_bytes(temporary / "responses.json", canonical_json([document.dump(s) for s in snapshot.responses]))
+        write_json(temporary / "trainer.json", snapshot.state.dump())
+        commit = _Commit(step=snapshot.step, files=_listing(temporary))
+        write_json(temporary / COMMIT, document.dump(replace(commit, digest=commit.own_digest())))
     return directory
 
 
@@ -85,22 +110,19 @@ def _explained(directory: Path) -> Iterator[None]:
 
 def check_checkpoint(directory: Path) -> None:
     """Raise DataError unless every file listed in COMMIT.json is there with its size and hash."""
-    commit = read_json(directory / COMMIT)
-    own = commit.pop("digest", None) if isinstance(commit, dict) else None
-    if own is None or own != digest(canonical_json(commit)):
-        raise DataError(f"{directory / COMMIT} is damaged")
-    for name, expected in commit["files"].items():
+    place = directory / COMMIT
+    commit = document.parse(_Commit, read_json(place), str(place))
+    if commit.digest != commit.own_digest():
+        raise DataError(f"{place} is damaged")
+    for name, expected in commit.files.items():
         path = directory / name
         if not path.is_file():
             raise DataError(f"{path} is missing")
-        found = {"bytes": path.stat().st_size, "digest": None}
-        if found["bytes"] == expected["bytes"]:
-            found["digest"] = file_digest(path)
-        if found != expected:
-            raise DataError(
-                f"{path} is damaged",
-                details=(f"written  {expected}", f"found    {found}"),
-            )
+        size = path.stat().st_size
+        if size != expected.bytes:
+            raise DataError(f"{path} is damaged", details=(f"written  {expected.bytes} bytes", f"found    {size}"))
+        if (found := file_digest(path)) != expected.digest:
+            raise DataError(f"{path} is damaged", details=(f"written  {expected.digest}", f"found    {found}"))
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -116,7 +138,7 @@ def step_of(directory: Path) -> int:
 
 
 def latest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint, and one line for every newer one that was passed over."""
+    """The newest complete checkpoint, and one line for every newer one that was passed over."""
     passed_over: list[str] = []
     for directory in reversed(checkpoints(folder)):
         try:
@@ -130,11 +152,9 @@ def latest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
 
 def read_snapshot(directory: Path) -> Snapshot:
     """What a verified checkpoint holds beside the model and its optimizer."""
-    trainer = read_json(directory / "trainer.json")
-    responses = directory / "responses.json"
+    place, responses = directory / "trainer.json", directory / "responses.json"
     return Snapshot(
-        step=trainer["step"],
-        trainer=trainer,
+        state=TrainerState.parse(read_json(place), str(place)),
         responses=[_sequence(row) for row in read_json(responses)] if responses.exists() else None,
     )
 
@@ -143,7 +163,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Ite
     """The optimizer's state by slot and parameter name, such as `exp_avg.blocks.0.qkv.weight`, shards gathered."""
     for name, parameter in model.named_parameters():
         for slot, value in optimizer.state.get(parameter, {}).items():
-            yield f"{slot}.{name}", whole_tensor(value.detach()).contiguous()
+            yield f"{slot}.{name}", full_tensor(value.detach()).contiguous()
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> None:
@@ -173,7 +193,7 @@ def _step_of_adam(value: Tensor, parameter: nn.Parameter) -> Tensor:
 
 
 def _like(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """`value` where `parameter` lies, and cut as it is."""
+    """`value` on the device of `parameter`, and sharded as it is."""
     value = value.to(parameter.device)
     mesh = getattr(parameter, "device_mesh", None)
     if mesh is None:
@@ -187,7 +207,7 @@ def _like(value: Tensor, parameter: nn.Parameter) -> Tensor:
 def prune_checkpoints(folder: Path, keep: int, protect: frozenset[int] = frozenset()) -> None:
     """Remove all but the newest `keep` (at least two) and the protected steps.
 
-    Called after a newer one has been written and read back, so that a whole one is always left.
+    Called after a newer one has been written and read back, so that a complete one is always left.
     """
     for directory in checkpoints(folder)[: -max(2, keep)]:
         if step_of(directory) not in protect:
@@ -195,36 +215,19 @@ def prune_checkpoints(folder: Path, keep: int, protect: frozenset[int] = frozens
 
 
 def remove_remains(folder: Path) -> None:
-    """Take away what a killed process left half written; only the owner of a run may."""
+    """Remove what a killed process left incomplete; only the owner of a run may."""
     for pattern in (".step_*.tmp", ".step_*.old"):
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _listing(directory: Path) -> dict[str, dict[str, Any]]:
+def _listing(directory: Path) -> dict[str, _File]:
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     return {
-        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "digest": file_digest(path)} for path in paths
-    }
-
-
-def _row(sequence: TokenSequence) -> dict[str, Any]:
-    return {
-        "example": sequence.example,
-        "position": sequence.position,
-        "prompt_id": sequence.prompt_id,
-        "sample": sequence.sample,
-        "prompt_ids": sequence.prompt_ids.tolist(),
-        "response_ids": sequence.response_ids.tolist(),
+        str(path.relative_to(directory)): _File(bytes=path.stat().st_size, digest=file_digest(path)) for path in paths
     }
 
 
 def _sequence(row: Mapping[str, Any]) -> TokenSequence:
-    return TokenSequence(
-        example=row["example"],
-        prompt_id=row["prompt_id"],
-        prompt_ids=np.asarray(row["prompt_ids"], dtype=np.int32),
-        response_ids=np.asarray(row["response_ids"], dtype=np.int32),
-        sample=row["sample"],
-        position=row["position"],
-    )
+    ids = {key: np.asarray(row[key], dtype=np.int32) for key in ("prompt_ids", "response_ids")}
+    return TokenSequence(**{**row, **ids})

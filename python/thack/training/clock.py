@@ -12,10 +12,11 @@ PARTS = ("data", "forward", "loss", "backward", "optimizer")
 
 
 class Clock:
-    """Adds up seconds per part; `precise` waits for the device at each boundary (what `profile` asks for)."""
+    """Adds up seconds per part. `profile` logs them, and waits for the device at each boundary."""
 
-    def __init__(self, precise: bool = False) -> None:
-        self._precise = precise and torch.cuda.is_available()
+    def __init__(self, profile: bool = False) -> None:
+        self.profile = profile
+        self._waits = profile and torch.cuda.is_available()
         self.seconds = dict.fromkeys(PARTS, 0.0)
 
     @contextmanager
@@ -27,13 +28,13 @@ class Clock:
             self.seconds[part] += self._now() - start
 
     def _now(self) -> float:
-        if self._precise:
+        if self._waits:
             torch.cuda.synchronize()
         return perf_counter()
 
-    def row(self) -> dict[str, float]:
-        """The split so far, as columns."""
-        return {f"seconds/{part}": round(seconds, 6) for part, seconds in self.seconds.items()}
+    def columns(self) -> dict[str, float]:
+        """The seconds so far, as columns of metrics.jsonl; none unless `profile` asks for them."""
+        return {f"seconds/{part}": round(s, 6) for part, s in self.seconds.items()} if self.profile else {}
 
     def __str__(self) -> str:
         total = sum(self.seconds.values()) or 1.0

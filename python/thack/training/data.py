@@ -1,4 +1,4 @@
-"""What a run trains on: sequences by position in the data set, and what is known of the teacher on them."""
+"""What a run trains on: sequences by position in the data set, and the teacher's target for their tokens."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ if TYPE_CHECKING:
 
 
 class TrainingData(Protocol):
-    """Who wrote the responses is one question, where the target distribution comes from another."""
+    """Who wrote the responses is one question; where the target distribution comes from is another."""
 
     @property
     def keeps_responses(self) -> bool:
-        """Whether an open window's responses must be saved, to go on within it."""
+        """Whether an open window's responses must be saved, to resume within it."""
 
     @property
     def generated_tokens(self) -> int:
-        """Response tokens written for training so far."""
+        """Response tokens sampled for training so far."""
 
     @property
     def teacher_tokens(self) -> int:
         """Response tokens scored by a live teacher so far."""
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        """Tokens of prompt and response by position; None where responses are sampled during the run."""
 
     def __len__(self) -> int:
         """Positions in the data set."""
@@ -41,10 +45,15 @@ class TrainingData(Protocol):
         """The sequences of one window, in the order of `positions`."""
 
     def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
-        """What `target` will be asked for next, in this order, so that it can be read ahead; () ends that."""
+        """The next batches that `target` will be asked for, in this order, to be read ahead; () ends that."""
 
     def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | ProjectedTeacher | None:
         """The teacher's distributions for the rows of `batch`; None: train on the tokens alone."""
+
+
+def total_lengths(sequences: Iterable[TokenSequence]) -> np.ndarray:
+    """Tokens of prompt and response of each sequence."""
+    return np.array([len(s.prompt_ids) + len(s.response_ids) for s in sequences])
 
 
 class PairedData:
@@ -56,6 +65,7 @@ class PairedData:
 
     def __init__(self, sequences: Sequence[TokenSequence]) -> None:
         self._sequences = list(sequences)
+        self.lengths = total_lengths(sequences)
 
     def __len__(self) -> int:
         return len(self._sequences)
@@ -71,11 +81,12 @@ class PairedData:
 
 
 class CachedTargets:
-    """Responses and targets of a cache, both by position: text and teacher cannot come apart (pitfall 21)."""
+    """Responses and targets of a cache, both by position: a target always belongs to its text (pitfall 21)."""
 
     keeps_responses = False
     generated_tokens = 0
     teacher_tokens = 0
+    lengths = None
 
     def __init__(self, cache: Cache, width: int) -> None:
         self._cache = cache
@@ -89,7 +100,7 @@ class CachedTargets:
         return [self._cache.sequences(int(i)) for i in positions]
 
     def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
-        """Read and decode these by a thread, a few ahead of the training that uses them."""
+        """Read and decode them in a thread, a few ahead of the training that uses them."""
         if self._ahead is not None:
             self._ahead.close()
         self._ahead = self._cache.prefetch(map(cache_positions, batches)) if batches else None
@@ -104,12 +115,14 @@ class CachedTargets:
 
 
 class LiveTargets:
-    """Responses from any source, scored by the teacher as they come."""
+    """Responses from any source, scored by a live teacher."""
 
     def __init__(
         self, source: ResponseSource, data: Sequence[TokenSequence], teacher: LiveTeacher, *, keeps_responses: bool
     ) -> None:
-        self.data = data  # the data set's prompts by position
+        """`data` are the prompts by position; unless `keeps_responses`, their responses are those of the source."""
+        self.data = data
+        self.lengths = None if keeps_responses else total_lengths(data)
         self._source = source
         self._teacher = teacher
         self.keeps_responses = keeps_responses

@@ -1,10 +1,10 @@
-"""Two fixed sets on training prompts, for the detectors that need no oracle.
+"""Two fixed sets of responses to training prompts, for the detectors that need no oracle.
 
-    train_kl/monitor   the responses that an offline student trains on: from the cache or the data; where all are
-                       written afresh, what the teacher would have written for an offline run
+    train_kl/monitor   the responses that an offline student trains on, from the cache or the data. In an online run:
+                       those that the teacher would have written for an offline one
     train_kl/fresh     other responses of the teacher to the same prompts, never trained on
 
-Memorisation drives the first down and leaves the second and the held-out proxy behind.
+Memorisation lowers the first and leaves the second, and the held-out proxy, behind.
 """
 
 from __future__ import annotations
@@ -19,29 +19,49 @@ from thack.runtime.process_group import ProcessGroup
 from thack.schema.metrics import TrainingKL
 from thack.targets.keys import MONITOR_SAMPLE, Stream
 from thack.training.data import LiveTargets, TrainingData
-from thack.training.plan import Plan, shuffled
+from thack.training.plan import shuffled
 
 _PROMPTS = 256
 
 
-def training_monitors(
-    teacher: LanguageModel,
-    request: GenerationRequest,
-    width: int,
-    training_data: TrainingData,
-    plan: Plan,
-    group: ProcessGroup,
-) -> dict[str, FixedKL]:
-    """Both sets; the same for every restart, since nothing in them depends on the student.
+class TrainingMonitors:
+    """KL(teacher‖student) on both sets, in nats per token and float32.
 
-    `request` is what `generate` would be asked for at temperature 1. The distances are in float32.
+    The sets are sampled at the first measurement. They are the same after every restart, since nothing in them depends
+    on the student.
     """
-    positions = np.sort(shuffled(len(training_data), plan.seed, 0, stream=Stream.MONITORS)[:_PROMPTS])
-    if isinstance(training_data, LiveTargets) and training_data.keeps_responses:
-        prompts = [training_data.data[i] for i in positions]
-        trained = respond(teacher, prompts, request, samples=-repeats(prompts), group=group)
-    else:
-        trained = prompts = training_data.sequences(positions, 0)
-    fresh = respond(teacher, prompts, request, samples=MONITOR_SAMPLE - repeats(prompts), group=group)
-    sets: dict[str, list[TokenSequence]] = {TrainingKL.MONITOR: trained, TrainingKL.FRESH: fresh}
-    return {name: FixedKL(sequences, teacher, width, group=group) for name, sequences in sets.items()}
+
+    def __init__(
+        self,
+        teacher: LanguageModel,
+        request: GenerationRequest,
+        data: TrainingData,
+        *,
+        width: int,
+        group: ProcessGroup,
+    ) -> None:
+        """`request` is that of an offline run's responses; `width`: ids on which teacher and student are compared."""
+        self._teacher, self._request, self._data = teacher, request, data
+        self._width, self._group = width, group
+        self._sets: dict[str, FixedKL] = {}
+
+    def measure(self, student: LanguageModel) -> dict[str, float]:
+        """One column for each set."""
+        if not self._sets:
+            responses = self._responses()
+            self._sets = {
+                name: FixedKL(sequences, self._teacher, self._width, group=self._group)
+                for name, sequences in responses.items()
+            }
+        return {name: monitor.measure(student) for name, monitor in self._sets.items()}
+
+    def _responses(self) -> dict[str, list[TokenSequence]]:
+        data, teacher, request, group = self._data, self._teacher, self._request, self._group
+        positions = np.sort(shuffled(len(data), request.seed, 0, stream=Stream.MONITORS)[:_PROMPTS])
+        if isinstance(data, LiveTargets) and data.keeps_responses:
+            prompts = [data.data[i] for i in positions]
+            trained = respond(teacher, prompts, request, samples=-repeats(prompts), group=group)
+        else:
+            trained = prompts = data.sequences(positions, 0)
+        new = respond(teacher, prompts, request, samples=MONITOR_SAMPLE - repeats(prompts), group=group)
+        return {TrainingKL.MONITOR: trained, TrainingKL.FRESH: new}

@@ -17,7 +17,8 @@ from thack.errors import UndefinedLoss
 from thack.losses import token_losses
 from thack.losses.fused import fused_divergence
 from thack.models.batch import Batch
-from thack.models.protocol import LanguageModel
+from thack.models.precision import FLOAT32, Precision
+from thack.models.protocol import LanguageModel, evaluating
 from thack.targets.projected import ProjectedTeacher, Projection
 from thack.targets.types import Target
 
@@ -27,21 +28,21 @@ WORTH_FUSING = 1 << 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """`loss.fused` = auto fuses where the targets are sparse (in-place sweeps, no copies) or the logits many.
+    """The loss of a step. `loss.fused` = auto fuses head and loss where targets are sparse or the logits are many.
 
-    Both ways give the same number and gradient up to rounding. The choice depends on the settings and on the
-    number of tokens alone, so a resumed run takes the same one.
+    Both ways give the same number and gradient up to rounding. The choice depends on the settings and on the number of
+    tokens alone, so a resumed run takes the same one.
     """
 
     settings: LossSettings
     model: LanguageModel
     width: int  # ids that are compared
     sparse: bool  # what the targets will be
-    dtype: torch.dtype = torch.float32  # of the head's product
+    precision: Precision = FLOAT32  # of the student's products, the head's included
     plain_head: bool = True  # whether logits are the head's product, scaled and capped as the model says
 
     def fuses(self, num_tokens: int) -> bool:
-        """Whether the loss of so many tokens takes hidden states."""
+        """Whether the loss of `num_tokens` tokens takes hidden states."""
         if not self.plain_head or self.settings.fused is False:
             return False
         return self.settings.fused is True or self.sparse or num_tokens * self.width >= WORTH_FUSING
@@ -52,42 +53,38 @@ class Objective:
             if isinstance(target, ProjectedTeacher):
                 target = target.to_dense()
             return token_losses(output_NX[:, : self.width], target, labels_N, self.settings)
-        hidden_NH = output_NX if self.dtype == torch.float32 else output_NX.to(self.dtype)
+        hidden_NH = output_NX if self.precision.dtype == torch.float32 else output_NX.to(self.precision.dtype)
         head = Projection.of(self.model)
         return fused_divergence(hidden_NH, head, target, labels_N, self.settings, width=self.width)
 
 
-def supervised(model: LanguageModel, dtype: torch.dtype, *, plain_head: bool = True) -> Objective:
-    """The cross-entropy on the tokens alone: fine-tuning."""
+def supervised(model: LanguageModel, precision: Precision = FLOAT32, *, plain_head: bool = True) -> Objective:
+    """The cross-entropy on the tokens alone: supervised fine-tuning."""
     return Objective(
         settings=LossSettings(weight=0.0, ce_weight=1.0),
         model=model,
         width=model.vocab_size,
         sparse=False,
-        dtype=dtype,
+        precision=precision,
         plain_head=plain_head,
     )
 
 
 def has_plain_head(model: LanguageModel, settings: LossSettings) -> bool:
-    """Whether `model`'s logits are what `Projection` makes of its hidden states, seen on two tokens.
+    """Whether `model`'s logits are what `Projection` computes from its hidden states, tested on two tokens.
 
-    Raises UndefinedLoss where loss.fused = true asks for what the model does not allow.
+    Raises:
+        UndefinedLoss: they are not, and `loss.fused` = true asks for it.
     """
     ids = np.arange(1, 4, dtype=np.int32)
     batch = Batch.of(
         [TokenSequence(example=0, prompt_id="probe", prompt_ids=ids[:1], response_ids=ids[1:])], model.device
     )
-    was_training = bool(getattr(model, "training", False))
-    model.eval()
-    try:
-        with torch.inference_mode():
-            logits_NV, hidden_NH = model(batch), model(batch, project=False)
-            head = Projection.of(model)
-            made_NV = head.shape(torch.nn.functional.linear(hidden_NH, head.weight_VH, head.bias_V))
-    finally:
-        model.train(was_training)
-    far = (made_NV - logits_NV).float().abs().max() / logits_NV.float().abs().max().clamp_min(1e-6)
+    with evaluating(model):
+        logits_NV, hidden_NH = model(batch), model(batch, project=False)
+        head = Projection.of(model)
+        computed_NV = head.shape(torch.nn.functional.linear(hidden_NH, head.weight_VH, head.bias_V))
+    far = (computed_NV - logits_NV).float().abs().max() / logits_NV.float().abs().max().clamp_min(1e-6)
     plain = bool(far < 0.02)  # a bfloat16 product is this exact
     if not plain and settings.fused is True:
         raise UndefinedLoss(

@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from thack.config import OptimizerSettings
+
+
+class Optimizer:
+    """AdamW over the trained parameters of a model, with the schedule and the clipping of the settings."""
+
+    def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
+        self.settings = settings
+        self.adamw = build_optimizer(model, settings)
+        self.parameters: Sequence[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
+
+    def learning_rate(self, step: int, total_steps: int) -> float:
+        """The rate of optimizer step `step`, counted from 0."""
+        return learning_rate(self.settings, step, total_steps)
+
+    def clip(self) -> float:
+        """Clip all gradients; returns their norm before."""
+        return clip_gradients(self.parameters, self.settings.clip_norm)
+
+    def step(self, rate: float) -> None:
+        """One update at this learning rate; the gradients are gone afterwards."""
+        for group in self.adamw.param_groups:
+            group["lr"] = rate
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
@@ -34,11 +58,6 @@ def learning_rate(settings: OptimizerSettings, step: int, total_steps: int) -> f
         return settings.learning_rate
     done = (step - settings.warmup_steps) / max(1, total_steps - settings.warmup_steps)
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float) -> float:

@@ -1,26 +1,27 @@
-"""Which sequences meet in which step: a pure function of (plan, seed, epoch, step), for any number of ranks.
+"""Which sequences form which step: a pure function of (plan, seed, epoch, step), for any number of ranks.
 
-Resuming therefore needs integers only, and every rank knows the whole step without asking the others.
+So resuming needs integers only, and every rank knows the whole step without asking the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from thack.errors import UsageError
+from thack.runtime.ranks import Rank
 from thack.targets.keys import Stream, run_words
 
 T = TypeVar("T")
-_POOL_BATCHES = 16  # bucketing sorts within pools of so many batches: wide enough to save padding
+_POOL_BATCHES = 16  # batches in a pool that is sorted by length: wide enough to save padding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """Consecutive steps of one epoch that draw on responses written at one moment."""
+    """Consecutive steps of one epoch whose responses are sampled at one time."""
 
     epoch: int
     first_step: int  # optimizer steps before it, over all epochs
@@ -30,18 +31,30 @@ class Window:
     def positions(self) -> np.ndarray:
         return np.concatenate(self.batches)
 
+    @property
+    def end_step(self) -> int:
+        """Optimizer steps behind it, over all epochs."""
+        return self.first_step + len(self.batches)
+
+    def batch(self, sequences: Sequence[T], step: int) -> Sequence[T]:
+        """Of this window's sequences, in the order of `positions`, those of optimizer step `step`."""
+        sizes = [len(batch) for batch in self.batches]
+        first = sum(sizes[: step - self.first_step])
+        return sequences[first : first + sizes[step - self.first_step]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """`num_sequences` in batches of `batch_size`, reshuffled every epoch; the last batch may be smaller.
 
-    With `lengths`, batches are cut from pools sorted by length, so that little of them is padding.
+    With `lengths`, batches are taken from pools that are sorted by length, so that little of them is padding.
     """
 
     num_sequences: int
     batch_size: int
     seed: int
     total_steps: int
+    micro_batch_size: int = 0  # sequences per forward on each rank; 0: all at once
     window_steps: int = 0  # 0: a window is an epoch
     lengths: np.ndarray | None = None
 
@@ -53,8 +66,21 @@ class Plan:
     def num_epochs(self) -> int:
         return -(-self.total_steps // self.steps_per_epoch)
 
+    def micro_batches(self, batch: Sequence[T], rank: Rank) -> Iterator[tuple[Sequence[T], bool]]:
+        """A rank's part of a step in forwards of at most `micro_batch_size`, and whether each of them counts.
+
+        Every rank makes the same number of forwards, since each may communicate. A rank with fewer sequences adds
+        padding: forwards of another rank's sequence that do not count.
+        """
+        own = share(batch, rank.rank, rank.world_size)
+        most = -(-len(batch) // rank.world_size)
+        size = min(self.micro_batch_size or most, most)
+        for start in range(0, most, size):
+            part = own[start : start + size]
+            yield (part, True) if part else (batch[:1], False)
+
     def window(self, step: int) -> Window:
-        """The window that holds optimizer step `step`, counted from 0."""
+        """The window of optimizer step `step`, counted from 0."""
         epoch, within = divmod(step, self.steps_per_epoch)
         width = self.window_steps or self.steps_per_epoch
         first = within // width * width
@@ -70,7 +96,7 @@ class Plan:
         pool = self.batch_size * _POOL_BATCHES
         starts = range(0, len(order), pool)
         batches = [batch for start in starts for batch in self._cut(self._by_length(order[start : start + pool]))]
-        # The short batch stays last: a ragged step in the middle would change with the pool.
+        # The short batch stays last: elsewhere it would change with the pool.
         full = len(batches) - (self.num_sequences % self.batch_size != 0)
         mixed = shuffled(full, self.seed, epoch, stream=Stream.BATCHES)
         return [batches[i] for i in mixed] + batches[full:]
@@ -81,8 +107,8 @@ class Plan:
     def _by_length(self, pool: np.ndarray) -> np.ndarray:
         assert self.lengths is not None
         ragged = len(pool) % self.batch_size
-        body, rest = pool[: len(pool) - ragged], pool[len(pool) - ragged :]
-        return np.concatenate([body[np.argsort(self.lengths[body], kind="stable")], rest])
+        body, end = pool[: len(pool) - ragged], pool[len(pool) - ragged :]
+        return np.concatenate([body[np.argsort(self.lengths[body], kind="stable")], end])
 
 
 def shuffled(count: int, seed: int, epoch: int, stream: Stream = Stream.POSITIONS) -> np.ndarray:
@@ -91,7 +117,7 @@ def shuffled(count: int, seed: int, epoch: int, stream: Stream = Stream.POSITION
 
 
 def plan_steps(num_sequences: int, batch_size: int, epochs: int, steps: int) -> int:
-    """Optimizer steps of a run: `steps` if given, else `epochs` whole passes."""
+    """Optimizer steps of a run: `steps` if it is not 0, else `epochs` passes."""
     if num_sequences < 1:
         raise UsageError("there is nothing to train on: no sequence is left")
     if batch_size < 1:
@@ -114,5 +140,5 @@ def evaluation_steps(total: int, count: int, spacing: str) -> list[int]:
 
 
 def share(items: Sequence[T], rank: int, world_size: int) -> Sequence[T]:
-    """The part of a step that one rank works on: every world_size-th, so that lengths are spread evenly."""
+    """The part of a step that one rank computes: every world_size-th item, so that lengths are spread evenly."""
     return items[rank::world_size]

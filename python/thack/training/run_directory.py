@@ -1,4 +1,4 @@
-"""The directory of one run: settings, environment, logs, checkpoints, and how it ended.
+"""The directory of one run: settings, environment, logs, checkpoints, and its status.
 
 config.toml  environment.json  manifest.json  STATUS.json  metrics.jsonl  per_prompt.jsonl
 checkpoints/step_000500/…  model/
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from thack import config
+from thack.config import DistillSettings, SftSettings
 from thack.errors import DataError, MismatchError, UsageError
 from thack.files import atomic_directory, claim_output, flattened, read_json, write_json, write_text
 from thack.runtime import runlog
@@ -23,6 +23,8 @@ from thack.runtime.progress import Progress
 from thack.runtime.runlog import RunLog
 from thack.runtime.status import read_status, recorded
 from thack.runtime.trackers import Mirror
+from thack.schema.metrics import GuardRow, MetricsRow, PerPromptRow
+from thack.schema.run import Command, Manifest, RunFacts
 from thack.training.checkpoint import COMMIT, checkpoints, latest_checkpoint, remove_remains, step_of
 
 # Settings that a resumed run may change: they do not change what it computes.
@@ -35,19 +37,21 @@ _FREE = (
     "memory.checkpoint_activations",
     "memory.compile",
 )
-# Facts of a run that another machine may change.
-_OF_THE_PLACE = ("origins.", "dtype", "teacher_dtype", "ranks")
 # Files of a checkpoint that are not part of the model.
 _NOT_MODEL = (COMMIT, "trainer.json", "optimizer.safetensors", "responses.json")
 
 
 class RunDirectory:
-    """Claimed by `kind` of run ("sft", "distill"); only the first rank writes, and it looks for all of them."""
+    """The files of a run by `command`. Only the first rank writes, and it reads for all of them."""
 
-    def __init__(self, path: Path, settings: Any, kind: str, group: ProcessGroup = ALONE) -> None:
-        self.path = path
+    def __init__(
+        self, settings: SftSettings | DistillSettings, command: Command, group: ProcessGroup = ALONE, name: str = ""
+    ) -> None:
+        """`name` stands before the progress bar; empty: the directory's own."""
+        self.path = settings.out
+        self.name = name or settings.out.name
         self.settings = settings
-        self.kind = kind
+        self.command = command
         self.group = group
         self.writes = group.is_first
         self.log: RunLog | None = None
@@ -63,7 +67,11 @@ class RunDirectory:
         return self.path / "model"
 
     def claim(self) -> None:
-        """Make the directory ours; a run that has got somewhere with other settings is refused."""
+        """Take the directory for this run.
+
+        Raises:
+            UsageError: it holds other files, or the checkpoints of a run with other settings.
+        """
         with self.group.raise_on_all_ranks():
             if self.writes:
                 claim_output(self.path, "run")
@@ -93,38 +101,32 @@ class RunDirectory:
             finally:
                 self.close()
 
-    def write_facts(self, facts: Mapping[str, Any], *, resumed: bool) -> None:
-        """manifest.json (what went in, by fingerprint) and environment.json.
+    def write_facts(self, facts: RunFacts, *, resumed: bool) -> None:
+        """Write manifest.json and environment.json.
 
-        A resumed run whose teacher, cache, eval set or data have changed under their names is refused: it would be
-        nobody's curve. What it says of the student stays: what is at hand now is a checkpoint.
+        Raises:
+            MismatchError: a resumed run's teacher, cache, evaluation set or data are no longer those of its manifest.
+                Its curve would mix two experiments.
         """
         if not self.writes:
             return
-        manifest: dict[str, Any] = {"kind": "run", "format": 1, "command": self.kind, **facts}
-        if resumed and (earlier := _manifest(self.path)):
-            for group in ("models", "origins"):
-                if "student" in earlier.get(group, {}):
-                    manifest[group] = {**manifest[group], "student": earlier[group]["student"]}
-            self._check_facts(flattened(earlier), flattened(manifest))
-        write_json(self.path / "manifest.json", manifest)
-        write_json(self.path / "environment.json", environment())
-
-    def _check_facts(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        changed = [
-            key for key in now if key in before and before[key] != now[key] and not key.startswith(_OF_THE_PLACE)
-        ]
-        if changed:
-            raise MismatchError(
-                f"{self.path} was started with other models or data: they changed behind the same names",
-                details=[f"{key}  {before[key]!r} then, {now[key]!r} now" for key in changed],
-                hint="put back what was there, or give another `out`",
-            )
+        place = self.path / "manifest.json"
+        if resumed and place.exists():
+            earlier = Manifest.parse(read_json(place), str(place)).facts
+            if changes := earlier.changes(facts):
+                raise MismatchError(
+                    f"{self.path} was started with other models or data: they changed behind the same names",
+                    details=[f"{key}  {before!r} then, {now!r} now" for key, (before, now) in changes.items()],
+                    hint="restore the earlier ones, or give another `out`",
+                )
+            facts = facts.with_student_of(earlier)
+        write_json(place, Manifest(command=self.command, facts=facts).dump())
+        write_json(self.path / "environment.json", environment().dump())
 
     def resumable(self, progress: Progress) -> Path | None:
-        """The newest whole checkpoint; damaged ones are passed over with a note, and half-written ones removed.
+        """The newest complete checkpoint; damaged ones are passed over with a note, incomplete ones removed.
 
-        One rank looks, so that all go on from the same one.
+        One rank looks, so that all resume from the same one.
         """
         found: tuple[Path | None, list[str]] = (None, [])
         with self.group.raise_on_all_ranks():
@@ -133,17 +135,16 @@ class RunDirectory:
                 found = latest_checkpoint(self.checkpoints)
         directory, passed_over = self.group.broadcast_from_rank0(found)
         for line in passed_over:
-            progress.note(f"passed over a checkpoint that is not whole: {line}")
+            progress.note(f"passed over an incomplete checkpoint: {line}")
         if directory is not None:
-            progress.note(f"going on from step {step_of(directory)} of {self.path}")
+            progress.note(f"resuming from step {step_of(directory)} of {self.path}")
         return directory
 
     def open_logs(self, step: int) -> None:
-        """Open the logs for a run that goes on from `step`: rows of later steps are dropped first."""
+        """Open the logs of a run that resumes from `step`: rows of later steps are dropped first."""
         if not self.writes:
             return
-        names = getattr(self.settings, "tracker", ())
-        self.mirror = Mirror(names, self.path, config.to_dict(self.settings), step)
+        self.mirror = Mirror(self.settings.tracker, self.path, config.to_dict(self.settings), step)
         for name in ("metrics.jsonl", "per_prompt.jsonl"):
             path = self.path / name
             if step == 0:
@@ -152,15 +153,17 @@ class RunDirectory:
         self.log = RunLog(self.path / "metrics.jsonl")
         self.per_prompt = RunLog(self.path / "per_prompt.jsonl")
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: MetricsRow | GuardRow) -> None:
+        """A line of metrics.jsonl, and of the trackers."""
         if self.log is not None:
-            self.log.append(row)
+            self.log.append(row.dump())
         if self.mirror is not None:
-            self.mirror.append(row)
+            self.mirror.append(row.dump())
 
-    def append_per_prompt(self, row: Mapping[str, Any]) -> None:
+    def append_per_prompt(self, row: PerPromptRow) -> None:
+        """A line of per_prompt.jsonl."""
         if self.per_prompt is not None:
-            self.per_prompt.append(row)
+            self.per_prompt.append(row.dump())
 
     def sync(self) -> None:
         """Make all rows durable: a checkpoint must never be newer than the rows up to it."""
@@ -200,14 +203,8 @@ class RunDirectory:
             )
 
 
-def _manifest(path: Path) -> dict[str, Any]:
-    """What an earlier start wrote; empty where it wrote nothing."""
-    file = path / "manifest.json"
-    return dict(read_json(file)) if file.exists() else {}
-
-
 def _link(source: Path, target: Path) -> None:
-    """A hard link where the file system has them: the weights need not lie there twice."""
+    """A hard link where the file system has them, which stores the weights once; else a copy."""
     if source.is_dir():
         shutil.copytree(source, target)
         return
@@ -218,7 +215,11 @@ def _link(source: Path, target: Path) -> None:
 
 
 def final_model(directory: Path) -> Path:
-    """Where the model of a finished run lies; raises DataError if it is not there."""
+    """The model of a finished run.
+
+    Raises:
+        DataError: the run is not finished.
+    """
     model = directory / "model"
     if not model.is_dir():
         raise DataError(f"{directory} holds no finished model", hint="run the same command again to finish it")

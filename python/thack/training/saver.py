@@ -1,8 +1,8 @@
-"""Checkpoints off the training thread: the state is copied at the step, and written while training goes on.
+"""Checkpoints off the training thread: the state is copied at the step, and written while training continues.
 
-One save at a time: the next one, a stop and the end of the run wait for it. What goes wrong while writing is
-raised on every rank at the next step. Shards are gathered for the copy, so that the files are those of one
-process, and any number of ranks can go on from them.
+One save at a time: the next one, a stop and the end of the run wait for it. A failure to write is raised on every rank
+at the next step. Shards are gathered for the copy, so that the files are those of one process, and any number of ranks
+can resume from them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Saver:
         self._folder = folder
         self._student = student
         self._optimizer = optimizer
-        self._team = group
+        self._group = group
         self._keep = settings.keep
         self._background = settings.background
         self._thread: threading.Thread | None = None
@@ -43,7 +43,7 @@ class Saver:
 
     @property
     def failed(self) -> bool:
-        """Whether the save under way has gone wrong: `wait` raises it."""
+        """Whether the save under way has failed: `wait` raises its error."""
         return self._error is not None
 
     def save(self, snapshot: Snapshot, protected: frozenset[int] = frozenset()) -> None:
@@ -52,7 +52,7 @@ class Saver:
         self._take_weights()
         tensors = self._take_optimizer()
         self._pending = True
-        if self._team.is_first:
+        if self._group.is_first:
             arguments = (snapshot, tensors, protected)
             self._thread = threading.Thread(target=self._write, args=arguments, name="thack-save")
             self._thread.start()
@@ -60,12 +60,12 @@ class Saver:
             self.wait()
 
     def wait(self) -> None:
-        """Until nothing is being written; raises on every rank what went wrong."""
+        """Until nothing is being written; raises a failure on every rank."""
         if self._pending:
             self._pending = False
             self._join()
             error, self._error = self._error, None
-            with self._team.raise_on_all_ranks():
+            with self._group.raise_on_all_ranks():
                 if error is not None:
                     raise error
 
@@ -78,7 +78,7 @@ class Saver:
         if error is None:
             self.wait()
             return
-        self._join()  # the last good checkpoint is whole before the run ends; other ranks may be gone
+        self._join()  # the last good checkpoint is complete before the run ends; other ranks may be gone
         if self._error is not None:
             error.add_note(f"and the last checkpoint could not be written: {self._error}")
 
@@ -88,7 +88,7 @@ class Saver:
             self._thread = None
 
     def _write(self, snapshot: Snapshot, tensors: dict[str, Tensor], protected: frozenset[int]) -> None:
-        """Write the checkpoint, read it back, and only then let older ones go."""
+        """Write the checkpoint, read it back, and only then remove older ones."""
         try:
             model = self._student.copy or self._student.plain
             check_checkpoint(save_checkpoint(self._folder, model, tensors, snapshot))
@@ -114,6 +114,6 @@ class Saver:
     def _take_optimizer(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for name, value in optimizer_tensors(as_module(self._student.model), self._optimizer):
-            if self._team.is_first:
+            if self._group.is_first:
                 found[name] = value.to("cpu", copy=self._background)
         return found

@@ -1,62 +1,79 @@
-"""What sft and distill do alike before and after the loop."""
+"""What sft and distill have in common around the training itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from thack.config import MemorySettings
+from thack.config import DistillSettings, DTypeName, MemorySettings, SftSettings
 from thack.errors import MismatchError
 from thack.files import canonical_json, digest
+from thack.models.precision import Precision, inference_precision
 from thack.models.protocol import LanguageModel
-from thack.reporting.model_card import write_card
-from thack.runtime.process_group import ProcessGroup
-from thack.training.checkpoint import Snapshot, checkpoints, read_snapshot, restore_optimizer
-from thack.training.loop import Job
+from thack.runtime.device import apply_threads, choose_device
+from thack.runtime.process_group import ProcessGroup, init_process_group
+from thack.runtime.progress import SILENT, Progress
+from thack.schema import document
+from thack.schema.run import Command, RunFacts, TrainerState
+from thack.training.checkpoint import Snapshot, read_snapshot, restore_optimizer
+from thack.training.run_directory import RunDirectory
 from thack.training.sharding import WrappedModel, as_module
+from thack.training.trainer import Trainer
+
+Prepare = Callable[[RunDirectory, torch.device, Progress], tuple[Trainer, Snapshot]]
 
 
-def finish(job: Job, group: ProcessGroup) -> None:
-    """Publish the last checkpoint's model, or the best one's; returns once every rank is here."""
-    best = job.state.get("best_step")
-    folder = job.run.checkpoints
-    if job.run.writes:  # on other nodes the checkpoints may not be seen yet
-        job.run.publish(folder / f"step_{best:06d}" if best is not None else checkpoints(folder)[-1])
-        write_card(job.run.path)
-    group.barrier()
+def run_training(
+    settings: SftSettings | DistillSettings, command: Command, prepare: Prepare, progress: Progress, name: str
+) -> RunDirectory:
+    """A run from its directory to its model, on every rank. A finished one is returned, a stopped one resumed.
+
+    `prepare` gives the trainer, and the point to start from.
+    """
+    device = choose_device(settings.device)
+    with init_process_group(device) as group:
+        progress = progress if group.is_first else SILENT
+        run = RunDirectory(settings, command, group, name)
+        run.claim()
+        if run.finished():
+            progress.note(f"{run.path} is already complete")
+            return run
+        apply_threads()
+        with run.recorded():
+            trainer, start = prepare(run, device, progress)
+            trainer.train(start)
+            trainer.publish()
+    return run
 
 
-def begin(student: WrappedModel, optimizer: torch.optim.Optimizer, checkpoint: Path | None) -> Snapshot:
-    """Where the run goes on: the checkpoint's snapshot, with its optimizer state in place, or step 0."""
+def training_precision(
+    student: LanguageModel, dtype: DTypeName, memory: MemorySettings, group: ProcessGroup
+) -> Precision:
+    """The number format of the student's products, on all ranks; without master weights, that of its weights too."""
+    chosen = group.broadcast_from_rank0(inference_precision(student, dtype))
+    if memory.master_weights or chosen.dtype == torch.float32:
+        return chosen
+    as_module(student).to(chosen.dtype)
+    return Precision(dtype=chosen.dtype, reason=chosen.reason, casts=False)
+
+
+def starting_point(student: WrappedModel, optimizer: torch.optim.Optimizer, checkpoint: Path | None) -> Snapshot:
+    """The checkpoint's snapshot, with the optimizer's state restored; or step 0."""
     if checkpoint is None:
-        return Snapshot(step=0, trainer={})
+        return Snapshot(state=TrainerState(step=0))
     restore_optimizer(as_module(student.model), optimizer, checkpoint)
     return read_snapshot(checkpoint)
 
 
-def check_same_start(group: ProcessGroup, facts: Mapping[str, Any]) -> None:
-    """Refuse ranks that were given different models or data: their sum would be nobody's gradient."""
-    found = group.all_gather([digest(canonical_json(facts))])
+def check_same_start(group: ProcessGroup, facts: RunFacts) -> None:
+    """Raise MismatchError on all ranks if they were given different models or data."""
+    found = group.all_gather([digest(canonical_json(document.dump(facts)))])
     if len(set(found)) > 1:
         other = next(rank for rank, value in enumerate(found) if value != found[0])
         raise MismatchError(
-            f"ranks 0 and {other} started from different models or data",
+            f"ranks 0 and {other} started from different models or data: averaging their gradients is meaningless",
             details=(f"rank 0  {found[0]}", f"rank {other}  {found[other]}"),
-            hint="the same directories must lie on every node",
+            hint="every node must see the same directories",
         )
-
-
-def own_dtype(model: LanguageModel, dtype: torch.dtype, memory: MemorySettings) -> torch.dtype:
-    """Put the weights into `dtype` themselves if no float32 masters are wanted; what autocast has to do then."""
-    if memory.master_weights or dtype == torch.float32:
-        return dtype
-    as_module(model).to(dtype)
-    return torch.float32  # nothing is left to cast
-
-
-def width_of(model: LanguageModel) -> int:
-    """The hidden size: what decides whether bfloat16 pays."""
-    return model.head().in_features

@@ -1,10 +1,10 @@
 """How the ranks of a run share a model: replicas whose gradients are summed, or FSDP2's shards.
 
-    ddp    every rank holds the whole model; one explicit sum of all gradients per step
-    fsdp   every rank holds 1/world of each block's weights, gradients and optimizer state
+    ddp    every rank has the whole model; one explicit sum of all gradients per step
+    fsdp   every rank has 1/world of each block's weights, gradients and optimizer state
 
-Gradients are those of Σ loss / (valid tokens of the whole step), so they are added up over ranks and never
-averaged: what a rank contributes is weighted by its tokens, whatever their number.
+Gradients are those of Σ loss / (response tokens of the whole step). So they are summed over ranks and never averaged:
+what a rank contributes is weighted by its tokens, whatever their number.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,11 +31,13 @@ _BYTES_PER_PARAMETER = 16  # weight, gradient and Adam's two moments in float32
 
 
 class WrappedModel:
-    """One model as this rank holds it.
+    """One model on this rank.
 
-    model   to be run in step with the other ranks: its forward communicates if it is sharded
-    plain   to be run alone, inside `whole()`: generating, evaluating. The same object if nothing is sharded
-    copy    on the CPU of the rank that writes: where a checkpoint's weights wait to be written
+    Attributes:
+        model: Runs in step with the other ranks; if it is sharded, its forward communicates.
+        plain: Runs on this rank alone, inside `summon_full_params()`, to generate and to evaluate. The same object as
+            `model` if nothing is sharded, else without weights outside of it.
+        copy: On the CPU of the rank that writes: the weights of a checkpoint until they are written.
     """
 
     def __init__(
@@ -49,8 +52,8 @@ class WrappedModel:
         return self.model is not self.plain
 
     @contextmanager
-    def whole(self) -> Iterator[LanguageModel]:
-        """`plain` with all its weights, gathered for as long as this lasts; all ranks enter together."""
+    def summon_full_params(self) -> Iterator[LanguageModel]:
+        """`plain` with all its weights, gathered for the length of the block; all ranks enter together."""
         if not self.sharded:
             yield self.plain
             return
@@ -63,6 +66,27 @@ class WrappedModel:
             _empty(self.plain)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrappedModels:
+    """The models that a step runs."""
+
+    student: WrappedModel
+    teacher: WrappedModel | None = None  # a live one
+
+    @contextmanager
+    def for_inference(self) -> Iterator[LanguageModel]:
+        """The student in eval mode, with all its weights and the teacher's on every rank; then back to training."""
+        with ExitStack() as stack:
+            student = stack.enter_context(self.student.summon_full_params())
+            if self.teacher is not None:
+                stack.enter_context(self.teacher.summon_full_params())
+            self.student.model.eval()
+            try:
+                yield student
+            finally:
+                self.student.model.train()
+
+
 def as_module(model: LanguageModel) -> nn.Module:
     """Every `LanguageModel` is one."""
     assert isinstance(model, nn.Module)
@@ -70,16 +94,16 @@ def as_module(model: LanguageModel) -> nn.Module:
 
 
 def full_tensors(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
-    """(name, whole weight) one after the other, on every rank; only one of them is gathered at a time."""
+    """(name, full weight) one after the other, on every rank; only one of them is gathered at a time."""
     for module in as_module(model).modules():
         reshard: Any = getattr(module, "reshard", None)
-        if reshard is not None:  # the root keeps its weights whole after a forward
+        if reshard is not None:  # the root keeps its full weights after a forward
             reshard()
     for name, parameter in as_module(model).named_parameters():
-        yield name, whole_tensor(parameter.detach())
+        yield name, full_tensor(parameter.detach())
 
 
-def whole_tensor(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """A sharded tensor gathered, or the tensor itself; all ranks call it in the same order."""
     gather: Any = getattr(value, "full_tensor", None)
     return value if gather is None else gather()
@@ -93,22 +117,22 @@ def wrap_student(
     memory: MemorySettings | None = None,
     background: bool = False,
 ) -> WrappedModel:
-    """The student as the settings and the machine have it; `background`: checkpoints are written from a copy."""
+    """The student, replicated or sharded as `parallel` says; `background`: checkpoints are written from a copy."""
     shards = group.world_size > 1 and strategy(parallel, student) == "fsdp"
-    spare = twin(student, _on_cpu) if group.is_first and (shards or background) else None
+    spare = clone(student, _on_cpu) if group.is_first and (shards or background) else None
     memory = memory or MemorySettings()
     if not shards:
-        lighten(student, memory)
+        apply_memory_options(student, memory)
         return WrappedModel(student, copy=spare)
-    model = twin(student, lambda parameter: parameter)
-    lighten(model, memory)
+    model = clone(student, lambda parameter: parameter)
+    apply_memory_options(model, memory)
     return WrappedModel(student, _shard(model, student), spare)
 
 
 def wrap_teacher(teacher: LanguageModel, settings: ParallelSettings, group: ProcessGroup) -> WrappedModel:
     """The teacher, replicated, or sharded for the forwards that all ranks make in step."""
     if group.world_size > 1 and settings.shard_teacher:
-        return WrappedModel(teacher, _shard(twin(teacher, lambda parameter: parameter), teacher))
+        return WrappedModel(teacher, _shard(clone(teacher, lambda parameter: parameter), teacher))
     return WrappedModel(teacher)
 
 
@@ -123,7 +147,7 @@ def strategy(settings: ParallelSettings, student: LanguageModel) -> str:
 
 
 def _shard(model: LanguageModel, plain: LanguageModel) -> LanguageModel:
-    """`model` in shards of the weights that it shares with `plain`, whose own are let go."""
+    """`model`, which shares its weights with `plain`, in shards; `plain` is left without weights."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -134,7 +158,7 @@ def _shard(model: LanguageModel, plain: LanguageModel) -> LanguageModel:
     mesh = init_device_mesh(plain.device.type, (dist.get_world_size(),))
     for block in blocks_of(as_module(model)):
         fully_shard(block, mesh=mesh)
-    # The root keeps embedding, norm and head whole between forward and backward: a fused loss reads the head.
+    # The root does not reshard embedding, norm and head between forward and backward: a fused loss reads the head.
     fully_shard(as_module(model), mesh=mesh, reshard_after_forward=False)
     for module in as_module(model).modules():
         if isinstance(module, FSDPModule):
@@ -144,8 +168,12 @@ def _shard(model: LanguageModel, plain: LanguageModel) -> LanguageModel:
     return model
 
 
-def lighten(model: LanguageModel, settings: MemorySettings) -> None:
-    """Recompute each block's inside in the backward, compile the blocks, as `settings` ask."""
+def apply_memory_options(model: LanguageModel, settings: MemorySettings) -> None:
+    """Activation checkpointing and compilation, block by block.
+
+    Raises:
+        UsageError: compilation on a CPU.
+    """
     if settings.compile and model.device.type == "cpu":
         raise UsageError(
             "memory.compile is for GPUs: on a CPU the blocks run on oneDNN's own products, which torch cannot compile",
@@ -177,8 +205,8 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def twin(model: LanguageModel, weight: Callable[[nn.Parameter], nn.Parameter]) -> LanguageModel:
-    """A second model of the same build, with `weight(p)` in the place of every parameter p (ties stay ties)."""
+def clone(model: LanguageModel, weight: Callable[[nn.Parameter], nn.Parameter]) -> LanguageModel:
+    """A second model of the same architecture, with `weight(p)` for every parameter p; tied weights stay tied."""
     memo: dict[int, Any] = {id(p): weight(p) for p in model.parameters()}
     memo[id(model.tokenizer)] = model.tokenizer
     return copy.deepcopy(model, memo)
@@ -194,7 +222,7 @@ def _empty(model: LanguageModel) -> None:
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup) -> None:
-    """Add up replicas' gradients over ranks, many at a time; FSDP has added its own during the backward."""
+    """Sum replicas' gradients over ranks, many at a time; FSDP has summed its own during the backward."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if group.world_size == 1 or not gradients or hasattr(gradients[0], "full_tensor"):
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from thack.config import (
 )
 from thack.errors import Preempted, ThackError
 from thack.runtime.ranks import current_rank
+from thack.schema.metrics import GuardRow, MetricsRow
 from thack.training import run_distill, run_sft
 from thack.training.run_directory import RunDirectory
 from training.world import DATA, distill_settings, records
@@ -72,10 +73,10 @@ def stopped(world: Path, out: Path, parallel: ParallelSettings, goes_on: bool = 
     """The last rank alone gets a signal at step 2; all stop there, and go on."""
     append = RunDirectory.append
 
-    def wrapped(run: RunDirectory, row: Mapping[str, Any]) -> None:
+    def wrapped(run: RunDirectory, row: MetricsRow | GuardRow) -> None:
         append(run, row)
         rank = current_rank()
-        if row["step"] == 2 and row["event"] == "train" and rank.rank == rank.world_size - 1:
+        if row.step == 2 and isinstance(row, MetricsRow) and row.event == "train" and rank.rank == rank.world_size - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     RunDirectory.append = wrapped  # type: ignore[method-assign]

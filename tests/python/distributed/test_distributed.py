@@ -72,7 +72,7 @@ def test_every_number_of_ranks_writes_the_files_of_one_process(launched: Path, w
         theirs = {key: value.shape for key, value in load_file(alone / file).items()}
         assert {key: value.shape for key, value in load_file(ours / file).items()} == theirs
     assert json.loads((ours / "STATUS.json").read_text())["state"] == "finished"
-    assert json.loads((ours / "manifest.json").read_text())["ranks"] == world_size
+    assert json.loads((ours / "manifest.json").read_text())["facts"]["ranks"] == world_size
 
 
 @pytest.mark.parametrize(("world_size", "name"), [(2, "stopped-fsdp"), (4, "stopped-fsdp")])
@@ -102,4 +102,4 @@ def test_another_number_of_ranks_goes_on_with_bounded_drift(launched: Path, worl
     ours = rows(launched / "across" / name, "train")
     alone = rows(launched / "1" / "offline-fsdp", "train")
     assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in alone], rel=1e-5)
-    assert json.loads((launched / "across" / name / "manifest.json").read_text())["ranks"] == world_size
+    assert json.loads((launched / "across" / name / "manifest.json").read_text())["facts"]["ranks"] == world_size

@@ -13,6 +13,7 @@ from torch import Tensor
 from thack.config import LossSettings, OptimizerSettings, TargetSettings
 from thack.config.specs import target_spec
 from thack.models.batch import Batch
+from thack.models.precision import Precision
 from thack.targets import ProjectedTeacher, SampledTarget, Target
 from thack.training.live import LiveTeacher
 from thack.training.objective import Objective, has_plain_head, supervised
@@ -88,22 +89,23 @@ class Step:
         kind, settings = CASES[case]
         self.student, self.losses, self.norms = model(0, device).train(), [], []
         plain = has_plain_head(self.student, settings)
+        precision = Precision(dtype=dtype)
         objective = Objective(
             settings=settings,
             model=self.student,
             width=VOCAB,
             sparse=TARGETS.get(kind, TargetSettings()).kind not in ("dense", "mixed"),
-            dtype=dtype,
+            precision=precision,
             plain_head=plain,
         )
         if not kind:
-            objective = supervised(self.student, dtype, plain_head=plain)
+            objective = supervised(self.student, precision, plain_head=plain)
         optimizer = build_optimizer(self.student, OptimizerSettings(learning_rate=1e-3))
         parameters = list(self.student.parameters())
         for _ in range(2):
             batch = Batch.of(sequences(), device)
             target = live_target(kind, device, projects=False) if kind else None
-            with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
+            with precision.autocast(self.student):
                 output_NX = self.student(batch, project=not objective.fuses(NUM_TOKENS))
             loss = objective(output_NX, target, batch.labels_N).sum() / NUM_TOKENS
             loss.backward()

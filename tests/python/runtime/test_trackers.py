@@ -130,6 +130,6 @@ def test_trackio_gets_run_and_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_run_may_go_on_with_another_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(trackers._KINDS, "trackio", Recorder)
-    RunDirectory(tmp_path / "run", SftSettings(out=tmp_path / "run"), "sft").claim()
+    RunDirectory(SftSettings(out=tmp_path / "run"), "sft").claim()
     (tmp_path / "run" / "checkpoints" / "step_000001").mkdir(parents=True)
-    RunDirectory(tmp_path / "run", SftSettings(out=tmp_path / "run", tracker=("trackio",)), "sft").claim()
+    RunDirectory(SftSettings(out=tmp_path / "run", tracker=("trackio",)), "sft").claim()

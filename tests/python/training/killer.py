@@ -20,14 +20,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from thack.training.checkpoint import checkpoints, latest_checkpoint, step_of
-from training.small import rows, run_job
+from training.small import rows, train
 
 STEPS = 16
 
 
 def life(out: Path) -> None:
     """A run of two hundred forwards with dropout and a checkpoint at every step, two of which are kept."""
-    run_job(out, total_steps=STEPS, dropout=0.2, keep=2, evaluations=frozenset([0, 5, STEPS]))
+    train(out, total_steps=STEPS, dropout=0.2, keep=2, evaluations=frozenset([0, 5, STEPS]))
 
 
 def forked(work: Callable[[], None]) -> int:

@@ -1,9 +1,8 @@
-"""A tiny world for tests: one tokenizer, models of width 16, sequences, and jobs for the loop."""
+"""A tiny world for tests: one tokenizer, models of width 16, sequences, and a trainer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,22 @@ from thack.config import (
 )
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
-from thack.losses import cross_entropy
 from thack.models.load import load_model, new_decoder
 from thack.models.native.llama import Llama
+from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ALONE
 from thack.runtime.progress import SILENT
 from thack.runtime.runlog import read
-from thack.training.checkpoint import Snapshot, read_snapshot, restore_optimizer
+from thack.training.checkpoint import Snapshot
 from thack.training.data import PairedData
-from thack.training.loop import Job, train
-from thack.training.optimizer import build_optimizer
+from thack.training.hooks import Hook
+from thack.training.objective import supervised
+from thack.training.optimizer import Optimizer
 from thack.training.plan import Plan
 from thack.training.run_directory import RunDirectory
-from thack.training.saver import Saver
-from thack.training.sharding import wrap_student
+from thack.training.setup import starting_point
+from thack.training.sharding import WrappedModels, as_module, wrap_student
+from thack.training.trainer import Trainer
 
 OPTIMIZER = OptimizerSettings(learning_rate=5e-3, warmup_steps=2)
 
@@ -61,14 +62,20 @@ def sequences(count: int = 14, seed: int = 0) -> list[TokenSequence]:
     ]
 
 
-@dataclass
-class Stop:
-    """Stops a run after so many steps, as a signal would, by the STOP file."""
+class Measured(Hook):
+    """Evaluates at given steps by a given function."""
 
-    after: int
+    def __init__(self, steps: frozenset[int], measure: Callable[[int], dict[str, float]]) -> None:
+        self.steps, self.measure = steps, measure
+
+    def wants_evaluation(self, step: int) -> bool:
+        return step in self.steps
+
+    def evaluate(self, step: int, student: LanguageModel) -> dict[str, float]:
+        return self.measure(step)
 
 
-def make_job(
+def make_trainer(
     path: Path,
     *,
     total_steps: int = 8,
@@ -78,51 +85,49 @@ def make_job(
     keep: int = 100,
     micro: int = 0,
     evaluations: frozenset[int] = frozenset(),
-    evaluate: Callable[[int], dict[str, Any]] = lambda step: {},
-) -> tuple[Job, Snapshot]:
-    """A fine-tuning job in `path`, going on from the newest whole checkpoint there."""
-    run = RunDirectory(path, SftSettings(out=path), "sft")
+    evaluate: Callable[[int], dict[str, float]] = lambda step: {},
+) -> tuple[Trainer, Snapshot]:
+    """Fine-tuning in `path`, resumed from the newest complete checkpoint there."""
+    run = RunDirectory(SftSettings(out=path), "sft")
     run.claim()
     checkpoint = run.resumable(SILENT)
     student = load_model(checkpoint) if checkpoint else model(dropout=dropout)
-    held = wrap_student(student, ParallelSettings(), ALONE, background=True)
-    optimizer = build_optimizer(student, OPTIMIZER)
-    start = Snapshot(step=0, trainer={})
-    if checkpoint:
-        start = read_snapshot(checkpoint)
-        restore_optimizer(student, optimizer, checkpoint)
+    wrapped = wrap_student(student, ParallelSettings(), ALONE, background=True)
+    optimizer = Optimizer(as_module(student), OPTIMIZER)
+    start = starting_point(wrapped, optimizer.adamw, checkpoint)
     run.open_logs(start.step)
     pairs = sequences()
-    job = Job(
-        name="test",
-        student=held,
-        training_data=PairedData(pairs),
-        loss=lambda logits, _, labels: cross_entropy(logits, labels),
-        evaluate=evaluate,
-        evaluation_steps=evaluations,
-        plan=Plan(num_sequences=len(pairs), batch_size=batch_size, seed=7, total_steps=total_steps, window_steps=3),
+    trainer = Trainer(
+        models=WrappedModels(student=wrapped),
+        data=PairedData(pairs),
+        objective=supervised(student),
         optimizer=optimizer,
-        optimizer_settings=OPTIMIZER,
-        checkpoint=CheckpointSettings(every_steps=every, keep=keep),
+        plan=Plan(
+            num_sequences=len(pairs),
+            batch_size=batch_size,
+            seed=7,
+            total_steps=total_steps,
+            micro_batch_size=micro,
+            window_steps=3,
+        ),
         run=run,
-        saver=Saver(run.checkpoints, held, optimizer, ALONE, CheckpointSettings(keep=keep)),
-        spent=start.trainer,
-        micro_batch_size=micro,
+        checkpoint=CheckpointSettings(every_steps=every, keep=keep),
+        hooks=[Measured(evaluations, evaluate)],
     )
-    return job, start
+    return trainer, start
 
 
-def run_job(path: Path, **kwargs: Any) -> Job:
-    job, start = make_job(path, **kwargs)
+def train(path: Path, **kwargs: Any) -> Trainer:
+    trainer, start = make_trainer(path, **kwargs)
     try:
-        train(job, start)
+        trainer.train(start)
     finally:
-        job.run.close()
-    return job
+        trainer.run.close()
+    return trainer
 
 
-def weights(job: Job) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in job.model.named_parameters()}  # type: ignore[attr-defined]
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in as_module(trainer.model).named_parameters()}
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thack.errors import DataError
+from thack.schema.run import Costs, TrainerState
 from thack.training.checkpoint import (
     Snapshot,
     check_checkpoint,
@@ -27,13 +28,13 @@ from thack.training.checkpoint import (
 )
 from thack.training.optimizer import build_optimizer
 
-from .small import OPTIMIZER, model, run_job, sequences
+from .small import OPTIMIZER, model, sequences, train
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "a"
-    run_job(path, total_steps=3)
+    train(path, total_steps=3)
     return path / "checkpoints"
 
 
@@ -84,7 +85,7 @@ def test_unfinished_directories_are_not_checkpoints(run: Path) -> None:
 
 
 def test_pruning_keeps_at_least_two_and_the_protected(tmp_path: Path) -> None:
-    run_job(tmp_path / "a", total_steps=6)
+    train(tmp_path / "a", total_steps=6)
     folder = tmp_path / "a" / "checkpoints"
     prune_checkpoints(folder, 3, frozenset([1]))
     assert [step_of(p) for p in checkpoints(folder)] == [1, 4, 5, 6]
@@ -102,10 +103,11 @@ def test_responses_of_an_open_window_come_back_as_they_were(tmp_path: Path) -> N
     student = model()
     optimizer = build_optimizer(student, OPTIMIZER)
     pairs = [replace(s, position=number) for number, s in zip((7, None, 3, 0, 5), sequences(5), strict=True)]
-    snapshot = Snapshot(step=4, trainer={"seconds": 1.5}, responses=pairs)
+    state = TrainerState(step=4, costs=Costs(generated_tokens=7, seconds=1.5), hooks={"guard": {"alarm": None}})
+    snapshot = Snapshot(state=state, responses=pairs)
     tensors = dict(optimizer_tensors(student, optimizer))
     back = read_snapshot(save_checkpoint(tmp_path, student, tensors, snapshot))
-    assert back.step == 4 and back.trainer["seconds"] == 1.5
+    assert back.step == 4 and back.state == state
     assert back.responses is not None
     for ours, theirs in zip(pairs, back.responses, strict=True):
         assert (ours.example, ours.position, ours.prompt_id) == (theirs.example, theirs.position, theirs.prompt_id)

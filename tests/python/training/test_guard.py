@@ -17,10 +17,12 @@ from thack.data.sequence import TokenSequence
 from thack.detection import Curves, verdict
 from thack.errors import Preempted, UsageError
 from thack.generation.sources import Growing, Offline
+from thack.schema import document
 from thack.training import run_distill
 from thack.training.checkpoint import checkpoints, read_snapshot
 from thack.training.distill import check_combination
-from thack.training.guard import Guard, _samples
+from thack.training.guard import Guard, GuardState, RaisedAlarm
+from thack.training.guarded_data import _samples
 from thack.training.run_directory import RunDirectory
 
 from .small import rows, sequences
@@ -63,9 +65,10 @@ def test_fresh_responses_join_on_schedule_and_are_counted(whole: Path) -> None:
 
 
 def test_the_state_is_in_the_checkpoint(whole: Path) -> None:
-    state = read_snapshot(checkpoints(whole / "checkpoints")[-1]).trainer["state"]["guard"]
-    assert state["alarm"]["step"] == 50 and state["written"] == [0, 1]
-    assert [row["step"] for row in state["history"]] == [0, 10, 20, 30, 40, 50]
+    found = read_snapshot(checkpoints(whole / "checkpoints")[-1]).state.hooks["guard"]
+    state = document.parse(GuardState, found, "guard")
+    assert state.alarm is not None and state.alarm.step == 50 and state.written == (0, 1)
+    assert [seen.step for seen in state.history] == [0, 10, 20, 30, 40, 50]
 
 
 def cut_and_resumed(settings: DistillSettings) -> Path:
@@ -144,9 +147,11 @@ def test_without_an_alarm_nothing_changes(world: Path, tmp_path: Path) -> None:
     ("every", "growth", "expected"), [(10, 1.0, [5, 15, 25, 35]), (1, 2.0, [5, 6, 8, 12]), (0, 1.0, [5, 5, 5, 5])]
 )
 def test_the_schedule(tmp_path: Path, every: int, growth: float, expected: list[int]) -> None:
-    state = {"guard": {"history": [], "alarm": {"step": 79, "onset": 48, "kept": 48}, "written": []}}
-    run = RunDirectory(tmp_path, DistillSettings(), "distill")
-    assert Guard(GuardSettings(on=True, every=every, growth=growth, budget=4), run, 16, state).schedule() == expected
+    run = RunDirectory(DistillSettings(out=tmp_path), "distill")
+    guard = Guard(GuardSettings(on=True, every=every, growth=growth, budget=4), run, 16)
+    assert guard.schedule() == []
+    guard.load_state_dict(document.dump(GuardState(alarm=RaisedAlarm(step=79, onset=48, kept=48))))
+    assert guard.schedule() == expected
 
 
 def test_a_growing_set_uses_what_is_new_whole_and_then_all_evenly() -> None:

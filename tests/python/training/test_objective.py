@@ -26,7 +26,6 @@ from thack.runtime.progress import SILENT
 from thack.targets.types import DenseTarget, TopKTarget
 from thack.training import run_distill
 from thack.training.data import CachedTargets
-from thack.training.loop import _divergence_named
 from thack.training.objective import WORTH_FUSING, Objective, has_plain_head, supervised
 
 from . import small
@@ -86,7 +85,7 @@ def test_fused_and_plain_are_the_same_run(world: Path, tmp_path: Path, kind: str
 
 def test_fine_tuning_fused_is_the_cross_entropy() -> None:
     student, batch = small.model(), Batch.of(small.sequences(5))
-    objective = supervised(student, torch.float32)
+    objective = supervised(student)
     found = []
     for fused in (True, False):
         student.zero_grad()
@@ -140,14 +139,14 @@ def test_what_is_read_ahead_is_what_is_asked_for(world: Path) -> None:
 
 
 def test_logits_that_a_kernel_refuses_are_a_diverged_run(tmp_path: Path) -> None:
-    job, _ = small.make_job(tmp_path / "a")
+    trainer, _ = small.make_trainer(tmp_path / "a")
     batch = small.sequences(2)
-    nan, step3 = torch.tensor([float("nan")]), r"diverged at step 3[\s\S]*prompts of this step: p0, p1"
-    with pytest.raises(DivergedError, match=step3), _divergence_named(nan, 3, batch, job.run):
+    nan, step1 = torch.tensor([float("nan")]), r"diverged at step 1[\s\S]*prompts of this step: p0, p1"
+    with pytest.raises(DivergedError, match=step1), trainer._divergence_named(nan, batch):
         raise ModelError("row 0 of the student's logits holds NaN or +inf")
-    with pytest.raises(ModelError, match="the teacher"), _divergence_named(torch.zeros(1), 3, batch, job.run):
+    with pytest.raises(ModelError, match="the teacher"), trainer._divergence_named(torch.zeros(1), batch):
         raise ModelError("the teacher gives NaN logits")
-    job.run.close()
+    trainer.run.close()
 
 
 def test_the_time_split_is_noted_and_logged(world: Path, tmp_path: Path) -> None:

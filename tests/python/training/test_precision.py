@@ -22,17 +22,19 @@ from thack.config import (
     TargetSettings,
 )
 from thack.data.sequence import TokenSequence
+from thack.files import read_json
 from thack.generation import respond
 from thack.generation.run import run_generate
 from thack.generation.sources import Online
 from thack.models.batch import Batch
 from thack.runtime.process_group import ALONE
 from thack.runtime.progress import SILENT
+from thack.schema.run import Manifest
 from thack.targets import DenseTarget
 from thack.training import run_distill
 from thack.training.data import LiveTargets
 from thack.training.distill import prepare_distill
-from thack.training.guard import Guarded
+from thack.training.guarded_data import GuardedData
 from thack.training.run_directory import RunDirectory
 
 from .small import rows
@@ -76,13 +78,13 @@ def live(world: Path, out: Path, dtype: DTypeName, **changes: object) -> Distill
     return replace(settings, **changes)  # type: ignore[arg-type]
 
 
-def training_data(settings: DistillSettings) -> LiveTargets | Guarded:
-    run = RunDirectory(settings.out, settings, "distill", ALONE)
+def training_data(settings: DistillSettings) -> LiveTargets | GuardedData:
+    run = RunDirectory(settings, "distill", ALONE)
     run.claim()
-    job, _ = prepare_distill(settings, run, torch.device("cpu"), SILENT)
+    trainer, _ = prepare_distill(settings, run, torch.device("cpu"), SILENT)
     run.close()
-    assert isinstance(job.training_data, LiveTargets | Guarded)
-    return job.training_data
+    assert isinstance(trainer.data, LiveTargets | GuardedData)
+    return trainer.data
 
 
 @pytest.mark.parametrize("dtype", BOTH)
@@ -91,7 +93,7 @@ def test_a_capture_a_guard_and_generate_write_the_same_responses(world: Path, tm
     cache = captured(world, tmp_path / "cache", dtype)
     assert by_prompt([cache.sequences(i) for i in range(len(cache))]) == ours
     guard = training_data(live(world, tmp_path / "run", dtype, guard=GuardSettings(on=True)))
-    assert isinstance(guard, Guarded)
+    assert isinstance(guard, GuardedData)
     prompts = guard.sequences(np.arange(10), 0)
     assert by_prompt(respond(guard._teacher, prompts, guard._request)) == ours
     online = training_data(live(world, tmp_path / "online", dtype, source=SourceSettings(kind="online-teacher")))
@@ -107,7 +109,7 @@ def test_bfloat16_shows_in_what_is_written(world: Path, tmp_path: Path) -> None:
     assert ours[0] != ours[1]
 
 
-def target(data: LiveTargets | Guarded, sequences: list[TokenSequence]) -> torch.Tensor:
+def target(data: LiveTargets | GuardedData, sequences: list[TokenSequence]) -> torch.Tensor:
     found = data.target(sequences, Batch.of(sequences), 0)
     if not isinstance(found, DenseTarget):  # before the teacher's head
         found = found.to_dense(264)  # type: ignore[union-attr]
@@ -130,8 +132,8 @@ def test_a_run_names_the_teachers_precision_and_evaluates_in_float32(world: Path
     evaluations = {}
     for dtype in BOTH:
         run = run_distill(live(world, tmp_path / dtype, dtype, steps=1)).path
-        facts = json.loads((run / "manifest.json").read_text())
-        assert facts["teacher_dtype"].startswith(dtype) and facts["dtype"].startswith(dtype)
+        facts = Manifest.parse(read_json(run / "manifest.json")).facts
+        assert all(facts.precision[role].startswith(dtype) for role in ("student", "teacher"))
         evaluations[dtype] = next(row for row in rows(run) if row["event"] == "evaluation")
     metrics = [{k: v for k, v in row.items() if not k.startswith("train_kl")} for row in evaluations.values()]
     assert metrics[0] == metrics[1]

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from thack.errors import MismatchError, Preempted, ThackError, UsageError
 from thack.evaluation import EvalSet
 from thack.models.load import load_model
 from thack.runtime.status import read_status
+from thack.schema.metrics import GuardRow, MetricsRow, Role
 from thack.training import RunResult, checkpoint, final_model, run_distill, run_sft
 from thack.training.checkpoint import checkpoints, step_of
 from thack.training.run_directory import RunDirectory
@@ -93,7 +93,7 @@ def test_a_file_of_prompts_becomes_a_bank_of_the_run_and_stays_it(world: Path, t
     run_distill(settings)
     assert [path.name for path in settings.out.glob("eval_set-*")] == [made.name]
     assert (made / "prompts.jsonl").stat().st_mtime_ns == before
-    assert EvalSet.load(made).origin["teacher"] == load_model(world / "teacher").fingerprint()
+    assert EvalSet.load(made).origin.writers[Role.TEACHER] == load_model(world / "teacher").fingerprint()
     other = run_distill(replace(settings, out=tmp_path / "other", seed=1))
     assert [path.name for path in other.path.glob("eval_set-*")] != [made.name]
 
@@ -145,9 +145,9 @@ def test_trap_20_a_run_does_not_go_on_with_what_changed_behind_its_names(
 def signal_at(patch: pytest.MonkeyPatch, step: int) -> None:
     append = RunDirectory.append
 
-    def wrapped(run: RunDirectory, row: Mapping[str, Any]) -> None:
+    def wrapped(run: RunDirectory, row: MetricsRow | GuardRow) -> None:
         append(run, row)
-        if row["step"] == step and row["event"] == "train":
+        if row.step == step and isinstance(row, MetricsRow) and row.event == "train":
             os.kill(os.getpid(), signal.SIGTERM)
 
     patch.setattr(RunDirectory, "append", wrapped)
@@ -340,7 +340,7 @@ def test_an_exception_that_nobody_expects_is_a_failed_run_too(
     def broken(*arguments: Any, **options: Any) -> None:
         raise error
 
-    monkeypatch.setattr("thack.training.loop.clip_gradients", broken)
+    monkeypatch.setattr("thack.training.optimizer.clip_gradients", broken)
     with pytest.raises(type(error)):
         run_distill(distill_settings(world, tmp_path / "a", eval_data="", oracle=""))
     status = read_status(tmp_path / "a")
@@ -355,7 +355,7 @@ def test_out_of_memory_says_what_to_lower(world: Path, tmp_path: Path, monkeypat
     def hungry(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 TB")
 
-    monkeypatch.setattr("thack.training.loop.Batch.of", hungry)
+    monkeypatch.setattr("thack.training.trainer.Batch.of", hungry)
     with pytest.raises(ThackError, match=r"out of memory[\s\S]*lower `micro_batch_size`"):
         run_distill(distill_settings(world, tmp_path / "a", eval_data="", oracle=""))
     assert json.loads((tmp_path / "a" / "STATUS.json").read_text())["state"] == "failed"

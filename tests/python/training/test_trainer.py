@@ -1,11 +1,11 @@
-"""The loop: invariances of the gradient, resuming to the bit, and what happens when something goes wrong."""
+"""The trainer: invariances of the gradient, resuming to the bit, and what happens when something goes wrong."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ import torch
 
 from thack.errors import DivergedError, Interrupted, Preempted
 from thack.models.batch import Batch
+from thack.schema.metrics import GuardRow, MetricsRow
 from thack.training.checkpoint import checkpoints, step_of
-from thack.training.loop import Job, train
+from thack.training.objective import Objective
+from thack.training.trainer import Trainer
 
-from .small import make_job, model, rows, run_job, sequences, weights
+from .small import make_trainer, model, rows, sequences, train, weights
 
 
 def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
@@ -27,13 +29,13 @@ def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) 
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    run_job(tmp_path / "a", total_steps=60, every=0)
+    train(tmp_path / "a", total_steps=60, every=0)
     losses = [row["loss"] for row in rows(tmp_path / "a")]
     assert losses[-1] < 0.5 * losses[0]
 
 
 def test_trap_28_resumed_from_every_step_of_two_epochs_equals_uninterrupted(tmp_path: Path) -> None:
-    whole = run_job(tmp_path / "whole", dropout=0.2)  # 14 sequences in 4s: two epochs of 4 steps
+    whole = train(tmp_path / "whole", dropout=0.2)  # 14 sequences in 4s: two epochs of 4 steps
     assert [step_of(p) for p in checkpoints(tmp_path / "whole" / "checkpoints")] == list(range(1, 9))
     for step in range(1, 9):
         path = tmp_path / f"from_{step}"
@@ -42,38 +44,38 @@ def test_trap_28_resumed_from_every_step_of_two_epochs_equals_uninterrupted(tmp_
             if step_of(directory) > step:
                 shutil.rmtree(directory)
         torch.manual_seed(step)  # whatever the global state was
-        again = run_job(path)
+        again = train(path)
         assert_same(weights(again), weights(whole))
         assert rows(path) == rows(tmp_path / "whole")
 
 
 def test_trap_28_resumed_twice(tmp_path: Path) -> None:
-    whole = run_job(tmp_path / "whole", dropout=0.2)
+    whole = train(tmp_path / "whole", dropout=0.2)
     for step in (3, 6):  # stopped, resumed, stopped again
-        job, start = make_job(tmp_path / "cut", dropout=0.2, every=0)
-        signal_at(job, step, signal.SIGTERM)
+        trainer, start = make_trainer(tmp_path / "cut", dropout=0.2, every=0)
+        signal_at(trainer, step, signal.SIGTERM)
         with pytest.raises(Preempted, match="stopped by SIGTERM"):
-            train(job, start)
-        job.run.close()
-    assert_same(weights(run_job(tmp_path / "cut")), weights(whole))
+            trainer.train(start)
+        trainer.run.close()
+    assert_same(weights(train(tmp_path / "cut")), weights(whole))
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 
-def signal_at(job: Job, step: int, number: signal.Signals) -> None:
+def signal_at(trainer: Trainer, step: int, number: signal.Signals) -> None:
     """Send this process a signal when `step` has been logged."""
-    append = job.run.append
+    append = trainer.run.append
 
-    def wrapped(row: Mapping[str, Any]) -> None:
+    def wrapped(row: MetricsRow | GuardRow) -> None:
         append(row)
-        if row["step"] == step:
+        if row.step == step:
             os.kill(os.getpid(), number)
 
-    job.run.append = wrapped  # type: ignore[method-assign]
+    trainer.run.append = wrapped  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("micro", [1, 3, 100])
 def test_trap_9_micro_batches_do_not_change_the_gradient(tmp_path: Path, micro: int) -> None:
-    whole, split = run_job(tmp_path / "a", every=0), run_job(tmp_path / "b", every=0, micro=micro)
+    whole, split = train(tmp_path / "a", every=0), train(tmp_path / "b", every=0, micro=micro)
     for row, other in zip(rows(tmp_path / "a"), rows(tmp_path / "b"), strict=True):
         assert other["loss"] == pytest.approx(row["loss"], rel=1e-5)
         assert other["grad_norm"] == pytest.approx(row["grad_norm"], rel=1e-4)
@@ -82,11 +84,11 @@ def test_trap_9_micro_batches_do_not_change_the_gradient(tmp_path: Path, micro: 
 
 
 def test_trap_9_the_denominator_is_the_tokens_of_the_whole_step(tmp_path: Path) -> None:
-    run_job(tmp_path / "a", total_steps=1, micro=1, every=0)
+    train(tmp_path / "a", total_steps=1, micro=1, every=0)
     student = model()
-    job, _ = make_job(tmp_path / "b")
-    job.run.close()
-    batch = Batch.of([sequences()[i] for i in job.plan.epoch(0)[0]])
+    trainer, _ = make_trainer(tmp_path / "b")
+    trainer.run.close()
+    batch = Batch.of([sequences()[i] for i in trainer.plan.epoch(0)[0]])
     expected = torch.nn.functional.cross_entropy(student(batch), batch.labels_N)
     assert rows(tmp_path / "a")[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert rows(tmp_path / "a")[0]["tokens"] == len(batch.labels_N)
@@ -101,55 +103,55 @@ def test_row_order_does_not_change_the_loss() -> None:
 
 
 def test_a_diverged_step_stops_before_the_weights_are_touched(tmp_path: Path) -> None:
-    job, start = make_job(tmp_path / "a", total_steps=8)
-    plain = job.loss
+    trainer, start = make_trainer(tmp_path / "a", total_steps=8)
     calls = []
 
-    def poisoned(logits: torch.Tensor, target: object, labels: torch.Tensor) -> torch.Tensor:
-        calls.append(1)
-        return plain(logits, None, labels) * (float("nan") if len(calls) == 4 else 1.0)
+    class Poisoned(Objective):
+        def __call__(self, output_NX: torch.Tensor, target: Any, labels_N: torch.Tensor) -> torch.Tensor:
+            calls.append(1)
+            return super().__call__(output_NX, target, labels_N) * (float("nan") if len(calls) == 4 else 1.0)
 
-    job.loss = poisoned
+    trainer.objective = Poisoned(**{f.name: getattr(trainer.objective, f.name) for f in fields(trainer.objective)})
     with pytest.raises(DivergedError, match="diverged at step 4: loss nan") as error:
-        train(job, start)
-    job.run.close()
+        trainer.train(start)
+    trainer.run.close()
     assert "prompts of this step: p" in str(error.value)
-    assert all(torch.isfinite(value).all() for value in weights(job).values())
-    again = run_job(tmp_path / "a")  # the last good checkpoint goes on
-    assert_same(weights(again), weights(run_job(tmp_path / "b")))
+    assert all(torch.isfinite(value).all() for value in weights(trainer).values())
+    again = train(tmp_path / "a")  # the last good checkpoint goes on
+    assert_same(weights(again), weights(train(tmp_path / "b")))
 
 
 def test_ctrl_c_leaves_a_resumable_run(tmp_path: Path) -> None:
-    job, start = make_job(tmp_path / "a", every=0)
-    signal_at(job, 3, signal.SIGINT)
+    trainer, start = make_trainer(tmp_path / "a", every=0)
+    signal_at(trainer, 3, signal.SIGINT)
     with pytest.raises(Interrupted, match="run the same command again"):
-        train(job, start)
-    job.run.close()
+        trainer.train(start)
+    trainer.run.close()
     assert [step_of(p) for p in checkpoints(tmp_path / "a" / "checkpoints")] == [3]
-    assert_same(weights(run_job(tmp_path / "a")), weights(run_job(tmp_path / "b")))
+    assert_same(weights(train(tmp_path / "a")), weights(train(tmp_path / "b")))
 
 
 def test_a_save_file_asks_for_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    job, start = make_job(tmp_path / "a", every=0, total_steps=4)
+    trainer, start = make_trainer(tmp_path / "a", every=0, total_steps=4)
     (tmp_path / "a" / "SAVE").touch()
-    train(job, start)
-    job.run.close()
+    trainer.train(start)
+    trainer.run.close()
     assert [step_of(p) for p in checkpoints(tmp_path / "a" / "checkpoints")] == [1, 4]
 
 
 def test_global_random_state_is_left_alone(tmp_path: Path) -> None:
-    job, start = make_job(tmp_path / "a", dropout=0.3, every=0)
+    trainer, start = make_trainer(tmp_path / "a", dropout=0.3, every=0)
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    train(job, start)
-    job.run.close()
+    trainer.train(start)
+    trainer.run.close()
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_evaluations_are_logged_once_each_and_start_at_zero(tmp_path: Path) -> None:
     seen: list[int] = []
-    run_job(
+    train(
         tmp_path / "a",
         every=0,
         evaluations=frozenset([0, 2, 8]),

@@ -1,0 +1,131 @@
+"""From settings and models to the `TrainingData` of a distillation: a cache's, or a live teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from thack.cache import Cache
+from thack.config import DistillSettings
+from thack.config.specs import target_spec
+from thack.data.encode import prepare
+from thack.data.sequence import TokenSequence
+from thack.generation.sampler import GenerationRequest
+from thack.generation.sources import Mixture, Offline, Online, ResponseSource
+from thack.models.precision import Precision
+from thack.runtime.process_group import ProcessGroup
+from thack.runtime.progress import Progress
+from thack.training.alignment import check_alignment, check_coverage
+from thack.training.data import CachedTargets, LiveTargets, TrainingData
+from thack.training.guard import Guard
+from thack.training.guarded_data import GuardedData
+from thack.training.live import LiveTeacher
+from thack.training.models import Models
+from thack.training.sharding import WrappedModel
+
+_FEW_DRAWS = 64  # sampled ids per token: fewer are noise that a student memorises over epochs
+
+
+def build_data(
+    settings: DistillSettings,
+    models: Models,
+    teacher: WrappedModel | None,
+    precision: Precision,
+    group: ProcessGroup,
+    progress: Progress,
+) -> CachedTargets | LiveTargets:
+    """What to train on. `teacher` is the live one, `precision` the student's."""
+    if models.cache is not None:
+        _check_cache(settings, models, models.cache, progress)
+        return CachedTargets(models.cache, models.width)
+    assert teacher is not None
+    data = _read(settings, models, progress)
+    offline = settings.source.kind == "offline"
+    source = _source(settings, models, data, precision, group)
+    live = _live_teacher(
+        settings, models, teacher, examples=data if offline else [], projects="teacher" not in models.plain_heads
+    )
+    return LiveTargets(source, data, live, keeps_responses=not offline)
+
+
+def guarded(
+    data: TrainingData, guard: Guard, settings: DistillSettings, models: Models, teacher: WrappedModel | None
+) -> GuardedData:
+    """`data`, with what the guard can add to it."""
+    assert models.teacher is not None and teacher is not None
+    examples = data.sequences(np.arange(min(len(data), 256)), 0)
+    live = _live_teacher(settings, models, teacher, examples=examples)
+    return GuardedData(data, guard, models.teacher, response_request(settings, models.precision), live)
+
+
+def response_request(settings: DistillSettings, precision: Precision) -> GenerationRequest:
+    """How a run samples responses to train on."""
+    return GenerationRequest(
+        sampling=settings.source.sampling,
+        max_new_tokens=settings.data.max_response_tokens,
+        seed=settings.seed,
+        precision=precision,
+    )
+
+
+def _check_cache(settings: DistillSettings, models: Models, cache: Cache, progress: Progress) -> None:
+    skipped = check_alignment(cache)
+    if skipped:
+        progress.note(skipped)
+    if cache.meta.kind == "sampled" and settings.epochs > 1 and cache.meta.k < _FEW_DRAWS:
+        progress.note(
+            f"warning: {settings.epochs} epochs over {cache.meta.k} sampled ids per token: the student will "
+            f"memorise their noise; cache top-k, or {_FEW_DRAWS} sampled ids and more"
+        )
+    if settings.data.path:
+        check_coverage(cache, prepare(settings.data, models.student.tokenizer, need_response=False).sequences)
+
+
+def _read(settings: DistillSettings, models: Models, progress: Progress) -> list[TokenSequence]:
+    """The data set: prompts by position, with responses where the source uses them."""
+    given = settings.source.kind in ("offline", "mixture")
+    prepared = prepare(settings.data, models.student.tokenizer, need_response=given)
+    progress.note(str(prepared.report))
+    return prepared.sequences
+
+
+def _source(
+    settings: DistillSettings,
+    models: Models,
+    data: Sequence[TokenSequence],
+    precision: Precision,
+    group: ProcessGroup,
+) -> ResponseSource:
+    """Who writes the responses. `precision` is the student's."""
+    source = settings.source
+    if source.kind == "offline":
+        return Offline(data)
+    by_student = source.kind == "online-student" or (source.kind == "mixture" and source.online_by == "student")
+    writer = models.student if by_student else models.teacher
+    assert writer is not None
+    request = response_request(settings, precision if by_student else models.precision)
+    online = Online(writer, data, replace(request, batch_size=source.batch_size), group=group)
+    if source.kind == "mixture":
+        return Mixture(Offline(data), online, fraction=source.online_fraction, seed=settings.seed)
+    return online
+
+
+def _live_teacher(
+    settings: DistillSettings,
+    models: Models,
+    teacher: WrappedModel,
+    *,
+    examples: Sequence[TokenSequence],
+    projects: bool = True,
+) -> LiveTeacher:
+    return LiveTeacher(
+        teacher.model,
+        models.width,
+        target_spec(settings.target),
+        seed=settings.seed,
+        examples=examples,
+        projects=projects,
+        precision=models.precision,
+    )

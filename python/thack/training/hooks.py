@@ -1,0 +1,78 @@
+"""What happens at the evaluations of a run, as hooks of its trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from thack.evaluation.evaluator import Evaluator
+from thack.models.protocol import LanguageModel
+from thack.training.monitors import TrainingMonitors
+from thack.training.run_directory import RunDirectory
+
+Columns = dict[str, float]
+
+
+class Hook:
+    """Part of a run's evaluations. The trainer asks at every step; a hook overrides the methods it needs.
+
+    A hook's decisions depend on its settings and its state alone, so that every rank, and a resumed run, decides alike.
+    """
+
+    name = ""  # of its state in a checkpoint; empty: it has none
+
+    def wants_evaluation(self, step: int) -> bool:
+        """Whether to evaluate after `step` optimizer steps."""
+        return False
+
+    def wants_checkpoint(self, step: int) -> bool:
+        """Whether to save a checkpoint there."""
+        return self.wants_evaluation(step)
+
+    def evaluate(self, step: int, student: LanguageModel) -> Columns:
+        """Measure the student, which is in eval mode with all its weights; returns columns of metrics.jsonl."""
+        return {}
+
+    def after_evaluation(self, step: int, columns: Mapping[str, float]) -> None:
+        """Take in what all hooks measured."""
+
+    def should_stop(self, step: int) -> bool:
+        """Whether the run ends here, before its plan does."""
+        return False
+
+    def protected_steps(self) -> frozenset[int]:
+        """Steps whose checkpoints are not pruned."""
+        return frozenset()
+
+    def best_step(self) -> int | None:
+        """The checkpoint whose model becomes the run's; None: no opinion, which means the last one."""
+        return None
+
+    def state_dict(self) -> Mapping[str, object]:
+        """What a checkpoint stores: plain values that nothing changes later."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore what `state_dict` gave."""
+
+
+class Evaluation(Hook):
+    """Golden, proxy and health on the evaluation set, and the distance to the teacher on training prompts."""
+
+    def __init__(
+        self, steps: Iterable[int], evaluator: Evaluator | None, monitors: TrainingMonitors | None, run: RunDirectory
+    ) -> None:
+        self._steps = frozenset(steps)
+        self._evaluator = evaluator
+        self._monitors = monitors
+        self._run = run
+
+    def wants_evaluation(self, step: int) -> bool:
+        return step in self._steps
+
+    def evaluate(self, step: int, student: LanguageModel) -> Columns:
+        columns = {} if self._monitors is None else self._monitors.measure(student)
+        if self._evaluator is not None:
+            found = self._evaluator.evaluate(student)
+            columns |= found.named()
+            self._run.append_per_prompt(found.per_prompt_row(step))
+        return columns

@@ -1,0 +1,276 @@
+"""The training loop of supervised fine-tuning and distillation: read `Trainer.train` from top to bottom.
+
+N response tokens, H hidden width, V vocabulary; X is H or V. Every gradient is that of Σ loss / (response tokens of the
+whole step). So it does not depend on how a step is split into micro-batches (gradient accumulation), nor over ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from thack.config import CheckpointSettings
+from thack.data.sequence import TokenSequence
+from thack.errors import DivergedError, ModelError
+from thack.models.batch import Batch
+from thack.models.protocol import LanguageModel
+from thack.reporting.model_card import write_card
+from thack.runtime.preemption import StopFlag
+from thack.runtime.process_group import ProcessGroup
+from thack.runtime.progress import SILENT, Progress
+from thack.schema.metrics import MetricsRow
+from thack.schema.run import Costs, TrainerState
+from thack.targets.keys import Stream, run_words
+from thack.training.checkpoint import Snapshot, checkpoints
+from thack.training.clock import Clock
+from thack.training.data import TrainingData
+from thack.training.hooks import Columns, Hook
+from thack.training.objective import Objective
+from thack.training.optimizer import Optimizer
+from thack.training.plan import Plan, Window
+from thack.training.run_directory import RunDirectory
+from thack.training.saver import Saver
+from thack.training.sharding import WrappedModels, sum_gradients
+
+
+@dataclass(slots=True, kw_only=True)
+class Trainer:
+    """Trains one student. The fields below `progress` are all of its state that changes."""
+
+    models: WrappedModels
+    data: TrainingData
+    objective: Objective
+    optimizer: Optimizer
+    plan: Plan
+    run: RunDirectory
+    checkpoint: CheckpointSettings
+    hooks: Sequence[Hook] = ()
+    clock: Clock = field(default_factory=Clock)
+    progress: Progress = SILENT
+
+    step: int = field(default=0, init=False)  # optimizer steps done
+    window: Window | None = field(default=None, init=False)  # whose responses are in `sequences`
+    sequences: list[TokenSequence] = field(default_factory=list, init=False)
+    scored_tokens: int = field(default=0, init=False)  # by the live teacher, over all ranks, in this process
+    before: Costs = field(default_factory=Costs, init=False)  # of earlier processes
+    started: float = field(default=0.0, init=False)  # by `perf_counter`
+
+    @property
+    def model(self) -> LanguageModel:
+        """The student as a step runs it: on this rank a replica, or a shard."""
+        return self.models.student.model
+
+    @property
+    def group(self) -> ProcessGroup:
+        return self.run.group
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the plan, or a hook, ends the run at this step."""
+        return self.step >= self.plan.total_steps or any(hook.should_stop(self.step) for hook in self.hooks)
+
+    def train(self, start: Snapshot) -> None:
+        """Train from `start` to the end, with evaluations and checkpoints.
+
+        Raises:
+            DivergedError: a loss or gradient is not finite. The last checkpoint can be resumed.
+            Preempted, Interrupted: after a signal or a STOP file, with a checkpoint of this step.
+        """
+        self._restore(start)
+        self.model.train()
+        with (
+            _own_randomness(),
+            self._reading_ahead(),
+            StopFlag(self.run.path if self.group.is_first else None) as stop,
+            self._saver() as saver,
+            self.progress.task(self.run.name, self.plan.total_steps, "step") as bar,
+        ):
+            bar.advance(self.step)
+            if self.step == 0 and self._wants_evaluation():
+                self.evaluate()
+            while not self.is_finished:
+                with self.clock("data"):
+                    window, batch = self._next_batch()
+                rate = self.optimizer.learning_rate(self.step, self.plan.total_steps)
+                num_tokens = sum(len(s.response_ids) for s in batch)
+                loss = self._backward(batch, num_tokens, window.epoch)
+                loss, norm = self._update(loss, rate, batch)
+                self.scored_tokens += num_tokens if self.data.teacher_tokens else 0
+                self.step += 1
+
+                self._log_step(window, {"loss": loss, "lr": rate, "grad_norm": norm, "tokens": num_tokens})
+                bar.advance(1, loss=round(loss, 4))
+                if self._wants_evaluation():
+                    self.evaluate()
+                self._save_or_stop(saver, stop)
+        if self.clock.profile:
+            self.progress.note(f"time: {self.clock}")
+
+    def evaluate(self) -> None:
+        """Measure the student now, and log one row; hooks see it before it is written."""
+        columns: Columns = {}
+        with self.models.for_inference() as student:
+            for hook in self.hooks:
+                columns |= hook.evaluate(self.step, student)
+            for hook in self.hooks:
+                hook.after_evaluation(self.step, columns)
+        epoch = self.step / self.plan.steps_per_epoch
+        values = columns | self.costs().columns()
+        self.run.append(MetricsRow(event="evaluation", step=self.step, epoch=epoch, values=values))
+
+    def publish(self) -> None:
+        """Make model/ from the checkpoint that a hook calls the best, or from the last one; then wait for all ranks."""
+        best = next((step for hook in self.hooks if (step := hook.best_step()) is not None), None)
+        folder = self.run.checkpoints
+        if self.run.writes:  # other nodes may not see the checkpoints yet
+            self.run.publish(folder / f"step_{best:06d}" if best is not None else checkpoints(folder)[-1])
+            write_card(self.run.path)
+        self.group.barrier()
+
+    def costs(self) -> Costs:
+        """Of the whole run so far."""
+        return Costs(
+            generated_tokens=self.data.generated_tokens + self.before.generated_tokens,
+            teacher_tokens=self.scored_tokens + self.before.teacher_tokens,
+            seconds=round(perf_counter() - self.started, 3),
+        )
+
+    def _restore(self, start: Snapshot) -> None:
+        self.step, self.before = start.step, start.state.costs
+        self.sequences = list(start.responses or [])
+        self.started = perf_counter() - self.before.seconds
+        for hook in self.hooks:
+            if hook.name in start.state.hooks:
+                hook.load_state_dict(start.state.hooks[hook.name])
+
+    def _wants_evaluation(self) -> bool:
+        return any(hook.wants_evaluation(self.step) for hook in self.hooks)
+
+    def _next_batch(self) -> tuple[Window, Sequence[TokenSequence]]:
+        """The sequences of this step; at the start of a window, its responses may have to be sampled first."""
+        window = self.window
+        if window is None or self.step == window.end_step:
+            window = self.window = self.plan.window(self.step)
+            if not self.sequences or self.step == window.first_step:
+                self.sequences = self._sequences_of(window)
+            self.data.expect(self._expected(window))
+        return window, window.batch(self.sequences, self.step)
+
+    def _sequences_of(self, window: Window) -> list[TokenSequence]:
+        if not self.data.keeps_responses:
+            return self.data.sequences(window.positions, window.epoch)
+        with self.models.for_inference():
+            return self.data.sequences(window.positions, window.epoch)
+
+    def _expected(self, window: Window) -> Iterator[Sequence[TokenSequence]]:
+        """The sequences of every forward from this step to the end of the window."""
+        for step in range(self.step, window.end_step):
+            for micro, _ in self.plan.micro_batches(window.batch(self.sequences, step), self.group.rank):
+                yield micro
+
+    def _backward(self, batch: Sequence[TokenSequence], num_tokens: int, epoch: int) -> float:
+        """Forwards and backwards of this rank's part of the step; returns its part of the loss."""
+        loss, rank, objective = 0.0, self.group.rank, self.objective
+        for number, (micro, counts) in enumerate(self.plan.micro_batches(batch, rank)):
+            _seed_dropout(self.plan.seed, self.step, number, rank.rank)
+            with self.clock("data"):
+                rows = Batch.of(micro, self.model.device)
+                target = self.data.target(micro, rows, epoch)
+            with self.clock("forward"), objective.precision.autocast(self.model):
+                output_NX = self.model(rows, project=not objective.fuses(len(rows.labels_N)))
+            with self.clock("loss"), self._divergence_named(output_NX, batch):
+                part = objective(output_NX, target, rows.labels_N).sum() / (num_tokens if counts else math.inf)
+            with self.clock("backward"):
+                part.backward()  # type: ignore[no-untyped-call]
+            loss += float(part.detach())
+        return loss
+
+    def _update(self, loss: float, rate: float, batch: Sequence[TokenSequence]) -> tuple[float, float]:
+        """One optimizer step with the gradients of all ranks; returns the loss of all and the gradient's norm."""
+        with self.clock("optimizer"):
+            sum_gradients(self.optimizer.parameters, self.group)
+            (loss,) = self.group.all_reduce_sum(loss)
+            norm = self.optimizer.clip()
+            if not (math.isfinite(loss) and math.isfinite(norm)):  # before NaN is in the weights
+                raise self._diverged(batch, loss, norm)
+            self.optimizer.step(rate)
+        return loss, norm
+
+    def _log_step(self, window: Window, values: dict[str, float]) -> None:
+        columns = values | self.clock.columns() | self.costs().columns()
+        self.run.append(MetricsRow(event="train", step=self.step, epoch=window.epoch, values=columns))
+
+    def _save_or_stop(self, saver: Saver, stop: StopFlag) -> None:
+        """Save where it is due or asked for, on all ranks alike; after a signal to any of them, save and raise."""
+        urgency, asked, failed = self.group.all_reduce_max(stop.urgency, stop.save_requested(), saver.failed)
+        stopped = stop.adopt(int(urgency))
+        if failed:
+            saver.wait()
+        if stopped or asked or self._is_checkpoint_due():
+            self._save(saver)
+        if stopped and not self.is_finished:
+            saver.wait()
+            raise stop.error(f"step {self.step} in {self.run.path}")
+
+    def _is_checkpoint_due(self) -> bool:
+        every = self.checkpoint.every_steps
+        wanted = any(hook.wants_checkpoint(self.step) for hook in self.hooks)
+        return wanted or self.is_finished or bool(every and self.step % every == 0)
+
+    def _save(self, saver: Saver) -> None:
+        """Start the checkpoint of this step, once the rows of the logs up to it are durable."""
+        within = self.window is not None and self.step < self.window.end_step
+        responses = self.sequences if within and self.data.keeps_responses else None
+        states = {hook.name: hook.state_dict() for hook in self.hooks if hook.name}
+        state = TrainerState(step=self.step, costs=self.costs(), hooks=states)
+        self.run.sync()
+        protected = frozenset[int]().union(*(hook.protected_steps() for hook in self.hooks))
+        saver.save(Snapshot(state=state, responses=responses), protected)
+
+    def _saver(self) -> Saver:
+        return Saver(self.run.checkpoints, self.models.student, self.optimizer.adamw, self.group, self.checkpoint)
+
+    @contextmanager
+    def _reading_ahead(self) -> Iterator[None]:
+        """However the run ends, no thread continues to read for it."""
+        try:
+            yield
+        finally:
+            self.data.expect(())
+
+    @contextmanager
+    def _divergence_named(self, output_NX: Tensor, batch: Sequence[TokenSequence]) -> Iterator[None]:
+        """A kernel refuses NaN. If the student computed it, the run has diverged."""
+        try:
+            yield
+        except ModelError as error:
+            if bool(torch.isfinite(output_NX).all()):
+                raise
+            raise self._diverged(batch, math.nan, math.nan) from error
+
+    def _diverged(self, batch: Sequence[TokenSequence], loss: float, norm: float) -> DivergedError:
+        names = ", ".join(s.prompt_id for s in batch[:4]) + (", …" if len(batch) > 4 else "")
+        return DivergedError(
+            f"training diverged at step {self.step + 1}: loss {loss:g}, gradient norm {norm:g}",
+            details=(f"prompts of this step: {names}", f"the last good checkpoint is kept in {self.run.checkpoints}"),
+            hint="lower `optimizer.learning_rate`, or look at these prompts",
+        )
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Dropout draws from torch's global generators; the caller finds them as they were."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
+
+
+def _seed_dropout(seed: int, step: int, micro: int, rank: int) -> None:
+    """Seeded by place, not by history, so that a resumed run draws what an uninterrupted one would."""
+    (word,) = run_words(seed, Stream.DROPOUT, step, rank=rank, part=micro)
+    torch.manual_seed(int(word) >> 1)
