@@ -11,6 +11,7 @@ from thack import api
 from thack.reporting import model_card, write_card
 from thack.reporting.prose import reasons
 from thack.runtime.runlog import RunLog
+from thack.schema.run import Manifest, RunFacts
 
 READOUT = "forward_kl/reference_sampled/token_mean"
 
@@ -22,14 +23,12 @@ def run(tmp_path: Path) -> Path:
     (path / "model").mkdir(parents=True)
     (path / "model" / "config.json").write_text('{"is_encoder_decoder": true}')
     (path / "config.toml").write_text('teacher = "./big"\n[loss]\ndivergence = "jsd"\n[source]\nkind = "offline"\n')
-    manifest = {
-        "kind": "run",
-        "command": "distill",
-        "sequences": 7,
-        "origins": {"student": "org/small@0123", "teacher": "./big"},
-        "models": {"student": "sha256:1", "teacher": "sha256:2"},
-    }
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    facts = RunFacts(
+        models={"student": "sha256:1", "teacher": "sha256:2"},
+        origins={"student": "org/small@0123", "teacher": "./big"},
+        sequences=7,
+    )
+    (path / "manifest.json").write_text(json.dumps(Manifest(command="distill", facts=facts).dump()))
     with RunLog(path / "metrics.jsonl") as log:
         for i in range(12):
             golden = 2.0 - 0.05 * i if i < 6 else 1.75 + 0.05 * (i - 5)
@@ -63,4 +62,9 @@ def test_a_suspicion_without_an_oracle(run: Path) -> None:
 
 def test_runs_of_little(tmp_path: Path) -> None:
     assert write_card(tmp_path) is None
-    assert "pairs of prompt and response" in model_card(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert "Trained with thack." in model_card(tmp_path)
+    facts = RunFacts(models={"student": "sha256:1"}, sequences=7)
+    (tmp_path / "manifest.json").write_text(json.dumps(Manifest(command="sft", facts=facts).dump()))
+    assert "7 pairs of prompt and response" in model_card(tmp_path)
