@@ -112,7 +112,7 @@ def test_bfloat16_shows_in_what_is_written(world: Path, tmp_path: Path) -> None:
 def target(data: LiveTargets | GuardedData, sequences: list[TokenSequence]) -> torch.Tensor:
     found = data.target(sequences, Batch.of(sequences), 0)
     if not isinstance(found, DenseTarget):  # before the teacher's head
-        found = found.to_dense(264)  # type: ignore[union-attr]
+        found = found.to_dense()  # type: ignore[union-attr]
     return found.log_probs_NV
 
 
