@@ -20,7 +20,7 @@ from thack.data.sequence import TokenSequence
 from thack.errors import DataError
 from thack.kernels import sample as draw
 from thack.models.precision import FLOAT32, Precision
-from thack.models.protocol import LanguageModel
+from thack.models.protocol import LanguageModel, evaluating
 from thack.runtime.process_group import ALONE, ProcessGroup
 from thack.runtime.progress import SILENT, Progress
 
@@ -97,23 +97,18 @@ def generate(
     for column, values in enumerate((request.epoch, examples, samples)):
         keys_N4[:, column] = torch.from_numpy(np.asarray(values, dtype=np.int64))
     found: list[tuple[int, np.ndarray]] = []
-    was_training = bool(getattr(model, "training", False))
-    model.eval()
-    try:
-        # Not inference_mode: a model that is being trained may keep tensors that its backward needs.
-        with (
-            torch.no_grad(),
-            request.precision.autocast(model),
-            progress.task("generate", len(prompts), "responses") as shown,
-        ):
-            for number, rows in enumerate(_batches(prompts, request.batch_size)):
-                if not group.owns(number):
-                    continue
-                responses = _generate_batch(model, [prompts[i] for i in rows], keys_N4[rows], request)
-                found += zip(rows, responses, strict=True)
-                shown.advance(len(rows))
-    finally:
-        model.train(was_training)
+    with (
+        evaluating(model),
+        torch.no_grad(),  # not inference_mode: a model in training may keep tensors that its backward needs
+        request.precision.autocast(model),
+        progress.task("generate", len(prompts), "responses") as task,
+    ):
+        for number, rows in enumerate(_batches(prompts, request.batch_size)):
+            if not group.owns(number):
+                continue
+            responses = _generate_batch(model, [prompts[i] for i in rows], keys_N4[rows], request)
+            found += zip(rows, responses, strict=True)
+            task.advance(len(rows))
     return [response for _, response in sorted(group.all_gather(found), key=lambda pair: pair[0])]
 
 

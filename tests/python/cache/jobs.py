@@ -41,7 +41,7 @@ class SlowTeacher(FakeTeacher):
 
 
 class FillingTeacher(FakeTeacher):
-    """Somebody else takes what is left of the disk while it works."""
+    """Another process fills the disk while the teacher runs."""
 
     def __init__(self, out: Path) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class FillingTeacher(FakeTeacher):
 
     def forward(self, batch: object, *, project: bool = True) -> torch.Tensor:
         if self.calls >= 6:
-            with suppress(OSError), open(self._out / "somebody-else", "ab", buffering=0) as file:
+            with suppress(OSError), open(self._out / "other-user", "ab", buffering=0) as file:
                 while file.write(bytes(4096)):
                     pass
         return super().forward(batch, project=project)  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ def job(out: Path, environ: Mapping[str, str] | None = None, **changes: Any) -> 
 def finish(out: Path) -> float:
     started = time.perf_counter()
     status = wait(job(out))
-    assert status == 0, f"a job that nobody killed failed: {status}"
+    assert status == 0, f"a job that was not killed failed: {status}"
     return time.perf_counter() - started
 
 
@@ -125,7 +125,7 @@ def kill(root: Path, kills: int, seed: int) -> dict[str, Any]:
         finish(out)
         found = content(out)
         report["identical"] += found == whole
-        report["made twice"] += sum(shards(out)[name] != inode for name, inode in before.items())
+        report["written twice"] += sum(shards(out)[name] != inode for name, inode in before.items())
         report["orphans"] += sum(name.endswith(".tmp") for name in found)
     return dict(report)
 
@@ -142,7 +142,7 @@ def _phase(out: Path, total: int) -> str:
 
 
 def ranks(root: Path) -> dict[str, Any]:
-    """One to four processes at once, told apart by torchrun's or by Slurm's variables, and as an array."""
+    """One to four processes at once, with the variables of torchrun or of Slurm, and as an array."""
     finish(root / "whole")
     whole = content(root / "whole")
     report = {}
@@ -178,12 +178,12 @@ def crowd(root: Path) -> dict[str, Any]:
 
 
 def full(root: Path) -> dict[str, Any]:
-    """The disk fills up while shards are written; once there is room, the same command goes on."""
+    """The disk fills up while shards are written; once there is room, the same command resumes."""
     whole, out = root / "whole", root / "small" / "cache"
     finish(whole)
     failed = wait(fork(lambda: capture(settings(out), teacher=FillingTeacher(out), sequences=SEQUENCES)))
     left = shards(out)
-    (out / "somebody-else").unlink()
+    (out / "other-user").unlink()
     finish(out)
     kept = sum(shards(out)[name] == inode for name, inode in left.items())
     return {"failed": failed != 0, "kept": kept, "left": len(left), "identical": content(out) == content(whole)}

@@ -82,7 +82,7 @@ def test_ranks_and_resumes_give_the_same_bytes(settings: CacheSettings, teacher:
             rank = Rank(number, world, 0)
             capture(replace(settings, out=out), teacher=teacher, sequences=sequences, rank=rank)
         assert content(out) == alone
-    # Take away a shard and the manifest: only that shard is made again.
+    # Without a shard and the manifest: only that shard is written again.
     out = tmp_path / "world2"
     (out / "manifest.json").unlink()
     sorted((out / "shards").iterdir())[0].unlink()
@@ -164,7 +164,7 @@ def test_settings_that_make_no_sense_are_refused(settings: CacheSettings, teache
         capture(settings, sequences=make_sequences(3))
 
 
-def test_a_directory_of_somebody_else_is_left_alone(settings: CacheSettings, teacher: FakeTeacher) -> None:
+def test_a_directory_with_other_files_is_refused(settings: CacheSettings, teacher: FakeTeacher) -> None:
     out = Path(settings.out)
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")

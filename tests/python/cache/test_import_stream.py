@@ -1,4 +1,4 @@
-"""An import holds one sequence, however large its source; and is whole or goes on, however it ends."""
+"""An import keeps one sequence in memory, for any size of source, and resumes after any interruption."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _memory(key: str) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read and reset through /proc")
 @pytest.mark.parametrize("make", [jsonl, safetensors, parquet])
-def test_an_import_holds_no_more_than_a_sequence(tmp_path: Path, make: Callable[[Path, int], Path]) -> None:
+def test_an_import_keeps_one_sequence_in_memory(tmp_path: Path, make: Callable[[Path, int], Path]) -> None:
     suffix = f".{make.__name__}"
     _import(make(tmp_path / f"small{suffix}", 4), tmp_path / "small")  # what is loaded and allocated once
     source = make(tmp_path / f"large{suffix}", {"jsonl": 100, "safetensors": 350, "parquet": 600}[make.__name__])
@@ -87,15 +87,15 @@ def test_an_import_holds_no_more_than_a_sequence(tmp_path: Path, make: Callable[
 
 
 def test_all_kinds_of_source_give_the_same_records(tmp_path: Path) -> None:
-    made = [_import(make(tmp_path / f"rows.{make.__name__}", 9), tmp_path / make.__name__) for make in KINDS]
-    for cache in made[1:]:
+    caches = [_import(make(tmp_path / f"rows.{make.__name__}", 9), tmp_path / make.__name__) for make in KINDS]
+    for cache in caches[1:]:
         assert len(cache) == 9
-        for mine, first in zip(_records(cache), _records(made[0]), strict=True):
+        for mine, first in zip(_records(cache), _records(caches[0]), strict=True):
             assert (mine == first).all()
 
 
-def test_an_import_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every sequence: what is there already is read past, and the shards are those of an uninterrupted one."""
+def test_an_import_that_was_stopped_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped at every sequence: complete shards are skipped, and all shards are those of an uninterrupted import."""
     source = safetensors(tmp_path / "rows.safetensors", 9)
     whole = _import(source, tmp_path / "whole", shard_tokens=40)
     assert whole.meta.num_shards == 5

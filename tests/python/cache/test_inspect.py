@@ -1,4 +1,4 @@
-"""inspect, verify and probe: what is there, whether it is whole, what it would cost."""
+"""inspect, verify, probe and estimate: what a cache holds, whether it is intact, what it would cost."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from thack.runtime.ranks import Rank
 from .conftest import VOCAB, FakeTeacher, make_sequences
 
 
-def test_inspect_tells_what_is_there(settings: CacheSettings, teacher: FakeTeacher) -> None:
+def test_inspect_describes_a_complete_cache(settings: CacheSettings, teacher: FakeTeacher) -> None:
     sequences = make_sequences(30)
     directory = capture(settings, teacher=teacher, sequences=sequences)
-    said = inspect(directory)
-    assert said.complete and said.kind == "dense" and said.bytes_per_token == 4 * VOCAB
-    assert said.tokens == sum(len(s.response_ids) for s in sequences)
-    assert said.fingerprints["teacher"] == teacher.fingerprint()
-    assert set(said.losses.values()) == {"exact, at any temperature"}
+    found = inspect(directory)
+    assert found.complete and found.kind == "dense" and found.bytes_per_token == 4 * VOCAB
+    assert found.tokens == sum(len(s.response_ids) for s in sequences)
+    assert found.fingerprints["teacher"] == teacher.fingerprint()
+    assert set(found.losses.values()) == {"exact, at any temperature"}
 
 
-def test_inspect_tells_what_is_missing(settings: CacheSettings, teacher: FakeTeacher, tmp_path: Path) -> None:
+def test_inspect_names_the_missing_shards(settings: CacheSettings, teacher: FakeTeacher, tmp_path: Path) -> None:
     directory = capture(settings, teacher=teacher, sequences=make_sequences(40), rank=Rank(1, 2, 0))
-    said = inspect(directory)
-    assert not said.complete and 0 in said.missing_shards and said.tokens is None
+    found = inspect(directory)
+    assert not found.complete and 0 in found.missing_shards and found.tokens is None
     with pytest.raises(CacheError, match="does not exist"):
         inspect(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -61,7 +61,7 @@ def test_verify_names_the_shard_and_the_cause(settings: CacheSettings, teacher: 
     assert verify(directory, full=True).ok
 
 
-def test_verify_writes_the_manifest_that_nobody_wrote(settings: CacheSettings, teacher: FakeTeacher) -> None:
+def test_verify_writes_a_missing_manifest(settings: CacheSettings, teacher: FakeTeacher) -> None:
     directory = capture(settings, teacher=teacher, sequences=make_sequences(40))
     manifest = (directory / "manifest.json").read_bytes()
     (directory / "manifest.json").unlink()
@@ -86,13 +86,13 @@ def test_probe_compares_and_recommends(settings: CacheSettings, teacher: FakeTea
 
 
 @pytest.mark.parametrize("tokens", [-5, float("nan"), float("inf"), 1e19])
-def test_probe_sizes_no_corpus_that_cannot_be(settings: CacheSettings, tokens: float) -> None:
+def test_probe_refuses_an_impossible_size(settings: CacheSettings, tokens: float) -> None:
     """Before the teacher is loaded."""
     with pytest.raises(UsageError, match=r"tokens = .*must be from 1 to 1e\+18"):
         probe(settings, tokens=tokens)
 
 
-def test_a_file_is_no_cache(tmp_path: Path) -> None:
+def test_a_file_is_not_a_cache(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x")
     with pytest.raises(CacheError, match="is a file, not a cache"):
         inspect(tmp_path / "f")
@@ -111,9 +111,9 @@ def test_threshold_solves_its_equation() -> None:
 
 def test_dry_run_writes_nothing_and_is_right(settings: CacheSettings, teacher: FakeTeacher) -> None:
     sequences = make_sequences(40)
-    said = estimate(settings, teacher=teacher, sequences=sequences)
+    found = estimate(settings, teacher=teacher, sequences=sequences)
     assert not Path(settings.out).exists()
     directory = capture(settings, teacher=teacher, sequences=sequences)
     real = inspect(directory)
-    assert said.tokens == real.tokens and said.shards == real.shards
-    assert said.tokens_per_s > 0
+    assert found.tokens == real.tokens and found.shards == real.shards
+    assert found.tokens_per_s > 0

@@ -30,7 +30,7 @@ SEQUENCES = make_sequences(12)
 
 @dataclass(frozen=True)
 class Begun:
-    """A finished top-k cache and what made it."""
+    """A complete top-k cache and its settings."""
 
     settings: CacheSettings
     directory: Path
@@ -114,7 +114,7 @@ def test_another_build_is_refused(begun: Begun, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_full_hash_is_kept_and_is_not_taken_for_a_sample(begun: Begun, tmp_path: Path) -> None:
-    """Who goes on without a word reads as much of the teacher as who began; who asks for more is told."""
+    """Resuming hashes as much of the teacher as the first capture did; a full hash against a sampled one is refused."""
     asked = FakeTeacher()
     asked.full_hash = True
     begun.again(teacher=asked, out=tmp_path / "full")
@@ -143,7 +143,7 @@ def test_a_live_teacher_beside_a_cache_is_compared_as_the_cache_knows_it(begun: 
 def test_two_ranks_that_publish_different_threads_go_by_one_plan(
     begun: Begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """Nodes differ in their cores. Links decide; where there are none, a later rename may win: we go by what stands."""
+    """Nodes differ in their cores. Every rank uses the plan in the directory, whichever rank's it is."""
     ours, theirs = (replace(read_plan(begun.directory), threads=n) for n in (1, 2))
     real = _native.publish
 

@@ -1,4 +1,4 @@
-"""The order of a copy off the GPU, on a device that is made up: nothing is read before the event of its stream."""
+"""The order of a copy off the GPU, on a simulated device: nothing is read before the event of its stream."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from thack.targets.types import TopKTarget
 
 from .conftest import VOCAB, make_sequences
 
-TEACHERS = torch.device("cuda", 1)  # the current device is cuda:0, as where nobody has set it
+TEACHERS = torch.device("cuda", 1)  # the current device is cuda:0, the default
 
 
 class Gpu:
@@ -58,11 +58,11 @@ class Gpu:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    made = Gpu()
-    monkeypatch.setattr(scorer, "_start_copy", made.start_copy)
-    monkeypatch.setattr(torch.cuda, "Event", made.event)
-    monkeypatch.setattr(torch.cuda, "current_stream", made.current_stream)
-    return made
+    simulated = Gpu()
+    monkeypatch.setattr(scorer, "_start_copy", simulated.start_copy)
+    monkeypatch.setattr(torch.cuda, "Event", simulated.event)
+    monkeypatch.setattr(torch.cuda, "current_stream", simulated.current_stream)
+    return simulated
 
 
 def a_target(rows: int) -> TopKTarget:

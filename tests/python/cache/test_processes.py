@@ -32,7 +32,7 @@ def test_killed_jobs_resume_to_the_same_bytes(tmp_path: Path) -> None:
     report = run("kill", tmp_path, kills, 5)
     assert report["kills"] >= kills
     assert report["identical"] == report["jobs"]
-    assert report["orphans"] == 0 and report["made twice"] == 0
+    assert report["orphans"] == 0 and report["written twice"] == 0
     assert report.get("killed with a shard open", 0) > 0
 
 
@@ -56,7 +56,7 @@ def namespace(directory: Path, options: str) -> list[str]:
     except FileNotFoundError:
         allowed = False
     if not allowed:
-        pytest.skip("this machine lets nobody mount a file system in a namespace")
+        pytest.skip("this machine allows no mount in a namespace")
     return enter
 
 

@@ -1,4 +1,4 @@
-"""Laws of plans, shards and the JSON beside them, over made-up inputs."""
+"""Laws of plans, shards and the JSON beside them, over random inputs."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_top_k_targets_come_back_within_their_steps() -> None:
 
 
 def test_sampled_targets_come_back_unbiased() -> None:
-    """Trap 8: the mean of many decoded weights is the weight, for heads and drawn ids alike."""
+    """Pitfall 8: the mean of many decoded weights is the weight, for heads and drawn ids alike."""
     layout = RecordLayout(spec=TargetSpec(kind="sampled", k=4), vocab_size=V)
     rows = 4000
     weights = torch.tensor([0.61, 0.1037, 0.1, 0.1])
@@ -144,7 +144,7 @@ def row_of_letters() -> torch.Tensor:
 
 @pytest.mark.parametrize("k", [4, 16])
 def test_drawn_written_and_read_rows_are_unbiased_and_twice_as_close_as_multinomial(k: int) -> None:
-    """Trap 8, end to end: over draws *after decoding*, each id's mean is p within 5 standard errors, and so is the
+    """Pitfall 8, end to end: over draws *after decoding*, each id's mean is p within 5 standard errors, and so is the
     entropy's; no row keeps fewer than K ids; 16 ids have at most half the squared error of as many multinomial draws.
     """
     rows, layout = 6000, RecordLayout(spec=TargetSpec(kind="sampled", k=k), vocab_size=V)

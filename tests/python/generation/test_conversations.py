@@ -1,4 +1,4 @@
-"""Chat messages on their way through the street: the same ids as transformers' own, before and after `generate`."""
+"""Chat messages through the pipeline: the same ids as transformers' own, before and after `generate`."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def test_responses_are_not_written_over(directory: Path, tmp_path: Path) -> None
     (tmp_path / "p.jsonl").write_text('{"prompt": "reads"}\n')
     data = DataSettings(path=str(tmp_path / "p.jsonl"), max_response_tokens=3)
     settings = GenerateSettings(out=tmp_path / "out", model=str(directory), data=data)
-    made = run_generate(settings)
+    first = run_generate(settings)
     before = (settings.out / "responses.jsonl").stat().st_mtime_ns
-    assert run_generate(settings) == made
+    assert run_generate(settings) == first
     with pytest.raises(MismatchError, match="other responses\n  seed  0 there, 1 now"):
         run_generate(replace(settings, seed=1))
     (tmp_path / "p.jsonl").write_text('{"prompt": "reads a file"}\n')

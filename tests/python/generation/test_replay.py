@@ -1,6 +1,6 @@
-"""Trap 17: what is drawn depends on (seed, epoch, prompt, sample, position), on nothing else.
+"""Pitfall 17: a draw depends on (seed, epoch, example, sample, position), and on nothing else.
 
-The writer here looks its logits up, so they are the same bits in every batch: whatever differs would be the draws.
+The model here looks its logits up, so that they are the same bits in every batch: only draws could differ.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def test_a_mixture_draws_what_its_parts_would() -> None:
 
 
 def test_each_token_asks_for_its_own_number_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The keys handed to the kernel, row by row: nobody's position shifts when neighbours end."""
+    """The keys passed to the kernel, row by row: the end of one response shifts no position of another."""
     seen: list[tuple[int, ...]] = []
     plain = sampler.draw
 
@@ -161,7 +161,7 @@ def test_each_token_asks_for_its_own_number_once(monkeypatch: pytest.MonkeyPatch
     assert needed <= set(seen) and len(seen) == len(set(seen))
 
 
-def test_trap_15_a_student_writes_in_eval_mode_and_is_left_as_it_was(tmp_path: Path) -> None:
+def test_pitfall_15_a_student_writes_in_eval_mode_and_is_left_as_it_was(tmp_path: Path) -> None:
     from thack.config import ArchitectureSettings
     from thack.models.load import new_decoder
 

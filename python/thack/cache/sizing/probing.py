@@ -17,7 +17,8 @@ from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import UsageError
 from thack.models.batch import Batch
-from thack.models.protocol import LanguageModel
+from thack.models.precision import inference_precision
+from thack.models.protocol import LanguageModel, evaluating
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.cache import CorpusSize, ProbeResult, Recommendation, TargetCost
 from thack.schema.targets import TargetSpec
@@ -72,7 +73,7 @@ def probe(
         data = _with_responses(settings, teacher, data[:limit])
     chosen = [data[i] for i in np.linspace(0, len(data) - 1, min(limit, len(data))).astype(int)]
     started = time.perf_counter()
-    log_p_NV = _score(teacher, chosen, settings.batch_size)
+    log_p_NV = _score(teacher, chosen, settings)
     rate = len(log_p_NV) / (time.perf_counter() - started)
     mean_length = np.mean([len(s.response_ids) for s in chosen])
     total = int(tokens) if tokens else int(mean_length * len(data) * (settings.samples if settings.generate else 1))
@@ -110,14 +111,17 @@ def recommend(costs: Sequence[TargetCost], epochs: int, vocab_size: int) -> Reco
     return Recommendation(kind="sampled", ids=64, why=why)
 
 
-def _score(teacher: LanguageModel, sequences: Sequence[TokenSequence], batch_size: int) -> Tensor:
-    teacher.eval()
+def _score(teacher: LanguageModel, sequences: Sequence[TokenSequence], settings: CacheSettings) -> Tensor:
+    """log p of every response token's distribution, in the precision of a capture."""
+    precision, size = inference_precision(teacher, settings.dtype), settings.batch_size
     ordered = sorted(sequences, key=lambda s: len(s.prompt_ids) + len(s.response_ids))
     found = []
-    with torch.inference_mode():
-        for start in range(0, len(ordered), batch_size):
-            batch = Batch.of(ordered[start : start + batch_size], teacher.device)
-            found.append(log_probs(teacher(batch), teacher.vocab_size).cpu())
+    with evaluating(teacher), torch.inference_mode():
+        for start in range(0, len(ordered), size):
+            batch = Batch.of(ordered[start : start + size], teacher.device)
+            with precision.autocast(teacher):
+                logits_NV = teacher(batch)
+            found.append(log_probs(logits_NV, teacher.vocab_size).cpu())
     return torch.cat(found)
 
 
