@@ -36,6 +36,7 @@ from thack.runtime.progress import SILENT, Progress
 from thack.schema.metrics import (
     BASELINE_OF,
     REDUCTIONS,
+    Column,
     HealthName,
     MetricName,
     PerPromptRow,
@@ -67,9 +68,13 @@ class Measured:
     health: Mapping[HealthName, float]
     generated_tokens: int = 0
 
+    def all_columns(self) -> dict[Column, float]:
+        """Metrics, and health after them."""
+        return dict((*self.columns.items(), *self.health.items()))
+
     def named(self) -> dict[str, float]:
-        """Metrics and health by the names of their columns on disk."""
-        return {str(name): value for name, value in (*self.columns.items(), *self.health.items())}
+        """The same by the names of their columns on disk."""
+        return {str(name): value for name, value in self.all_columns().items()}
 
     def per_prompt_row(self, step: int | None) -> PerPromptRow:
         """The line of per_prompt.jsonl for an evaluation at `step`; None outside training."""

@@ -1,9 +1,9 @@
-"""HackingCallback: what `thack distill` logs at its evaluations, in anybody's transformers or TRL trainer."""
+"""HackingCallback: what `thack distill` logs at its evaluations, in any transformers or TRL trainer."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from thack.models.protocol import LanguageModel
 from thack.reporting.prose import reasons
 from thack.runtime import runlog
 from thack.runtime.runlog import RunLog
-from thack.schema.metrics import Role, TrainingKL, is_bound
+from thack.schema.metrics import Column, MetricsRow, Role, TrainingKL, is_bound
 from thack.targets.vocabulary import common_width
 
 _LOG = logging.getLogger("thack")
@@ -33,25 +33,33 @@ FOLDER = "thack"  # in the trainer's output_dir
 
 
 class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
-    """Golden, proxy, health and the oracle-free detector on a frozen evaluation set, every `every` optimizer steps.
+    """Golden, proxy, health and the oracle-free detectors at every `every` optimizer steps of a trainer.
 
-    eval_set  `EvalSet` with the responses of the models given
-    references
-              the models that wrote them: `References.of(teacher=…, oracle=…, tokenizer=…)`
-    monitor   an evaluation set of training prompts, whose responses are the teacher's and, with
-              `References.of(human=True)`, those of its file:
-              those that are trained on, the teacher's are fresh. With it the detector compares progress in training
-              with progress on held-out prompts, which is what it is good at
-    settings  student_samples is off unless asked for here: sampling costs more than all the rest
-    stop_on_alarm
-              ends training when the detector fires
+    Columns go to the trainer's `log_history` (and, after `callback.trainer = trainer`, to its trackers). With intervals
+    they go to `out`, a run directory for `thack verdict` and `thack report`. Random state and train mode are left as
+    they were.
 
-    Columns go to the trainer's `log_history` (and, after `callback.trainer = trainer`, to its trackers), and whole,
-    with intervals, to `<output_dir>/thack/`, a run directory for `thack verdict` and `thack report`. Random state
-    and train mode are left as they were.
+    Every rank runs every forward on the same prompts, so that sharded weights (FSDP, ZeRO-3) are gathered by all of
+    them; only the first rank writes. Metrics are in the precision of the trained weights.
 
-    Every rank runs every forward on the same prompts, so that sharded weights (FSDP, ZeRO-3) are gathered by all
-    together; only the first rank writes. Metrics are in the precision that the trained weights have.
+    Args:
+        eval_set: Held-out prompts with the responses of the references.
+        references: The models that wrote them: `References.of(teacher=…, oracle=…, tokenizer=…)`.
+        every: Optimizer steps between two evaluations, 1 or more.
+        monitor: An evaluation set of training prompts, with the responses of the teacher and, by
+            `References.of(human=True)`, those of its file. The file's are those that are trained on. The detectors
+            compare progress on them with progress on the teacher's, and on held-out prompts.
+        tokenizer: The student's; by default the trainer's processing class.
+        out: Run directory; by default `thack` in the trainer's output directory.
+        settings: Of the evaluations; by default the student is not sampled, which costs more than everything else.
+        stop_on_alarm: Whether to end training when the deciding detector raises an alarm.
+
+    Raises:
+        UsageError: `every` is below 1, or there is a monitor and no teacher.
+
+    Example:
+        >>> eval_set = EvalSet.from_jsonl(held_out).with_responses(references, max_new_tokens=8)
+        >>> trainer.add_callback(HackingCallback(eval_set, references, every=2, tokenizer=tokenizer))
     """
 
     def __init__(
@@ -64,7 +72,6 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         tokenizer: Any = None,
         out: Path | str | None = None,
         settings: EvaluationSettings | None = None,
-        seed: int = 0,
         stop_on_alarm: bool = False,
     ) -> None:
         if every < 1:
@@ -82,14 +89,13 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         self.trainer: Any = None
         self.suspicion: OracleFreeVerdict | None = None  # of the detector, after each evaluation
         self.verdict: Verdict | None = None  # after training, where there is a golden column
-        self._seed = seed
         self._evaluator: Evaluator | None = None
-        self._monitors: dict[str, FixedKL] | None = None
+        self._monitors: dict[TrainingKL, FixedKL] | None = None
         self._logs: dict[str, RunLog] = {}
         self._last_step = -1
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Check that everything fits before the first step, and measure where the student stands."""
+        """Check that everything fits before the first step, and measure the student."""
         self.out = self.out or Path(args.output_dir) / FOLDER
         if self.settings.student_samples and is_sharded(model):
             raise UsageError(
@@ -109,10 +115,11 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """The training loss goes into our log too: a detector reads it where there is no monitor."""
         if self._logs and logs and "loss" in logs:
-            self._logs["metrics"].append({"event": "train", "step": state.global_step, "loss": logs["loss"]})
+            row = MetricsRow(event="train", step=state.global_step, values={"loss": logs["loss"]})
+            self._logs["metrics"].append(row.dump())
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Measure the student that is kept, and say what happened to it."""
+        """Measure the final student, and give the verdict."""
         if state.global_step != self._last_step:
             self._evaluate(state, control, model, kwargs.get("processing_class"))
         if self._logs and self.out is not None:
@@ -125,7 +132,7 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         self._logs = {}
 
     def _open_logs(self, step: int) -> None:
-        """A fresh run begins fresh logs; a resumed one drops the rows of steps that it runs again."""
+        """A new run begins new logs; a resumed one drops the rows of steps that it runs again."""
         assert self.out is not None
         self._close_logs()
         for name in ("metrics", "per_prompt"):
@@ -147,7 +154,7 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
 
     @contextmanager
     def _lent(self, model: Any, processing_class: Any) -> Iterator[hf.HuggingFaceModel]:
-        """The trainer's model as ours, for a while; given back as it was."""
+        """The trainer's model as ours, for a while; left as it was."""
         with as_it_was(model):
             student = hf.wrap(model, self.tokenizer or processing_class, role="student")
             try:
@@ -155,27 +162,28 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             finally:
                 student.release()
 
-    def _columns(self, student: LanguageModel, step: int) -> dict[str, float]:
+    def _columns(self, student: LanguageModel, step: int) -> dict[Column, float]:
         evaluator = self._prepare(student)
         found = evaluator.evaluate(student)
         if self._logs:
             self._logs["per_prompt"].append(found.per_prompt_row(step).dump())
-        return {name: monitor.measure(student) for name, monitor in (self._monitors or {}).items()} | found.named()
+        columns: dict[Column, float] = {name: one.measure(student) for name, one in (self._monitors or {}).items()}
+        return columns | found.all_columns()
 
     def _prepare(self, student: LanguageModel) -> Evaluator:
-        """References as our models, checked against the eval set; once, since a fingerprint reads every weight."""
+        """The evaluator, built once: checking the references against the evaluation set reads every weight."""
         if self._evaluator is None:
-            self._evaluator = Evaluator(self.eval_set, self.references, self.settings, seed=self._seed)
+            self._evaluator = Evaluator(self.eval_set, self.references, self.settings)
             teacher = self.references.teacher
             self._monitors = {} if teacher is None else self._training_monitors(student, teacher)
         return self._evaluator
 
-    def _training_monitors(self, student: LanguageModel, teacher: LanguageModel) -> dict[str, FixedKL]:
+    def _training_monitors(self, student: LanguageModel, teacher: LanguageModel) -> dict[TrainingKL, FixedKL]:
         if self.monitor is None:
             return {}
         if Role.HUMAN not in self.monitor.responses:
             raise DataError(
-                "the monitor holds no training responses",
+                "the monitor has no training responses",
                 hint="write its responses with `References.of(teacher=…, human=True)`",
             )
         self.monitor.check_tokenizer("student", student.tokenizer)
@@ -187,11 +195,11 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             if writer in self.monitor.responses
         }
 
-    def _record(self, state: Any, columns: dict[str, float]) -> None:
-        """One row in our log, and the readable part of it, with the detector's word, in the trainer's."""
-        row = {"event": "evaluation", "step": state.global_step, "epoch": state.epoch or 0.0, **columns}
-        self._logs["metrics"].append(row)
-        shown = {name: value for name, value in columns.items() if not is_bound(name)}
+    def _record(self, state: Any, columns: Mapping[Column, float]) -> None:
+        """One row in our log. The trainer's log gets it without intervals, and what the detectors found."""
+        row = MetricsRow(event="evaluation", step=state.global_step, epoch=state.epoch or 0.0, columns=columns)
+        self._logs["metrics"].append(row.dump())
+        shown = {str(name): value for name, value in columns.items() if not is_bound(str(name))}
         shown |= self._detect()
         if self.trainer is not None:
             self.trainer.log(shown)
@@ -199,7 +207,7 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             state.log_history.append({**shown, "epoch": state.epoch or 0.0, "step": state.global_step})
 
     def _detect(self) -> dict[str, float]:
-        """The detectors' values, and whether the leading one has fired; nothing without a proxy."""
+        """The detectors' values, and whether the deciding one raises an alarm; nothing without a proxy."""
         assert self.out is not None
         curves = Curves.from_run(self.out)
         if not curves.has("proxy"):

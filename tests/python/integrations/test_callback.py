@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import random
 from dataclasses import replace
@@ -19,6 +20,7 @@ from thack.data.tokenizer import Tokenizer
 from thack.detection import Curves
 from thack.errors import DataError, MismatchError, UsageError
 from thack.evaluation import References, evaluate
+from thack.integrations import callback as module
 from thack.runtime import runlog
 from thack.schema.verdict import Margins
 
@@ -138,7 +140,7 @@ def test_a_monitor_lets_the_detector_compare(
     assert curves.column_of["golden"].startswith("human/")
     bare = EvalSet.from_records(records[:4]).with_responses(references, max_new_tokens=8)
     lame = HackingCallback(eval_set, references, monitor=bare, **common)
-    with pytest.raises(DataError, match="the monitor holds no training responses"):
+    with pytest.raises(DataError, match="the monitor has no training responses"):
         train(tmp_path / "b", llama(1), [lame])
 
 
@@ -184,3 +186,14 @@ def test_a_resumed_run_writes_each_row_once(callback: HackingCallback, tmp_path:
     for name in ("metrics", "per_prompt"):
         rows = runlog.read(tmp_path / "thack" / f"{name}.jsonl")
         assert [row["step"] for row in rows if row.get("event") != "train"] == [0, 2, 4, 6], name
+
+
+def test_the_example_runs(callback: HackingCallback, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "held_out.jsonl").write_text('{"prompt": "def f(x)"}\n{"prompt": "def g(x)"}\n')
+    trainer = transformers.Trainer(model=llama(1), args=arguments(tmp_path), train_dataset=PairedData())
+    values = {"held_out": tmp_path / "held_out.jsonl", "references": callback.references}
+    values |= {"trainer": trainer, "tokenizer": tokenizer}
+    found = doctest.testmod(module, extraglobs=values)
+    assert found.attempted == 2 and not found.failed
+    trainer.train()
+    assert (tmp_path / "thack" / "metrics.jsonl").is_file()
