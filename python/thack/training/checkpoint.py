@@ -167,15 +167,20 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Ite
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> None:
-    """Put saved state behind every trained parameter, in its shards; DataError if it is not this model's."""
-    places = {
-        f"{slot}.{name}": (parameter, slot)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-        for slot in _SLOTS
-    }
+    """Put saved state behind every trained parameter, in its shards; DataError if it is not this model's.
+
+    A parameter that had no gradient before the checkpoint has no state in it, and starts without one here too.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     with safe_open(directory / "optimizer.safetensors", "pt") as file:
-        strange = sorted(places.keys() ^ set(file.keys()))
+        saved = set(file.keys())
+        places = {
+            f"{slot}.{name}": (parameter, slot)
+            for name, parameter in trained.items()
+            if any(f"{slot}.{name}" in saved for slot in _SLOTS)
+            for slot in _SLOTS
+        }
+        strange = sorted(places.keys() ^ saved) or _other_shapes(file, trained, saved)
         if strange:
             raise DataError(
                 f"the optimizer state in {directory} is another model's",
@@ -186,6 +191,15 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, direct
             optimizer.state[parameter][slot] = (
                 _step_of_adam(value, parameter) if slot == "step" else _like(value, parameter)
             )
+
+
+def _other_shapes(file: safe_open, trained: Mapping[str, nn.Parameter], saved: set[str]) -> list[str]:
+    """Moments whose shape is not their parameter's."""
+    return [
+        key
+        for name, parameter in trained.items()
+        if (key := f"exp_avg.{name}") in saved and tuple(file.get_slice(key).get_shape()) != tuple(parameter.shape)
+    ]
 
 
 def _step_of_adam(value: Tensor, parameter: nn.Parameter) -> Tensor:

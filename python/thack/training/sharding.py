@@ -223,9 +223,10 @@ def _empty(model: LanguageModel) -> None:
 
 def sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup) -> None:
     """Sum replicas' gradients over ranks, many at a time; FSDP has summed its own during the backward."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if group.world_size == 1 or not gradients or hasattr(gradients[0], "full_tensor"):
+    if group.world_size == 1 or any(hasattr(p, "full_tensor") for p in parameters):
         return
+    _fill_idle(parameters)
+    gradients = [p.grad for p in parameters if p.grad is not None]
     for bucket in _buckets(gradients):
         flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
         with collective():
@@ -233,6 +234,23 @@ def sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup) -> No
         parts = torch.split(flat, [gradient.numel() for gradient in bucket])
         for gradient, part in zip(bucket, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
+
+
+def _fill_idle(parameters: Sequence[nn.Parameter]) -> None:
+    """Zeros where another rank has a gradient and this one has none, such as an expert that got no token here.
+
+    So all ranks add up the same parameters. Where no rank has a gradient, none has one afterwards, as in one process.
+    """
+    if not parameters:
+        return
+    has_gradient = torch.tensor(
+        [p.grad is not None for p in parameters], dtype=torch.uint8, device=parameters[0].device
+    )
+    with collective():
+        dist.all_reduce(has_gradient, op=dist.ReduceOp.MAX)
+    for parameter, anywhere in zip(parameters, has_gradient.tolist(), strict=True):
+        if anywhere and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

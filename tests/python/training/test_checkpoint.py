@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from thack.errors import DataError
 from thack.schema.run import Costs, TrainerState
@@ -97,6 +99,56 @@ def test_optimizer_of_another_model_is_refused(run: Path) -> None:
     other = torch.nn.Linear(2, 2)
     with pytest.raises(DataError, match="another model's"):
         restore_optimizer(other, build_optimizer(other, OPTIMIZER), checkpoints(run)[-1])
+
+
+class WithExperts(torch.nn.Module):
+    """Two experts, each a module of its own, as in SwitchTransformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.experts = torch.nn.ModuleList(torch.nn.Linear(3, 3) for _ in range(2))
+
+    def step(self, optimizer: torch.optim.Optimizer, experts: Sequence[int]) -> None:
+        x = torch.ones(2, 3)
+        for i in experts:
+            x = self.experts[i](x)
+        x.square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def test_a_parameter_without_a_gradient_so_far_resumes_like_the_uninterrupted_run(tmp_path: Path) -> None:
+    weights = []
+    for interrupted in (False, True):
+        net = WithExperts()
+        optimizer = build_optimizer(net, OPTIMIZER)
+        net.step(optimizer, [0])
+        if interrupted:
+            save_file(dict(optimizer_tensors(net, optimizer)), tmp_path / "optimizer.safetensors")
+            optimizer = build_optimizer(net, OPTIMIZER)
+            restore_optimizer(net, optimizer, tmp_path)
+        net.step(optimizer, [0, 1])
+        net.step(optimizer, [1])
+        weights.append(torch.cat([p.detach().reshape(-1) for p in net.parameters()]))
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("change", ["slot", "shape", "name"])
+def test_state_that_does_not_fit_is_refused(tmp_path: Path, change: str) -> None:
+    net = WithExperts()
+    optimizer = build_optimizer(net, OPTIMIZER)
+    net.step(optimizer, [0, 1])
+    tensors = dict(optimizer_tensors(net, optimizer))
+    if change == "slot":
+        del tensors["exp_avg_sq.experts.1.bias"]
+    elif change == "shape":
+        tensors["exp_avg.experts.1.bias"] = torch.zeros(4)
+    else:
+        tensors["exp_avg.experts.2.bias"] = torch.zeros(3)
+    save_file(tensors, tmp_path / "optimizer.safetensors")
+    with pytest.raises(DataError, match="another model's"):
+        restore_optimizer(net, build_optimizer(net, OPTIMIZER), tmp_path)
 
 
 def test_responses_of_an_open_window_come_back_as_they_were(tmp_path: Path) -> None:
