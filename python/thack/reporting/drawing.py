@@ -126,17 +126,15 @@ def log_steps(axes: Axes, arms: Sequence[ArmRuns]) -> None:
 
 def log_values(axes: Axes) -> None:
     """A logarithmic y axis, with ticks where the values are."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator  # an extra, and slow to import
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator  # an extra, and slow to import
 
     if not axes.lines:
         return
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     decades = math.log10(high / low)
-    subs: tuple[float, ...] = (1.0, 2.0, 5.0) if decades > 1 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
-    if decades < 0.25:
-        subs = tuple(1 + i / 10 for i in range(90))[:: max(1, int(90 * decades / 5))]
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    subs = (1.0, 2.0, 5.0) if decades > 1 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs) if decades > 0.25 else MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.yaxis.set_minor_locator(NullLocator())
 

@@ -32,13 +32,13 @@ def rendered(
     name: str, figure: Figure, title: str, caption: str, *, curves: tuple[CurveName, ...] = (), large: bool = False
 ) -> RenderedFigure:
     """Draw a figure; its name keeps only what a file's name may hold."""
-    name = re.sub(r"[^\w.-]+", "-", name)
+    name, file = re.sub(r"[^\w.-]+", "-", name), file_svg(figure)
     return RenderedFigure(
         name=name,
         title=title,
         caption=caption,
-        svg=inline_svg(figure, name=name, label=title),
-        file=file_svg(figure),
+        svg=inline_svg(file, name=name, label=title),
+        file=file,
         curves=curves,
         large=large,
     )

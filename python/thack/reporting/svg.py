@@ -32,15 +32,15 @@ def file_svg(figure: Figure) -> str:
     return buffer.getvalue()
 
 
-def inline_svg(figure: Figure, *, name: str, label: str) -> Markup:
+def inline_svg(file: str, *, name: str, label: str) -> Markup:
     """An `<svg>` element for HTML: the only markup in this package that no template writes.
 
     Args:
-        figure: What is drawn.
+        file: The text of a stand-alone SVG file, by matplotlib.
         name: Precedes every id, so that the figures of a page share none.
         label: Says what is drawn, for those who cannot see it.
     """
-    root = ElementTree.fromstring(file_svg(figure))
+    root = ElementTree.fromstring(file)
     prefix = re.sub(r"\W+", "-", name)
     for element in root.iter():
         for child in [child for child in element if _local(child.tag) in _NOT_SHOWN]:
@@ -71,6 +71,6 @@ def _attribute(name: str, value: str, prefix: str) -> str:
 
 
 def _font(match: re.Match[str]) -> str:
-    """The size and weight stay, the family becomes the page's."""
+    """The size and weight stay, the family becomes the page's (older matplotlib has one property for all)."""
     weight = "font-weight: 650; " if match[1] == "bold" else ""
     return f"{weight}font-size: {match[2]}px"
