@@ -20,7 +20,7 @@ from thack.cache import Cache
 from thack.cache.capture.job import capture
 from thack.cache.exchange.importing import ImportSettings, import_cache
 from thack.cache.format.layout import RecordLayout
-from thack.cache.format.plan import SHARDS, Plan, shard_path
+from thack.cache.format.plan import SHARDS, CachePlan, shard_path
 from thack.config import ArchitectureSettings, CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
@@ -125,7 +125,7 @@ def reading_many(shards: int = 192, per_shard: int = 256, length: int = 64, batc
     firsts = tuple(range(0, shards * per_shard + 1, per_shard))
     facts: dict[str, Any] = {"batch_size": 1, "seed": 0, "samples": 1, "device": "cpu", "dtype": "float32"}
     prints = Fingerprints(teacher="sha256:x", tokenizer="sha256:x", data="sha256:x", settings="sha256:x")
-    plan = Plan(layout=layout, fingerprints=prints, firsts=firsts, threads=1, build="0", **facts)
+    plan = CachePlan(layout=layout, fingerprints=prints, firsts=firsts, threads=1, build="0", **facts)
     with TemporaryDirectory(prefix="thack-") as scratch:
         (Path(scratch) / SHARDS).mkdir()
         (Path(scratch) / "plan.json").write_bytes(plan.to_bytes())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,3 +119,15 @@ def test_dry_run_writes_nothing_and_is_right(settings: CacheSettings, teacher: F
     real = inspect(directory)
     assert found.tokens == real.tokens and found.shards == real.shards
     assert found.tokens_per_s > 0
+
+
+def test_inspect_and_verify_import_no_torch(settings: CacheSettings, teacher: FakeTeacher) -> None:
+    directory = capture(settings, teacher=teacher, sequences=make_sequences(10))
+    code = f"""if True:
+        import sys
+        from thack.cache import inspect, verify
+        assert inspect({str(directory)!r}).complete and verify({str(directory)!r}, full=True).ok
+        assert "torch" not in sys.modules
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ import torch
 from thack.cache.capture import scorer
 from thack.cache.capture.packer import Packer
 from thack.cache.format.layout import RecordLayout
-from thack.cache.format.plan import Plan, shard_path
+from thack.cache.format.plan import CachePlan, shard_path
 from thack.schema.cache import Fingerprints
 from thack.schema.targets import TargetSpec
 from thack.targets.keys import row_keys
@@ -79,7 +79,7 @@ def test_records_are_packed_after_the_copy_and_not_before(gpu: Gpu, tmp_path: Pa
     keys = row_keys(sequences)
     target = a_target(len(keys))
     layout = RecordLayout(spec=TargetSpec(kind="top-k", k=4, temperatures=(2.0,)), vocab_size=VOCAB)
-    plan = Plan(
+    plan = CachePlan(
         layout=layout,
         fingerprints=Fingerprints(teacher="sha256:x", tokenizer="sha256:x", data="sha256:x", settings="sha256:x"),
         firsts=(0, 6),

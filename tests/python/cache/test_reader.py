@@ -33,13 +33,13 @@ from thack import _native
 from thack.cache import Cache
 from thack.cache.format.layout import RecordLayout
 from thack.schema.targets import TargetSpec
-from thack.cache.format.plan import SHARDS, Plan, shard_path
+from thack.cache.format.plan import SHARDS, CachePlan, shard_path
 from thack.schema.cache import Fingerprints
 
 root, count = Path(sys.argv[1]), int(sys.argv[2])
 layout = RecordLayout(spec=TargetSpec(kind="top-k", k=8), vocab_size=1000)
 prints = Fingerprints(teacher="sha256:x", tokenizer="sha256:x", data="sha256:x", settings="sha256:x")
-plan = Plan(layout=layout, fingerprints=prints, firsts=tuple(range(count + 1)),
+plan = CachePlan(layout=layout, fingerprints=prints, firsts=tuple(range(count + 1)),
             batch_size=1, seed=0, samples=1, device="cpu", dtype="float32", threads=1, build="0")
 (root / SHARDS).mkdir()
 _native.publish(root / "plan.json", plan.to_bytes())

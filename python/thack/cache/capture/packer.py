@@ -13,7 +13,7 @@ import numpy as np
 
 from thack import _native
 from thack.cache.capture.scorer import Scored
-from thack.cache.format.plan import Plan, shard_path
+from thack.cache.format.plan import CachePlan, shard_path
 from thack.cache.format.records import encode
 from thack.data.sequence import TokenSequence, cache_positions
 from thack.errors import ModelError
@@ -35,7 +35,9 @@ class Packer:
         journal: called with every shard that was committed.
     """
 
-    def __init__(self, directory: Path, plan: Plan, journal: Callable[[CommittedShard], None] | None = None) -> None:
+    def __init__(
+        self, directory: Path, plan: CachePlan, journal: Callable[[CommittedShard], None] | None = None
+    ) -> None:
         self._directory = directory
         self._plan = plan
         self._journal = journal

@@ -11,7 +11,7 @@ from thack import _native, _version
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.partition import ShardLimits, partition
 from thack.cache.format.plan import NAME as PLAN
-from thack.cache.format.plan import SHARDS, Plan, publish_plan, read_plan
+from thack.cache.format.plan import SHARDS, CachePlan, publish_plan, read_plan
 from thack.config import CacheSettings, to_dict
 from thack.config.specs import target_spec
 from thack.data.encode import prepare
@@ -46,7 +46,7 @@ class CaptureJob:
     settings: CacheSettings
     teacher: LanguageModel
     sequences: Sequence[TokenSequence]
-    plan: Plan
+    plan: CachePlan
     rank: Rank
 
 
@@ -108,7 +108,7 @@ def make_plan(
     sequences: Sequence[TokenSequence],
     *,
     full_hash: bool | None = None,
-) -> Plan:
+) -> CachePlan:
     """The plan for these sequences and this teacher: the same from every rank."""
     if not sequences:
         raise UsageError(
@@ -116,7 +116,7 @@ def make_plan(
         )
     layout = RecordLayout(spec=target_spec(settings), vocab_size=teacher.vocab_size)
     longest = settings.data.max_response_tokens if settings.generate else 0  # responses that are not generated yet
-    return Plan(
+    return CachePlan(
         layout=layout,
         fingerprints=Fingerprints(
             teacher=teacher.fingerprint(full=full_hash),

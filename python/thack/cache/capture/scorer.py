@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thack.cache.format.plan import Plan
+from thack.cache.format.plan import CachePlan
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import ModelError
@@ -40,7 +40,7 @@ class Scored:
 class Scorer:
     """Runs the teacher over the batches of a plan."""
 
-    def __init__(self, teacher: LanguageModel, plan: Plan, settings: CacheSettings) -> None:
+    def __init__(self, teacher: LanguageModel, plan: CachePlan, settings: CacheSettings) -> None:
         self._teacher = teacher.eval()
         self._plan = plan
         self._settings = settings

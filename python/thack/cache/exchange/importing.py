@@ -24,7 +24,7 @@ from thack.cache.exchange.readers import SourceRow, read_rows
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.manifest import finish, shard_is_good
 from thack.cache.format.partition import ShardLimits, partition
-from thack.cache.format.plan import Plan, publish_plan, shard_path
+from thack.cache.format.plan import CachePlan, publish_plan, shard_path
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.errors import DataError, UsageError
 from thack.runtime.progress import SILENT, Progress
@@ -206,13 +206,13 @@ def _check_entry(ids: np.ndarray, log_probs: np.ndarray, settings: ImportSetting
         raise DataError(f"{place}: {wrong} is not a log-probability")
 
 
-def _plan(settings: ImportSettings, survey: _Survey) -> Plan:
+def _plan(settings: ImportSettings, survey: _Survey) -> CachePlan:
     tail: Tail = "estimated" if settings.estimate_tail else "none"
     spec = TargetSpec(kind="top-k", k=settings.top_k or survey.width, tail=tail)
     layout = RecordLayout(spec=spec, vocab_size=settings.vocab_size)
     limits = ShardLimits(tokens=settings.shard_tokens, bytes=settings.shard_bytes)
     lengths = zip(survey.lengths[::2], survey.lengths[1::2], strict=True)
-    return Plan(
+    return CachePlan(
         layout=layout,
         fingerprints=Fingerprints(
             teacher=settings.teacher, tokenizer=settings.tokenizer, data=survey.data, settings=survey.content
@@ -239,7 +239,7 @@ def _pack(row: SourceRow, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return ids, np.minimum(values, 0).astype(np.float32), np.log(tail).astype(np.float32)
 
 
-def _write(directory: Path, plan: Plan, shard: int, rows: Iterator[SourceRow]) -> None:
+def _write(directory: Path, plan: CachePlan, shard: int, rows: Iterator[SourceRow]) -> None:
     """Write a shard from the next rows."""
     layout, none = plan.layout.native, np.empty(0, np.float32)
     writer = _native.ShardWriter(shard_path(directory, shard), plan.metadata(shard))

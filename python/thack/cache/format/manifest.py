@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from thack import _native
-from thack.cache.format.plan import SHARDS, Plan, shard_path
+from thack.cache.format.plan import SHARDS, CachePlan, shard_path
 from thack.errors import CacheError, DataError, MismatchError
 from thack.files import canonical_json, read_json
 from thack.schema.cache import CacheManifest, ShardEntry
@@ -15,7 +15,7 @@ NAME = "manifest.json"
 _REWRITE = "delete it: thack cache verify writes it again from the shards"
 
 
-def read_shard(directory: Path, plan: Plan, shard: int, *, full: bool = False) -> ShardEntry:
+def read_shard(directory: Path, plan: CachePlan, shard: int, *, full: bool = False) -> ShardEntry:
     """Check the length, trailer and metadata of a shard, and with `full` every byte and record.
 
     Raises:
@@ -31,7 +31,7 @@ def read_shard(directory: Path, plan: Plan, shard: int, *, full: bool = False) -
     return ShardEntry(tokens=tokens, sequences=sequences, bytes=size, root=root)
 
 
-def shard_is_good(directory: Path, plan: Plan, shard: int) -> bool:
+def shard_is_good(directory: Path, plan: CachePlan, shard: int) -> bool:
     """Whether a shard need not be written, or written again."""
     if not shard_path(directory, shard).exists():
         return False
@@ -42,12 +42,12 @@ def shard_is_good(directory: Path, plan: Plan, shard: int) -> bool:
     return True
 
 
-def missing(directory: Path, plan: Plan) -> Iterator[int]:
+def missing(directory: Path, plan: CachePlan) -> Iterator[int]:
     """Shards of the plan that have to be written, or written again."""
     return (shard for shard in range(plan.num_shards) if not shard_is_good(directory, plan, shard))
 
 
-def finish(directory: Path, plan: Plan) -> CacheManifest | None:
+def finish(directory: Path, plan: CachePlan) -> CacheManifest | None:
     """Write the manifest if every shard is complete, and remove what killed writers left; else None.
 
     Raises:
@@ -71,7 +71,7 @@ def finish(directory: Path, plan: Plan) -> CacheManifest | None:
     return manifest
 
 
-def read_manifest(directory: Path, plan: Plan) -> CacheManifest:
+def read_manifest(directory: Path, plan: CachePlan) -> CacheManifest:
     """The manifest, written now if every shard is complete and no process has written it yet.
 
     Raises:
@@ -87,7 +87,7 @@ def read_manifest(directory: Path, plan: Plan) -> CacheManifest:
     return found
 
 
-def load_manifest(directory: Path, plan: Plan) -> CacheManifest | None:
+def load_manifest(directory: Path, plan: CachePlan) -> CacheManifest | None:
     """The manifest in the directory; None if there is none.
 
     Raises:
@@ -112,7 +112,7 @@ def load_manifest(directory: Path, plan: Plan) -> CacheManifest | None:
     return found
 
 
-def _explain(directory: Path, plan: Plan, ours: CacheManifest) -> None:
+def _explain(directory: Path, plan: CachePlan, ours: CacheManifest) -> None:
     """Raise with the reason why the manifest in the directory is not the one of these shards."""
     theirs = load_manifest(directory, plan)
     differing = [

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class CachePlan:
     """A planned cache.
 
     Args:
@@ -98,7 +98,7 @@ class Plan:
         }
 
     @classmethod
-    def parse(cls, raw: object) -> Plan:
+    def parse(cls, raw: object) -> CachePlan:
         """The inverse of `dump`, from JSON that may hold anything.
 
         Raises:
@@ -164,7 +164,7 @@ def shard_path(directory: Path, shard: int) -> Path:
     return directory / SHARDS / _native.shard_name(shard)
 
 
-def read_plan(directory: Path) -> Plan:
+def read_plan(directory: Path) -> CachePlan:
     """The plan of a cache directory.
 
     Raises:
@@ -176,7 +176,7 @@ def read_plan(directory: Path) -> Plan:
     if not (directory / NAME).is_file():
         raise CacheError(f"{directory} is not a cache: it has no {NAME}", hint="make one: thack cache-logits")
     try:
-        return Plan.parse(read_json(directory / NAME))
+        return CachePlan.parse(read_json(directory / NAME))
     except (KeyError, TypeError, ValueError) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise CacheError(
@@ -185,7 +185,7 @@ def read_plan(directory: Path) -> Plan:
         ) from error
 
 
-def publish_plan(directory: Path, plan: Plan) -> Plan:
+def publish_plan(directory: Path, plan: CachePlan) -> CachePlan:
     """Write `plan` into the directory, or reuse the one that is there.
 
     Threads and number format are recorded, not compared: every process uses those of the first. A number format that
@@ -204,7 +204,7 @@ def publish_plan(directory: Path, plan: Plan) -> Plan:
     return _same_plan(directory, plan)  # read again: where links are not supported, a later rename may have replaced it
 
 
-def _same_plan(directory: Path, plan: Plan) -> Plan:
+def _same_plan(directory: Path, plan: CachePlan) -> CachePlan:
     found = read_plan(directory)
     ours, theirs = flattened(plan.dump()), flattened(found.dump())
     differing = [key for key in ours if key not in _RECORDED and ours[key] != theirs[key]]

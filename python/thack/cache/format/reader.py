@@ -15,7 +15,7 @@ import numpy as np
 from thack import _native
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.manifest import read_manifest
-from thack.cache.format.plan import SHARDS, Plan, read_plan
+from thack.cache.format.plan import SHARDS, CachePlan, read_plan
 from thack.cache.format.records import decode
 from thack.data.sequence import TokenSequence
 from thack.errors import UsageError
@@ -71,14 +71,25 @@ class Cache:
     cross a fork or be pickled to another process.
 
     Example:
-        >>> Cache.open("no/such/cache")
-        Traceback (most recent call last):
-        ...
-        thack.errors.CacheError: no/such/cache does not exist
-          make a cache with: thack cache-logits
+        >>> import json, tempfile
+        >>> from thack.cache import ImportSettings, import_cache
+        >>> scratch = Path(tempfile.mkdtemp())
+        >>> rows = [None, {"5": -0.1, "7": -3.0}, {"0": -0.2, "5": -2.0}]
+        >>> row = {"prompt_token_ids": [3, 5, 0], "prompt_length": 1, "prompt_logprobs": rows}
+        >>> _ = (scratch / "rows.jsonl").write_text(json.dumps(row))
+        >>> source, out = scratch / "rows.jsonl", scratch / "cache"
+        >>> _ = import_cache(ImportSettings(source=source, out=out, vocab_size=10, tokenizer="sha256:…"))
+        >>> cache = Cache.open(out)
+        >>> len(cache), cache.num_tokens, cache.meta.kind
+        (1, 2, 'top-k')
+        >>> cache.sequences(0).response_ids.tolist()
+        [5, 0]
+        >>> sequences, target = cache.targets([0])
+        >>> target.ids_NK.tolist()
+        [[5, 7], [0, 5]]
     """
 
-    def __init__(self, directory: Path, plan: Plan, manifest: CacheManifest) -> None:
+    def __init__(self, directory: Path, plan: CachePlan, manifest: CacheManifest) -> None:
         self.directory = directory
         self._plan = plan
         self._layout = plan.layout
@@ -121,7 +132,7 @@ class Cache:
         return self._layout
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> CachePlan:
         """Which sequences are in which shard, and how the cache was computed."""
         return self._plan
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from thack.cache.format.manifest import NAME, finish, load_manifest, read_shard
-from thack.cache.format.plan import Plan, read_plan, shard_path
+from thack.cache.format.plan import CachePlan, read_plan, shard_path
 from thack.errors import CacheError, MismatchError
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.cache import CacheManifest, Damage, ShardEntry, Verification
@@ -64,7 +64,7 @@ def verify(directory: Path | str, full: bool = False, progress: Progress = SILEN
     )
 
 
-def _manifest(directory: Path, plan: Plan, damaged: list[Damage]) -> CacheManifest | None:
+def _manifest(directory: Path, plan: CachePlan, damaged: list[Damage]) -> CacheManifest | None:
     try:
         return load_manifest(directory, plan) or finish(directory, plan)
     except (CacheError, MismatchError) as error:

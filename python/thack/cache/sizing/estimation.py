@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from thack.cache.capture.packer import Packer
 from thack.cache.capture.preparation import load_teacher, make_plan, read_data, with_samples
 from thack.cache.capture.scorer import Scorer
-from thack.cache.format.plan import SHARDS, Plan
+from thack.cache.format.plan import SHARDS, CachePlan
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.models.protocol import LanguageModel
@@ -69,7 +69,9 @@ def estimate(
     )
 
 
-def _rate(scorer: Scorer, plan: Plan, sequences: Sequence[TokenSequence], progress: Progress) -> tuple[float, float]:
+def _rate(
+    scorer: Scorer, plan: CachePlan, sequences: Sequence[TokenSequence], progress: Progress
+) -> tuple[float, float]:
     """Response tokens per second that this process generates, scores, selects and packs; and per sequence."""
     positions = plan.shard(plan.num_shards // 2)
     middle = (positions.start + positions.stop) // 2
