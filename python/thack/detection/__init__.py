@@ -1,4 +1,10 @@
-"""Is the student learning its teacher's mistakes? Verdicts and detectors; numpy only."""
+"""Is the student learning its teacher's mistakes? Numbers only; `thack.reporting.prose` has the words.
+
+curves.py         the curves of a run, or of another trainer's log (logs.py, foreign.py, notes.py)
+verdict_table.py  the verdict from golden, proxy and baseline; its table is docs/concepts/verdict.md
+detectors.py      detectors that need no oracle (signals.py), and scoring.py: how good they are
+statistics.py     intervals over prompts, quantiles; power_law.py  fits
+"""
 
 from thack.detection.curves import Curves
 from thack.detection.detectors import (

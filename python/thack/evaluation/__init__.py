@@ -1,4 +1,11 @@
-"""Golden and proxy metrics on a frozen evaluation set of held-out prompts, and health beside them."""
+"""How far a student is from its references on held-out prompts.
+
+golden.py, proxy.py  the two metrics: one distance, with the oracle and with the teacher as reference
+evaluator.py         that distance, the baseline KL(oracle‖teacher) beside it, and all columns of one evaluation
+references.py        oracle, teacher, judge and human responses
+eval_set.py          held-out prompts with fixed responses
+health.py            entropy, overlap, calibration, repetition; monitor.py  distance on training prompts
+"""
 
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.evaluator import Evaluator, Measured, distance, evaluate

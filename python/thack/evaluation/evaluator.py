@@ -385,6 +385,10 @@ def distance(
 
     Raises:
         UsageError, MismatchError, ModelError: as of `Evaluator`.
+
+    Example:
+        >>> distance(teacher, teacher, eval_set, role=Role.TEACHER)[PROXY] < 1e-6
+        True
     """
     references = References.of(**{role.value: reference}, tokenizer=tokenizer)
     settings = replace(settings or EvaluationSettings(), health=False)
