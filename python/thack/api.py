@@ -105,7 +105,7 @@ def generate(settings: GenerateSettings, *, progress: Progress = SILENT) -> Gene
 
     Raises:
         UsageError: No model or no prompts.
-        MismatchError: `out` holds other responses.
+        MismatchError: `out` has other responses.
 
     Example:
         >>> data = thack.DataSettings(path="data/prompts.jsonl", limit=8, max_response_tokens=8)
@@ -132,7 +132,7 @@ def cache_logits(settings: CacheSettings, *, progress: Progress = SILENT) -> Pat
 
     Raises:
         UsageError: No teacher or no sequences, or more ids than the vocabulary has.
-        MismatchError: `out` holds a cache with another plan.
+        MismatchError: `out` is a cache with another plan.
 
     Example:
         >>> data = thack.DataSettings(path="responses")
@@ -188,7 +188,7 @@ def probe_cache(settings: CacheSettings, *, tokens: float = 0, progress: Progres
 
 
 def inspect_cache(directory: PathLike) -> Inspection:
-    """What a cache holds, how it was made, and which losses it supports. Reads no record.
+    """What a cache contains, how it was written, and which losses it supports. Reads no record.
 
     Args:
         directory: Of the cache.
@@ -300,7 +300,7 @@ def distill(settings: DistillSettings, *, progress: Progress = SILENT) -> RunRes
         progress: Where progress goes.
 
     Returns:
-        The run's directory, the student's directory, and the steps that were made.
+        The run's directory, the student's directory, and the number of optimizer steps.
 
     Raises:
         UsageError: Settings that contradict each other, or a run with other settings in `out`.

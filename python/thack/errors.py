@@ -1,4 +1,4 @@
-"""Errors a user can cause or fix. Each is one line, what to look at, and what to type next.
+"""Errors a user can cause or fix: one line, details, and what to do next.
 
 The command line prints them without a traceback and exits with `exit_code`; in Python they are
 ordinary exceptions. Bugs stay what they are: `AssertionError`, `TypeError`, a traceback.
@@ -14,7 +14,19 @@ from collections.abc import Sequence
 
 
 class ThackError(Exception):
-    """Something the user can act on: what is wrong, the two values or the place, what to type next."""
+    """Something the user can act on.
+
+    Args:
+        message: What is wrong, in one line.
+        details: The values or places that show it, one per line.
+        hint: What to do next.
+
+    Example:
+        >>> error = ThackError("`out` runs/a is a file", hint="give another `out`")
+        >>> print(error)
+        `out` runs/a is a file
+          give another `out`
+    """
 
     exit_code = 1
 
@@ -30,13 +42,13 @@ class ThackError(Exception):
 
 
 class UsageError(ThackError, ValueError):
-    """A flag, key or combination that makes no sense; nothing was started."""
+    """A setting, or a combination of settings, that cannot work. Nothing was started."""
 
     exit_code = 2
 
 
 class DataError(ThackError, ValueError):
-    """A file that cannot be read as what it should be: names the file, the line, the value."""
+    """A file that is not what it should be: names the file, the line and the value."""
 
 
 class ModelError(ThackError, ValueError):
@@ -44,15 +56,15 @@ class ModelError(ThackError, ValueError):
 
 
 class CacheError(ThackError, ValueError):
-    """A cache or shard that is damaged, incomplete, or not ours."""
+    """A cache or shard that is damaged, incomplete, or was not written by thack."""
 
 
 class MismatchError(ThackError, ValueError):
-    """Two things that do not belong together: both values are shown."""
+    """Two inputs or outputs that do not belong together: both values are shown."""
 
 
 class UndefinedLoss(ThackError, ValueError):
-    """A divergence that is not defined on the target at hand, with the reason."""
+    """A divergence that is not defined on a kind of target, with the reason."""
 
     exit_code = 2
 
@@ -78,6 +90,6 @@ class Preempted(ThackError):
 
 
 class Interrupted(ThackError):
-    """Stopped by Ctrl-C, with what was done so far kept: run the same command again."""
+    """Stopped by Ctrl-C. Finished work is kept: run the same command again."""
 
     exit_code = 130

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, atomic directories, content fingerprints, claimed outputs.
+"""Files that are whole or absent: atomic writes, atomic directories, content fingerprints, output directories.
 
 Every write goes to a temporary name in the same directory, is fsynced, renamed, and the directory is
 fsynced: a reader, or a machine that loses power, sees the old file or the new one, never a part. Modes
@@ -20,7 +20,7 @@ from typing import Any
 
 from thack.errors import DataError, ThackError, UsageError
 
-MARKER = "thack.json"  # names what a directory written by thack holds
+MARKER = "thack.json"  # in a directory that thack writes: says of what kind it is
 
 _ADVICE = {
     errno.ENOSPC: "no space left",
@@ -33,7 +33,11 @@ _ADVICE = {
 
 @contextmanager
 def explained(path: Path | str) -> Iterator[None]:
-    """Turn the operating system's refusals to write `path` into errors a user can act on."""
+    """Turn errors of the operating system in writing `path` into errors that a user can act on.
+
+    Raises:
+        ThackError: No space, no permission, or a path that cannot be written.
+    """
     try:
         yield
     except OSError as error:
@@ -58,13 +62,17 @@ def fsync_directory(directory: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, atomically and durably."""
+    """Replace `path` by `data`, atomically and durably.
+
+    Raises:
+        ThackError: The file cannot be written.
+    """
     for left in reversed(range(8)):
         try:
             _write_bytes(path, data)
             break
         except FileNotFoundError:
-            # A sibling that finished a cache sweeps its directory of temporary files, perhaps of ours: again.
+            # A process that finished a cache removes temporary files there, perhaps this one: try again.
             if not left or not path.parent.is_dir():
                 raise
     fsync_directory(path.parent)
@@ -91,18 +99,28 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, obj: object) -> None:
-    """Write `obj` for people: indented, keys in their order, one newline at the end; no NaN."""
+    """Write `obj` as JSON for people: indented, keys in their order, one newline at the end; no NaN."""
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def canonical_json(obj: object) -> bytes:
-    """The one encoding of `obj` to hash or compare: sorted keys, no spaces, UTF-8, no NaN."""
+    """The encoding of `obj` that is hashed and compared: JSON with sorted keys, no spaces, UTF-8, no NaN.
+
+    Example:
+        >>> canonical_json({"b": 1, "a": [True, "é"]}).decode()
+        '{"a":[true,"é"],"b":1}'
+    """
     text = json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 
 
 def flattened(tree: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
-    """A nested document as one level: the keys on the way to a value, joined."""
+    """A nested document as one level, with the keys joined.
+
+    Example:
+        >>> flattened({"loss": {"beta": 0.5}, "seed": 0})
+        {'loss.beta': 0.5, 'seed': 0}
+    """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -111,7 +129,11 @@ def flattened(tree: Mapping[str, Any], separator: str = ".", prefix: str = "") -
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file; what cannot be read is a `DataError` that names the file and the place."""
+    """Parse a JSON file.
+
+    Raises:
+        DataError: The file is absent, or not JSON; names the place.
+    """
     try:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -129,7 +151,15 @@ def read_json(path: Path) -> Any:
 def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary directory beside `path` that becomes `path` if the block succeeds.
 
-    Everything in it is fsynced first. With `replace` an existing directory gives way, else it is an error.
+    Args:
+        path: The directory to write.
+        replace: Remove an existing directory; else it is an error.
+
+    Everything in it is fsynced before it is renamed.
+
+    Raises:
+        UsageError: `path` exists and `replace` is False.
+        ThackError: The directory cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     with explained(path):
@@ -141,7 +171,7 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
             if not replace and path.exists():
                 raise UsageError(f"{path} already exists")
             while not _take_place(temporary, path):
-                if not replace:  # somebody else made it just now
+                if not replace:  # another process has just created it
                     raise UsageError(f"{path} already exists")
                 _move_away(path)
         except BaseException:
@@ -151,7 +181,7 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def _take_place(temporary: Path, path: Path) -> bool:
-    """Rename a directory to `path`; False where one that is not empty stands there."""
+    """Rename a directory to `path`; False if a directory that is not empty is there."""
     try:
         os.rename(temporary, path)
     except OSError as error:
@@ -162,7 +192,7 @@ def _take_place(temporary: Path, path: Path) -> bool:
 
 
 def _move_away(path: Path) -> None:
-    """Remove a directory in whole; a sibling may be quicker."""
+    """Remove a directory; another process may have done so."""
     old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
     with suppress(FileNotFoundError):
         os.rename(path, old)
@@ -178,7 +208,12 @@ def _fsync_tree(root: Path) -> None:
 
 
 def digest(data: bytes | memoryview | Iterable[bytes | memoryview]) -> str:
-    """`sha256:<hex>` of one buffer, or of the concatenation of several."""
+    """`sha256:<hex>` of one buffer, or of the concatenation of several.
+
+    Example:
+        >>> digest(b"abc") == digest([b"a", b"bc"])
+        True
+    """
     state = hashlib.sha256()
     for part in [data] if isinstance(data, bytes | bytearray | memoryview) else data:
         state.update(part)
@@ -192,7 +227,7 @@ def file_digest(path: Path) -> str:
 
 
 def directory_kind(directory: Path) -> str | None:
-    """What thack wrote into `directory` ("run", "cache", "responses", ...), or None if it was not thack."""
+    """The kind of a directory that thack wrote ("run", "cache", "responses", …); None for any other."""
     for name in (MARKER, "manifest.json"):
         with suppress(DataError):
             content = read_json(directory / name)
@@ -202,7 +237,7 @@ def directory_kind(directory: Path) -> str | None:
 
 
 def _foreign_names(directory: Path) -> list[str]:
-    """What somebody else put there; not a marker of ours that a killed process left unfinished."""
+    """Names that thack did not write; the temporary marker of a killed process is not one of them."""
     if not directory.exists():
         return []
     names = sorted(entry.name for entry in directory.iterdir())
@@ -210,27 +245,33 @@ def _foreign_names(directory: Path) -> list[str]:
 
 
 def claim_output(directory: Path, kind: str, resume: bool = True) -> None:
-    """Make `directory` ours for a `kind` of output, or refuse to touch what somebody else put there.
+    """Create and mark an output directory, or check that it is one of the same kind.
 
-    An empty or absent directory is created and marked. One that holds the same kind is kept, for resuming,
-    unless `resume` is False.
+    Args:
+        directory: The output directory; absent, empty, or of this kind.
+        kind: What will be written, such as "run" or "cache".
+        resume: Accept a directory of this kind, to resume its work.
+
+    Raises:
+        UsageError: The directory is a file, is of another kind, or has files that thack did not write.
+        ThackError: The directory cannot be created.
     """
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"`out` {directory} is a file", hint="give a directory that is new or empty")
-    # Names first, the marker second: a sibling process that claims the same directory between the two looks
-    # writes the marker before anything else, so whatever was listed is either older than us all or explained by it.
+    # Names first, the marker second. Another process that starts in the same directory in between writes the marker
+    # before anything else, so what was listed is either older than both processes or explained by the marker.
     names = _foreign_names(directory)
     found = directory_kind(directory) if directory.exists() else None
     if found is None and names:
         raise UsageError(
-            f"`out` {directory} holds files that thack did not write",
+            f"`out` {directory} has files that thack did not write",
             details=["found: " + ", ".join(names[:5]) + (", …" if len(names) > 5 else "")],
             hint="give a directory that is new or empty",
         )
     if found is not None and found != kind:
-        raise UsageError(f"`out` {directory} holds a {found}, not a {kind}", hint="give another directory")
+        raise UsageError(f"`out` {directory} is a {found}, not a {kind}", hint="give another directory")
     if found is not None and not resume:
-        raise UsageError(f"`out` {directory} already holds a {kind}", hint="remove it, or give another `out`")
+        raise UsageError(f"`out` {directory} is a {kind} already", hint="remove it, or give another `out`")
     with explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
     if found is None:

@@ -60,7 +60,7 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(directory: Directory) -> None:
-    """Show what a cache holds, how it was made, and which losses it supports."""
+    """Show what a cache contains, how it was written, and which losses it supports."""
     found = api.inspect_cache(directory)
 
     def show() -> None:

@@ -1,4 +1,4 @@
-"""How a command is registered: its own parameters, those that every command has, and flags made from settings.
+"""How a command is registered: its own parameters, those that every command has, and flags that set settings.
 
 `Command` is a function whose parameters are the command's. `SettingsCommand` gets its flags from a settings class, so
 that flags and settings cannot differ.
@@ -259,7 +259,7 @@ _COMMON = (
 
 
 def _option(flag: Flag, setting: Setting, names: Names) -> Kind:
-    """The annotation of a flag. Words from a list are checked by `load`, which says "did you mean"."""
+    """The annotation of a flag. Choices are checked by the loader, which says "did you mean"."""
     kind = setting.field.type
     text = _sentence(names.translate(flag.help or setting.field.help))
     if setting.field.choices and not flag.help:

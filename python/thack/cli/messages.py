@@ -52,7 +52,7 @@ class Names:
 
 
 def translated(error: ThackError, names: Names) -> ThackError:
-    """The same error in the words of the command that was typed."""
+    """The same error, with the flags of the command that was typed."""
     hint = None if error.hint is None else names.translate(error.hint)
     return type(error)(
         names.translate(error.message), details=[names.translate(detail) for detail in error.details], hint=hint

@@ -117,7 +117,7 @@ class Groups:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """Other lengths for one task; 0 stands for the experiment's."""
+    """Other lengths for one task (0 = the experiment's)."""
 
     max_prompt_tokens: Annotated[int, AtLeast(0), Help("longest prompt of this task (0 = the experiment's)")] = 0
     max_response_tokens: Annotated[int, AtLeast(0), Help("longest response of this task (0 = the experiment's)")] = 0

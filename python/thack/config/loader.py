@@ -34,7 +34,7 @@ def load_settings(
     Args:
         cls: a settings class, such as `thack.DistillSettings`.
         files: TOML files.
-        sets: texts of the form `key=value`, such as `loss.beta=0.1`; bare words are strings.
+        sets: texts of the form `key=value`, such as `loss.beta=0.1`; a text without quotation marks is a string.
         overrides: values by dotted key; None means not given.
 
     Returns:
@@ -96,11 +96,11 @@ class _Layers:
         self.problems: list[str] = []
 
     def add(self, values: Mapping[str, object], place: str = "") -> None:
-        """One layer of nested values; `place` tells the user where they come from."""
+        """One layer of nested values; `place` names their source in errors."""
         self._add(self._cls, values, (), f" (in {place})" if place else "")
 
     def add_text(self, text: str) -> None:
-        """`a.b=value`: the value as TOML reads it, bare words as strings."""
+        """`a.b=value`: the value as TOML reads it, or else the text itself."""
         key, equals, raw = (part.strip() for part in text.partition("="))
         if not equals or not key:
             self.problems.append(f"`sets` {text}: not of the form key=value")
@@ -231,12 +231,10 @@ def _near(field: Field, value: object) -> str:
 
 
 def _did_you_mean(cls: type[object], prefix: Key, name: str) -> str:
-    """The nearest key of the same group, or the full name of a nested key that was written without it."""
-    group = "".join(f"{part}." for part in prefix)
-    keys = [setting.key for setting in describe(cls)]
-    nested = [key for key in keys if key.split(".")[-1] == name]
-    if nested:
-        return f"; did you mean {group}{nested[0]}?"
-    candidates = {key.split(".")[-1]: key for key in reversed(keys)} | {group: group for group in fields_of(cls)}
-    close = difflib.get_close_matches(name, candidates, n=1)
-    return f"; did you mean {group}{candidates[close[0]]}?" if close else ""
+    """The nearest key of the same group, or the full name of a nested key or group that was written without it."""
+    names = [setting.key.split(".") for setting in describe(cls)]
+    paths = dict.fromkeys(".".join(parts[:depth]) for parts in names for depth in range(1, len(parts) + 1))
+    shallow_last = sorted(reversed(list(paths)), key=lambda path: -path.count("."))
+    by_last = {path.rpartition(".")[2]: path for path in shallow_last}
+    close = [name] if name in by_last else difflib.get_close_matches(name, by_last, n=1)
+    return f"; did you mean {'.'.join((*prefix, by_last[close[0]]))}?" if close else ""

@@ -28,12 +28,12 @@ class Field:
 
     @property
     def is_group(self) -> bool:
-        """Whether it holds settings of its own."""
+        """Whether its value is a settings class."""
         return dataclasses.is_dataclass(self.type)
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words that it, or each item of its list, is one of; none where it is free."""
+        """The accepted values, of it or of each item of its list; empty if any value of the type is."""
         kind = get_args(self.type)[0] if origin_of(self.type) is tuple else self.type
         return tuple(map(str, get_args(kind))) if origin_of(kind) is Literal else ()
 
@@ -50,7 +50,7 @@ class Setting:
 
     Args:
         key: names of the groups and of the field, joined by dots.
-        field: the field that holds it.
+        field: the field with its value.
         default: its value where nothing is given; `REQUIRED` if there is none.
     """
 

@@ -81,7 +81,7 @@ class SamplingSettings:
     top_p: Annotated[
         float,
         Between(0, 1, without_low=True),
-        Help("sample from the most likely tokens that hold this probability together (1 = all)"),
+        Help("sample from the most likely tokens whose probabilities sum to this (1 = all)"),
     ] = 1.0
     min_p: Annotated[float, FRACTION, Help("drop tokens below this share of the largest probability (0 = none)")] = 0.0
     greedy: Annotated[bool, Help("take the most likely token instead of sampling")] = False

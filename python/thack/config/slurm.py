@@ -26,5 +26,7 @@ class SlurmSettings:
     memory: Annotated[str, Help("memory per node")] = "32G"
     partition: Annotated[str, Help("Slurm partition")] = ""
     account: Annotated[str, Help("Slurm account")] = ""
-    warn_s: Annotated[int, AtLeast(0), Help("seconds before the time limit at which the job is told to save")] = 120
+    warn_s: Annotated[
+        int, AtLeast(0), Help("seconds before the time limit at which the job gets the signal to save")
+    ] = 120
     python: Annotated[str, Help("the Python interpreter that runs the command")] = sys.executable

@@ -266,7 +266,7 @@ def test_another_import_is_refused(tmp_path: Path) -> None:
 
 def test_another_kind_of_directory_is_refused(begun: Begun, tmp_path: Path) -> None:
     (tmp_path / "thack.json").write_text('{"kind": "run", "format": 1}')
-    with pytest.raises(UsageError, match="holds a run, not a cache"):
+    with pytest.raises(UsageError, match="is a run, not a cache"):
         begun.again(out=tmp_path)
 
 

@@ -141,7 +141,7 @@ def test_a_mistyped_out_leaves_what_is_there_alone(command: str, tmp_path: Path,
     (tmp_path / "thack.json").write_text('{"kind": "run", "format": 1}')
     (tmp_path / "STATUS.json").write_text('{"state": "finished", "step": 7}')
     code, _, err = run(command, role, "t", "--data", "d", "--out", str(tmp_path))
-    assert (code, "holds a run" in err) == (2, True)
+    assert (code, "is a run, not a" in err) == (2, True)
     assert (tmp_path / "STATUS.json").read_text() == '{"state": "finished", "step": 7}'
     (tmp_path / "file").touch()
     code, _, err = run(command, role, "t", "--data", "d", "--out", str(tmp_path / "file"))

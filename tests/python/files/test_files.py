@@ -200,9 +200,9 @@ def test_claim_while_a_sibling_claims_the_same(
 
 def test_claim_refuses_another_kind_a_file_and_a_second_start(tmp_path: Path) -> None:
     files.claim_output(tmp_path / "c", "cache")
-    with pytest.raises(UsageError, match="holds a cache, not a run"):
+    with pytest.raises(UsageError, match="is a cache, not a run"):
         files.claim_output(tmp_path / "c", "run")
-    with pytest.raises(UsageError, match="already holds a cache"):
+    with pytest.raises(UsageError, match="is a cache already"):
         files.claim_output(tmp_path / "c", "cache", resume=False)
     (tmp_path / "f").touch()
     with pytest.raises(UsageError, match="is a file"):

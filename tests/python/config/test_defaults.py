@@ -1,0 +1,293 @@
+"""The keys that users type, what each accepts, and its default: pinned.
+
+A renamed key breaks TOML files. A changed default changes results, and the names of an experiment's stages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import thack.config
+from thack.config import fields_of
+from thack.config.toml import to_toml
+
+# Below each class: key: what it accepts = its default in TOML. Groups are classes of their own.
+PINNED = """
+ArchitectureSettings
+  family: decoder | encoder-decoder = "decoder"
+  hidden_size: a whole number, 1 or more = 128
+  num_layers: a whole number, 1 or more = 2
+  num_heads: a whole number, 1 or more = 4
+  num_kv_heads: a whole number, 0 or more = 0
+  intermediate_size: a whole number, 0 or more = 0
+  max_positions: a whole number, 1 or more = 256
+  tie_head: true or false = false
+  dropout: a number, at least 0 and below 1 = 0.0
+Axes
+  source: a list, each offline | online-teacher | online-student | mixture = []
+  diversity: a list, each a whole number, 1 or more = []
+  budget: a list, each a whole number, 1 or more = []
+  fraction_online: a list, each a number, between 0 and 1 = []
+  loss: a list, each forward_kl | reverse_kl | jsd | skewed_kl | total_variation = []
+  teacher: a list, each text = []
+  student: a list, each text = []
+  target: a list, each text = []
+  task: a list, each text = []
+CacheSettings
+  out: a path = "cache"
+  teacher: text = ""
+  load: LoadSettings
+  data: DataSettings
+  kind: dense | top-k | sampled = "top-k"
+  top_k: a whole number, 1 or more = 64
+  sampled: a whole number, 1 or more = 16
+  temperatures: a list, each a number, more than 0 = []
+  generate: true or false = false
+  samples: a whole number, 1 or more = 1
+  sampling: SamplingSettings
+  epochs: a whole number, 1 or more = 1
+  batch_size: a whole number, 1 or more = 32
+  shard_tokens: a whole number, 1 or more = 1048576
+  shard_bytes: a whole number, 1 or more = 268435456
+  seed: a whole number, between 0 and 2^64 − 1 = 0
+  dtype: auto | float32 | bfloat16 = "auto"
+  device: text = "auto"
+CheckpointSettings
+  every_steps: a whole number, 0 or more = 0
+  keep: a whole number, 1 or more = 2
+  background: true or false = true
+DataSettings
+  path: text = ""
+  max_prompt_tokens: a whole number, 1 or more = 1024
+  max_response_tokens: a whole number, 1 or more = 128
+  on_long: drop | cut = "drop"
+  on_bad_line: stop | skip = "stop"
+  limit: a whole number, 0 or more = 0
+DistillSettings
+  out: a path = "runs/distill"
+  student: text = ""
+  teacher: text = ""
+  cache: text = ""
+  data: DataSettings
+  oracle: text = ""
+  judge: text = ""
+  load: LoadSettings
+  eval_data: text = ""
+  human_references: true or false = false
+  source: SourceSettings
+  target: TargetSettings
+  loss: LossSettings
+  guard: GuardSettings
+  epochs: a whole number, 1 or more = 1
+  steps: a whole number, 0 or more = 0
+  batch_size: a whole number, 1 or more = 32
+  micro_batch_size: a whole number, 0 or more = 0
+  optimizer: OptimizerSettings
+  evaluation: EvaluationSettings
+  checkpoint: CheckpointSettings
+  tracker: a list, each tensorboard | wandb | trackio = []
+  parallel: ParallelSettings
+  memory: MemorySettings
+  profile: true or false = false
+  seed: a whole number, between 0 and 2^64 − 1 = 0
+  dtype: auto | float32 | bfloat16 = "auto"
+  device: text = "auto"
+EvaluateSettings
+  out: a path = "evaluation.json"
+  student: text = ""
+  teacher: text = ""
+  oracle: text = ""
+  judge: text = ""
+  load: LoadSettings
+  eval_data: text = ""
+  human_references: true or false = false
+  data: DataSettings
+  evaluation: EvaluationSettings
+  seed: a whole number, between 0 and 2^64 − 1 = 0
+  dtype: auto | float32 | bfloat16 = "auto"
+  device: text = "auto"
+EvaluationSettings
+  count: a whole number, 0 or more = 12
+  spacing: log | linear = "log"
+  batch_size: a whole number, 1 or more = 64
+  student_samples: true or false = true
+  health: true or false = true
+  bootstrap: a whole number, 1 or more = 1000
+ExperimentSettings
+  name: text = "demo"
+  title: text = "The controlled experiment"
+  task: text = "docstring"
+  data: text = ""
+  models: text = ""
+  tokenizer_size: a whole number, 1 or more = 1024
+  max_prompt_tokens: a whole number, 1 or more = 24
+  max_response_tokens: a whole number, 1 or more = 28
+  lengths: TaskLengths
+  num_sft_prompts: a whole number, 1 or more = 4000
+  num_distill_prompts: a whole number, 1 or more = 512
+  num_held_out_prompts: a whole number, 1 or more = 256
+  oracle_seed: a whole number, between 0 and 2^64 − 1 = 0
+  oracle: RoleSettings
+  teacher: RoleSettings
+  student: RoleSettings
+  target: text = "dense"
+  distill: DistillSettings
+  dtype: auto | float32 | bfloat16 = "auto"
+  seeds: a list, each a whole number, between 0 and 2^64 − 1 = [0]
+  figures: a list, each all | F4 | F5 | F6 | F7 | F8 | fraction | loss | sizes | target | once | axes = ["F4", "F5"]
+  arms: a list, each offline | online-teacher | online-student | mixture =
+    ["offline", "online-teacher", "online-student"]
+  axes: Axes
+  groups: Groups
+GenerateSettings
+  out: a path = "responses"
+  model: text = ""
+  load: LoadSettings
+  data: DataSettings
+  samples: a whole number, 1 or more = 1
+  sampling: SamplingSettings
+  batch_size: a whole number, 1 or more = 256
+  seed: a whole number, between 0 and 2^64 − 1 = 0
+  dtype: auto | float32 | bfloat16 = "auto"
+  device: text = "auto"
+GuardSettings
+  on: true or false = false
+  policy: refresh | raise-online | stop = "refresh"
+  budget: a whole number, 1 or more = 6
+  every: a whole number, 0 or more = 1
+  growth: a number, more than 0 = 1.0
+  then: stop | continue = "stop"
+  online_fraction: a number, between 0 and 1 = 0.25
+  threshold: a number, 0 or more = 0.0
+LoadSettings
+  backend: auto | native | transformers = "auto"
+  device_map: text = ""
+  dtype: text = ""
+  quantization: text = ""
+  full_hash: true or false = false
+LossSettings
+  divergence: forward_kl | reverse_kl | jsd | skewed_kl | total_variation = "forward_kl"
+  beta: a number, between 0 and 1 = 0.5
+  skew: a number, between 0 and 1 = 0.1
+  temperature: a number, more than 0 = 1.0
+  weight: a number, 0 or more = 1.0
+  add: a list, each text = []
+  ce_weight: a number, 0 or more = 0.0
+  fused: true or false or auto = "auto"
+MemorySettings
+  checkpoint_activations: true or false = false
+  master_weights: true or false = true
+  compile: true or false = false
+OptimizerSettings
+  learning_rate: a number, more than 0 = 0.001
+  schedule: constant | cosine = "constant"
+  warmup_steps: a whole number, 0 or more = 20
+  weight_decay: a number, 0 or more = 0.0
+  beta1: a number, at least 0 and below 1 = 0.9
+  beta2: a number, at least 0 and below 1 = 0.999
+  clip_norm: a number, 0 or more = 1.0
+ParallelSettings
+  strategy: auto | ddp | fsdp = "auto"
+  shard_teacher: true or false = false
+RoleSettings
+  model: text = ""
+  train: true or false = true
+  architecture: ArchitectureSettings
+  epochs: a whole number, 1 or more = 8
+  batch_size: a whole number, 1 or more = 32
+  validation_fraction: a number, at least 0 and below 1 = 0.0
+  optimizer: OptimizerSettings
+SamplingSettings
+  temperature: a number, more than 0 = 1.0
+  top_k: a whole number, 0 or more = 0
+  top_p: a number, above 0 and at most 1 = 1.0
+  min_p: a number, between 0 and 1 = 0.0
+  greedy: true or false = false
+SftSettings
+  out: a path = "runs/sft"
+  model: text = ""
+  tokenizer: text = ""
+  tokenizer_size: a whole number, 1 or more = 1024
+  architecture: ArchitectureSettings
+  data: DataSettings
+  validation_fraction: a number, at least 0 and below 1 = 0.05
+  epochs: a whole number, 1 or more = 8
+  batch_size: a whole number, 1 or more = 32
+  optimizer: OptimizerSettings
+  checkpoint: CheckpointSettings
+  tracker: a list, each tensorboard | wandb | trackio = []
+  parallel: ParallelSettings
+  memory: MemorySettings
+  seed: a whole number, between 0 and 2^64 − 1 = 0
+  dtype: auto | float32 | bfloat16 = "auto"
+  device: text = "auto"
+SlurmSettings
+  command: text = "distill"
+  arguments: a list, each text = []
+  array: a whole number, 0 or more = 0
+  nodes: a whole number, 1 or more = 1
+  tasks: a whole number, 1 or more = 1
+  time: text = "04:00:00"
+  cpus: a whole number, 1 or more = 8
+  gpus: a whole number, 0 or more = 1
+  memory: text = "32G"
+  partition: text = ""
+  account: text = ""
+  warn_s: a whole number, 0 or more = 120
+  python: text
+SourceSettings
+  kind: offline | online-teacher | online-student | mixture = "offline"
+  online_fraction: a number, between 0 and 1 = 0.5
+  online_by: teacher | student = "teacher"
+  refresh_steps: a whole number, 1 or more = 16
+  batch_size: a whole number, 1 or more = 256
+  sampling: SamplingSettings
+TargetSettings
+  kind: dense | top-k | renormalised | sampled | multinomial | mixed = "dense"
+  k: a whole number, 1 or more = 16
+  redraw: true or false = false
+  tail_draws: a whole number, 0 or more = 0
+  tail_prior: a number, between 0 and 1 = 0.0
+VerdictSettings
+  margins: Margins
+  thresholds: Thresholds
+"""
+
+
+def classes() -> dict[str, list[str]]:
+    """The pinned lines by class."""
+    found: dict[str, list[str]] = {}
+    for line in PINNED.strip().splitlines():
+        if line.startswith("    "):
+            found[list(found)[-1]][-1] += f" {line.strip()}"
+        elif line.startswith("  "):
+            found[list(found)[-1]].append(line.strip())
+        else:
+            found[line] = []
+    return found
+
+
+def described(cls: type[Any]) -> list[str]:
+    """The lines of a class, from its annotations and from what it writes as TOML."""
+    top_level = to_toml(cls()).partition("\n[")[0].splitlines()
+    defaults = dict(line.split(" = ", 1) for line in top_level if " = " in line)
+    return [
+        f"{name}: {field.type.__name__}" if field.is_group else f"{name}: {field.accepts} = {defaults[name]}"
+        for name, field in fields_of(cls).items()
+    ]
+
+
+@pytest.mark.parametrize("name", classes())
+def test_keys_bounds_and_defaults_are_the_pinned_ones(name: str) -> None:
+    pinned = classes()[name]
+    found = described(getattr(thack.config, name))
+    if name == "SlurmSettings":  # the default is this interpreter
+        found[-1] = found[-1].rpartition(" = ")[0]
+    assert found == pinned
+
+
+def test_every_class_is_pinned() -> None:
+    names = {name for name in vars(thack.config) if name.endswith("Settings") or name == "Axes"}
+    assert set(classes()) == names
