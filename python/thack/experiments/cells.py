@@ -1,7 +1,7 @@
 """From axes to cells: what one run is, and which runs a figure needs.
 
-A cell is one run of one seed. Combinations that mean the same run are one cell: an online arm has no budget,
-a fraction of 0 is offline and of 1 is online-teacher.
+A cell is one run of one seed. Combinations that mean the same run are one cell: an online arm has no budget, a
+fraction of 0 is offline, a fraction of 1 is online-teacher.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from typing import get_args
 
 from thack.config.experiment import Axes, ExperimentSettings, Figure, RoleSettings
 from thack.errors import UsageError
 from thack.schema.experiment import ExperimentArm
 from thack.schema.targets import TargetSpec, live_word
 
-FIGURES: tuple[Figure, ...] = ("F4", "F5", "F6", "F7", "F8", "fraction", "loss", "sizes", "target", "once", "axes")
+FIGURES: tuple[Figure, ...] = tuple(figure for figure in get_args(Figure) if figure != "all")
 _ALWAYS_ONLINE = ("online-teacher", "online-student")
 
 
@@ -29,7 +30,11 @@ class Cell:
 
 
 def chosen_figures(settings: ExperimentSettings) -> tuple[str, ...]:
-    """The figures to make; a product of the user's own comes on top where one is given."""
+    """The figures that an experiment shows; a product of the user's own is the last.
+
+    Raises:
+        UsageError: figure `axes` is chosen, but no axis is given.
+    """
     own = any(getattr(settings.axes, axis.name) for axis in fields(Axes))
     if "axes" in settings.figures and not own:
         raise UsageError("figure `axes` needs an axis", hint="for example `axes.fraction_online = [0, 0.05, 0.1]`")
@@ -48,7 +53,11 @@ def axes_of(settings: ExperimentSettings, figure: str) -> Axes:
 
 
 def cells(settings: ExperimentSettings) -> list[Cell]:
-    """Every run of the experiment once, seed by seed, in the order of the figures."""
+    """Every run of the experiment once, seed by seed, in the order of the figures.
+
+    Raises:
+        UsageError: there is no seed, or an axis has values that make no run.
+    """
     wanted: dict[ExperimentArm, list[str]] = {}
     for figure in chosen_figures(settings):
         for arm in product(settings, axes_of(settings, figure)):
@@ -62,10 +71,10 @@ def cells(settings: ExperimentSettings) -> list[Cell]:
     ]
 
 
-def base_arm(settings: ExperimentSettings, task: str = "") -> ExperimentArm:
+def base_arm(settings: ExperimentSettings) -> ExperimentArm:
     """The plain offline run."""
     return ExperimentArm(
-        task=task or settings.task,
+        task=settings.task,
         source="offline",
         fraction_online=0.0,
         diversity=1,
@@ -83,7 +92,11 @@ def size_of(role: RoleSettings) -> str:
 
 
 def product(settings: ExperimentSettings, axes: Axes) -> list[ExperimentArm]:
-    """The arms of a product, each once."""
+    """The arms of a product of axes, each once.
+
+    Raises:
+        UsageError: an axis has values that make no run.
+    """
     _check(axes)
     names = [axis.name for axis in fields(Axes) if getattr(axes, axis.name)]
     found: dict[ExperimentArm, None] = {}
@@ -104,15 +117,9 @@ def _same_run(arm: ExperimentArm) -> ExperimentArm:
 
 
 def _check(axes: Axes) -> None:
-    problems = [
-        f"{name} = {value}: must be 1 or more"
-        for name in ("diversity", "budget")
-        for value in getattr(axes, name)
-        if value < 1
-    ]
-    problems += [f"fraction_online = {f}: must lie between 0 and 1" for f in axes.fraction_online if not 0 <= f <= 1]
+    problems = []
     if "mixture" in axes.source and not axes.fraction_online:
-        problems.append("source = mixture: say of how much, as in axes.fraction_online = [0.1, 0.5]")
+        problems.append("source = mixture needs its share, as in axes.fraction_online = [0.1, 0.5]")
     for text in axes.target:
         try:
             TargetSpec.parse(text)
@@ -123,11 +130,11 @@ def _check(axes: Axes) -> None:
 
 
 def name_of(arm: ExperimentArm, base: ExperimentArm) -> str:
-    """What is special about an arm, in a few words: `offline`, `prompts ÷5`, `online-teacher, jsd`."""
-    return ", ".join(_words(arm, base)) or arm.source
+    """How an arm differs from the plain one: `offline`, `prompts ÷5`, `online-teacher, JSD`."""
+    return ", ".join(_differences(arm, base)) or arm.source
 
 
-def _words(arm: ExperimentArm, base: ExperimentArm) -> Iterator[str]:
+def _differences(arm: ExperimentArm, base: ExperimentArm) -> Iterator[str]:
     if arm.task != base.task:
         yield arm.task
     if arm.source == "mixture":

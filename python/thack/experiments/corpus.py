@@ -1,7 +1,7 @@
 """The experiment's text: pairs and prompts, one tokenizer, and three disjoint sets of prompts.
 
-The oracle is the ground truth and trains on every pair, so its prompts recur in all three sets; stage 1,
-stage 2 and the held-out prompts are disjoint. `splits.json` states every overlap.
+Stage 1, stage 2 and the held-out prompts are disjoint. The oracle is the ground truth and trains on every pair, so its
+prompts are in all three sets. `splits.json` has the size of every overlap.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from thack.runtime import runlog
 from thack.runtime.progress import Progress
 
 SPLITS = ("stage1", "stage2", "held_out")
-_SALT = "demo"  # published numbers rest on these splits
+_SALT = "demo"  # published numbers were measured on these splits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,12 @@ class CorpusSettings:
 
 
 def task_file(task: str, data: str) -> str:
-    """Where the prompts of a task lie; empty for an embedded one. Missing files are named with what to put there."""
+    """The file with the prompts of a task; empty for an embedded one.
+
+    Raises:
+        UsageError: the task is not embedded, and `data` is not set.
+        DataError: `data` has no file for it.
+    """
     if task in TASKS:
         return ""
     if not data:
@@ -49,7 +54,7 @@ def task_file(task: str, data: str) -> str:
             return str(path)
     raise DataError(
         f"no prompts for task {task!r} in {data}",
-        hint=f'put them there as {task}.jsonl, one {{"prompt": "…"}} a line, or as {task}.parquet',
+        hint=f'put them there as {task}.jsonl, one {{"prompt": "…"}} per line, or as {task}.parquet',
     )
 
 
@@ -86,7 +91,11 @@ def _tokenizer(settings: CorpusSettings, pairs: Sequence[Record]) -> Tokenizer:
 
 
 def write_splits(corpus: Path, sizes: Mapping[str, int], seed: int, path: Path, progress: Progress) -> None:
-    """stage1.jsonl, stage2.jsonl, held_out.jsonl: prompts only, disjoint, drawn by hash of id and `seed`."""
+    """stage1.jsonl, stage2.jsonl, held_out.jsonl: prompts only, disjoint, chosen by a hash of id and `seed`.
+
+    Raises:
+        UsageError: the corpus has too few prompts.
+    """
     prompts = _read_jsonl(corpus / PROMPTS)
     answered = {record.prompt_id for record in _read_jsonl(corpus / PAIRS)}
     if sum(sizes.values()) > len(prompts):

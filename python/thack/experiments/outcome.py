@@ -27,7 +27,7 @@ class CellOutcome:
 
 
 def judge(planned: PlannedRun, error: ThackError | None) -> CellOutcome:
-    """Read the verdict of a run off its curves and write it beside them; `error` is why there is no run."""
+    """Judge a complete run by its curves, and write verdict.json beside them; `error` is why a run is missing."""
     if not planned.run.is_complete:
         return CellOutcome(planned=planned, error=error)
     curves = Curves.from_run(planned.run.path)

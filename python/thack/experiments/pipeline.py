@@ -66,6 +66,7 @@ class Pipeline:
         )
 
     def corpus(self, task: str) -> Stage:
+        """The text of a task, with the tokenizer that all roles share."""
         s = self.settings
         path = task_file(task, s.data)
         settings = CorpusSettings(
@@ -83,10 +84,12 @@ class Pipeline:
         return plan_stage(self._stages, "corpus", partial(write_corpus, settings), settings=settings, inputs=inputs)
 
     def oracle(self, task: str) -> Stage:
+        """The oracle of a task, which all seeds share."""
         corpus = self.corpus(task)
         return self._role("oracle", self.settings.oracle, self.settings.oracle_seed, task, corpus, corpus.path / PAIRS)
 
     def splits(self, task: str, seed: int) -> Stage:
+        """The three disjoint sets of prompts."""
         s, corpus = self.settings, self.corpus(task)
         sizes = {
             "stage1": s.num_sft_prompts,
@@ -97,7 +100,7 @@ class Pipeline:
         return plan_stage(self._stages, "splits", step, needs=[corpus], inputs={"sizes": sizes, "seed": seed})
 
     def oracle_responses(self, task: str, seed: int) -> Stage:
-        """Stage 1's pairs."""
+        """The oracle's responses to the prompts of stage 1: teacher and student are fine-tuned on them."""
         oracle, splits = self.oracle(task), self.splits(task, seed)
         settings = GenerateSettings(
             model=str(oracle.path / "model"),
@@ -110,10 +113,12 @@ class Pipeline:
         return plan_stage(self._stages, "oracle-responses", step, needs=[oracle, splits], settings=settings, cost=cost)
 
     def teacher(self, arm: ExperimentArm, seed: int) -> Stage:
+        """The teacher."""
         pairs = self.oracle_responses(arm.task, seed)
         return self._role("teacher", self._teacher_role(arm), seed, arm.task, pairs, pairs.path)
 
     def student(self, arm: ExperimentArm, seed: int) -> Stage:
+        """The student before its distillation."""
         pairs, role = self.oracle_responses(arm.task, seed), self._student_role(arm)
         # Of one size and seed, teacher and student would begin as the same model and read the same batches.
         same_size = not role.model and role.architecture == self._teacher_role(arm).architecture
@@ -121,6 +126,7 @@ class Pipeline:
         return self._role("student", role, seed, arm.task, pairs, pairs.path)
 
     def eval_set(self, arm: ExperimentArm, seed: int) -> Stage:
+        """The held-out prompts with a response of oracle and teacher each."""
         oracle, teacher, splits = self.oracle(arm.task), self.teacher(arm, seed), self.splits(arm.task, seed)
         data = self._data(arm.task, splits.path / "held_out.jsonl")
         step = partial(work.eval_set, oracle.path / "model", teacher.path / "model", data, seed)
@@ -251,5 +257,5 @@ def _samples(arm: ExperimentArm) -> int:
 
 
 def _fraction(arm: ExperimentArm) -> float:
-    """What the run's settings say; without meaning, and so at its default, unless the source is a mixture."""
+    """The share of online responses in a run's settings; its default unless the source is a mixture."""
     return arm.fraction_online if arm.source == "mixture" else 0.5

@@ -1,4 +1,4 @@
-"""Fixed colours for roles, safe for colour-blind readers (Okabe and Ito), each with a twin for dark pages.
+"""Fixed colours for roles, safe for colour-blind readers (Okabe and Ito), each with a value for dark pages.
 
 Figures are drawn in the light colours. In a page they become CSS variables, which the dark scheme changes.
 """
@@ -22,7 +22,7 @@ class Colour:
 INK = Colour("ink", "#1f2328", "#e6e9ed")
 MUTED = Colour("muted", "#5b6570", "#9aa5b1")
 GRID = Colour("grid", "#dfe4ea", "#30363e")
-SURFACE = Colour("surface", "#fffffe", "#15191e")  # not pure white, so that it is told from other whites
+SURFACE = Colour("surface", "#fffffe", "#15191e")  # not pure white, so that no other white becomes this variable
 
 OFFLINE = Colour("offline", "#d55e00", "#ff8f45", "o")
 ONLINE_TEACHER = Colour("online-teacher", "#0072b2", "#5ab8f0", "s")

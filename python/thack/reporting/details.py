@@ -62,7 +62,7 @@ def facts(name: str, values: Mapping[str, object]) -> Table:
 
 
 def environments(report: ReportInput) -> list[Folded]:
-    """Each environment that runs were made in, once."""
+    """Each environment of the runs, once."""
     found = list({typed(dict(run.environment)): run.environment for run in report.runs if run.environment}.values())
     many = len(found) > 1
     return [

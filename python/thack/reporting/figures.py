@@ -46,7 +46,7 @@ def colours_of(arms: Sequence[ArmRuns]) -> list[Colour]:
 
 @styled()
 def plane(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[float, float] = SIZE) -> Figure:
-    """Golden over proxy, with time running to the right: a path that turns up has begun to hack (F4)."""
+    """Golden over proxy, with time running to the right: where the path rises again, the student hacks (F4)."""
     figure, axes = new_figure(size)
     tops: list[float] = []
     bottoms: list[float] = []

@@ -1,7 +1,7 @@
 """The glossary at the end of a page, for a reader who does not know the paper."""
 
 GLOSSARY = {
-    "oracle": "the model that plays ground truth: by definition, what it says is right",
+    "oracle": "the model in the role of the ground truth: by definition, its answers are right",
     "teacher": "a model trained towards the oracle, good but imperfect: it has habits of its own",
     "student": "the smaller model that is trained to imitate the teacher (distillation)",
     "golden": "distance from student to oracle on held-out prompts: what one really wants to be small",

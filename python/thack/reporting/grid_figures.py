@@ -21,7 +21,7 @@ _LOG = "Both axes logarithmic: a power law is a straight line."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperFigure:
-    """One figure of the paper: what it says there, the plots, and the arms behind them with their colours."""
+    """One figure of the paper, with its plots, its claims, and the arms behind them with their colours."""
 
     name: str
     title: str

@@ -1,4 +1,4 @@
-"""A grid's page: which claims hold first, then each figure with its numbers, then what it rests on."""
+"""A grid's page: which claims hold first, then each figure with its numbers, then settings and costs."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _CITATION = """@inproceedings{tiapkin2025teacherhacking,
   note      = {arXiv:2502.02671}
 }"""
 _INTRO = (
-    "A large model, the oracle, plays the truth. A teacher learns from it, imperfectly, and a small student is trained "
-    "to imitate the teacher. The student can come closer to its teacher and at the same time farther from the truth: "
+    "A large model, the oracle, is the ground truth. A teacher learns from it, imperfectly, and a small student is "
+    "trained to imitate the teacher. The student can come closer to its teacher and at the same time farther from the truth: "
     "then it has learned the teacher’s mistakes. That is teacher hacking. This page shows when it happens, what "
     "makes it worse and what prevents it, measured in runs of one experiment that differ in one thing at a time."
 )

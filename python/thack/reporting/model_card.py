@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from thack.config import DistillSettings, load_settings
 from thack.detection import OracleFreeVerdict, Verdict
 from thack.files import read_json, write_text
 from thack.reporting.prose import MEANING, reasons
-from thack.schema.run import Manifest
+from thack.schema.run import Manifest, RunFacts
 
 CARD = "README.md"
 
 
 def write_card(run: Path, found: Verdict | OracleFreeVerdict | None = None) -> Path | None:
-    """Write model/README.md of a run directory, with the verdict if there is one; None without a model."""
+    """Write model/README.md of a run directory.
+
+    Args:
+        run: The directory.
+        found: Its verdict, if it has been judged.
+
+    Returns:
+        The file; None if the run has no model yet.
+
+    Raises:
+        DataError: the run's manifest.json or config.toml cannot be read.
+        UsageError: config.toml has settings that this version does not know.
+    """
     if not (run / "model" / "config.json").is_file():
         return None
     path = run / "model" / CARD
@@ -25,53 +35,45 @@ def write_card(run: Path, found: Verdict | OracleFreeVerdict | None = None) -> P
 
 
 def model_card(run: Path, found: Verdict | OracleFreeVerdict | None = None) -> str:
-    """The text: front matter for the hub, then plain words."""
-    manifest, settings = _manifest(run / "manifest.json"), _settings(run / "config.toml")
-    parts = [_front_matter(manifest), f"# {run.resolve().name}", _origin(manifest, settings)]
-    if manifest is not None and manifest.command == "distill":
-        parts += ["## Teacher hacking", _verdict(run, found)]
-    parts += ["## Use", _use(run / "model" / "config.json")]
-    return "\n\n".join(parts) + "\n"
+    """The text of a card: front matter for the hub, then plain words. Arguments and errors as of `write_card`."""
+    manifest = _manifest(run / "manifest.json")
+    base, _, commit = (manifest.facts.origins.get("student", "") if manifest else "").partition("@")
+    front = ["---", "library_name: transformers", "tags:", "- thack", "- distillation"]
+    front += [f"base_model: {base}"] if commit else []  # of the hub, at this commit
+    parts = ["\n".join([*front, "---"]), f"# {run.resolve().name}"]
+    if manifest is None:
+        parts.append("Trained with thack.")
+    elif manifest.command == "distill":
+        parts += [_origin(manifest.facts, _settings(run)), "## Teacher hacking", _verdict(run, found)]
+    else:
+        parts.append(f"Trained with thack on {manifest.facts.sequences} pairs of prompt and response.")
+    return "\n\n".join([*parts, "## Use", _use(run / "model" / "config.json")]) + "\n"
 
 
 def _manifest(path: Path) -> Manifest | None:
     return Manifest.parse(read_json(path), str(path)) if path.is_file() else None
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    return tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
+def _settings(run: Path) -> DistillSettings:
+    path = run / "config.toml"
+    return load_settings(DistillSettings, [path] if path.is_file() else [])
 
 
-def _front_matter(manifest: Manifest | None) -> str:
-    lines = ["library_name: transformers", "tags:", "- thack", "- distillation"]
-    base, _, commit = (manifest.facts.origins.get("student", "") if manifest else "").partition("@")
-    if commit:  # a model of the hub, at this commit
-        lines += [f"base_model: {base}"]
-    return "\n".join(["---", *lines, "---"])
-
-
-def _origin(manifest: Manifest | None, settings: Mapping[str, Any]) -> str:
-    if manifest is None:
-        return "Trained with thack."
-    if manifest.command != "distill":
-        return f"Trained with thack on {manifest.facts.sequences} pairs of prompt and response."
-    origins = manifest.facts.origins
-    teacher = origins.get("teacher") or settings.get("teacher") or settings.get("cache") or "?"
-    loss, source = settings.get("loss", {}), settings.get("source", {})
+def _origin(facts: RunFacts, settings: DistillSettings) -> str:
+    teacher = facts.origins.get("teacher") or settings.teacher or settings.cache or "?"
     lines = [
-        f"- teacher: `{teacher}`" + (" (a cache)" if not settings.get("teacher") else ""),
-        f"- student before: `{origins.get('student') or settings.get('student', '?')}`",
-        f"- loss: {loss.get('divergence', 'forward_kl')} at temperature {loss.get('temperature', 1.0):g}",
-        f"- responses: {source.get('kind', 'offline')}, {manifest.facts.sequences} sequences",
+        f"- teacher: `{teacher}`" + ("" if settings.teacher else " (a cache)"),
+        f"- student before: `{facts.origins.get('student') or settings.student or '?'}`",
+        f"- loss: {settings.loss.divergence} at temperature {settings.loss.temperature:g}",
+        f"- responses: {settings.source.kind}, {facts.sequences} sequences",
     ]
-    models = manifest.facts.models
-    lines += [f"- {role}'s fingerprint: `{value}`" for role, value in models.items() if role != "student"]
+    lines += [f"- {role}'s fingerprint: `{value}`" for role, value in facts.models.items() if role != "student"]
     return "A student that thack distilled from its teacher.\n\n" + "\n".join(lines)
 
 
 def _verdict(run: Path, found: Verdict | OracleFreeVerdict | None) -> str:
     if found is None:
-        return f"Not judged yet: `thack verdict {run}` reads it off the run's curves and writes it here."
+        return f"Not judged yet: `thack verdict {run}` judges it by its curves and writes the verdict here."
     meaning = f": {MEANING[found.name]}" if found.name in MEANING else ""
     clauses = [f"- {reason}" for reason in reasons(found)]
     return "\n".join([f"**{found.headline}**{meaning}.", "", *clauses])

@@ -55,7 +55,7 @@ def _plane(report: ReportInput, colours: Sequence[Colour]) -> RenderedFigure:
         plane(report.arms, colours),
         "Proxy–golden plane",
         "Training runs to the right, as the student comes closer to its teacher. A healthy path only falls. "
-        "A path that turns up pays for closeness to the teacher with distance from the truth: hacking. "
+        "Where it rises again, the student pays for closeness to the teacher with distance from the truth: hacking. "
         "The ring is the lowest golden value, the large marker the end; a perfect copy of the teacher would "
         "end on the dashed line.",
         curves=("proxy", "golden", "baseline"),

@@ -44,7 +44,11 @@ _STYLE: Mapping[str, object] = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw and save within this; refuses with the line to type where matplotlib is missing."""
+    """Draw and save figures within this.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
     try:
         import matplotlib as mpl  # an extra, and slow to import
     except ImportError as error:

@@ -16,7 +16,7 @@ _ROLES = ("prompt", "oracle", "teacher", "student")
 
 
 def results(report: ReportInput, colours: Sequence[Colour]) -> Table:
-    """One row per run: what its verdict rests on."""
+    """One row per run: the numbers behind its verdict."""
     several = report.has_seeds and any(run.seed is not None for run in report.runs)
     head = ["run", *(["seed"] if several else []), "golden: start", "minimum @ step", "end", "rise"]
     head += ["proxy: then → end", baseline_name(report.golden_column), "verdict"]

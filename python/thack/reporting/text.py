@@ -1,4 +1,4 @@
-"""Text that somebody else wrote, as a page may show it."""
+"""Text of a user or a model, as a page may show it."""
 
 from __future__ import annotations
 

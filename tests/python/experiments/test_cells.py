@@ -52,7 +52,7 @@ def test_a_product_of_ones_own_runs_beside_the_figures() -> None:
         (["axes.diversity=[0]"], "axes.diversity = [0]: must be a list, each 1 or more"),
         (["axes.fraction_online=[1.5]"], "axes.fraction_online = [1.5]: must be a list, each between 0 and 1"),
         (["axes.target=['top-k']"], "top-k:64"),
-        (["arms=['offline', 'mixture']"], "say of how much"),
+        (["arms=['offline', 'mixture']"], "needs its share"),
         (["figures=['F9']"], 'figures = ["F9"]: must be a list, each all | F4'),
         (["figures=['axes']"], "needs an axis"),
         (["seeds=[]"], "seeds is empty"),

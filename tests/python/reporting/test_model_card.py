@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from thack import api
+from thack.errors import DataError, ThackError, UsageError
 from thack.reporting import model_card, write_card
 from thack.reporting.prose import reasons
 from thack.runtime.runlog import RunLog
@@ -18,7 +19,7 @@ READOUT = "forward_kl/reference_sampled/token_mean"
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A finished run whose golden turns, with a student from the hub."""
+    """A finished run whose golden starts to rise, with a student from the hub."""
     path = tmp_path / "mine"
     (path / "model").mkdir(parents=True)
     (path / "model" / "config.json").write_text('{"is_encoder_decoder": true}')
@@ -68,3 +69,35 @@ def test_runs_of_little(tmp_path: Path) -> None:
     facts = RunFacts(models={"student": "sha256:1"}, sequences=7)
     (tmp_path / "manifest.json").write_text(json.dumps(Manifest(command="sft", facts=facts).dump()))
     assert "7 pairs of prompt and response" in model_card(tmp_path)
+
+
+def test_a_run_from_a_cache_names_it_and_what_the_settings_leave_at_their_defaults(run: Path) -> None:
+    (run / "config.toml").write_text('cache = "cache/"\nstudent = "./small"\n')
+    facts = RunFacts(models={"student": "sha256:1", "oracle": "sha256:3"}, sequences=9)
+    (run / "manifest.json").write_text(json.dumps(Manifest(command="distill", facts=facts).dump()))
+    text = model_card(run)
+    for line in (
+        "- teacher: `cache/` (a cache)",
+        "- student before: `./small`",
+        "- loss: forward_kl at temperature 1",
+        "- responses: offline, 9 sequences",
+        "- oracle's fingerprint: `sha256:3`",
+    ):
+        assert f"{line}\n" in text
+    assert "student's fingerprint" not in text and "base_model" not in text
+
+
+def test_a_decoder_is_opened_as_one(run: Path) -> None:
+    (run / "model" / "config.json").write_text("{}")
+    assert "AutoModelForCausalLM.from_pretrained" in model_card(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [("manifest.json", "{}", DataError), ("config.toml", "lost = 1", UsageError), ("config.toml", "a = =", DataError)],
+)
+def test_files_that_cannot_be_read_are_errors(run: Path, name: str, text: str, error: type[ThackError]) -> None:
+    (run / name).write_text(text)
+    with pytest.raises(error, match=name if error is DataError else "lost"):
+        write_card(run)
+    assert not (run / "model" / "README.md").exists()
