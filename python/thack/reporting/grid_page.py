@@ -30,8 +30,8 @@ _CITATION = """@inproceedings{tiapkin2025teacherhacking,
 }"""
 _INTRO = (
     "A large model, the oracle, is the ground truth. A teacher learns from it, imperfectly, and a small student is "
-    "trained to imitate the teacher. The student can come closer to its teacher and at the same time farther from the truth: "
-    "then it has learned the teacher’s mistakes. That is teacher hacking. This page shows when it happens, what "
+    "trained to imitate the teacher. The student can come closer to its teacher and at the same time farther from the "
+    "truth: then it has learned the teacher’s mistakes. That is teacher hacking. This page shows when it happens, what "
     "makes it worse and what prevents it, measured in runs of one experiment that differ in one thing at a time."
 )
 _ABOUT_CLAIMS = (
