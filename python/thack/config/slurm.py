@@ -29,4 +29,5 @@ class SlurmSettings:
     warn_s: Annotated[
         int, AtLeast(0), Help("seconds before the time limit at which the job gets the signal to save")
     ] = 120
+    max_requeues: Annotated[int, AtLeast(0), Help("restarts after which a stopped job is not requeued")] = 50
     python: Annotated[str, Help("the Python interpreter that runs the command")] = sys.executable

@@ -5,8 +5,10 @@ Exit codes get lost on the way: torchrun turns every child's code into 1, and Sl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from thack.errors import DataError, Interrupted, MismatchError, Preempted, ThackError, UsageError
@@ -16,6 +18,7 @@ from thack.runtime.ranks import current_rank
 from thack.schema.run import Status
 
 STATUS = "STATUS.json"
+START = "THACK_START"  # set by a batch script: its name for this start
 
 
 @contextmanager
@@ -67,7 +70,7 @@ def _ending(error: BaseException, step: int | None) -> Status:
 def write_status(directory: Path, kind: str, status: Status) -> None:
     """By the first rank only, and never into what a mistyped `out` names: somebody's files, or another output."""
     if current_rank().is_first and directory_kind(directory) == kind:
-        write_json(directory / STATUS, status.dump())
+        write_json(directory / STATUS, replace(status, start=os.environ.get(START, "")).dump())
 
 
 def read_status(directory: Path) -> Status | None:

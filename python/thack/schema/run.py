@@ -25,6 +25,7 @@ class Status:
     step: int | None = None  # of training: that of the last checkpoint
     exit_code: int = 0  # of the command; 75: stopped for preemption, to be started again
     reason: str = ""
+    start: str = ""  # the batch script's name for the start that wrote this; a job compares it with its own
 
     def dump(self) -> dict[str, object]:
         """Plain values, for JSON."""

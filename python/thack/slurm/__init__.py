@@ -27,18 +27,29 @@ def render(settings: SlurmSettings) -> str:
         UsageError: the command cannot run like this, or its arguments name no output directory.
     """
     name = _template_name(settings)
-    text = (files("thack") / "slurm" / f"{name}.sbatch").read_text(encoding="utf-8")
-    return _Sbatch(text).substitute(
+    task = "$SLURM_ARRAY_TASK_ID"
+    end = _Sbatch(_shipped("requeue.sh")).substitute(
+        out=_quote(_output(settings.arguments)),
+        max_requeues=settings.max_requeues,
+        identity=f"${{SLURM_ARRAY_JOB_ID}}_{task}" if settings.array else "$SLURM_JOB_ID",
+        submit=f"sbatch --array={task}" if settings.array else "sbatch",
+    )
+    return _Sbatch(_shipped(f"{name}.sbatch")).substitute(
         name=f"thack-{settings.command}",
         options="\n".join(_options(settings)),
         command=_command(settings),
-        out=_quote(_output(settings.arguments)),
+        end=end.rstrip(),
         time=settings.time,
         warn_s=settings.warn_s,
-        array=settings.array - 1,
+        last=settings.array - 1,
+        array=settings.array,
         nodes=settings.nodes,
         tasks=settings.tasks,
     )
+
+
+def _shipped(name: str) -> str:
+    return (files("thack") / "slurm" / name).read_text(encoding="utf-8")
 
 
 def templates() -> list[str]:
