@@ -73,7 +73,7 @@ if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
     )
     from thack.errors import ThackError
     from thack.evaluation import EvalSet, References
-    from thack.integrations import HackingCallback
+    from thack.integrations import CallbackSettings, HackingCallback
     from thack.schema.verdict import Margins, OracleFreeVerdict, Thresholds, Verdict
 
 _HOMES = {
@@ -92,7 +92,7 @@ _HOMES = {
     ),
     "thack.errors": "ThackError",
     "thack.evaluation": "EvalSet References",
-    "thack.integrations": "HackingCallback",
+    "thack.integrations": "CallbackSettings HackingCallback",
     "thack.schema.verdict": "Margins OracleFreeVerdict Thresholds Verdict",
 }
 _PACKAGES = ("cache", "detection", "evaluation", "integrations", "kernels", "losses")
@@ -102,6 +102,7 @@ __all__ = [
     "Axes",
     "Cache",
     "CacheSettings",
+    "CallbackSettings",
     "CheckpointSettings",
     "DataSettings",
     "DistillSettings",

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from thack.config import EvaluationSettings, SamplingSettings
+from thack.data.batching import by_length
 from thack.data.sequence import TokenSequence
 from thack.detection.statistics import prompt_weights, reduced_intervals
 from thack.errors import ModelError, UsageError
@@ -286,10 +287,9 @@ class Evaluator:
 
     def _batches(self, sequences: Sequence[TokenSequence]) -> Iterator[tuple[int, list[TokenSequence]]]:
         """This rank's of the fixed, numbered batches of similar length: the same sequences always meet in one."""
-        order = sorted(sequences, key=lambda s: (len(s.prompt_ids) + len(s.response_ids), s.example))
-        for number, start in enumerate(range(0, len(order), self.settings.batch_size)):
+        for number, batch in enumerate(by_length(sequences, self.settings.batch_size)):
             if self.group.owns(number):
-                yield number, order[start : start + self.settings.batch_size]
+                yield number, batch
 
     def _columns(self, per_prompt: Mapping[MetricName, PromptSums]) -> dict[MetricName, float]:
         if self._weights_BP is None:

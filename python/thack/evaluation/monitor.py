@@ -5,11 +5,12 @@ B sequences, N response tokens packed, V vocabulary. Forward KL only, in nats pe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from thack.data.batching import by_length
 from thack.data.sequence import TokenSequence
 from thack.losses.dense import dense_divergence
 from thack.models.batch import Batch
@@ -36,7 +37,7 @@ class FixedKL:
         with evaluating(student):
             own = [
                 (number, self._batch_nats(student, number, part))
-                for number, part in enumerate(self._batches())
+                for number, part in enumerate(by_length(self.sequences, self.batch_size))
                 if self.group.owns(number)
             ]
         parts = sorted(self.group.all_gather(own))  # added up in one order for any number of ranks
@@ -51,8 +52,3 @@ class FixedKL:
                 self._kept[number] = teacher_NV
         loss_N = dense_divergence(student(batch)[:, : self.width], teacher_NV, Divergence(kind="forward_kl"))
         return float(loss_N.double().sum())
-
-    def _batches(self) -> Iterator[list[TokenSequence]]:
-        order = sorted(self.sequences, key=lambda s: len(s.prompt_ids) + len(s.response_ids))
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]

@@ -99,7 +99,6 @@ def generate(
     found: list[tuple[int, np.ndarray]] = []
     with (
         evaluating(model),
-        torch.no_grad(),  # not inference_mode: a model in training may keep tensors that its backward needs
         request.precision.autocast(model),
         progress.task("generate", len(prompts), "responses") as task,
     ):

@@ -1,4 +1,4 @@
-"""For people who train with transformers or TRL: hacking watched from a callback, and training from a cache.
+"""For trainers of transformers and TRL: a callback that watches for hacking, and training from a cache.
 
 callback.py  HackingCallback: golden, proxy, health and the oracle-free detector, every N steps
 dataset.py   CacheDataset, CacheCollator, CacheLoss: their Trainer trains from a cache
@@ -6,7 +6,7 @@ dataset.py   CacheDataset, CacheCollator, CacheLoss: their Trainer trains from a
 from thack import EvalSet, HackingCallback, References
 references = References.of(teacher=teacher, oracle=judge)
 eval_set = EvalSet.from_jsonl("held_out.jsonl").with_responses(references)
-trainer = GKDTrainer(..., callbacks=[HackingCallback(eval_set, references, every=200)])
+trainer = GKDTrainer(..., callbacks=[HackingCallback(eval_set, teacher=teacher, oracle=judge, every=200)])
 
 from thack.cache import Cache
 from thack.integrations import CacheCollator, CacheDataset, CacheLoss
@@ -15,7 +15,7 @@ trainer = Trainer(student, args, train_dataset=CacheDataset(cache), data_collato
                   compute_loss_func=CacheLoss())
 """
 
-from thack.integrations.callback import HackingCallback
+from thack.integrations.callback import CallbackSettings, HackingCallback
 from thack.integrations.dataset import CacheCollator, CacheDataset, CachedLabels, CacheLoss
 
-__all__ = ["CacheCollator", "CacheDataset", "CacheLoss", "CachedLabels", "HackingCallback"]
+__all__ = ["CacheCollator", "CacheDataset", "CacheLoss", "CachedLabels", "CallbackSettings", "HackingCallback"]

@@ -1,11 +1,11 @@
-"""HackingCallback: what `thack distill` logs at its evaluations, in any transformers or TRL trainer."""
+"""HackingCallback: what `thack distill` logs at its evaluations, in any trainer of transformers or TRL."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,207 +19,220 @@ from thack.evaluation.evaluator import Evaluator
 from thack.evaluation.monitor import FixedKL
 from thack.evaluation.references import References
 from thack.files import write_text
-from thack.integrations.state import agreed, as_it_was, is_sharded
+from thack.integrations.state import Logs, TrainerControl, TrainerState, as_it_was, broadcast_from_rank0, is_sharded
 from thack.models.hf import model as hf
 from thack.models.protocol import LanguageModel
 from thack.reporting.prose import reasons
 from thack.runtime import runlog
 from thack.runtime.runlog import RunLog
-from thack.schema.metrics import Column, MetricsRow, Role, TrainingKL, is_bound
+from thack.schema.metrics import MetricsRow, Role, TrainingKL, is_bound
 from thack.targets.vocabulary import common_width
 
 _LOG = logging.getLogger("thack")
 FOLDER = "thack"  # in the trainer's output_dir
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallbackSettings:
+    """How a `HackingCallback` measures, and what it does.
+
+    Attributes:
+        evaluation: Student samples are off by default: sampling costs more than everything else.
+        seed: Of the student's samples.
+        out: The folder of the logs; None: `thack/` in the trainer's output_dir.
+        stop_on_alarm: End training when the detector that needs no oracle raises an alarm.
+    """
+
+    evaluation: EvaluationSettings = field(default_factory=lambda: EvaluationSettings(student_samples=False))
+    seed: int = 0
+    out: Path | str | None = None
+    stop_on_alarm: bool = False
+
+
 class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
-    """Golden, proxy, health and the oracle-free detectors at every `every` optimizer steps of a trainer.
+    """Golden, proxy, health and the oracle-free detector on a frozen evaluation set, every `every` optimizer steps.
 
-    Columns go to the trainer's `log_history` (and, after `callback.trainer = trainer`, to its trackers). With intervals
-    they go to `out`, a run directory for `thack verdict` and `thack report`. Random state and train mode are left as
-    they were.
+    Columns go to the trainer's `log_history` and, after `callback.trainer = trainer`, to its trackers. With intervals
+    they go to the folder `thack/` in the trainer's output_dir, a run directory for `thack verdict` and `thack report`.
+    Random state and train mode are left as they were.
 
-    Every rank runs every forward on the same prompts, so that sharded weights (FSDP, ZeRO-3) are gathered by all of
-    them; only the first rank writes. Metrics are in the precision of the trained weights.
+    Every rank runs every forward on the same prompts, so that sharded weights (FSDP, ZeRO-3) are gathered by all
+    together; only the first rank writes. Metrics are in the precision of the weights that are trained.
 
     Args:
-        eval_set: Held-out prompts with the responses of the references.
-        references: The models that wrote them: `References.of(teacher=…, oracle=…, tokenizer=…)`.
-        every: Optimizer steps between two evaluations, 1 or more.
-        monitor: An evaluation set of training prompts, with the responses of the teacher and, by
-            `References.of(human=True)`, those of its file. The file's are those that are trained on. The detectors
-            compare progress on them with progress on the teacher's, and on held-out prompts.
-        tokenizer: The student's; by default the trainer's processing class.
-        out: Run directory; by default `thack` in the trainer's output directory.
-        settings: Of the evaluations; by default the student is not sampled, which costs more than everything else.
-        stop_on_alarm: Whether to end training when the deciding detector raises an alarm.
+        eval_set: Held-out prompts with the responses of the models given.
+        teacher: A transformers model, a directory, a name on the hub, or a model of thack's; for the proxy metric.
+        oracle: The same, for the golden metric.
+        judge: The same: a stronger model where there is no oracle.
+        every: Optimizer steps between evaluations, ≥ 1.
+        monitor: Training prompts with the responses that are trained on and the teacher's, written by
+            `with_responses(References.of(teacher=…, human=True))`. With it the detector compares progress in training
+            with progress on held-out prompts, which is what it is good at.
+        tokenizer: For models that do not know theirs: thack's, transformers' fast one, or a directory.
+        settings: How to measure, and whether to stop on an alarm.
 
     Raises:
-        UsageError: `every` is below 1, or there is a monitor and no teacher.
+        UsageError: `every` is below 1, a monitor without a teacher, or a model cannot play its role.
 
     Example:
+        >>> references = References.of(teacher=teacher, tokenizer=tokenizer)
         >>> eval_set = EvalSet.from_jsonl(held_out).with_responses(references, max_new_tokens=8)
-        >>> trainer.add_callback(HackingCallback(eval_set, references, every=2, tokenizer=tokenizer))
+        >>> trainer.add_callback(HackingCallback(eval_set, teacher=teacher, every=2, tokenizer=tokenizer))
     """
 
     def __init__(
         self,
         eval_set: EvalSet,
-        references: References,
         *,
+        teacher: Any = None,
+        oracle: Any = None,
+        judge: Any = None,
         every: int = 200,
         monitor: EvalSet | None = None,
         tokenizer: Any = None,
-        out: Path | str | None = None,
-        settings: EvaluationSettings | None = None,
-        stop_on_alarm: bool = False,
+        settings: CallbackSettings | None = None,
     ) -> None:
         if every < 1:
-            raise UsageError(f"every = {every}: evaluations are every 1 step or more")
-        if monitor is not None and references.teacher is None:
-            raise UsageError("a monitor compares the student with its teacher", hint="give References a teacher")
+            raise UsageError(f"every = {every}: at least 1 optimizer step between evaluations")
+        if monitor is not None and teacher is None:
+            raise UsageError("a monitor compares the student with its teacher", hint="set `teacher`")
         self.eval_set = eval_set
-        self.references = references
-        self.monitor = monitor
+        self.references = References.of(oracle=oracle, teacher=teacher, judge=judge, tokenizer=tokenizer)
         self.every = every
+        self.monitor = monitor
         self.tokenizer = tokenizer
-        self.out = None if out is None else Path(out)
-        self.settings = settings or EvaluationSettings(student_samples=False)
-        self.stop_on_alarm = stop_on_alarm
-        self.trainer: Any = None
+        self.settings = settings or CallbackSettings()
+        self.trainer: Logs | None = None
         self.suspicion: OracleFreeVerdict | None = None  # of the detector, after each evaluation
         self.verdict: Verdict | None = None  # after training, where there is a golden column
-        self._evaluator: Evaluator | None = None
-        self._monitors: dict[TrainingKL, FixedKL] | None = None
-        self._logs: dict[str, RunLog] = {}
+        self._evaluator: Evaluator | None = None  # with it the monitors
+        self._monitors: dict[TrainingKL, FixedKL] = {}
+        self._out: Path | None = None  # on the first rank, while its logs are open
+        self._metrics: RunLog | None = None
+        self._per_prompt: RunLog | None = None
         self._last_step = -1
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Check that everything fits before the first step, and measure the student."""
-        self.out = self.out or Path(args.output_dir) / FOLDER
-        if self.settings.student_samples and is_sharded(model):
+    def on_train_begin(
+        self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Check that everything fits before the first step, and measure the student where it starts."""
+        if self.settings.evaluation.student_samples and is_sharded(model):
             raise UsageError(
                 "a sharded student cannot be sampled from within its training",
-                hint="leave settings out, or set student_samples=False: the verdict reads fixed responses",
+                hint="leave out student_samples of settings.evaluation: the verdict reads fixed responses",
             )
-        with self._lent(model, kwargs.get("processing_class")) as student:
+        with self._wrapped(model, kwargs) as student:
             self._prepare(student)
         if state.is_world_process_zero:
-            self._open_logs(state.global_step)
-        self._evaluate(state, control, model, kwargs.get("processing_class"))
+            self._open_logs(Path(self.settings.out or Path(args.output_dir) / FOLDER), state.global_step)
+        self._evaluate(state, control, model, kwargs)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Evaluate where it is due."""
         if state.global_step % self.every == 0:
-            self._evaluate(state, control, model, kwargs.get("processing_class"))
+            self._evaluate(state, control, model, kwargs)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """The training loss goes into our log too: a detector reads it where there is no monitor."""
-        if self._logs and logs and "loss" in logs:
+    def on_log(
+        self,
+        args: Any,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Log the training loss too: a detector reads it where there is no monitor."""
+        if self._metrics is not None and logs and "loss" in logs:
             row = MetricsRow(event="train", step=state.global_step, values={"loss": logs["loss"]})
-            self._logs["metrics"].append(row.dump())
+            self._metrics.append(row.dump())
 
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Measure the final student, and give the verdict."""
+    def on_train_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Measure the final student, and say what happened to it."""
         if state.global_step != self._last_step:
-            self._evaluate(state, control, model, kwargs.get("processing_class"))
-        if self._logs and self.out is not None:
-            self._judge(self.out)
+            self._evaluate(state, control, model, kwargs)
+        if self._out is not None:
+            self._judge(self._out)
         self._close_logs()
 
-    def _close_logs(self) -> None:
-        for log in self._logs.values():
-            log.close()
-        self._logs = {}
-
-    def _open_logs(self, step: int) -> None:
+    def _open_logs(self, out: Path, step: int) -> None:
         """A new run begins new logs; a resumed one drops the rows of steps that it runs again."""
-        assert self.out is not None
         self._close_logs()
         for name in ("metrics", "per_prompt"):
-            path = self.out / f"{name}.jsonl"
+            path = out / f"{name}.jsonl"
             if step == 0:
                 path.unlink(missing_ok=True)
             runlog.truncate_after(path, step - 1)
-            self._logs[name] = RunLog(path)
+        self._out = out
+        self._metrics, self._per_prompt = RunLog(out / "metrics.jsonl"), RunLog(out / "per_prompt.jsonl")
 
-    def _evaluate(self, state: Any, control: Any, model: Any, processing_class: Any) -> None:
+    def _close_logs(self) -> None:
+        for log in (self._metrics, self._per_prompt):
+            if log is not None:
+                log.close()
+        self._out = self._metrics = self._per_prompt = None
+
+    def _evaluate(self, state: TrainerState, control: TrainerControl, model: Any, given: dict[str, Any]) -> None:
         self._last_step = state.global_step
-        with self._lent(model, processing_class) as student:
-            columns = self._columns(student, state.global_step)
+        with self._wrapped(model, given) as student:
+            columns = self._measure(student, state.global_step)
         if state.is_world_process_zero:
             self._record(state, columns)
-        if self.stop_on_alarm:
+        if self.settings.stop_on_alarm:
             alarm = self.suspicion is not None and self.suspicion.onset_step is not None
-            control.should_training_stop |= agreed(alarm, student.device)
+            control.should_training_stop |= broadcast_from_rank0(alarm, student.device)
 
     @contextmanager
-    def _lent(self, model: Any, processing_class: Any) -> Iterator[hf.HuggingFaceModel]:
-        """The trainer's model as ours, for a while; left as it was."""
+    def _wrapped(self, model: Any, given: dict[str, Any]) -> Iterator[hf.HuggingFaceModel]:
+        """The trainer's model as one of thack's; given back as it was."""
         with as_it_was(model):
-            student = hf.wrap(model, self.tokenizer or processing_class, role="student")
+            student = hf.wrap(model, self.tokenizer or given.get("processing_class"), role="student")
             try:
                 yield student
             finally:
                 student.release()
 
-    def _columns(self, student: LanguageModel, step: int) -> dict[Column, float]:
-        evaluator = self._prepare(student)
-        found = evaluator.evaluate(student)
-        if self._logs:
-            self._logs["per_prompt"].append(found.per_prompt_row(step).dump())
-        columns: dict[Column, float] = {name: one.measure(student) for name, one in (self._monitors or {}).items()}
-        return columns | found.all_columns()
+    def _measure(self, student: LanguageModel, step: int) -> dict[str, float]:
+        found = self._prepare(student).evaluate(student)
+        if self._per_prompt is not None:
+            self._per_prompt.append(found.per_prompt_row(step).dump())
+        return {str(name): monitor.measure(student) for name, monitor in self._monitors.items()} | found.named()
 
     def _prepare(self, student: LanguageModel) -> Evaluator:
-        """The evaluator, built once: checking the references against the evaluation set reads every weight."""
+        """References checked against the evaluation set; once, since a fingerprint reads every weight."""
         if self._evaluator is None:
-            self._evaluator = Evaluator(self.eval_set, self.references, self.settings)
-            teacher = self.references.teacher
-            self._monitors = {} if teacher is None else self._training_monitors(student, teacher)
+            settings = self.settings
+            self._evaluator = Evaluator(self.eval_set, self.references, settings.evaluation, seed=settings.seed)
+            if self.monitor is not None and self.references.teacher is not None:
+                self._monitors = _monitors(self.monitor, self.references.teacher, student)
         return self._evaluator
 
-    def _training_monitors(self, student: LanguageModel, teacher: LanguageModel) -> dict[TrainingKL, FixedKL]:
-        if self.monitor is None:
-            return {}
-        if Role.HUMAN not in self.monitor.responses:
-            raise DataError(
-                "the monitor has no training responses",
-                hint="write its responses with `References.of(teacher=…, human=True)`",
-            )
-        self.monitor.check_tokenizer("student", student.tokenizer)
-        width = common_width(student.tokenizer.size, student=student.vocab_size, teacher=teacher.vocab_size)
-        writers = {TrainingKL.MONITOR: Role.HUMAN, TrainingKL.FRESH: Role.TEACHER}
-        return {
-            name: FixedKL(self.monitor.sequences(writer), teacher, width)
-            for name, writer in writers.items()
-            if writer in self.monitor.responses
-        }
-
-    def _record(self, state: Any, columns: Mapping[Column, float]) -> None:
-        """One row in our log. The trainer's log gets it without intervals, and what the detectors found."""
-        row = MetricsRow(event="evaluation", step=state.global_step, epoch=state.epoch or 0.0, columns=columns)
-        self._logs["metrics"].append(row.dump())
-        shown = {str(name): value for name, value in columns.items() if not is_bound(str(name))}
-        shown |= self._detect()
+    def _record(self, state: TrainerState, columns: dict[str, float]) -> None:
+        """One row in our log. The values without intervals, and the detectors', go to the trainer's log."""
+        assert self._metrics is not None and self._out is not None
+        step, epoch = state.global_step, state.epoch or 0.0
+        self._metrics.append(MetricsRow(event="evaluation", step=step, epoch=epoch, values=columns).dump())
+        shown = {name: value for name, value in columns.items() if not is_bound(name)}
+        shown |= self._detect(self._out)
         if self.trainer is not None:
             self.trainer.log(shown)
         else:
-            state.log_history.append({**shown, "epoch": state.epoch or 0.0, "step": state.global_step})
+            state.log_history.append({**shown, "epoch": epoch, "step": step})
 
-    def _detect(self) -> dict[str, float]:
-        """The detectors' values, and whether the deciding one raises an alarm; nothing without a proxy."""
-        assert self.out is not None
-        curves = Curves.from_run(self.out)
+    def _detect(self, out: Path) -> dict[str, float]:
+        """The detectors' values, and whether the deciding one has fired; nothing without a proxy."""
+        curves = Curves.from_run(out)
         if not curves.has("proxy"):
             return {}
-        was = self.suspicion
-        self.suspicion = verdict_without_oracle(curves)
-        if self.suspicion.onset_step is not None and (was is None or was.onset_step is None):
+        before, self.suspicion = self.suspicion, verdict_without_oracle(curves)
+        alarm = self.suspicion.onset_step is not None
+        if alarm and (before is None or before.onset_step is None):
             _LOG.warning("thack: %s (%s)", self.suspicion.headline, reasons(self.suspicion)[0])
         values = {found.name.replace(" ", "_"): found.value for found in self.suspicion.detections}
-        alarm = float(self.suspicion.onset_step is not None)
         return {f"detector/{name}": value for name, value in values.items() if value is not None} | {
-            "detector/alarm": alarm
+            "detector/alarm": float(alarm)
         }
 
     def _judge(self, out: Path) -> None:
@@ -230,3 +243,20 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         found = self.verdict or self.suspicion
         if found is not None:
             _LOG.warning("thack: %s · more: thack verdict %s", found.headline, out)
+
+
+def _monitors(monitor: EvalSet, teacher: LanguageModel, student: LanguageModel) -> dict[TrainingKL, FixedKL]:
+    """The distance to the teacher on responses that are trained on, and on others of the teacher's."""
+    if Role.HUMAN not in monitor.responses:
+        raise DataError(
+            "the monitor has no training responses",
+            hint="write its responses with `References.of(teacher=…, human=True)`",
+        )
+    monitor.check_tokenizer("student", student.tokenizer)
+    width = common_width(student.tokenizer.size, student=student.vocab_size, teacher=teacher.vocab_size)
+    writers = {TrainingKL.MONITOR: Role.HUMAN, TrainingKL.FRESH: Role.TEACHER}
+    return {
+        name: FixedKL(monitor.sequences(writer), teacher, width)
+        for name, writer in writers.items()
+        if writer in monitor.responses
+    }

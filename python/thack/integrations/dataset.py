@@ -1,11 +1,10 @@
-"""A cache as what transformers' Trainer takes: a dataset, a collator and a loss.
+"""A cache for transformers' Trainer: a dataset, a collator and a loss.
 
 B sequences, T input positions, N response tokens of the batch, V vocabulary.
 
-The Trainer hands its loss function the model's outputs and the batch's `labels`, and nothing else. So the
-labels carry everything that is known of the response tokens: which rows predict them, and what the teacher
-said there. The gradient is that of thack's own loop: Σ loss / (response tokens of the whole optimizer step),
-for any gradient accumulation and number of ranks.
+The Trainer gives its loss function the model's outputs and the batch's `labels`, and nothing else. So the labels carry
+everything about the response tokens: which rows predict them, and the teacher's target. The gradient is that of thack's
+own loop: Σ loss / (response tokens of the whole optimizer step), for any gradient accumulation and number of ranks.
 """
 
 from __future__ import annotations
@@ -32,9 +31,12 @@ from thack.targets.vocabulary import common_width
 
 
 class CacheDataset(Dataset[TokenSequence]):
-    """The sequences of a cache by number; their targets are read by the collator, a batch at a time.
+    """The sequences of a cache by position; their targets are read by the collator, a batch at a time.
 
-    May be shuffled, sharded over ranks and read by worker processes as any map-style dataset.
+    It may be shuffled, sharded over ranks and read by worker processes like any map-style dataset.
+
+    Args:
+        cache: A cache, or its directory.
     """
 
     def __init__(self, cache: Cache | Path | str) -> None:
@@ -52,10 +54,10 @@ class CacheDataset(Dataset[TokenSequence]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedLabels:
-    """The response tokens of a batch, and what the teacher knew of each.
+    """The response tokens of a batch with the teacher's target.
 
-    Stands where a label tensor would: the Trainer moves it to the device and counts its tokens, as it would
-    count the labels that are not −100.
+    It takes the place of a label tensor: the Trainer moves it to the device and counts its tokens, as it would count
+    labels that are not −100.
     """
 
     rows_N: Tensor  # int64, index into B·T of the logits row that predicts each token
@@ -83,8 +85,13 @@ class CachedLabels:
 class CacheCollator:
     """Sequences of a `CacheDataset` as inputs of `model`, with `CachedLabels`.
 
-    `tokenizer` (thack's, transformers' fast one, or a directory) is needed where the model does not know where it
-    was loaded from. Raises MismatchError for a student whose ids mean other words than the cache's.
+    Args:
+        cache: A cache, or its directory.
+        model: The transformers model that is trained.
+        tokenizer: Where the model does not know its own: thack's, transformers' fast one, or a directory.
+
+    Raises:
+        MismatchError: the student has another tokenizer than the cache.
     """
 
     def __init__(self, cache: Cache | Path | str, model: Any, tokenizer: Any = None) -> None:
@@ -94,26 +101,30 @@ class CacheCollator:
         meta = self.cache.meta
         if meta.tokenizer != student.tokenizer.fingerprint():
             raise MismatchError(
-                "the cache was made for another tokenizer than the student's",
+                "the cache has another tokenizer than the student",
                 details=(f"cache    {meta.tokenizer}", f"student  {student.tokenizer.fingerprint()}"),
-                hint="ids would mean different words: take a cache and a student that share a tokenizer",
+                hint="the same id would be another token: use a cache and a student that share a tokenizer",
             )
         self.width = common_width(student.tokenizer.size, student=student.vocab_size, cache=meta.vocab_size)
         self.pad_id = student.tokenizer.pad_id
         self.start_id = student.start_id
 
-    def __call__(self, sequences: Sequence[TokenSequence]) -> dict[str, Any]:
+    def __call__(self, sequences: Sequence[TokenSequence]) -> dict[str, Tensor | CachedLabels]:
         """input_ids, attention_mask (decoder_input_ids …) and labels."""
         sequences, target = self.cache.targets(cache_positions(sequences))
         batch = Batch.of(sequences)
         rows_N, inputs = hf.inputs_of(batch, self.pad_id, self.start_id)
-        narrowed = crop(target, self.width)
-        labels = CachedLabels(rows_N=rows_N, labels_N=batch.labels_N, target=narrowed, width=self.width)
+        cropped = crop(target, self.width)
+        labels = CachedLabels(rows_N=rows_N, labels_N=batch.labels_N, target=cropped, width=self.width)
         return {**inputs, "labels": labels}
 
 
 class CacheLoss:
-    """A `compute_loss_func`: the divergence that `settings` name from the cached teacher, in nats per token."""
+    """A `compute_loss_func`: the divergence from the cached teacher, in nats per token.
+
+    Args:
+        settings: Which divergence; None: forward KL.
+    """
 
     def __init__(self, settings: LossSettings | None = None) -> None:
         self.settings = settings or LossSettings()

@@ -193,8 +193,8 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, direct
             )
 
 
-def _other_shapes(file: safe_open, trained: Mapping[str, nn.Parameter], saved: set[str]) -> list[str]:
-    """Moments whose shape is not their parameter's."""
+def _other_shapes(file: Any, trained: Mapping[str, nn.Parameter], saved: set[str]) -> list[str]:
+    """Moments whose shape is not their parameter's; `file` is of safetensors, which is not typed here."""
     return [
         key
         for name, parameter in trained.items()

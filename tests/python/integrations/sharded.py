@@ -20,6 +20,7 @@ from thack.config import EvaluationSettings
 from thack.data import Record
 from thack.data.tokenizer import Tokenizer
 from thack.errors import UsageError
+from thack.integrations import CallbackSettings
 
 
 def main(place: Path) -> None:
@@ -35,12 +36,12 @@ def main(place: Path) -> None:
             fully_shard(layer)
         fully_shard(student)
         assert all(isinstance(p, DTensor) for p in student.parameters())
-    settings = EvaluationSettings(student_samples=False, bootstrap=20)
+    evaluation = EvaluationSettings(student_samples=False, bootstrap=20)
+    settings = CallbackSettings(evaluation=evaluation, stop_on_alarm=True)
+    models = {"teacher": references.teacher, "oracle": references.oracle, "tokenizer": tokenizer}
     state = transformers.TrainerState(is_world_process_zero=first)
     control, args = transformers.TrainerControl(), type("Arguments", (), {"output_dir": str(place)})()
-    callback = HackingCallback(
-        eval_set, references, every=1, tokenizer=tokenizer, settings=settings, stop_on_alarm=True
-    )
+    callback = HackingCallback(eval_set, every=1, settings=settings, **models)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
     student.train()
     callback.on_train_begin(args, state, control, model=student)
@@ -53,7 +54,7 @@ def main(place: Path) -> None:
         callback.on_step_end(args, state, control, model=student)
     callback.on_train_end(args, state, control, model=student)
     if place.name == "sharded":
-        sampling = HackingCallback(eval_set, references, tokenizer=tokenizer, settings=EvaluationSettings())
+        sampling = HackingCallback(eval_set, settings=CallbackSettings(evaluation=EvaluationSettings()), **models)
         try:
             sampling.on_train_begin(args, state, control, model=student)
         except UsageError as error:

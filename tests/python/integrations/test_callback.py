@@ -20,6 +20,7 @@ from thack.data.tokenizer import Tokenizer
 from thack.detection import Curves
 from thack.errors import DataError, MismatchError, UsageError
 from thack.evaluation import References, evaluate
+from thack.integrations import CallbackSettings
 from thack.integrations import callback as module
 from thack.runtime import runlog
 from thack.schema.verdict import Margins
@@ -28,7 +29,8 @@ from .small import arguments, llama
 
 PROXY = "proxy/forward_kl/reference_sampled/token_mean"
 GOLDEN = PROXY.replace("proxy", "golden")
-SETTINGS = EvaluationSettings(student_samples=False, bootstrap=20)
+EVALUATION = EvaluationSettings(student_samples=False, bootstrap=20)
+SETTINGS = CallbackSettings(evaluation=EVALUATION)
 
 
 class PairedData(torch.utils.data.Dataset[dict[str, Any]]):
@@ -52,8 +54,7 @@ def train(path: Path, student: Any, callbacks: list[Any], **options: Any) -> Any
 
 @pytest.fixture
 def callback(eval_set: EvalSet, tokenizer: Tokenizer) -> HackingCallback:
-    references = References.of(teacher=llama(8), oracle=llama(7), tokenizer=tokenizer)
-    return HackingCallback(eval_set, references, every=2, tokenizer=tokenizer, settings=SETTINGS)
+    return HackingCallback(eval_set, teacher=llama(8), oracle=llama(7), every=2, tokenizer=tokenizer, settings=SETTINGS)
 
 
 def test_training_is_undisturbed(callback: HackingCallback, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_columns_are_those_of_evaluate(
     trainer = train(tmp_path, student, [callback])
     rows = [row for row in trainer.state.log_history if PROXY in row]
     assert [row["step"] for row in rows] == [0, 2, 4]
-    expected = evaluate(student.eval(), eval_set, callback.references, tokenizer=tokenizer, settings=SETTINGS).named()
+    expected = evaluate(student.eval(), eval_set, callback.references, tokenizer=tokenizer, settings=EVALUATION).named()
     shown = {name for name in expected if not name.endswith(("/low", "/high"))}
     assert shown <= rows[-1].keys()
     assert {name.split("/")[0] for name in shown} == {
@@ -132,14 +133,15 @@ def test_a_monitor_lets_the_detector_compare(
     references = References.of(teacher=llama(8), tokenizer=tokenizer)
     trained = replace(references, human=True)
     monitor = EvalSet.from_records(records[:4]).with_responses(trained, max_new_tokens=8)
-    common = {"tokenizer": tokenizer, "settings": SETTINGS}
-    callback = HackingCallback(eval_set, references, every=2, monitor=monitor, stop_on_alarm=True, **common)
+    settings = replace(SETTINGS, stop_on_alarm=True)
+    common = {"teacher": references.teacher, "tokenizer": tokenizer, "settings": settings}
+    callback = HackingCallback(eval_set, every=2, monitor=monitor, **common)
     train(tmp_path, llama(1), [callback])
     curves = Curves.from_run(tmp_path / "thack")
     assert len(curves.of("monitor")) == len(curves.of("fresh")) == 3
     assert curves.column_of["golden"].startswith("human/")
     bare = EvalSet.from_records(records[:4]).with_responses(references, max_new_tokens=8)
-    lame = HackingCallback(eval_set, references, monitor=bare, **common)
+    lame = HackingCallback(eval_set, monitor=bare, **common)
     with pytest.raises(DataError, match="the monitor has no training responses"):
         train(tmp_path / "b", llama(1), [lame])
 
@@ -162,14 +164,13 @@ def test_the_trainers_trackers_get_the_columns(callback: HackingCallback, tmp_pa
 
 def test_mistakes_are_reported_before_the_first_step(eval_set: EvalSet, tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="every = 0"):
-        HackingCallback(eval_set, References(human=True), every=0)
+        HackingCallback(eval_set, every=0)
     with pytest.raises(UsageError, match="compares the student with its teacher"):
-        HackingCallback(eval_set, References(human=True), monitor=eval_set)
+        HackingCallback(eval_set, monitor=eval_set)
     with pytest.raises(UsageError, match="does not know its tokenizer"):
-        References.of(teacher=llama(8))
+        HackingCallback(eval_set, teacher=llama(8))
     with pytest.raises(MismatchError, match="written by another model"):
-        references = References.of(teacher=llama(9), tokenizer=tokenizer)
-        train(tmp_path / "b", llama(1), [HackingCallback(eval_set, references, tokenizer=tokenizer)])
+        train(tmp_path / "b", llama(1), [HackingCallback(eval_set, teacher=llama(9), tokenizer=tokenizer)])
 
 
 def test_a_resumed_run_writes_each_row_once(callback: HackingCallback, tmp_path: Path) -> None:
@@ -188,12 +189,12 @@ def test_a_resumed_run_writes_each_row_once(callback: HackingCallback, tmp_path:
         assert [row["step"] for row in rows if row.get("event") != "train"] == [0, 2, 4, 6], name
 
 
-def test_the_example_runs(callback: HackingCallback, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_the_example_runs(tokenizer: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "held_out.jsonl").write_text('{"prompt": "def f(x)"}\n{"prompt": "def g(x)"}\n')
     trainer = transformers.Trainer(model=llama(1), args=arguments(tmp_path), train_dataset=PairedData())
-    values = {"held_out": tmp_path / "held_out.jsonl", "references": callback.references}
+    values = {"held_out": tmp_path / "held_out.jsonl", "teacher": llama(8)}
     values |= {"trainer": trainer, "tokenizer": tokenizer}
     found = doctest.testmod(module, extraglobs=values)
-    assert found.attempted == 2 and not found.failed
+    assert found.attempted == 3 and not found.failed
     trainer.train()
     assert (tmp_path / "thack" / "metrics.jsonl").is_file()

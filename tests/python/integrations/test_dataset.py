@@ -124,5 +124,5 @@ def test_their_evaluation_with_a_worker_is_the_mean_over_tokens(
 
 def test_a_student_of_other_words_is_refused(cache: Cache) -> None:
     stranger = Tokenizer.train(["quite another text"] * 3, 264)
-    with pytest.raises(MismatchError, match="made for another tokenizer"):
+    with pytest.raises(MismatchError, match="has another tokenizer than the student"):
         CacheCollator(cache, llama(1), stranger)

@@ -33,7 +33,7 @@ args = GKDConfig(output_dir=str(place / "out"), max_steps=4, per_device_train_ba
                  logging_steps=1, disable_tqdm=True, gradient_checkpointing=False)
 trainer = GKDTrainer(model=student, teacher_model=teacher, args=args, processing_class=tokenizer,
                      train_dataset=Dataset.from_list(turns),
-                     callbacks=[HackingCallback(eval_set, references, every=2)])
+                     callbacks=[HackingCallback(eval_set, teacher=teacher, oracle=judge, every=2)])
 trainer.train()
 rows = [row for row in trainer.state.log_history if any(key.startswith("golden/") for key in row)]
 print(json.dumps({"steps": [row["step"] for row in rows], "columns": sorted(rows[-1])}))

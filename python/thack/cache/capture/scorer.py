@@ -11,6 +11,7 @@ from torch import Tensor
 
 from thack.cache.format.plan import CachePlan
 from thack.config import CacheSettings
+from thack.data.batching import by_length
 from thack.data.sequence import TokenSequence
 from thack.errors import ModelError
 from thack.generation.sampler import GenerationRequest, respond
@@ -51,10 +52,7 @@ class Scorer:
 
         `sequences` are in ascending order of position, and sequences of equal length stay in it.
         """
-        ordered = sorted(sequences, key=lambda s: -len(s.prompt_ids) - len(s.response_ids))
-        size = self._plan.batch_size
-        for start in range(0, len(ordered), size):
-            yield ordered[start : start + size]
+        return by_length(sequences, self._plan.batch_size, longest_first=True)
 
     def score(self, sequences: Sequence[TokenSequence]) -> Scored:
         """Run the teacher on one batch and select its targets. They are on the CPU, pinned if copied from a GPU."""

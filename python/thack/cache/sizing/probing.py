@@ -14,6 +14,7 @@ from thack.cache.capture.preparation import load_teacher, make_plan, read_data, 
 from thack.cache.capture.scorer import Scorer
 from thack.cache.format.layout import bytes_per_token
 from thack.config import CacheSettings
+from thack.data.batching import by_length
 from thack.data.sequence import TokenSequence
 from thack.errors import UsageError
 from thack.models.batch import Batch
@@ -113,12 +114,11 @@ def recommend(costs: Sequence[TargetCost], epochs: int, vocab_size: int) -> Reco
 
 def _score(teacher: LanguageModel, sequences: Sequence[TokenSequence], settings: CacheSettings) -> Tensor:
     """log p of every response token's distribution, in the precision of a capture."""
-    precision, size = inference_precision(teacher, settings.dtype), settings.batch_size
-    ordered = sorted(sequences, key=lambda s: len(s.prompt_ids) + len(s.response_ids))
+    precision = inference_precision(teacher, settings.dtype)
     found = []
     with evaluating(teacher), torch.inference_mode():
-        for start in range(0, len(ordered), size):
-            batch = Batch.of(ordered[start : start + size], teacher.device)
+        for part in by_length(sequences, settings.batch_size):
+            batch = Batch.of(part, teacher.device)
             with precision.autocast(teacher):
                 logits_NV = teacher(batch)
             found.append(log_probs(logits_NV, teacher.vocab_size).cpu())
