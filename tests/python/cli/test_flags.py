@@ -70,6 +70,7 @@ def another(kind: Any, default: Any) -> tuple[str, Any]:
 def test_a_flag_sets_its_key_and_nothing_else(name: str, flag: Flag, cls: type[Any], run: Run) -> None:
     setting = {one.key: one for one in describe(cls)}[flag.key]
     before = settings(run, name)
+    expected: Any
     if setting.field.type is bool:
         after, expected = settings(run, name, flag.flag), True
     elif flag.parse is not None:

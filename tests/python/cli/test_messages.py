@@ -65,7 +65,7 @@ def test_no_message_outside_the_command_line_names_a_flag() -> None:
     root = Path(thack.__file__).parent
     other = {("runtime", "environment.py"), ("reporting", "page.py")}
     found = [
-        f"{path.relative_to(root)}:{text.lineno}: {text.value}"
+        f"{path.relative_to(root)}:{text.lineno}: {text.value!r}"
         for path in sorted(root.rglob("*.py"))
         if path.relative_to(root).parts[0] not in ("cli", "slurm") and path.relative_to(root).parts not in other
         for text in _texts(ast.parse(path.read_text()))
