@@ -18,7 +18,7 @@ from thack.files import flattened, read_json
 from thack.runtime import runlog
 from thack.runtime.status import read_status
 from thack.schema.experiment import SUMMARY_FILE, RunLabel, RunLabels
-from thack.schema.run import Status
+from thack.schema.run import Manifest, Status
 
 _SEED = re.compile(r"^(?P<arm>.*?)[-_./ ]*seed[-_ ]?(?P<seed>\d+)$")
 COSTS = {
@@ -189,7 +189,7 @@ def read_run(path: Path, label: RunLabel | None, margins: Margins | None) -> Jud
         verdict=verdict(curves, margins),
         suspicion=verdict_without_oracle(curves),
         config=_config(directory / "config.toml"),
-        environment=_json(directory / "environment.json"),
+        environment={**_json(directory / "environment.json"), **_precisions(directory / "manifest.json")},
         examples=_examples(directory / "examples.jsonl"),
         status=read_status(directory),
     )
@@ -211,6 +211,15 @@ def _config(path: Path) -> dict[str, object]:
 def _json(path: Path) -> dict[str, object]:
     found = read_json(path) if path.is_file() else {}
     return flattened(found) if isinstance(found, dict) else {}
+
+
+def _precisions(path: Path) -> dict[str, object]:
+    """Number format of each model's products; none where the manifest is not a run's of this version."""
+    with suppress(DataError):
+        if path.is_file():
+            found = Manifest.parse(read_json(path), str(path)).facts.precision
+            return {f"precision.{role}": text for role, text in found.items()}
+    return {}
 
 
 def _examples(path: Path) -> tuple[Mapping[str, str], ...]:

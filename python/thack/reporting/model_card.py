@@ -68,6 +68,7 @@ def _origin(facts: RunFacts, settings: DistillSettings) -> str:
         f"- responses: {settings.source.kind}, {facts.sequences} sequences",
     ]
     lines += [f"- {role}'s fingerprint: `{value}`" for role, value in facts.models.items() if role != "student"]
+    lines += [f"- precision of {role}: {text}" for role, text in facts.precision.items()]
     return "A student that thack distilled from its teacher.\n\n" + "\n".join(lines)
 
 

@@ -49,6 +49,16 @@ class Models:
             compared_ids=self.width,
         )
 
+    def precisions(self, student: Precision, *, evaluates: bool) -> dict[str, str]:
+        """Number format of each model's products, decided for each, and of the teacher's when a cache was written."""
+        found = {"student": str(student)}
+        if self.teacher is not None:
+            found["teacher"] = str(self.precision)
+        if self.cache is not None:
+            plan = self.cache.plan
+            found["cache"] = "unknown (imported)" if plan.device == "none" else plan.dtype
+        return found | ({"evaluation": FLOAT32.name} if evaluates else {})
+
 
 def load_models(
     settings: DistillSettings, checkpoint: Path | None, device: torch.device, group: ProcessGroup

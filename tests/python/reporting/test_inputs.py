@@ -14,6 +14,7 @@ from thack.errors import DataError, UsageError
 from thack.reporting.inputs import ArmRuns, golden_column, load, read_run, typed
 from thack.schema.experiment import RunLabel
 from thack.schema.metrics import GOLDEN
+from thack.schema.run import Manifest, RunFacts
 
 FAST = Margins(resamples=100)
 
@@ -59,6 +60,16 @@ def test_settings_environment_and_status_are_read(tmp_path: Path) -> None:
         (path / name).unlink()
     bare = read_run(path, None, FAST)
     assert (bare.config, bare.environment, bare.status) == ({}, {}, None)
+
+
+def test_the_precision_of_each_model_is_part_of_the_environment(tmp_path: Path) -> None:
+    path = small(tmp_path / "run")
+    facts = RunFacts(models={}, precision={"student": "float32 (asked for)", "cache": "bfloat16"})
+    (path / "manifest.json").write_text(json.dumps(Manifest(command="distill", facts=facts).dump()))
+    found = read_run(path, None, FAST).environment
+    assert found["precision.student"] == "float32 (asked for)" and found["precision.cache"] == "bfloat16"
+    (path / "manifest.json").write_text('{"kind": "of another program"}')
+    assert "precision.student" not in read_run(path, None, FAST).environment
 
 
 def test_at_most_twelve_examples_and_only_their_texts(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def run(tmp_path: Path) -> Path:
         models={"student": "sha256:1", "teacher": "sha256:2"},
         origins={"student": "org/small@0123", "teacher": "./big"},
         sequences=7,
+        precision={"teacher": "bfloat16 (asked for)"},
     )
     (path / "manifest.json").write_text(json.dumps(Manifest(command="distill", facts=facts).dump()))
     with RunLog(path / "metrics.jsonl") as log:
@@ -43,7 +44,15 @@ def test_before_and_after_the_verdict(run: Path) -> None:
     assert card is not None
     text = card.read_text()
     assert text.startswith("---\nlibrary_name: transformers\n") and "base_model: org/small\n" in text
-    for word in ("# mine", "`./big`", "jsd", "offline, 7 sequences", "Not judged yet", "AutoModelForSeq2SeqLM"):
+    for word in (
+        "# mine",
+        "`./big`",
+        "jsd",
+        "offline, 7 sequences",
+        "teacher: bfloat16 (asked for)",
+        "Not judged yet",
+        "AutoModelForSeq2SeqLM",
+    ):
         assert word in text
     found = api.verdict(run)
     text = card.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +23,19 @@ from thack.config import (
     TargetSettings,
 )
 from thack.data.sequence import TokenSequence
+from thack.evaluation.eval_set import EvalSet
+from thack.evaluation.references import References
 from thack.files import read_json
 from thack.generation import respond
 from thack.generation.run import run_generate
 from thack.generation.sources import Online
 from thack.models.batch import Batch
+from thack.models.load import load_model
+from thack.runtime import device
 from thack.runtime.process_group import ALONE
-from thack.runtime.progress import SILENT
+from thack.runtime.progress import SILENT, Task
+from thack.schema.generation import ResponsesManifest
+from thack.schema.metrics import Role
 from thack.schema.run import Manifest
 from thack.targets import DenseTarget
 from thack.training import run_distill
@@ -37,8 +44,22 @@ from thack.training.distill import prepare_distill
 from thack.training.guarded_data import GuardedData
 from thack.training.run_directory import RunDirectory
 
-from .small import rows
+from .small import model, rows
 from .world import DATA, build_world, distill_settings
+
+
+class Notes:
+    """A progress that keeps its notes."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def task(self, name: str, total: float | None, unit: str = "") -> AbstractContextManager[Task]:
+        return SILENT.task(name, total, unit)
+
+    def note(self, message: str) -> None:
+        self.lines.append(message)
+
 
 BOTH: list[DTypeName] = ["float32", "bfloat16"]
 
@@ -126,6 +147,37 @@ def test_live_targets_are_those_of_a_cache(world: Path, tmp_path: Path, dtype: D
     settings = replace(settings, loss=replace(settings.loss, fused=fused))
     found = target(training_data(settings), list(sequences))
     torch.testing.assert_close(found, cached.log_probs_NV, rtol=1e-5, atol=1e-5)
+
+
+def test_each_model_has_a_precision_of_its_own(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The live teacher's does not depend on the student's width; the run prints and records all of them."""
+    monkeypatch.setattr(device, "fast_bf16_flag", lambda: "amx_bf16")
+    monkeypatch.setattr(device, "bf16_speedup", lambda: 10.0)
+    wide = tmp_path / "wide"
+    model(seed=2, width=128).save(wide)
+    settings = live(world, tmp_path / "run", "auto", teacher=str(wide), oracle="", eval_data="", steps=1)
+    notes = Notes()
+    run = run_distill(settings, notes).path
+    facts = Manifest.parse(read_json(run / "manifest.json")).facts
+    assert facts.precision["student"].startswith("float32 (bfloat16 gains nothing at width 16)")
+    assert facts.precision["teacher"].startswith("bfloat16 ")
+    line = next(line for line in notes.lines if line.startswith("precision: "))
+    assert all(f"{role} {text}" in line for role, text in facts.precision.items())
+
+
+def test_every_command_names_a_directory_by_one_fingerprint(world: Path, tmp_path: Path) -> None:
+    """`generate` runs in bfloat16 with rounded weights: it is the same teacher."""
+    written(world, tmp_path / "responses", "bfloat16")
+    cache = captured(world, tmp_path / "cache", "bfloat16")
+    run = run_distill(live(world, tmp_path / "run", "bfloat16", steps=1)).path
+    prompts = EvalSet.from_jsonl(world / "prompts.jsonl").with_responses(
+        References.of(teacher=world / "teacher"), max_new_tokens=7
+    )
+    expected = load_model(world / "teacher").fingerprint()
+    assert ResponsesManifest.parse(read_json(tmp_path / "responses" / "manifest.json")).facts.model == expected
+    assert cache.meta.teacher == expected
+    assert Manifest.parse(read_json(run / "manifest.json")).facts.models["teacher"] == expected
+    assert prompts.origin.writers[Role.TEACHER] == expected
 
 
 def test_a_run_names_the_teachers_precision_and_evaluates_in_float32(world: Path, tmp_path: Path) -> None:
