@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from thack.cache.capture.job import capture
 from thack.cache.capture.preparation import prepare_directory, prepare_job
 from thack.cache.capture.scorer import Scorer
 from thack.config import CacheSettings, LossSettings, OptimizerSettings, SamplingSettings
+from thack.data.eos import Ends
 from thack.data.sequence import TokenSequence
 from thack.generation.sampler import GenerationRequest, generate
 from thack.losses import cross_entropy
@@ -44,7 +45,7 @@ class Ids:
     size: int
     pad_id: int = 0
     eos_id: int = 1
-    stop_ids: frozenset[int] = frozenset({1})
+    ends: Ends = field(default_factory=lambda: Ends(eos=1))
 
     def fingerprint(self) -> str:
         return f"sha256:{self.size} ids"

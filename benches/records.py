@@ -24,7 +24,8 @@ from harness import Measurement, Target, at_most, ratio
 from thack import kernels
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.records import decode, encode
-from thack.data.sequence import TokenSequence
+from thack.config import DataSettings
+from thack.data.prepare import prepare
 from thack.data.stdlib import stdlib_records
 from thack.models.batch import Batch
 from thack.models.load import load_model
@@ -157,14 +158,9 @@ def teacher_rows(rows: int = 512) -> Tensor | None:
         print(f"SKIPPED demo teacher: no teacher under {run}; run make demo, or set THACK_DEMO", file=sys.stderr)
         return None
     teacher = load_model(found[-1])
-    sequences: list[TokenSequence] = []
-    for record in stdlib_records()[-400:]:
-        prompt, response = teacher.tokenizer.encode_pair(record.prompt, record.response)
-        if response is not None and len(prompt) <= 24 and len(response) <= 28:
-            one = TokenSequence(
-                example=len(sequences), prompt_id=str(len(sequences)), prompt_ids=prompt, response_ids=response
-            )
-            sequences.append(one)
+    settings, records = DataSettings(max_prompt_tokens=24), stdlib_records()[-400:]
+    found = prepare(settings, teacher.tokenizer, need_response=True, records=records).sequences
+    sequences = [s for s in found if len(s.response_ids) <= 28]
     with torch.inference_mode():
         z = teacher(Batch.of(sequences)).float()
     return z[torch.from_numpy(np.random.default_rng(0).permutation(len(z))[:rows])].clone()

@@ -21,16 +21,35 @@ class DataSettings:
     """Prompts, with responses where a command needs them."""
 
     path: Annotated[
-        str, Help("JSONL or Parquet with prompt and optional response, or a directory written by generate")
+        str, Help("JSONL, JSON, Parquet or Arrow file of prompts, pairs or conversations, or what generate wrote")
     ] = ""
     max_prompt_tokens: Annotated[int, AtLeast(1), Help("longer prompts are dropped or cut, see on_long")] = 1024
     max_response_tokens: Annotated[
-        int, AtLeast(1), Help("longer responses are cut, and lose their end-of-response token")
-    ] = 128
+        int,
+        AtLeast(0),
+        Help("longer responses are cut, and lose their end (0 = 1024 for conversations and raw texts, 128 for others)"),
+    ] = 0
     on_long: Annotated[Literal["drop", "cut"], Help("what happens to a prompt longer than its maximum")] = "drop"
     on_bad_line: Annotated[
         Literal["stop", "skip"], Help("unreadable lines: stop and name the line, or skip and count")
     ] = "stop"
+    train_on: Annotated[
+        Literal["last", "all", "marked"],
+        Help("turns of the assistant that are trained: the last, all, or those with train = true or weight = 1"),
+    ] = "last"
+    end: Annotated[str, Help("token that ends a response, such as <|im_end|>; empty: the tokenizer's EOS")] = ""
+    chat_template: Annotated[
+        str, Help("name of one of the tokenizer's chat templates, or a .jinja file; empty: its default one")
+    ] = ""
+    template_variables: Annotated[
+        str, Help('variables of the chat template as JSON, such as {"enable_thinking": false}')
+    ] = ""
+    date: Annotated[
+        str, Help("what a chat template takes for today, such as 2026-11-29; empty: the day of the first use, recorded")
+    ] = ""
+    control_tokens: Annotated[
+        Literal["control", "text"], Help("what a control token that is written out in the data becomes")
+    ] = "control"
     limit: Annotated[int, AtLeast(0), Help("maximum number of prompts (0 = no limit)")] = 0
 
 

@@ -1,177 +1,168 @@
-"""Records as token sequences: encoded, checked against the vocabulary, cut to their maximum, all of it counted."""
+"""Records as token ids: a prompt, or a prompt with what is trained behind it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
-from thack.config import DataSettings
-from thack.data import Record, read_records
-from thack.data.sequence import TokenSequence
-from thack.data.store import read_manifest
+from thack.data.chat import ChatEncoder, Pair, RenderedTurn, TrainOn, trained_turns
+from thack.data.control_tokens import encode_inside, encode_text
+from thack.data.eos import cut
+from thack.data.raw_text import pieces
+from thack.data.records import Conversation, Record
+from thack.data.template import TemplateRefusal
 from thack.data.tokenizer import Tokenizer
-from thack.errors import DataError, MismatchError
+from thack.errors import DataError
+
+Found = TypeVar("Found")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What happened to the data on its way in."""
+class RecordEncoder:
+    """Encodes the records of one data set.
 
-    records: int
-    kept: int
-    dropped_prompts: int  # longer than max_prompt_tokens, or empty once encoded
-    cut_prompts: int
-    cut_responses: int  # longer than max_response_tokens: without EOS now
-    without_response: int
-    skipped_lines: tuple[str, ...]
-
-    def __str__(self) -> str:
-        counts = {
-            "prompts too long, dropped": self.dropped_prompts,
-            "prompts cut": self.cut_prompts,
-            "responses cut": self.cut_responses,
-            "without response, dropped": self.without_response,
-            "unreadable lines skipped": len(self.skipped_lines),
-        }
-        parts = [
-            f"{self.kept:,} of {self.records:,} records",
-            *(f"{n:,} {what}" for what, n in counts.items() if n),
-        ]
-        return " · ".join([*parts, *(f"skipped {line}" for line in self.skipped_lines[:3])])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """Sequences in the data's order, `example` counting them; without responses they are prompts alone."""
-
-    sequences: list[TokenSequence]
-    report: Report
-
-
-def prepare(
-    settings: DataSettings,
-    tokenizer: Tokenizer,
-    *,
-    need_response: bool,
-    records: Sequence[Record] | None = None,
-) -> Prepared:
-    """Encode `records`, or those of settings.path.
-
-    With `need_response`, records without one are dropped. Without it only prompts are kept, each once, and
-    responses are left empty.
+    Args:
+        tokenizer: with the options of the data set.
+        train_on: which turns of a conversation are trained.
+        text_tokens: longest piece of a raw text, in tokens.
     """
-    skipped: list[str] = []
-    if records is None:
-        _check_written_for(Path(settings.path), tokenizer)
-        records = read_records(Path(settings.path), settings.on_bad_line, skipped=skipped)
-    taken = _first(records, settings.limit, one_each=not need_response)
-    prompts = encode_prompts(taken, tokenizer)
-    responses = _responses(taken, tokenizer) if need_response else [None] * len(taken)
-    counts = {"dropped": 0, "cut": 0, "cut_responses": 0, "missing": 0}
-    sequences: list[TokenSequence] = []
-    for record, prompt, response in zip(taken, prompts, responses, strict=True):
-        fitted = _fit_prompt(prompt, settings, counts)
-        if fitted is None:
-            continue
-        if need_response and (response is None or len(response) == 0):
-            counts["missing"] += 1
-            continue
-        ids = np.empty(0, dtype=np.int32) if response is None else response
-        if len(ids) > settings.max_response_tokens:
-            counts["cut_responses"] += 1
-            ids = ids[: settings.max_response_tokens]
-        sequences.append(
-            TokenSequence(
-                example=len(sequences),
-                prompt_id=record.prompt_id,
-                prompt_ids=fitted,
-                response_ids=ids,
-                sample=record.sample,
+
+    def __init__(self, tokenizer: Tokenizer, *, train_on: TrainOn = "last", text_tokens: int = 1024) -> None:
+        self._tokenizer = tokenizer
+        self._chat = ChatEncoder(tokenizer)
+        self._train_on = train_on
+        self._text_tokens = text_tokens
+
+    def prompts(self, records: Sequence[Record]) -> list[np.ndarray | TemplateRefusal]:
+        """int32 ids of every prompt, as a model continues it; a refusal where the template does not accept one."""
+        for record in records:
+            if record.is_text:
+                raise DataError(f"{record.name}: a raw `text` has no prompt", hint="give `prompt` or `messages`")
+        texts = [record.prompt for record in records if record.conversation is None]
+        ids = iter(self._text_prompts(texts))
+        rendered = [self._rendered_prompt(r.conversation) for r in records if r.conversation is not None]
+        chats = iter(_fill(rendered, self._chat.encode))
+        return [next(ids if record.conversation is None else chats) for record in records]
+
+    def pairs(self, records: Sequence[Record]) -> list[list[Pair] | TemplateRefusal]:
+        """What is trained of every record: none where it has no response, several of several turns or pieces.
+
+        Raises:
+            DataError: response ids beyond the vocabulary.
+        """
+        found: dict[int, list[Pair] | TemplateRefusal] = {}
+        given = [i for i, record in enumerate(records) if record.response_ids is not None]
+        for i, prompt in zip(given, self.prompts([records[i] for i in given]), strict=True):
+            found[i] = prompt if isinstance(prompt, TemplateRefusal) else [Pair(prompt, self._checked(records[i]))]
+        rest = [i for i in range(len(records)) if i not in found]
+        chats = [i for i in rest if records[i].conversation is not None]
+        found |= zip(chats, self._turns([records[i] for i in chats]), strict=True)
+        texts = [i for i in rest if records[i].is_text]
+        found |= zip(texts, (self._raw(records[i]) for i in texts), strict=True)
+        plain = [i for i in rest if records[i].conversation is None and not records[i].is_text]
+        found |= zip(plain, self._plain([records[i] for i in plain]), strict=True)
+        return [found[i] for i in range(len(records))]
+
+    def _rendered_prompt(self, conversation: Conversation) -> str | TemplateRefusal:
+        try:
+            return self._chat.render_prompt(conversation.until(conversation.num_prompt_turns))
+        except TemplateRefusal as refusal:
+            return refusal
+
+    def _text_prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [self._tokenizer.as_prompt(ids) for ids in encode_text(self._tokenizer, texts)]
+
+    def _plain(self, records: Sequence[Record]) -> list[list[Pair]]:
+        """Pairs of texts, each response encoded behind its prompt and closed by an end."""
+        ends = self._tokenizer.ends
+        prompts = encode_text(self._tokenizer, [record.prompt for record in records])
+        responses = self._behind(records, prompts)
+        return [
+            [Pair(self._tokenizer.as_prompt(prompt), ends.close(response))] if record.response else []
+            for record, prompt, response in zip(records, prompts, responses, strict=True)
+        ]
+
+    def _behind(self, records: Sequence[Record], prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Ids of the responses, as they stand behind their prompts. An encoder-decoder's begin a text of their own."""
+        tokenizer = self._tokenizer
+        texts = [record.response or "" for record in records]
+        if tokenizer.facts.encoder_decoder:
+            return encode_text(tokenizer, texts)
+        wholes = encode_text(tokenizer, [r.prompt + text for r, text in zip(records, texts, strict=True)])
+        return [
+            whole[len(prompt) :] if np.array_equal(whole[: len(prompt)], prompt) else encode_inside(tokenizer, text)
+            for whole, prompt, text in zip(wholes, prompts, texts, strict=True)
+        ]
+
+    def _raw(self, record: Record) -> list[Pair]:
+        return pieces(record.response or "", self._tokenizer, self._text_tokens)
+
+    def _turns(self, records: Sequence[Record]) -> list[list[Pair] | TemplateRefusal]:
+        rendered = [self._rendered_turns(record) for record in records]
+        flat = [turn for turns in rendered if not isinstance(turns, TemplateRefusal) for turn in turns]
+        encoded = iter(self._chat.encode_turns(flat))
+        found: list[list[Pair] | TemplateRefusal] = []
+        for turns in rendered:
+            if isinstance(turns, TemplateRefusal):
+                found.append(turns)
+            else:
+                pairs = [next(encoded) for _ in turns]
+                found.append([pair for pair in pairs if len(pair.response_ids)])
+        return found
+
+    def _rendered_turns(self, record: Record) -> list[RenderedTurn] | TemplateRefusal:
+        conversation = record.conversation
+        assert conversation is not None
+        try:
+            chosen = trained_turns(conversation, self._train_on)
+            if self._train_on == "last" and not record.response:
+                chosen = []  # the assistant says nothing
+            return [self._chat.render_turn(conversation.until(turn + 1)) for turn in chosen]
+        except TemplateRefusal as refusal:
+            return refusal
+
+    def _checked(self, record: Record) -> np.ndarray:
+        """Ids that a model wrote are kept as they are: decoding and encoding again would change them."""
+        ids = np.asarray(record.response_ids, dtype=np.int32)
+        if len(ids) and int(ids.max()) >= self._tokenizer.size:
+            raise DataError(
+                f"prompt {record.prompt_id}: response id {int(ids.max())} is beyond the vocabulary",
+                details=[f"the tokenizer has {self._tokenizer.size:,} ids"],
+                hint="were these ids written with another tokenizer? give `response` as text instead",
             )
-        )
-    report = Report(
-        records=len(taken),
-        kept=len(sequences),
-        dropped_prompts=counts["dropped"],
-        cut_prompts=counts["cut"],
-        cut_responses=counts["cut_responses"],
-        without_response=counts["missing"],
-        skipped_lines=tuple(skipped),
-    )
-    if not sequences:
-        raise DataError(
-            f"{settings.path or 'the data'} leaves nothing to work on",
-            details=[str(report)],
-            hint="raise `data.max_prompt_tokens`, or give responses",
-        )
-    return Prepared(sequences=sequences, report=report)
+        return ids
 
 
-def _first(records: Sequence[Record], limit: int, *, one_each: bool) -> list[Record]:
-    """The records of the first `limit` prompts; with `one_each`, the first record of every prompt."""
-    seen: set[str] = set()
-    taken = []
-    for record in records:
-        is_new = record.prompt_id not in seen
-        if is_new and limit and len(seen) == limit:
-            continue
-        seen.add(record.prompt_id)
-        if is_new or not one_each:
-            taken.append(record)
-    return taken
+def _fill(
+    texts: Sequence[str | TemplateRefusal], encode: Callable[[Sequence[str]], list[np.ndarray]]
+) -> list[np.ndarray | TemplateRefusal]:
+    """Ids of the texts in one call; refusals stay where they are."""
+    ids = iter(encode([text for text in texts if isinstance(text, str)]))
+    return [next(ids) if isinstance(text, str) else text for text in texts]
 
 
 def encode_prompts(records: Sequence[Record], tokenizer: Tokenizer) -> list[np.ndarray]:
-    """Ids of every prompt: of a text with the tokenizer's special tokens, of a conversation with its template's."""
-    texts = iter(tokenizer.encode_batch([r.prompt for r in records if r.messages is None], special=True))
-    talks = iter(tokenizer.encode_conversations([r.messages for r in records if r.messages is not None]))
-    return [next(texts if r.messages is None else talks) for r in records]
+    """int32 ids of every prompt: of a text with the tokenizer's BOS, of a conversation with its template's tokens.
+
+    Raises:
+        DataError: the template does not accept a conversation.
+    """
+    return [_accepted(*each) for each in zip(records, RecordEncoder(tokenizer).prompts(records), strict=True)]
 
 
-def _responses(records: Sequence[Record], tokenizer: Tokenizer) -> list[np.ndarray | None]:
-    """Ids that a model wrote are kept as they are: decoding and encoding again would change them."""
-    texts = tokenizer.encode_batch([record.response or "" for record in records])
-    eos = np.asarray([tokenizer.eos_id], dtype=np.int32)
-    found: list[np.ndarray | None] = []
-    for record, text_ids in zip(records, texts, strict=True):
-        if record.response_ids is not None:
-            found.append(_checked(record, tokenizer))
-        else:
-            found.append(np.concatenate([text_ids, eos]) if record.response else None)
+def encode_references(records: Sequence[Record], tokenizer: Tokenizer, maximum: int) -> list[np.ndarray | None]:
+    """int32 ids of the response of every record, at most `maximum`; None where there is none.
+
+    Raises:
+        DataError: the template does not accept a conversation.
+    """
+    encoded = RecordEncoder(tokenizer).pairs(records)
+    found = [_accepted(*each) for each in zip(records, encoded, strict=True)]
+    return [cut(pairs[0].response_ids, maximum) if pairs else None for pairs in found]
+
+
+def _accepted(record: Record, found: Found | TemplateRefusal) -> Found:
+    if isinstance(found, TemplateRefusal):
+        raise DataError(f"{record.name}: {found}", hint="take it out of the data")
     return found
-
-
-def _checked(record: Record, tokenizer: Tokenizer) -> np.ndarray:
-    ids = np.asarray(record.response_ids, dtype=np.int32)
-    if len(ids) and int(ids.max()) >= tokenizer.size:
-        raise DataError(
-            f"prompt {record.prompt_id}: response id {int(ids.max())} is beyond the vocabulary",
-            details=[f"the tokenizer has {tokenizer.size:,} ids"],
-            hint="were these ids written with another tokenizer? give `response` as text instead",
-        )
-    return ids
-
-
-def _fit_prompt(prompt: np.ndarray, settings: DataSettings, counts: dict[str, int]) -> np.ndarray | None:
-    """A prompt within its maximum: longer ones are dropped, or lose their beginning (the end is the question)."""
-    if len(prompt) == 0 or (len(prompt) > settings.max_prompt_tokens and settings.on_long == "drop"):
-        counts["dropped"] += 1
-        return None
-    if len(prompt) > settings.max_prompt_tokens:
-        counts["cut"] += 1
-        return prompt[-settings.max_prompt_tokens :]
-    return prompt
-
-
-def _check_written_for(path: Path, tokenizer: Tokenizer) -> None:
-    """Responses that `thack generate` wrote as ids belong to one tokenizer (pitfall 20)."""
-    manifest = read_manifest(path)
-    if manifest is not None and manifest.tokenizer != tokenizer.fingerprint():
-        raise MismatchError(
-            f"{path} was written with another tokenizer",
-            details=[f"responses  {manifest.tokenizer}", f"model      {tokenizer.fingerprint()}"],
-            hint="ids would mean different words: generate again with a model that shares this tokenizer",
-        )

@@ -1,21 +1,75 @@
-"""One prompt with at most one response."""
+"""One prompt with at most one response, or a conversation, or a raw text, as a file of data holds them."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+Message = Mapping[str, object]  # role, content, tool_calls, …: plain JSON values, passed to the template as they are
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """What a chat template is given.
+
+    Args:
+        messages: turns, each with a role.
+        tools: JSON schemas of the tools that the assistant may call; None: there are none.
+        documents: texts that a template for retrieval shows.
+        template_variables: further variables of the template, for this conversation alone.
+        prompt_turns: the first so many turns belong to the prompt, whatever is trained.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, object], ...] | None = None
+    documents: tuple[Mapping[str, object], ...] | None = None
+    template_variables: Mapping[str, object] = field(default_factory=dict)
+    prompt_turns: int = 0
+
+    def until(self, turn: int) -> Conversation:
+        """The conversation without its turns from number `turn` on."""
+        return replace(self, messages=self.messages[:turn])
+
+    def with_turn(self, message: Message) -> Conversation:
+        """The conversation with one more turn."""
+        return replace(self, messages=(*self.messages, message))
+
+    @property
+    def num_prompt_turns(self) -> int:
+        """Turns before the response: all but a last one of the assistant."""
+        is_answered = bool(self.messages) and self.messages[-1].get("role") == "assistant"
+        return len(self.messages) - is_answered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A prompt as text, and its response as text, as token ids that a model wrote, or not at all."""
+    """A prompt as text, and its response as text, as token ids that a model wrote, or not at all.
+
+    Args:
+        prompt_id: stable name of the prompt.
+        prompt: the prompt as text; of a conversation, the JSON of its turns before the response.
+        response: the response as text; of a conversation, the content of the assistant's last turn.
+        response_ids: the response as the ids that a model wrote.
+        conversation: the conversation, with the assistant's last turn if there is one.
+        sample: which of several responses to the same prompt.
+        is_text: `prompt` is empty, and `response` a raw text that is trained on as a whole.
+        place: file and line, for errors.
+    """
 
     prompt_id: str
     prompt: str
     response: str | None = None
     response_ids: tuple[int, ...] | None = None
-    messages: tuple[dict[str, str], ...] | None = None  # a conversation, rendered by the tokenizer's template
+    conversation: Conversation | None = None
     sample: int = 0
+    is_text: bool = False
+    place: str = field(default="", compare=False)
+
+    @property
+    def name(self) -> str:
+        """For errors: where the record stands, or which prompt it is."""
+        return self.place or f"prompt {self.prompt_id}"
 
 
 def prompt_id(prompt: str) -> str:

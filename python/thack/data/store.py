@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from thack.data import Record
+from thack.data.eos import EndCounts
+from thack.data.records import Record
+from thack.data.rows import RESPONSES
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError
@@ -14,7 +16,7 @@ from thack.files import claim_output, digest, read_json, write_bytes, write_json
 from thack.schema import document
 from thack.schema.generation import GenerationFacts, ResponsesManifest
 
-RESPONSES, MANIFEST = "responses.jsonl", "manifest.json"
+MANIFEST = "manifest.json"
 
 
 def write_responses(
@@ -37,13 +39,14 @@ def write_responses(
     claim_output(directory, "responses")
     lines = b"".join(_line(s, tokenizer, records[s.prompt_id]) for s in sequences)
     write_bytes(directory / RESPONSES, lines)
-    finished = sum(1 for s in sequences if s.response_ids[-1] in tokenizer.stop_ids)
+    ends = EndCounts.of_sequences(sequences, tokenizer.ends, maximum=facts.max_response_tokens)
     manifest = ResponsesManifest(
         tokenizer=tokenizer.fingerprint(),
         content=digest(lines),
         responses=len(sequences),
         tokens=sum(len(s.response_ids) for s in sequences),
-        finished=finished / max(len(sequences), 1),
+        finished=ends.finished_share,
+        truncated=ends.truncated_share,
         facts=facts,
     )
     write_json(directory / MANIFEST, manifest.dump())
@@ -77,7 +80,7 @@ def read_manifest(path: Path) -> ResponsesManifest | None:
     Raises:
         DataError: the directory has no manifest, since it is incomplete or something else.
     """
-    if not path.is_dir():
+    if not path.is_dir() or any(path.glob("*.arrow")):  # `datasets` wrote those
         return None
     if not (path / MANIFEST).is_file():
         raise DataError(f"{path} has no complete responses", hint="run the same `thack generate` command again")
@@ -88,13 +91,26 @@ def read_manifest(path: Path) -> ResponsesManifest | None:
 
 
 def _line(sequence: TokenSequence, tokenizer: Tokenizer, record: Record) -> bytes:
-    prompt = {"prompt": record.prompt} if record.messages is None else {"messages": list(record.messages)}
     row = {
         "id": sequence.prompt_id,
-        **prompt,
+        **_prompt(record),
         "response": tokenizer.decode(sequence.response_ids),
         "response_ids": sequence.response_ids.tolist(),
         "sample": sequence.sample,
-        "finished": bool(sequence.response_ids[-1] in tokenizer.stop_ids),
+        "finished": tokenizer.ends.is_finished(sequence.response_ids),
     }
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def _prompt(record: Record) -> dict[str, object]:
+    """The prompt as the data has it, so that it is read again as the same."""
+    conversation = record.conversation
+    if conversation is None:
+        return {"prompt": record.prompt}
+    beside: dict[str, object] = {
+        "tools": conversation.tools,
+        "documents": conversation.documents,
+        "chat_template_kwargs": conversation.template_variables or None,
+    }
+    asked = conversation.messages[: conversation.num_prompt_turns]
+    return {"messages": list(asked)} | {key: value for key, value in beside.items() if value is not None}

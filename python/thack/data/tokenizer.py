@@ -1,32 +1,35 @@
-"""Text to token ids and back: the `tokenizers` library and the few facts that its file leaves out."""
+"""Text to token ids and back, by the `tokenizers` library; how the ids of a conversation come to be is in `chat`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Iterable, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from thack.errors import DataError, ModelError
+from thack.data.chat_options import ChatOptions
+from thack.data.eos import Ends
+from thack.data.template import ChatTemplate
+from thack.data.tokenizer_files import TokenizerFacts, read_backend, read_facts
+from thack.data.turn_end import turn_end
+from thack.errors import DataError, UsageError
 
 PAD, EOS = "<pad>", "</s>"
-# Carried along unchanged by `save`: what transformers and vLLM read beside tokenizer.json.
-_SIDE_FILES = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A text as ids, with the place of each in the text."""
+
+    ids: np.ndarray  # int32 [T]
+    spans: tuple[tuple[int, int], ...]  # characters [start, end) of each id
 
 
 class Tokenizer:
@@ -34,30 +37,19 @@ class Tokenizer:
 
     So `pad_id == eos_id`, which many checkpoints have, cannot hide an EOS from the loss.
 
-    `stop_ids`: any of them ends a response. EOS is one; a chat model's end of turn may be another.
+    Args:
+        backend: splits text into ids.
+        facts: what the files beside tokenizer.json say.
+        options: how conversations are rendered, and which end is meant.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        *,
-        eos_id: int,
-        pad_id: int,
-        bos_id: int | None = None,
-        stop_ids: Iterable[int] = (),
-        chat_template: str | None = None,
-        side_files: Mapping[str, bytes] | None = None,
-    ) -> None:
+    def __init__(self, backend: Backend, facts: TokenizerFacts, options: ChatOptions | None = None) -> None:
         backend.no_padding()
         backend.no_truncation()
         self._backend = backend
-        self._side_files = dict(side_files or {})
         self._fingerprint: str | None = None
-        self.eos_id = eos_id
-        self.pad_id = pad_id
-        self.bos_id = bos_id
-        self.stop_ids = frozenset({eos_id, *stop_ids})
-        self.chat_template = chat_template
+        self.facts = facts
+        self.options = options or ChatOptions()
         # The highest id, not the number of tokens: vocabularies have holes.
         self.size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
@@ -86,115 +78,182 @@ class Tokenizer:
             "pad_token": PAD,
             "clean_up_tokenization_spaces": False,
         }
-        side_files = {"tokenizer_config.json": (json.dumps(config, indent=2) + "\n").encode()}
-        return cls(
-            backend,
-            eos_id=_known(backend, EOS),
+        facts = TokenizerFacts(
+            ends=Ends(eos=_known(backend, EOS)),
             pad_id=_known(backend, PAD),
-            side_files=side_files,
+            tokens={"eos_token": EOS, "pad_token": PAD},
+            templates={},
+            side_files={"tokenizer_config.json": (json.dumps(config, indent=2) + "\n").encode()},
         )
+        return cls(backend, facts)
 
     @classmethod
     def load(cls, directory: Path | str) -> Tokenizer:
-        """Read a directory that has tokenizer.json; the special tokens come from the files beside it."""
-        directory = Path(directory)
-        path = directory / "tokenizer.json"
-        if not path.is_file():
-            raise ModelError(
-                f"no tokenizer.json in {directory}",
-                hint="save the tokenizer in the fast format, for example "
-                "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
-            )
-        try:
-            backend = Backend.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise ModelError(f"{path}: not a tokenizer ({error})") from error
-        side_files = {name: (directory / name).read_bytes() for name in _SIDE_FILES if (directory / name).is_file()}
-        config = _json_object(directory / "tokenizer_config.json")
-        special = {**_json_object(directory / "special_tokens_map.json"), **config}
-        model_config = {
-            **_json_object(directory / "config.json"),
-            **_json_object(directory / "generation_config.json"),
-        }
-        ids = {
-            name: _special_id(backend, special.get(f"{name}_token"), model_config.get(f"{name}_token_id"))
-            for name in ("eos", "pad", "bos")
-        }
-        if ids["eos"] is None:
-            raise ModelError(
-                f"{directory}: no end-of-sequence token is defined",
-                hint="name one as eos_token in tokenizer_config.json",
-            )
-        template = config.get("chat_template")
-        if "chat_template.jinja" in side_files:
-            template = side_files["chat_template.jinja"].decode()
-        return cls(
-            backend,
-            eos_id=ids["eos"],
-            pad_id=ids["eos"] if ids["pad"] is None else ids["pad"],
-            bos_id=ids["bos"],
-            stop_ids=_stops(backend, model_config.get("eos_token_id")),
-            chat_template=template if isinstance(template, str) else None,
-            side_files=side_files,
-        )
+        """Read a directory that has tokenizer.json; the special tokens come from the files beside it.
+
+        Raises:
+            ModelError: a file is missing or damaged, or no end-of-sequence token is defined.
+        """
+        backend = read_backend(Path(directory))
+        return cls(backend, read_facts(Path(directory), backend))
 
     def save(self, directory: Path) -> None:
         """Write tokenizer.json and the files that came with it."""
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "tokenizer.json").write_text(self._backend.to_str(pretty=True), encoding="utf-8")
-        for name, content in self._side_files.items():
+        for name, content in self.facts.side_files.items():
+            (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_bytes(content)
 
-    def encode(self, text: str, *, special: bool = False) -> np.ndarray:
-        """int32 ids; with `special`, plus what the tokenizer's own template adds (a BOS, T5's `</s>`)."""
-        return np.asarray(self._backend.encode(text, add_special_tokens=special).ids, dtype=np.int32)
+    def with_options(self, options: ChatOptions) -> Tokenizer:
+        """The same tokenizer with other options.
 
-    def encode_pair(self, prompt: str, response: str | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Ids of the prompt with its special tokens, and of the response with EOS at its end."""
-        prompt_ids = self.encode(prompt, special=True)
-        return prompt_ids, None if response is None else self.encode_response(response)
+        Raises:
+            UsageError: `options.end` is not one token of this tokenizer.
+        """
+        if options == self.options:
+            return self
+        found = copy(self)
+        found.options = options
+        for name in ("ends", "_text_backend"):
+            found.__dict__.pop(name, None)
+        if options.end:
+            found._named_end(options.end)  # refuses now what it would refuse later
+        return found
 
-    def encode_response(self, response: str) -> np.ndarray:
-        """int32 ids of a response that ends by itself."""
-        return np.append(self.encode(response), np.int32(self.eos_id))
+    def with_template(self, source: str) -> Tokenizer:
+        """The same tokenizer with this chat template alone."""
+        return Tokenizer(self._backend, replace(self.facts, templates={"default": source}), self.options)
 
-    def encode_batch(self, texts: Sequence[str], *, special: bool = False) -> list[np.ndarray]:
-        """`encode` of many texts, in parallel."""
-        encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=special)
-        return [np.asarray(item.ids, dtype=np.int32) for item in encoded]
+    def for_architecture(self, *, encoder_decoder: bool) -> Tokenizer:
+        """The same tokenizer for a model with or without an encoder of its own for prompts."""
+        if encoder_decoder == self.facts.encoder_decoder:
+            return self
+        return Tokenizer(self._backend, replace(self.facts, encoder_decoder=encoder_decoder), self.options)
+
+    @property
+    def eos_id(self) -> int:
+        """The tokenizer's own end of sequence."""
+        return self.facts.ends.eos
+
+    @property
+    def pad_id(self) -> int:
+        """Fills rectangles."""
+        return self.facts.pad_id
+
+    @property
+    def bos_id(self) -> int | None:
+        """Begins a text, or None."""
+        return self.facts.bos_id
+
+    @cached_property
+    def ends(self) -> Ends:
+        """Which ids end a response: see `thack.data.eos`."""
+        ends, template = self.facts.ends, self.template()
+        if template is not None:
+            found = turn_end(template, self.added_tokens, ends.ids)
+            behind = tuple(self.encode(found.behind).tolist()) if found.behind else ()
+            ends = replace(ends, turn=found.end, behind_turn=behind)
+        return ends.named(self._named_end(self.options.end)) if self.options.end else ends
+
+    def without_end(self, text: str) -> str:
+        """The text without an end that is written out at its end."""
+        ends = tuple(self.token(i) for i in sorted(self.ends.ids))
+        while (kept := text.rstrip()).endswith(ends):
+            text = kept.removesuffix(next(end for end in ends if kept.endswith(end)))
+        return text
+
+    def _named_end(self, end: str) -> int:
+        found: int | None = self._backend.token_to_id(end)
+        if found is None:
+            raise UsageError(
+                f"end = {end!r} is not one token of the tokenizer",
+                hint="give the token as the tokenizer writes it, such as <|im_end|>",
+            )
+        return found
+
+    @cached_property
+    def added_tokens(self) -> dict[str, int]:
+        """Tokens that stand outside the text's own vocabulary, control tokens among them."""
+        return {token.content: i for i, token in sorted(self._backend.get_added_tokens_decoder().items())}
+
+    @cached_property
+    def special_tokens(self) -> frozenset[str]:
+        """Those of the added tokens that are control tokens by themselves."""
+        return frozenset(t.content for t in self._backend.get_added_tokens_decoder().values() if t.special)
+
+    def template(self, *, with_tools: bool = False) -> ChatTemplate | None:
+        """The chat template that the options choose; None: there is none."""
+        source = self.options.choose(self.facts.templates, with_tools=with_tools)
+        if source is None:
+            return None
+        return ChatTemplate(
+            source=source, tokens=self.facts.tokens, variables=self.options.variables, now=self.options.now
+        )
+
+    def encode(self, text: str) -> np.ndarray:
+        """int32 ids of a text, without what the tokenizer puts around one."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str], *, as_text: bool = False) -> list[np.ndarray]:
+        """`encode` of many texts, in parallel; with `as_text` control tokens in them are ordinary text."""
+        backend = self._text_backend if as_text else self._backend
+        return [_int32(item.ids) for item in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_with_spans(self, text: str, *, as_text: bool = False) -> Encoded:
+        """One text as ids, each with its characters."""
+        found = (self._text_backend if as_text else self._backend).encode(text, add_special_tokens=False)
+        return Encoded(_int32(found.ids), tuple(found.offsets))
+
+    def encode_inside(self, text: str, *, as_text: bool = False) -> np.ndarray:
+        """int32 ids of a text from within another one: without the space that some tokenizers put before a text."""
+        alone, whole = self.encode_batch([text, "\n" + text], as_text=as_text)
+        return whole[len(self._line_break) :] if self._puts_space and _begins(whole, self._line_break) else alone
+
+    @cached_property
+    def _line_break(self) -> np.ndarray:
+        return self.encode("\n")
+
+    @cached_property
+    def _puts_space(self) -> bool:
+        """Whether a text gets a space before it (SentencePiece's dummy prefix)."""
+        alone, whole = self.encode_batch(["a", "\na"])
+        return _begins(whole, self._line_break) and not np.array_equal(whole[len(self._line_break) :], alone)
+
+    def as_prompt(self, ids: np.ndarray) -> np.ndarray:
+        """The ids of a text as a prompt: behind the BOS that the tokenizer puts before every text.
+
+        What it puts behind one (an EOS) stays for an encoder-decoder model alone, since a decoder continues the prompt.
+        A text that begins with the BOS written out gets no second one.
+        """
+        before, behind = self._around
+        parts = [ids] if _begins(ids, before) or not len(before) else [before, ids]
+        if self.facts.encoder_decoder and len(behind):
+            parts.append(behind)
+        return np.concatenate(parts) if len(parts) > 1 else ids
+
+    @cached_property
+    def _text_backend(self) -> Backend:
+        backend = Backend.from_str(self._backend.to_str())
+        backend.encode_special_tokens = True
+        return backend
+
+    @cached_property
+    def _around(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ids that the tokenizer's own post-processor puts before and behind every text."""
+        alone = self._backend.encode("a", add_special_tokens=False).ids
+        whole = self._backend.encode("a", add_special_tokens=True).ids
+        size = len(alone)
+        start = next((i for i in range(len(whole) - size + 1) if whole[i : i + size] == alone), 0)
+        return _int32(whole[:start]), _int32(whole[start + size :])
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Text of the ids without special tokens. Ids beyond the tokenizer (padded heads) are dropped."""
         return self._backend.decode([int(i) for i in ids if 0 <= i < self.size], skip_special_tokens=True)
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """A conversation as prompt text, by the chat template that came with the tokenizer."""
-        if self.chat_template is None:
-            raise DataError(
-                "these prompts are conversations, but the tokenizer has no chat template",
-                hint="give the text itself as `prompt`, or add chat_template.jinja to the model's directory",
-            )
-        from jinja2 import TemplateError
-
-        try:
-            text: str = _compiled(self.chat_template).render(
-                messages=list(messages),
-                add_generation_prompt=True,
-                bos_token=self._token(self.bos_id),
-                eos_token=self._token(self.eos_id),
-                pad_token=self._token(self.pad_id),
-            )
-        except TemplateError as error:
-            raise DataError(f"the chat template refuses a conversation: {error}") from error
-        return text
-
-    def encode_conversations(self, conversations: Sequence[Sequence[Mapping[str, Any]]]) -> list[np.ndarray]:
-        """int32 ids of every conversation, as the template renders it: it writes its special tokens, a BOS too,
-        itself, and the tokenizer's own would be there twice."""
-        return self.encode_batch([self.render(messages) for messages in conversations])
-
-    def _token(self, token_id: int | None) -> str:
-        return "" if token_id is None else (self._backend.id_to_token(token_id) or "")
+    def token(self, token_id: int) -> str:
+        """The token of an id as the tokenizer writes it; empty beyond the tokenizer."""
+        return self._backend.id_to_token(token_id) or ""
 
     def fingerprint(self) -> str:
         """sha256 of what the ids mean: vocabulary, merges, text splitting, added tokens, EOS.
@@ -211,65 +270,12 @@ class Tokenizer:
         return self._fingerprint
 
 
-@cache
-def _compiled(template: str) -> Any:
-    """A chat template with what transformers lets them use."""
-    from jinja2 import TemplateError
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}` marks what an assistant says, which changes no text."""
-
-        tags = {"generation"}  # noqa: RUF012 - as jinja declares it
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
-    )
-    environment.globals["raise_exception"] = refuse
-    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)  # jinja's own escapes <, > and &
-    return environment.from_string(template)
+def _int32(ids: Sequence[int]) -> np.ndarray:
+    return np.asarray(ids, dtype=np.int32)
 
 
-def _json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: holds {type(content).__name__}, expected an object")
-    return content
-
-
-def _special_id(backend: Backend, token: object, configured: object) -> int | None:
-    """The id of a special token: by name from the tokenizer's files, else by id from the model's."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    if isinstance(token, str):
-        found: int | None = backend.token_to_id(token)
-        if found is not None:
-            return found
-    if isinstance(configured, list) and configured:
-        configured = configured[0]
-    return configured if isinstance(configured, int) and not isinstance(configured, bool) else None
-
-
-def _stops(backend: Backend, configured: object) -> Iterator[int]:
-    """Those that a model's files name as ends of a text. Special tokens only: a configuration that was never set
-    names the default of its class, which may be any word here."""
-    special = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
-    ends = configured if isinstance(configured, list) else [configured]
-    yield from (i for i in ends if isinstance(i, int) and i in special)
+def _begins(ids: np.ndarray, start: np.ndarray) -> bool:
+    return len(start) > 0 and np.array_equal(ids[: len(start)], start)
 
 
 def _known(backend: Backend, token: str) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from thack.config import SamplingSettings
 from thack.data import Record, read_records
-from thack.data.encode import encode_prompts
+from thack.data.encode import encode_prompts, encode_references
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError, UsageError
@@ -142,7 +142,7 @@ class EvalSet:
             return self
         texts = [Record(prompt_id=key, prompt=text) for key, text in zip(self.ids, self.texts, strict=True)]
         encoded = encode_prompts(self.records or texts, tokenizer)
-        written = [self._human(i, tokenizer, max_human_tokens) for i in range(len(self))] if max_human_tokens else []
+        written = encode_references(self.records or texts, tokenizer, max_human_tokens) if max_human_tokens else []
         keep = [i for i, ids in enumerate(encoded) if 0 < len(ids) <= max_prompt_tokens]
         if not keep:
             raise DataError(f"all {len(self)} prompts are empty or longer than {max_prompt_tokens} tokens")
@@ -165,10 +165,6 @@ class EvalSet:
             origin=origin,
             records=tuple(self.records[i] for i in keep) if self.records else (),
         )
-
-    def _human(self, i: int, tokenizer: Tokenizer, longest: int) -> np.ndarray | None:
-        text = self.records[i].response if self.records else None
-        return tokenizer.encode_response(text)[:longest] if text else None
 
     def check_tokenizer(self, role: str, tokenizer: Tokenizer) -> None:
         """Refuse a model whose token ids mean something else than the evaluation set's.

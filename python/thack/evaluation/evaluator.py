@@ -213,7 +213,7 @@ class Evaluator:
         if self.settings.health:
             health = sample_health(
                 written,
-                stop_ids=student.tokenizer.stop_ids,
+                ends=student.tokenizer.ends,
                 max_new_tokens=self.eval_set.origin.longest,
                 entropy=self.group.all_reduce_sum(entropy_nats)[0] / num_tokens,
             )

@@ -24,12 +24,13 @@ Entropies, overlap and calibration use every sixth row of large batches; they co
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from thack.data.eos import EndCounts, Ends
 from thack.data.sequence import TokenSequence
 from thack.runtime.process_group import ALONE, ProcessGroup
 from thack.schema.metrics import HealthName, Role
@@ -112,13 +113,12 @@ def entropies(log_p_NV: Tensor) -> Tensor:
 
 
 def sample_health(
-    responses: Sequence[np.ndarray], *, stop_ids: Collection[int], max_new_tokens: int, entropy: float
+    responses: Sequence[np.ndarray], *, ends: Ends, max_new_tokens: int, entropy: float
 ) -> dict[HealthName, float]:
     """The columns of the student's own responses; `entropy` is its mean along them."""
-    truncated = [len(r) >= max_new_tokens and r[-1] not in stop_ids for r in responses]
     found = {
         "response_tokens": float(np.mean([len(r) for r in responses])),
-        "truncated_share": float(np.mean(truncated)),
+        "truncated_share": EndCounts.of(responses, ends, maximum=max_new_tokens).truncated_share,
         "repeated_share": repeated_share(responses),
         "entropy": entropy,
     }

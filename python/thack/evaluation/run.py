@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from thack.config import DataSettings, EvaluateSettings
+from thack.data.date import follow_settings
+from thack.data.lengths import response_limit
 from thack.errors import UsageError
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.evaluator import Evaluator
@@ -79,6 +82,8 @@ def _load(settings: EvaluateSettings) -> tuple[LanguageModel, References]:
         for role, name in given.items()
         if name
     }
+    for model in (student, *models.values()):
+        follow_settings(model, settings.data, settings.out.parent)
     return student, References(**models, human=settings.human_references)
 
 
@@ -94,16 +99,19 @@ def open_eval_set(
     eval_set = EvalSet.from_jsonl(path, limit=data.limit, on_bad_line=data.on_bad_line)
     given = (references.teacher, references.oracle, references.judge)
     writers = [None if model is None else model.fingerprint() for model in given]
-    lengths = [data.max_prompt_tokens, data.max_response_tokens]
+    longest = response_limit(replace(data, path=str(path)))
+    lengths = [data.max_prompt_tokens, longest]
     human = [record.response for record in eval_set.records] if references.human else None
-    key = digest(canonical_json([eval_set.fingerprint(), writers, human, lengths, seed]))
+    tokenizer = references.tokenizer
+    rendering = [] if tokenizer is None else tokenizer.options.facts()
+    key = digest(canonical_json([eval_set.fingerprint(), writers, human, lengths, seed, *rendering]))
     frozen = beside / f"eval_set-{key.removeprefix('sha256:')[:8]}"
     if frozen.is_dir():
         return EvalSet.load(frozen)
     eval_set = eval_set.with_responses(
         references,
         seed=seed,
-        max_new_tokens=data.max_response_tokens,
+        max_new_tokens=longest,
         max_prompt_tokens=data.max_prompt_tokens,
         progress=progress,
     )

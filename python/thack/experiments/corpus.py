@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thack.data import TASKS, Record, read_records, split_by_hash, stdlib_records
+from thack.data.encode import encode_prompts
 from thack.data.export import PAIRS, PROMPTS, write_records
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, UsageError
@@ -63,7 +64,7 @@ def write_corpus(settings: CorpusSettings, path: Path, progress: Progress) -> No
     records = read_records(Path(settings.path)) if settings.path else stdlib_records(settings.task)
     pairs = [record for record in records if record.response]
     tokenizer = _tokenizer(settings, pairs)
-    lengths = [len(ids) for ids in tokenizer.encode_batch([record.prompt for record in records], special=True)]
+    lengths = [len(ids) for ids in encode_prompts(records, tokenizer)]
     fitting = [r for r, length in zip(records, lengths, strict=True) if length <= settings.max_prompt_tokens]
     with atomic_directory(path, replace=True) as directory:
         tokenizer.save(directory)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 from thack.config import GenerateSettings, to_dict
-from thack.data import read_records
-from thack.data.encode import prepare
+from thack.data.date import follow_settings
+from thack.data.eos import EndCounts
+from thack.data.lengths import response_limit
+from thack.data.prepare import prepare
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.data.store import find_responses, write_responses
 from thack.errors import UsageError
@@ -50,6 +50,7 @@ def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> Gen
         responses=manifest.responses,
         tokens=manifest.tokens,
         finished=manifest.finished,
+        truncated=manifest.truncated,
         content=manifest.content,
     )
 
@@ -58,11 +59,11 @@ def _write(settings: GenerateSettings, progress: Progress) -> ResponsesManifest:
     apply_threads()
     device = choose_device(settings.device)
     model = load_model(settings.model, role="model", device=device, options=settings.load)
+    follow_settings(model, settings.data, settings.out)
     precision = inference_precision(model, settings.dtype)
-    skipped: list[str] = []
-    records = read_records(Path(settings.data.path), settings.data.on_bad_line, skipped=skipped)
-    prepared = prepare(settings.data, model.tokenizer, need_response=False, records=records)
-    progress.note(str(replace(prepared.report, skipped_lines=tuple(skipped))))
+    prepared = prepare(settings.data, model.tokenizer, need_response=False)
+    for line in prepared.report.lines():
+        progress.note(line)
     facts = _facts(settings, model, prepared.sequences, precision)
     if (manifest := find_responses(settings.out, facts)) is not None:
         progress.note(f"{settings.out} is already complete")
@@ -70,7 +71,7 @@ def _write(settings: GenerateSettings, progress: Progress) -> ResponsesManifest:
     precision.round_weights(model)  # its fingerprint is taken, and nothing reads it in float32
     request = GenerationRequest(
         sampling=settings.sampling,
-        max_new_tokens=settings.data.max_response_tokens,
+        max_new_tokens=facts.max_response_tokens,
         seed=settings.seed,
         batch_size=settings.batch_size,
         precision=precision,
@@ -78,8 +79,10 @@ def _write(settings: GenerateSettings, progress: Progress) -> ResponsesManifest:
     sequences: list[TokenSequence] = []
     for sample in range(settings.samples):
         sequences += respond(model, prepared.sequences, request, samples=sample, progress=progress)
-    by_prompt = {record.prompt_id: record for record in records}
-    return write_responses(settings.out, sequences, model.tokenizer, records=by_prompt, facts=facts)
+    ends = EndCounts.of_sequences(sequences, model.tokenizer.ends, maximum=facts.max_response_tokens)
+    for warning in ends.warnings():
+        progress.note(f"warning: {warning}")
+    return write_responses(settings.out, sequences, model.tokenizer, records=prepared.records, facts=facts)
 
 
 def _facts(
@@ -91,6 +94,6 @@ def _facts(
         seed=settings.seed,
         samples=settings.samples,
         sampling=to_dict(settings.sampling),
-        max_response_tokens=settings.data.max_response_tokens,
+        max_response_tokens=response_limit(settings.data),
         dtype=precision.name,
     )

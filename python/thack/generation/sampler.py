@@ -146,9 +146,9 @@ def _generate_batch(
 ) -> list[np.ndarray]:
     """The responses of one batch. A finished row is fed EOS until enough have finished to drop them."""
     max_new_tokens = request.max_new_tokens
-    eos, stops = model.tokenizer.eos_id, sorted(model.tokenizer.stop_ids)
+    ends = model.tokenizer.ends
     width = min(model.tokenizer.size, model.vocab_size)  # ids beyond the tokenizer mean nothing (pitfall 13)
-    ids_BR = np.full((len(prompts), max_new_tokens), eos, dtype=np.int32)
+    ids_BR = np.full((len(prompts), max_new_tokens), ends.eos, dtype=np.int32)
     length_B = np.full(len(prompts), max_new_tokens, dtype=np.int64)
     rows = np.arange(len(prompts))  # of the batch that are in the state
     alive = np.ones(len(prompts), dtype=bool)  # of these rows, which are unfinished
@@ -159,7 +159,7 @@ def _generate_batch(
         ids_B = _draw(state.logits()[:, :width], keys, request)
         chosen = ids_B.cpu().numpy()
         ids_BR[rows[alive], position] = chosen[alive]
-        ended = alive & np.isin(chosen, stops)
+        ended = alive & ends.is_end(chosen)
         length_B[rows[ended]] = position + 1
         alive = alive & ~ended
         if not alive.any() or position + 1 == max_new_tokens:

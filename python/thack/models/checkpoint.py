@@ -152,10 +152,7 @@ def save(directory: Path, config: Mapping[str, Any], weights: Mapping[str, Tenso
     data = safetensors.torch.save(tensors, metadata={"format": "pt"})
     files.write_bytes(directory / "model.safetensors", data)
     files.write_json(directory / "config.json", dict(config))
-    others = sorted(tokenizer.stop_ids - {tokenizer.eos_id})
-    ends = [tokenizer.eos_id, *others] if others else tokenizer.eos_id
-    generation = {"eos_token_id": ends, "pad_token_id": tokenizer.pad_id}
-    files.write_json(directory / "generation_config.json", generation)
+    files.write_json(directory / "generation_config.json", tokenizer.ends.generation_config(tokenizer.pad_id))
     tokenizer.save(directory)
 
 

@@ -44,6 +44,7 @@ class ResponsesManifest:
         responses: number of responses.
         tokens: response tokens.
         finished: fraction of responses that end with an end-of-response token.
+        truncated: fraction of responses that reached the maximum length without one.
         facts: what decides the responses; on disk they are keys of the manifest itself.
     """
 
@@ -54,6 +55,7 @@ class ResponsesManifest:
     responses: int
     tokens: int
     finished: float
+    truncated: float
     facts: GenerationFacts
 
     def dump(self) -> dict[str, object]:
@@ -83,6 +85,7 @@ class GenerateResult:
         responses: number of responses.
         tokens: response tokens.
         finished: fraction of responses that end with an end-of-response token.
+        truncated: fraction of responses that reached the maximum length without one.
         content: hash of responses.jsonl.
     """
 
@@ -90,6 +93,7 @@ class GenerateResult:
     responses: int
     tokens: int
     finished: float
+    truncated: float
     content: str
 
     def dump(self) -> dict[str, object]:

@@ -10,7 +10,8 @@ import numpy as np
 from thack.cache import Cache
 from thack.config import DistillSettings
 from thack.config.specs import target_spec
-from thack.data.encode import prepare
+from thack.data.lengths import response_limit
+from thack.data.prepare import prepare
 from thack.data.sequence import TokenSequence
 from thack.generation.sampler import GenerationRequest
 from thack.generation.sources import Mixture, Offline, Online, ResponseSource
@@ -64,7 +65,7 @@ def response_request(settings: DistillSettings, precision: Precision) -> Generat
     """How a run samples responses to train on."""
     return GenerationRequest(
         sampling=settings.source.sampling,
-        max_new_tokens=settings.data.max_response_tokens,
+        max_new_tokens=response_limit(settings.data),
         seed=settings.seed,
         precision=precision,
     )
@@ -87,7 +88,8 @@ def _read(settings: DistillSettings, models: Models, progress: Progress) -> list
     """The data set: prompts by position, with responses where the source uses them."""
     given = settings.source.kind in ("offline", "mixture")
     prepared = prepare(settings.data, models.student.tokenizer, need_response=given)
-    progress.note(str(prepared.report))
+    for line in prepared.report.lines():
+        progress.note(line)
     return prepared.sequences
 
 

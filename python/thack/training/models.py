@@ -10,6 +10,7 @@ import torch
 
 from thack.cache import Cache
 from thack.config import DistillSettings, LossSettings
+from thack.data.date import follow_settings
 from thack.errors import MismatchError
 from thack.evaluation.references import References
 from thack.models.checkpoint import fingerprint_like
@@ -83,6 +84,8 @@ def _load(settings: DistillSettings, checkpoint: Path | None, device: torch.devi
         for role, name in names.items()
         if name
     }
+    for model in (student, *loaded.values()):
+        follow_settings(model, settings.data, settings.out)
     references = References(**loaded, human=settings.human_references)
     cache = Cache.open(Path(settings.cache)) if settings.cache else None
     widths = {"student": student.vocab_size}

@@ -10,7 +10,8 @@ import torch
 
 from thack.config import LossSettings, SftSettings
 from thack.data import Record, read_records
-from thack.data.encode import prepare
+from thack.data.date import follow_settings
+from thack.data.prepare import prepare
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.data.tokenizer import Tokenizer
 from thack.errors import UsageError
@@ -80,6 +81,7 @@ def prepare_sft(
     with group.raise_on_all_ranks():
         model = load_model(checkpoint, role="student", device=device) if checkpoint else _first_model(settings, records)
         as_module(model).to(device)
+        follow_settings(model, settings.data, run.path)
         training, held_out = _pairs(settings, model.tokenizer, records, validation, progress)
         facts = RunFacts(
             models={"student": model.fingerprint()},
@@ -136,7 +138,8 @@ def _pairs(
 ) -> tuple[list[TokenSequence], list[TokenSequence]]:
     """(training, validation)"""
     pairs = prepare(settings.data, tokenizer, need_response=True, records=records)
-    progress.note(str(pairs.report))
+    for line in pairs.report.lines():
+        progress.note(line)
     held_out = None
     if validation is not None:
         held_out = prepare(settings.data, tokenizer, need_response=True, records=validation).sequences

@@ -85,7 +85,9 @@ def test_sft_and_cache_logits_name_their_directory(run: Run, calls: Calls) -> No
 
 
 def test_generate_counts_what_it_wrote(run: Run, calls: Calls) -> None:
-    written = GenerateResult(out=Path("r"), responses=1200, tokens=34_567, finished=0.985, content="sha256:0")
+    written = GenerateResult(
+        out=Path("r"), responses=1200, tokens=34_567, finished=0.985, truncated=0.01, content="sha256:0"
+    )
     calls.answer("generate", written)
     assert run("generate").out == "1,200 responses · 34,567 tokens · 98.5% end with an end-of-response token · r\n"
     assert run("generate", "--json").document == {
@@ -93,6 +95,7 @@ def test_generate_counts_what_it_wrote(run: Run, calls: Calls) -> None:
         "responses": 1200,
         "tokens": 34_567,
         "finished": 0.985,
+        "truncated": 0.01,
         "content": "sha256:0",
     }
 

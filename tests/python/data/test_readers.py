@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from thack.data import read_records
+from thack.data.readers import read_data
 from thack.errors import DataError
 
 
@@ -33,9 +34,9 @@ def test_what_no_model_can_read_names_its_line(tmp_path: Path, row: dict[str, An
     path = write(tmp_path / "p.jsonl", {"prompt": "g", "sample": None}, row)
     with pytest.raises(DataError, match=rf"p\.jsonl:2: {said}"):
         read_records(path)
-    skipped: list[str] = []
-    assert [r.sample for r in read_records(path, "skip", skipped=skipped)] == [0]
-    assert len(skipped) == 1
+    found = read_data(path, "skip")
+    assert [r.sample for r in found.records] == [0]
+    assert len(found.skipped) == 1
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, '{"prompt": ' + "9" * 5000 + "}"])

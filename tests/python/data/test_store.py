@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from thack.data import Record
+from thack.data import Conversation, Record
 from thack.data.sequence import TokenSequence
 from thack.data.store import find_responses, read_manifest, write_responses
 from thack.data.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ def written(tmp_path: Path) -> Path:
     turns = ({"role": "user", "content": "read"},)
     records = {
         "p0": Record(prompt_id="p0", prompt="read"),
-        "p1": Record(prompt_id="p1", prompt="read", messages=turns),
+        "p1": Record(prompt_id="p1", prompt="read", conversation=Conversation(messages=turns)),
     }
     write_responses(tmp_path / "out", sequences, TOKENIZER, records=records, facts=FACTS)
     return tmp_path / "out"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from thack.data.eos import Ends
 from thack.data.sequence import TokenSequence
 from thack.evaluation.health import FixedHealth, entropies, repeated_share, sample_health
 from thack.schema.metrics import HealthName, Role
@@ -90,7 +91,7 @@ def test_impossible_outcomes_have_no_entropy() -> None:
 def test_samples_by_definition() -> None:
     rambling = np.array([5, 6, 7, 8] * 3, dtype=np.int32)  # 9 grams, 4 distinct
     ended = np.array([5, 6, 1], dtype=np.int32)
-    found = named(sample_health([rambling, ended], stop_ids={1}, max_new_tokens=12, entropy=0.5))
+    found = named(sample_health([rambling, ended], ends=Ends(eos=1), max_new_tokens=12, entropy=0.5))
     assert found == {
         "health/response_tokens/student_sampled": 7.5,
         "health/truncated_share/student_sampled": 0.5,
@@ -99,5 +100,5 @@ def test_samples_by_definition() -> None:
     }
     assert repeated_share([ended]) == 0
     full = np.array([5] * 11 + [1], dtype=np.int32)  # an end at the very last place is an end
-    whole = sample_health([full], stop_ids={1}, max_new_tokens=12, entropy=0)
+    whole = sample_health([full], ends=Ends(eos=1), max_new_tokens=12, entropy=0)
     assert whole[HealthName(quantity="truncated_share")] == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from thack.config import EvaluationSettings
-from thack.data import Record
+from thack.data import Conversation, Record
 from thack.data.tokenizer import Tokenizer
 from thack.detection import Curves, verdict
 from thack.errors import DataError, MismatchError, UsageError
@@ -101,10 +101,10 @@ def test_a_judge_that_did_not_write_the_evaluation_set_is_refused(
 
 
 def test_conversations_go_through_the_chat_template(tokenizer: Tokenizer, cast: tuple[Llama, Llama, Llama]) -> None:
-    turns = ({"role": "user", "content": "read"},)
-    record = Record(prompt_id="a", prompt='[{"role": "user"}]', messages=turns)
+    conversation = Conversation(messages=({"role": "user", "content": "read"},))
+    record = Record(prompt_id="a", prompt='[{"role": "user"}]', conversation=conversation)
     talking = Tokenizer.train(["def read(path): read the file at path"] * 3, 264)
-    talking.chat_template = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
+    talking = talking.with_template("{% for m in messages %}<{{ m.content }}>{% endfor %}")
     model = sharp(talking, 0)
     eval_set = EvalSet.from_records([record]).with_responses(References(teacher=model), max_new_tokens=3)
     assert talking.decode(eval_set.prompts[0]) == "<read>"

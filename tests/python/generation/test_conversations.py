@@ -11,7 +11,7 @@ import pytest
 from tokenizers import processors
 
 from thack.config import ArchitectureSettings, DataSettings, GenerateSettings
-from thack.data.encode import prepare
+from thack.data.prepare import prepare
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError
 from thack.evaluation import EvalSet, References

@@ -14,7 +14,7 @@ import transformers
 
 import thack
 from thack.config import DataSettings
-from thack.data.encode import prepare
+from thack.data.prepare import prepare
 from thack.data.sequence import TokenSequence
 from thack.models.batch import Batch
 from thack.models.load import load_model

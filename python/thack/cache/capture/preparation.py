@@ -14,7 +14,9 @@ from thack.cache.format.plan import NAME as PLAN
 from thack.cache.format.plan import SHARDS, CachePlan, publish_plan, read_plan
 from thack.config import CacheSettings, to_dict
 from thack.config.specs import target_spec
-from thack.data.encode import prepare
+from thack.data.date import follow_settings
+from thack.data.lengths import response_limit
+from thack.data.prepare import prepare
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.errors import ThackError, UsageError
 from thack.files import canonical_json, claim_output, digest
@@ -115,7 +117,7 @@ def make_plan(
             "the data holds no sequence to cache", hint="check `data.path`, `data.limit` and `data.max_prompt_tokens`"
         )
     layout = RecordLayout(spec=target_spec(settings), vocab_size=teacher.vocab_size)
-    longest = settings.data.max_response_tokens if settings.generate else 0  # responses that are not generated yet
+    longest = response_limit(settings.data) if settings.generate else 0  # responses that are not generated yet
     return CachePlan(
         layout=layout,
         fingerprints=Fingerprints(
@@ -144,19 +146,23 @@ def settings_fingerprint(settings: CacheSettings) -> str:
     kept = ["generate", "shard_tokens", "shard_bytes", "dtype"] + (["sampling"] if settings.generate else [])
     chosen = {key: value for key, value in to_dict(settings).items() if key in kept}
     if settings.generate:
-        chosen["max_response_tokens"] = settings.data.max_response_tokens
+        chosen["max_response_tokens"] = response_limit(settings.data)
     return digest(canonical_json(chosen))
 
 
 def load_teacher(settings: CacheSettings) -> LanguageModel:
     """The teacher that the settings name, on its device."""
-    return load_model(settings.teacher, role="teacher", device=choose_device(settings.device), options=settings.load)
+    device = choose_device(settings.device)
+    teacher = load_model(settings.teacher, role="teacher", device=device, options=settings.load)
+    follow_settings(teacher, settings.data, Path(settings.out).expanduser())
+    return teacher
 
 
 def read_data(settings: CacheSettings, teacher: LanguageModel, progress: Progress) -> Sequence[TokenSequence]:
     """The data that the settings name, encoded; without responses if the teacher is to generate them."""
     prepared = prepare(settings.data, teacher.tokenizer, need_response=not settings.generate)
-    progress.note(str(prepared.report))
+    for line in prepared.report.lines():
+        progress.note(line)
     return prepared.sequences
 
 

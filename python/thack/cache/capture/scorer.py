@@ -12,6 +12,7 @@ from torch import Tensor
 from thack.cache.format.plan import CachePlan
 from thack.config import CacheSettings
 from thack.data.batching import by_length
+from thack.data.lengths import response_limit
 from thack.data.sequence import TokenSequence
 from thack.errors import ModelError
 from thack.generation.sampler import GenerationRequest, respond
@@ -77,7 +78,7 @@ class Scorer:
         settings = self._settings
         request = GenerationRequest(
             sampling=settings.sampling,
-            max_new_tokens=settings.data.max_response_tokens,
+            max_new_tokens=response_limit(settings.data),
             seed=settings.seed,
             precision=self._precision,
         )

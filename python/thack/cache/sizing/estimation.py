@@ -12,6 +12,7 @@ from thack.cache.capture.preparation import load_teacher, make_plan, read_data, 
 from thack.cache.capture.scorer import Scorer
 from thack.cache.format.plan import SHARDS, CachePlan
 from thack.config import CacheSettings
+from thack.data.lengths import response_limit
 from thack.data.sequence import TokenSequence
 from thack.models.protocol import LanguageModel
 from thack.runtime.progress import SILENT, Progress
@@ -49,7 +50,7 @@ def estimate(
     data = read_data(settings, teacher, progress) if sequences is None else sequences
     stored = with_samples(data, settings)
     plan = make_plan(settings, teacher, stored)
-    longest = settings.data.max_response_tokens
+    longest = response_limit(settings.data)
     tokens = longest * len(stored) if settings.generate else sum(len(s.response_ids) for s in stored)
     prompt_tokens = sum(len(s.prompt_ids) for s in stored)
     rate, mean = _rate(Scorer(teacher, plan, settings), plan, stored, progress)

@@ -118,8 +118,13 @@ def _from_fast(tokenizer: Any, model: Any, role: str) -> Tokenizer:
     # Saved and read again: the one way in which both libraries agree what the files say.
     with TemporaryDirectory() as place:
         tokenizer.save_pretrained(place)
-        ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)  # those of the live model
-        write_json(Path(place) / "generation_config.json", {"eos_token_id": ends})
+        generation, config = (getattr(model, name, None) for name in ("generation_config", "config"))
+        ends = getattr(generation, "eos_token_id", None)  # of the live model
+        # A generation configuration that was never set repeats the model's.
+        is_default = bool(getattr(generation, "_from_model_config", False))
+        write_json(Path(place) / "generation_config.json", {"eos_token_id": ends, "_from_model_config": is_default})
+        encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
+        write_json(Path(place) / "config.json", {"is_encoder_decoder": encoder_decoder})
         return Tokenizer.load(place)
 
 
@@ -201,8 +206,8 @@ class HuggingFaceModel(nn.Module):
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.model = model
-        self.tokenizer = tokenizer
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
+        self.tokenizer = tokenizer.for_architecture(encoder_decoder=self.is_encoder_decoder)
         self.full_hash = False
         takes = inspect.signature(unwrapped(model).forward).parameters
         self._takes_positions = "position_ids" in takes

@@ -141,7 +141,7 @@ class Llama(nn.Module):
                 hint="resize the embeddings, or use the tokenizer it was trained with",
             )
         self.architecture = architecture
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer.for_architecture(encoder_decoder=False)
         self.embedding = nn.Embedding(architecture.vocab_size, architecture.hidden_size)
         self.blocks = nn.ModuleList(Block(architecture) for _ in range(architecture.num_layers))
         self.norm = RMSNorm(architecture.hidden_size, architecture.rms_eps)

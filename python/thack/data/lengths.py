@@ -1,0 +1,41 @@
+"""The longest response of a job, where the settings leave it to the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from thack.config import DataSettings
+from thack.data.formats import to_record
+from thack.data.records import Record
+from thack.data.rows import BadLine, read_rows
+
+TEXT_TOKENS = 128
+CHAT_TOKENS = 1024  # answers of chat models, and pieces of raw texts
+_LOOKED_AT = 64  # rows
+
+
+def response_limit(settings: DataSettings, records: Sequence[Record] | None = None) -> int:
+    """settings.max_response_tokens; where that is 0, 1,024 for conversations and raw texts, and 128 for other pairs.
+
+    Args:
+        settings: of the data set.
+        records: its records; None: the first ones of settings.path tell.
+    """
+    if settings.max_response_tokens:
+        return settings.max_response_tokens
+    found = _peek(Path(settings.path)) if records is None and settings.path else records or ()
+    is_long = any(record.conversation is not None or record.is_text for record in found)
+    return CHAT_TOKENS if is_long else TEXT_TOKENS
+
+
+def _peek(path: Path) -> list[Record]:
+    """The first records of a file, as far as they are records."""
+    found = []
+    for _, row in islice(read_rows(path), _LOOKED_AT):
+        try:
+            found.append(to_record(row))
+        except BadLine:
+            continue
+    return found
