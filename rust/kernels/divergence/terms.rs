@@ -100,3 +100,42 @@ pub(super) fn logsumexp(values: &[f64]) -> f64 {
     }
     high + values.iter().map(|v| (v - high).exp()).sum::<f64>().ln()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// The table pins this file and thack/losses/formulas.py to one definition.
+    #[test]
+    fn terms_and_slopes_are_those_of_the_shared_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/divergences.json");
+        let table: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let divergences = table["divergences"].as_array().unwrap();
+        assert_eq!(divergences.len(), 7);
+        for divergence in divergences {
+            let kind = kind_of(divergence["kind"].as_str().unwrap(), divergence["parameter"].as_f64());
+            for outcome in divergence["outcomes"].as_array().unwrap() {
+                let or = |name: &str, missing: f64| outcome[name].as_f64().unwrap_or(missing);
+                let (log_p, log_q) = (or("log_p", f64::NEG_INFINITY), or("log_q", f64::NEG_INFINITY));
+                let (f, g) = term(kind, log_p, log_q, log_q.exp());
+                let close = |found: f64, expected: f64| {
+                    found == expected || (found - expected).abs() <= 1e-15 + 1e-13 * expected.abs()
+                };
+                assert!(close(f, or("f", f64::INFINITY)), "{kind:?}, {outcome}: f = {f}");
+                assert!(close(g, or("g", f64::INFINITY)), "{kind:?}, {outcome}: g = {g}");
+            }
+        }
+    }
+
+    fn kind_of(name: &str, parameter: Option<f64>) -> Kind {
+        match (name, parameter) {
+            ("forward_kl", None) => Kind::ForwardKl,
+            ("reverse_kl", None) => Kind::ReverseKl,
+            ("jsd", Some(beta)) => Kind::Jsd(beta),
+            ("skewed_kl", Some(skew)) => Kind::SkewedKl(skew),
+            ("total_variation", None) => Kind::TotalVariation,
+            _ => panic!("{name}, {parameter:?}"),
+        }
+    }
+}
