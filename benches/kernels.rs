@@ -93,14 +93,14 @@ fn sample_top_p(bencher: Bencher<'_, '_>, level: Level) {
     each_row(bencher, level, &rows::<f32>(), |row| draw(row, &Sampling { top_p: 0.95, ..SAMPLING }));
 }
 
-/// Rows that were in the caches of nobody: a copy of all of them comes in between.
+/// Rows that are in no cache: a copy of all of them comes in between.
 #[divan::bench(args = levels(), types = [f32, bf16], sample_count = 300)]
 fn forward_kl_in_place<E: Element>(bencher: Bencher<'_, '_>, level: Level) {
     simd::force(level).expect("only supported levels are benchmarked");
     let rows = rows::<E>();
     let ids: Vec<i32> = (0..K as i32).map(|i| i * 2_300 + i * i % 97).collect();
     let values = vec![-(2.0 * K as f32).ln(); K];
-    let target = Target { ids: &ids, values: &values, rest: 0.5_f32.ln() };
+    let target = Target { ids: &ids, values: &values, tail: 0.5_f32.ln() };
     let loss = Loss { kind: Kind::ForwardKl, temperature: 1.0, ce_weight: 0.0 };
     let mut buffer = Vec::new();
     let mut at = 0;

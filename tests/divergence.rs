@@ -37,14 +37,13 @@ fn definition(row: &[f32], temperature: f64, label: Option<usize>, ce_weight: f6
         powers.into_iter().map(|power| power / total).collect::<Vec<_>>()
     };
     let (share, at_one) = (softmax(temperature), softmax(1.0));
-    let is_head = |v: usize| ids.binary_search(&(v as i32));
-    let tail: f64 = (0..row.len()).filter(|v| is_head(*v).is_err()).map(|v| share[v]).sum();
+    let is_kept = |v: usize| ids.binary_search(&(v as i32));
+    let tail: f64 = (0..row.len()).filter(|v| is_kept(*v).is_err()).map(|v| share[v]).sum();
     let (p, t) = (|k: usize| f64::from(values[k]).exp(), f64::from(rest).exp());
-    let heads =
-        ids.iter().enumerate().map(|(k, id)| p(k) * (f64::from(values[k]) - share[*id as usize].ln()));
-    let mut value = (heads.sum::<f64>() + t * (f64::from(rest) - tail.ln())) * temperature * temperature;
+    let kept = ids.iter().enumerate().map(|(k, id)| p(k) * (f64::from(values[k]) - share[*id as usize].ln()));
+    let mut value = (kept.sum::<f64>() + t * (f64::from(rest) - tail.ln())) * temperature * temperature;
     let all: f64 = (0..K).map(p).sum::<f64>() + t;
-    let own = |v: usize| is_head(v).map_or_else(|_| share[v] * (all - t / tail), |k| all * share[v] - p(k));
+    let own = |v: usize| is_kept(v).map_or_else(|_| share[v] * (all - t / tail), |k| all * share[v] - p(k));
     let mut gradient: Vec<f64> = (0..row.len()).map(|v| own(v) * temperature).collect();
     if let Some(label) = label {
         value -= ce_weight * at_one[label].ln();
@@ -60,7 +59,7 @@ fn check<E: Element>(what: &str, row: &[E], bits: fn(E) -> u32, rounding: (f64, 
     let _alone = LEVEL.lock().unwrap_or_else(PoisonError::into_inner);
     let exact: Vec<f32> = row.iter().map(|x| x.to_f32()).collect();
     let (ids, values, rest) = target(row.len());
-    let target = Target { ids: &ids, values: &values, rest };
+    let target = Target { ids: &ids, values: &values, tail: rest };
     for (temperature, label) in [(1.0, None), (1.0, Some(7)), (2.0, None), (0.7, Some(7))] {
         let loss = Loss { kind: Kind::ForwardKl, temperature, ce_weight: 0.5 };
         let run = |level| {
@@ -86,7 +85,7 @@ fn check<E: Element>(what: &str, row: &[E], bits: fn(E) -> u32, rounding: (f64, 
     }
 }
 
-/// Rows of `len` whose tail has mass beside its heads.
+/// Rows of `len` with mass both on the kept ids and in the tail.
 fn families(len: usize) -> Vec<(&'static str, Vec<f32>)> {
     let noise = random(len, 2.0, len as u64);
     let each = |f: &dyn Fn(usize, f32) -> f32| noise.iter().enumerate().map(|(i, x)| f(i, *x)).collect();
@@ -127,7 +126,7 @@ fn forward_kl_matches_its_definition() {
 fn what_is_no_distribution_is_named_wherever_it_stands() {
     let _alone = LEVEL.lock().unwrap_or_else(PoisonError::into_inner);
     let (ids, values, rest) = target(5000);
-    let target = Target { ids: &ids, values: &values, rest };
+    let target = Target { ids: &ids, values: &values, tail: rest };
     let loss = Loss { kind: Kind::ForwardKl, temperature: 1.0, ce_weight: 0.0 };
     let mut nothing = random(5000, 2.0, 1);
     nothing[..4200].fill(f32::NEG_INFINITY);

@@ -21,6 +21,8 @@
               bundles of borrows; a negated comparison refuses NaN, which is meant"
 )]
 
+#[cfg(test)]
+mod agreement;
 mod bits;
 mod column;
 mod dense;
@@ -31,6 +33,7 @@ mod layout;
 mod minifloat;
 mod rows;
 mod sampled;
+mod shape;
 mod topk;
 mod wide;
 
@@ -41,4 +44,5 @@ pub use ids::IdLayout;
 pub use layout::{Decoder, Layout};
 pub use rows::{At, SampledRows, SampledRowsMut, TopKRows, TopKRowsMut};
 pub use sampled::{SampledLayout, SampledRow, SampledRowMut};
-pub use topk::{TopKLayout, TopKRow, TopKRowMut};
+pub use shape::{TopKRow, TopKRowMut};
+pub use topk::TopKLayout;

@@ -2,9 +2,9 @@
 //!
 //! A code q of `0..=Q` (Q = 2^bits − 1) means `top − range · (q/Q + (q/Q)²) / 2` nats. The step grows
 //! threefold from the most likely id to the least: an error ε in log p costs ½·p·ε² of KL divergence,
-//! so likely ids deserve the finer steps. At 8 bits the KL of the round trip stays below 2e-5 on all
+//! so likely ids get the finer steps. At 8 bits the KL of the round trip stays below 2e-5 on all
 //! families of rows in the tests, at 7 bits below 1e-4. `top`, `range` (rounded up) and the log-tail
-//! are f16; the log-tail is the caller's exact one, never 1 − Σp (pitfall 2). A negative `range` says
+//! are f16; the log-tail is the caller's exact one, never 1 − Σp (docs/reference/pitfalls.md, case 2). A negative `range` says
 //! that the last code means −inf.
 
 use half::f16;
@@ -13,38 +13,15 @@ use super::bits::{BitReader, BitWriter};
 use super::column;
 use super::error::{DecodeError, EncodeError};
 use super::ids::IdLayout;
+use super::shape::{TopKRow, TopKRowMut, TopKShape};
 use super::wide::Wide;
 use crate::kernels::simd::Level;
 
 /// Shape and sizes of a top-k record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TopKLayout {
-    k: usize,
-    value_bits: u32,
-    has_tail: bool,
-    num_temperatures: usize,
-    ids: IdLayout,
+    shape: TopKShape,
     wide: Option<Wide>,
-}
-
-/// One row to write.
-#[derive(Debug, Clone, Copy)]
-pub struct TopKRow<'a> {
-    pub ids: &'a [u32],
-    pub log_probs: &'a [f32],
-    /// log Σ over all other ids of p; not looked at where the layout has no tail.
-    pub log_tail: f32,
-    /// log Σ over all other ids of p^(1/T), one per temperature of the layout.
-    pub log_tail_at: &'a [f32],
-}
-
-/// Where one row is read to.
-#[derive(Debug)]
-pub struct TopKRowMut<'a> {
-    pub ids: &'a mut [u32],
-    pub log_probs: &'a mut [f32],
-    pub log_tail: &'a mut f32,
-    pub log_tail_at: &'a mut [f32],
 }
 
 impl TopKLayout {
@@ -52,9 +29,8 @@ impl TopKLayout {
     #[must_use]
     pub fn new(k: usize, vocab_size: u32, value_bits: u32, has_tail: bool, num_temperatures: usize) -> Self {
         let ids = IdLayout::new(k, vocab_size, false);
-        let mut layout = Self { k, value_bits, has_tail, num_temperatures, ids, wide: None };
-        layout.wide = Wide::new(&layout);
-        layout
+        let shape = TopKShape { k, value_bits, has_tail, num_temperatures, ids };
+        Self { shape, wide: Wide::new(&shape) }
     }
 
     /// The same layout, read and written by another instruction set (or by the best one below it that is there):
@@ -66,43 +42,29 @@ impl TopKLayout {
 
     #[must_use]
     pub fn k(&self) -> usize {
-        self.k
+        self.shape.k
     }
 
     #[must_use]
     pub fn has_tail(&self) -> bool {
-        self.has_tail
+        self.shape.has_tail
     }
 
     #[must_use]
     pub fn num_temperatures(&self) -> usize {
-        self.num_temperatures
+        self.shape.num_temperatures
     }
 
     /// Ids are below this.
     #[must_use]
     pub fn vocab_size(&self) -> u32 {
-        self.ids.universe()
+        self.shape.ids.universe()
     }
 
     /// Bytes of one record.
     #[must_use]
     pub fn stride(&self) -> usize {
-        let scalars = 2 + usize::from(self.has_tail) + self.num_temperatures;
-        (16 * scalars + self.k * self.value_bits as usize + self.ids.bits()).div_ceil(8)
-    }
-
-    pub(super) fn ids(&self) -> &IdLayout {
-        &self.ids
-    }
-
-    pub(super) fn value_bits(&self) -> u32 {
-        self.value_bits
-    }
-
-    /// Bytes of the scalars, which come first.
-    pub(super) fn head_bytes(&self) -> usize {
-        2 * (2 + usize::from(self.has_tail) + self.num_temperatures)
+        self.shape.stride()
     }
 
     #[cfg(test)]
@@ -111,7 +73,7 @@ impl TopKLayout {
     }
 
     fn top_code(&self) -> u32 {
-        (1 << self.value_bits) - 1
+        (1 << self.shape.value_bits) - 1
     }
 
     /// Writes one row; `codes` is scratch of K numbers.
@@ -124,7 +86,7 @@ impl TopKLayout {
 
     /// The log-tails at temperatures: the last of the scalars.
     fn encode_tails(&self, row: &TopKRow<'_>, record: &mut [u8]) -> Result<(), EncodeError> {
-        let first = self.head_bytes() - 2 * self.num_temperatures;
+        let first = self.shape.scalar_bytes() - 2 * self.shape.num_temperatures;
         for (tail, bytes) in row.log_tail_at.iter().zip(record[first..].chunks_exact_mut(2)) {
             let half = half_of_log("log-tail at a temperature", *tail, false)?;
             bytes.copy_from_slice(&half.to_bits().to_le_bytes());
@@ -139,20 +101,20 @@ impl TopKLayout {
         codes: &mut [u32],
         record: &mut [u8],
     ) -> Result<(), EncodeError> {
-        self.ids.check(row.ids)?;
+        self.shape.ids.check(row.ids)?;
         let scale = Scale::of(row.log_probs)?;
         scale.quantise(row.log_probs, self.top_code(), codes);
         let mut writer = BitWriter::new(record);
         writer.put(scale.top.to_bits().into(), 16);
         writer.put(scale.range.to_bits().into(), 16);
-        if self.has_tail {
+        if self.shape.has_tail {
             writer.put(half_of_log("log-tail", row.log_tail, true)?.to_bits().into(), 16);
         }
         for &tail in row.log_tail_at {
             writer.put(half_of_log("log-tail at a temperature", tail, false)?.to_bits().into(), 16);
         }
-        column::put(&mut writer, codes, self.value_bits);
-        self.ids.put(&mut writer, row.ids);
+        column::put(&mut writer, codes, self.shape.value_bits);
+        self.shape.ids.put(&mut writer, row.ids);
         Ok(())
     }
 
@@ -170,7 +132,7 @@ impl TopKLayout {
     }
 
     fn decode_tails(&self, record: &[u8], row: &mut TopKRowMut<'_>) -> Result<(), DecodeError> {
-        let first = self.head_bytes() - 2 * self.num_temperatures;
+        let first = self.shape.scalar_bytes() - 2 * self.shape.num_temperatures;
         for (tail, bytes) in row.log_tail_at.iter_mut().zip(record[first..].chunks_exact(2)) {
             let half = f16::from_bits(u16::from_le_bytes([bytes[0], bytes[1]]));
             *tail = log_of_half("log-tail at a temperature", half, false)?;
@@ -189,15 +151,15 @@ impl TopKLayout {
         let mut scalar = || f16::from_bits(reader.get(16) as u16);
         let scale = Scale { top: scalar(), range: scalar() };
         scale.check()?;
-        if self.has_tail {
+        if self.shape.has_tail {
             *row.log_tail = log_of_half("log-tail", scalar(), true)?;
         }
         for tail in row.log_tail_at {
             *tail = log_of_half("log-tail at a temperature", scalar(), false)?;
         }
-        column::get(&mut reader, codes, self.value_bits);
+        column::get(&mut reader, codes, self.shape.value_bits);
         scale.restore(codes, self.top_code(), row.log_probs);
-        self.ids.get(&mut reader, row.ids)?;
+        self.shape.ids.get(&mut reader, row.ids)?;
         if reader.rest_is_zero() { Ok(()) } else { Err(DecodeError::Padding) }
     }
 }
@@ -211,7 +173,7 @@ fn half_of_log(field: &'static str, value: f32, at_one: bool) -> Result<f16, Enc
     Ok(f16::from_f32(if at_one && value > 0.0 { 0.0 } else { value }))
 }
 
-pub(super) fn log_of_half(field: &'static str, half: f16, at_one: bool) -> Result<f32, DecodeError> {
+fn log_of_half(field: &'static str, half: f16, at_one: bool) -> Result<f32, DecodeError> {
     let value = half.to_f32();
     let valid = value < f32::INFINITY && !(at_one && value > 0.0);
     if valid { Ok(value) } else { Err(DecodeError::BadNumber(field)) }
@@ -285,7 +247,7 @@ impl Scale {
 }
 
 /// The smallest f16 that reaches from `top` down to `low`; None where no finite one does.
-pub(super) fn range_of(top: f16, low: f32) -> Option<f16> {
+fn range_of(top: f16, low: f32) -> Option<f16> {
     let value = (top.to_f32() - low).max(0.0);
     let half = f16::from_f32(value);
     let up = if half.to_f32() < value { f16::from_bits(half.to_bits() + 1) } else { half };

@@ -1,8 +1,7 @@
-//! Records of 64 ids, fast: the same bytes as the plain codec's, checked against it in the tests.
+//! Records of 64 ids, fast: the same bytes as the plain codec's (`agreement.rs` compares them).
 //!
-//! A row goes through as arrays of 64 lanes, whose steps are those of `kernels::simd::bytes`. What is out of the
-//! ordinary (ids out of order, numbers that are not finite, bytes that are no record) is left to the plain codec,
-//! which says what is wrong.
+//! A row goes through as arrays of 64 lanes, whose steps are those of `kernels::simd::bytes`. Everything
+//! else (ids out of order, numbers that are not finite, invalid records) is left to the plain codec, which names the error.
 //!
 //! ```text
 //! encode:  ids → low bytes, bit planes of the rest; places of the unary ones → OR of 1 << place
@@ -11,7 +10,7 @@
 //!          ids = (place − rank) << L | planes | low bytes
 //! ```
 
-use super::topk::{TopKLayout, TopKRow, TopKRowMut};
+use super::shape::{TopKRow, TopKRowMut, TopKShape};
 use crate::kernels::simd::bytes::{ByteLanes, ByteLevel, ByteWork, Bytes, LANES as K, Words};
 use crate::kernels::simd::{self, Level};
 
@@ -24,25 +23,25 @@ pub(super) struct Wide {
     low_bits: u32,
     high_bits: u32,
     value_bits: u32,
-    /// Bytes of the scalars at the head of a record.
-    head: usize,
+    /// Bytes of the scalars at the beginning of a record.
+    scalar_bytes: usize,
     has_tail: bool,
 }
 
 impl Wide {
     /// None where a layout has another shape than these loops.
-    pub(super) fn new(layout: &TopKLayout) -> Option<Self> {
-        let ids = layout.ids();
-        let fits = layout.k() == K && (8..16).contains(&ids.low_bits()) && ids.high_bits() <= 192;
+    pub(super) fn new(shape: &TopKShape) -> Option<Self> {
+        let ids = shape.ids;
+        let fits = shape.k == K && (8..16).contains(&ids.low_bits()) && ids.high_bits() <= 192;
         fits.then(|| Self {
             // A THACK_SIMD that means nothing is refused where kernels run; bytes are the same at every level.
             level: ByteLevel::at(simd::level().unwrap_or(Level::Scalar)),
             vocab_size: ids.universe(),
             low_bits: ids.low_bits(),
             high_bits: ids.high_bits() as u32,
-            value_bits: layout.value_bits(),
-            head: layout.head_bytes(),
-            has_tail: layout.has_tail(),
+            value_bits: shape.value_bits,
+            scalar_bytes: shape.scalar_bytes(),
+            has_tail: shape.has_tail,
         })
     }
 
@@ -56,13 +55,13 @@ impl Wide {
         Self { level: ByteLevel::at(level), ..self }
     }
 
-    /// Writes all of a record but the log-tails at temperatures. False: nothing is said about the row.
+    /// Writes all of a record but the log-tails at temperatures. False: this row is for the plain codec.
     pub(super) fn encode(&self, row: &TopKRow<'_>, record: &mut [u8]) -> bool {
         let (Ok(ids), Ok(values)) = (row.ids.try_into(), row.log_probs.try_into()) else { return false };
         self.level.run(Encode { wide: self, ids, values, tail: row.log_tail, record })
     }
 
-    /// Reads all of a record but the log-tails at temperatures. False: nothing is said about the record.
+    /// Reads all of a record but the log-tails at temperatures. False: this record is for the plain codec.
     pub(super) fn decode(&self, record: &[u8], row: &mut TopKRowMut<'_>) -> bool {
         let Ok(ids) = <&mut Words>::try_from(&mut *row.ids) else { return false };
         let Ok(values) = <&mut [f32; K]>::try_from(&mut *row.log_probs) else { return false };
@@ -99,7 +98,7 @@ impl ByteWork for Encode<'_> {
             }
             record[4..6].copy_from_slice(&lanes.to_half(tail).to_le_bytes());
         }
-        let mut writer = Writer { bytes: &mut record[wide.head..] };
+        let mut writer = Writer { bytes: &mut record[wide.scalar_bytes..] };
         if wide.value_bits == 8 {
             writer.put(&codes);
         } else {
@@ -183,7 +182,7 @@ impl ByteWork for Decode<'_> {
                 return false;
             }
         }
-        let (columns, unary) = record[wide.head..].split_at(wide.column_bytes());
+        let (columns, unary) = record[wide.scalar_bytes..].split_at(wide.column_bytes());
         let Some(words) = unary_words(unary, wide.high_bits) else { return false };
         let mut reader = Reader { bytes: columns };
         let codes = if wide.value_bits == 8 { reader.lanes() } else { reader.planes(lanes, wide.value_bits) };
@@ -284,127 +283,4 @@ fn unary_words(part: &[u8], high_bits: u32) -> Option<[u64; 3]> {
     let beyond = words.get(word).map_or(0, |last| last >> (high_bits % 64))
         | words.iter().skip(word + 1).fold(0, |any, word| any | word);
     (ones == K as u32 && beyond == 0).then_some(words)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::codec::Dither;
-    use proptest::prelude::*;
-
-    struct Case {
-        layout: TopKLayout,
-        ids: [u32; K],
-        values: [f32; K],
-    }
-
-    fn case(vocab_size: u32, value_bits: u32, spread: f32, seed: u64) -> Case {
-        let dither = Dither::new(seed, [0; 3]);
-        let mut ids = std::collections::BTreeSet::new();
-        let mut i = 0;
-        while ids.len() < K {
-            ids.insert((dither.uniform(i).powi(2) * vocab_size as f32) as u32 % vocab_size);
-            i += 1;
-        }
-        let ids: Vec<u32> = ids.into_iter().collect();
-        let values = std::array::from_fn(|i| -spread * dither.uniform(1000 + i as u64));
-        Case {
-            layout: TopKLayout::new(K, vocab_size, value_bits, true, 1),
-            ids: ids.try_into().unwrap(),
-            values,
-        }
-    }
-
-    impl Case {
-        fn row(&self) -> TopKRow<'_> {
-            TopKRow { ids: &self.ids, log_probs: &self.values, log_tail: -1.5, log_tail_at: &[2.5] }
-        }
-    }
-
-    type Decoded = ([u32; K], [u32; K], f32, f32);
-
-    /// Without a level by the plain codec. Values as bits.
-    fn decoded(layout: &TopKLayout, record: &[u8], level: Option<Level>) -> Option<Decoded> {
-        let (mut ids, mut values, mut codes) = ([0; K], [0.0; K], [0; K]);
-        let (mut tail, mut at) = (0.0, [0.0]);
-        let row =
-            TopKRowMut { ids: &mut ids, log_probs: &mut values, log_tail: &mut tail, log_tail_at: &mut at };
-        match level {
-            None => layout.decode_plain(record, &mut codes, row).ok()?,
-            Some(level) => layout.at_level(level).decode(record, &mut codes, row).ok()?,
-        }
-        Some((ids, values.map(f32::to_bits), tail, at[0]))
-    }
-
-    fn vocabularies() -> impl Strategy<Value = u32> {
-        prop_oneof![Just(151_936u32), Just(32_128), 17_000u32..300_000, Just(1 << 17), Just(2_000_000)]
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
-
-        #[test]
-        fn bytes_are_those_of_the_plain_codec(
-            v in vocabularies(), bits in 7u32..=8, spread in 0f32..30.0, seed: u64, zero in 0usize..400,
-        ) {
-            let mut case = case(v, bits, spread, seed);
-            if let Some(value) = case.values.get_mut(zero) {
-                *value = [0.0, -0.0, f32::NEG_INFINITY, 1e-6][seed as usize % 4];
-            }
-            let mut plain = vec![0xaa; case.layout.stride()];
-            case.layout.encode_plain(case.row(), &mut [0; K], &mut plain).unwrap();
-            let expected = decoded(&case.layout, &plain, None);
-            for level in Level::supported() {
-                let mut record = vec![0x55; case.layout.stride()];
-                case.layout.at_level(level).encode(case.row(), &mut [0; K], &mut record).unwrap();
-                prop_assert_eq!(&record, &plain, "{:?}", level);
-                prop_assert_eq!(&decoded(&case.layout, &record, Some(level)), &expected, "{:?}", level);
-            }
-        }
-
-        #[test]
-        fn damaged_records_are_judged_alike(
-            v in vocabularies(), bits in 7u32..=8, seed: u64,
-            edits in prop::collection::vec((any::<u16>(), 0u8..8), 1..4),
-        ) {
-            let case = case(v, bits, 10.0, seed);
-            let mut record = vec![0; case.layout.stride()];
-            case.layout.encode(case.row(), &mut [0; K], &mut record).unwrap();
-            for (at, bit) in edits {
-                let at = at as usize % record.len();
-                record[at] ^= 1 << bit;
-            }
-            let expected = decoded(&case.layout, &record, None);
-            for level in Level::supported() {
-                prop_assert_eq!(&decoded(&case.layout, &record, Some(level)), &expected, "{:?}", level);
-            }
-        }
-
-        #[test]
-        fn impossible_rows_are_judged_alike(seed: u64, at in 0usize..K, id: u32, value: f32) {
-            let mut case = case(151_936, 8, 10.0, seed);
-            case.ids[at] = id;
-            case.values[(at + 7) % K] = value;
-            let encode = |layout: TopKLayout| {
-                let mut record = vec![0; layout.stride()];
-                layout.encode(case.row(), &mut [0; K], &mut record).map(|()| record)
-            };
-            let mut plain = vec![0; case.layout.stride()];
-            let expected = case.layout.encode_plain(case.row(), &mut [0; K], &mut plain).map(|()| plain);
-            for level in Level::supported() {
-                let found = encode(case.layout.at_level(level));
-                prop_assert_eq!(found.is_ok(), expected.is_ok(), "{:?}", level);
-                if let (Ok(found), Ok(expected)) = (&found, &expected) {
-                    prop_assert_eq!(found, expected, "{:?}", level);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_wide_layouts_are_the_large_vocabularies() {
-        let is_wide = |k, v| TopKLayout::new(k, v, 8, true, 0).is_wide();
-        assert!(is_wide(64, 151_936) && is_wide(64, 32_128) && is_wide(64, 262_144));
-        assert!(!is_wide(64, 1024) && !is_wide(32, 151_936));
-    }
 }

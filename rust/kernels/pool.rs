@@ -1,4 +1,4 @@
-//! Our own threads: as many as asked for, made when first needed, and again in a forked child.
+//! Our own threads: as many as asked for, started when first needed, and again in a forked child.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,9 +9,9 @@ use crate::error::{Class, Error, Result};
 
 /// 0: not set, so the environment or the machine decides.
 static WANTED: AtomicUsize = AtomicUsize::new(0);
-static POOL: Mutex<Option<Made>> = Mutex::new(None);
+static POOL: Mutex<Option<Started>> = Mutex::new(None);
 
-struct Made {
+struct Started {
     process: u32,
     threads: usize,
     pool: Arc<rayon::ThreadPool>,
@@ -29,15 +29,15 @@ pub fn num_threads() -> usize {
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
-/// Uses `threads` from now on; 0 goes back to the default.
+/// Uses `threads` from now on; 0: the default.
 pub fn set_num_threads(threads: usize) {
     WANTED.store(threads, Ordering::Relaxed);
 }
 
 fn pool(threads: usize) -> Result<Arc<rayon::ThreadPool>> {
-    let mut made = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut current = POOL.lock().unwrap_or_else(PoisonError::into_inner);
     let process = std::process::id();
-    if let Some(found) = made.as_ref().filter(|m| m.process == process && m.threads == threads) {
+    if let Some(found) = current.as_ref().filter(|m| m.process == process && m.threads == threads) {
         return Ok(Arc::clone(&found.pool));
     }
     let built = rayon::ThreadPoolBuilder::new()
@@ -46,7 +46,7 @@ fn pool(threads: usize) -> Result<Arc<rayon::ThreadPool>> {
         .build()
         .map_err(|error| Error::new(Class::Usage, format!("cannot start {threads} threads: {error}")))?;
     let pool = Arc::new(built);
-    let old = made.replace(Made { process, threads, pool: Arc::clone(&pool) });
+    let old = current.replace(Started { process, threads, pool: Arc::clone(&pool) });
     if old.as_ref().is_some_and(|m| m.process != process) {
         std::mem::forget(old); // its threads live in the parent: joining them here would wait for ever
     }
@@ -86,7 +86,7 @@ mod tests {
 
     /// The number of threads is one for the whole process: no other test in here sets it.
     #[test]
-    fn every_row_is_worked_on_once_and_the_lowest_failure_is_told() {
+    fn every_row_is_worked_on_once_and_the_lowest_failure_is_reported() {
         for threads in [1, 2, 3] {
             set_num_threads(threads);
             for (rows, each) in [(1, 1), (7, WORTH_A_THREAD), (1000, 200), (64, 20_000)] {

@@ -154,15 +154,14 @@ impl Summary {
     /// `log Σ_{v ∉ ids} exp(x_v/T)`: exact where the others hold nearly all mass, and where they hold hardly any.
     ///
     /// `ids` are those of a selection: no other value is greater than one of theirs. Where they hold less than half
-    /// of the mass, the rest is a difference that loses no more than one bit; else it is summed directly.
+    /// of the mass, the tail is a difference that loses no more than one bit; else it is summed directly.
     pub fn log_tail<E: Element>(&self, row: &[E], ids: &[u32], temperature: f64) -> f64 {
         let inverse = 1.0 / temperature;
         let kept: Vec<f32> = ids.iter().map(|id| row[*id as usize].to_f32()).collect();
         let bound = kept.iter().copied().fold(f32::INFINITY, f32::min);
         if inverse == self.inverse_temperature && !self.sums.is_empty() {
-            let heads = self.mass(&kept);
-            let tail =
-                if heads <= 0.5 * self.total { self.total - heads } else { self.tail(row, ids, bound) };
+            let mass = self.mass(&kept);
+            let tail = if mass <= 0.5 * self.total { self.total - mass } else { self.tail(row, ids, bound) };
             if tail > SHALLOW * self.total {
                 return f64::from(self.highest) * inverse + tail.ln() - self.origin.log(self.highest);
             }

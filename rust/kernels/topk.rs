@@ -174,7 +174,7 @@ struct CollectAt {
     left: usize,
     first: usize,
     count: usize,
-    /// The first `count` are found, the rest is room for more.
+    /// The first `count` are found; the other places are free.
     ids: Vec<u32>,
     values: Vec<f32>,
 }

@@ -54,7 +54,7 @@ fn sparse_divergence(
         k: ids.item_count() / losses.len().max(1),
         ids: slice(&ids)?,
         values: slice(&values)?,
-        rests: slice(&rests)?,
+        tails: slice(&rests)?,
         labels: labels.as_ref().map(slice).transpose()?,
         weights: weights.as_ref().map(slice).transpose()?,
         loss,
@@ -74,7 +74,7 @@ struct Rows<'a> {
     k: usize,
     ids: &'a [i32],
     values: &'a [f32],
-    rests: &'a [f32],
+    tails: &'a [f32],
     labels: Option<&'a [i64]>,
     weights: Option<&'a [f32]>,
     loss: Loss,
@@ -100,7 +100,7 @@ impl Rows<'_> {
 
     fn target(&self, number: usize) -> Target<'_> {
         let own = number * self.k..(number + 1) * self.k;
-        Target { ids: &self.ids[own.clone()], values: &self.values[own], rest: self.rests[number] }
+        Target { ids: &self.ids[own.clone()], values: &self.values[own], tail: self.tails[number] }
     }
 
     fn check(&self, logits: usize, rows: usize) -> Result<()> {
@@ -109,7 +109,7 @@ impl Rows<'_> {
             && logits == rows * self.columns
             && self.ids.len() == rows * self.k
             && self.values.len() == self.ids.len()
-            && self.rests.len() == rows
+            && self.tails.len() == rows
             && self.labels.is_none_or(|labels| labels.len() == rows)
             && self.weights.is_none_or(|weights| weights.len() == rows);
         if shapes {
@@ -117,7 +117,7 @@ impl Rows<'_> {
         }
         Err(Error::new(Class::Usage, "logits, target, labels and weights have different numbers of rows")
             .detail(format!("{logits} logits in rows of {}, {rows} losses", self.columns))
-            .detail(format!("{} ids, {} tails", self.ids.len(), self.rests.len())))
+            .detail(format!("{} ids, {} tails", self.ids.len(), self.tails.len())))
     }
 }
 

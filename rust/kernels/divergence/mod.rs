@@ -1,6 +1,6 @@
-//! Divergences between a cached target and a row of student logits, with the gradient, in two sweeps.
+//! Divergences between a sparse target and a row of student logits, with the gradient, in two sweeps.
 //!
-//! On K+1 numbers: the K ids and everything else as one bucket. `s` is the student's softmax, `q_k = s[S_k]`, `u`
+//! On K+1 outcomes: the K ids, and all others as one. `s` is the student's softmax, `q_k = s[S_k]`, `u`
 //! its mass outside S; `p_k` and `t` are the teacher's. With `g_k = ∂f/∂log q_k`, `h = ∂f/∂log u`, `G = Σ g_k`:
 //!
 //!     outside S:  grad_v = r_v · (h·q_S − G·u)      r: the softmax over the tail alone, finite as u → 0
@@ -22,15 +22,15 @@ use sweep::{Share, Swept};
 pub use terms::Kind;
 use terms::{Slopes, logsumexp, slopes};
 
-/// What the cache knows of one row.
+/// What is known of the teacher's distribution for one row.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
     /// Increasing, each below the row's length; entries with weight 0 in a sampled target are padding.
     pub ids: &'a [i32],
     /// `log p_k`; for sampled targets the weights themselves.
     pub values: &'a [f32],
-    /// log t; for sampled targets H(p).
-    pub rest: f32,
+    /// log t, the log of the tail mass; for sampled targets H(p).
+    pub tail: f32,
 }
 
 /// T²·f + `ce_weight` · (−log q(label)); the target is at `temperature`, and so are the student's logits in f.
@@ -94,18 +94,18 @@ pub fn in_place<E: Element>(
     student.check(number)?;
     let target = Target { values: &values, ..*target };
     let (log_q, log_u) = (student.log_q(), student.log_tail - student.log_all);
-    let heads = Heads { ids: &ids, q: &log_q.iter().map(|log_q| log_q.exp()).collect::<Vec<_>>() };
-    let found = slopes(loss.kind, &target, &log_q, heads.q, log_u);
+    let kept = Kept { ids: &ids, q: &log_q.iter().map(|log_q| log_q.exp()).collect::<Vec<_>>() };
+    let found = slopes(loss.kind, &target, &log_q, kept.q, log_u);
     if loss.kind == Kind::ReverseKl && found.value == f64::INFINITY {
         return Err(infinite_reverse_kl(number));
     }
-    student.gradient(row, &heads, &found, loss, label.map(|label| (label, weight * loss.ce_weight)), weight);
+    student.gradient(row, &kept, &found, loss, label.map(|label| (label, weight * loss.ce_weight)), weight);
     let entropy = label.map_or(0.0, |_| loss.ce_weight * (student.log_all_at_one() - student.label));
     Ok(weight * (found.value * loss.temperature * loss.temperature + entropy))
 }
 
 /// The K ids with the student's probabilities.
-struct Heads<'a> {
+struct Kept<'a> {
     ids: &'a [usize],
     q: &'a [f64],
 }
@@ -139,8 +139,8 @@ impl Student {
             row[*id] = E::LOWEST;
         }
         let total = |tail: f64, inverse: f64| {
-            let head: Vec<f64> = kept.iter().map(|z| z * inverse).collect();
-            logsumexp(&[logsumexp(&head), tail])
+            let scaled: Vec<f64> = kept.iter().map(|z| z * inverse).collect();
+            logsumexp(&[logsumexp(&scaled), tail])
         };
         let at_one = (label.is_some() && inverse != 1.0).then(|| {
             let swept = sweep::read(level, row, 1.0);
@@ -186,26 +186,26 @@ impl Student {
     fn gradient<E: Element>(
         &self,
         row: &mut [E],
-        heads: &Heads<'_>,
+        kept: &Kept<'_>,
         found: &Slopes,
         loss: &Loss,
         ce: Option<(usize, f64)>,
         weight: f64,
     ) {
-        let Heads { ids, q } = *heads;
-        let (u, q_head) = ((self.log_tail - self.log_all).exp(), q.iter().sum::<f64>());
-        let total: f64 = found.heads.iter().sum();
+        let Kept { ids, q } = *kept;
+        let (u, q_kept) = ((self.log_tail - self.log_all).exp(), q.iter().sum::<f64>());
+        let total: f64 = found.kept.iter().sum();
         // d(z/T)/dz brings 1/T, the loss is multiplied by T².
         let by_logit = weight * loss.temperature;
         let ce_weight = ce.map_or(0.0, |(_, weight)| weight);
-        let mut outside = (found.tail * q_head - total * u) * by_logit;
+        let mut outside = (found.tail * q_kept - total * u) * by_logit;
         if self.at_one.is_none() {
             outside += ce_weight * u;
         }
         self.second_sweep(row, outside, ce_weight);
-        // Without a cross-entropy nobody knows the sum at temperature 1, and the power may be infinite.
+        // Without a cross-entropy the sum at temperature 1 is not known, and the power may be infinite.
         let softmax = |z: f64| ce.map_or(0.0, |(_, weight)| weight * (z - self.log_all_at_one()).exp());
-        for (((id, slope), q), z) in ids.iter().zip(&found.heads).zip(q).zip(&self.kept) {
+        for (((id, slope), q), z) in ids.iter().zip(&found.kept).zip(q).zip(&self.kept) {
             let own = (slope - q * (total + found.tail)) * by_logit + softmax(*z);
             let label = ce.filter(|(label, _)| label == id).map_or(0.0, |(_, weight)| weight);
             row[*id] = E::from_f32((own - label) as f32);
@@ -247,7 +247,7 @@ fn checked_target(
         .filter(|(_, value)| counts(**value))
         .map(|(id, value)| (usize::try_from(*id).unwrap_or(usize::MAX), *value))
         .unzip();
-    if values.iter().chain([&target.rest]).any(|value| value.is_nan() || *value == f32::INFINITY) {
+    if values.iter().chain([&target.tail]).any(|value| value.is_nan() || *value == f32::INFINITY) {
         return Err(Error::new(Class::Mismatch, format!("row {number}: the target holds NaN or +inf"))
             .hint("run thack cache verify on the cache"));
     }

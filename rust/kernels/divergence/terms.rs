@@ -1,4 +1,6 @@
 //! Each divergence on the K+1 outcomes, with its slopes: the formulas alone, in f64.
+//!
+//! A copy of thack/losses/formulas.py; tests/vectors/divergences.json pins both.
 
 use super::Target;
 
@@ -23,21 +25,21 @@ pub enum Kind {
 pub(super) struct Slopes {
     pub(super) value: f64,
     /// `g_k = ∂f/∂log q_k`
-    pub(super) heads: Vec<f64>,
+    pub(super) kept: Vec<f64>,
     /// `h = ∂f/∂log u`
     pub(super) tail: f64,
 }
 
-/// `log_q` and `q` stand in the order of the target's ids, `log_u` is the student's tail.
+/// `log_q` and `q` are in the order of the target's ids, `log_u` is the student's tail.
 pub(super) fn slopes(kind: Kind, target: &Target<'_>, log_q: &[f64], q: &[f64], log_u: f64) -> Slopes {
-    let rest = f64::from(target.rest);
+    let log_t = f64::from(target.tail);
     if kind == Kind::Sampled {
         let weights = || target.values.iter().map(|w| f64::from(*w));
         // Padding weighs nothing, whatever the student makes of its id.
         let cross = weights().zip(log_q).filter(|(w, _)| *w > 0.0).map(|(w, q)| -w * q);
         return Slopes {
-            value: cross.sum::<f64>() - rest,
-            heads: weights().map(|w| -w).collect(),
+            value: cross.sum::<f64>() - log_t,
+            kept: weights().map(|w| -w).collect(),
             tail: 0.0,
         };
     }
@@ -47,10 +49,10 @@ pub(super) fn slopes(kind: Kind, target: &Target<'_>, log_q: &[f64], q: &[f64], 
         .zip(log_q.iter().zip(q))
         .map(|(log_p, (log_q, q))| term(kind, f64::from(*log_p), *log_q, *q))
         .collect();
-    let (of_tail, tail) = term(kind, rest, log_u, log_u.exp());
+    let (of_tail, tail) = term(kind, log_t, log_u, log_u.exp());
     Slopes {
         value: terms.iter().map(|(value, _)| value).sum::<f64>() + of_tail,
-        heads: terms.iter().map(|(_, slope)| *slope).collect(),
+        kept: terms.iter().map(|(_, slope)| *slope).collect(),
         tail,
     }
 }
