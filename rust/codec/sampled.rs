@@ -5,7 +5,7 @@
 //! kept in 15 bits, rounded up or down at random by one shared number so that their expectations are
 //! exact; weights that share a rounding cell with one of them are rounded by the same number, which
 //! keeps every weight between the two; all others are rounded at random to a level of the code. So
-//! E[decoded weight] = weight for each (docs/reference/pitfalls.md, case 8). The entropy has steps of 2^-10 nats, rounded at
+//! E[decoded weight] = weight for each (pitfall 8). The entropy has steps of 2^-10 nats, rounded at
 //! random. Unused places repeat the last id: the count needs no bits.
 
 use super::bits::{BitReader, BitWriter};
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(SampledLayout::new(4, 151_936).stride(), 16);
     }
 
-    /// Weights rounded deterministically bias the target (docs/reference/pitfalls.md, case 8). Every weight's mean over many draws
+    /// Weights rounded deterministically bias the target (pitfall 8). Every weight's mean over many draws
     /// is within four standard errors of the weight; τ and the entropy likewise.
     #[test]
     fn expectation_after_decoding_is_the_weight() {

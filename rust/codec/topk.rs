@@ -4,7 +4,7 @@
 //! threefold from the most likely id to the least: an error ε in log p costs ½·p·ε² of KL divergence,
 //! so likely ids get the finer steps. At 8 bits the KL of the round trip stays below 2e-5 on all
 //! families of rows in the tests, at 7 bits below 1e-4. `top`, `range` (rounded up) and the log-tail
-//! are f16; the log-tail is the caller's exact one, never 1 − Σp (docs/reference/pitfalls.md, case 2). A negative `range` says
+//! are f16; the log-tail is the caller's exact one, never 1 − Σp (pitfall 2). A negative `range` says
 //! that the last code means −inf.
 
 use half::f16;

@@ -85,7 +85,7 @@ def terms(divergence: Divergence, log_p: Tensor, log_q: Tensor) -> tuple[Tensor,
     p, q = both.p, both.q
     if divergence.kind == "total_variation":
         return (p - q).abs() / 2, q * torch.sign(q - p) / 2
-    # Masked before the product: −inf − −inf and 0·inf are NaN (docs/reference/pitfalls.md, case 12).
+    # Masked before the product: −inf − −inf and 0·inf are NaN (pitfall 12).
     found = [Part(scale, w, torch.where(w > 0, ratio, 0)) for scale, w, ratio in parts(divergence, both)]
     values = [(one.weight if one.scale == 1 else one.scale * one.weight) * one.log_ratio for one in found]
     if divergence.kind == "forward_kl":

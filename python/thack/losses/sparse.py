@@ -77,7 +77,7 @@ class _Rowwise(torch.autograd.Function):
 def at_temperature(target: SparseTarget, temperature: float) -> SparseRows:
     """The target at T; a sampled one is at T = 1.
 
-    The sum of all p^(1/T) follows by addition of the stored tail, never as 1 − Σ (docs/reference/pitfalls.md, case 4).
+    The sum of all p^(1/T) follows by addition of the stored tail, never as 1 − Σ (pitfall 4).
     """
     if isinstance(target, SampledTarget):
         return SparseRows(target.ids_NK, target.weights_NK, target.entropy_N, target.vocab_size, sampled=True)

@@ -3,7 +3,7 @@
     dense         all of it
     top-k         the k most likely ids and the exact mass of all others, as one
     renormalised  the k most likely ids, scaled to a sum of 1: what most tools cache
-                  (docs/reference/pitfalls.md, case 1)
+                  (pitfall 1)
     sampled       k ids by threshold sampling, unbiased
     multinomial   k independent draws, as counts, unbiased
     mixed         the k most likely ids exactly; the tail's mass t as t·[(1 − λ)·draws + λ·prior], with

@@ -55,9 +55,9 @@ def reference(
 ) -> torch.Tensor:
     def buckets(z: torch.Tensor) -> torch.Tensor:
         full = torch.softmax(z.double() / temperature, 1)
-        head = full.gather(1, ids.long())
+        kept = full.gather(1, ids.long())
         others = full.scatter(1, ids.long(), 0.0).sum(1, keepdim=True)
-        return torch.cat([head, others], 1)
+        return torch.cat([kept, others], 1)
 
     return temperature**2 * definition(kind, buckets(teacher), buckets(student), beta, 0.1)
 
@@ -87,7 +87,7 @@ def test_value_and_gradient_match_float64(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_zero_at_equality_with_zero_gradient(kind: DivergenceKind) -> None:
-    """Traps 4 and 5, at T = 1 and T = 2."""
+    """Pitfalls 4 and 5, at T = 1 and T = 2."""
     z = torch.randn(4, 100, generator=torch.Generator().manual_seed(0)) * 3
     for temperature in (1.0, 2.0):
         student = z.clone().requires_grad_()
@@ -151,7 +151,7 @@ def test_logits_on_another_device_are_refused() -> None:
 
 
 def test_ids_beyond_the_vocabulary_and_nan_rows_are_named() -> None:
-    """Trap 14: an id is checked before it is used."""
+    """Pitfall 14: an id is checked before it is used."""
     z = torch.randn(2, 30, generator=torch.Generator().manual_seed(0))
     target = target_of(z, 4)
     target.ids_NK[1, 3] = 30
@@ -249,7 +249,7 @@ def test_half_precision_in_place_rounds_once(dtype: torch.dtype, temperature: fl
     torch.testing.assert_close(half.double(), double.grad, atol=1e-5, rtol=torch.finfo(dtype).eps * 0.51)
 
 
-# -- the faces that autograd sees ---------------------------------------------------------------------------
+# -- through autograd ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -288,7 +288,7 @@ def test_overwriting_what_autograd_still_needs_is_noticed() -> None:
 
 
 def test_nothing_of_the_logits_size_is_allocated_when_overwriting() -> None:
-    """Trap 24, for the face that does not copy."""
+    """Pitfall 24, where the logits are not copied."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Largest(TorchDispatchMode):
@@ -340,7 +340,7 @@ def test_rows_that_are_no_distribution_are_named(bad: float) -> None:
         kernels.sparse_divergence(rows, target)
 
 
-def test_a_head_or_a_tail_without_mass() -> None:
+def test_kept_ids_or_a_tail_without_mass() -> None:
     """What has no mass on the side that weights it adds 0; forward KL is +inf with a finite gradient where the
     student lacks what the teacher has; reverse KL is refused where the teacher lacks what the student has."""
     inf = float("inf")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from thack import _native, kernels
 from thack.errors import ModelError, UsageError
-from thack.kernels import torch_reference as gpu
+from thack.kernels import torch_reference
 
 FORMATS = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -54,7 +54,7 @@ def test_topk_and_tails_match_float64(dtype: torch.dtype, vocab: int, k: int) ->
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from([-2.0, 0.0, 1.0, float("-inf")]), min_size=1, max_size=300), st.integers(1, 40))
 def test_ties_go_to_the_lowest_id(row: list[float], k: int) -> None:
-    """Trap 18: massive ties, as in bfloat16."""
+    """Pitfall 18: massive ties, as in bfloat16."""
     z = torch.tensor([row])
     finite = int(torch.isfinite(z).sum())
     k = min(k, len(row))
@@ -89,7 +89,7 @@ def test_a_row_of_minus_infinity_is_refused() -> None:
 
 
 def test_a_deep_tail_is_exact() -> None:
-    """Trap 2: 1 − Σp would be 0 here."""
+    """Pitfall 2: 1 − Σp would be 0 here."""
     z = torch.full((1, 400), -200.0)
     z[0, 3] = 0.0
     found = kernels.topk_logsumexp(z, 1)
@@ -97,7 +97,7 @@ def test_a_deep_tail_is_exact() -> None:
 
 
 def test_a_tail_at_the_edge_of_exp_is_exact() -> None:
-    """Trap 2: one value that single-precision exp still keeps must not hide the many that it cuts off."""
+    """Pitfall 2: one value that single-precision exp still keeps must not hide the many that it cuts off."""
     z = torch.full((1, 100_000), -88.0)
     z[0, 3], z[0, 70_000] = 0.0, -86.0
     expected = torch.logsumexp(torch.cat([z[0, :3], z[0, 4:]]).double(), 0).item()
@@ -153,14 +153,16 @@ def test_draws_follow_the_filtered_distribution(options: dict[str, float]) -> No
     assert chi2 < freedom + 4 * (2 * freedom) ** 0.5 + 8
 
 
-def test_the_torch_twin_draws_the_same_ids() -> None:
+def test_the_torch_reference_draws_the_same_ids() -> None:
     z, words = logits(500, 300), keys(500)
-    twin = gpu.sample(z, seed=3, keys_N4=words, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, greedy=False)
-    assert torch.equal(kernels.sample(z, seed=3, keys_N4=words), twin)
+    by_torch = torch_reference.sample(
+        z, seed=3, keys_N4=words, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, greedy=False
+    )
+    assert torch.equal(kernels.sample(z, seed=3, keys_N4=words), by_torch)
 
 
 def test_a_draw_depends_on_its_key_alone() -> None:
-    """Trap 17: not on the batch, the row order or the number of threads."""
+    """Pitfall 17: not on the batch, the row order or the number of threads."""
     z, words = logits(64, 700), keys(64)
     whole = kernels.sample(z, seed=5, keys_N4=words)
     turned = kernels.sample(z.flip(0), seed=5, keys_N4=words.flip(0)).flip(0)
@@ -203,7 +205,7 @@ def test_the_same_bits_at_every_level_and_thread_count() -> None:
 
 @pytest.mark.parametrize("scale", [0.1, 2.0, 6.0])
 def test_threshold_samples_are_unbiased(scale: float) -> None:
-    """Trap 8: the mean over draws equals p within 5 standard errors, and the sum of weights is exactly 1."""
+    """Pitfall 8: the mean over draws equals p within 5 standard errors, and the sum of weights is exactly 1."""
     n, vocab, k = 6000, 90, 8
     row = logits(1, vocab, scale=scale)[0]
     p = torch.softmax(row.double(), 0)
@@ -232,7 +234,7 @@ def test_threshold_sampling_beats_multinomial_by_half() -> None:
     assert ours <= multinomial / 2
 
 
-def test_few_ids_with_mass_are_all_heads() -> None:
+def test_few_ids_with_mass_are_all_kept_as_they_are() -> None:
     z = torch.full((1, 40), float("-inf"))
     z[0, [3, 20]] = torch.tensor([0.0, 1.0])
     found = kernels.threshold_sample(z, 8, seed=0, keys_N4=keys(1))

@@ -46,7 +46,7 @@ def random_pair(seed: int, shape: tuple[int, int] = (4, 7), scale: float = 2.0) 
     ("beta", "value"),
     [(0.0, 0.1166225), (0.25, 0.0206557), (0.5, 0.0263677), (0.75, 0.0191150), (1.0, 0.0992728)],
 )
-def test_trap_6_beta_weights_the_teacher(beta: float, value: float) -> None:
+def test_pitfall_6_beta_weights_the_teacher(beta: float, value: float) -> None:
     student = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log()
     teacher = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64).log()
     assert jsd(student, target(teacher), beta=beta).item() == pytest.approx(value, abs=1e-7)
@@ -93,7 +93,7 @@ def test_gradient_by_finite_differences(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_trap_3_temperature_scales_loss_and_gradient_together(kind: str) -> None:
+def test_pitfall_3_temperature_scales_loss_and_gradient_together(kind: str) -> None:
     student, teacher = random_pair(7, (3, 6))
     log_p, step = torch.log_softmax(teacher, 1), torch.randn(3, 6, dtype=torch.float64) * 1e-6
     z = student.clone().requires_grad_()
@@ -105,7 +105,7 @@ def test_trap_3_temperature_scales_loss_and_gradient_together(kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])  # total variation has a kink there
-def test_trap_5_zero_at_equality(kind: str) -> None:
+def test_pitfall_5_zero_at_equality(kind: str) -> None:
     student, _ = random_pair(11)
     z = student.clone().requires_grad_()
     loss = dense_divergence(z, torch.log_softmax(student, 1), of(kind, temperature=3.0))
@@ -115,7 +115,7 @@ def test_trap_5_zero_at_equality(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_trap_10_one_entry_of_one_row_moves_that_row_alone(kind: str) -> None:
+def test_pitfall_10_one_entry_of_one_row_moves_that_row_alone(kind: str) -> None:
     student, teacher = random_pair(13)
     moved = student.clone()
     moved[2, 3] += 0.5  # one entry: a whole row would change nothing
@@ -125,7 +125,7 @@ def test_trap_10_one_entry_of_one_row_moves_that_row_alone(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_trap_12_ignored_rows_with_nan_give_zero_gradient(kind: str) -> None:
+def test_pitfall_12_ignored_rows_with_nan_give_zero_gradient(kind: str) -> None:
     student, teacher = random_pair(17)
     student[1] = float("nan")
     z = student.clone().requires_grad_()
@@ -136,7 +136,7 @@ def test_trap_12_ignored_rows_with_nan_give_zero_gradient(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_trap_12_outcomes_impossible_for_both_are_harmless(kind: str) -> None:
+def test_pitfall_12_outcomes_impossible_for_both_are_harmless(kind: str) -> None:
     student, teacher = random_pair(19)
     student[:, 0] = teacher[:, 0] = float("-inf")
     z = student.clone().requires_grad_()
@@ -147,7 +147,7 @@ def test_trap_12_outcomes_impossible_for_both_are_harmless(kind: str) -> None:
     assert z.grad is not None and torch.isfinite(z.grad).all()
 
 
-def test_trap_6_small_beta_does_not_meet_forward_kl() -> None:
+def test_pitfall_6_small_beta_does_not_meet_forward_kl() -> None:
     student, teacher = random_pair(23)
     limit = forward_kl(student, target(teacher)).mean()
     assert (limit / jsd(student, target(teacher), beta=0.01).mean()).item() > 50

@@ -90,7 +90,7 @@ def test_a_projected_teacher_of_another_width_equals_its_dense_target() -> None:
         torch.testing.assert_close(ours, fused_divergence(hidden, head, dense, labels, settings))
 
 
-def test_trap_24_nothing_as_large_as_the_logits_is_ever_allocated() -> None:
+def test_pitfall_24_nothing_as_large_as_the_logits_is_ever_allocated() -> None:
     tokens, hidden_size, vocab, chunk = 512, 16, 300, 32
     hidden = torch.randn(tokens, hidden_size, requires_grad=True)
     weight = torch.randn(vocab, hidden_size, requires_grad=True)
@@ -106,7 +106,7 @@ def test_trap_24_nothing_as_large_as_the_logits_is_ever_allocated() -> None:
     assert plain.elements >= tokens * vocab  # the probe does see what it looks for
 
 
-def test_trap_24_weight_gradient_is_added_up_in_float32() -> None:
+def test_pitfall_24_weight_gradient_is_added_up_in_float32() -> None:
     torch.manual_seed(0)
     tokens, hidden_size, vocab = 2048, 16, 64
     hidden, weight = torch.randn(tokens, hidden_size) + 1, torch.randn(vocab, hidden_size) * 0.1
@@ -210,7 +210,7 @@ def test_a_row_without_tail_or_with_all_mass_outside_has_a_finite_gradient() -> 
         assert torch.isfinite(loss).all() and torch.isfinite(rows).all()
 
 
-def test_trap_24_sparse_targets_take_one_buffer_of_logits() -> None:
+def test_pitfall_24_sparse_targets_take_one_buffer_of_logits() -> None:
     tokens, hidden_size, vocab, chunk = 512, 16, 400, 32
     hidden, weight = torch.randn(tokens, hidden_size, requires_grad=True), torch.randn(vocab, hidden_size)
     target = top_k_of(torch.log_softmax(torch.randn(tokens, vocab), 1), 4)

@@ -53,19 +53,19 @@ def optimum(loss: Any, vocab: int = 60, steps: int = 400) -> Tensor:
     return torch.softmax(z.detach().double(), 1)
 
 
-def test_the_optimum_keeps_the_head_and_only_flattens_the_tail() -> None:
+def test_the_optimum_keeps_the_kept_ids_and_only_flattens_the_tail() -> None:
     log_p = teacher_row()
     p, target = log_p.exp(), top_k(log_p, 8)
-    head = target.ids_NK.long()
+    kept = target.ids_NK.long()
     bucketed = optimum(lambda z: forward_kl(z, target))
-    torch.testing.assert_close(bucketed.gather(1, head), p.gather(1, head), atol=2e-3, rtol=0)
-    # Renormalised: the head takes the tail's mass too.
-    scaled = torch.zeros_like(p).scatter(1, head, p.gather(1, head) / p.gather(1, head).sum())
+    torch.testing.assert_close(bucketed.gather(1, kept), p.gather(1, kept), atol=2e-3, rtol=0)
+    # Renormalised: the kept ids take the tail's mass too.
+    scaled = torch.zeros_like(p).scatter(1, kept, p.gather(1, kept) / p.gather(1, kept).sum())
     renormalised = optimum(lambda z: -(scaled * torch.log_softmax(z, 1)).sum(1))
-    assert renormalised.gather(1, head).sum() > 0.98 > p.gather(1, head).sum() + 0.1
+    assert renormalised.gather(1, kept).sum() > 0.98 > p.gather(1, kept).sum() + 0.1
     assert reference.kl(p, bucketed) < 0.5 * reference.kl(p, renormalised)
-    # Raw: below zero at a student that puts all on the head, which ours never is.
-    raw = (p * (log_p - scaled.clamp_min(1e-30).log())).gather(1, head).sum()
+    # Raw: below zero at a student with all mass on the kept ids, which ours never is.
+    raw = (p * (log_p - scaled.clamp_min(1e-30).log())).gather(1, kept).sum()
     assert raw < 0 <= forward_kl(scaled.clamp_min(1e-9).log().float(), target).item()
 
 

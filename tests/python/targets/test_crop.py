@@ -1,4 +1,4 @@
-"""Trap 13: heads of different width are compared under one stated rule."""
+"""Pitfall 13: vocabularies of different size are compared under one stated rule."""
 
 from __future__ import annotations
 
