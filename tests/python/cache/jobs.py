@@ -25,8 +25,8 @@ from thack.cache.capture.job import capture
 from thack.config import CacheSettings
 from thack.errors import ThackError
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import FakeTeacher, make_sequences
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from cache.conftest import FakeTeacher, make_sequences
 
 SEQUENCES = make_sequences(60)
 RANKS = [("torchrun", 1), ("torchrun", 2), ("torchrun", 3), ("torchrun", 4), ("slurm", 2), ("array", 3)]

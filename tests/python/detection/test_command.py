@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from synthetic import Noise, write_run
 
+from detection.synthetic import Noise, write_run
 from thack.cli import app
 from thack.detection import Curves, verdict, verdict_without_oracle
 from thack.schema.run import State, Status

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import STEPS, write_run
 
+from detection.synthetic import STEPS, write_run
 from thack.api import read_curves
 from thack.detection import Curves, verdict, verdict_without_oracle
 from thack.errors import DataError, UsageError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import STEPS, Noise, write_run
 
+from detection.synthetic import STEPS, Noise, write_run
 from thack.detection import (
     Curves,
     Thresholds,

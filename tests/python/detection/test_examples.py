@@ -8,8 +8,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from synthetic import Noise, write_run
 
+from detection.synthetic import Noise, write_run
 from thack.detection import Series, curves, detectors, power_law, verdict_table
 
 MODULES = [curves, detectors, power_law, verdict_table]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import Noise, write_run
 
+from detection.synthetic import Noise, write_run
 from thack.detection import DETECTORS, Case, Curves, Thresholds, choose_threshold, score_detectors, slope_ratio
 from thack.detection.scoring import area, roc_curve, score, with_chosen
 from thack.errors import UsageError

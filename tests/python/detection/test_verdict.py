@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import SHAPES, STEPS, Noise, Shape, write_run
 
+from detection.synthetic import SHAPES, STEPS, Noise, Shape, write_run
 from thack.detection import Curves, Margins, verdict
 from thack.detection.statistics import PromptCurves
 from thack.reporting.prose import reasons

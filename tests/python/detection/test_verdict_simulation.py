@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from synthetic import STEPS, Noise, Shape, per_prompt
 
+from detection.synthetic import STEPS, Noise, Shape, per_prompt
 from thack.detection.statistics import PromptCurves, Resampled, percentile_interval, resample
 
 STEP_E = np.array(STEPS, dtype=float)

@@ -17,12 +17,12 @@ import warnings
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import torch.distributed.fsdp
-from cases import CASES, FOR_FOUR, begin_across, go_on_across
 
+from distributed.cases import CASES, FOR_FOUR, begin_across, go_on_across
 from thack.runtime.process_group import init_process_group
 from training.world import build_world
 

@@ -12,9 +12,8 @@ import transformers
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-sys.path.insert(0, str(Path(__file__).parent))
-from small import llama
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from integrations.small import llama
 from thack import EvalSet, HackingCallback, References
 from thack.config import EvaluationSettings
 from thack.data import Record

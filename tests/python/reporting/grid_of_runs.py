@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synthetic import SHAPES, Noise, Shape, write_run
-
+from detection.synthetic import SHAPES, Noise, Shape, write_run
 from thack.detection import Curves, verdict, verdict_without_oracle
 from thack.experiments.arms import FinishedArms
 from thack.experiments.claims import claims

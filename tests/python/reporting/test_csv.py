@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
-from synthetic import Noise, write_run
 
+from detection.synthetic import Noise, write_run
 from thack.reporting.bands import curves_csv
 from thack.reporting.csv_text import csv_text
 from thack.reporting.effects import claims_csv, effect_of

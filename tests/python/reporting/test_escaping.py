@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import Noise, write_run
-from test_report import parse
 
 import thack.reporting
+from detection.synthetic import Noise, write_run
+from reporting.test_report import parse
 from thack.reporting import write_report
 from thack.reporting.render import environment
 from thack.reporting.table import Span, table

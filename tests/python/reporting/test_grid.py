@@ -9,11 +9,11 @@ import re
 from pathlib import Path
 
 import pytest
-from grid_of_runs import ARMS, ONLINE, arm, rising, write_grid
-from synthetic import SHAPES
-from test_report import parse
 
 import thack
+from detection.synthetic import SHAPES
+from reporting.grid_of_runs import ARMS, ONLINE, arm, rising, write_grid
+from reporting.test_report import parse
 from thack.errors import DataError
 from thack.reporting import style, write_grid_report
 from thack.reporting.grid import Grid, load_grid

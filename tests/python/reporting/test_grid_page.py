@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from dom import Element, rows, tree
-from grid_values import EFFECT, OFFLINE_ARM, ONLINE_ARM, arm, grid
-from values import healthy, run
+from reporting.dom import Element, rows, tree
+from reporting.values import healthy, run
 
+from reporting.grid_values import EFFECT, OFFLINE_ARM, ONLINE_ARM, arm, grid
 from thack.reporting.grid import Grid
 from thack.reporting.grid_figures import paper_figures
 from thack.reporting.grid_page import grid_page, headline

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import Noise, write_run
 
+from detection.synthetic import Noise, write_run
 from thack.errors import DataError, UsageError
 from thack.reporting import style, write_report
 from thack.reporting.colours import ALL, assign

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from synthetic import Noise, write_run
-
+from detection.synthetic import Noise, write_run
 from thack.reporting.inputs import load
 from thack.reporting.scores import detector_scores
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from values import (
+from reporting.values import (
     colours,
     extent,
     healthy,
