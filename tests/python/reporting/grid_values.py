@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reporting.values import extent, judged, run
-
 from reporting.grid_of_runs import BASE, ONLINE
+from reporting.values import extent, judged, run
 from thack.reporting.grid import Grid, GridArm
 from thack.reporting.grid_figures import TITLES
 from thack.reporting.inputs import ArmRuns

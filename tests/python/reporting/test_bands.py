@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reporting.values import GOLDEN_E, STEPS, curves, extent, judged, run, unjudged
 
+from reporting.values import GOLDEN_E, STEPS, curves, extent, judged, run, unjudged
 from thack.detection.statistics import PromptCurves, paired_band
 from thack.reporting.bands import band_of, curves_csv, smoothed
 from thack.reporting.inputs import ArmRuns

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from reporting.values import curves, report, rows, run, text
 
+from reporting.values import curves, report, rows, run, text
 from thack.reporting import details
 from thack.schema.metrics import GOLDEN
 

@@ -7,8 +7,20 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from reporting.values import BASELINE, GOLDEN_E, PROXY_E, STEPS, curves, extent, judged, report, run, suspicion, unjudged
 
+from reporting.values import (
+    BASELINE,
+    GOLDEN_E,
+    PROXY_E,
+    STEPS,
+    curves,
+    extent,
+    judged,
+    report,
+    run,
+    suspicion,
+    unjudged,
+)
 from thack.detection import Thresholds
 from thack.reporting.colours import MUTED, OFFLINE, ONLINE_STUDENT, ONLINE_TEACHER, OTHERS
 from thack.reporting.drawing import crop, end_labels, log_values, new_figure

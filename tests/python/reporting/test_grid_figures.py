@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from reporting.values import healthy, run, unjudged
 
 from reporting.grid_of_runs import BASE, ONLINE
 from reporting.grid_values import EFFECT, OFFLINE_ARM, ONLINE_ARM, arm, grid
+from reporting.values import healthy, run, unjudged
 from thack.reporting.colours import BETTER, MUTED, OFFLINE, ONLINE_TEACHER, OTHERS, WORSE
 from thack.reporting.effects import effect_of
 from thack.reporting.grid import GridArm

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from reporting.dom import Element, rows, tree
-from reporting.values import healthy, run
 
+from reporting.dom import Element, rows, tree
 from reporting.grid_values import EFFECT, OFFLINE_ARM, ONLINE_ARM, arm, grid
+from reporting.values import healthy, run
 from thack.reporting.grid import Grid
 from thack.reporting.grid_figures import paper_figures
 from thack.reporting.grid_page import grid_page, headline

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from reporting.values import curves, healthy, report, rows, run, unjudged
 
+from reporting.values import curves, healthy, report, rows, run, unjudged
 from thack.detection import Curves
 from thack.reporting.health import health_table
 

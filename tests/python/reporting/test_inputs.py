@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from reporting.values import healthy, judged, report, run, unjudged, without_golden
 
 from detection.synthetic import Noise, write_run
+from reporting.values import healthy, judged, report, run, unjudged, without_golden
 from thack.detection import Margins
 from thack.errors import DataError, UsageError
 from thack.reporting.inputs import ArmRuns, golden_column, load, read_run, typed

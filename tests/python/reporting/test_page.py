@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from reporting.dom import Element, rows, tree
 from reporting.values import colours, curves, extent, healthy, judged, report, run, suspicion, unjudged, without_golden
-
 from thack.reporting.glossary import GLOSSARY
 from thack.reporting.inputs import ReportInput
 from thack.reporting.page import runs_page

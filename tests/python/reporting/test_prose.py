@@ -6,8 +6,8 @@ import doctest
 from typing import get_args
 
 import pytest
-from reporting.values import extent, healthy, judged, proxy_extent, suspicion, unjudged
 
+from reporting.values import extent, healthy, judged, proxy_extent, suspicion, unjudged
 from thack.detection import DETECTORS
 from thack.reporting import prose
 from thack.schema.metrics import GOLDEN, Role

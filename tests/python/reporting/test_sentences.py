@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from reporting.values import extent, healthy, judged, report, run, suspicion, unjudged, without_golden
 
+from reporting.values import extent, healthy, judged, report, run, suspicion, unjudged, without_golden
 from thack.reporting.inputs import ArmRuns
 from thack.reporting.sentences import arm_sentences, headline
 from thack.schema.metrics import GOLDEN, Role

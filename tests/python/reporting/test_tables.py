@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from reporting.values import (
     colours,
     extent,
@@ -17,7 +18,6 @@ from reporting.values import (
     unjudged,
     without_golden,
 )
-
 from thack.detection import DETECTORS
 from thack.reporting import tables
 from thack.reporting.colours import OTHERS
