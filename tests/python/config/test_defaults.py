@@ -236,6 +236,7 @@ SlurmSettings
   partition: text = ""
   account: text = ""
   warn_s: a whole number, 0 or more = 120
+  max_requeues: a whole number, 0 or more = 50
   python: text
 SourceSettings
   kind: offline | online-teacher | online-student | mixture = "offline"
