@@ -61,9 +61,15 @@ CheckpointSettings
 DataSettings
   path: text = ""
   max_prompt_tokens: a whole number, 1 or more = 1024
-  max_response_tokens: a whole number, 1 or more = 128
+  max_response_tokens: a whole number, 0 or more = 0
   on_long: drop | cut = "drop"
   on_bad_line: stop | skip = "stop"
+  train_on: last | all | marked = "last"
+  end: text = ""
+  chat_template: text = ""
+  template_variables: text = ""
+  date: text = ""
+  control_tokens: control | text = "control"
   limit: a whole number, 0 or more = 0
 DistillSettings
   out: a path = "runs/distill"
