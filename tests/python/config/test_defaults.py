@@ -1,6 +1,7 @@
 """The keys that users type, what each accepts, and its default: pinned.
 
 A renamed key breaks TOML files. A changed default changes results, and the names of an experiment's stages.
+A change on purpose changes the line here, too.
 """
 
 from __future__ import annotations
