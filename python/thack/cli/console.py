@@ -47,6 +47,15 @@ def print_error(error: ThackError) -> None:
         console.print(Text(f"  {error.hint}", style="cyan"), soft_wrap=True)
 
 
+def print_item(text: str) -> None:
+    """One item of a list; on a terminal, further lines are indented as the first."""
+    console = stdout()
+    width = max(20, console.width - 4)
+    for number, line in enumerate(Text(text).wrap(console, width)):
+        line.rstrip()
+        console.print(Text.assemble("    " if number else "  · ", line))
+
+
 def error_document(error: ThackError) -> dict[str, object]:
     """What `--json` prints instead of a result."""
     return {

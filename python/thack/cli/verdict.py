@@ -12,7 +12,7 @@ from rich.text import Text
 
 from thack import api
 from thack.cli.command import Call, Flag, SettingsCommand
-from thack.cli.console import VERDICT_STYLES, number, percent, stdout
+from thack.cli.console import VERDICT_STYLES, number, percent, print_item, stdout
 from thack.cli.session import emit, session
 from thack.config import VerdictSettings
 from thack.errors import HackingFound, UsageError
@@ -108,7 +108,7 @@ def _show(verdicts: Sequence[Verdict | OracleFreeVerdict]) -> None:
         style = VERDICT_STYLES.get(found.name, "yellow")
         stdout().print(Text.assemble(f"{found.run}: ", (found.headline, style)))
         for sentence in api.explain(found):
-            stdout().print(Text(f"  · {session.names.translate(sentence)}"))
+            print_item(session.names.translate(sentence))
 
 
 def _show_scores(scores: Sequence[Score]) -> None:

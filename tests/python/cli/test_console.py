@@ -9,7 +9,17 @@ import pytest
 from rich.console import Console
 
 from thack.cli import console
-from thack.cli.console import byte_size, count, duration, error_document, number, percent, print_error, print_json
+from thack.cli.console import (
+    byte_size,
+    count,
+    duration,
+    error_document,
+    number,
+    percent,
+    print_error,
+    print_item,
+    print_json,
+)
 from thack.errors import DataError
 
 
@@ -86,3 +96,23 @@ def test_json_is_readable_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"ä": [1, 2.5, None]})
     out = capsys.readouterr().out
     assert "ä" in out and out.endswith("}\n") and json.loads(out) == {"ä": [1, 2.5, None]}
+
+
+@pytest.mark.parametrize("width", [30, 80])
+def test_an_item_is_indented_on_a_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "Console", lambda **_: Console(file=screen, force_terminal=True, width=width))
+    sentence = " ".join(["the student keeps learning its teacher"] * 4)
+    print_item(sentence)
+    first, *others = screen.getvalue().splitlines()
+    assert first.startswith("  · the student") and others
+    assert all(line.startswith("    ") and line[4] != " " for line in others)
+    assert max(map(len, [first, *others])) <= width
+    assert " ".join(screen.getvalue().replace("·", " ").split()) == " ".join(
+        ["the student keeps learning its teacher"] * 4
+    )
+
+
+def test_an_item_is_one_line_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    print_item("word " * 60)
+    assert capsys.readouterr().out == f"  · {' '.join(['word'] * 60)}\n"

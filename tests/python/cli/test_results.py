@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from thack import api
+from thack.cli.progress import LineProgress
 from thack.config import ExperimentSettings
 from thack.detection import Score
 from thack.errors import DataError, ThackError
@@ -17,6 +18,7 @@ from thack.experiments.demo import DemoResult, DemoRun
 from thack.experiments.forecast import Forecast
 from thack.experiments.grid import GridResult
 from thack.experiments.outcome import CellOutcome
+from thack.runtime.progress import SILENT
 from thack.schema.cache import (
     CaptureEstimate,
     CorpusSize,
@@ -384,3 +386,25 @@ def test_a_failed_command_prints_no_result(run: Run, calls: Calls) -> None:
     calls.answer("report", ThackError("no run there"))
     done = run("report", "a")
     assert (done.code, done.out) == (1, "") and done.err == "error: no run there\n"
+
+
+def test_options_before_and_after_the_double_dash_are_kept_apart(run: Run) -> None:
+    script = run("slurm", "sft", "--nodes", "2", "--tasks", "4", "--", "--out", "a", "--epochs", "3").out
+    assert "#SBATCH --nodes=2" in script and "--epochs 3" in script
+    assert run("slurm", "sft", "--nodes", "2").code == 2, "without arguments there is no output directory"
+
+
+def test_a_report_of_several_runs_goes_where_it_was_asked(run: Run, calls: Calls) -> None:
+    calls.answer("report", Path("x.html"))
+    assert run("report", "a", "b", "--out", "x.html", "--json").document == {"out": "x.html"}
+    assert calls["report"] == (([Path("a"), Path("b")], Path("x.html")), {})
+
+
+@pytest.mark.parametrize("command", ["sft", "generate", "cache-logits", "distill", "evaluate", "demo"])
+def test_quiet_passes_a_silent_progress(command: str, run: Run, calls: Calls) -> None:
+    name = command.replace("-", "_")
+    calls.answer(name, ThackError("far enough"))
+    run(command, "--quiet")
+    assert calls[name][1]["progress"] is SILENT
+    run(command)
+    assert isinstance(calls[name][1]["progress"], LineProgress)
