@@ -53,7 +53,7 @@ class RenderedTurn:
 
     Args:
         text: the whole conversation.
-        boundary: so many characters of it are the prompt.
+        boundary: that number of its characters is the prompt.
         generated: range of characters that the template marks as the assistant's turn; None: it marks nothing.
     """
 

@@ -18,7 +18,7 @@ class Conversation:
         tools: JSON schemas of the tools that the assistant may call; None: there are none.
         documents: texts that a template for retrieval shows.
         template_variables: further variables of the template, for this conversation alone.
-        prompt_turns: the first so many turns belong to the prompt, whatever is trained.
+        prompt_turns: the number of leading turns that belong to the prompt, whatever is trained.
     """
 
     messages: tuple[Message, ...]

@@ -10,7 +10,7 @@ from thack.errors import UsageError
 
 
 def split_by_hash(records: Sequence[Record], sizes: Mapping[str, int], *, salt: str = "") -> dict[str, list[Record]]:
-    """Deal distinct prompts out by the order of hash(salt, id): so many to each name, no prompt twice.
+    """Deal distinct prompts out by the order of hash(salt, id): a given number to each name, no prompt twice.
 
     All records of a prompt go to the same set. Independent of the order of `records`.
     """

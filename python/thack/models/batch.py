@@ -149,7 +149,7 @@ def pad_right(rows: Sequence[np.ndarray], pad_id: int) -> np.ndarray:
 
 
 def pad_left(rows: Sequence[np.ndarray], pad_id: int) -> np.ndarray:
-    """int64 [B, longest]: all rows end in the same column, where generation goes on."""
+    """int64 [B, longest]: all rows end in the same column, where generation continues."""
     lengths_B = _lengths(rows)
     width = int(lengths_B.max())
     padded = np.full(len(rows) * width, pad_id, dtype=np.int64)

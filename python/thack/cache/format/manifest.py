@@ -32,7 +32,7 @@ def read_shard(directory: Path, plan: CachePlan, shard: int, *, full: bool = Fal
 
 
 def shard_is_good(directory: Path, plan: CachePlan, shard: int) -> bool:
-    """Whether a shard need not be written, or written again."""
+    """Whether a shard need not be written or rewritten."""
     if not shard_path(directory, shard).exists():
         return False
     try:
@@ -43,7 +43,7 @@ def shard_is_good(directory: Path, plan: CachePlan, shard: int) -> bool:
 
 
 def missing(directory: Path, plan: CachePlan) -> Iterator[int]:
-    """Shards of the plan that have to be written, or written again."""
+    """Shards of the plan that have to be written or rewritten."""
     return (shard for shard in range(plan.num_shards) if not shard_is_good(directory, plan, shard))
 
 

@@ -113,7 +113,7 @@ def prefill(model: Llama, prompts: Sequence[np.ndarray], max_new_tokens: int) ->
     cos, sin = model.rope(width + max_new_tokens)
     positions_BP = (columns - pads_B[:, None]).clamp_min(0)
     cos, sin = cos[positions_BP].unsqueeze(2), sin[positions_BP].unsqueeze(2)
-    # A padding position sees itself, so that no row of scores is empty; nobody sees it.
+    # A padding position sees itself, so that no row of scores is empty; no other position sees it.
     seen = (columns[None, :, None] >= columns[None, None, :]) & (columns[None, None, :] >= pads_B[:, None, None])
     seen = (seen | torch.eye(width, dtype=torch.bool, device=device)).unsqueeze(1)
     x = model.embedding(tokens_BP.view(-1))
