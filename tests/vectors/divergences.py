@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from decimal import Context, Decimal, localcontext
+from itertools import product
 
 NOTE = "log_p, log_q: null is -infinity. f, g: null is +infinity. Written by divergences.py."
 DIVERGENCES: list[tuple[str, float | None]] = [
@@ -22,6 +23,8 @@ DIVERGENCES: list[tuple[str, float | None]] = [
     ("total_variation", None),
 ]
 LOGS = (0.0, -0.25, -0.7, -3.0, -12.5, -32.0, -60.0, None)
+# The smallest floats are e^-103.3 and e^-744.4: a share of either rounds to 0, where a mixture has mass.
+DEEP_LOGS = (-103.3, -300.0, -744.4, -800.0)
 PRECISION = Context(prec=50)
 
 
@@ -61,11 +64,10 @@ def table() -> dict[str, object]:
         found = []
         for kind, parameter in DIVERGENCES:
             outcomes = []
-            for log_p in LOGS:
-                for log_q in LOGS:
-                    values = terms(kind, parameter, exp(log_p), exp(log_q))
-                    f, g = (None if value is None else float(value) for value in values)
-                    outcomes.append({"log_p": log_p, "log_q": log_q, "f": f, "g": g})
+            for log_p, log_q in [*product(LOGS, LOGS), *product(DEEP_LOGS, DEEP_LOGS)]:
+                values = terms(kind, parameter, exp(log_p), exp(log_q))
+                f, g = (None if value is None else float(value) for value in values)
+                outcomes.append({"log_p": log_p, "log_q": log_q, "f": f, "g": g})
             found.append({"kind": kind, "parameter": parameter, "outcomes": outcomes})
     return {"note": NOTE, "divergences": found}
 

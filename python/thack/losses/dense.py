@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from thack.errors import MismatchError
-from thack.losses.formulas import terms
+from thack.losses.formulas import check_reverse_kl, terms
 from thack.schema.targets import Divergence
 
 
@@ -24,6 +24,7 @@ def dense_divergence(student_logits_NV: Tensor, log_probs_NV: Tensor, divergence
 
     Raises:
         MismatchError: the two tensors have different shapes.
+        UndefinedLoss: reverse KL is infinite; names the row.
     """
     if student_logits_NV.shape != log_probs_NV.shape:
         raise MismatchError(
@@ -63,9 +64,15 @@ def _forward_kl(log_p_NV: Tensor, scaled_NV: Tensor) -> tuple[Tensor, Tensor] | 
 
 def _by_terms(divergence: Divergence, log_p_NV: Tensor, scaled_NV: Tensor) -> tuple[Tensor, Tensor]:
     log_q_NV = torch.log_softmax(scaled_NV, dim=1)
-    f_NV, g_NV = terms(divergence, log_p_NV, log_q_NV)
+    f_NV, g_NV = terms(divergence, log_p_NV, log_q_NV, underflows=False)
+    loss_N = f_NV.sum(dim=1)
+    if divergence.kind == "reverse_kl":
+        check_reverse_kl(loss_N)
+    elif divergence.kind in ("jsd", "skewed_kl") and not torch.isfinite(loss_N).all():
+        f_NV, g_NV = terms(divergence, log_p_NV, log_q_NV)
+        loss_N = f_NV.sum(dim=1)
     grad_NV = torch.addcmul(g_NV, log_q_NV.exp_(), g_NV.sum(dim=1, keepdim=True), value=-1)
-    return f_NV.sum(dim=1), grad_NV
+    return loss_N, grad_NV
 
 
 class _Dense(torch.autograd.Function):

@@ -16,9 +16,8 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from thack.errors import UndefinedLoss
 from thack.kernels import SparseRows
-from thack.losses.formulas import terms
+from thack.losses.formulas import check_reverse_kl, terms
 from thack.schema.targets import Divergence
 
 
@@ -62,19 +61,8 @@ def _outcomes(teacher: SparseRows, divergence: Divergence, log_q: Tensor) -> tup
     f, g = terms(divergence, log_p, log_q)
     loss_C = f.sum(1)
     if divergence.kind == "reverse_kl":
-        _check_finite(loss_C)
+        check_reverse_kl(loss_C)
     return loss_C, g
-
-
-def _check_finite(loss_C: Tensor) -> None:
-    """Its gradient would be infinite. Asking for it makes the host wait for the device once per chunk."""
-    infinite_C = torch.isinf(loss_C)
-    if bool(infinite_C.any()):
-        row = int(infinite_C.nonzero()[0])
-        raise UndefinedLoss(
-            f"row {row}: reverse KL is infinite, the student has mass where the teacher has none",
-            hint="use forward_kl, jsd or skewed_kl",
-        )
 
 
 def tail_sums(logits_CV: Tensor, scale: float) -> tuple[Tensor, Tensor]:
