@@ -39,7 +39,7 @@ class LossSettings:
         float, Above(0), Help("temperature of both distributions; loss and gradient are scaled by T²")
     ] = 1.0
     weight: Annotated[float, AtLeast(0), Help("weight of the divergence, where the loss is a sum")] = 1.0
-    add: Annotated[tuple[str, ...], Help('further divergences with weights, such as ["reverse_kl:0.5"]')] = ()
+    add: Annotated[tuple[str, ...], Help('further divergences with weights: ["reverse_kl:0.5", "jsd(0.3):1"]')] = ()
     ce_weight: Annotated[float, AtLeast(0), Help("weight of the cross-entropy on the response tokens")] = 0.0
     fused: Annotated[
         bool | Literal["auto"], Help("compute LM head and loss together, chunk by chunk, never all logits at once")

@@ -62,7 +62,7 @@ def styled() -> Iterator[None]:
 def available() -> bool:
     """Whether matplotlib can be imported."""
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib  # noqa: F401 - an extra, and slow to import
     except ImportError:
         return False
     return True

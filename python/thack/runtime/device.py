@@ -1,4 +1,4 @@
-"""Which device and which number format a run uses, and why: the reason is printed and recorded."""
+"""Which device and which number format a run uses, and why: the reason is recorded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["apply_threads", "choose_device", "choose_dtype", "cpu_flags", "fast_bf16_flag", "threads"]
 
-_MIN_WIDTH = 128  # narrower products are bound by overhead, where autocast's casts only cost
+_MIN_WIDTH = 128  # hidden size; smaller products are bound by overhead, and autocast's casts only cost
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -44,7 +44,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device, *, width: int | None = None) -> tuple[torch.dtype, str]:
-    """The autocast dtype and one phrase that says why. `width` is the model's hidden size, if known."""
+    """The number format of products, and the reason in one phrase. `width` is the model's hidden size, if known."""
     import torch
 
     if name == "float32":
@@ -83,9 +83,9 @@ def bf16_speedup(size: int = 512) -> float:
     import torch
 
     with torch.inference_mode():
-        wide = torch.ones(size, size)
-        narrow = wide.to(torch.bfloat16)
-        return _best_time(lambda: wide @ wide) / _best_time(lambda: narrow @ narrow)
+        full = torch.ones(size, size)
+        half = full.to(torch.bfloat16)
+        return _best_time(lambda: full @ full) / _best_time(lambda: half @ half)
 
 
 def _best_time(work: Callable[[], object], repeats: int = 5) -> float:

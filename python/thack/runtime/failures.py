@@ -1,4 +1,4 @@
-"""Failures of the machine, in a user's words: which exception means what, and what to do."""
+"""What exceptions of the machine and of torch mean, and what to do about them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _MEMORY = (
     "`parallel.strategy = fsdp` on several GPUs, a lower `batch_size`, `evaluation.batch_size`, `source.batch_size` or "
     "`data.max_response_tokens`"
 )
-_PEER = "that rank's own message says why; run the same command again to resume from the last checkpoint"
+_PEER = "that rank's own message gives the cause; run the same command again to resume from the last checkpoint"
 
 
 def lost_peer(error: BaseException) -> PeerFailed:
-    """What a collective that failed means: another rank is gone, or did not answer in time."""
+    """For a collective that failed: another rank is gone, or did not answer in time."""
     return PeerFailed("a peer rank exited or timed out", details=_first_line(error), hint=_PEER)
 
 
 def out_of_memory(error: BaseException) -> ThackError:
-    """Memory of the device or of the machine is used up."""
+    """The memory of the device or of the machine is used up."""
     return ThackError("out of memory", details=_first_line(error), hint=_MEMORY)
 
 
-def in_words(error: BaseException) -> ThackError | None:
-    """The user's error that a foreign exception stands for; None where it is not known, and so may be a bug."""
+def explained_failure(error: BaseException) -> ThackError | None:
+    """An exception as an error that a user can act on; None where it is not known, and so may be a bug."""
     return next((explain(error) for fits, explain in _TABLE if fits(error)), None)
 
 

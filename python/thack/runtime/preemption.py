@@ -1,35 +1,35 @@
-"""Being asked to stop: signals and STOP files set a flag; work looks at it between steps and stops cleanly.
+"""Preemption: signals and STOP files set a flag, and work that reads it between steps stops cleanly.
 
-Slurm warns by SIGUSR2 (`--signal`) or SIGTERM, people press Ctrl-C or touch STOP in the run directory.
+Slurm sends SIGUSR2 (`--signal`) or SIGTERM. A user presses Ctrl-C, or creates a file STOP in the run directory.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from types import FrameType, TracebackType
-from typing import Any
 
 from thack.errors import Interrupted, Preempted, ThackError
 
 _SIGNALS = ("SIGTERM", "SIGUSR2", "SIGINT")
-_REASONS = ("", "STOP file", "SIGUSR2", "SIGTERM", "SIGINT")  # by urgency: of several ranks' the last one counts
+_REASONS = ("", "STOP file", "SIGUSR2", "SIGTERM", "SIGINT")  # by urgency: of several ranks' reasons the last counts
 _FILE_CHECK_S = 1.0  # a stat per step is not free on a network file system
 
 
 class StopFlag:
     """`with StopFlag(run_dir) as stop:` and between steps `if stop.requested: save; raise stop.error(...)`.
 
-    A second Ctrl-C interrupts at once. Outside the main thread, where Python allows no handlers, only the
-    files are watched. The previous handlers come back at the end.
+    A second Ctrl-C interrupts at once. Outside the main thread, where Python allows no handlers, only the files are
+    watched. The previous handlers are restored at the end.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
         self._directory = directory
         self._signal: str | None = None
-        self._previous: dict[int, Any] = {}
+        self._previous: dict[int, signal.Handlers | Callable[[int, FrameType | None], object] | int | None] = {}
         self._checked = -_FILE_CHECK_S
         self._stop_file = False
 
@@ -70,13 +70,13 @@ class StopFlag:
         return _REASONS.index(self.requested or "")
 
     def adopt(self, urgency: int) -> bool:
-        """Take over what the ranks agreed on; whether it is a stop."""
+        """Take the urgency that the ranks agreed on; whether it is a stop."""
         if urgency > self.urgency:
             self._signal = _REASONS[urgency]
         return urgency > 0
 
     def save_requested(self) -> bool:
-        """True once for every SAVE file put into the run directory; the file is taken away."""
+        """True once for every file SAVE in the run directory, which is removed."""
         if self._directory is None:
             return False
         try:
@@ -86,10 +86,10 @@ class StopFlag:
         return True
 
     def error(self, kept: str) -> ThackError:
-        """What to raise once the state is saved; `kept` says what is on disk ("step 120 in runs/a")."""
+        """The error to raise once the state is saved; `kept` is what is on disk ("step 120 in runs/a")."""
         reason = self.requested or "a request"
         if self._directory is not None:  # or the next start would stop at once
             (self._directory / "STOP").unlink(missing_ok=True)
         kind = Interrupted if reason == "SIGINT" else Preempted
-        said = "Ctrl-C" if reason == "SIGINT" else reason
-        return kind(f"stopped by {said}", details=[f"kept: {kept}"], hint="run the same command again to go on")
+        cause = "Ctrl-C" if reason == "SIGINT" else reason
+        return kind(f"stopped by {cause}", details=[f"kept: {kept}"], hint="run the same command again to resume")

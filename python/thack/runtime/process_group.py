@@ -1,8 +1,8 @@
-"""The processes of one run: how they meet, and the collectives by which they agree. A single process is a group too.
+"""The processes of one run: how they find each other, and their collectives. A single process is a group too.
 
 Flags, counts and objects travel on the CPU (gloo), so that agreeing on them never waits for a GPU. Gradients and
 weights are reduced where they are (nccl on GPUs). A collective that fails raises PeerFailed, whatever the backend's
-message says. Imports torch: not for the torch-free parts.
+message is. Imports torch: not for the torch-free parts.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def init_process_group(device: torch.device) -> Iterator[ProcessGroup]:
         raise UsageError(
             f"rank {rank.rank} of {rank.world_size} found no other rank at {rendezvous()}",
             details=(str(error).split("\n")[0],),
-            hint="start all of them by torchrun or srun; set MASTER_ADDR and MASTER_PORT if they cannot meet there",
+            hint="start all of them by torchrun or srun; set MASTER_ADDR and MASTER_PORT if they cannot connect there",
         ) from error
     try:
         yield ProcessGroup(rank)

@@ -1,7 +1,7 @@
-"""How long work tells that it is alive, without knowing who listens.
+"""Progress of long work, independent of how it is shown.
 
-Work takes a `Progress` and opens tasks on it; the command line passes one drawn by rich, scripts and
-tests pass `SILENT`.
+Work takes a `Progress` and opens tasks on it. The command line passes one that rich draws; scripts and tests pass
+`SILENT`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class Task(Protocol):
     """One line of progress."""
 
     def advance(self, amount: float = 1, **fields: object) -> None:
-        """Move on by `amount` units and show `fields` (such as `loss=1.23`) behind the bar."""
+        """Advance by `amount` units, and show `fields` (such as `loss=1.23`) after the bar."""
 
 
 class Progress(Protocol):

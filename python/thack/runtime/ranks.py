@@ -48,7 +48,7 @@ def _read(environ: Mapping[str, str], names: tuple[str, str, str]) -> Rank:
 
 
 def master_address(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """Where ranks meet: MASTER_ADDR and MASTER_PORT, else the step's first node and a port of the job."""
+    """Where ranks connect: MASTER_ADDR and MASTER_PORT, else the step's first node and a port of the job."""
     host = environ.get("MASTER_ADDR") or first_host(environ.get("SLURM_STEP_NODELIST", "")) or "127.0.0.1"
     job = environ.get("SLURM_JOB_ID", "0")
     default = 29500 + (int(job) % 1000 if job.isdigit() else 0)
@@ -65,7 +65,7 @@ def rendezvous(environ: Mapping[str, str] = os.environ) -> str:
 
 def first_host(nodelist: str) -> str:
     """The first name in Slurm's compressed list: `gpu[07-09,12],cpu1` gives `gpu07`."""
-    head, bracket, rest = nodelist.partition("[")
-    if not bracket or "," in head:
+    prefix, bracket, numbers = nodelist.partition("[")
+    if not bracket or "," in prefix:
         return nodelist.split(",")[0]
-    return head + rest.split("]")[0].split(",")[0].split("-")[0]
+    return prefix + numbers.split("]")[0].split(",")[0].split("-")[0]

@@ -15,17 +15,17 @@ from thack.files import explained, write_bytes
 
 
 class RunLog:
-    """Appends rows to a log; every row is flushed, and a torn last line of a killed run is cut off first."""
+    """Appends rows to a log. Every row is flushed. The torn last line of a killed run is removed first."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
-                _cut_torn_line(path)
+                _remove_torn_line(path)
             self._file = open(path, "ab")  # noqa: SIM115 - closed by close()
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: Mapping[str, object]) -> None:
         """Write one row; numbers that are not finite become null, since JSON has no name for them."""
         text = json.dumps(_finite(row), ensure_ascii=False, allow_nan=False)
         with explained(self.path):
@@ -33,7 +33,7 @@ class RunLog:
             self._file.flush()
 
     def sync(self) -> None:
-        """Make all rows so far durable: before a checkpoint that counts on them."""
+        """Make all rows so far durable: before a checkpoint that assumes them."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -50,7 +50,11 @@ class RunLog:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All rows of a log. A last line that a killed writer left torn is left out; any other is an error."""
+    """All rows of a log, without the torn last line of a killed writer.
+
+    Raises:
+        DataError: there is no such log, or another line is not a JSON object.
+    """
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError as error:
@@ -62,7 +66,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            if number == len(lines):  # no newline behind it
+            if number == len(lines):  # no newline after it
                 break
             raise DataError(f"{path}:{number}: not JSON ({error})") from error
         if not isinstance(row, dict):
@@ -72,23 +76,20 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Drop the rows of later steps than `step`, so that a resumed run writes each row once.
-
-    Rows without a step stay.
-    """
+    """Drop the rows of steps later than `step`, which a resumed run writes again; rows without a step stay."""
     if path.exists():
         kept = [row for row in read(path) if row.get("step", step) <= step]
         lines = [json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in kept]
         write_bytes(path, b"".join(lines))
 
 
-def _cut_torn_line(path: Path) -> None:
+def _remove_torn_line(path: Path) -> None:
     content = path.read_bytes()
     if content and not content.endswith(b"\n"):
         os.truncate(path, content.rfind(b"\n") + 1)
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

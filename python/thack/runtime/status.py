@@ -13,7 +13,7 @@ from pathlib import Path
 
 from thack.errors import DataError, Interrupted, MismatchError, Preempted, ThackError, UsageError
 from thack.files import directory_kind, read_json, write_json
-from thack.runtime.failures import in_words
+from thack.runtime.failures import explained_failure
 from thack.runtime.ranks import current_rank
 from thack.schema.run import Status
 
@@ -23,30 +23,30 @@ START = "THACK_START"  # set by a batch script: its name for this start
 
 @contextmanager
 def recorded(directory: Path, kind: str, *, step: Callable[[], int | None] = lambda: None) -> Iterator[None]:
-    """Keep STATUS.json true however the work inside ends, and raise what a user can act on in a user's words.
+    """Keep STATUS.json true however the work inside ends, and explain failures of the machine.
 
     Args:
         directory: Where the work writes. An output that is a single file gets no STATUS.json.
-        kind: What `claim_output` names the directory; one of another kind, or of nobody, is left alone.
+        kind: Of the directory, as `claim_output` marks it. A directory of another kind, or unmarked, is left alone.
         step: The step of the last checkpoint, where the work has steps.
 
     A command that a finished output refuses (`UsageError`, `MismatchError`) has changed nothing: it stays finished.
 
     Raises:
-        ThackError: in the place of an exception that `failures.in_words` knows; every other one passes through.
+        ThackError: in the place of an exception that `explained_failure` knows; every other one passes through.
     """
     was_finished = _is_finished(directory)
     write_status(directory, kind, Status(state="running", step=step()))
     try:
         yield
     except BaseException as error:
-        told = error if isinstance(error, ThackError) else in_words(error) or error
+        shown = error if isinstance(error, ThackError) else explained_failure(error) or error
         with suppress(OSError, ThackError):  # the disk may be what is full: the cause of the end matters more
-            refused = was_finished and isinstance(told, UsageError | MismatchError)
-            write_status(directory, kind, Status(state="finished", step=step()) if refused else _ending(told, step()))
-        if told is error:
+            refused = was_finished and isinstance(shown, UsageError | MismatchError)
+            write_status(directory, kind, Status(state="finished", step=step()) if refused else _ending(shown, step()))
+        if shown is error:
             raise
-        raise told from error
+        raise shown from error
     write_status(directory, kind, Status(state="finished", step=step()))
 
 
@@ -68,13 +68,13 @@ def _ending(error: BaseException, step: int | None) -> Status:
 
 
 def write_status(directory: Path, kind: str, status: Status) -> None:
-    """By the first rank only, and never into what a mistyped `out` names: somebody's files, or another output."""
+    """Write STATUS.json, by the first rank only, and never into a directory of another kind that `out` may name."""
     if current_rank().is_first and directory_kind(directory) == kind:
         write_json(directory / STATUS, replace(status, start=os.environ.get(START, "")).dump())
 
 
 def read_status(directory: Path) -> Status | None:
-    """What STATUS.json says; None where there is none.
+    """The content of STATUS.json; None where there is none.
 
     Raises:
         DataError: it is not a status of this version.

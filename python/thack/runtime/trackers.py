@@ -1,7 +1,7 @@
-"""Trackers that mirror metrics.jsonl: TensorBoard, Weights & Biases, trackio. The file stays the truth.
+"""Trackers that mirror metrics.jsonl: TensorBoard, Weights & Biases, trackio.
 
-Every number of a row goes to its column's name, at the row's step. A tracker that fails while a run goes on is
-dropped with one warning: a dashboard must not end a training.
+Every number of a row goes to its column's name, at the row's step. A tracker that fails during a run is dropped with
+one warning: a dashboard must not end a training.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Offline in `<run>/wandb` unless WANDB_MODE says otherwise; `wandb sync` uploads it."""
+    """Offline in `<run>/wandb` unless WANDB_MODE is set otherwise; `wandb sync` uploads it."""
 
     def __init__(self, run: Path, settings: Mapping[str, Any], step: int) -> None:
         import wandb
@@ -89,7 +89,7 @@ _KINDS: dict[str, Callable[[Path, Mapping[str, Any], int], Tracker]] = {
 
 
 def identity(run: Path) -> str:
-    """The same for the same directory, so that a resumed run goes on in its own dashboard."""
+    """The same for the same directory, so that a resumed run continues in its own dashboard."""
     return hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:12]
 
 
@@ -110,7 +110,9 @@ class Mirror:
                 self._trackers[name].log(values, step)
             except Exception as error:  # of a foreign library, or its network
                 del self._trackers[name]
-                _LOG.warning("%s is given up (%s: %s); metrics.jsonl goes on", name, type(error).__name__, error)
+                _LOG.warning(
+                    "tracker %s is dropped (%s: %s); metrics.jsonl continues", name, type(error).__name__, error
+                )
 
     def close(self) -> None:
         for name, tracker in self._trackers.items():

@@ -24,7 +24,7 @@ def dump(value: object) -> dict[str, object]:
     Example:
         >>> from thack.schema.run import Status
         >>> dump(Status(state="finished", step=10))
-        {'schema': 1, 'state': 'finished', 'step': 10, 'exit_code': 0, 'reason': ''}
+        {'schema': 1, 'state': 'finished', 'step': 10, 'exit_code': 0, 'reason': '', 'start': ''}
     """
     assert is_dataclass(value)
     version = getattr(value, "SCHEMA", None)

@@ -1,4 +1,4 @@
-"""Does row t of a cache predict token t? Asked before the first step, because nothing later would notice."""
+"""The alignment check: does row t of a cache predict token t? Before the first step, because nothing later notices."""
 
 from __future__ import annotations
 
@@ -18,39 +18,42 @@ if TYPE_CHECKING:
 
 SHIFTS = (-1, 0, 1)
 _SEQUENCES = 64
-_MIN_HITS = 32  # rows whose kept ids hold the next token: fewer say nothing
+_MIN_HITS = 32  # rows whose kept ids include their token: fewer decide nothing
 _CLEAR = 4.0  # standard errors by which a wrong shift must win
 
 
 def check_alignment(cache: Cache) -> str | None:
-    """Raise CacheError if the rows fit the text better one token earlier or later than where they stand.
+    """Compare the mean target mass on the actual token at shifts −1, 0 and +1, over the first sequences.
 
-    Measures the mean target mass on the actual token at shifts −1, 0, +1 over the first sequences. Returns
-    why it was skipped, where too few rows hold their token, else None.
+    Returns:
+        Why the check was skipped; None if the rows are aligned.
+
+    Raises:
+        CacheError: the rows fit the text better one token earlier or later.
     """
     sequences, target = cache.targets(range(min(_SEQUENCES, len(cache))))
     return check_shifts(sequences, target)
 
 
 def check_coverage(cache: Cache, prompts: Sequence[TokenSequence]) -> None:
-    """Raise CacheError unless the cache holds a response to every one of these prompts."""
-    held = {cache.sequences(i).prompt_id for i in range(len(cache))}
-    missing = [s.prompt_id for s in prompts if s.prompt_id not in held]
+    """Raise CacheError unless the cache has a response to every one of these prompts."""
+    cached = {cache.sequences(i).prompt_id for i in range(len(cache))}
+    missing = [s.prompt_id for s in prompts if s.prompt_id not in cached]
     if missing:
         names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise CacheError(
             f"the cache does not cover the data: {len(missing):,} of {len(prompts):,} prompts are not in it",
             details=(f"missing: {names}",),
-            hint="cache this data, or leave out `data.path` to train on all that the cache holds",
+            hint="cache this data, or leave out `data.path` to train on the whole cache",
         )
 
 
 def check_shifts(sequences: Sequence[TokenSequence], target: Target) -> str | None:
-    """`check_alignment` on targets at hand."""
+    """`check_alignment` on given targets."""
     masses = [_mass_at(sequences, target, shift) for shift in SHIFTS]
     hits = max(int((mass_N > 0).sum()) for mass_N in masses)
     if hits < _MIN_HITS:
-        return f"alignment canary skipped: only {hits} rows hold their token among the kept ids"
+        return f"alignment check skipped: only {hits} rows have their token among the kept ids"
     means = [float(mass_N.mean()) for mass_N in masses]
     best = int(np.argmax(means))
     here = SHIFTS.index(0)
@@ -58,11 +61,11 @@ def check_shifts(sequences: Sequence[TokenSequence], target: Target) -> str | No
         return None
     noise = float(np.hypot(*(mass_N.std() / len(mass_N) ** 0.5 for mass_N in (masses[best], masses[here]))))
     if means[best] - means[here] < _CLEAR * noise:
-        return "alignment canary skipped: the teacher is so unsure that no shift fits clearly better"
+        return "alignment check skipped: the teacher's entropy is too high to tell the shifts apart"
     raise CacheError(
         f"the cache's rows are off by {SHIFTS[best]:+d} token",
         details=[f"mean mass on the token at shift {s:+d}: {m:.4f}" for s, m in zip(SHIFTS, means, strict=True)],
-        hint="row t must hold the distribution that predicts response token t; make the cache again",
+        hint="row t must be the distribution that predicts response token t: write the cache again",
     )
 
 

@@ -126,7 +126,7 @@ def check_checkpoint(directory: Path) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoint directories, oldest first, whole or not."""
+    """All checkpoint directories, oldest first, complete or not."""
     found = [path for path in folder.glob("step_*") if _NAME.fullmatch(path.name)] if folder.is_dir() else []
     return sorted(found, key=step_of)
 
@@ -138,16 +138,16 @@ def step_of(directory: Path) -> int:
 
 
 def latest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest complete checkpoint, and one line for every newer one that was passed over."""
-    passed_over: list[str] = []
+    """The newest complete checkpoint, and one line for every newer one that was skipped."""
+    skipped: list[str] = []
     for directory in reversed(checkpoints(folder)):
         try:
             check_checkpoint(directory)
         except ThackError as error:
-            passed_over.append(f"{directory.name}: {error.message}")
+            skipped.append(f"{directory.name}: {error.message}")
         else:
-            return directory, passed_over
-    return None, passed_over
+            return directory, skipped
+    return None, skipped
 
 
 def read_snapshot(directory: Path) -> Snapshot:
@@ -167,7 +167,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Ite
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> None:
-    """Put saved state behind every trained parameter, in its shards; DataError if it is not this model's.
+    """Restore the optimizer's state of every trained parameter, sharded as the parameter is.
 
     A parameter that had no gradient before the checkpoint has no state in it, and starts without one here too.
     """

@@ -108,7 +108,7 @@ class CachedTargets:
     def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target:
         wanted = cache_positions(sequences)
         found, target = (None, None) if self._ahead is None else next(self._ahead, (None, None))
-        if found is None or cache_positions(found) != wanted:  # nobody said that it would be needed
+        if found is None or cache_positions(found) != wanted:  # not expected
             _, target = self._cache.targets(wanted)
         assert target is not None
         return crop(target.to(batch.device), self._width)

@@ -22,7 +22,7 @@ from thack.models.protocol import LanguageModel, evaluating
 from thack.targets.projected import ProjectedTeacher, Projection
 from thack.targets.types import Target
 
-# Below so many logits they fit beside everything else, and dense losses gain nothing from chunks.
+# Fewer logits fit into memory at once, and dense losses gain nothing from chunks.
 WORTH_FUSING = 1 << 24
 
 
@@ -39,7 +39,7 @@ class Objective:
     width: int  # ids that are compared
     sparse: bool  # what the targets will be
     precision: Precision = FLOAT32  # of the student's products, the head's included
-    plain_head: bool = True  # whether logits are the head's product, scaled and capped as the model says
+    plain_head: bool = True  # whether logits are the head's product, scaled and capped
 
     def fuses(self, num_tokens: int) -> bool:
         """Whether the loss of `num_tokens` tokens takes hidden states."""

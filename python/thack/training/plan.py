@@ -33,7 +33,7 @@ class Window:
 
     @property
     def end_step(self) -> int:
-        """Optimizer steps behind it, over all epochs."""
+        """Optimizer steps at its end, over all epochs."""
         return self.first_step + len(self.batches)
 
     def batch(self, sequences: Sequence[T], step: int) -> Sequence[T]:

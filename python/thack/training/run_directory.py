@@ -115,7 +115,7 @@ class RunDirectory:
             earlier = Manifest.parse(read_json(place), str(place)).facts
             if changes := earlier.changes(facts):
                 raise MismatchError(
-                    f"{self.path} was started with other models or data: they changed behind the same names",
+                    f"{self.path} was started with other models or data: the same names now hold others",
                     details=[f"{key}  {before!r} then, {now!r} now" for key, (before, now) in changes.items()],
                     hint="restore the earlier ones, or give another `out`",
                 )
@@ -124,7 +124,7 @@ class RunDirectory:
         write_json(self.path / "environment.json", environment().dump())
 
     def resumable(self, progress: Progress) -> Path | None:
-        """The newest complete checkpoint; damaged ones are passed over with a note, incomplete ones removed.
+        """The newest complete checkpoint; damaged ones are skipped with a note, incomplete ones removed.
 
         One rank looks, so that all resume from the same one.
         """
@@ -133,9 +133,9 @@ class RunDirectory:
             if self.writes:
                 remove_remains(self.checkpoints)
                 found = latest_checkpoint(self.checkpoints)
-        directory, passed_over = self.group.broadcast_from_rank0(found)
-        for line in passed_over:
-            progress.note(f"passed over an incomplete checkpoint: {line}")
+        directory, skipped = self.group.broadcast_from_rank0(found)
+        for line in skipped:
+            progress.note(f"skipped a damaged checkpoint: {line}")
         if directory is not None:
             progress.note(f"resuming from step {step_of(directory)} of {self.path}")
         return directory

@@ -1,6 +1,7 @@
 """The keys that users type, what each accepts, and its default: pinned.
 
 A renamed key breaks TOML files. A changed default changes results, and the names of an experiment's stages.
+A change on purpose changes the line here, too.
 """
 
 from __future__ import annotations
@@ -61,9 +62,15 @@ CheckpointSettings
 DataSettings
   path: text = ""
   max_prompt_tokens: a whole number, 1 or more = 1024
-  max_response_tokens: a whole number, 1 or more = 128
+  max_response_tokens: a whole number, 0 or more = 0
   on_long: drop | cut = "drop"
   on_bad_line: stop | skip = "stop"
+  train_on: last | all | marked = "last"
+  end: text = ""
+  chat_template: text = ""
+  template_variables: text = ""
+  date: text = ""
+  control_tokens: control | text = "control"
   limit: a whole number, 0 or more = 0
 DistillSettings
   out: a path = "runs/distill"
@@ -236,6 +243,7 @@ SlurmSettings
   partition: text = ""
   account: text = ""
   warn_s: a whole number, 0 or more = 120
+  max_requeues: a whole number, 0 or more = 50
   python: text
 SourceSettings
   kind: offline | online-teacher | online-student | mixture = "offline"

@@ -78,6 +78,17 @@ def test_a_loss_is_the_sum_of_its_terms_without_those_of_weight_0() -> None:
     assert [term.divergence for term in loss_terms(LossSettings(weight=0, ce_weight=1))] == [None]
 
 
+def test_a_term_of_the_sum_can_have_its_own_parameter_and_temperature() -> None:
+    add = ("skewed_kl:1", "jsd(0.7):2", "reverse_kl@1:3", "forward_kl:0")
+    terms = loss_terms(LossSettings(beta=0.3, skew=0.2, temperature=2.0, add=add))
+    assert [str(term) for term in terms] == [
+        "forward_kl@2.0:1.0",
+        "skewed_kl(0.2)@2.0:1.0",
+        "jsd(0.7)@2.0:2.0",
+        "reverse_kl:3.0",
+    ]
+
+
 @pytest.mark.parametrize("add", ["reverse_kl", "reverse_kl:", "nothing:1", "reverse_kl:x", ":1"])
 def test_a_term_that_is_not_one_is_refused(add: str) -> None:
     with pytest.raises(UndefinedLoss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -97,3 +98,13 @@ class _Builder(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.open[-1].content.append(data)
+
+
+def links(page: Element) -> tuple[list[str], list[str], set[str]]:
+    """Every id; what is loaded from elsewhere; and the ids that are referred to."""
+    attributes = [pair for element in page.below() for pair in element.attributes.items()]
+    ids = [value for name, value in attributes if name == "id"]
+    targets = [value for name, value in attributes if name == "src" or name.endswith("href")]
+    within = {value[1:] for value in targets if value.startswith("#")}
+    urls = {url for _, value in attributes for url in re.findall(r"url\(#([^)]+)\)", value)}
+    return ids, [value for value in targets if not value.startswith("#")], within | urls

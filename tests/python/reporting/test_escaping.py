@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import thack.reporting
 from detection.synthetic import Noise, write_run
-from reporting.test_report import parse
+from reporting.dom import tree
 from thack.reporting import write_report
 from thack.reporting.render import environment
 from thack.reporting.table import Span, table
@@ -44,7 +44,7 @@ class Collected(HTMLParser):
 
 
 def collect(page: str) -> Collected:
-    parse(page)
+    tree(page)
     found = Collected()
     found.feed(page)
     return found

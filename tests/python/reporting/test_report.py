@@ -8,13 +8,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from detection.synthetic import Noise, write_run
+from reporting.dom import links, tree
 from thack.errors import DataError, UsageError
 from thack.reporting import style, write_report
 from thack.reporting.colours import ALL, assign
@@ -24,48 +24,6 @@ from thack.reporting.sentences import headline
 from thack.schema.run import Status
 
 NOISE = Noise(prompt=0.05, checkpoint=0.002)
-VOID = {"meta", "br", "link", "path", "use", "rect"}
-
-
-class Balanced(HTMLParser):
-    """Fails on tags that are not closed in order; collects ids and references."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.references: set[str] = set()
-        self.sources: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-        self._collect(attrs)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._collect(attrs)
-
-    def _collect(self, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            value = value or ""
-            if name == "id":
-                self.ids.append(value)
-            if name in ("src", "href", "xlink:href") and not value.startswith("#"):
-                self.sources.append(value)
-            if name.endswith("href") and value.startswith("#"):
-                self.references.add(value[1:])
-            self.references.update(re.findall(r"url\(#([^)]+)\)", value))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open and self.open.pop() == tag, tag
-
-
-def parse(page: str) -> Balanced:
-    parser = Balanced()
-    parser.feed(page)
-    assert not parser.open
-    return parser
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +40,14 @@ def page(three: list[Path]) -> str:
 
 
 def test_the_page_is_well_formed_and_needs_nothing_else(page: str) -> None:
-    parser = parse(page)
-    assert not parser.sources
+    assert not links(tree(page))[1]
     assert "<script" not in page and "@import" not in page and "http://" not in re.sub(r'xmlns[^"]*"[^"]*"', "", page)
 
 
 def test_ids_are_unique_and_references_lead_somewhere(page: str) -> None:
-    parser = parse(page)
-    assert len(parser.ids) == len(set(parser.ids))
-    assert parser.references <= set(parser.ids)
+    ids, _, references = links(tree(page))
+    assert len(ids) == len(set(ids))
+    assert references <= set(ids)
 
 
 def test_the_verdict_comes_first_and_in_words(page: str) -> None:
@@ -132,7 +89,7 @@ def test_without_matplotlib_the_page_says_what_to_type(
 ) -> None:
     monkeypatch.setattr("thack.reporting.write.available", lambda: False)
     found = write_report(three, tmp_path / "report.html").read_text()
-    parse(found)
+    tree(found)
     assert "pip install 'thack[plot]'" in html.unescape(found) and "<svg" not in found and "+9" in found
     assert not (tmp_path / "plots").exists()
 
@@ -150,7 +107,7 @@ def test_seeds_are_gathered_by_name(tmp_path: Path) -> None:
     assert [(arm.name, len(arm.runs)) for arm in subject.arms] == [("offline", 3)]
     assert subject.arms[0].verdict == "hacking"
     found = write_report(runs, tmp_path / "report.html").read_text()
-    parse(found)
+    tree(found)
     assert "Hacking in 3 of 3 seeds" in found
 
 
@@ -173,7 +130,7 @@ def test_a_run_without_oracle_gets_a_suspicion(tmp_path: Path) -> None:
     run = write_run(tmp_path / "mine", noise=NOISE, with_oracle=False)
     subject = load([run], run / "report.html")
     assert headline(subject) == "Without an oracle: hacking suspected from step 48"
-    parse(write_report([run], run / "report.html").read_text())
+    tree(write_report([run], run / "report.html").read_text())
 
 
 def test_a_run_with_nothing_but_metrics_is_shown(tmp_path: Path) -> None:
@@ -181,7 +138,7 @@ def test_a_run_with_nothing_but_metrics_is_shown(tmp_path: Path) -> None:
     for name in ("config.toml", "environment.json"):
         (run / name).unlink()
     found = write_report([run], run / "report.html").read_text()
-    parse(found)
+    tree(found)
     assert "no intervals" in found
 
 

@@ -10,7 +10,7 @@ import torch
 
 from thack.errors import DataError, Interrupted, MismatchError, PeerFailed, Preempted, ThackError, UsageError
 from thack.files import claim_output
-from thack.runtime.failures import in_words
+from thack.runtime.failures import explained_failure
 from thack.runtime.status import STATUS, read_status, recorded
 from thack.schema.run import Status
 
@@ -114,11 +114,11 @@ class _DistBackendError(torch.distributed.DistError):
         (FileNotFoundError(2, "No such file or directory", "x/y"), ThackError, "x/y: no such file or directory"),
     ],
 )
-def test_failures_of_the_machine_in_words(error: Exception, kind: type[ThackError], message: str) -> None:
-    found = in_words(error)
+def test_failures_of_the_machine_explained_failure(error: Exception, kind: type[ThackError], message: str) -> None:
+    found = explained_failure(error)
     assert type(found) is kind and found.message == message
 
 
 @pytest.mark.parametrize("error", [RuntimeError("peer review of gloo failed"), KeyError("x"), OSError("plain")])
 def test_what_is_not_known_may_be_a_bug_and_stays_what_it_is(error: Exception) -> None:
-    assert in_words(error) is None
+    assert explained_failure(error) is None

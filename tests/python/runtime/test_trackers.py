@@ -51,7 +51,7 @@ def test_numbers_alone_are_mirrored_and_a_failing_tracker_is_given_up(
     mirror.append({"step": 10, "loss": 1.0})
     mirror.close()
     assert recorder.seen == [(3, {"golden/x": 1.5, "count": 2.0})]
-    assert "wandb is given up (ConnectionError: no network)" in caplog.text
+    assert "tracker wandb is dropped (ConnectionError: no network)" in caplog.text
 
 
 def test_the_setting_is_a_list_of_known_names() -> None:

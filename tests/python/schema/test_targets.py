@@ -9,8 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thack.config import CacheSettings, LossSettings, TargetSettings
-from thack.config.specs import cache_settings, divergence_of, loss_terms, target_settings, target_spec
 from thack.errors import UndefinedLoss, UsageError
 from thack.schema.targets import DIVERGENCES, Divergence, LossTerm, TargetSpec, live_word
 
@@ -35,21 +33,6 @@ def test_a_word_is_read_as_the_target_that_it_names(spec: TargetSpec) -> None:
     assert TargetSpec.parse(str(spec)) == spec
     assert TargetSpec.parse(live_word(str(spec))) == spec.as_live()
     assert spec.as_live().label == spec.label
-
-
-@given(specs())
-def test_settings_name_the_same_target(spec: TargetSpec) -> None:
-    if spec.live:
-        assert target_spec(target_settings(spec)) == spec
-    else:
-        assert target_spec(cache_settings(CacheSettings(), spec)) == spec
-
-
-def test_a_dense_target_has_no_k_and_the_temperatures_of_a_cache_are_sorted() -> None:
-    settings = CacheSettings(top_k=8, temperatures=(2.0, 1.0, 0.5, 2.0))
-    assert target_spec(settings) == TargetSpec(kind="top-k", k=8, temperatures=(0.5, 2.0))
-    assert target_spec(CacheSettings(kind="dense", temperatures=(2.0,))) == TargetSpec()
-    assert target_spec(TargetSettings(kind="dense", k=16)) == TargetSpec(live=True)
 
 
 @pytest.mark.parametrize(
@@ -148,33 +131,8 @@ def test_a_divergence_out_of_range_is_refused(fields: dict[str, Any], message: s
         Divergence(**fields)
 
 
-def test_loss_settings_name_their_terms() -> None:
-    settings = LossSettings(
-        divergence="jsd",
-        beta=0.3,
-        skew=0.2,
-        temperature=2.0,
-        weight=0.5,
-        ce_weight=0.25,
-        add=("skewed_kl:1", "jsd(0.7):2", "reverse_kl@1:3", "forward_kl:0"),
-    )
-    assert divergence_of(settings) == Divergence(kind="jsd", parameter=0.3, temperature=2.0)
-    assert loss_terms(settings) == (
-        LossTerm(weight=0.5, divergence=Divergence(kind="jsd", parameter=0.3, temperature=2.0)),
-        LossTerm(weight=1, divergence=Divergence(kind="skewed_kl", parameter=0.2, temperature=2.0)),
-        LossTerm(weight=2, divergence=Divergence(kind="jsd", parameter=0.7, temperature=2.0)),
-        LossTerm(weight=3, divergence=Divergence(kind="reverse_kl")),
-        LossTerm(weight=0.25, divergence=None),
-    )
-
-
 @pytest.mark.parametrize("text", ["reverse_kl", "revers_kl:1", "reverse_kl:-1", "reverse_kl:nan", "jsd(x):1", ":1"])
 def test_an_entry_that_is_no_term_is_named(text: str) -> None:
     with pytest.raises(UndefinedLoss, match="is not a divergence and its weight") as raised:
-        loss_terms(LossSettings(add=(text,)))
+        LossTerm.parse(text)
     assert repr(text) in raised.value.message
-
-
-def test_a_loss_without_weight_is_refused() -> None:
-    with pytest.raises(UndefinedLoss, match="no term of weight above 0"):
-        loss_terms(LossSettings(weight=0.0))

@@ -66,13 +66,13 @@ def test_trap_27_torn_truncated_and_flipped_never_load(run: Path, data: st.DataO
             place = data.draw(st.integers(0, len(content) - 1))
             bit = 1 << data.draw(st.integers(0, 7))
             path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
-        found, passed_over = latest_checkpoint(run)
+        found, skipped = latest_checkpoint(run)
         assert found is not None
         if step_of(found) == 3:  # white space of COMMIT.json
             assert path.name == "COMMIT.json" and json.loads(path.read_bytes()) == json.loads(content)
         else:
             assert step_of(found) == 2
-            assert passed_over and passed_over[0].startswith("step_000003: ")
+            assert skipped and skipped[0].startswith("step_000003: ")
     finally:
         path.write_bytes(content)
 
@@ -80,9 +80,9 @@ def test_trap_27_torn_truncated_and_flipped_never_load(run: Path, data: st.DataO
 def test_unfinished_directories_are_not_checkpoints(run: Path) -> None:
     (run / ".step_000009.1.tmp").mkdir(exist_ok=True)
     (run / "step_000010").mkdir(exist_ok=True)
-    found, passed_over = latest_checkpoint(run)
+    found, skipped = latest_checkpoint(run)
     assert found is not None and step_of(found) == 3
-    assert "step_000010" in passed_over[0]
+    assert "step_000010" in skipped[0]
     (run / "step_000010").rmdir()
 
 
