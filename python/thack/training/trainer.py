@@ -187,7 +187,7 @@ class Trainer:
             with self.clock("loss"), self._divergence_named(output_NX, batch):
                 part = objective(output_NX, target, rows.labels_N).sum() / (num_tokens if counts else math.inf)
             with self.clock("backward"):
-                part.backward()  # type: ignore[no-untyped-call]
+                part.backward()
             loss += float(part.detach())
         return loss
 

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from thack.config import (
@@ -79,35 +81,24 @@ def stopped(world: Path, out: Path, parallel: ParallelSettings, goes_on: bool = 
         if row.step == 2 and isinstance(row, MetricsRow) and row.event == "train" and rank.rank == rank.world_size - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    RunDirectory.append = wrapped  # type: ignore[method-assign]
-    try:
-        offline(world, out, parallel)
-    except Preempted as error:
-        assert "SIGTERM" in error.message, error
-    else:
-        raise AssertionError("not stopped")
-    finally:
-        RunDirectory.append = append  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunDirectory, "append", wrapped)
+        with pytest.raises(Preempted, match="SIGTERM"):
+            offline(world, out, parallel)
     if goes_on:
         offline(world, out, parallel)
 
 
 def refused(world: Path, out: Path, parallel: ParallelSettings) -> None:
-    """A disk that fails under the first rank's hands stops all of them, with its words."""
-    from thack.training import saver
+    """A disk that fails for the first rank stops all of them, with its message."""
 
     def full(*arguments: Any) -> None:
         raise ThackError("cannot write: no space left")
 
-    save, saver.save_checkpoint = saver.save_checkpoint, full  # type: ignore[assignment]
-    try:
-        offline(world, out, parallel)
-    except ThackError as error:
-        assert "no space left" in error.message, error
-    else:
-        raise AssertionError("not refused")
-    finally:
-        saver.save_checkpoint = save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("thack.training.saver.save_checkpoint", full)
+        with pytest.raises(ThackError, match="no space left"):
+            offline(world, out, parallel)
 
 
 EVALUATION = EvaluationSettings(count=1, bootstrap=20, batch_size=2)

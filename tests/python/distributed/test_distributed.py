@@ -68,7 +68,8 @@ def test_every_number_of_ranks_writes_the_files_of_one_process(launched: Path, w
         return {path.relative_to(run) for path in run.rglob("*") if path.is_file()}
 
     assert names(ours) == names(alone)
-    for file in ("model/model.safetensors", *(p for p in names(alone) if p.name == "optimizer.safetensors")):
+    files = [Path("model/model.safetensors"), *(p for p in names(alone) if p.name == "optimizer.safetensors")]
+    for file in files:
         theirs = {key: value.shape for key, value in load_file(alone / file).items()}
         assert {key: value.shape for key, value in load_file(ours / file).items()} == theirs
     assert json.loads((ours / "STATUS.json").read_text())["state"] == "finished"

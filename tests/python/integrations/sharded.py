@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -37,10 +38,10 @@ def main(place: Path) -> None:
         assert all(isinstance(p, DTensor) for p in student.parameters())
     evaluation = EvaluationSettings(student_samples=False, bootstrap=20)
     settings = CallbackSettings(evaluation=evaluation, stop_on_alarm=True)
-    models = {"teacher": references.teacher, "oracle": references.oracle, "tokenizer": tokenizer}
+    given: dict[str, Any] = {"teacher": references.teacher, "oracle": references.oracle, "tokenizer": tokenizer}
     state = transformers.TrainerState(is_world_process_zero=first)
     control, args = transformers.TrainerControl(), type("Arguments", (), {"output_dir": str(place)})()
-    callback = HackingCallback(eval_set, every=1, settings=settings, **models)
+    callback = HackingCallback(eval_set, every=1, settings=settings, **given)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
     student.train()
     callback.on_train_begin(args, state, control, model=student)
@@ -53,7 +54,7 @@ def main(place: Path) -> None:
         callback.on_step_end(args, state, control, model=student)
     callback.on_train_end(args, state, control, model=student)
     if place.name == "sharded":
-        sampling = HackingCallback(eval_set, settings=CallbackSettings(evaluation=EvaluationSettings()), **models)
+        sampling = HackingCallback(eval_set, settings=CallbackSettings(evaluation=EvaluationSettings()), **given)
         try:
             sampling.on_train_begin(args, state, control, model=student)
         except UsageError as error:

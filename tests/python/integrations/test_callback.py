@@ -109,6 +109,11 @@ def test_the_folder_is_a_run(callback: HackingCallback, tmp_path: Path) -> None:
     assert again.golden.end == pytest.approx(found.golden.end)
 
 
+def random_state() -> tuple[Any, ...]:
+    arrays: Any = np.random.get_state()
+    return torch.get_rng_state().tolist(), random.getstate(), arrays[1].tolist()
+
+
 def test_random_state_and_train_modes_are_left_alone(callback: HackingCallback, tmp_path: Path) -> None:
     student = llama(1).train()
     student.model.layers[0].eval()  # a frozen part that its owner keeps in eval mode
@@ -117,12 +122,11 @@ def test_random_state_and_train_modes_are_left_alone(callback: HackingCallback, 
     torch.manual_seed(5)
     random.seed(5)
     np.random.seed(5)
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    before = random_state()
     callback.on_train_begin(arguments(tmp_path), state, control, model=student)
     torch.manual_seed(5)  # TrainingArguments may draw; the callback may not
     callback.on_step_end(arguments(tmp_path), state, control, model=student)
-    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+    assert random_state() == before
     assert [module.training for module in student.modules()] == modes
     callback.on_train_end(arguments(tmp_path), state, control, model=student)
 
@@ -134,7 +138,7 @@ def test_a_monitor_lets_the_detector_compare(
     trained = replace(references, human=True)
     monitor = EvalSet.from_records(records[:4]).with_responses(trained, max_new_tokens=8)
     settings = replace(SETTINGS, stop_on_alarm=True)
-    common = {"teacher": references.teacher, "tokenizer": tokenizer, "settings": settings}
+    common: dict[str, Any] = {"teacher": references.teacher, "tokenizer": tokenizer, "settings": settings}
     callback = HackingCallback(eval_set, every=2, monitor=monitor, **common)
     train(tmp_path, llama(1), [callback])
     curves = Curves.from_run(tmp_path / "thack")
@@ -149,7 +153,7 @@ def test_a_monitor_lets_the_detector_compare(
 def test_the_trainers_trackers_get_the_columns(callback: HackingCallback, tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = []
 
-    class Tracker(transformers.TrainerCallback):
+    class Tracker(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             seen.append(dict(logs))
 

@@ -110,14 +110,14 @@ def test_formats_of_other_devices() -> None:
     ],
 )
 def test_flags_are_those_that_linux_lists(monkeypatch: pytest.MonkeyPatch, content: str, fast: str | None) -> None:
-    monkeypatch.setattr(device.platform, "system", lambda: "Linux")
+    monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr(Path, "read_text", lambda self: content)
     assert device.fast_bf16_flag() == fast
 
 
 @pytest.mark.usefixtures("flags")
 def test_elsewhere_no_flag_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
     assert device.cpu_flags() == frozenset() and device.fast_bf16_flag() is None
 
 

@@ -51,7 +51,7 @@ def test_the_revision_is_that_of_the_checkout_or_absent(monkeypatch: pytest.Monk
         raise subprocess.CalledProcessError(128, "git")
 
     with monkeypatch.context() as patch:
-        patch.setattr(environment.subprocess, "run", fails)
+        patch.setattr("subprocess.run", fails)
         assert environment._git_revision() is None
     with monkeypatch.context() as patch:
         patch.setattr(environment, "__file__", str(tmp_path / "lib" / "thack" / "runtime" / "environment.py"))
@@ -67,9 +67,9 @@ def test_the_revision_is_that_of_the_checkout_or_absent(monkeypatch: pytest.Monk
     ],
 )
 def test_the_name_of_the_cpu(monkeypatch: pytest.MonkeyPatch, system: str, content: str, expected: str) -> None:
-    monkeypatch.setattr(environment.platform, "system", lambda: system)
-    monkeypatch.setattr(environment.platform, "processor", lambda: "")
-    monkeypatch.setattr(environment.platform, "machine", lambda: "arm")
+    monkeypatch.setattr("platform.system", lambda: system)
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "arm")
     monkeypatch.setattr(Path, "read_text", lambda self: content)
     assert environment.cpu_name() == expected
 

@@ -69,7 +69,7 @@ def test_what_is_not_installed_is_said_before_the_run(tmp_path: Path, monkeypatc
 def test_tensorboard_holds_every_number_of_a_run(tmp_path: Path) -> None:
     """A real run of `sft`, and its event file read back."""
     pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
     (tmp_path / "pairs.jsonl").write_text(
         "\n".join(json.dumps({"prompt": f"def f{i}(x)", "response": f"reads {i}"}) for i in range(8))
@@ -95,7 +95,9 @@ def test_tensorboard_holds_every_number_of_a_run(tmp_path: Path) -> None:
     assert "loss" in expected
     assert set(events.Tags()["scalars"]) == expected.keys()
     for name, points in expected.items():
-        assert [(e.step, pytest.approx(e.value, rel=1e-6)) for e in events.Scalars(name)] == points, name
+        scalars = events.Scalars(name)
+        assert [e.step for e in scalars] == [step for step, _ in points], name
+        assert [e.value for e in scalars] == pytest.approx([value for _, value in points], rel=1e-6), name
 
 
 def test_weights_and_biases_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

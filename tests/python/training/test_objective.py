@@ -47,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture(
             CacheSettings(
                 out=root / kind, teacher=str(root / "teacher"), data=replace(DATA, path=str(root / "prompts.jsonl")),
-                kind=kind, top_k=6, sampled=8, generate=True, device="cpu",  # type: ignore[arg-type]
+                kind=kind, top_k=6, sampled=8, generate=True, device="cpu",
             ),
             SILENT,
         )  # fmt: skip
@@ -100,8 +100,8 @@ def test_fine_tuning_fused_is_the_cross_entropy() -> None:
 
 def test_auto_fuses_sparse_targets_and_many_logits() -> None:
     def objective(**changes: Any) -> Objective:
-        found = {"settings": LossSettings(), "model": small.model(), "width": 264, "sparse": False} | changes
-        return Objective(**found)
+        found = Objective(settings=LossSettings(), model=small.model(), width=264, sparse=False)
+        return replace(found, **changes)
 
     assert objective(sparse=True).fuses(1)
     assert not objective().fuses(100) and objective().fuses(WORTH_FUSING // 264 + 1)

@@ -58,8 +58,8 @@ def test_bucketing_saves_padding_and_mixes_epochs() -> None:
     plain = Plan(num_sequences=640, batch_size=16, seed=0, total_steps=1)
 
     def padding(plan: Plan) -> float:
-        cells = sum(len(batch) * lengths[batch].max() for batch in plan.epoch(0))
-        return 1 - lengths.sum() / cells
+        cells = sum(len(batch) * int(lengths[batch].max()) for batch in plan.epoch(0))
+        return 1 - int(lengths.sum()) / cells
 
     assert padding(bucketed) < 0.2 < 0.35 < padding(plain)
     assert {tuple(sorted(b)) for b in bucketed.epoch(0)} != {tuple(sorted(b)) for b in bucketed.epoch(1)}

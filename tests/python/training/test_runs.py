@@ -197,12 +197,13 @@ def test_a_finished_run_is_returned_and_other_settings_are_refused(world: Path, 
 
 def test_combinations_that_cannot_work_are_refused_before_anything_is_written(world: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    for changes, message in [
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"source": SourceSettings(kind="online-student")}, "online-student does not go with a cache"),
         ({"cache": "", "teacher": ""}, "needs a teacher"),
         ({"student": ""}, "needs a student"),
         ({"cache": ""}, "needs prompts"),
-    ]:
+    ]
+    for changes, message in refused:
         with pytest.raises(UsageError, match=message):
             run_distill(distill_settings(world, out, **changes))
     assert not out.exists()
@@ -308,9 +309,7 @@ def test_memory_settings_change_no_number_but_what_they_say(world: Path, tmp_pat
 def test_a_save_that_fails_behind_the_training_stops_the_run_and_keeps_what_was_there(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from thack.training import saver
-
-    save, calls = saver.save_checkpoint, []
+    calls: list[Path] = []
 
     def full_at_the_second(folder: Path, *arguments: Any) -> Path:
         calls.append(folder)
@@ -319,9 +318,9 @@ def test_a_save_that_fails_behind_the_training_stops_the_run_and_keeps_what_was_
 
             with checkpoint._explained(folder):
                 raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-        return save(folder, *arguments)
+        return checkpoint.save_checkpoint(folder, *arguments)
 
-    monkeypatch.setattr(saver, "save_checkpoint", full_at_the_second)
+    monkeypatch.setattr("thack.training.saver.save_checkpoint", full_at_the_second)
     settings = sft_settings(tmp_path / "a", epochs=4, checkpoint=CheckpointSettings(every_steps=1))
     with pytest.raises(ThackError, match=r"cannot write .*no space left[\s\S]*free space"):
         run_sft(settings, records(12))

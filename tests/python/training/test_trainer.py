@@ -151,12 +151,12 @@ def test_global_random_state_is_left_alone(tmp_path: Path) -> None:
 
 def test_evaluations_are_logged_once_each_and_start_at_zero(tmp_path: Path) -> None:
     seen: list[int] = []
-    train(
-        tmp_path / "a",
-        every=0,
-        evaluations=frozenset([0, 2, 8]),
-        evaluate=lambda step: seen.append(step) or {"golden": float(step)},
-    )
+
+    def measure(step: int) -> dict[str, float]:
+        seen.append(step)
+        return {"golden": float(step)}
+
+    train(tmp_path / "a", every=0, evaluations=frozenset([0, 2, 8]), evaluate=measure)
     logged = [row for row in rows(tmp_path / "a") if row["event"] == "evaluation"]
     assert seen == [0, 2, 8] == [row["step"] for row in logged]
     assert np.array_equal([row["golden"] for row in logged], [0.0, 2.0, 8.0])
