@@ -1,4 +1,7 @@
-"""Which device and which number format a run uses, and why: the reason is recorded."""
+"""Which device and which number format a run uses, and why: the reason is recorded.
+
+torch is imported inside the functions: `thack doctor` and every light command import this module without it.
+"""
 
 from __future__ import annotations
 

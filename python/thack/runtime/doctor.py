@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from thack.runtime.device import bf16_speedup
 from thack.runtime.environment import environment
 from thack.schema.run import Environment
 
@@ -79,8 +80,6 @@ def _processor(facts: Environment) -> list[Finding]:
 
 
 def _bf16(facts: Environment) -> Finding:
-    from thack.runtime.device import bf16_speedup
-
     speedup = bf16_speedup()
     how = "native" if facts.bf16 != "emulated" else "emulated"
     chosen = "chosen for wide models" if how == "native" and speedup > 1.3 else "float32 is chosen"
@@ -90,7 +89,7 @@ def _bf16(facts: Environment) -> Finding:
 def _accelerators(facts: Environment) -> list[Finding]:
     if not facts.gpus:
         return [Finding(name="gpus", value="none")]
-    import torch
+    import torch  # seconds to import: only where there is a GPU
 
     found = []
     for index, name in enumerate(facts.gpus):

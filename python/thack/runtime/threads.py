@@ -39,7 +39,7 @@ def threads(environ: Mapping[str, str] = os.environ) -> int:
 
 def apply_threads() -> int:
     """Tell torch, and the Rust pool through its environment variable, how many threads to use."""
-    import torch
+    import torch  # seconds to import, and light commands count threads too
 
     number = threads()
     os.environ["THACK_NUM_THREADS"] = str(number)

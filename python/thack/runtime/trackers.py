@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from thack.errors import UsageError
 
@@ -28,8 +28,8 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files in `<run>/tensorboard`; a resumed run hides what it logs again."""
 
-    def __init__(self, run: Path, settings: Mapping[str, Any], step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    def __init__(self, run: Path, settings: Mapping[str, object], step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # an extra
 
         self._writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
@@ -44,19 +44,18 @@ class TensorBoard:
 class WeightsAndBiases:
     """Offline in `<run>/wandb` unless WANDB_MODE is set otherwise; `wandb sync` uploads it."""
 
-    def __init__(self, run: Path, settings: Mapping[str, Any], step: int) -> None:
-        import wandb
+    def __init__(self, run: Path, settings: Mapping[str, object], step: int) -> None:
+        import wandb  # an extra
 
-        options: dict[str, Any] = {
-            "project": os.environ.get("WANDB_PROJECT", "thack"),
-            "name": run.name,
-            "id": identity(run),
-            "dir": str(run),
-            "config": dict(settings),
-            "resume": "allow",
-            "mode": os.environ.get("WANDB_MODE", "offline"),
-        }
-        self._run: Any = wandb.init(**options)
+        self._run: Any = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "thack"),
+            name=run.name,
+            id=identity(run),
+            dir=str(run),
+            config=dict(settings),
+            resume="allow",
+            mode=os.environ.get("WANDB_MODE", "offline"),
+        )
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)
@@ -68,8 +67,8 @@ class WeightsAndBiases:
 class Trackio:
     """A local dashboard: `trackio show`."""
 
-    def __init__(self, run: Path, settings: Mapping[str, Any], step: int) -> None:
-        import trackio
+    def __init__(self, run: Path, settings: Mapping[str, object], step: int) -> None:
+        import trackio  # an extra
 
         self._trackio = trackio
         trackio.init(project="thack", name=f"{run.name}-{identity(run)}", config=dict(settings), resume="allow")
@@ -81,7 +80,7 @@ class Trackio:
         self._trackio.finish()
 
 
-_KINDS: dict[str, Callable[[Path, Mapping[str, Any], int], Tracker]] = {
+_KINDS: dict[str, Callable[[Path, Mapping[str, object], int], Tracker]] = {
     "tensorboard": TensorBoard,
     "wandb": WeightsAndBiases,
     "trackio": Trackio,
@@ -96,10 +95,10 @@ def identity(run: Path) -> str:
 class Mirror:
     """All trackers of a run."""
 
-    def __init__(self, names: Sequence[str], run: Path, settings: Mapping[str, Any], step: int = 0) -> None:
+    def __init__(self, names: Sequence[str], run: Path, settings: Mapping[str, object], step: int = 0) -> None:
         self._trackers: dict[str, Tracker] = {name: _open(name, run, settings, step) for name in names}
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: Mapping[str, object]) -> None:
         """Pass on the numbers of a row of metrics.jsonl."""
         step = row.get("step")
         if not self._trackers or not isinstance(step, int):
@@ -123,11 +122,11 @@ class Mirror:
         self._trackers = {}
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _open(name: str, run: Path, settings: Mapping[str, Any], step: int) -> Tracker:
+def _open(name: str, run: Path, settings: Mapping[str, object], step: int) -> Tracker:
     try:
         return _KINDS[name](run, settings, step)
     except ImportError as error:

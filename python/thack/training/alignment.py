@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from thack.cache import Cache
 from thack.data.sequence import TokenSequence
 from thack.errors import CacheError
 from thack.targets.types import DenseTarget, SampledTarget, Target
-
-if TYPE_CHECKING:
-    from thack.cache import Cache
 
 SHIFTS = (-1, 0, 1)
 _SEQUENCES = 64

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from thack.cache import Cache
 from thack.data.sequence import TokenSequence, cache_positions
+from thack.generation.sources import ResponseSource
 from thack.models.batch import Batch
 from thack.targets.crop import crop
 from thack.targets.projected import ProjectedTeacher
 from thack.targets.types import Target
-
-if TYPE_CHECKING:
-    from thack.cache import Cache
-    from thack.generation.sources import ResponseSource
-    from thack.training.live import LiveTeacher
+from thack.training.live import LiveTeacher
 
 
 class TrainingData(Protocol):

@@ -18,6 +18,7 @@ from thack.errors import UsageError
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.evaluator import Evaluator
 from thack.evaluation.run import open_eval_set
+from thack.models.precision import Precision
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.run import RunFacts
 from thack.training.build_data import build_data, guarded, response_request
@@ -111,10 +112,9 @@ def prepare_distill(
     """The trainer, and the point to start from. Every rank calls it; parts that do not communicate fail together."""
     group, checkpoint = run.group, run.resumable(progress)
     models = load_models(settings, checkpoint, device, group)
-    eval_set = _open_eval_set(settings, models, run, progress)
+    evaluator = _open_evaluator(settings, models, run, progress)
     with group.raise_on_all_ranks():
-        evaluator = None if eval_set is None else _evaluator(settings, models, eval_set, run)
-        facts = replace(models.facts(), eval_set=None if eval_set is None else eval_set.fingerprint())
+        facts = replace(models.facts(), eval_set=None if evaluator is None else evaluator.eval_set.fingerprint())
     check_same_start(group, facts)
     precision = training_precision(models.student, settings.dtype, settings.memory, group)
     wrapped = _wrap(settings, models, run)
@@ -128,18 +128,10 @@ def prepare_distill(
         run.write_facts(_with_data(facts, data, precisions, group.world_size), resumed=checkpoint is not None)
         run.open_logs(start.step)
     hooks, training_data = _hooks(settings, models, wrapped, data, plan, run, evaluator)
-    objective = Objective(
-        settings=settings.loss,
-        model=wrapped.student.model,
-        width=models.width,
-        sparse=_kind(settings, models) not in ("dense", "mixed"),
-        precision=precision,
-        plain_head="student" in models.plain_heads,
-    )
     trainer = Trainer(
         models=wrapped,
         data=training_data,
-        objective=objective,
+        objective=_objective(settings, models, wrapped, precision),
         optimizer=optimizer,
         plan=plan,
         run=run,
@@ -197,12 +189,22 @@ def _hooks(
     return [evaluation] if guard is None else [evaluation, guard], data
 
 
-def _evaluator(settings: DistillSettings, models: Models, eval_set: EvalSet, run: RunDirectory) -> Evaluator:
-    return Evaluator(eval_set, models.references, settings.evaluation, seed=settings.seed, group=run.group)
+def _objective(settings: DistillSettings, models: Models, wrapped: WrappedModels, precision: Precision) -> Objective:
+    kind = settings.target.kind if models.cache is None else models.cache.meta.kind
+    return Objective(
+        settings=settings.loss,
+        model=wrapped.student.model,
+        width=models.width,
+        sparse=kind not in ("dense", "mixed"),
+        precision=precision,
+        plain_head="student" in models.plain_heads,
+    )
 
 
-def _open_eval_set(settings: DistillSettings, models: Models, run: RunDirectory, progress: Progress) -> EvalSet | None:
-    """The held-out prompts. A file of prompts gets its responses once, and is stored in the run from then on."""
+def _open_evaluator(
+    settings: DistillSettings, models: Models, run: RunDirectory, progress: Progress
+) -> Evaluator | None:
+    """On the held-out prompts. A file of prompts gets its responses once, and is stored in the run from then on."""
     if not settings.eval_data:
         return None
 
@@ -218,8 +220,6 @@ def _open_eval_set(settings: DistillSettings, models: Models, run: RunDirectory,
 
     with run.group.raise_on_all_ranks():
         eval_set = opened() if run.writes else None
-    return opened() if eval_set is None else eval_set  # the other ranks read what the first one wrote
-
-
-def _kind(settings: DistillSettings, models: Models) -> str:
-    return settings.target.kind if models.cache is None else models.cache.meta.kind
+    with run.group.raise_on_all_ranks():
+        eval_set = opened() if eval_set is None else eval_set  # the other ranks read what the first one wrote
+        return Evaluator(eval_set, models.references, settings.evaluation, seed=settings.seed, group=run.group)

@@ -148,7 +148,7 @@ def strategy(settings: ParallelSettings, student: LanguageModel) -> str:
 
 def _shard(model: LanguageModel, plain: LanguageModel) -> LanguageModel:
     """`model`, which shares its weights with `plain`, in shards; `plain` is left without weights."""
-    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.device_mesh import init_device_mesh  # seconds to import: only to shard
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):

@@ -37,7 +37,7 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
 
 @pytest.fixture
 def speed(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    return lambda value: monkeypatch.setattr("thack.runtime.device.bf16_speedup", lambda: value)
+    return lambda value: monkeypatch.setattr(doctor, "bf16_speedup", lambda: value)
 
 
 def test_everything_is_examined(tmp_path: Path) -> None:
