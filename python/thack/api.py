@@ -281,11 +281,13 @@ def import_cache(
     from thack.cache import import_cache as run
     from thack.data.tokenizer import Tokenizer
 
+    ids = Tokenizer.load(Path(tokenizer))
     settings = ImportSettings(
         source=Path(source),
         out=Path(out),
         vocab_size=vocab_size,
-        tokenizer=Tokenizer.load(Path(tokenizer)).fingerprint(),
+        tokenizer=ids.fingerprint(),
+        ends=ids.ends,
         top_k=top_k,
         estimate_tail=estimate_tail,
     )

@@ -187,7 +187,9 @@ def import_(
 
 def _shown(name: str, value: object) -> str:
     if value is None:
-        return "not yet known: shards are missing"
+        return "not known" if name in ("finished", "truncated") else "not yet known: shards are missing"
+    if name in ("finished", "truncated") and isinstance(value, float):
+        return f"{value:.1%} of responses"
     if name == "bytes" and isinstance(value, int):
         return byte_size(value)
     if isinstance(value, bool):

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from thack.data.control_tokens import encode_marked, is_marked, marked
+from thack.data.control_tokens import control_tokens, encode_marked, is_marked, keeps_text, marked
 from thack.data.records import Conversation, Message
 from thack.data.template import ChatTemplate, TemplateRefusal, common_start
 from thack.data.tokenizer import Tokenizer
@@ -54,20 +54,29 @@ class RenderedTurn:
     Args:
         text: the whole conversation.
         boundary: that number of its characters is the prompt.
+        continues: the turn continues the text with which the template prompts for it.
         generated: range of characters that the template marks as the assistant's turn; None: it marks nothing.
     """
 
     text: str
     boundary: int
+    continues: bool
     generated: tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A prompt and its response as token ids, int32 [P] and [R]."""
+    """A prompt and its response as token ids.
+
+    Args:
+        prompt_ids: int32 [P].
+        response_ids: int32 [R].
+        continues: the response continues the prompt with which a model is asked for it.
+    """
 
     prompt_ids: np.ndarray
     response_ids: np.ndarray
+    continues: bool = True
 
 
 class ChatEncoder:
@@ -75,6 +84,7 @@ class ChatEncoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._to_mark = control_tokens(tokenizer) if keeps_text(tokenizer) else None
 
     def render_prompt(self, conversation: Conversation) -> str:
         """The text that the assistant continues.
@@ -103,7 +113,7 @@ class ChatEncoder:
         boundary = len(common_start(prompt, whole.text))
         if generated is None and boundary < len(prompt) and boundary < len(template.render(before).text):
             raise TemplateRefusal("the chat template writes the turns before the response anew once that is there")
-        return RenderedTurn(text=whole.text, boundary=boundary, generated=generated)
+        return RenderedTurn(text=whole.text, boundary=boundary, continues=boundary == len(prompt), generated=generated)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 ids of rendered texts. The template writes its special tokens itself, a BOS too."""
@@ -119,9 +129,9 @@ class ChatEncoder:
     def _split(self, turn: RenderedTurn, whole: np.ndarray, prompt: np.ndarray) -> Pair:
         if turn.generated is not None:
             first, last = self._tokens_of(turn.text, turn.generated)
-            return Pair(whole[:first], whole[first:last])
+            return Pair(whole[:first], whole[first:last], turn.continues)
         first = shared_length(prompt, whole)  # a token that holds characters of both sides belongs to the response
-        return Pair(whole[:first], self._until_end(whole[first:]))
+        return Pair(whole[:first], self._until_end(whole[first:]), turn.continues)
 
     def _tokens_of(self, text: str, generated: tuple[int, int]) -> tuple[int, int]:
         """First and last + 1 of the tokens that hold a character of the range."""
@@ -172,14 +182,13 @@ class ChatEncoder:
         """Without an end that is written out behind the last answer: the template writes one."""
         *before, last = conversation.messages
         content = last.get("content")
-        if not isinstance(content, str) or self._tokenizer.options.control_tokens == "text":
+        if not isinstance(content, str) or self._to_mark is not None:
             return conversation
         kept = self._tokenizer.without_end(content)
         return replace(conversation, messages=(*before, {**last, "content": kept}))
 
     def _with_marks(self, conversation: Conversation) -> Conversation:
-        as_text = self._tokenizer.options.control_tokens == "text"
-        return marked(conversation, self._tokenizer) if as_text else conversation
+        return conversation if self._to_mark is None else marked(conversation, self._to_mark)
 
 
 def shared_length(a: np.ndarray, b: np.ndarray) -> int:

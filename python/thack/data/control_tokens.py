@@ -8,8 +8,7 @@ was marked is encoded without control tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,36 +20,43 @@ from thack.errors import DataError
 _START, _END = "\U000f0000", "\U000f0001"  # around a control token of the data; characters of a private range
 
 
-def control_tokens(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """Special tokens, and the other added tokens that the chat template writes."""
+def control_tokens(tokenizer: Tokenizer) -> re.Pattern[str]:
+    """Matches special tokens, and the other added tokens that the chat template writes."""
     template = tokenizer.template()
     literals = "" if template is None else template.literals
-    return tuple(
+    return _any_of(
         token
         for token in tokenizer.added_tokens
         if token in tokenizer.special_tokens or (token.strip() and token in literals)
     )
 
 
+def keeps_text(tokenizer: Tokenizer) -> bool:
+    """Whether the options keep control tokens of the data as text."""
+    return tokenizer.options.control_tokens == "text"
+
+
 def encode_text(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     """int32 ids of texts of the data, their control tokens as the options say."""
-    return tokenizer.encode_batch(texts, as_text=tokenizer.options.control_tokens == "text")
+    return tokenizer.encode_batch(texts, as_text=keeps_text(tokenizer))
 
 
 def encode_inside(tokenizer: Tokenizer, text: str) -> np.ndarray:
     """int32 ids of a text of the data that stands behind another one."""
-    return tokenizer.encode_inside(text, as_text=tokenizer.options.control_tokens == "text")
+    return tokenizer.encode_inside(text, as_text=keeps_text(tokenizer))
 
 
-def holds_control_tokens(record: Record, tokenizer: Tokenizer) -> bool:
-    """Whether a control token is written out in a text of the record."""
+def count_with_control_tokens(records: Sequence[Record], tokenizer: Tokenizer) -> int:
+    """Records with a control token written out in a text."""
+    known = control_tokens(tokenizer)
+    return sum(_holds(_texts(record), known) for record in records)
+
+
+def _texts(record: Record) -> list[object]:
     conversation = record.conversation
-    values = (
-        [record.prompt, record.response]
-        if conversation is None
-        else [conversation.messages, conversation.tools, conversation.documents, record.response]
-    )
-    return _holds(values, _pattern(control_tokens(tokenizer)))
+    if conversation is None:
+        return [record.prompt, record.response]
+    return [conversation.messages, conversation.tools, conversation.documents]
 
 
 def _holds(value: object, known: re.Pattern[str]) -> bool:
@@ -61,9 +67,8 @@ def _holds(value: object, known: re.Pattern[str]) -> bool:
     return isinstance(value, list | tuple) and any(_holds(item, known) for item in value)
 
 
-def marked(conversation: Conversation, tokenizer: Tokenizer) -> Conversation:
+def marked(conversation: Conversation, known: re.Pattern[str]) -> Conversation:
     """The conversation with marks around the control tokens in its texts."""
-    known = _pattern(control_tokens(tokenizer))
     return Conversation(
         messages=_mark(conversation.messages, known),
         tools=_mark(conversation.tools, known),
@@ -84,9 +89,8 @@ def _mark(value: Any, known: re.Pattern[str]) -> Any:
     return value
 
 
-@cache
-def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
-    """Any of the tokens, the longest first."""
+def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Matches any of the tokens, the longest first."""
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
 
@@ -101,7 +105,7 @@ def encode_marked(text: str, tokenizer: Tokenizer) -> Encoded:
     Raises:
         DataError: the tokenizer turns a marked token into its control id even as text.
     """
-    known = _pattern(tuple(tokenizer.added_tokens))
+    known = _any_of(tokenizer.added_tokens)
     ids: list[np.ndarray] = []
     spans: list[tuple[int, int]] = []
     for piece in re.finditer(rf"{_START}(?P<token>{known.pattern}){_END}|[{_START}{_END}]|[^{_START}{_END}]+", text):

@@ -123,7 +123,10 @@ class RecordEncoder:
             return refusal
 
     def _checked(self, record: Record) -> np.ndarray:
-        """Ids that a model wrote are kept as they are: decoding and encoding again would change them."""
+        """Ids that a model wrote are kept as they are: decoding and encoding again would change them.
+
+        A server may drop the end at which it stopped: that end is put back.
+        """
         ids = np.asarray(record.response_ids, dtype=np.int32)
         if len(ids) and int(ids.max()) >= self._tokenizer.size:
             raise DataError(
@@ -131,7 +134,8 @@ class RecordEncoder:
                 details=[f"the tokenizer has {self._tokenizer.size:,} ids"],
                 hint="were these ids written with another tokenizer? give `response` as text instead",
             )
-        return ids
+        ends = self._tokenizer.ends
+        return ends.close(ids, by=None if record.conversation is None else ends.turn) if record.stopped else ids
 
 
 def _fill(

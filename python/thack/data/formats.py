@@ -61,6 +61,7 @@ def _pair(row: Mapping[str, Any], place: str) -> Record:
         prompt=prompt,
         response=_response(row),
         response_ids=_ids(row),
+        stopped=row.get("finish_reason") == "stop",
         sample=_sample(row),
         place=place,
     )
@@ -116,6 +117,7 @@ def _conversation(
         response=_answer(messages[-1]) if len(asked) < len(messages) else response,
         response_ids=response_ids,
         conversation=conversation,
+        stopped=row.get("finish_reason") == "stop",
         sample=_sample(row),
         place=place,
     )

@@ -25,15 +25,20 @@ def response_limit(settings: DataSettings, records: Sequence[Record] | None = No
     """
     if settings.max_response_tokens:
         return settings.max_response_tokens
-    found = _peek(Path(settings.path)) if records is None and settings.path else records or ()
+    found = _peek(settings) if records is None else records
     is_long = any(record.conversation is not None or record.is_text for record in found)
     return CHAT_TOKENS if is_long else TEXT_TOKENS
 
 
-def _peek(path: Path) -> list[Record]:
-    """The first records of a file, as far as they are records."""
+def holds_conversations(settings: DataSettings) -> bool:
+    """Whether the first records of settings.path are conversations."""
+    return any(record.conversation is not None for record in _peek(settings))
+
+
+def _peek(settings: DataSettings) -> list[Record]:
+    """The first records of the data's file, as far as they are records."""
     found = []
-    for _, row in islice(read_rows(path), _LOOKED_AT):
+    for _, row in islice(read_rows(Path(settings.path)), _LOOKED_AT) if settings.path else ():
         try:
             found.append(to_record(row))
         except BadLine:

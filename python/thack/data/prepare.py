@@ -10,7 +10,7 @@ import numpy as np
 
 from thack.config import DataSettings
 from thack.data.chat import Pair
-from thack.data.control_tokens import holds_control_tokens
+from thack.data.control_tokens import count_with_control_tokens, keeps_text
 from thack.data.encode import RecordEncoder
 from thack.data.eos import EndCounts, cut
 from thack.data.lengths import response_limit
@@ -95,6 +95,7 @@ class _Found:
     cut_responses: int = 0
     missing: int = 0
     pieces: int = 0
+    other_beginnings: int = 0
 
     def add(self, record: Record, pairs: list[Pair] | TemplateRefusal) -> None:
         """The pairs of one record, each within its maxima."""
@@ -109,6 +110,7 @@ class _Found:
             response = cut(pair.response_ids, self.limit)
             self.cut_responses += len(response) < len(pair.response_ids)
             self.pieces += record.is_text
+            self.other_beginnings += not pair.continues
             self.sequences.append(
                 TokenSequence(
                     example=len(self.sequences),
@@ -139,8 +141,9 @@ class _Found:
             cut_prompts=self.cut_prompts,
             cut_responses=self.cut_responses,
             without_response=self.missing,
-            with_control_tokens=sum(holds_control_tokens(record, tokenizer) for record in taken),
+            with_control_tokens=0 if keeps_text(tokenizer) else count_with_control_tokens(taken, tokenizer),
             pieces=self.pieces,
+            other_beginnings=self.other_beginnings,
             ends=EndCounts.of_sequences(ending, tokenizer.ends, maximum=self.limit),
             skipped=tuple(self.skipped),
         )

@@ -53,6 +53,7 @@ class Record:
         response_ids: the response as the ids that a model wrote.
         conversation: the conversation, with the assistant's last turn if there is one.
         sample: which of several responses to the same prompt.
+        stopped: `response_ids` ended by themselves, whether or not their end is among them.
         is_text: `prompt` is empty, and `response` a raw text that is trained on as a whole.
         place: file and line, for errors.
     """
@@ -63,6 +64,7 @@ class Record:
     response_ids: tuple[int, ...] | None = None
     conversation: Conversation | None = None
     sample: int = 0
+    stopped: bool = False
     is_text: bool = False
     place: str = field(default="", compare=False)
 

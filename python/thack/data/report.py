@@ -20,8 +20,9 @@ class Report:
         cut_prompts: lost their beginning.
         cut_responses: longer than max_response_tokens: they lost their end.
         without_response: records without one where it is needed.
-        with_control_tokens: records whose own text holds a control token.
+        with_control_tokens: records whose own text holds a control token that becomes one.
         pieces: sequences cut from raw texts.
+        other_beginnings: responses that the chat template begins in another way than it prompts a model for one.
         ends: how the kept responses end; raw texts, which are cut on purpose, not among them.
         skipped: lines that were left out, each with its place and the reason.
     """
@@ -34,6 +35,7 @@ class Report:
     without_response: int = 0
     with_control_tokens: int = 0
     pieces: int = 0
+    other_beginnings: int = 0
     ends: EndCounts = field(default_factory=EndCounts)
     skipped: tuple[str, ...] = ()
 
@@ -59,6 +61,11 @@ class Report:
             found.append(
                 f"{self.with_control_tokens:,} of {self.records:,} records have control tokens written out in their "
                 "text, which become control ids: `data.control_tokens = text` keeps them text"
+            )
+        if self.other_beginnings:
+            found.append(
+                f"{self.other_beginnings:,} of {self.kept:,} responses begin in another way than the chat template "
+                "prompts for them (a block of thinking, for example): see `data.template_variables`"
             )
         return found
 

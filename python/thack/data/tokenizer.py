@@ -256,18 +256,21 @@ class Tokenizer:
         return self._backend.id_to_token(token_id) or ""
 
     def fingerprint(self) -> str:
-        """sha256 of what the ids mean: vocabulary, merges, text splitting, added tokens, EOS.
+        """sha256 of what the ids mean: vocabulary, merges, text splitting, added tokens.
 
-        Not of the file: pretty-printing, truncation settings or a chat template change no id's meaning.
+        Not of the file: pretty-printing, truncation settings or a chat template change no id's meaning. Nor does the
+        token that ends a response: see `ends`.
         """
         if self._fingerprint is None:
-            content = json.loads(self._backend.to_str())
-            meaning = {key: content.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
-            meaning["added"] = sorted((t["id"], t["content"]) for t in content.get("added_tokens") or [])
-            meaning["eos"] = self.eos_id
-            data = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+            data = json.dumps(self.meaning(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
             self._fingerprint = "sha256:" + hashlib.sha256(data.encode()).hexdigest()
         return self._fingerprint
+
+    def meaning(self) -> dict[str, object]:
+        """All that decides which ids a text has, as plain values."""
+        content = json.loads(self._backend.to_str())
+        found = {key: content.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
+        return found | {"added": sorted((t["id"], t["content"]) for t in content.get("added_tokens") or [])}
 
 
 def _int32(ids: Sequence[int]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from thack.errors import DataError
 from thack.files import canonical_json
@@ -95,6 +95,40 @@ class CacheManifest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseEnds:
+    """ends.json: how the responses of a cache end.
+
+    Args:
+        eos: id behind responses given as text.
+        turn: id with which the chat template closes a turn, or None.
+        others: further ids that end a response.
+        behind_turn: ids that the template writes behind its end of turn.
+        maximum: longest response in tokens; 0: it is not known.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    eos: int
+    turn: int | None
+    others: tuple[int, ...]
+    behind_turn: tuple[int, ...]
+    maximum: int
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
+
+    @classmethod
+    def parse(cls, raw: object, what: str = "ends.json") -> ResponseEnds:
+        """The inverse of `dump`.
+
+        Raises:
+            DataError: a key is missing, or a value of another type.
+        """
+        return document.parse(cls, raw, what)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
     """A file of a cache that is missing or damaged."""
 
@@ -165,6 +199,8 @@ class Inspection:
         bytes: of all shards; None while a shard is missing.
         fingerprints: of the plan, and of what the cache is made from.
         made_by: how it was computed.
+        finished: share of the responses that an end closes; None: the cache is incomplete, or does not say.
+        truncated: share of the responses that reached the maximum length without one, or None.
     """
 
     directory: str
@@ -183,6 +219,8 @@ class Inspection:
     bytes: int | None
     fingerprints: Mapping[str, str]
     made_by: Origin
+    finished: float | None = None
+    truncated: float | None = None
 
     def dump(self) -> dict[str, object]:
         """Plain values, for JSON."""

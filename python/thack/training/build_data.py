@@ -13,6 +13,7 @@ from thack.config.specs import target_spec
 from thack.data.lengths import response_limit
 from thack.data.prepare import prepare
 from thack.data.sequence import TokenSequence
+from thack.data.tokenizer import Tokenizer
 from thack.generation.sampler import GenerationRequest
 from thack.generation.sources import Mixture, Offline, Online, ResponseSource
 from thack.models.precision import Precision
@@ -20,6 +21,7 @@ from thack.runtime.process_group import ProcessGroup
 from thack.runtime.progress import Progress
 from thack.training.alignment import check_alignment, check_coverage
 from thack.training.data import CachedTargets, LiveTargets, TrainingData
+from thack.training.ends import check_cache_end
 from thack.training.guard import Guard
 from thack.training.guarded_data import GuardedData
 from thack.training.live import LiveTeacher
@@ -75,22 +77,31 @@ def _check_cache(settings: DistillSettings, models: Models, cache: Cache, progre
     skipped = check_alignment(cache)
     if skipped:
         progress.note(skipped)
+    for warning in check_cache_end(cache, models.student.tokenizer):
+        progress.note(f"warning: {warning}")
     if cache.meta.kind == "sampled" and settings.epochs > 1 and cache.meta.k < _FEW_DRAWS:
         progress.note(
             f"warning: {settings.epochs} epochs over {cache.meta.k} sampled ids per token: the student will "
             f"memorise their noise; cache top-k, or {_FEW_DRAWS} sampled ids and more"
         )
     if settings.data.path:
-        check_coverage(cache, prepare(settings.data, models.student.tokenizer, need_response=False).sequences)
+        check_coverage(cache, prepare(settings.data, _reader(models), need_response=False).sequences)
 
 
 def _read(settings: DistillSettings, models: Models, progress: Progress) -> list[TokenSequence]:
     """The data set: prompts by position, with responses where the source uses them."""
     given = settings.source.kind in ("offline", "mixture")
-    prepared = prepare(settings.data, models.student.tokenizer, need_response=given)
+    prepared = prepare(settings.data, _reader(models), need_response=given)
     for line in prepared.report.lines():
         progress.note(line)
     return prepared.sequences
+
+
+def _reader(models: Models) -> Tokenizer:
+    """The tokenizer that encodes the data: the student's; the teacher's where the student has no chat template."""
+    own = models.student.tokenizer
+    borrows = models.teacher is not None and own.template() is None
+    return models.teacher.tokenizer if borrows and models.teacher is not None else own
 
 
 def _source(

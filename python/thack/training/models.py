@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,9 @@ import torch
 
 from thack.cache import Cache
 from thack.config import DistillSettings, LossSettings
+from thack.data.compare import differences
 from thack.data.date import follow_settings
+from thack.data.lengths import holds_conversations
 from thack.errors import MismatchError
 from thack.evaluation.references import References
 from thack.models.checkpoint import fingerprint_like
@@ -21,6 +23,7 @@ from thack.runtime.process_group import ProcessGroup
 from thack.schema.metrics import Role
 from thack.schema.run import RunFacts
 from thack.targets.vocabulary import common_width
+from thack.training.ends import check_same_end
 from thack.training.objective import has_plain_head
 
 
@@ -90,7 +93,9 @@ def _load(settings: DistillSettings, checkpoint: Path | None, device: torch.devi
     cache = Cache.open(Path(settings.cache)) if settings.cache else None
     widths = {"student": student.vocab_size}
     if references.teacher is not None:
-        check_same_tokenizer("teacher", references.teacher.tokenizer.fingerprint(), student)
+        teacher = references.teacher.tokenizer
+        check_same_tokenizer("teacher", teacher.fingerprint(), student, differences(student.tokenizer, teacher))
+        check_same_end(teacher, student.tokenizer, chat=holds_conversations(settings.data))
         widths["teacher"] = references.teacher.vocab_size
     if cache is not None:
         check_same_tokenizer("cache", cache.meta.tokenizer, student)
@@ -113,13 +118,13 @@ def _plain_heads(settings: LossSettings, models: Mapping[str, LanguageModel | No
     return frozenset(role for role, model in models.items() if model is not None and has_plain_head(model, rules[role]))
 
 
-def check_same_tokenizer(role: str, fingerprint: str, student: LanguageModel) -> None:
+def check_same_tokenizer(role: str, fingerprint: str, student: LanguageModel, differing: Sequence[str] = ()) -> None:
     """Raise MismatchError unless ids stand for the same tokens on both sides (pitfall 20)."""
     own = student.tokenizer.fingerprint()
     if fingerprint != own:
         raise MismatchError(
             f"the {role} has another tokenizer than the student",
-            details=(f"{role:<8} {fingerprint}", f"student  {own}"),
+            details=(*differing, f"{role:<8} {fingerprint}", f"student  {own}"),
             hint=f"the same id would be another token: use a {role} and a student that share a tokenizer",
         )
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thack.config import CacheSettings
+from thack.data.eos import Ends
 from thack.data.sequence import TokenSequence
 from thack.models.batch import Batch
 
@@ -18,6 +19,7 @@ VOCAB = 50
 
 class FakeTokenizer:
     size = VOCAB
+    ends = Ends(eos=0)
     eos_id = 0
     pad_id = 0
 

@@ -18,6 +18,7 @@ import torch
 from thack.cache.capture.packer import Packer
 from thack.cache.capture.preparation import CaptureJob, prepare_directory, prepare_job
 from thack.cache.capture.scorer import Scorer
+from thack.cache.format.ends import count_ends
 from thack.cache.format.manifest import NAME as MANIFEST
 from thack.cache.format.manifest import finish, missing, shard_is_good
 from thack.cache.format.plan import shard_path
@@ -97,6 +98,9 @@ def _capture(job: CaptureJob, progress: Progress) -> None:
             f"cache: {manifest.sequences:,} sequences, {manifest.tokens:,} tokens, "
             f"{manifest.bytes / 1e6:,.1f} MB in {job.plan.num_shards} shards"
         )
+        ends = count_ends(job.directory, job.plan) if job.settings.generate else None  # given ones were counted before
+        for warning in ends.warnings() if ends else ():
+            progress.note(f"warning: {warning}")
 
 
 def _check(settings: CacheSettings, has_teacher: bool) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from thack import _native, _version
+from thack.cache.format.ends import write_ends
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.partition import ShardLimits, partition
 from thack.cache.format.plan import NAME as PLAN
@@ -67,6 +68,7 @@ def prepare_job(
     stored = with_samples(sequences, settings)
     directory = Path(settings.out).expanduser()
     plan = make_plan(settings, teacher, stored, full_hash=_begun_with_full_hash(directory))
+    write_ends(directory, teacher.tokenizer.ends, response_limit(settings.data))
     return CaptureJob(
         directory=directory,
         settings=settings,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -21,10 +21,12 @@ import numpy as np
 from thack import _native, _version
 from thack.cache.capture.preparation import prepare_directory
 from thack.cache.exchange.readers import SourceRow, read_rows
+from thack.cache.format.ends import write_ends
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.manifest import finish, shard_is_good
 from thack.cache.format.partition import ShardLimits, partition
 from thack.cache.format.plan import CachePlan, publish_plan, shard_path
+from thack.data.eos import EndCounts, Ends
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.errors import DataError, UsageError
 from thack.runtime.progress import SILENT, Progress
@@ -43,6 +45,7 @@ class ImportSettings:
         out: directory of the new cache.
         vocab_size: width of the teacher's logits, ≥ 1.
         tokenizer: fingerprint of the tokenizer whose ids these are.
+        ends: which of its ids end a response; None: how responses end is not counted.
         teacher: fingerprint of the teacher, if it is known.
         top_k: ids kept per token; 0: as many as every row has.
         estimate_tail: take 1 − Σ of the kept probabilities as the tail mass; False: the cache has no tail.
@@ -54,6 +57,7 @@ class ImportSettings:
     out: Path
     vocab_size: int
     tokenizer: str
+    ends: Ends | None = None
     teacher: str = "imported"
     top_k: int = 0
     estimate_tail: bool = True
@@ -100,6 +104,10 @@ def import_cache(settings: ImportSettings, progress: Progress = SILENT) -> Path:
     read_rows(settings.source)  # refuses a missing file and an unknown suffix
     prepare_directory(settings.out)
     survey = _survey(settings)
+    for warning in survey.ends.warnings():
+        progress.note(f"warning: {warning}")
+    if settings.ends is not None:
+        write_ends(settings.out, settings.ends, 0)
     plan = publish_plan(settings.out, _plan(settings, survey))
     wanted = [shard for shard in range(plan.num_shards) if not shard_is_good(settings.out, plan, shard)]
     if wanted:
@@ -126,6 +134,7 @@ class _Survey:
         data: fingerprint of the tokens.
         content: fingerprint of ids and log-probabilities.
         state: of the file, to see that it is not changed.
+        ends: how responses end.
     """
 
     width: int
@@ -133,11 +142,13 @@ class _Survey:
     data: str
     content: str
     state: tuple[int, ...]
+    ends: EndCounts
 
 
 def _survey(settings: ImportSettings) -> _Survey:
     """Read and check every row."""
     lengths, content, widths = array("q"), hashlib.sha256(), [sys.maxsize]
+    ended: Counter[str] = Counter()
     state = _state(settings.source)
 
     def sequences() -> Iterator[TokenSequence]:
@@ -149,12 +160,27 @@ def _survey(settings: ImportSettings) -> _Survey:
                 content.update(b"%d " % len(ids))
                 content.update(ids.tobytes())
                 content.update(log_probs.tobytes())
+            ended[_ending(row, settings.ends)] += 1
             yield row.sequence
 
     data = data_fingerprint(sequences())
     if not lengths:
         raise DataError(f"{settings.source}: holds no sequence")
-    return _Survey(width=widths[0], lengths=lengths, data=data, content=f"sha256:{content.hexdigest()}", state=state)
+    return _Survey(
+        width=widths[0],
+        lengths=lengths,
+        data=data,
+        content=f"sha256:{content.hexdigest()}",
+        state=state,
+        ends=EndCounts(responses=ended.total(), finished=ended["finished"], truncated=ended["truncated"]),
+    )
+
+
+def _ending(row: SourceRow, ends: Ends | None) -> str:
+    """How a response ended: finished, truncated at the server's maximum, or without the end at which it stopped."""
+    if ends is None or ends.is_finished(row.sequence.response_ids):
+        return "finished"
+    return "truncated" if row.finish_reason == "length" else "dropped"
 
 
 def _state(source: Path) -> tuple[int, ...]:

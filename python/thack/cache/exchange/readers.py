@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class SourceRow:
     sequence: TokenSequence
     entries: list[Entry]
     place: str  # in the source
+    finish_reason: str = ""  # why a server stopped: "stop", "length", or not said
 
     @property
     def width(self) -> int:
@@ -74,7 +75,8 @@ def _from_json(content: Mapping[str, Any], number: int) -> Iterator[SourceRow]:
         raise KeyError("prompt_logprobs")
     for choice in read_choices(content):
         place = f"line {number}, choice {choice.number}"
-        yield _row(content, choice.prompt, choice.response, choice.entries, number - 1, place, sample=choice.number)
+        row = _row(content, choice.prompt, choice.response, choice.entries, number - 1, place, sample=choice.number)
+        yield replace(row, finish_reason=choice.finish_reason)
 
 
 def _from_prompt(content: Mapping[str, Any], number: int) -> SourceRow:
@@ -101,7 +103,8 @@ def _from_prompt(content: Mapping[str, Any], number: int) -> SourceRow:
                 hint="rows are shifted against the tokens, or belong to another text",
             )
         entries.append(_without_extra(entry, given[place], int(ids[place])))
-    return _row(content, ids[:length], ids[length:], entries, number - 1, f"line {number}")
+    row = _row(content, ids[:length], ids[length:], entries, number - 1, f"line {number}")
+    return replace(row, finish_reason=str(content.get("finish_reason") or ""))
 
 
 def _entry(given: Mapping[str, Any]) -> Entry:

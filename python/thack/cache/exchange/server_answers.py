@@ -33,6 +33,7 @@ class Choice:
     prompt: np.ndarray
     response: np.ndarray
     entries: list[Entry]  # of each response token
+    finish_reason: str = ""  # why the server stopped: "stop", "length", or not said
 
 
 def read_choices(content: Mapping[str, Any]) -> Iterator[Choice]:
@@ -50,7 +51,8 @@ def read_choices(content: Mapping[str, Any]) -> Iterator[Choice]:
         tokens, entries = _chat(given["content"]) if given.get("content") else _completion(given)
         if not len(tokens):
             raise DataError(f"choice {number} has an empty response")
-        yield Choice(number=number, prompt=np.asarray(prompt), response=tokens, entries=entries)
+        reason = str(choice.get("finish_reason") or "")
+        yield Choice(number=number, prompt=np.asarray(prompt), response=tokens, entries=entries, finish_reason=reason)
 
 
 def _chat(items: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, list[Entry]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from thack.cache.format.ends import count_ends
 from thack.cache.format.manifest import load_manifest, missing, read_manifest
 from thack.cache.format.plan import read_plan
 from thack.errors import UndefinedLoss
@@ -38,6 +39,7 @@ def inspect(directory: Path | str) -> Inspection:
     lacking = list(missing(directory, plan))
     manifest = load_manifest(directory, plan) if lacking else read_manifest(directory, plan)
     layout, spec = plan.layout, plan.layout.spec
+    ends = None if lacking else count_ends(directory, plan)
     return Inspection(
         directory=str(directory),
         complete=not lacking,
@@ -55,6 +57,8 @@ def inspect(directory: Path | str) -> Inspection:
         bytes=manifest.bytes if manifest else None,
         fingerprints={"plan": plan.fingerprint, **{k: str(v) for k, v in document.dump(plan.fingerprints).items()}},
         made_by=Origin(thack=plan.build, device=plan.device, dtype=plan.dtype, seed=plan.seed),
+        finished=ends.finished_share if ends else None,
+        truncated=ends.truncated_share if ends else None,
     )
 
 

@@ -1,0 +1,88 @@
+"""Files of rows: JSON lines, a JSON list, Parquet and Arrow hold the same records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thack.data import read_records
+from thack.data.rows import read_rows
+from thack.errors import DataError
+
+from .small import ANSWER, USER, write_rows
+
+ROWS: list[dict[str, Any]] = [
+    {
+        "messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}],
+        "id": "a",
+    },
+    {"messages": [USER, ANSWER], "id": "b"},
+    {"prompt": "x", "response": "y", "id": "c"},
+]
+
+
+def write(path: Path, kind: str) -> Path:
+    arrow = pytest.importorskip("pyarrow")
+    table = arrow.table({key: [row.get(key) for row in ROWS] for key in ("messages", "prompt", "response", "id")})
+    if kind == "parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(table, path)
+        return path
+    with (arrow.ipc.new_file if kind == "file" else arrow.ipc.new_stream)(path, table.schema) as writer:
+        writer.write_table(table)
+    return path
+
+
+@pytest.mark.parametrize(("name", "kind"), [("d.parquet", "parquet"), ("d.arrow", "file"), ("d.arrow", "stream")])
+def test_columns_hold_what_lines_hold(name: str, kind: str, tmp_path: Path) -> None:
+    """A struct has every key of its column: the ones without a value were not in the row."""
+    pytest.importorskip("pyarrow")
+    expected = read_records(write_rows(tmp_path / "d.jsonl", *ROWS))
+    assert read_records(write(tmp_path / name, kind)) == expected
+
+
+def test_a_directory_that_datasets_wrote(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    write(tmp_path / "data-00000-of-00001.arrow", "stream")
+    (tmp_path / "dataset_info.json").write_text("{}")
+    assert [record.prompt_id for record in read_records(tmp_path)] == ["a", "b", "c"]
+
+
+def test_a_json_list(tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    path.write_text("\n " + json.dumps(ROWS, indent=1))
+    assert [record.prompt_id for record in read_records(path)] == ["a", "b", "c"]
+    path.write_text(json.dumps([ROWS[0], 3]))
+    with pytest.raises(DataError, match=r"d\.json: record 2: a record is an object"):
+        read_records(path)
+    path.write_text("[1,")
+    with pytest.raises(DataError, match=r"d\.json: not JSON"):
+        read_records(path)
+    path.write_text(json.dumps(ROWS[2]) + "\n" + json.dumps(ROWS[1]))
+    assert [record.prompt_id for record in read_records(path)] == ["c", "b"]
+
+
+@pytest.mark.parametrize("name", ["d.parquet", "d.arrow"])
+def test_what_is_no_such_file_says_so(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / name).write_bytes(b"nothing of the kind")
+    kind = "a Parquet" if name == "d.parquet" else "an Arrow"
+    with pytest.raises(DataError, match=f"not {kind} file, or damaged behind row 0"):
+        list(read_rows(tmp_path / name))
+
+
+def test_a_missing_file_says_what_is_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist") as caught:
+        list(read_rows(tmp_path / "none.jsonl"))
+    assert caught.value.hint == "give a JSONL, JSON, Parquet or Arrow file of prompts"
+
+
+def test_lines_that_are_no_json_name_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(b'{"prompt": "a"}\n\n\xff\n{"prompt"\n')
+    places = [place for place, _ in read_rows(path)]
+    reasons = [str(row) for _, row in read_rows(path)][1:]
+    assert places == [f"{path}:1", f"{path}:3", f"{path}:4"]
+    assert reasons[0] == "not UTF-8 (byte 0)" and reasons[1].startswith("not JSON (expecting")
