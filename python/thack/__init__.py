@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
         generate,
         import_cache,
         inspect_cache,
+        preflight,
         probe_cache,
         read_curves,
         recipe,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
         CheckpointSettings,
         DataSettings,
         DistillSettings,
+        DoctorSettings,
         EvaluateSettings,
         EvaluationSettings,
         ExperimentSettings,
@@ -80,14 +82,14 @@ _HOMES = {
     "thack._version": "__version__",
     "thack.api": (
         "cache_logits corpus demo distill doctor estimate_cache evaluate experiment explain export_cache "
-        "forecast generate import_cache inspect_cache probe_cache read_curves recipe report score_detectors "
+        "forecast generate import_cache inspect_cache preflight probe_cache read_curves recipe report score_detectors "
         "sft slurm_script verdict verify_cache write_cells"
     ),
     "thack.cache": "Cache",
     "thack.config": (
         "ArchitectureSettings Axes CacheSettings CheckpointSettings DataSettings DistillSettings "
-        "EvaluateSettings EvaluationSettings ExperimentSettings GenerateSettings GuardSettings LoadSettings "
-        "LossSettings MemorySettings OptimizerSettings ParallelSettings RoleSettings SamplingSettings "
+        "DoctorSettings EvaluateSettings EvaluationSettings ExperimentSettings GenerateSettings GuardSettings "
+        "LoadSettings LossSettings MemorySettings OptimizerSettings ParallelSettings RoleSettings SamplingSettings "
         "SftSettings SlurmSettings SourceSettings TargetSettings load_settings"
     ),
     "thack.errors": "ThackError",
@@ -106,6 +108,7 @@ __all__ = [
     "CheckpointSettings",
     "DataSettings",
     "DistillSettings",
+    "DoctorSettings",
     "EvalSet",
     "EvaluateSettings",
     "EvaluationSettings",
@@ -152,6 +155,7 @@ __all__ = [
     "kernels",
     "load_settings",
     "losses",
+    "preflight",
     "probe_cache",
     "read_curves",
     "recipe",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from thack.config import (
     CacheSettings,
     DistillSettings,
+    DoctorSettings,
     EvaluateSettings,
     ExperimentSettings,
     GenerateSettings,
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     from thack.experiments.demo import DemoResult
     from thack.experiments.forecast import Forecast
     from thack.experiments.grid import GridResult
-    from thack.runtime.doctor import Finding
     from thack.schema.cache import CaptureEstimate, Inspection, ProbeResult, Verification
     from thack.schema.evaluation import EvaluationResult
     from thack.schema.generation import GenerateResult
+    from thack.schema.preflight import Finding, Preflight
     from thack.training import RunResult
 
 PathLike = str | Path
@@ -630,3 +631,28 @@ def doctor(out: PathLike = ".") -> tuple[Finding, ...]:
     from thack.runtime.doctor import examine
 
     return tuple(examine(Path(out)))
+
+
+def preflight(settings: DoctorSettings) -> Preflight:
+    """Whether a teacher, a student and data go together: templates, ends, vocabulary, lengths, the teacher's fit.
+
+    Args:
+        settings: Data, with a teacher, a student or both; see `DoctorSettings`.
+
+    Returns:
+        The facts, and what they mean: each finding ok, a note, or wrong with advice.
+
+    Raises:
+        UsageError: No data, or no model.
+        DataError: Data that cannot be read.
+        ModelError: A model that cannot be loaded.
+
+    Example:
+        >>> data = thack.DataSettings(path="responses")
+        >>> found = thack.preflight(thack.DoctorSettings(teacher="runs/teacher/model", data=data))
+        >>> [finding.name for finding in found.findings][:2]
+        ["teacher's tokens", 'padded ids']
+    """
+    from thack.training.preflight import examine
+
+    return examine(checked(settings))

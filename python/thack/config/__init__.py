@@ -3,6 +3,7 @@
 from thack.config.commands import (
     CacheSettings,
     DistillSettings,
+    DoctorSettings,
     EvaluateSettings,
     GenerateSettings,
     SftSettings,
@@ -41,6 +42,7 @@ __all__ = [
     "DTypeName",
     "DataSettings",
     "DistillSettings",
+    "DoctorSettings",
     "EvaluateSettings",
     "EvaluationSettings",
     "ExperimentSettings",

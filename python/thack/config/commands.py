@@ -184,3 +184,19 @@ class EvaluateSettings:
     seed: Seed = 0
     dtype: DType = "auto"
     device: Device = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorSettings:
+    """Check a teacher, a student and data before they are used together; without any of them, this machine."""
+
+    out: Annotated[Path, Help("where a run would write: its file system is tested")] = Path()
+    teacher: Annotated[str, Help("directory of the teacher")] = ""
+    student: Annotated[str, Help("directory of the student")] = ""
+    load: References = field(default_factory=LoadSettings)
+    data: Annotated[DataSettings, Help("what is to be trained on")] = field(
+        default_factory=lambda: DataSettings(limit=1000)
+    )
+    sample: Annotated[int, AtLeast(1), Help("records that are rendered on both sides and scored by the teacher")] = 16
+    dtype: DType = "auto"
+    device: Device = "auto"

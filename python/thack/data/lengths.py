@@ -25,18 +25,18 @@ def response_limit(settings: DataSettings, records: Sequence[Record] | None = No
     """
     if settings.max_response_tokens:
         return settings.max_response_tokens
-    found = _peek(settings) if records is None else records
+    found = first_records(settings) if records is None else records
     is_long = any(record.conversation is not None or record.is_text for record in found)
     return CHAT_TOKENS if is_long else TEXT_TOKENS
 
 
 def holds_conversations(settings: DataSettings) -> bool:
     """Whether the first records of settings.path are conversations."""
-    return any(record.conversation is not None for record in _peek(settings))
+    return any(record.conversation is not None for record in first_records(settings))
 
 
-def _peek(settings: DataSettings) -> list[Record]:
-    """The first records of the data's file, as far as they are records."""
+def first_records(settings: DataSettings) -> list[Record]:
+    """What the first 64 rows of settings.path hold, as far as they are records."""
     found = []
     for _, row in islice(read_rows(Path(settings.path)), _LOOKED_AT) if settings.path else ():
         try:

@@ -7,25 +7,12 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from thack.runtime.device import bf16_speedup
 from thack.runtime.environment import environment
+from thack.schema.preflight import Finding
 from thack.schema.run import Environment
-
-State = Literal["ok", "note", "wrong"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One line of the doctor's report."""
-
-    name: str
-    value: str
-    state: State = "ok"
-    advice: str = ""
 
 
 def examine(out: Path) -> list[Finding]:

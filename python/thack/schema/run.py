@@ -55,6 +55,7 @@ class RunFacts:
     sequences: int = 0  # that are trained on
     validation_sequences: int = 0
     precision: Mapping[str, str] = field(default_factory=dict)  # number format of the products by role, and why
+    preflight: Mapping[str, float] = field(default_factory=dict)  # what was measured of models and data at the start
     ranks: int = 1
 
     def changes(self, now: RunFacts) -> dict[str, tuple[object, object]]:

@@ -97,11 +97,13 @@ def _read(settings: DistillSettings, models: Models, progress: Progress) -> list
     return prepared.sequences
 
 
-def _reader(models: Models) -> Tokenizer:
+def reading_tokenizer(student: Tokenizer, teacher: Tokenizer | None) -> Tokenizer:
     """The tokenizer that encodes the data: the student's; the teacher's where the student has no chat template."""
-    own = models.student.tokenizer
-    borrows = models.teacher is not None and own.template() is None
-    return models.teacher.tokenizer if borrows and models.teacher is not None else own
+    return student if teacher is None or student.template() is not None else teacher
+
+
+def _reader(models: Models) -> Tokenizer:
+    return reading_tokenizer(models.student.tokenizer, None if models.teacher is None else models.teacher.tokenizer)
 
 
 def _source(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from thack.config import DistillSettings, SamplingSettings, TargetSettings
@@ -20,11 +21,12 @@ from thack.evaluation.evaluator import Evaluator
 from thack.evaluation.run import open_eval_set
 from thack.models.precision import Precision
 from thack.runtime.progress import SILENT, Progress
+from thack.schema.preflight import Preflight
 from thack.schema.run import RunFacts
 from thack.training.build_data import build_data, guarded, response_request
 from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
-from thack.training.data import LiveTargets, TrainingData
+from thack.training.data import CachedTargets, LiveTargets, TrainingData
 from thack.training.guard import Guard, check_guard
 from thack.training.hooks import Evaluation, Hook
 from thack.training.live import check_target
@@ -33,10 +35,13 @@ from thack.training.monitors import TrainingMonitors
 from thack.training.objective import Objective
 from thack.training.optimizer import Optimizer
 from thack.training.plan import Plan, evaluation_steps, plan_steps
+from thack.training.preflight import COUNTED, examine_run
 from thack.training.run_directory import RunDirectory
 from thack.training.setup import check_same_start, run_training, starting_point, training_precision
 from thack.training.sharding import WrappedModels, as_module, wrap_student, wrap_teacher
 from thack.training.trainer import Trainer
+
+_CHECKED = 256  # sequences that are looked at as a run starts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +130,10 @@ def prepare_distill(
         start = starting_point(wrapped.student, optimizer.adamw, checkpoint)
         precisions = models.precisions(precision, evaluates=evaluator is not None)
         progress.note("precision: " + " · ".join(f"{role} {text}" for role, text in precisions.items()))
-        run.write_facts(_with_data(facts, data, precisions, group.world_size), resumed=checkpoint is not None)
+    checks = _preflight(settings, models, wrapped, data, progress)
+    with group.raise_on_all_ranks():
+        facts = replace(_with_data(facts, data, precisions, group.world_size), preflight=checks.numbers())
+        run.write_facts(facts, resumed=checkpoint is not None)
         run.open_logs(start.step)
     hooks, training_data = _hooks(settings, models, wrapped, data, plan, run, evaluator)
     trainer = Trainer(
@@ -141,6 +149,24 @@ def prepare_distill(
         progress=progress,
     )
     return trainer, start
+
+
+def _preflight(
+    settings: DistillSettings,
+    models: Models,
+    wrapped: WrappedModels,
+    data: CachedTargets | LiveTargets,
+    progress: Progress,
+) -> Preflight:
+    """Checks of meaning; what they find is a note. All ranks score the same rows, since a teacher may be sharded."""
+    count = min(_CHECKED, len(data))
+    sequences = data.data[:count] if isinstance(data, LiveTargets) else data.sequences(np.arange(count), 0)
+    found = examine_run(settings, models, None if wrapped.teacher is None else wrapped.teacher.model, sequences)
+    for finding in found.findings:
+        if finding.state != "ok" and finding.name not in COUNTED:
+            advice = f" ({finding.advice})" if finding.advice else ""
+            progress.note(f"warning: {finding.name}: {finding.value}{advice}")
+    return found
 
 
 def _wrap(settings: DistillSettings, models: Models, run: RunDirectory) -> WrappedModels:

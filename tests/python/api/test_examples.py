@@ -18,7 +18,7 @@ from thack import api
 ORDER = (
     *("corpus", "sft", "generate", "cache_logits", "estimate_cache", "probe_cache", "inspect_cache", "verify_cache"),
     *("export_cache", "import_cache", "distill", "evaluate", "verdict", "explain", "report", "recipe", "forecast"),
-    *("slurm_script", "doctor"),
+    *("slurm_script", "doctor", "preflight"),
 )
 WITHOUT = {"read_curves", "score_detectors", "demo", "experiment", "write_cells"}  # minutes, or nothing to show
 PUBLIC = {

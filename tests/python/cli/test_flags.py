@@ -8,11 +8,12 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from thack.cli import cache, cache_logits, demo, distill, evaluate, experiment, generate, sft, slurm, verdict
+from thack.cli import cache, cache_logits, demo, distill, doctor, evaluate, experiment, generate, sft, slurm, verdict
 from thack.cli.command import Flag
 from thack.config import (
     CacheSettings,
     DistillSettings,
+    DoctorSettings,
     EvaluateSettings,
     ExperimentSettings,
     GenerateSettings,
@@ -35,6 +36,7 @@ COMMANDS: dict[str, tuple[tuple[Flag, ...], type[Any]]] = {
     "experiment": (experiment.FLAGS, ExperimentSettings),
     "demo": (demo.FLAGS, ExperimentSettings),
     "slurm": (slurm.FLAGS, SlurmSettings),
+    "doctor": (doctor.FLAGS, DoctorSettings),
     "verdict": (verdict.FLAGS, VerdictSettings),
 }
 ARGUMENTS = {"experiment": ["demo"], "slurm": ["sft"], "verdict": ["runs/a"]}

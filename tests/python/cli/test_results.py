@@ -33,6 +33,7 @@ from thack.schema.cache import (
 from thack.schema.evaluation import EvalSetOrigin, EvaluatedModel, EvaluatedSet, EvaluationResult
 from thack.schema.generation import GenerateResult
 from thack.schema.metrics import PerPromptRow
+from thack.schema.preflight import Finding, Preflight
 from thack.schema.verdict import Extent, Margins, Verdict
 from thack.training import RunResult
 
@@ -310,11 +311,26 @@ def test_doctor_marks_what_is_wrong(run: Run, calls: Calls, tmp_path: Path) -> N
     names = {finding["name"] for finding in run("doctor", "--json", "--out", str(tmp_path / "not" / "yet")).document}
     assert {"thack", "simd", "threads", "O_EXCL", "hard link", "fsync", "free space"} <= names
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
-    from thack.runtime.doctor import Finding
-
     calls.answer("doctor", (Finding(name="write", value="no", state="wrong", advice="choose another `out`"),))
     code, out, err = run("doctor")
     assert code == 1 and "✗" in out and "choose another --out" in out and "not ready: write" in err
+
+
+def test_doctor_of_models_says_what_to_type(run: Run, calls: Calls) -> None:
+    lines = (
+        Finding(name="vocabulary", value="the same 7 ids"),
+        Finding(name="ends", value="</s> and <|im_end|>", state="wrong", advice="say which: `data.end = <|im_end|>`"),
+    )
+    calls.answer("preflight", Preflight(tokenizer_ids=7, findings=lines))
+    code, out, err = run("doctor", "--teacher", "t", "--student", "s", "--data", "d.jsonl", "--set", "data.end=x")
+    (given,) = calls["preflight"][0]
+    assert (given.teacher, given.student, given.data.path, given.data.end) == ("t", "s", "d.jsonl", "x")
+    assert code == 1 and "not ready: ends" in err
+    assert "✓  vocabulary" in out and "→ say which: --set 'data.end=<|im_end|>'" in out
+    done = run("doctor", "--teacher", "t", "--data", "d.jsonl", "--json")
+    assert done.code == 1 and done.err == ""
+    document = json.loads(done.out)
+    assert document["tokenizer_ids"] == 7 and [line["state"] for line in document["findings"]] == ["ok", "wrong"]
 
 
 def test_the_demo_shows_a_row_per_student(run: Run, calls: Calls) -> None:

@@ -101,6 +101,15 @@ DistillSettings
   seed: a whole number, between 0 and 2^64 − 1 = 0
   dtype: auto | float32 | bfloat16 = "auto"
   device: text = "auto"
+DoctorSettings
+  out: a path = "."
+  teacher: text = ""
+  student: text = ""
+  load: LoadSettings
+  data: DataSettings
+  sample: a whole number, 1 or more = 16
+  dtype: auto | float32 | bfloat16 = "auto"
+  device: text = "auto"
 EvaluateSettings
   out: a path = "evaluation.json"
   student: text = ""

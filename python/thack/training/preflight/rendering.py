@@ -1,0 +1,102 @@
+"""The same records as token ids of two tokenizers, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from thack.config import DataSettings
+from thack.data.chat import shared_length
+from thack.data.compare import closing_token
+from thack.data.encode import RecordEncoder
+from thack.data.records import Record
+from thack.data.template import TemplateRefusal
+from thack.data.tokenizer import Tokenizer
+from thack.errors import DataError
+from thack.schema.preflight import RenderingDifference, SpecialTokens
+
+_BEFORE, _BEHIND = 3, 5  # tokens shown around a difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """How many records were encoded by both tokenizers, how many of them differ, and the first that does."""
+
+    compared: int
+    differing: int = 0
+    first: RenderingDifference | None = None
+
+
+def compare(
+    records: Sequence[Record], teacher: Tokenizer, student: Tokenizer, settings: DataSettings, limit: int
+) -> Comparison:
+    """The ids of every record, prompt and response together, on both sides."""
+    found: list[RenderingDifference] = []
+    for record in records:
+        sides = tuple(_ids(record, tokenizer, settings, limit) for tokenizer in (teacher, student))
+        if (difference := _difference(record, sides, (teacher, student))) is not None:
+            found.append(difference)
+    return Comparison(compared=len(records), differing=len(found), first=found[0] if found else None)
+
+
+def special_tokens(tokenizer: Tokenizer, *, chat: bool) -> SpecialTokens:
+    """What begins and ends texts, each token with its id; `chat`: of conversations."""
+    ends = tokenizer.ends
+    closing = closing_token(tokenizer, chat=chat)
+
+    def named(token_id: int | None) -> str:
+        return "" if token_id is None else f"{tokenizer.token(token_id)} {token_id}"
+
+    return SpecialTokens(
+        bos=named(tokenizer.bos_id),
+        eos=named(ends.eos),
+        ends=tuple(named(end) for end in sorted(ends.ids)),
+        turn=named(ends.turn),
+        closing=named(tokenizer.added_tokens.get(closing, ends.eos)),
+        has_template=tokenizer.template() is not None,
+    )
+
+
+def _ids(record: Record, tokenizer: Tokenizer, settings: DataSettings, limit: int) -> np.ndarray | str:
+    """All ids of a record, or why it is refused."""
+    encoder = RecordEncoder(tokenizer, train_on=settings.train_on, text_tokens=limit)
+    try:
+        pairs = encoder.pairs([record])[0]
+        if isinstance(pairs, TemplateRefusal):
+            return str(pairs)
+        if pairs:
+            return np.concatenate([pairs[-1].prompt_ids, pairs[-1].response_ids])
+        prompt = encoder.prompts([record])[0]
+    except DataError as error:
+        return error.message
+    return str(prompt) if isinstance(prompt, TemplateRefusal) else prompt
+
+
+def _difference(
+    record: Record, sides: tuple[np.ndarray | str, ...], tokenizers: tuple[Tokenizer, Tokenizer]
+) -> RenderingDifference | None:
+    """Where the two sides differ first; None if they agree."""
+    teacher, student = sides
+    if isinstance(teacher, str) or isinstance(student, str):
+        shown = [f"({side})" if isinstance(side, str) else "(accepts it)" for side in sides]
+        both_refuse = isinstance(teacher, str) and isinstance(student, str)
+        first, before = 0, ""
+        if both_refuse:
+            return None
+    else:
+        if np.array_equal(teacher, student):
+            return None
+        first = shared_length(teacher, student)
+        before = _shown(teacher[max(first - _BEFORE, 0) : first], tokenizers[0])
+        shown = [
+            _shown(ids[first : first + _BEHIND], tokenizer) or "(ends here)"
+            for ids, tokenizer in zip((teacher, student), tokenizers, strict=True)
+        ]
+    return RenderingDifference(record=record.name, position=first, before=before, teacher=shown[0], student=shown[1])
+
+
+def _shown(ids: np.ndarray, tokenizer: Tokenizer) -> str:
+    """Tokens one by one, control tokens too, line breaks escaped."""
+    return " ".join(repr(tokenizer.decode([i]) or tokenizer.token(int(i)))[1:-1] or "?" for i in ids)
