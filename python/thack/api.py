@@ -254,6 +254,9 @@ def import_cache(
     vocab_size: int,
     top_k: int = 0,
     estimate_tail: bool = True,
+    logprobs: Literal["auto", "raw", "processed"] = "auto",
+    temperature: float = 1.0,
+    complete_ends: bool = False,
     progress: Progress = SILENT,
 ) -> Path:
     """Write the rows of another tool, such as an API's top log-probs, as a top-k cache.
@@ -265,6 +268,10 @@ def import_cache(
         vocab_size: Width of the teacher's logits.
         top_k: Ids stored per token; 0: as many as every row has.
         estimate_tail: Take 1 − Σp as the tail mass; else it is unknown.
+        logprobs: raw: log-softmax of the logits; processed: after a temperature, top-k, top-p or a mask, so that
+            forward KL alone is defined; auto: raw, and rows that leave no tail are refused.
+        temperature: Of the log-probs; other than 1 they count as processed.
+        complete_ends: Put an end behind responses that stopped without one.
         progress: Where progress goes.
 
     Returns:
@@ -291,6 +298,9 @@ def import_cache(
         ends=ids.ends,
         top_k=top_k,
         estimate_tail=estimate_tail,
+        logprobs=logprobs,
+        temperature=temperature,
+        complete_ends=complete_ends,
     )
     return run(settings, progress)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -170,6 +170,12 @@ def import_(
     vocab_size: Annotated[int, typer.Option(metavar="N", help="Width of the teacher's logits.", show_default=False)],
     top_k: Annotated[int, typer.Option(metavar="N", help="Ids stored per token (0 = as many as every row has).")] = 0,
     estimate_tail: Annotated[bool, typer.Option(help="Take 1 − Σp as the tail mass; else it is unknown.")] = True,
+    logprobs: Annotated[
+        Literal["auto", "raw", "processed"],
+        typer.Option(help="What the numbers are; auto refuses rows that were processed without notice."),
+    ] = "auto",
+    temperature: Annotated[float, typer.Option(metavar="T", help="Of the log-probs; 1 = raw.")] = 1.0,
+    complete_ends: Annotated[bool, typer.Option(help="Put an end behind responses that stopped without one.")] = False,
 ) -> None:
     """Write the rows of another tool, such as an API's top log-probs, as a top-k cache."""
     with shown_progress() as progress:
@@ -180,6 +186,9 @@ def import_(
             vocab_size=vocab_size,
             top_k=top_k,
             estimate_tail=estimate_tail,
+            logprobs=logprobs,
+            temperature=temperature,
+            complete_ends=complete_ends,
             progress=progress,
         )
     emit({"out": str(directory)}, lambda: stdout().print(f"cache: {directory}"))

@@ -128,7 +128,7 @@ def row_sums(divergence: Divergence, both: Outcomes) -> Tensor:
     if not all(bool(torch.isfinite(sums_N).all()) for sums_N in sums):
         masked = [torch.where(part.weight > 0, part.weight * part.log_ratio, 0) for part in parts(divergence, both)]
         sums = [s if bool(torch.isfinite(s).all()) else m.sum(dim=1) for s, m in zip(sums, masked, strict=True)]
-    scaled = [part.scale * sums_N for part, sums_N in zip(found, sums, strict=True)]
+    scaled: list[Tensor] = [part.scale * sums_N for part, sums_N in zip(found, sums, strict=True)]
     return scaled[0] if len(scaled) == 1 else scaled[0] + scaled[1]
 
 

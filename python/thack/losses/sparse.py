@@ -94,6 +94,6 @@ def check_defined(target: SparseTarget, divergence: Divergence) -> None:
     if isinstance(target, SampledTarget):
         spec = TargetSpec(kind="sampled", k=1)
     else:
-        tail: Tail = "none" if target.log_tail_N is None else "exact"
+        tail: Tail = "none" if target.log_tail_N is None else "processed" if target.processed else "exact"
         spec = TargetSpec(kind="top-k", k=1, tail=tail, temperatures=tuple(target.log_tail_at))
     targets.check_defined(spec, divergence)

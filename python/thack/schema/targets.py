@@ -28,7 +28,7 @@ from thack.errors import UndefinedLoss, UsageError
 
 CachedKind = Literal["dense", "top-k", "sampled"]
 TargetKind = Literal["dense", "top-k", "renormalised", "sampled", "multinomial", "mixed"]
-Tail = Literal["exact", "estimated", "none"]
+Tail = Literal["exact", "estimated", "processed", "none"]
 DivergenceKind = Literal["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation"]
 
 DIVERGENCES: tuple[DivergenceKind, ...] = get_args(DivergenceKind)
@@ -59,7 +59,8 @@ class TargetSpec:
         tail_prior: mixed: share of the tail's mass that follows the mean tail of the training data, in [0, 1].
         temperatures: top-k: further temperatures at which the log of the tail mass is stored, 0.05 to 100.
         value_bits: top-k: bits of a stored log-probability.
-        tail: top-k: whether the tail mass is exact, estimated as 1 − Σ of the kept, or absent (imports).
+        tail: top-k: whether the tail mass is exact, estimated as 1 − Σ of the kept, the same of log-probabilities that
+            a server had processed (temperature, top-p, masks), or absent (imports).
 
     Raises:
         UsageError: a combination that cannot be made; names the field.
@@ -335,6 +336,12 @@ def _check_truncated(spec: TargetSpec, divergence: Divergence) -> None:
             f"{divergence.kind} is not defined on a top-k target without its tail",
             details=("truncated forward KL goes negative, renormalised it is over-confident",),
             hint="cache the teacher with `thack cache-logits`, which stores the exact tail",
+        )
+    if spec.tail == "processed" and divergence.kind != "forward_kl":
+        raise UndefinedLoss(
+            f"{divergence.kind} is not defined on processed log-probabilities",
+            details=("a temperature, top-k, top-p or a mask changed them: 0 there is not 0 of the teacher",),
+            hint="use forward_kl, or import raw log-probabilities",
         )
     if temperature != 1 and temperature not in spec.temperatures:
         kept = ", ".join(f"{t:g}" for t in sorted({1.0, *spec.temperatures}))

@@ -73,6 +73,8 @@ class TopKTarget(_Packed):
         log_tail_N: float32, log Σ_{v∉S} p_v; −inf where nothing is left; None: unknown, and most losses are undefined.
         vocab_size: number of ids of the distribution.
         log_tail_at: T → log Σ_{v∉S} p_v^(1/T), float32 [N]: what a loss at temperature T needs.
+        processed: a temperature, top-k, top-p or a mask changed the teacher's log-probabilities: forward KL alone is
+            defined.
 
     Example:
         >>> half = torch.tensor([[0.5]]).log()
@@ -86,6 +88,7 @@ class TopKTarget(_Packed):
     log_tail_N: Tensor | None
     vocab_size: int
     log_tail_at: Mapping[float, Tensor] = field(default_factory=dict)
+    processed: bool = False
 
     def __len__(self) -> int:
         return self.ids_NK.shape[0]

@@ -8,11 +8,12 @@ cache has no tail, and no divergence is defined on it.
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -21,9 +22,11 @@ import numpy as np
 from thack import _native, _version
 from thack.cache.capture.preparation import prepare_directory
 from thack.cache.exchange.readers import SourceRow, read_rows
+from thack.cache.exchange.survey import Processing, Survey, without_stand_ins
 from thack.cache.format.ends import write_ends
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.manifest import finish, shard_is_good
+from thack.cache.format.mass import heavy_row
 from thack.cache.format.partition import ShardLimits, partition
 from thack.cache.format.plan import CachePlan, publish_plan, shard_path
 from thack.data.eos import EndCounts, Ends
@@ -49,6 +52,10 @@ class ImportSettings:
         teacher: fingerprint of the teacher, if it is known.
         top_k: ids kept per token; 0: as many as every row has.
         estimate_tail: take 1 − Σ of the kept probabilities as the tail mass; False: the cache has no tail.
+        logprobs: raw: log-softmax of the teacher's logits; processed: after a temperature, top-k, top-p or a mask, so
+            that forward KL alone is defined; auto: raw, and rows that leave no tail are refused.
+        temperature: of the log-probabilities, > 0. Other than 1 they count as processed.
+        complete_ends: put an end behind each response that its server says it stopped, with all mass on it.
         shard_tokens: most response tokens of one shard, ≥ 1.
         shard_bytes: most bytes of one shard, about, ≥ 1.
     """
@@ -61,6 +68,9 @@ class ImportSettings:
     teacher: str = "imported"
     top_k: int = 0
     estimate_tail: bool = True
+    logprobs: Processing = "auto"
+    temperature: float = 1.0
+    complete_ends: bool = False
     shard_tokens: int = 1 << 20
     shard_bytes: int = 1 << 28
 
@@ -101,17 +111,22 @@ def import_cache(settings: ImportSettings, progress: Progress = SILENT) -> Path:
         raise UsageError(f"vocab_size = {settings.vocab_size}: must be at least 1")
     if settings.top_k < 0:
         raise UsageError(f"top_k = {settings.top_k}: must be at least 1, or 0 for as many as every row has")
+    if not (math.isfinite(settings.temperature) and settings.temperature > 0):
+        raise UsageError(f"temperature = {settings.temperature}: must be a number above 0")
+    if settings.complete_ends and settings.ends is None:
+        raise UsageError("complete_ends needs ends: those of the tokenizer")
     read_rows(settings.source)  # refuses a missing file and an unknown suffix
     prepare_directory(settings.out)
     survey = _survey(settings)
-    for warning in survey.ends.warnings():
-        progress.note(f"warning: {warning}")
+    notes = [f"warning: {warning}" for warning in survey.ends.warnings()]
+    for note in (*survey.found.notes(), *notes):
+        progress.note(note)
     if settings.ends is not None:
         write_ends(settings.out, settings.ends, 0)
     plan = publish_plan(settings.out, _plan(settings, survey))
     wanted = [shard for shard in range(plan.num_shards) if not shard_is_good(settings.out, plan, shard)]
     if wanted:
-        rows = _unchanged(settings.source, survey, read_rows(settings.source))
+        rows = _unchanged(settings.source, survey, _rows(settings))
         with progress.task("import", plan.num_sequences, "sequences") as task:
             for shard in range(wanted[-1] + 1):
                 positions = plan.shard(shard)
@@ -125,7 +140,7 @@ def import_cache(settings: ImportSettings, progress: Progress = SILENT) -> Path:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Survey:
+class _Surveyed:
     """What the plan needs of the source. It grows with the number of sequences alone.
 
     Args:
@@ -135,6 +150,7 @@ class _Survey:
         content: fingerprint of ids and log-probabilities.
         state: of the file, to see that it is not changed.
         ends: how responses end.
+        found: counts to report.
     """
 
     width: int
@@ -143,17 +159,42 @@ class _Survey:
     content: str
     state: tuple[int, ...]
     ends: EndCounts
+    found: Survey
 
 
-def _survey(settings: ImportSettings) -> _Survey:
+def _rows(settings: ImportSettings) -> Iterator[SourceRow]:
+    """The rows of the source, with the ends that are to be put behind them."""
+    for row in read_rows(settings.source):
+        yield _completed(row, settings.ends) if settings.ends and settings.complete_ends else row
+
+
+def _completed(row: SourceRow, ends: Ends) -> SourceRow:
+    """With an end behind a response that stopped without one: its server drew it, and gave no distribution."""
+    if row.finish_reason != "stop" or ends.is_finished(row.sequence.response_ids):
+        return row
+    end = ends.eos if ends.turn is None else ends.turn
+    ids = np.concatenate([[end], row.entries[-1][0][row.entries[-1][0] != end]])[: len(row.entries[-1][0])]
+    log_probs = np.full(len(ids), -np.inf)
+    log_probs[0] = 0.0
+    response_ids = np.append(row.sequence.response_ids, np.int32(end)).astype(np.int32)
+    sequence = replace(row.sequence, response_ids=response_ids)
+    return replace(row, sequence=sequence, entries=[*row.entries, (ids.astype(np.int64), log_probs)])
+
+
+def _survey(settings: ImportSettings) -> _Surveyed:
     """Read and check every row."""
     lengths, content, widths = array("q"), hashlib.sha256(), [sys.maxsize]
     ended: Counter[str] = Counter()
     state = _state(settings.source)
+    found = Survey(settings.logprobs, settings.vocab_size)
 
     def sequences() -> Iterator[TokenSequence]:
         for row in read_rows(settings.source):
             _check_row(row, settings)
+            found.add(row, str(settings.source))
+            if settings.ends is not None and settings.complete_ends:
+                given, row = len(row.entries), _completed(row, settings.ends)
+                found.completed += len(row.entries) - given
             widths[0] = min(widths[0], row.width)
             lengths.extend((len(row.sequence.prompt_ids), len(row.sequence.response_ids)))
             for ids, log_probs in row.entries:
@@ -166,13 +207,15 @@ def _survey(settings: ImportSettings) -> _Survey:
     data = data_fingerprint(sequences())
     if not lengths:
         raise DataError(f"{settings.source}: holds no sequence")
-    return _Survey(
+    found.check(str(settings.source))
+    return _Surveyed(
         width=widths[0],
         lengths=lengths,
         data=data,
         content=f"sha256:{content.hexdigest()}",
         state=state,
         ends=EndCounts(responses=ended.total(), finished=ended["finished"], truncated=ended["truncated"]),
+        found=found,
     )
 
 
@@ -191,7 +234,7 @@ def _state(source: Path) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _unchanged(source: Path, survey: _Survey, rows: Iterable[SourceRow]) -> Iterator[SourceRow]:
+def _unchanged(source: Path, survey: _Surveyed, rows: Iterable[SourceRow]) -> Iterator[SourceRow]:
     """The rows, as long as the source is the one that was planned for."""
     for row in chain(rows, [None]):
         if _state(source) != survey.state:
@@ -211,12 +254,6 @@ def _check_row(row: SourceRow, settings: ImportSettings) -> None:
     for n, (ids, log_probs) in enumerate(row.entries):
         place = f"{settings.source}: {row.place}, response token {n}"
         _check_entry(ids, log_probs, settings, place)
-        total = np.exp(log_probs).sum()
-        if total > 1 + 1e-3:
-            raise DataError(
-                f"{place}: the probabilities sum to {total:.4f}",
-                hint="log-probabilities must be natural logarithms at temperature 1",
-            )
 
 
 def _check_entry(ids: np.ndarray, log_probs: np.ndarray, settings: ImportSettings, place: str) -> None:
@@ -232,8 +269,9 @@ def _check_entry(ids: np.ndarray, log_probs: np.ndarray, settings: ImportSetting
         raise DataError(f"{place}: {wrong} is not a log-probability")
 
 
-def _plan(settings: ImportSettings, survey: _Survey) -> CachePlan:
-    tail: Tail = "estimated" if settings.estimate_tail else "none"
+def _plan(settings: ImportSettings, survey: _Surveyed) -> CachePlan:
+    raw = settings.logprobs != "processed" and settings.temperature == 1
+    tail: Tail = "none" if not settings.estimate_tail else "estimated" if raw else "processed"
     spec = TargetSpec(kind="top-k", k=settings.top_k or survey.width, tail=tail)
     layout = RecordLayout(spec=spec, vocab_size=settings.vocab_size)
     limits = ShardLimits(tokens=settings.shard_tokens, bytes=settings.shard_bytes)
@@ -255,9 +293,15 @@ def _plan(settings: ImportSettings, survey: _Survey) -> CachePlan:
 
 
 def _pack(row: SourceRow, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ids int32 [R,K] and log_probs float32 [R,K] of the k most likely ids, by id, and the log of the tail mass [R]."""
+    """ids int32 [R,K] and log_probs float32 [R,K] of the k most likely ids, by id, and the log of the tail mass [R].
+
+    What only stands for −inf is −inf. A row whose sum is above 1 by more than float32 rounding is scaled to 1.
+    """
     ids, values = np.empty((len(row.entries), k), np.int32), np.empty((len(row.entries), k))
-    for n, (entry_ids, log_probs) in enumerate(row.entries):
+    for n, (entry_ids, given) in enumerate(row.entries):
+        log_probs = without_stand_ins(given)
+        total = np.exp(log_probs).sum()
+        log_probs = log_probs - np.log(total) if total > 1 + 1e-3 else log_probs
         order = np.lexsort((entry_ids, -log_probs))[:k]
         order = order[np.argsort(entry_ids[order])]
         ids[n], values[n] = entry_ids[order], log_probs[order]
@@ -272,8 +316,11 @@ def _write(directory: Path, plan: CachePlan, shard: int, rows: Iterator[SourceRo
     try:
         for position, row in zip(plan.shard(shard), rows, strict=True):
             ids, log_probs, tail = _pack(row, plan.layout.spec.k)
-            tails = tail if plan.layout.spec.tail == "estimated" else none
-            writer.records(layout.encode_top_k(ids, log_probs, tails, none))
+            tails = tail if plan.layout.spec.tail != "none" else none
+            records = layout.encode_top_k(ids, log_probs, tails, none)
+            if (wrong := heavy_row(records, plan.layout)) is not None:
+                raise DataError(f"{row.place}, response token {wrong.row}: stored with a mass of {wrong.mass:.3f}")
+            writer.records(records)
             s = row.sequence
             writer.sequence((position, s.example, s.sample), s.prompt_id, s.prompt_ids, s.response_ids)
         writer.finish()

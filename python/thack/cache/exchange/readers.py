@@ -83,7 +83,8 @@ def _from_prompt(content: Mapping[str, Any], number: int) -> SourceRow:
     """`prompt_token_ids` and `prompt_logprobs` of prompt and response, and `prompt_length`.
 
     prompt_logprobs[i] describes token i given those before it; the first is null. Each has the k most likely ids, and
-    the actual token if it is not among them: k or k + 1 entries.
+    the actual token if it is not among them: k or k + 1 entries. So k is the smallest number of entries, and of k + 1
+    the k most likely are kept. Ranks say less: of equal log-probabilities they count all.
     """
     ids = _tokens(np.asarray(content["prompt_token_ids"]), f"line {number}")
     given = content["prompt_logprobs"]
@@ -102,7 +103,7 @@ def _from_prompt(content: Mapping[str, Any], number: int) -> SourceRow:
                 f"token {place} is {ids[place]}, which its own log-probabilities do not have",
                 hint="rows are shifted against the tokens, or belong to another text",
             )
-        entries.append(_without_extra(entry, given[place], int(ids[place])))
+        entries.append(entry)
     row = _row(content, ids[:length], ids[length:], entries, number - 1, f"line {number}")
     return replace(row, finish_reason=str(content.get("finish_reason") or ""))
 
@@ -111,17 +112,6 @@ def _entry(given: Mapping[str, Any]) -> Entry:
     ids = np.fromiter((int(key) for key in given), dtype=np.int64, count=len(given))
     values = (item["logprob"] if isinstance(item, Mapping) else item for item in given.values())
     return ids, np.fromiter((float(value) for value in values), dtype=np.float64, count=len(given))
-
-
-def _without_extra(entry: Entry, given: Mapping[str, Any], actual: int) -> Entry:
-    """Drop the actual token if its rank says that it is not among the k most likely."""
-    item = given.get(str(actual))
-    rank = item.get("rank") if isinstance(item, Mapping) else None
-    if isinstance(rank, int) and rank >= len(entry[0]) and len(entry[0]) > 1:
-        kept = entry[0] != actual
-        if (entry[1][kept] >= entry[1][~kept].max()).all():
-            return entry[0][kept], entry[1][kept]
-    return entry
 
 
 def _row(

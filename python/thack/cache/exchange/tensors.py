@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from thack.errors import DataError
 
 _DTYPES = {
+    "BF16": "<u2",  # the upper half of a float32
     "F16": "<f2",
     "F32": "<f4",
     "F64": "<f8",
@@ -49,7 +50,7 @@ class TensorFile:
         return {name: tuple(tensor["shape"]) for name, tensor in self._tensors.items()}
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows start ≤ i < stop of a tensor; DataError for a dtype that NumPy does not have."""
+        """Rows start ≤ i < stop of a tensor; bfloat16 as float32. DataError for another dtype."""
         tensor = self._tensors[name]
         if tensor["dtype"] not in _DTYPES:
             raise DataError(
@@ -58,7 +59,8 @@ class TensorFile:
         dtype, shape = np.dtype(_DTYPES[tensor["dtype"]]), tensor["shape"][1:]
         stride = dtype.itemsize * math.prod(shape)
         data = self._read(self._base + tensor["data_offsets"][0] + start * stride, (stop - start) * stride)
-        return np.frombuffer(data, dtype).reshape(stop - start, *shape)
+        found = np.frombuffer(data, dtype).reshape(stop - start, *shape)
+        return (found.astype(np.uint32) << 16).view(np.float32) if tensor["dtype"] == "BF16" else found
 
     def _read(self, offset: int, count: int) -> bytes:
         parts = []

@@ -77,6 +77,7 @@ def _how_well(spec: TargetSpec, kind: DivergenceKind) -> str:
     quality = {
         "exact": "a lower bound: all other ids count as one outcome",
         "estimated": "approximate: the tail is 1 − Σ of the kept ids, unreliable where it is below 1e-3",
+        "processed": "of the distribution that the server sampled from, not of the teacher's own",
     }
     how = "unbiased" if spec.kind == "sampled" else quality[spec.tail]
     return f"{how}; temperature {', '.join(defined)}"

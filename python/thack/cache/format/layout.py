@@ -56,12 +56,13 @@ class RecordLayout:
         return self.native.stride
 
     def metadata(self) -> dict[str, str]:
-        """The metadata that names this layout in a shard."""
+        """The metadata that names this layout in a shard. A processed tail is stored as an estimated one."""
         found = {"kind": str(self.spec.kind), "vocab_size": str(self.vocab_size)}
         if self.spec.kind != "dense":
             found["k"] = str(self.spec.k)
         if self.spec.kind == "top-k":
-            found |= {"value_bits": str(self.spec.value_bits), "tail": self.spec.tail}
+            tail = "estimated" if self.spec.tail == "processed" else self.spec.tail
+            found |= {"value_bits": str(self.spec.value_bits), "tail": tail}
             found["temperatures"] = ",".join(map(repr, self.spec.temperatures))
         return found
 

@@ -60,6 +60,7 @@ def decode(records: bytearray, layout: RecordLayout) -> Target:
             log_tail_N=torch.from_numpy(tail) if layout.spec.tail != "none" else None,
             vocab_size=layout.vocab_size,
             log_tail_at={t: torch.from_numpy(tails_at[i]) for i, t in enumerate(layout.spec.temperatures)},
+            processed=layout.spec.tail == "processed",
         )
     counts, tau, entropy = np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.float32)
     layout.native.decode_sampled(records, ids, values, counts, tau, entropy)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from thack import _native
 from thack.cache.format.manifest import NAME, finish, load_manifest, read_shard
-from thack.cache.format.plan import CachePlan, read_plan, shard_path
+from thack.cache.format.mass import heavy_row
+from thack.cache.format.plan import SHARDS, CachePlan, read_plan, shard_path
 from thack.errors import CacheError, MismatchError
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.cache import CacheManifest, Damage, ShardEntry, Verification
+
+_SEQUENCES = 64  # read at a time
 
 
 def verify(directory: Path | str, full: bool = False, progress: Progress = SILENT) -> Verification:
@@ -18,7 +22,7 @@ def verify(directory: Path | str, full: bool = False, progress: Progress = SILEN
 
     Args:
         directory: of the cache.
-        full: read every byte and record; False: trailer, length, header and index of each shard.
+        full: read every byte and record, and the mass of each; False: trailer, length, header and index of each shard.
         progress: counts shards.
 
     Returns:
@@ -46,6 +50,7 @@ def verify(directory: Path | str, full: bool = False, progress: Progress = SILEN
                 found = read_shard(directory, plan, number, full=full)
                 tokens, size = tokens + found.tokens, size + found.bytes
                 cause = _difference(found, manifest.shards[number]) if manifest else None
+                cause = cause or (_heavy(directory, plan, number) if full and manifest else None)
             except CacheError as error:
                 cause = error.message.removeprefix(f"{path}: ")
             if cause is not None:
@@ -72,6 +77,22 @@ def _manifest(directory: Path, plan: CachePlan, damaged: list[Damage]) -> CacheM
         cause = error.message.removeprefix(str(path)).lstrip(": ")
         damaged.append(Damage(shard=None, file=str(path), cause=f"{cause}; {error.hint}"))
         return None
+
+
+def _heavy(directory: Path, plan: CachePlan, number: int) -> str | None:
+    """The first record of a shard whose kept ids hold more mass than 1."""
+    if plan.layout.kind != "top-k":
+        return None
+    expected = plan.identity() | plan.layout.metadata()
+    reader = _native.CacheReader(directory / SHARDS, list(plan.firsts), expected)
+    positions = plan.shard(number)
+    for first in range(positions.start, positions.stop, _SEQUENCES):
+        wanted = list(range(first, min(first + _SEQUENCES, positions.stop)))
+        records = reader.read(wanted, True)[4]
+        if (found := heavy_row(records, plan.layout)) is not None:
+            where = f"row {found.row} of the sequences from {first}"
+            return f"{where} has a mass of {found.mass:.3f} on its kept ids: its numbers are no distribution"
+    return None
 
 
 def _difference(found: ShardEntry, expected: ShardEntry) -> str | None:

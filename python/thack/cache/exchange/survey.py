@@ -1,0 +1,186 @@
+"""What an import finds in its source: counts to report, and rows that cannot be the teacher's own.
+
+Every row is read once before anything is written. Each check here looks at a row as the source gives it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from thack.cache.exchange.readers import SourceRow
+from thack.errors import DataError
+from thack.files import digest
+
+# Log of the smallest normal float32. No softmax in float32 tells a lower value from 0. Servers write −100, −9999,
+# −1e4 or the lowest float where a probability is 0, because JSON has no −inf.
+LOWEST_LOG_PROB = -87.33
+_SUM_TOLERANCE = 1e-3
+_CERTAIN = 0.9  # rows with a likelier id say nothing of how their tail was treated
+_COMPLETE = 1e-5  # 1 − Σ of a row that leaves no tail
+_FEWEST_ROWS = 8  # uncertain rows, to call a source processed
+_FIRST_ROWS = 16  # a block of a server's prefix cache
+_UNLIKELY = -6.0  # nats: a mean log-probability that no text has under a teacher that wrote or understood it
+_SHIFTS = (-1, 0, 1)
+_FEWEST_HITS = 32
+_CLEAR = 4.0  # standard errors
+
+Processing = Literal["auto", "raw", "processed"]
+
+
+def without_stand_ins(log_probs: np.ndarray) -> np.ndarray:
+    """float64: values that only stand for −inf, as −inf."""
+    return np.where(log_probs < LOWEST_LOG_PROB, -np.inf, log_probs)
+
+
+def rounding_excess(log_probs: np.ndarray) -> float:
+    """How far Σp may exceed 1 because the log-probabilities were stored as float16 or bfloat16; 0 for wider ones.
+
+    Rounding moves log p by at most |log p|/2^11 (float16) or |log p|/2^9 (bfloat16).
+    """
+    finite = log_probs[np.isfinite(log_probs)]
+    with np.errstate(over="ignore"):
+        if (finite.astype(np.float16) == finite).all():
+            error = 2.0**-11
+        elif (finite.astype(np.float32) == finite).all() and not (finite.astype(np.float32).view("u4") & 0xFFFF).any():
+            error = 2.0**-9
+        else:
+            return 0.0
+    return float((np.exp(finite) * np.expm1(-finite * error)).sum()) + _SUM_TOLERANCE
+
+
+@dataclass(slots=True)
+class Survey:
+    """Counts over the whole source; memory grows with the number of sequences alone."""
+
+    processing: Processing
+    vocab_size: int
+    rows: int = 0
+    sequences: int = 0
+    stand_ins: int = 0  # entries
+    rounded: int = 0  # rows
+    uncertain: int = 0  # rows without an id above `_CERTAIN`
+    complete: int = 0  # of those, rows that leave no tail
+    completed: int = 0  # responses that were given an end
+    _first_rows: dict[str, tuple[str, str]] = field(default_factory=dict)  # row → its prefix and place
+    _starts: array[float] = field(default_factory=lambda: array("d"))
+    _masses: dict[int, tuple[int, int, float, float]] = field(default_factory=dict)  # shift → hits, n, Σ, Σ²
+
+    def add(self, row: SourceRow, source: str) -> None:
+        """Count one sequence.
+
+        Raises:
+            DataError: its first row is another sequence's, or no id of a row has mass.
+        """
+        self.sequences += 1
+        self.rows += len(row.entries)
+        for n, (_, log_probs) in enumerate(row.entries):
+            self._count_row(log_probs, f"{source}: {row.place}, response token {n}")
+        self._count_fit(row)
+        self._check_first_row(row, source)
+
+    def _count_row(self, log_probs: np.ndarray, place: str) -> None:
+        kept = without_stand_ins(log_probs)
+        self.stand_ins += int((np.isneginf(kept) & np.isfinite(log_probs)).sum())
+        probs = np.exp(kept)
+        total, highest = probs.sum(), probs.max()
+        if highest == 0:
+            raise DataError(f"{place}: no id has mass")
+        if total > 1 + _SUM_TOLERANCE:
+            if total > 1 + rounding_excess(kept):
+                raise DataError(
+                    f"{place}: the probabilities sum to {total:.4f}",
+                    hint="log-probabilities must be natural logarithms at temperature 1",
+                )
+            self.rounded += 1
+        if highest < _CERTAIN and len(log_probs) <= self.vocab_size // 2:
+            self.uncertain += 1
+            self.complete += abs(total - 1) <= _COMPLETE
+
+    def _count_fit(self, row: SourceRow) -> None:
+        """The mass of row t on token t + shift, and how likely the first tokens are."""
+        labels = row.sequence.response_ids
+        starts = []
+        for n, (ids, log_probs) in enumerate(row.entries):
+            for shift in _SHIFTS:
+                if 0 <= n + shift < len(labels):
+                    found = log_probs[ids == labels[n + shift]]
+                    mass = float(np.exp(found[0])) if len(found) else 0.0
+                    hits, count, first, second = self._masses.get(shift, (0, 0, 0.0, 0.0))
+                    self._masses[shift] = (hits + (mass > 0), count + 1, first + mass, second + mass * mass)
+            if n < _FIRST_ROWS:
+                found = log_probs[ids == labels[n]]
+                starts.append(float(found[0]) if len(found) else float(log_probs.min()))
+        self._starts.append(float(np.mean(starts)))
+
+    def _check_first_row(self, row: SourceRow, source: str) -> None:
+        """A row depends on all tokens before it: two sequences that differ there have no row in common.
+
+        A server's prefix cache that answers with rows of an earlier request begins at the first one.
+        """
+        ids, log_probs = row.entries[0]
+        if len(ids) < 4 or np.exp(log_probs).max() > _CERTAIN:
+            return
+        name, prefix = digest(ids.tobytes() + log_probs.tobytes()), digest(row.sequence.prompt_ids.tobytes())
+        other, place = self._first_rows.setdefault(name, (prefix, row.place))
+        if other != prefix:
+            raise DataError(
+                f"{source}: {row.place} has the first row of {place}, whose prompt is another",
+                hint="the server answered with stale rows: ask again without its prefix cache",
+            )
+
+    def check(self, source: str) -> None:
+        """Refuse a source that as a whole cannot be the teacher's raw rows.
+
+        Raises:
+            DataError: its rows are shifted, or were processed and nothing says so.
+        """
+        self._check_shift(source)
+        if self.is_processed and self.processing == "auto":
+            raise DataError(
+                f"{source}: the log-probabilities were processed: {self.complete:,} of {self.uncertain:,} uncertain "
+                f"rows sum to 1 on a few of {self.vocab_size:,} ids",
+                hint="ask the server for raw log-probabilities, or state `logprobs = processed` (or raw)",
+            )
+
+    @property
+    def is_processed(self) -> bool:
+        """Whether the rows leave no tail where a softmax over the vocabulary would: top-k or top-p was applied."""
+        return self.uncertain >= _FEWEST_ROWS and 2 * self.complete >= self.uncertain
+
+    def _check_shift(self, source: str) -> None:
+        if self._masses.get(0, (0,))[0] < _FEWEST_HITS and max((m[0] for m in self._masses.values()), default=0) < 32:
+            return
+        means = {shift: first / count for shift, (_, count, first, _) in self._masses.items()}
+        best = max(means, key=lambda shift: means[shift])
+        noise = sum(
+            max(second / count - means[shift] ** 2, 0) / count
+            for shift, (_, count, _, second) in self._masses.items()
+            if shift in (0, best)
+        )
+        if best and means[best] - means[0] > _CLEAR * noise**0.5:
+            raise DataError(
+                f"{source}: the rows are off by {best:+d} token",
+                details=[f"mean mass on the token at shift {s:+d}: {means[s]:.4f}" for s in sorted(means)],
+                hint="row t must hold the distribution that predicts response token t",
+            )
+
+    def notes(self) -> Iterable[str]:
+        """What a user should know, one line each."""
+        if self.stand_ins:
+            yield f"{self.stand_ins:,} log-probabilities below {LOWEST_LOG_PROB:g} stand for −inf and are read as such"
+        if self.rounded:
+            yield f"{self.rounded:,} of {self.rows:,} rows sum to more than 1 by 16-bit rounding and were scaled to 1"
+        if self.completed:
+            yield f"{self.completed:,} responses that stopped held no end and were given one"
+        starts = np.asarray(self._starts)
+        unlikely = int(((starts < _UNLIKELY) & (starts < np.median(starts) - 4)).sum()) if len(starts) else 0
+        if unlikely:
+            yield (
+                f"{unlikely:,} of {self.sequences:,} responses begin with rows that give their own tokens less than "
+                "e^-6 on average: are these rows of another text (a stale prefix cache)?"
+            )
