@@ -292,12 +292,28 @@ def test_export_and_import_pass_everything_on(run: Run, calls: Calls) -> None:
     assert run("cache", "export", "c", "p").out == "2 files in p\n"
     assert run("cache", "export", "c", "p", "--json").document == {"files": ["p/a.safetensors", "p/b.safetensors"]}
     calls.answer("import_cache", Path("new"))
-    done = run("cache", "import", "rows", "new", "--tokenizer", "m", "--vocab-size", "9", "--no-estimate-tail")
+    done = run(
+        "cache",
+        "import",
+        "rows",
+        "new",
+        "--tokenizer",
+        "m",
+        "--vocab-size",
+        "9",
+        "--no-estimate-tail",
+        "--logprobs",
+        "processed",
+        "--temperature",
+        "0.7",
+        "--complete-ends",
+    )
     assert done.out == "cache: new\n"
     arguments, keywords = calls["import_cache"]
     assert arguments == (Path("rows"), Path("new"))
     del keywords["progress"]
-    assert keywords == {"tokenizer": Path("m"), "vocab_size": 9, "top_k": 0, "estimate_tail": False}
+    numbers = {"logprobs": "processed", "temperature": 0.7, "complete_ends": True}
+    assert keywords == {"tokenizer": Path("m"), "vocab_size": 9, "top_k": 0, "estimate_tail": False, **numbers}
 
 
 def test_slurm_prints_the_script(run: Run) -> None:
