@@ -15,7 +15,7 @@ from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.evaluator import Evaluator
 from thack.evaluation.references import References
 from thack.files import canonical_json, digest, write_json
-from thack.models.load import load_model, origin_of
+from thack.models.load import load_model
 from thack.models.protocol import LanguageModel
 from thack.runtime.device import choose_device
 from thack.runtime.progress import SILENT, Progress
@@ -59,7 +59,7 @@ def _evaluate(settings: EvaluateSettings, progress: Progress) -> EvaluationResul
     result = EvaluationResult(
         models={
             role: EvaluatedModel(
-                directory=getattr(settings, role), origin=origin_of(model), fingerprint=model.fingerprint()
+                directory=getattr(settings, role), origin=model.facts.origin, fingerprint=model.fingerprint()
             )
             for role, model in (("student", student), *((str(role), model) for role, model in references))
         },

@@ -20,7 +20,8 @@ from thack.evaluation.monitor import FixedKL
 from thack.evaluation.references import References
 from thack.files import write_text
 from thack.integrations.state import Logs, TrainerControl, TrainerState, as_it_was, broadcast_from_rank0, is_sharded
-from thack.models.hf import model as hf
+from thack.models.hf import load as hf
+from thack.models.hf.model import HuggingFaceModel
 from thack.models.protocol import LanguageModel
 from thack.reporting.prose import reasons
 from thack.runtime import runlog
@@ -185,7 +186,7 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             control.should_training_stop |= broadcast_from_rank0(alarm, student.device)
 
     @contextmanager
-    def _wrapped(self, model: Any, given: dict[str, Any]) -> Iterator[hf.HuggingFaceModel]:
+    def _wrapped(self, model: Any, given: dict[str, Any]) -> Iterator[HuggingFaceModel]:
         """The trainer's model as one of thack's; given back as it was."""
         with as_it_was(model):
             student = hf.wrap(model, self.tokenizer or given.get("processing_class"), role="student")

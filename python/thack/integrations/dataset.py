@@ -24,7 +24,8 @@ from thack.data.sequence import TokenSequence, cache_positions
 from thack.errors import MismatchError
 from thack.losses import token_losses
 from thack.models.batch import Batch
-from thack.models.hf import model as hf
+from thack.models.hf import load as hf
+from thack.models.hf.model import inputs_of
 from thack.targets.crop import crop
 from thack.targets.types import Target
 from thack.targets.vocabulary import common_width
@@ -113,7 +114,7 @@ class CacheCollator:
         """input_ids, attention_mask (decoder_input_ids …) and labels."""
         sequences, target = self.cache.targets(cache_positions(sequences))
         batch = Batch.of(sequences)
-        rows_N, inputs = hf.inputs_of(batch, self.pad_id, self.start_id)
+        rows_N, inputs = inputs_of(batch, self.pad_id, self.start_id)
         cropped = crop(target, self.width)
         labels = CachedLabels(rows_N=rows_N, labels_N=batch.labels_N, target=cropped, width=self.width)
         return {**inputs, "labels": labels}

@@ -6,18 +6,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from thack import files
 from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError
+from thack.models.hub import gguf_advice
 from thack.models.native.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 SAMPLED = "sample:"  # begins a fingerprint for which not every number was read
 _RUNS, _RUN = 64, 64  # of numbers, per tensor
+_HALF = {"BF16": torch.bfloat16, "F16": torch.float16}  # as safetensors names them
+
+OWN_HEAD = "config.json ties the head to the embedding, but the weights hold another head, which is used"
 
 # Ours → transformers', inside one layer; fused matrices name their parts.
 _LAYER_NAMES = {
@@ -40,6 +45,10 @@ _LAYER_NAMES = {
 _TOP_NAMES = {"embedding": "model.embed_tokens", "norm": "model.norm", "lm_head": "lm_head"}
 
 
+class OtherNames(ModelError):
+    """Weights whose names are not those of the Llama family."""
+
+
 def read_config(directory: Path) -> dict[str, Any]:
     """config.json of a model directory."""
     path = directory / "config.json"
@@ -48,9 +57,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise ModelError(
-            f"no config.json in {directory}", hint="give a directory as save_pretrained or thack writes it"
-        ) from None
+        raise _no_config(directory) from None
     except ValueError as error:
         raise ModelError(f"{path}: not JSON ({error})") from error
     if not isinstance(config, dict):
@@ -81,10 +88,79 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     return weights
 
 
+def _no_config(directory: Path) -> ModelError:
+    """What to do with a directory that is no model by itself."""
+    adapter = directory / "adapter_config.json"
+    if adapter.is_file():
+        base = read_object(adapter).get("base_model_name_or_path") or "BASE"
+        return ModelError(
+            f"{directory} holds an adapter without its base model",
+            hint="merge the two and give the result: PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("
+            f"'{base}'), '{directory}').merge_and_unload().save_pretrained(OUT), with the tokenizer saved beside it",
+        )
+    if any(directory.glob("*.gguf")):
+        return ModelError(f"{directory} holds GGUF weights, and no config.json", hint=_advice(directory))
+    return ModelError(f"no config.json in {directory}", hint="give a directory as save_pretrained or thack writes it")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file beside the weights; empty where there is none, or it is damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def require_safetensors(directory: Path) -> None:
+    """Raise ModelError with what to do about weights of another kind."""
+    if not any(directory.glob("*.safetensors")):
+        raise ModelError(f"no safetensors weights in {directory}", hint=_advice(directory))
+
+
 def _advice(directory: Path) -> str:
+    """How weights of another kind become safetensors."""
+    if any(directory.glob("*.safetensors")):
+        return "the directory is incomplete: copy the missing file, too"
+    if found := sorted(directory.glob("*.gguf")):
+        return gguf_advice(found[0])
     if any(directory.glob("*.bin")):
-        return "pickled weights are not loaded: save again with save_pretrained(DIR, safe_serialization=True)"
+        return (
+            "pickled weights are not loaded, since they can run code; if you trust them, convert them once: "
+            f"AutoModelForCausalLM.from_pretrained('{directory}').save_pretrained(OUT), with the tokenizer saved beside"
+        )
     return "the directory holds no weights"
+
+
+def weights_dtype(directory: Path) -> torch.dtype | None:
+    """The number format of all weights on disk, if it is one and not float32. Damaged files are named when read."""
+    found: set[str] = set()
+    for path in directory.glob("model*.safetensors"):
+        with suppress(SafetensorError), safe_open(path, "pt") as file:
+            found |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a dict
+    return _HALF.get(found.pop()) if len(found) == 1 else None
+
+
+def cast_directory(directory: Path, dtype: torch.dtype) -> None:
+    """Round the weights of a saved directory to a number format, in the files and in config.json."""
+    for path in directory.glob("*.safetensors"):
+        tensors = safetensors.torch.load_file(path)
+        rounded = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+        files.write_bytes(path, safetensors.torch.save(rounded, metadata={"format": "pt"}))
+    config = read_config(directory)
+    key = "dtype" if "dtype" in config else "torch_dtype"
+    files.write_json(directory / "config.json", {**config, key: str(dtype).removeprefix("torch.")})
+
+
+def with_own_head(architecture: Architecture, weights: Mapping[str, Tensor]) -> Architecture:
+    """`architecture` as the weights have it: a head that differs from a tied embedding is a head of its own.
+
+    It happens when adapters are merged or a vocabulary is resized. transformers keeps such a head, too.
+    """
+    head, embedding = weights.get("lm_head.weight"), weights.get("model.embed_tokens.weight")
+    if not architecture.tie_head or head is None or embedding is None or torch.equal(head, embedding):
+        return architecture
+    return replace(architecture, tie_head=False)
 
 
 def _names(name: str, architecture: Architecture) -> list[tuple[str, int]]:
@@ -128,7 +204,7 @@ def from_transformers(
         targets = [target for target, _ in _names(name, architecture)]
         missing = [target for target in targets if target not in weights]
         if missing:
-            raise ModelError(
+            raise OtherNames(
                 f"weights lack {missing[0]}", hint="the directory is incomplete, or config.json is another model's"
             )
         left.difference_update(targets)
@@ -145,14 +221,21 @@ def from_transformers(
     return state
 
 
-def save(directory: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:
+def save(
+    directory: Path,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    generation_config: Mapping[str, Any],
+) -> None:
     """Write a model directory that transformers and vLLM load as it is."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
     data = safetensors.torch.save(tensors, metadata={"format": "pt"})
     files.write_bytes(directory / "model.safetensors", data)
     files.write_json(directory / "config.json", dict(config))
-    files.write_json(directory / "generation_config.json", tokenizer.ends.generation_config(tokenizer.pad_id))
+    generation = {**generation_config, **tokenizer.ends.generation_config(tokenizer.pad_id)}
+    files.write_json(directory / "generation_config.json", generation)
     tokenizer.save(directory)
 
 

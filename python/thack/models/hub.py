@@ -30,6 +30,8 @@ def locate(name: Path | str) -> Source:
     directory = Path(name).expanduser()
     if directory.is_dir():
         return Source(directory=_model_in(directory), origin=str(name))
+    if directory.is_file() and directory.suffix == ".gguf":
+        raise ModelError(f"{name} is a GGUF file, not a model directory", hint=gguf_advice(directory))
     match = _HUB_ID.fullmatch(str(name))
     # A mistyped directory is not asked for on the network: its parent stands here.
     if match is None or directory.parent.is_dir():
@@ -39,6 +41,14 @@ def locate(name: Path | str) -> Source:
         )
     snapshot = _snapshot(match["name"], match["revision"])
     return Source(directory=snapshot, origin=f"{match['name']}@{snapshot.name}")
+
+
+def gguf_advice(path: Path) -> str:
+    """How a GGUF file becomes a directory that thack loads."""
+    return (
+        "convert it once (pip install gguf): AutoModelForCausalLM.from_pretrained("
+        f"'{path.parent}', gguf_file='{path.name}').save_pretrained(OUT), and AutoTokenizer alike"
+    )
 
 
 def _model_in(directory: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from thack.models import checkpoint
 from thack.models.hub import locate
 from thack.models.native.architecture import Architecture, UnsupportedArchitecture
 from thack.models.native.llama import Llama
-from thack.models.protocol import LanguageModel
+from thack.models.protocol import LanguageModel, LoadFacts
+from thack.runtime.progress import SILENT, Progress
 
 
 def new_decoder(settings: ArchitectureSettings, tokenizer: Tokenizer, seed: int) -> Llama:
@@ -29,7 +31,7 @@ def new_model(settings: ArchitectureSettings, tokenizer: Tokenizer, seed: int) -
     if settings.family == "decoder":
         return new_decoder(settings, tokenizer, seed)
     try:
-        from thack.models.hf import model as hf
+        from thack.models.hf import load as hf
     except ImportError as error:
         hint = "an encoder-decoder is transformers' T5: pip install 'thack[hf]'"
         raise ModelError("family = encoder-decoder needs transformers", hint=hint) from error
@@ -43,43 +45,63 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     options: LoadSettings | None = None,
+    progress: Progress = SILENT,
 ) -> LanguageModel:
     """Load a model in evaluation mode from a directory, or by its name on the hub (`org/name@revision`).
 
-    `role` (oracle, teacher, student) names it in errors. A model of the hub remembers its commit: `origin`.
+    Args:
+        name: The directory, or the name.
+        role: Names the model in errors and notes: oracle, teacher, student.
+        device: Where its weights go, unless `options` place them.
+        dtype: Their number format, unless `options` name one.
+        options: `load.*` of the settings.
+        progress: Is told what loading did that the directory does not say.
+
+    Raises:
+        ModelError: there is no such model, it is incomplete, or thack cannot use it as it is.
+        UsageError: options that contradict each other.
     """
     options = options or LoadSettings()
     try:
         source = locate(name)
-        model = _load(source.directory, device, _dtype(options, dtype), options)
+        facts = LoadFacts(
+            origin=source.origin,
+            full_hash=options.full_hash,
+            generation_config=checkpoint.read_object(source.directory / "generation_config.json"),
+        )
+        model = _load(source.directory, device, _dtype(options, dtype), options, facts)
     except ModelError as error:
         raise ModelError(f"{role}: {error.message}", details=error.details, hint=error.hint) from error
-    model.origin = source.origin  # type: ignore[attr-defined]
-    model.full_hash = options.full_hash  # type: ignore[attr-defined]
+    for note in model.facts.notes:
+        progress.note(f"{role}: {note}")
     return model
 
 
-def origin_of(model: LanguageModel) -> str:
-    """What a model was loaded from: a directory, or `org/name@commit`; empty for one made in memory."""
-    return str(getattr(model, "origin", ""))
-
-
-def _load(directory: Path, device: torch.device | str, dtype: torch.dtype, options: LoadSettings) -> LanguageModel:
+def _load(
+    directory: Path, device: torch.device | str, dtype: torch.dtype, options: LoadSettings, facts: LoadFacts
+) -> LanguageModel:
     config = checkpoint.read_config(directory)
-    if options.backend == "transformers" or options.device_map or options.quantization:
+    adapter = (directory / "adapter_config.json").is_file()
+    if options.backend == "transformers" or options.device_map or options.quantization or adapter:
         if options.backend == "native":
             raise UsageError(
-                "load.backend = native does not go with load.device_map or load.quantization",
-                hint="both are transformers' own: leave load.backend at auto",
+                "load.backend = native does not go with load.device_map, load.quantization or an adapter",
+                hint="these are transformers' and peft's own: leave load.backend at auto",
             )
-        return _through_transformers(directory, ModelError("transformers was asked for"), device, dtype, options)
+        return _through_transformers(directory, ModelError("transformers was asked for"), device, dtype, options, facts)
     try:
         architecture = Architecture.read(config)
+        try:
+            return load_native(directory, architecture, device=device, dtype=dtype, facts=facts)
+        except checkpoint.OtherNames as reason:
+            # A model type of its own (EXAONE) may compute as a Llama and name its weights in its own way.
+            if config.get("model_type", architecture.family) == architecture.family:
+                raise
+            raise UnsupportedArchitecture(reason.message, hint=reason.hint) from reason
     except UnsupportedArchitecture as reason:
         if options.backend == "native":
             raise
-        return _through_transformers(directory, reason, device, dtype, options)
-    return load_native(directory, architecture, device=device, dtype=dtype)
+        return _through_transformers(directory, reason, device, dtype, options, facts)
 
 
 def as_language_model(model: Any, tokenizer: Any = None, *, role: str = "model") -> LanguageModel:
@@ -97,7 +119,7 @@ def as_language_model(model: Any, tokenizer: Any = None, *, role: str = "model")
             f"a {type(model).__name__} cannot be the {role}",
             hint="give a directory, a transformers model, or what thack.models.load.load_model returns",
         )
-    from thack.models.hf import model as hf
+    from thack.models.hf import load as hf
 
     return hf.wrap(model, tokenizer, role=role)
 
@@ -110,7 +132,7 @@ def tokenizer_of(tokenizer: Any) -> Tokenizer:
         return Tokenizer.load(locate(tokenizer).directory)
     if tokenizer is None:
         raise UsageError("no tokenizer is known here", hint="give it: tokenizer=…")
-    from thack.models.hf import model as hf
+    from thack.models.hf import load as hf
 
     return hf.tokenizer_of(None, tokenizer)
 
@@ -125,13 +147,22 @@ def _dtype(options: LoadSettings, default: torch.dtype) -> torch.dtype:
 
 
 def load_native(
-    directory: Path, architecture: Architecture, *, device: torch.device | str, dtype: torch.dtype
+    directory: Path,
+    architecture: Architecture,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    facts: LoadFacts | None = None,
 ) -> Llama:
     """Read a directory of the Llama family into the native decoder."""
     tokenizer = Tokenizer.load(directory)
-    with torch.device("meta"):
-        model = Llama(architecture, tokenizer)
     weights = checkpoint.read_weights(directory)
+    facts = replace(facts or LoadFacts(), dtype=checkpoint.weights_dtype(directory))
+    tied, architecture = architecture.tie_head, checkpoint.with_own_head(architecture, weights)
+    if tied != architecture.tie_head:
+        facts = replace(facts, notes=(*facts.notes, checkpoint.OWN_HEAD))
+    with torch.device("meta"):
+        model = Llama(architecture, tokenizer, facts)
     state = checkpoint.from_transformers(weights, model.state_dict(), architecture)
     state = {name: tensor.to(device=device, dtype=dtype) for name, tensor in state.items()}
     if architecture.tie_head:
@@ -145,10 +176,16 @@ def load_native(
 
 
 def _through_transformers(
-    directory: Path, reason: ModelError, device: torch.device | str, dtype: torch.dtype, options: LoadSettings
+    directory: Path,
+    reason: ModelError,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    options: LoadSettings,
+    facts: LoadFacts,
 ) -> LanguageModel:
     try:
-        from thack.models.hf import model as hf
+        from thack.models.hf import load as hf
     except ImportError as error:
         raise ModelError(reason.message, hint="transformers may load it: pip install 'thack[hf]'") from error
-    return hf.load(directory, device=device, dtype=dtype, options=options)
+    facts = replace(facts, dtype=checkpoint.weights_dtype(directory))
+    return hf.load(directory, device=device, dtype=dtype, options=options, facts=facts)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,8 +16,40 @@ from thack.data.tokenizer import Tokenizer
 from thack.models.batch import Batch
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadFacts:
+    """What is known of a model beside its configuration and weights; set once, by whoever loads or creates it.
+
+    Args:
+        origin: what it was loaded from: a directory, or `org/name@commit`; empty for a model created in memory.
+        full_hash: whether its fingerprint is of every number (`load.full_hash`).
+        dtype: the number format of the weights on disk, if it is one format; None: float32, several, or not from disk.
+        generation_config: content of generation_config.json, which is written again when the model is saved.
+        notes: what loading did that its directory does not say, such as merging an adapter; one sentence each.
+    """
+
+    origin: str = ""
+    full_hash: bool = False
+    dtype: torch.dtype | None = None
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadForm:
+    """What a model does to its head's product: logits = softcap · tanh(scale · product / softcap).
+
+    Args:
+        scale: factor of the product, such as Cohere's `logit_scale`.
+        softcap: bound of the logits, such as Gemma's `final_logit_softcapping`; None: not bounded.
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+
 class DecodeState(Protocol):
-    """A batch of responses being written, one token at a time, with its key-value cache."""
+    """A batch of responses being generated, one token at a time."""
 
     def logits(self) -> Tensor:
         """logits_BV of the next token for every live row, float32 or the model's dtype."""
@@ -25,7 +58,7 @@ class DecodeState(Protocol):
         """Feed the chosen tokens (int64 [B]); the next `logits` follow them."""
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only (int64 indices, increasing): the finished ones are dropped."""
+        """Continue with these rows only (int64 indices, increasing): the finished ones are dropped."""
 
 
 @runtime_checkable
@@ -35,8 +68,13 @@ class LanguageModel(Protocol):
     Every implementation is also an `nn.Module`, so that `model(batch)` passes through DDP and FSDP.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer  # its ends are the ids that end a response
     is_encoder_decoder: bool
+    facts: LoadFacts
+
+    @property
+    def head_form(self) -> HeadForm | None:
+        """How logits follow from `head()`'s product, exactly; None where the model does anything else to them."""
 
     @property
     def vocab_size(self) -> int:
@@ -55,13 +93,18 @@ class LanguageModel(Protocol):
     def __call__(self, batch: Batch, *, project: bool = True) -> Tensor: ...
 
     def head(self) -> nn.Linear:
-        """The output projection: logits_NV = head(hidden_NH) (times `logit_scale`, soft-capped)."""
+        """The output projection of `forward(project=False)`; `head_form` says what follows it."""
 
     def start(self, prompts: Sequence[np.ndarray], max_new_tokens: int) -> DecodeState:
-        """Read the prompts (int32 arrays) and be ready for the first response token."""
+        """Read the prompts (int32 arrays), ready for the first response token."""
 
-    def save(self, directory: Path) -> None:
-        """Write config.json, model.safetensors and the tokenizer's files, as transformers lays them out."""
+    def save(self, directory: Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write config.json, model.safetensors and the tokenizer's files, as transformers lays them out.
+
+        Args:
+            directory: Created if need be.
+            dtype: Number format of the weights in the file; None: as they are.
+        """
 
     def fingerprint(self, *, full: bool | None = None) -> str:
         """Of architecture and weights, as `checkpoint.fingerprint`: the same for a copied or touched directory.

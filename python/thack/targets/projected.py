@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thack.errors import ModelError
 from thack.models.native.functions import linear
 from thack.models.protocol import LanguageModel
 from thack.targets.select import teacher_log_probs
@@ -34,14 +35,14 @@ class Projection:
 
     @classmethod
     def of(cls, model: LanguageModel) -> Projection:
-        """The LM head of `model`, with what the model does to its logits."""
-        head = model.head()
-        return cls(
-            weight_VH=head.weight,
-            bias_V=head.bias,
-            scale=float(getattr(model, "logit_scale", 1.0)),
-            softcap=getattr(model, "logit_softcap", None),
-        )
+        """The LM head of `model`, with what the model does to its logits; its `head_form` must not be None."""
+        head, form = model.head(), model.head_form
+        if form is None:
+            raise ModelError(
+                f"{type(model).__name__} does more to its logits than scale and cap them",
+                hint="use `loss.fused = auto`, which computes its logits in full",
+            )
+        return cls(weight_VH=head.weight, bias_V=head.bias, scale=form.scale, softcap=form.softcap)
 
     def shape(self, raw_CV: Tensor) -> Tensor:
         """Scale and soft-capping, differentiable."""

@@ -16,7 +16,7 @@ from thack.data.lengths import holds_conversations
 from thack.errors import MismatchError
 from thack.evaluation.references import References
 from thack.models.checkpoint import fingerprint_like
-from thack.models.load import load_model, origin_of
+from thack.models.load import load_model
 from thack.models.precision import FLOAT32, Precision, inference_precision
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
@@ -47,7 +47,7 @@ class Models:
         given = {"student": self.student} | {role.value: model for role, model in self.references}
         return RunFacts(
             models={role: model.fingerprint() for role, model in given.items()},
-            origins={role: origin_of(model) for role, model in given.items()},
+            origins={role: model.facts.origin for role, model in given.items()},
             tokenizer=self.student.tokenizer.fingerprint(),
             cache=None if self.cache is None else self.cache.meta.fingerprint,
             compared_ids=self.width,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from thack._torch_private import scale_all_
 from thack.config import OptimizerSettings
 
 
@@ -68,5 +69,5 @@ def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float) -> floa
         norm = norm.full_tensor()
     value = float(norm)
     if clip_norm and math.isfinite(value) and value > clip_norm:
-        torch._foreach_mul_(gradients, clip_norm / (value + 1e-6))
+        scale_all_(gradients, clip_norm / (value + 1e-6))
     return value

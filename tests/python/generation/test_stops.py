@@ -45,7 +45,7 @@ def name_as_end(directory: Path, token: int, *, special: bool, file: str = "gene
 
 def test_a_response_ends_where_transformers_ends_it(directory: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    from thack.models.hf.model import wrap
+    from thack.models.hf.load import wrap
 
     _, before = written(directory)
     end = int(before[3])

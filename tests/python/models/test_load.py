@@ -15,7 +15,7 @@ from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError, UsageError
 from thack.models.batch import Batch
 from thack.models.hub import locate
-from thack.models.load import as_language_model, load_model, new_decoder, origin_of
+from thack.models.load import as_language_model, load_model, new_decoder
 from thack.models.native.llama import Llama
 
 transformers = pytest.importorskip("transformers")
@@ -52,8 +52,8 @@ class TestHub:
     def test_a_name_is_its_snapshot_and_the_commit_is_remembered(self, hub: Path) -> None:
         model = load_model("tiny/model")
         assert isinstance(model, Llama)
-        assert origin_of(model) == f"tiny/model@{COMMIT}"
-        assert origin_of(load_model(f"tiny/model@{COMMIT}")) == f"tiny/model@{COMMIT}"
+        assert model.facts.origin == f"tiny/model@{COMMIT}"
+        assert load_model(f"tiny/model@{COMMIT}").facts.origin == f"tiny/model@{COMMIT}"
 
     def test_offline_and_not_there(self, hub: Path) -> None:
         with pytest.raises(ModelError, match=r"teacher: large/model is not on this machine, and HF_HUB_OFFLINE") as e:
@@ -123,7 +123,7 @@ class TestOptions:
             seen.update(options)
             raise ValueError("no GPU found, which this quantisation needs")
 
-        monkeypatch.setattr("thack.models.hf.model.AutoModelForCausalLM.from_pretrained", pretend)
+        monkeypatch.setattr("thack.models.hf.load.AutoModelForCausalLM.from_pretrained", pretend)
         quantization = '{"quant_method": "bitsandbytes", "load_in_4bit": true}'
         options = LoadSettings(quantization=quantization, device_map='{"": 1}')
         with pytest.raises(ModelError, match=r"cannot load[\s\S]*no GPU found"):

@@ -132,6 +132,8 @@ class Architecture:
             "pad_token_id": pad_id,
             "bos_token_id": bos_id,
         }
+        if bool(config.get("tie_word_embeddings", False)) != self.tie_head:
+            config["tie_word_embeddings"] = self.tie_head  # the weights had a head of their own
         config.pop("dtype", None)
         config["torch_dtype"] = str(dtype).removeprefix("torch.")
         config.pop("thack_dropout", None)

@@ -7,24 +7,43 @@ heads of queries and of keys, D head width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from thack.data.tokenizer import Tokenizer
 from thack.models.batch import pad_left
+from thack.models.native.architecture import Architecture
 from thack.models.native.functions import rotate
 
-if TYPE_CHECKING:
-    from thack.models.native.llama import Llama
+
+class Decoder(Protocol):
+    """What generation needs of the native decoder."""
+
+    architecture: Architecture
+    tokenizer: Tokenizer
+    embedding: nn.Embedding
+    blocks: nn.ModuleList
+
+    @property
+    def norm(self) -> nn.Module: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def head(self) -> nn.Linear: ...
+
+    def rope(self, length: int) -> tuple[Tensor, Tensor]:
+        """cos and sin [length, D/2]."""
 
 
 class CachedDecoding:
     """The state of one batch: caches [B, C, A_kv·D] per block, written in place, one column per step."""
 
     def __init__(
-        self, model: Llama, keys: list[Tensor], values: list[Tensor], pads_B: Tensor, column: int, hidden_BH: Tensor
+        self, model: Decoder, keys: list[Tensor], values: list[Tensor], pads_B: Tensor, column: int, hidden_BH: Tensor
     ) -> None:
         a = model.architecture
         self.model = model
@@ -54,7 +73,7 @@ class CachedDecoding:
         self.column += 1
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
+        """Continue with these rows only."""
         self.keys = [k.index_select(0, rows) for k in self.keys]
         self.values = [v.index_select(0, rows) for v in self.values]
         self.pads_B = self.pads_B[rows]
@@ -102,7 +121,7 @@ def _mask(pads_B: Tensor, columns: int) -> Tensor | None:
     return torch.zeros(hidden.shape, device=pads_B.device).masked_fill_(hidden, float("-inf"))
 
 
-def prefill(model: Llama, prompts: Sequence[np.ndarray], max_new_tokens: int) -> CachedDecoding:
+def prefill(model: Decoder, prompts: Sequence[np.ndarray], max_new_tokens: int) -> CachedDecoding:
     """Run the prompts, left-padded, with positions counted from each one's first token."""
     a, device = model.architecture, model.device
     lengths_B = torch.tensor([len(p) for p in prompts], device=device)

@@ -17,14 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None  # type: ignore[no-untyped-call]
-
-
-def _product(a_IK: Tensor, b_JK: Tensor) -> Tensor:
-    """a · bᵀ by oneDNN: in float32 twice MKL's speed on AMD, the same rounding error."""
-    assert _ONEDNN_LINEAR is not None
-    product: Tensor = _ONEDNN_LINEAR(a_IK, b_JK, None, "none", [], "")
-    return product
+from thack._torch_private import HAS_ONEDNN, onednn_product, softmax_backward
 
 
 def round_rows(rows: int) -> int:
@@ -54,7 +47,7 @@ class _Linear(torch.autograd.Function):
         prepared, weight = rounded(x_MI, dtype), weight_OI.to(dtype)
         ctx.save_for_backward(prepared, weight)
         ctx.dtypes = x_MI.dtype, weight_OI.dtype
-        return _product(prepared, weight)[: x_MI.shape[0]]
+        return onednn_product(prepared, weight)[: x_MI.shape[0]]
 
     @staticmethod
     @once_differentiable
@@ -63,12 +56,12 @@ class _Linear(torch.autograd.Function):
         x_dtype, weight_dtype = ctx.dtypes
         rows = grad_MO.shape[0]
         grad_MO = rounded(grad_MO, x_MI.dtype)  # zeros against zeros: the weight's gradient stays exact
-        grad_x = _product(grad_MO, weight_OI.t())[:rows].to(x_dtype) if ctx.needs_input_grad[0] else None
+        grad_x = onednn_product(grad_MO, weight_OI.t())[:rows].to(x_dtype) if ctx.needs_input_grad[0] else None
         grad_weight = None
         if ctx.needs_input_grad[1]:
             # oneDNN is faster with the wider matrix on the right.
             wide = weight_OI.shape[0] > weight_OI.shape[1]
-            grad_weight = _product(x_MI.t(), grad_MO.t()).t() if wide else _product(grad_MO.t(), x_MI.t())
+            grad_weight = onednn_product(x_MI.t(), grad_MO.t()).t() if wide else onednn_product(grad_MO.t(), x_MI.t())
             grad_weight = grad_weight.to(weight_dtype)
         return grad_x, grad_weight, None
 
@@ -76,7 +69,7 @@ class _Linear(torch.autograd.Function):
 def linear(x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """x · Wᵀ + b; under autocast in its number format, as torch would do it, the result too."""
     usable = (
-        _ONEDNN_LINEAR is not None
+        HAS_ONEDNN
         and x_MI.device.type == "cpu"
         and x_MI.dim() == 2
         and x_MI.shape[0] > 0
@@ -89,7 +82,7 @@ def linear(x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Ten
     if torch.is_grad_enabled():
         product: Tensor = _Linear.apply(x_MI, weight_OI, dtype)
     else:
-        product = _product(rounded(x_MI, dtype), weight_OI.to(dtype))[: x_MI.shape[0]]
+        product = onednn_product(rounded(x_MI, dtype), weight_OI.to(dtype))[: x_MI.shape[0]]
     return product if bias_O is None else product + bias_O.to(dtype)
 
 
@@ -246,7 +239,7 @@ class _Attend(torch.autograd.Function):
         q, k, v, weights = ctx.saved_tensors
         grad_v = torch.bmm(weights.transpose(1, 2), grad)
         grad_weights = torch.bmm(grad, v.transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(ctx.scale)
+        grad_scores = softmax_backward(grad_weights, weights).mul_(ctx.scale)
         return torch.bmm(grad_scores, k), torch.bmm(grad_scores.transpose(1, 2), q), grad_v, None, None
 
 

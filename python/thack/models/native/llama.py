@@ -25,6 +25,7 @@ from thack.models.batch import Batch, CausalLayout
 from thack.models.native.architecture import Architecture
 from thack.models.native.decode import CachedDecoding, prefill
 from thack.models.native.functions import attend, dropout, linear, rms_norm, round_rows, swiglu, unpack_heads
+from thack.models.protocol import HeadForm, LoadFacts
 
 WRITTEN_OUT_UP_TO = 192  # positions; beyond, T² scores cost more than flash attention's overhead
 
@@ -129,11 +130,9 @@ class Llama(nn.Module):
     """The native decoder: a `LanguageModel`."""
 
     is_encoder_decoder = False
-    full_hash = False
-    logit_scale = 1.0
-    logit_softcap: float | None = None
+    head_form = HeadForm()
 
-    def __init__(self, architecture: Architecture, tokenizer: Tokenizer) -> None:
+    def __init__(self, architecture: Architecture, tokenizer: Tokenizer, facts: LoadFacts | None = None) -> None:
         super().__init__()
         if architecture.vocab_size < tokenizer.size:
             raise ModelError(
@@ -142,6 +141,7 @@ class Llama(nn.Module):
             )
         self.architecture = architecture
         self.tokenizer = tokenizer.for_architecture(encoder_decoder=False)
+        self.facts = facts or LoadFacts()
         self.embedding = nn.Embedding(architecture.vocab_size, architecture.hidden_size)
         self.blocks = nn.ModuleList(Block(architecture) for _ in range(architecture.num_layers))
         self.norm = RMSNorm(architecture.hidden_size, architecture.rms_eps)
@@ -244,13 +244,14 @@ class Llama(nn.Module):
             num_sequences=B,
         )
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, *, dtype: torch.dtype | None = None) -> None:
         """Write config.json, model.safetensors and the tokenizer's files, as transformers lays them out."""
-        t = self.tokenizer
-        dtype = self.embedding.weight.dtype
+        t, dtype = self.tokenizer, dtype or self.embedding.weight.dtype
         config = self.architecture.to_config(eos_id=t.eos_id, pad_id=t.pad_id, bos_id=t.bos_id, dtype=dtype)
-        checkpoint.save(directory, config, checkpoint.to_transformers(self.state_dict(), self.architecture), t)
+        weights = checkpoint.to_transformers(self.state_dict(), self.architecture)
+        rounded = {name: weight.to(dtype) for name, weight in weights.items()}
+        checkpoint.save(directory, config, rounded, t, self.facts.generation_config)
 
     def fingerprint(self, *, full: bool | None = None) -> str:
         weights = checkpoint.to_transformers(self.state_dict(), self.architecture)
-        return checkpoint.fingerprint(self.architecture, weights, full=self.full_hash if full is None else full)
+        return checkpoint.fingerprint(self.architecture, weights, full=self.facts.full_hash if full is None else full)
