@@ -173,7 +173,7 @@ def test_greedy_responses_are_transformers_own(kind: str, tokenizer: Tokenizer, 
     for prompt, response in zip(prompts, ours, strict=True):
         ids = torch.from_numpy(prompt.astype(np.int64))[None]
         written: list[int] = []
-        while len(written) < 8 and (not written or written[-1] not in tokenizer.stop_ids):
+        while len(written) < 8 and (not written or written[-1] not in tokenizer.ends.ids):
             with torch.no_grad():
                 row = network(input_ids=ids, use_cache=False).logits[0, -1, :width]
             written.append(int(row.argmax()))

@@ -196,7 +196,7 @@ def _batch(sequences: Sequence[TokenSequence], device: torch.device) -> Batch:
 def _ordinary_ids(model: Probed) -> np.ndarray:
     """int32 ids from end to end of the vocabulary that have no special meaning, in no order."""
     config = model.model.config.get_text_config(decoder=True).to_dict()
-    special = {model.tokenizer.pad_id, model.tokenizer.bos_id, *model.tokenizer.stop_ids}
+    special = {model.tokenizer.pad_id, model.tokenizer.bos_id, *model.tokenizer.ends.ids}
     special |= {value for key, value in config.items() if key.endswith("token_id") and isinstance(value, int)}
     ids = [i for i in range(model.tokenizer.size) if i not in special] or [0]
     count = 2 * _LONGEST
