@@ -71,8 +71,8 @@ def sft(world: Path, out: Path, parallel: ParallelSettings) -> None:
     run_sft(settings, records(12))
 
 
-def stopped(world: Path, out: Path, parallel: ParallelSettings, goes_on: bool = True) -> None:
-    """The last rank alone gets a signal at step 2; all stop there, and go on."""
+def stopped(world: Path, out: Path, parallel: ParallelSettings, resumes: bool = True) -> None:
+    """The last rank alone gets a signal at step 2; all stop there, and resume."""
     append = RunDirectory.append
 
     def wrapped(run: RunDirectory, row: MetricsRow | GuardRow) -> None:
@@ -85,7 +85,7 @@ def stopped(world: Path, out: Path, parallel: ParallelSettings, goes_on: bool = 
         patch.setattr(RunDirectory, "append", wrapped)
         with pytest.raises(Preempted, match="SIGTERM"):
             offline(world, out, parallel)
-    if goes_on:
+    if resumes:
         offline(world, out, parallel)
 
 
@@ -118,10 +118,10 @@ FOR_FOUR = ("offline-ddp", "offline-fsdp", "mixture-fsdp", "stopped-fsdp")
 
 
 def begin_across(world: Path, out: Path) -> None:
-    """Two sharded ranks stop in the middle, and the run is copied for every number of ranks that goes on."""
-    stopped(world, out / "begun", SHARDED, goes_on=False)
+    """Two sharded ranks stop in the middle, and the run is copied for every number of ranks that resumes it."""
+    stopped(world, out / "begun", SHARDED, resumes=False)
 
 
-def go_on_across(world: Path, out: Path, world_size: int) -> None:
+def resume_across(world: Path, out: Path, world_size: int) -> None:
     """One process, two replicas, four shards."""
     offline(world, out / f"across-to-{world_size}", DDP if world_size == 2 else SHARDED)

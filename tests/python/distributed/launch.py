@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 import torch.distributed.fsdp
 
-from distributed.cases import CASES, FOR_FOUR, begin_across, go_on_across
+from distributed.cases import CASES, FOR_FOUR, begin_across, resume_across
 from thack.runtime.process_group import init_process_group
 from training.world import build_world
 
@@ -45,7 +45,7 @@ def environment(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 
 def copy_begun(across: Path, first: bool) -> None:
-    """The stopped run, once for each number of ranks that goes on from it."""
+    """The stopped run, once for each number of ranks that resumes it."""
     if first:
         for world_size in (1, 2, 4):
             shutil.copytree(across / "begun", across / f"across-to-{world_size}")
@@ -71,7 +71,7 @@ def work(out: Path, rank: int, world_size: int, port: int) -> int:
                 CASES[name](out / "world", out / str(world_size) / name)
                 group.barrier()
             wait_for(out / "across" / "copied")
-            go_on_across(out / "world", out / "across", world_size)
+            resume_across(out / "world", out / "across", world_size)
     except BaseException:
         print(f"rank {rank} of {world_size}:", flush=True)
         traceback.print_exc()
@@ -83,7 +83,7 @@ def main(out: Path) -> int:
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
     children: list[int] = []
-    builder = os.fork()  # its threads stay behind with it
+    builder = os.fork()  # its threads end with it
     if builder == 0:
         build_world(out / "world")
         os._exit(0)

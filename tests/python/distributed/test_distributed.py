@@ -39,7 +39,7 @@ def rows(path: Path, event: str) -> list[dict[str, Any]]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("world_size", "name"), PAIRS)
-def test_trap_9_the_losses_are_those_of_one_process(launched: Path, world_size: int, name: str) -> None:
+def test_pitfall_9_the_losses_are_those_of_one_process(launched: Path, world_size: int, name: str) -> None:
     ours, alone = (rows(launched / str(n) / name, "train") for n in (world_size, 1))
     assert len(ours) == len(alone) >= 3
     for row, expected in zip(ours, alone, strict=True):
@@ -77,7 +77,7 @@ def test_every_number_of_ranks_writes_the_files_of_one_process(launched: Path, w
 
 
 @pytest.mark.parametrize(("world_size", "name"), [(2, "stopped-fsdp"), (4, "stopped-fsdp")])
-def test_trap_28_a_signal_to_one_rank_stops_all_and_they_go_on_to_the_bit(
+def test_pitfall_28_a_signal_to_one_rank_stops_all_and_they_resume_to_the_bit(
     launched: Path, world_size: int, name: str
 ) -> None:
     cut = launched / str(world_size) / name
@@ -98,8 +98,8 @@ def test_a_full_disk_leaves_no_half_checkpoint_and_says_so(launched: Path, world
 
 
 @pytest.mark.parametrize(("world_size", "name"), [(1, "across-to-1"), (2, "across-to-2"), (4, "across-to-4")])
-def test_another_number_of_ranks_goes_on_with_bounded_drift(launched: Path, world_size: int, name: str) -> None:
-    """Two FSDP ranks stopped at step 2; one process, two replicas and four shards go on from their checkpoint."""
+def test_another_number_of_ranks_resumes_with_bounded_drift(launched: Path, world_size: int, name: str) -> None:
+    """Two FSDP ranks stopped at step 2; one process, two replicas and four shards resume their checkpoint."""
     ours = rows(launched / "across" / name, "train")
     alone = rows(launched / "1" / "offline-fsdp", "train")
     assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in alone], rel=1e-5)

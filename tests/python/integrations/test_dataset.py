@@ -122,7 +122,7 @@ def test_their_evaluation_with_a_worker_is_the_mean_over_tokens(
     assert found == pytest.approx(own_loss(model, cache, tokenizer).item(), rel=1e-4)
 
 
-def test_a_student_of_other_words_is_refused(cache: Cache) -> None:
+def test_a_student_with_another_tokenizer_is_refused(cache: Cache) -> None:
     stranger = Tokenizer.train(["quite another text"] * 3, 264)
     with pytest.raises(MismatchError, match="has another tokenizer than the student"):
         CacheCollator(cache, llama(1), stranger)

@@ -121,7 +121,7 @@ def test_gradients_are_those_of_transformers(name: str, tmp_path: Path, tokenize
 
 
 @torch.no_grad()
-def test_trap_10_perturbed_token_moves_only_later_rows(tokenizer: Any, make_sequences: Any) -> None:
+def test_pitfall_10_perturbed_token_moves_only_later_rows(tokenizer: Any, make_sequences: Any) -> None:
     """Row t predicts response token t: it sees the prompt and the response before t, and nothing else."""
     model = new_decoder(ArchitectureSettings(hidden_size=16, num_heads=2), tokenizer, 0)
     [s] = make_sequences([(3, 5)])
@@ -136,7 +136,7 @@ def test_trap_10_perturbed_token_moves_only_later_rows(tokenizer: Any, make_sequ
 
 
 @torch.no_grad()
-def test_trap_11_rows_do_not_depend_on_padding_or_order(tokenizer: Any, make_sequences: Any) -> None:
+def test_pitfall_11_rows_do_not_depend_on_padding_or_order(tokenizer: Any, make_sequences: Any) -> None:
     model = new_decoder(ArchitectureSettings(hidden_size=16, num_heads=2), tokenizer, 0)
     sequences = make_sequences(LENGTHS)
     raise_on_all_ranks = model(Batch.of(sequences))
@@ -179,7 +179,7 @@ def test_dropout_is_drawn_in_training_only(tokenizer: Any, make_sequences: Any) 
     assert torch.equal(model.eval()(batch), model(batch))
 
 
-def test_trap_20_fingerprint_is_of_content(tmp_path: Path, tokenizer: Any) -> None:
+def test_pitfall_20_fingerprint_is_of_content(tmp_path: Path, tokenizer: Any) -> None:
     """Not of paths or times; a copy that was touched is the same model."""
     model = new_decoder(ArchitectureSettings(hidden_size=16, num_heads=2), tokenizer, 0)
     model.save(tmp_path / "a")
@@ -257,7 +257,7 @@ class TestErrors:
         with pytest.raises(UnsupportedArchitecture):
             Architecture.read({**config, **change})
 
-    def test_trap_13_fewer_embeddings_than_tokens(self, tokenizer: Any) -> None:
+    def test_pitfall_13_fewer_embeddings_than_tokens(self, tokenizer: Any) -> None:
         with pytest.raises(ModelError, match="embeddings"):
             Llama(Architecture.new(ArchitectureSettings(), tokenizer.size - 1), tokenizer)
 

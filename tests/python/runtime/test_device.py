@@ -61,7 +61,7 @@ def test_a_device_without_support_or_without_sense_is_refused(monkeypatch: pytes
         device.choose_device("gpu7")
 
 
-def test_trap_29_bf16_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pitfall_29_bf16_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "cpu_flags", lambda: frozenset({"avx2"}))
     assert device.choose_dtype("auto", CPU) == (torch.float32, "bfloat16 is emulated on this CPU")
     assert device.choose_dtype("bfloat16", CPU)[0] is torch.bfloat16

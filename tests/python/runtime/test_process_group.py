@@ -69,7 +69,7 @@ def _failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     ],
     ids=["gloo", "nccl"],
 )
-def test_a_collective_that_fails_is_a_lost_peer_whatever_it_says(
+def test_a_collective_that_fails_is_a_lost_peer_whatever_its_message(
     monkeypatch: pytest.MonkeyPatch, name: str, error: Exception
 ) -> None:
     _failing(monkeypatch, error)
@@ -99,12 +99,12 @@ def test_a_failure_of_one_rank_is_raised_on_all(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_ranks_that_do_not_meet_are_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody(*_: object, **__: object) -> None:
+    def timeout(*_: object, **__: object) -> None:
         raise dist.DistNetworkError("The client socket has timed out\nsecond line")
 
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(dist, "init_process_group", nobody)
-    told = pytest.raises(UsageError, match=r"rank 1 of 2[\s\S]*timed out[\s\S]*MASTER_ADDR")
-    with told, init_process_group(torch.device("cpu")):
+    monkeypatch.setattr(dist, "init_process_group", timeout)
+    refused = pytest.raises(UsageError, match=r"rank 1 of 2[\s\S]*timed out[\s\S]*MASTER_ADDR")
+    with refused, init_process_group(torch.device("cpu")):
         raise AssertionError("not reached")

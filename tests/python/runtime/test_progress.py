@@ -1,4 +1,4 @@
-"""Work reports progress to whoever is passed; to nobody by default."""
+"""Work reports its progress to the object that it is given; by default that is silent."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def sixty_four(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("sixty_four")
-def test_trap_30_threads_follow_affinity_quota_and_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pitfall_30_threads_follow_affinity_quota_and_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_own_cgroups", lambda root: [root / "a", root])
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "cpu.max").write_text("max 100000\n")

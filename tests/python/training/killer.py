@@ -1,4 +1,4 @@
-"""Kills a run with SIGKILL at random moments until it is done, and compares it with one that nobody touched.
+"""Kills a run with SIGKILL at random moments until it is done, and compares it with an undisturbed one.
 
     python killer.py OUT KILLS SEED
 
@@ -93,7 +93,7 @@ def main(out: Path, kills: int, seed: int) -> None:
 
 
 def _finish(cut: Path, expected: list[dict[str, object]]) -> None:
-    """Its curve is that of the run that nobody killed."""
+    """Its curve is that of the undisturbed run."""
     child = forked(lambda: life(cut))
     assert os.waitpid(child, 0)[1] == 0
     assert in_hex(cut) == expected, cut

@@ -46,7 +46,7 @@ def as_target(kind: str, log_p: torch.Tensor, k: int = 8) -> Target:
 
 @pytest.mark.parametrize("kind", ["dense", "top-k", "sampled"])
 @pytest.mark.parametrize("shift", [-1, 0, 1])
-def test_trap_10_shift_zero_must_win(kind: str, shift: int) -> None:
+def test_pitfall_10_shift_zero_must_win(kind: str, shift: int) -> None:
     sequences, log_p = aligned()
     target = as_target(kind, torch.roll(log_p, -shift, dims=0))  # row t now predicts token t + shift
     if shift == 0:

@@ -50,7 +50,7 @@ def test_every_file_is_listed_and_none_is_a_pickle(run: Path) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_trap_27_torn_truncated_and_flipped_never_load(run: Path, data: st.DataObject) -> None:
+def test_pitfall_27_torn_truncated_and_flipped_never_load(run: Path, data: st.DataObject) -> None:
     newest = checkpoints(run)[-1]
     path = data.draw(st.sampled_from(sorted(newest.iterdir())))
     content = path.read_bytes()

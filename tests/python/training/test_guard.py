@@ -1,5 +1,5 @@
 # ruff: noqa: F811 - pytest finds a fixture by its name
-"""Runs that defend themselves: they notice, act, and go on to the bit when stopped."""
+"""Guarded runs: they notice memorisation, act on it, and resume to the bit."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def events(path: Path) -> list[dict[str, Any]]:
     return [row for row in rows(path) if row["event"] == "guard"]
 
 
-def test_fresh_responses_join_on_schedule_and_are_counted(whole: Path) -> None:
+def test_new_responses_join_on_schedule_and_are_counted(whole: Path) -> None:
     alarm, first, second = events(whole)
     assert (alarm["action"], alarm["step"], alarm["kept_step"]) == ("alarm", 50, 40)
     assert alarm["detector"] == "fresh slope ratio" and alarm["value"] < alarm["threshold"] == ALWAYS
@@ -87,11 +87,11 @@ def assert_same(cut: Path, whole: Path) -> None:
     assert weights[0] == weights[1]
 
 
-def test_a_run_that_refreshes_goes_on_to_the_bit(world: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_run_that_refreshes_resumes_to_the_bit(world: Path, whole: Path, tmp_path: Path) -> None:
     assert_same(cut_and_resumed(guarded(world, tmp_path / "cut")), whole)
 
 
-def test_a_run_that_goes_online_goes_on_to_the_bit(world: Path, tmp_path: Path) -> None:
+def test_a_run_that_goes_online_resumes_to_the_bit(world: Path, tmp_path: Path) -> None:
     online = run_distill(guarded(world, tmp_path / "whole", policy="raise-online")).path
     assert_same(cut_and_resumed(guarded(world, tmp_path / "cut", policy="raise-online")), online)
     assert rows(online)[-1]["generated_tokens"] > 0
@@ -112,7 +112,7 @@ def test_a_set_written_after_the_last_checkpoint_is_counted_once(
     assert rows(run_distill(guarded(world, copy)).path) == rows(whole)
 
 
-def test_a_run_that_stops_hands_over_what_came_before_the_alarm(world: Path, tmp_path: Path) -> None:
+def test_a_run_that_stops_publishes_the_checkpoint_before_the_alarm(world: Path, tmp_path: Path) -> None:
     settings = guarded(world, tmp_path / "run", policy="stop")
     result = run_distill(settings)
     assert result.steps == 50 and [e["action"] for e in events(result.path)] == ["alarm"]
@@ -124,7 +124,7 @@ def test_a_run_that_stops_hands_over_what_came_before_the_alarm(world: Path, tmp
 
 
 def test_a_run_ends_once_its_budget_is_used(world: Path, tmp_path: Path) -> None:
-    """One set joins in epoch 10, so the end is at step 55: evaluated, saved and handed over there."""
+    """One set joins in epoch 10, so the end is at step 55: evaluated, saved and published there."""
     settings = guarded(world, tmp_path / "run", budget=1, then="stop")
     result = run_distill(settings)
     found = rows(result.path)

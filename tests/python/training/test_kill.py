@@ -13,7 +13,7 @@ KILLS = 50 if os.environ.get("THACK_LONG") else 5
 
 
 @pytest.mark.timeout(1200)
-def test_trap_28_killed_at_random_steps_the_curve_is_equal_in_hex(tmp_path: Path) -> None:
+def test_pitfall_28_killed_at_random_steps_the_curve_is_equal_in_hex(tmp_path: Path) -> None:
     script = Path(__file__).with_name("killer.py")
     command = [sys.executable, str(script), str(tmp_path), str(KILLS), "7"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1100, check=False)

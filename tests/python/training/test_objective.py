@@ -156,7 +156,7 @@ def test_the_time_split_is_noted_and_logged(world: Path, tmp_path: Path) -> None
     assert all(last[f"seconds/{part}"] > 0 for part in parts)
 
 
-def test_trap_9_loss_and_gradient_do_not_depend_on_the_split_of_a_step() -> None:
+def test_pitfall_9_loss_and_gradient_do_not_depend_on_the_split_of_a_step() -> None:
     """Σ over valid tokens / the step's tokens: not the mean of means."""
     student, pairs = small.model(), small.sequences(8)
     tokens = sum(len(s.response_ids) for s in pairs)

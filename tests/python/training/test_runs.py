@@ -72,7 +72,7 @@ def test_every_source_trains_and_writes_the_whole_run(world: Path, tmp_path: Pat
         assert sum(sums["nats"]) / sum(sums["tokens"]) == pytest.approx(evaluation[PROXY])
 
 
-def test_a_run_that_got_nowhere_takes_other_settings(world: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_accepts_other_settings(world: Path, tmp_path: Path) -> None:
     with pytest.raises(ThackError):
         run_distill(distill_settings(world, tmp_path / "run", cache=str(tmp_path / "nowhere")))
     result = run_distill(distill_settings(world, tmp_path / "run"))
@@ -81,25 +81,25 @@ def test_a_run_that_got_nowhere_takes_other_settings(world: Path, tmp_path: Path
     assert result.steps == 10
 
 
-def test_a_file_of_prompts_becomes_a_bank_of_the_run_and_stays_it(world: Path, tmp_path: Path) -> None:
+def test_a_file_of_prompts_becomes_an_evaluation_set_of_the_run(world: Path, tmp_path: Path) -> None:
     held_out = write(tmp_path / "held_out.jsonl", records(5, 200))
     settings = distill_settings(world, tmp_path / "run", eval_data=str(held_out))
     with pytest.MonkeyPatch.context() as patch:
         signal_at(patch, 2)
         with pytest.raises(Preempted):
             run_distill(settings)
-    (made,) = settings.out.glob("eval_set-*")
-    before = (made / "prompts.jsonl").stat().st_mtime_ns
+    (saved,) = settings.out.glob("eval_set-*")
+    before = (saved / "prompts.jsonl").stat().st_mtime_ns
     run_distill(settings)
-    assert [path.name for path in settings.out.glob("eval_set-*")] == [made.name]
-    assert (made / "prompts.jsonl").stat().st_mtime_ns == before
-    assert EvalSet.load(made).origin.writers[Role.TEACHER] == load_model(world / "teacher").fingerprint()
+    assert [path.name for path in settings.out.glob("eval_set-*")] == [saved.name]
+    assert (saved / "prompts.jsonl").stat().st_mtime_ns == before
+    assert EvalSet.load(saved).origin.writers[Role.TEACHER] == load_model(world / "teacher").fingerprint()
     other = run_distill(replace(settings, out=tmp_path / "other", seed=1))
-    assert [path.name for path in other.path.glob("eval_set-*")] != [made.name]
+    assert [path.name for path in other.path.glob("eval_set-*")] != [saved.name]
 
 
 @pytest.mark.parametrize("kind", ["offline", "online-teacher", "online-student", "mixture"])
-def test_trap_28_stopped_in_the_middle_of_a_window_and_resumed(world: Path, tmp_path: Path, kind: str) -> None:
+def test_pitfall_28_stopped_in_the_middle_of_a_window_and_resumed(world: Path, tmp_path: Path, kind: str) -> None:
     whole = run_distill(distill_settings(world, tmp_path / "whole", kind))
     settings = distill_settings(world, tmp_path / "cut", kind)
     for step in (2, 7):  # windows are three steps wide
@@ -117,7 +117,7 @@ def test_trap_28_stopped_in_the_middle_of_a_window_and_resumed(world: Path, tmp_
 
 
 @pytest.mark.parametrize("what", ["teacher", "prompts.jsonl", "cache"])
-def test_trap_20_a_run_does_not_go_on_with_what_changed_behind_its_names(
+def test_pitfall_20_a_run_does_not_go_on_with_what_changed_behind_its_names(
     world: Path, tmp_path: Path, what: str
 ) -> None:
     own = Path(shutil.copytree(world, tmp_path / "world"))
@@ -153,7 +153,7 @@ def signal_at(patch: pytest.MonkeyPatch, step: int) -> None:
     patch.setattr(RunDirectory, "append", wrapped)
 
 
-def test_trap_27_a_damaged_checkpoint_is_passed_over(world: Path, tmp_path: Path) -> None:
+def test_pitfall_27_a_damaged_checkpoint_is_skipped(world: Path, tmp_path: Path) -> None:
     settings = distill_settings(world, tmp_path / "run", checkpoint=CheckpointSettings(every_steps=1, keep=3))
     whole = run_distill(settings)
     before, student = rows(whole.path), student_of(whole)
@@ -209,7 +209,7 @@ def test_combinations_that_cannot_work_are_refused_before_anything_is_written(wo
     assert not out.exists()
 
 
-def test_trap_20_tokenizers_and_teachers_that_do_not_belong_together(world: Path, tmp_path: Path) -> None:
+def test_pitfall_20_tokenizers_and_teachers_that_do_not_belong_together(world: Path, tmp_path: Path) -> None:
     stranger = tmp_path / "stranger"
     shutil.copytree(world / "student", stranger)
     Tokenizer.train(["quite another text"] * 3, 264).save(stranger)
@@ -259,7 +259,7 @@ def test_sft_resumes_to_the_bit_and_keeps_the_best_through_it(tmp_path: Path) ->
     assert models[0] == models[1]
 
 
-def test_sft_goes_on_from_a_model_and_from_a_tokenizer(tmp_path: Path) -> None:
+def test_sft_starts_from_a_model_and_from_a_tokenizer(tmp_path: Path) -> None:
     tokenizer().save(tmp_path / "tokenizer")
     first = run_sft(sft_settings(tmp_path / "a", tokenizer=str(tmp_path / "tokenizer"), epochs=1), records(8))
     assert load_model(first).tokenizer.fingerprint() == tokenizer().fingerprint()
@@ -306,7 +306,7 @@ def test_memory_settings_change_no_number_but_what_they_say(world: Path, tmp_pat
     assert rows(tmp_path / "c")[1]["loss"] == pytest.approx(rows(tmp_path / "a")[1]["loss"], rel=0.02)
 
 
-def test_a_save_that_fails_behind_the_training_stops_the_run_and_keeps_what_was_there(
+def test_a_failed_save_in_the_background_stops_the_run_and_keeps_the_checkpoint_before(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Path] = []
@@ -333,7 +333,7 @@ def test_a_save_that_fails_behind_the_training_stops_the_run_and_keeps_what_was_
 
 
 @pytest.mark.parametrize("error", [KeyError("a bug"), ValueError("another"), OSError("unplugged"), AssertionError()])
-def test_an_exception_that_nobody_expects_is_a_failed_run_too(
+def test_an_unexpected_exception_is_a_failed_run_too(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def broken(*arguments: Any, **options: Any) -> None:

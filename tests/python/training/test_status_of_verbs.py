@@ -40,7 +40,7 @@ VERBS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_an_exception_that_nobody_expects_is_recorded_and_so_is_the_end(
+def test_an_unexpected_exception_is_recorded_and_so_is_the_end(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     def broken(*_: object, **__: object) -> object:
@@ -64,7 +64,7 @@ def test_an_exception_that_nobody_expects_is_recorded_and_so_is_the_end(
 def test_an_evaluation_beside_a_run_leaves_its_status_alone(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """evaluation.json is one file, whole or absent; what is out of memory is told as everywhere."""
+    """evaluation.json is one file, complete or absent; out of memory is explained as everywhere."""
 
     def hungry(*_: object, **__: object) -> object:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 TB")

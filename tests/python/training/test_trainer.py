@@ -34,7 +34,7 @@ def test_it_learns(tmp_path: Path) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_trap_28_resumed_from_every_step_of_two_epochs_equals_uninterrupted(tmp_path: Path) -> None:
+def test_pitfall_28_resumed_from_every_step_of_two_epochs_equals_uninterrupted(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", dropout=0.2)  # 14 sequences in 4s: two epochs of 4 steps
     assert [step_of(p) for p in checkpoints(tmp_path / "whole" / "checkpoints")] == list(range(1, 9))
     for step in range(1, 9):
@@ -49,7 +49,7 @@ def test_trap_28_resumed_from_every_step_of_two_epochs_equals_uninterrupted(tmp_
         assert rows(path) == rows(tmp_path / "whole")
 
 
-def test_trap_28_resumed_twice(tmp_path: Path) -> None:
+def test_pitfall_28_resumed_twice(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", dropout=0.2)
     for step in (3, 6):  # stopped, resumed, stopped again
         trainer, start = make_trainer(tmp_path / "cut", dropout=0.2, every=0)
@@ -74,7 +74,7 @@ def signal_at(trainer: Trainer, step: int, number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("micro", [1, 3, 100])
-def test_trap_9_micro_batches_do_not_change_the_gradient(tmp_path: Path, micro: int) -> None:
+def test_pitfall_9_micro_batches_do_not_change_the_gradient(tmp_path: Path, micro: int) -> None:
     whole, split = train(tmp_path / "a", every=0), train(tmp_path / "b", every=0, micro=micro)
     for row, other in zip(rows(tmp_path / "a"), rows(tmp_path / "b"), strict=True):
         assert other["loss"] == pytest.approx(row["loss"], rel=1e-5)
@@ -83,7 +83,7 @@ def test_trap_9_micro_batches_do_not_change_the_gradient(tmp_path: Path, micro: 
         torch.testing.assert_close(value, weights(split)[name], rtol=1e-3, atol=1e-4)
 
 
-def test_trap_9_the_denominator_is_the_tokens_of_the_whole_step(tmp_path: Path) -> None:
+def test_pitfall_9_the_denominator_is_the_tokens_of_the_whole_step(tmp_path: Path) -> None:
     train(tmp_path / "a", total_steps=1, micro=1, every=0)
     student = model()
     trainer, _ = make_trainer(tmp_path / "b")
@@ -117,7 +117,7 @@ def test_a_diverged_step_stops_before_the_weights_are_touched(tmp_path: Path) ->
     trainer.run.close()
     assert "prompts of this step: p" in str(error.value)
     assert all(torch.isfinite(value).all() for value in weights(trainer).values())
-    again = train(tmp_path / "a")  # the last good checkpoint goes on
+    again = train(tmp_path / "a")  # resumed from the last good checkpoint
     assert_same(weights(again), weights(train(tmp_path / "b")))
 
 

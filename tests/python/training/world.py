@@ -42,12 +42,12 @@ def write(path: Path, found: list[Record]) -> Path:
 
 def build_world(root: Path, start: int = 0, seed: int = 0) -> Path:
     """oracle/, teacher/, student/ (random, but sure of themselves), evaluation set/, cache/, prompts.jsonl."""
-    cast = {role: model(seed + i) for i, role in enumerate(("oracle", "teacher", "student"))}
-    for role, member in cast.items():
+    models = {role: model(seed + i) for i, role in enumerate(("oracle", "teacher", "student"))}
+    for role, member in models.items():
         with torch.no_grad():
             member.lm_head.weight.mul_(20 if role != "student" else 1)
         member.save(root / role)
-    references = References(teacher=cast["teacher"], oracle=cast["oracle"])
+    references = References(teacher=models["teacher"], oracle=models["oracle"])
     EvalSet.from_records(records(6, 100)).with_responses(references, max_new_tokens=7).save(root / "eval_set")
     write(root / "prompts.jsonl", records(10, start))
     data = replace(DATA, path=str(root / "prompts.jsonl"))
