@@ -24,7 +24,7 @@ class LoadFacts:
         origin: what it was loaded from: a directory, or `org/name@commit`; empty for a model created in memory.
         full_hash: whether its fingerprint is of every number (`load.full_hash`).
         dtype: the number format of the weights on disk, if it is one format; None: float32, several, or not from disk.
-        generation_config: content of generation_config.json, which is written again when the model is saved.
+        generation_config: content of generation_config.json, which a saved model gets too.
         notes: what loading did that its directory does not say, such as merging an adapter; one sentence each.
     """
 

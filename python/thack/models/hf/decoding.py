@@ -209,7 +209,7 @@ class GroupedDecoding:
 
 
 class FixedRows:
-    """A state whose cache cannot drop rows: they stay and are fed `filler_id`, and nobody asks for their logits."""
+    """A state whose cache cannot drop rows: they stay and are fed `filler_id`, without a reader of their logits."""
 
     def __init__(self, state: DecodeState, num_sequences: int, filler_id: int, device: torch.device) -> None:
         self._state = state
