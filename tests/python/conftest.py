@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from thack import _native
-
 # before torch is imported: xdist runs one process per core
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -26,6 +24,7 @@ if not torch.cuda.is_available():
 @pytest.fixture(autouse=True)
 def stock_readers_open_every_shard(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every shard that a test left under its `tmp_path` is read afterwards, unless the test damaged it."""
+    from cache.stock_reader import open_with_stock_reader
     from thack.errors import CacheError
 
     scratch: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
@@ -33,14 +32,3 @@ def stock_readers_open_every_shard(request: pytest.FixtureRequest) -> Iterator[N
     for path in scratch.rglob("shard-*.safetensors") if scratch else ():
         with suppress(CacheError):
             open_with_stock_reader(path)
-
-
-def open_with_stock_reader(path: Path) -> None:
-    """Read every tensor of a shard by `safe_open`, as a user without thack would."""
-    from safetensors import safe_open
-
-    tokens, _, size, _, metadata = _native.verify_shard(path, False)
-    with safe_open(path, framework="np") as file:
-        shapes = {name: file.get_tensor(name).shape for name in file.keys()}  # noqa: SIM118 - not a dict
-        assert file.metadata() == metadata
-    assert shapes["records"][0] == shapes["response_tokens"][0] == tokens and size == path.stat().st_size

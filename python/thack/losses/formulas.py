@@ -124,7 +124,7 @@ def terms(divergence: Divergence, log_p: Tensor, log_q: Tensor, *, underflows: b
 def row_sums(divergence: Divergence, both: Outcomes) -> Tensor:
     """Σ_v f of each row [N] by dot products: what an evaluation measures. Not for total variation."""
     found = parts(divergence, both, underflows=False)
-    sums = [torch.linalg.vecdot(part.weight, part.log_ratio) for part in found]
+    sums: list[Tensor] = [torch.linalg.vecdot(part.weight, part.log_ratio) for part in found]
     if not all(bool(torch.isfinite(sums_N).all()) for sums_N in sums):
         masked = [torch.where(part.weight > 0, part.weight * part.log_ratio, 0) for part in parts(divergence, both)]
         sums = [s if bool(torch.isfinite(s).all()) else m.sum(dim=1) for s, m in zip(sums, masked, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,16 @@ from torch import Tensor
 from thack.config import CacheSettings
 from thack.data.eos import Ends
 from thack.data.sequence import TokenSequence
+from thack.data.tokenizer import Tokenizer
 from thack.models.batch import Batch
+from thack.models.protocol import DecodeState
 
 VOCAB = 50
 
 
-class FakeTokenizer:
+class FakeTokenizer(Tokenizer):
+    """A size, an end and a fingerprint: it has no files and splits no text."""
+
     size = VOCAB
     ends = Ends(eos=0)
     eos_id = 0
@@ -40,7 +45,7 @@ class FakeTeacher(torch.nn.Module):
     def __init__(self, vocab: int = VOCAB, name: str = "fake", tokenizer: str = "fake") -> None:
         super().__init__()
         self.vocab_size = vocab
-        self.tokenizer = FakeTokenizer(tokenizer)
+        self.tokenizer: Tokenizer = FakeTokenizer(tokenizer)
         self.name = name
         generator = torch.Generator().manual_seed(7)
         self.table = 3 * torch.randn(vocab, vocab, generator=generator)
@@ -53,6 +58,12 @@ class FakeTeacher(torch.nn.Module):
     @property
     def device(self) -> torch.device:
         return torch.device("cpu")
+
+    def start(self, prompts: Sequence[np.ndarray], max_new_tokens: int) -> DecodeState:
+        raise AssertionError("the fake teacher scores responses and writes none")
+
+    def save(self, directory: Path) -> None:
+        raise AssertionError("the fake teacher has no files")
 
     def fingerprint(self, *, full: bool | None = None) -> str:
         return f"{'sha256' if self.full_hash or full else 'sample'}:teacher-{self.name}"

@@ -16,6 +16,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import torch
 from thack.cache.capture.job import capture
 from thack.config import CacheSettings
 from thack.errors import ThackError
+from thack.models.batch import Batch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from cache.conftest import FakeTeacher, make_sequences
@@ -35,9 +37,9 @@ RANKS = [("torchrun", 1), ("torchrun", 2), ("torchrun", 3), ("torchrun", 4), ("s
 class SlowTeacher(FakeTeacher):
     """Slow enough that kills land in every phase of a job, also while a shard is open."""
 
-    def forward(self, batch: object, *, project: bool = True) -> torch.Tensor:
+    def forward(self, batch: Batch, *, project: bool = True) -> torch.Tensor:
         time.sleep(0.002)
-        return super().forward(batch, project=project)  # type: ignore[arg-type]
+        return super().forward(batch, project=project)
 
 
 class FillingTeacher(FakeTeacher):
@@ -47,12 +49,12 @@ class FillingTeacher(FakeTeacher):
         super().__init__()
         self._out = out
 
-    def forward(self, batch: object, *, project: bool = True) -> torch.Tensor:
+    def forward(self, batch: Batch, *, project: bool = True) -> torch.Tensor:
         if self.calls >= 6:
             with suppress(OSError), open(self._out / "other-user", "ab", buffering=0) as file:
                 while file.write(bytes(4096)):
                     pass
-        return super().forward(batch, project=project)  # type: ignore[arg-type]
+        return super().forward(batch, project=project)
 
 
 def fork(work: Callable[[], object], environ: Mapping[str, str] | None = None) -> int:
@@ -79,8 +81,8 @@ def wait(pid: int) -> int:
 
 
 def settings(out: Path, **changes: Any) -> CacheSettings:
-    fixed = {"kind": "dense", "shard_tokens": 60, "batch_size": 4, "device": "cpu", "dtype": "float32"}
-    return CacheSettings(out=out, **(fixed | changes))
+    fixed = CacheSettings(out=out, kind="dense", shard_tokens=60, batch_size=4, device="cpu", dtype="float32")
+    return replace(fixed, **changes)
 
 
 def job(out: Path, environ: Mapping[str, str] | None = None, **changes: Any) -> int:

@@ -178,6 +178,7 @@ def test_a_cache_crosses_processes_by_pickle(settings: CacheSettings, teacher: F
     again = pickle.loads(pickle.dumps(cache))
     _, ours = cache.targets([3, 1])
     _, theirs = again.targets([3, 1])
+    assert isinstance(ours, DenseTarget) and isinstance(theirs, DenseTarget)
     assert torch.equal(ours.log_probs_NV, theirs.log_probs_NV)
 
 
@@ -186,7 +187,9 @@ def test_prefetch_gives_what_targets_gives_and_its_errors(settings: CacheSetting
     batches = [[0, 5], [19], [3, 3, 3]]
     for batch, (sequences, target) in zip(batches, cache.prefetch(batches), strict=True):
         assert [s.position for s in sequences] == batch
-        assert torch.equal(target.log_probs_NV, cache.targets(batch)[1].log_probs_NV)
+        _, expected = cache.targets(batch)
+        assert isinstance(target, DenseTarget) and isinstance(expected, DenseTarget)
+        assert torch.equal(target.log_probs_NV, expected.log_probs_NV)
     with pytest.raises(UsageError, match="no sequence 99"):
         list(cache.prefetch([[0], [99]]))
     for _ in cache.prefetch([[0]] * 50):

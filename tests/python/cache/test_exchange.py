@@ -18,7 +18,7 @@ from thack.cache.capture.job import capture
 from thack.cache.exchange.importing import ImportSettings
 from thack.config import CacheSettings
 from thack.errors import DataError, ThackError, UsageError
-from thack.targets.types import TopKTarget
+from thack.targets.types import DenseTarget, TopKTarget
 
 from .conftest import VOCAB, FakeTeacher, make_sequences
 
@@ -241,6 +241,7 @@ def test_plain_safetensors_and_parquet_give_the_same_cache(tmp_path: Path) -> No
         for kind in ("safetensors", "parquet")
     ]
     (_, a), (_, b) = (cache.targets([1, 0]) for cache in caches)
+    assert isinstance(a, TopKTarget) and isinstance(b, TopKTarget)
     assert torch.equal(a.ids_NK, b.ids_NK) and torch.equal(a.log_probs_NK, b.log_probs_NK)
     np.testing.assert_array_equal(a.ids_NK[:4], given["ids"][2:])
 
@@ -277,6 +278,7 @@ def test_export_is_what_import_and_stock_readers_take(
     assert len(paths) == cache.meta.num_shards
     first = load_file(paths[0])
     _, target = cache.targets(cache.plan.shard(0))
+    assert isinstance(target, DenseTarget)
     np.testing.assert_array_equal(first["log_probs"], target.log_probs_NV)
     with pytest.raises(UsageError, match="not empty"):
         export_cache(directory, tmp_path / "plain")

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from thack import _native
 from thack.cache import Cache, import_cache, verify
 from thack.cache.exchange.importing import ImportSettings
-from thack.cache.format.plan import shard_path
+from thack.cache.format.plan import CachePlan, publish_plan, shard_path
 from thack.errors import DataError
 
 VOCAB, K = 5000, 256
@@ -60,7 +60,7 @@ def parquet(path: Path, count: int) -> Path:
         inner = pyarrow.ListArray.from_arrays(np.arange(len(flat) + 1, dtype=np.int32) * K, flat.reshape(-1))
         return pyarrow.ListArray.from_arrays(np.arange(count + 1, dtype=np.int32) * 16, inner)
 
-    columns = {"prompt_ids": [[1]] * count, "response_ids": ids[:, 0].reshape(count, 16).tolist()}
+    columns: dict[str, object] = {"prompt_ids": [[1]] * count, "response_ids": ids[:, 0].reshape(count, 16).tolist()}
     columns |= {"ids": nested(ids), "logprobs": nested(values)}
     writer.write_table(pyarrow.table(columns), path, row_group_size=64)
     return path
@@ -130,11 +130,10 @@ def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch:
     from thack.cache.exchange import importing as exchange
 
     source = jsonl(tmp_path / "rows.jsonl", 6)
-    real = exchange.publish_plan
 
-    def meddle(directory: Path, plan: object) -> object:
+    def meddle(directory: Path, plan: CachePlan) -> CachePlan:
         os.utime(source, ns=(1, 1))
-        return real(directory, plan)  # type: ignore[arg-type]
+        return publish_plan(directory, plan)
 
     monkeypatch.setattr(exchange, "publish_plan", meddle)
     with pytest.raises(DataError, match="was changed while it was imported"):
@@ -164,10 +163,9 @@ def test_a_cut_file_of_tensors_is_an_error(tmp_path: Path, cut: int) -> None:
 KINDS = (jsonl, safetensors, parquet)
 
 
-def _import(source: Path, out: Path, **changes: int) -> Cache:
-    return Cache.open(
-        import_cache(ImportSettings(source=source, out=out, vocab_size=VOCAB, tokenizer="sha256:t", **changes))
-    )
+def _import(source: Path, out: Path, *, shard_tokens: int = 1 << 20) -> Cache:
+    settings = ImportSettings(source=source, out=out, vocab_size=VOCAB, tokenizer="sha256:t", shard_tokens=shard_tokens)
+    return Cache.open(import_cache(settings))
 
 
 def _records(cache: Cache) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ from thack.generation import sampler
 from thack.generation.sampler import GenerationRequest
 from thack.models.batch import Batch
 from thack.runtime.ranks import Rank
+from thack.schema.targets import CachedKind
 from thack.targets.keys import row_keys
 from thack.targets.types import SampledTarget, TopKTarget
 
@@ -56,7 +57,7 @@ def test_sampled_cache_holds_what_the_kernel_draws(settings: CacheSettings, teac
 
 
 @pytest.mark.parametrize("kind", ["top-k", "sampled"])
-def test_sparse_caches_do_not_depend_on_ranks(settings: CacheSettings, teacher: FakeTeacher, kind: str) -> None:
+def test_sparse_caches_do_not_depend_on_ranks(settings: CacheSettings, teacher: FakeTeacher, kind: CachedKind) -> None:
     sequences = make_sequences(40)
     sparse = replace(settings, kind=kind, top_k=8, sampled=4)
     alone = content(capture(sparse, teacher=teacher, sequences=sequences))
@@ -68,7 +69,7 @@ def test_sparse_caches_do_not_depend_on_ranks(settings: CacheSettings, teacher: 
 
 @pytest.mark.parametrize("kind", ["dense", "top-k", "sampled"])
 def test_generated_responses_depend_on_seed_and_prompt_alone(
-    settings: CacheSettings, kind: str, monkeypatch: pytest.MonkeyPatch
+    settings: CacheSettings, kind: CachedKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def generate(
         model: object,

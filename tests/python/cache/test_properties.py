@@ -25,11 +25,12 @@ from thack.cache.format.records import decode, encode
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.errors import CacheError, DataError, ModelError, ThackError, UsageError
-from thack.schema.targets import TargetSpec
+from thack.schema.cache import Verification
+from thack.schema.targets import CachedKind, TargetSpec
 from thack.targets.types import TopKTarget
 
-from ..conftest import open_with_stock_reader
 from .conftest import VOCAB, FakeTeacher
+from .stock_reader import open_with_stock_reader
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 few = settings(quick, max_examples=6)
@@ -83,7 +84,7 @@ def test_any_change_of_the_data_changes_its_fingerprint(rows: list[TokenSequence
 @few
 @given(sequences(), st.sampled_from(["dense", "top-k", "sampled"]), st.integers(8, 40), st.data())
 def test_what_is_captured_is_read_in_any_order(
-    rows: list[TokenSequence], kind: str, tokens: int, data: st.DataObject
+    rows: list[TokenSequence], kind: CachedKind, tokens: int, data: st.DataObject
 ) -> None:
     with TemporaryDirectory(prefix="thack-") as scratch:
         chosen = CacheSettings(
@@ -137,7 +138,8 @@ def test_records_of_any_bytes_are_errors_or_targets(noise: bytes, seed: int) -> 
     assert isinstance(found, TopKTarget)
     assert (found.ids_NK[:, 1:] > found.ids_NK[:, :-1]).all() and found.ids_NK.max() < 300
     again = encode(found, layout, seed=0, keys_N4=torch.zeros(1, 4, dtype=torch.int64))
-    assert np.array_equal(decode(again, layout).ids_NK, found.ids_NK)
+    back = decode(again, layout)
+    assert isinstance(back, TopKTarget) and np.array_equal(back.ids_NK, found.ids_NK)
 
 
 json_values = st.recursive(
@@ -150,7 +152,9 @@ json_values = st.recursive(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [
-        TokenSequence(example=i, prompt_id=str(i), prompt_ids=np.int32([1]), response_ids=np.int32([i, 2, 3]))
+        TokenSequence(
+            example=i, prompt_id=str(i), prompt_ids=np.array([1], np.int32), response_ids=np.array([i, 2, 3], np.int32)
+        )
         for i in range(9)
     ]
     out = tmp_path_factory.mktemp("finished") / "c"
@@ -176,7 +180,7 @@ def test_plans_and_manifests_that_hold_anything_are_errors_or_the_same(
                 found = look(finished)
             except ThackError:
                 continue
-            if look is verify and json.loads(whole) != content:
+            if isinstance(found, Verification) and json.loads(whole) != content:
                 assert not found.ok
     finally:
         path.write_bytes(whole)

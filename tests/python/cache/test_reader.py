@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from thack.cache import Cache
 from thack.cache.capture.job import capture
 from thack.config import CacheSettings
+from thack.targets.types import TopKTarget
 
 from .conftest import FakeTeacher, make_sequences
 
@@ -100,22 +101,32 @@ def test_workers_of_a_data_loader_read_the_same(cache: Cache, method: str) -> No
     numbers = [int(i) for i in np.random.default_rng(0).permutation(40)]
     expected = [cache.targets(numbers[i : i + 8]) for i in range(0, 40, 8)]
     workers = 2 if method == "fork" else 1
-    loader = DataLoader(
-        numbers, batch_size=8, num_workers=workers, collate_fn=cache.targets, multiprocessing_context=method
+    loader: DataLoader[int] = DataLoader(
+        numbers,  # type: ignore[arg-type] # torch takes any sequence, its types a Dataset only
+        batch_size=8,
+        num_workers=workers,
+        collate_fn=cache.targets,
+        multiprocessing_context=method,
     )
     found = list(loader)
     assert len(found) == len(expected)
     for (sequences, target), (theirs, want) in zip(found, expected, strict=True):
         assert [s.prompt_id for s in sequences] == [s.prompt_id for s in theirs]
+        assert isinstance(target, TopKTarget) and isinstance(want, TopKTarget)
         assert torch.equal(target.ids_NK, want.ids_NK) and torch.equal(target.log_probs_NK, want.log_probs_NK)
 
 
 def test_threads_share_a_cache(cache: Cache) -> None:
-    expected = {i: cache.targets([i])[1].log_probs_NK for i in range(40)}
+    def log_probs(number: int) -> torch.Tensor:
+        _, target = cache.targets([number])
+        assert isinstance(target, TopKTarget)
+        return target.log_probs_NK
+
+    expected = {i: log_probs(i) for i in range(40)}
 
     def read(seed: int) -> bool:
         rng = np.random.default_rng(seed)
-        return all(torch.equal(cache.targets([i])[1].log_probs_NK, expected[i]) for i in rng.integers(0, 40, 100))
+        return all(torch.equal(log_probs(i), expected[i]) for i in rng.integers(0, 40, 100))
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(read, range(16)))

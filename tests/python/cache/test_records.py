@@ -6,6 +6,7 @@ import argparse
 import errno
 import inspect
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -107,10 +108,11 @@ def test_records_of_any_bytes_are_errors_or_targets() -> None:
     for _ in range(300):
         data = bytearray(rng.integers(0, 256, layout.stride, dtype=np.uint8).tobytes())
         try:
-            ids = decode(data, layout).ids_NK
+            found = decode(data, layout)
         except CacheError:
             continue
-        assert (ids[:, 1:] > ids[:, :-1]).all() and ids.max() < V
+        assert isinstance(found, TopKTarget)
+        assert (found.ids_NK[:, 1:] > found.ids_NK[:, :-1]).all() and found.ids_NK.max() < V
 
 
 def test_a_directory_that_cannot_be_written_fails_before_the_teacher_loads(
@@ -125,7 +127,7 @@ def test_a_directory_that_cannot_be_written_fails_before_the_teacher_loads(
     monkeypatch.setattr(preparation, "load_teacher", load)
     (Path(settings.out) / "shards").mkdir(parents=True)
     (Path(settings.out) / "thack.json").write_text('{"kind": "cache"}')
-    monkeypatch.setattr(preparation.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     changed = CacheSettings(out=settings.out, kind="dense", teacher="somewhere")
     with pytest.raises(ThackError, match="no space left"):
         capture(changed, sequences=make_sequences(3))

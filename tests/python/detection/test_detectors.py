@@ -21,14 +21,14 @@ from thack.detection import (
 )
 from thack.errors import UsageError
 from thack.reporting.prose import reasons
-from thack.schema.metrics import PROXY
+from thack.schema.metrics import PROXY, CurveName
 
 STEP_E = np.array(STEPS, dtype=float)
 
 
 def curves(proxy: np.ndarray, monitor: np.ndarray | None) -> Curves:
     columns = {str(PROXY): proxy}
-    column_of = {"proxy": str(PROXY)}
+    column_of: dict[CurveName, str] = {"proxy": str(PROXY)}
     if monitor is not None:
         columns["train_kl/monitor"] = monitor
         column_of["monitor"] = "train_kl/monitor"

@@ -12,7 +12,7 @@ import pytest
 from thack.detection.logs import ByStep, number_or_nan, read_rows
 from thack.errors import DataError
 
-ROWS = [
+ROWS: list[dict[str, object]] = [
     {"step": 1, "loss": 2.0},
     {"step": 2, "loss": 1.5, "note": "text"},
     {"step": 2, "golden": 1.0},

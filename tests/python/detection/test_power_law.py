@@ -69,8 +69,8 @@ def test_the_fit_is_the_one_that_scipy_finds(seed: int) -> None:
     assert ours is not None
 
     def errors(parameters: np.ndarray) -> np.ndarray:
-        floor, scale, exponent = parameters
-        return (floor + scale * STEP**-exponent) / value - 1
+        floor, scale, exponent = map(float, parameters)
+        return np.asarray((floor + scale * STEP**-exponent) / value - 1)
 
     start = [ours.floor, ours.scale, ours.exponent]
     found = optimize.least_squares(errors, start, bounds=([0, -np.inf, -1], [np.inf, np.inf, 4]), xtol=1e-12)

@@ -13,6 +13,7 @@ from detection.synthetic import Noise, write_run
 from thack.detection import DETECTORS, Case, Curves, Thresholds, choose_threshold, score_detectors, slope_ratio
 from thack.detection.scoring import area, roc_curve, score, with_chosen
 from thack.errors import UsageError
+from thack.schema.metrics import CurveName
 
 
 def case(path: Path, kind: str, seed: int) -> Case:
@@ -34,7 +35,8 @@ def test_a_perfect_detector_has_no_misses_and_no_false_alarms(cases: list[Case])
     found = score(slope_ratio, cases, Thresholds(slope_ratio=0.5))
     assert (found.num_rising, found.num_healthy, found.hits, found.misses, found.false_alarms) == (3, 3, 3, 0, 0)
     assert found.accuracy == 1 and found.auc == 1
-    assert found.roc[0] == (0, 0) and (0, 1) in found.roc and found.roc[-1] == (1, 1)
+    first, *between, last = found.roc
+    assert first == (0, 0) and (0, 1) in between and last == (1, 1)
     assert len(found.leads) == 3 and found.median_lead is not None and -1.5 < found.median_lead <= 0
     assert all(rise >= -1e-9 for rise in found.rises)
     json.dumps(found.dump())
@@ -106,7 +108,7 @@ def test_an_alarm_after_the_last_golden_value_is_scored() -> None:
     step_E = np.array([31.0, 50, 80, 130, 215, 354, 583, 960])
     golden = np.array([1.3, 1.0, 1.05, 1.1, 1.15, 1.2, np.nan, np.nan])
     columns = {"g": golden, "p": step_E**-0.3, "m": step_E ** -np.where(step_E > 500, 0.9, 0.35)}
-    column_of = {"golden": "g", "proxy": "p", "monitor": "m"}
+    column_of: dict[CurveName, str] = {"golden": "g", "proxy": "p", "monitor": "m"}
     curves = Curves(name="drawn", step_E=step_E, columns=columns, train={}, column_of=column_of)
     found = score(slope_ratio, [Case.of(curves)], Thresholds())
     assert found.hits == 1 and found.rises == pytest.approx([0.2])

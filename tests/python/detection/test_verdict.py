@@ -14,6 +14,7 @@ from detection.synthetic import SHAPES, STEPS, Noise, Shape, write_run
 from thack.detection import Curves, Margins, verdict
 from thack.detection.statistics import PromptCurves
 from thack.reporting.prose import reasons
+from thack.schema.metrics import CurveName
 
 QUIET = Noise(prompt=0.03, checkpoint=0.001)
 FAST = Margins(resamples=200)
@@ -29,7 +30,7 @@ def drawn(
     """Curves without prompts, from the numbers themselves."""
     step_E = np.array(steps or [0, *(40 * 2**i for i in range(len(golden) - 1))], dtype=float)
     columns = {f"golden/{READOUT}": np.array(golden)}
-    column_of = {"golden": f"golden/{READOUT}"}
+    column_of: dict[CurveName, str] = {"golden": f"golden/{READOUT}"}
     if proxy is not None:
         columns[f"proxy/{READOUT}"] = np.array(proxy)
         column_of["proxy"] = f"proxy/{READOUT}"

@@ -61,8 +61,8 @@ class Reader:
         while len(self.outcomes) <= number:
             try:
                 run_block(BLOCKS[len(self.outcomes)], capfd)
-            except BaseException as failure:
-                self.outcomes.append(failure)
+            except BaseException as error:
+                self.outcomes.append(error)
             else:
                 self.outcomes.append(None)
         failure = self.outcomes[number]

@@ -154,9 +154,10 @@ def test_nan_logits_of_a_reference_are_not_the_students(
     """The baseline measures the teacher in the student's place: its NaN is still the teacher's."""
     models = {"oracle": sharp(tokenizer, 5), "teacher": sharp(tokenizer, 6)}
     records = [Record(prompt_id=f"p{i}", prompt=f"def f{i}(x)") for i in range(3)]
-    eval_set = EvalSet.from_records(records).with_responses(References(**models), max_new_tokens=4)
+    references = References(oracle=models["oracle"], teacher=models["teacher"])
+    eval_set = EvalSet.from_records(records).with_responses(references, max_new_tokens=4)
     settings = EvaluationSettings(batch_size=5, bootstrap=10, student_samples=False)
-    evaluator = Evaluator(eval_set, References(**models), settings)
+    evaluator = Evaluator(eval_set, references, settings)
     evaluator.evaluate(cast[2])  # from here on the references' own responses are in memory
     evaluator._baseline = None
     with torch.no_grad():

@@ -20,7 +20,7 @@ BASE = ExperimentArm(
     student="96",
     target="dense",
 )
-ONLINE = {"source": "online-teacher", "target": "live", "fraction_online": 1.0}
+ONLINE: dict[str, Any] = {"source": "online-teacher", "target": "live", "fraction_online": 1.0}
 JITTER = (0.0, 0.002, -0.001)  # of three seeds
 
 

@@ -51,7 +51,7 @@ def test_the_opposite_does_not_hold() -> None:
 
 
 def test_both_kinds_of_online_responses_are_compared() -> None:
-    student = {**ONLINE, "source": "online-student"}
+    student: dict[str, Any] = {**ONLINE, "source": "online-student"}
     found = effects(cells(["F5"], 0.09), cells(["F5"], 0.01, **ONLINE), cells(["F5"], 0.02, **student))
     by_student = found["Offline data hacks more than newly sampled responses by the student"]
     assert by_student.measure == "rise offline − rise online-student"
@@ -59,7 +59,7 @@ def test_both_kinds_of_online_responses_are_compared() -> None:
 
 
 def test_a_share_of_new_responses_is_compared_with_the_offline_arm_of_the_same_target() -> None:
-    mixture = {"source": "mixture", "target": "live"}
+    mixture: dict[str, Any] = {"source": "mixture", "target": "live"}
     found = effects(
         cells(["fraction"], 0.09),
         cells(["fraction"], 0.05, fraction_online=0.1, **mixture),
@@ -98,8 +98,8 @@ def test_what_does_not_reproduce_is_shown() -> None:
 
 def test_an_arm_is_compared_with_the_one_that_differs_in_one_axis() -> None:
     """A grid of one's own may cross an axis with others: two differences at once would be no comparison."""
-    jsd = {"loss": "jsd"}
-    mixture = {"source": "mixture", "target": "live", "fraction_online": 0.1}
+    jsd: dict[str, Any] = {"loss": "jsd"}
+    mixture: dict[str, Any] = {"source": "mixture", "target": "live", "fraction_online": 0.1}
     figures = ["F6", "fraction", "target"]
     found = effects(
         cells(figures, 0.05, end=1.0),
@@ -141,7 +141,7 @@ def test_what_a_cache_keeps_is_compared_by_goldens_end() -> None:
 
 
 def test_truncation_alone_where_each_response_is_seen_once() -> None:
-    once = {"budget": 60}
+    once: dict[str, Any] = {"budget": 60}
     found = answers(
         cells(["once"], 0.0, target="live", **once),
         cells(["once"], 0.1, end=1.4, target="live/renormalised:16", **once),

@@ -68,7 +68,7 @@ def test_another_machines_lock_is_respected_until_it_is_stale(
         if len(polls) == 3:
             age(lock, 1000.0)
 
-    monkeypatch.setattr(locks.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     with acquired(tmp_path / "stage", stale_s=300.0):
         assert len(polls) == 3
 
@@ -118,7 +118,7 @@ def test_an_owner_of_this_machine_that_died_is_noticed_at_once(tmp_path: Path) -
 
 
 def test_only_one_removes_an_abandoned_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     lock, taken = tmp_path / ".stage.lock", tmp_path / ".stage.lock.taken"
     lock.write_text("")
     age(lock, 1000.0)

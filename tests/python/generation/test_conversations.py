@@ -58,10 +58,8 @@ def test_what_generate_wrote_is_read_as_the_conversation_that_it_was(directory: 
     """A prompt that is JSON of turns would be scored as a text about JSON."""
     data = tmp_path / "p.jsonl"
     data.write_text(json.dumps({"messages": TURNS}) + "\n")
-    limits = {"max_response_tokens": 5, "max_prompt_tokens": 90}
-    run_generate(
-        GenerateSettings(out=tmp_path / "out", model=str(directory), data=DataSettings(path=str(data), **limits))
-    )
+    limited = DataSettings(path=str(data), max_response_tokens=5, max_prompt_tokens=90)
+    run_generate(GenerateSettings(out=tmp_path / "out", model=str(directory), data=limited))
     tokenizer = Tokenizer.load(directory)
     (asked,) = prepare(DataSettings(path=str(data)), tokenizer, need_response=False).sequences
     (read,) = prepare(DataSettings(path=str(tmp_path / "out")), tokenizer, need_response=True).sequences

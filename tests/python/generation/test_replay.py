@@ -148,12 +148,10 @@ def test_a_mixture_draws_what_its_parts_would() -> None:
 def test_each_token_asks_for_its_own_number_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The keys passed to the kernel, row by row: the end of one response shifts no position of another."""
     seen: list[tuple[int, ...]] = []
-    plain = sampler.draw
-
     def spy(logits_BV: Tensor, **kwargs: Any) -> Tensor:
         seen.extend(map(tuple, kwargs["keys_N4"].tolist()))
         assert (kwargs["temperature"], kwargs["top_k"], kwargs["top_p"], kwargs["greedy"]) == (1.0, 0, 1.0, False)
-        return plain(logits_BV, **kwargs)
+        return kernels.sample(logits_BV, **kwargs)
 
     monkeypatch.setattr(sampler, "draw", spy)
     found = written(online(5), ALL, 4)
@@ -161,7 +159,9 @@ def test_each_token_asks_for_its_own_number_once(monkeypatch: pytest.MonkeyPatch
     assert needed <= set(seen) and len(seen) == len(set(seen))
 
 
-def test_pitfall_15_a_student_writes_in_eval_mode_and_is_left_as_it_was(tmp_path: Path) -> None:
+def test_pitfall_15_a_student_writes_in_eval_mode_and_is_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from thack.config import ArchitectureSettings
     from thack.models.load import new_decoder
 
@@ -175,7 +175,7 @@ def test_pitfall_15_a_student_writes_in_eval_mode_and_is_left_as_it_was(tmp_path
         modes.append(student.training)
         return plain(*args)
 
-    student.start = start  # type: ignore[method-assign]
+    monkeypatch.setattr(student, "start", start)
     student.train()
     before = torch.random.get_rng_state()
     source = Online(student, prompts(4), replace(REQUEST, max_new_tokens=3))

@@ -23,7 +23,7 @@ class HostCopies(TorchDispatchMode):
     """Raises HostCopy where an operation on the device has a result of `limit` elements or more on the host."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # torch's has no types
         self.limit = limit
         self.most = 0  # elements of the largest such result
         self.waits = 0  # single values that were read, for which all work before must end

@@ -99,7 +99,7 @@ def test_the_same_ids_are_drawn(cuda: torch.device, dtype: torch.dtype, options:
 
 
 @pytest.mark.parametrize("options", [{"top_p": 0.8}, {"min_p": 0.05}, {"top_p": 0.9, "min_p": 0.02}], ids=str)
-def test_ids_are_drawn_as_often(cuda: torch.device, options: dict[str, float]) -> None:
+def test_ids_are_drawn_as_often(cuda: torch.device, options: dict[str, Any]) -> None:
     """Top-p and min-p alone: the CPU rejects draws, with further random numbers, so that only frequencies agree."""
     draws = 20_000
     row_V = torch.randn(60, generator=torch.Generator().manual_seed(2)) * 1.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def test_the_log_sum_exp_of_rows_that_climb(step: float) -> None:
     torch.testing.assert_close(found.logsumexp_N.double(), expected, atol=4e-6, rtol=2e-7)
 
 
-FILTERS = [
+FILTERS: list[dict[str, Any]] = [
     {},
     {"temperature": 0.7},
     {"top_k": 10},
@@ -139,7 +140,7 @@ def allowed(row: torch.Tensor, options: dict[str, float]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("options", FILTERS)
-def test_draws_follow_the_filtered_distribution(options: dict[str, float]) -> None:
+def test_draws_follow_the_filtered_distribution(options: dict[str, Any]) -> None:
     """χ² with a fixed seed: below the 99.99 % point."""
     n = 20_000
     row = logits(1, 60, scale=1.5)[0]
@@ -193,7 +194,7 @@ def test_the_same_bits_at_every_level_and_thread_count() -> None:
         command = [sys.executable, "-c", CHECK]
         pipe = subprocess.PIPE
         started[level] = subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
-    seen = {}
+    seen: dict[tuple[str, int], str] = {}
     for level, process in started.items():
         out, errors = process.communicate()
         if "this CPU has no" not in errors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from thack.errors import UndefinedLoss
 from thack.losses import cross_entropy, forward_kl, reverse_kl, token_losses
 from thack.losses.fused import chunk_tokens, fused_divergence
 from thack.losses.rows import replace_by_gradient
+from thack.schema.targets import DivergenceKind
 from thack.targets import ProjectedTeacher, Projection
 from thack.targets.types import DenseTarget, SampledTarget, TopKTarget
 from thack.targets.vocabulary import log_probs
@@ -26,7 +27,7 @@ class LargestAllocation(TorchDispatchMode):
     """The most elements of any tensor that an operation brings into being, views aside."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # torch's has no types
         self.elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -185,7 +186,7 @@ def test_sparse_targets_equal_the_plain_head(settings: LossSettings, dtype: torc
 
 @pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation", "sampled"])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_sweeps_in_torch_equal_the_rust_kernel(name: Any, temperature: float) -> None:
+def test_sweeps_in_torch_equal_the_rust_kernel(name: DivergenceKind | Literal["sampled"], temperature: float) -> None:
     """The GPU's way, on float64 rows, beside the CPU's on float32: loss and gradient."""
     if name == "sampled" and temperature != 1:
         return
@@ -193,7 +194,7 @@ def test_sweeps_in_torch_equal_the_rust_kernel(name: Any, temperature: float) ->
     logits, teacher = (torch.randn(9, 50, generator=generator, dtype=torch.float64) * 3 for _ in range(2))
     teacher = torch.log_softmax(teacher, 1)
     target = sampled_of(teacher, 6) if name == "sampled" else top_k_of(teacher, 6)
-    kind = "forward_kl" if name == "sampled" else name
+    kind: DivergenceKind = "forward_kl" if name == "sampled" else name
     settings = LossSettings(divergence=kind, beta=0.3, skew=0.2, temperature=temperature)
     wide, narrow = logits.clone(), logits.float()
     labels = torch.zeros(9, dtype=torch.int64)

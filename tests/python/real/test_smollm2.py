@@ -20,6 +20,7 @@ from thack.models.batch import Batch
 from thack.models.load import load_model
 from thack.models.protocol import LanguageModel
 from thack.runtime.runlog import read
+from thack.targets.types import TopKTarget
 
 from .conftest import CHATS
 
@@ -116,6 +117,7 @@ def test_a_cache_holds_transformers_log_probs(
     opened = thack.Cache.open(cache)
     for position in range(len(opened)):
         found, target = opened.targets([position])
+        assert isinstance(target, TopKTarget) and target.log_tail_N is not None
         log_p = log_probs[found[0].example]
         assert whole(found[0]).tolist() == whole(sequences[found[0].example]).tolist()
         top = log_p.topk(64, dim=1)

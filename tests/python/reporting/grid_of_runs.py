@@ -27,7 +27,7 @@ BASE: dict[str, Any] = {
     "student": "96",
     "target": "dense",
 }
-ONLINE = {"source": "online-teacher", "target": "live", "fraction_online": 1.0}
+ONLINE: dict[str, Any] = {"source": "online-teacher", "target": "live", "fraction_online": 1.0}
 
 SIZES = {"top-k:16": 38, "live/mixed:16+prior": 38, "sampled:16": 30}  # bytes per token
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from reporting.grid_of_runs import BASE, ONLINE
@@ -15,9 +15,15 @@ from thack.schema.experiment import ClaimResult, Effect, ExperimentArm, Summary
 EFFECT = Effect(seeds=(0,), values=(0.1,), mean=0.1, low=None, high=None)
 
 
-def arm(name: str, figures: Sequence[str], ends: Sequence[float] = (1.1, 1.2, 1.3), **axes: Any) -> GridArm:
-    """An arm whose seeds end at `ends`, from a minimum of 1."""
-    size = axes.pop("size", None)
+def arm(
+    name: str,
+    figures: Iterable[str],
+    ends: Sequence[float] = (1.1, 1.2, 1.3),
+    *,
+    size: float | None = None,
+    **axes: Any,
+) -> GridArm:
+    """An arm whose seeds end at `ends`, from a minimum of 1; `size` is its bytes per token."""
     runs = tuple(run(name, seed, verdict=judged(golden=extent(end=end, rise=end - 1))) for seed, end in enumerate(ends))
     point = ExperimentArm(**{**BASE, **axes})
     return GridArm(axes=point, figures=tuple(figures), runs=ArmRuns(name, runs), bytes_per_token=size)

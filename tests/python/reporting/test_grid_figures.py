@@ -127,11 +127,11 @@ def test_ends_by_bytes_has_a_line_per_kind_of_target() -> None:
     (axes,) = ends_by_bytes(shown).axes
     (top_k,) = [line for line in axes.lines if line.get_label() == "top-K + tail"]
     assert np.asarray(top_k.get_xdata()).tolist() == [38, 120], "in the order of their size"
-    np.testing.assert_allclose(top_k.get_ydata(), [1.2, 1.4])
+    np.testing.assert_allclose(np.asarray(top_k.get_ydata(), dtype=float), [1.2, 1.4])
     (mixed,) = [line for line in axes.lines if line.get_label() == "top-K, tail by prior or draws"]
     assert mixed.get_linestyle() == "None" and np.asarray(mixed.get_xdata()).tolist() == [38]
     (exact,) = [line for line in axes.lines if line.get_color() == MUTED.light]
-    assert set(exact.get_ydata()) == {1.0}
+    assert set(np.asarray(exact.get_ydata(), dtype=float)) == {1.0}
     assert [text.get_text() for text in axes.texts] == ["16", "64", "16"]
     assert axes.get_legend() is not None and axes.get_xscale() == "log"
 

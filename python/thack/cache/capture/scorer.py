@@ -100,7 +100,7 @@ def _off_the_gpu(target: Target, keys_N4: Tensor, device: torch.device) -> Score
     may be another one (cuda:0, while the teacher is on cuda:1).
     """
     copied = target.map(_start_copy)
-    event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    event = torch.cuda.Event(blocking=True)
     event.record(torch.cuda.current_stream(device))
     return Scored(copied, keys_N4, event)
 

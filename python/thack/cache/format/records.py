@@ -42,7 +42,7 @@ def encode(target: Target, layout: RecordLayout, *, seed: int, keys_N4: Tensor) 
     )
 
 
-def decode(records: bytearray, layout: RecordLayout) -> Target:
+def decode(records: bytearray | memoryview, layout: RecordLayout) -> Target:
     """The target that these records hold, on the CPU."""
     n = len(records) // layout.stride
     if layout.spec.kind == "dense":
