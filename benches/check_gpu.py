@@ -136,7 +136,12 @@ def in_a_process(section: Section, limit_s: float, *, has_card: bool) -> Outcome
             command(section, numbers, has_card=has_card), env=environment(), cwd=ROOT, start_new_session=True
         )
         stopped = threading.Event()
-        timer = threading.Timer(limit_s, lambda: (stopped.set(), os.killpg(process.pid, 9)))
+
+        def stop() -> None:
+            stopped.set()
+            os.killpg(process.pid, 9)
+
+        timer = threading.Timer(limit_s, stop)
         timer.start()
         code = process.wait()
         timer.cancel()

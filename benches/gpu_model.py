@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from thack.cache.capture.scorer import Scorer
 from thack.config import CacheSettings, LossSettings, OptimizerSettings, SamplingSettings
 from thack.data.eos import Ends
 from thack.data.sequence import TokenSequence
+from thack.data.tokenizer import Tokenizer
 from thack.generation.sampler import GenerationRequest, generate
 from thack.losses import cross_entropy
 from thack.models.batch import Batch
@@ -38,14 +38,18 @@ from thack.training.optimizer import build_optimizer, clip_gradients
 HALF = torch.bfloat16
 
 
-@dataclass(frozen=True)
-class Ids:
+class Ids(Tokenizer):
     """As much of a tokenizer as a model of random weights needs: ids that stand for nothing."""
 
-    size: int
-    pad_id: int = 0
-    eos_id: int = 1
-    ends: Ends = field(default_factory=lambda: Ends(eos=1))
+    pad_id = 0
+    eos_id = 1
+    ends = Ends(eos=eos_id)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def for_architecture(self, *, encoder_decoder: bool) -> Tokenizer:
+        return self
 
     def fingerprint(self) -> str:
         return f"sha256:{self.size} ids"
@@ -55,7 +59,7 @@ def measure_capture(shapes: Shapes) -> Iterator[Measurement]:
     """The teacher in bfloat16: what a batch costs beside the forward that it needs anyway, and a whole capture."""
     teacher, batch = random_model(shapes, HALF).eval(), sequences(shapes)
 
-    def forward() -> Tensor:
+    def forward() -> object:
         with torch.inference_mode():
             return teacher(Batch.of(batch, CUDA))
 
@@ -212,7 +216,7 @@ def random_model(shapes: Shapes, dtype: torch.dtype) -> Llama:
     )
     torch.manual_seed(0)
     with torch.device(CUDA):
-        model = Llama(architecture, Ids(size=shapes.vocab)).to(dtype)  # type: ignore[arg-type]
+        model = Llama(architecture, Ids(size=shapes.vocab)).to(dtype)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

@@ -35,7 +35,10 @@ def measure() -> Iterator[Measurement]:
 
 def selection() -> Iterator[Measurement]:
     z = normal()
-    families = {"random f32": (z, ratio(15)), "Zipf-shaped f32": (zipf(), ratio(15))}
+    families: dict[str, tuple[Tensor, Target | None]] = {
+        "random f32": (z, ratio(15)),
+        "Zipf-shaped f32": (zipf(), ratio(15)),
+    }
     families |= {"random bf16": (z.bfloat16(), ratio(9)), "random f16": (z.half(), None)}
     for what, (x, target) in families.items():
         peer = "torch.topk + torch.logsumexp (no tail)"

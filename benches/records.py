@@ -95,18 +95,18 @@ def squared_error(name: str, z: Tensor, k: int) -> Iterator[Measurement]:
         ours += squares + (weights * (weights - 2 * own)).sum(1)
     entropy = float(torch.special.entr(p).sum(1).mean())
     distinct = torch.tensor([draws_for(row, k) for row in p], dtype=torch.float64)
-    peers = {
+    peers: dict[str, tuple[float | Tensor, Target | None]] = {
         f"multinomial, {k} draws": (float(k), ratio(2) if k == 16 and name in LM_LIKE else None),
         f"multinomial, as many distinct ids: {float(distinct.median()):.0f} draws": (distinct, None),
     }
-    for peer, (draws, target) in peers.items():
+    for peer, (draws, goal) in peers.items():
         yield Measurement(
             what=f"squared error, {k} ids in {layout.stride} B, {name}, H = {entropy:.1f}",
             ours=float(ours.mean()) / DRAWS * 1e6,
             unit="millionths",
             peer=peer,
             theirs=float(((1 - squares) / draws).mean()) * 1e6,
-            target=target,
+            target=goal,
         )
 
 
@@ -159,8 +159,8 @@ def teacher_rows(rows: int = 512) -> Tensor | None:
         return None
     teacher = load_model(found[-1])
     settings, records = DataSettings(max_prompt_tokens=24), stdlib_records()[-400:]
-    found = prepare(settings, teacher.tokenizer, need_response=True, records=records).sequences
-    sequences = [s for s in found if len(s.response_ids) <= 28]
+    prepared = prepare(settings, teacher.tokenizer, need_response=True, records=records).sequences
+    sequences = [s for s in prepared if len(s.response_ids) <= 28]
     with torch.inference_mode():
         z = teacher(Batch.of(sequences)).float()
     return z[torch.from_numpy(np.random.default_rng(0).permutation(len(z))[:rows])].clone()

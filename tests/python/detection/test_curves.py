@@ -224,7 +224,9 @@ def test_a_reward_is_no_distance(tmp_path: Path) -> None:
 
 
 def test_metrics_that_never_meet_are_said_to(tmp_path: Path) -> None:
-    rows: list[dict[str, object]] = [{"step": s + n, name: 1.0} for s in range(50, 750, 50) for n, name in enumerate(MAPPED)]
+    rows: list[dict[str, object]] = [
+        {"step": s + n, name: 1.0} for s in range(50, 750, 50) for n, name in enumerate(MAPPED)
+    ]
     found = verdict(Curves.from_log(_write(tmp_path / "log.jsonl", rows), MAPPED))
     assert found.name == "inconclusive" and "never measured at the same step" in " ".join(found.notes)
 

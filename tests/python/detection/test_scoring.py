@@ -36,7 +36,7 @@ def test_a_perfect_detector_has_no_misses_and_no_false_alarms(cases: list[Case])
     assert (found.num_rising, found.num_healthy, found.hits, found.misses, found.false_alarms) == (3, 3, 3, 0, 0)
     assert found.accuracy == 1 and found.auc == 1
     first, *between, last = found.roc
-    assert first == (0, 0) and (0, 1) in between and last == (1, 1)
+    assert first == (0.0, 0.0) and (0.0, 1.0) in between and last == (1.0, 1.0)
     assert len(found.leads) == 3 and found.median_lead is not None and -1.5 < found.median_lead <= 0
     assert all(rise >= -1e-9 for rise in found.rises)
     json.dumps(found.dump())

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from thack import kernels
 from thack.config import SamplingSettings
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
@@ -148,6 +149,7 @@ def test_a_mixture_draws_what_its_parts_would() -> None:
 def test_each_token_asks_for_its_own_number_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The keys passed to the kernel, row by row: the end of one response shifts no position of another."""
     seen: list[tuple[int, ...]] = []
+
     def spy(logits_BV: Tensor, **kwargs: Any) -> Tensor:
         seen.extend(map(tuple, kwargs["keys_N4"].tolist()))
         assert (kwargs["temperature"], kwargs["top_k"], kwargs["top_p"], kwargs["greedy"]) == (1.0, 0, 1.0, False)

@@ -40,7 +40,7 @@ class MixedDevices(AssertionError):
 class SimulatedTensor(Tensor):
     """A tensor on the simulated device. To torch's C++ core it is on `meta`, which has no driver to ask."""
 
-    values: Tensor  # on the CPU
+    content: Tensor  # on the CPU
 
     @staticmethod
     def __new__(cls, values: Tensor) -> SimulatedTensor:
@@ -51,9 +51,9 @@ class SimulatedTensor(Tensor):
                 strides=values.stride(),
                 storage_offset=values.storage_offset(),
                 dtype=values.dtype,
-                device="meta",
+                device=torch.device("meta"),
             )
-        made.values = values
+        made.content = values
         return made
 
     device = property(lambda self: CUDA)
@@ -61,11 +61,13 @@ class SimulatedTensor(Tensor):
     is_cpu = property(lambda self: False)
     is_meta = property(lambda self: False)
 
-    def __repr__(self, **_: object) -> str:
-        return f"Simulated({self.values})"
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override] # torch's has no types
+        return f"Simulated({self.content})"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override] # torch's types have a function in its place
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return run(func, args, kwargs or {})  # in a thread that the mode is not in
 
 
@@ -73,7 +75,7 @@ class _Backend(TorchDispatchMode):
     """What runs operations, those that make tensors included."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # torch's has no types
         # In the slot of FakeTensorMode, so that torch does not look for a driver at device="cuda".
         self._mode_key = torch._C._TorchDispatchModeKey.FAKE
 
@@ -106,7 +108,7 @@ def run(func: Any, args: Any, kwargs: Any) -> Any:
     call_args, call_kwargs = tree_unflatten([_inner(x) for x in flat], shape)
     call_kwargs.pop("pin_memory", None)
     found, found_shape = tree_flatten(func(*call_args, **call_kwargs))
-    known = {id(x.values): x for x in ours} | {id(x): x for x in tensors}  # what is written to is returned
+    known = {id(x.content): x for x in ours} | {id(x): x for x in tensors}  # what is written to is returned
     wrapped = [_outer(x, known, on_device) for x in found]
     return tree_unflatten(wrapped, found_shape)
 
@@ -119,7 +121,7 @@ def _outer(x: Any, known: dict[int, Tensor], on_device: bool) -> Any:
 
 def _inner(x: Any) -> Any:
     if isinstance(x, SimulatedTensor):
-        return x.values
+        return x.content
     return CPU if isinstance(x, torch.device) else x
 
 

@@ -15,19 +15,26 @@ from thack.cache.capture import scorer
 from thack.cache.capture.job import capture
 from thack.config import CacheSettings, DataSettings
 from thack.data.sequence import TokenSequence
+from thack.schema.targets import CachedKind
 from thack.targets import DenseTarget, SampledTarget, Target, TopKTarget
 
 from .host import SAMPLES_ON_THE_HOST, HostCopies
 from .small import VOCAB, model, sequences
 
-KINDS = {"dense": {}, "top-k": {"top_k": 8, "temperatures": (2.0,)}, "sampled": {"sampled": 6}}
+KINDS: dict[CachedKind, dict[str, Any]] = {
+    "dense": {},
+    "top-k": {"top_k": 8, "temperatures": (2.0,)},
+    "sampled": {"sampled": 6},
+}
 
 
-def cached(path: Path, kind: str, device: torch.device | str, **changes: Any) -> tuple[list[TokenSequence], Target]:
+def cached(
+    path: Path, kind: CachedKind, device: torch.device | str, **changes: Any
+) -> tuple[list[TokenSequence], Target]:
     """What a cache by the teacher on `device` holds, in the order of the data; two shards and more."""
     settings = CacheSettings(
         out=path / f"{torch.device(device).type}-{kind}",
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         shard_tokens=100,
         batch_size=8,
         seed=3,
@@ -41,7 +48,7 @@ def cached(path: Path, kind: str, device: torch.device | str, **changes: Any) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_records(cuda: torch.device, tmp_path: Path, kind: str) -> None:
+def test_the_same_records(cuda: torch.device, tmp_path: Path, kind: CachedKind) -> None:
     (_, expected), (_, found) = cached(tmp_path, kind, "cpu"), cached(tmp_path, kind, cuda)
     if isinstance(expected, DenseTarget) and isinstance(found, DenseTarget):
         torch.testing.assert_close(found.log_probs_NV, expected.log_probs_NV, rtol=1e-2, atol=1e-2)
@@ -65,7 +72,7 @@ def test_the_same_records(cuda: torch.device, tmp_path: Path, kind: str) -> None
 
 @pytest.mark.parametrize("kind", ["top-k", pytest.param("sampled", marks=SAMPLES_ON_THE_HOST)])
 def test_only_what_is_kept_leaves_the_device(
-    cuda: torch.device, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    cuda: torch.device, tmp_path: Path, kind: CachedKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = scorer.Scorer.score
 
@@ -78,7 +85,7 @@ def test_only_what_is_kept_leaves_the_device(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_under_autocast(cuda: torch.device, tmp_path: Path, kind: str) -> None:
+def test_under_autocast(cuda: torch.device, tmp_path: Path, kind: CachedKind) -> None:
     """Records of finite numbers whose teacher ran in bfloat16."""
     _, found = cached(tmp_path, kind, cuda, dtype="bfloat16")
     values = {DenseTarget: "log_probs_NV", TopKTarget: "log_tail_N", SampledTarget: "entropy_N"}
@@ -102,7 +109,7 @@ def test_what_comes_off_the_device_is_pinned_and_whole(cuda: torch.device) -> No
         vocab_size=VOCAB,
         log_tail_at={2.0: log_probs_NV[:, 9].contiguous().to(cuda)},
     )
-    keys = np.zeros((5, 4), np.int64)
+    keys = torch.zeros(5, 4, dtype=torch.int64)
     scored = scorer._off_the_gpu(target, keys, cuda)
     scored.wait()
     copied = scored.target

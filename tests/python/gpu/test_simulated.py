@@ -117,7 +117,7 @@ def test_tied_weights_stay_tied(how: dict[str, Any]) -> None:
     both = torch.nn.ModuleList([embedding, head]).to(**how)
     both.to(torch.bfloat16)
     assert head.weight is embedding.weight and isinstance(head.weight, SimulatedTensor)
-    assert head.weight.values.dtype == head.weight.dtype == torch.bfloat16
+    assert head.weight.content.dtype == head.weight.dtype == torch.bfloat16
 
 
 def test_modules_move_and_train() -> None:

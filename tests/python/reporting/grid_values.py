@@ -20,7 +20,7 @@ def arm(
     figures: Iterable[str],
     ends: Sequence[float] = (1.1, 1.2, 1.3),
     *,
-    size: float | None = None,
+    size: int | None = None,
     **axes: Any,
 ) -> GridArm:
     """An arm whose seeds end at `ends`, from a minimum of 1; `size` is its bytes per token."""

@@ -114,7 +114,12 @@ def test_other_texts_are_no_columns(text: str) -> None:
 
 
 def test_a_metrics_row_survives_json() -> None:
-    columns: dict[metrics.Column, float] = {TrainingKL.FRESH: 0.75, GOLDEN: 1.25, PROXY: 0.5, HealthName(quantity="entropy"): 2.0}
+    columns: dict[metrics.Column, float] = {
+        TrainingKL.FRESH: 0.75,
+        GOLDEN: 1.25,
+        PROXY: 0.5,
+        HealthName(quantity="entropy"): 2.0,
+    }
     row = MetricsRow(event="evaluation", step=8, epoch=0.5, columns=columns, values={"seconds": 3.5})
     assert MetricsRow.parse(json.loads(json.dumps(row.dump()))) == row
     assert list(row.dump())[:4] == ["event", "step", "epoch", "train_kl/fresh"]
