@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_MKLDNN = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None  # type: ignore[no-untyped-call]
+_MKLDNN = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
 _LINEAR = getattr(_MKLDNN, "_linear_pointwise", None)
 
 HAS_ONEDNN = _LINEAR is not None

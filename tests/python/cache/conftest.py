@@ -15,7 +15,7 @@ from thack.data.eos import Ends
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.models.batch import Batch
-from thack.models.protocol import DecodeState
+from thack.models.protocol import DecodeState, HeadForm, LoadFacts
 
 VOCAB = 50
 
@@ -39,6 +39,8 @@ class FakeTeacher(torch.nn.Module):
     """Logits are a fixed function of the previous token and the position; peaked enough to have heads."""
 
     is_encoder_decoder = False
+    facts = LoadFacts()
+    head_form = HeadForm()
     full_hash = False
     max_positions = 64
 
@@ -62,7 +64,7 @@ class FakeTeacher(torch.nn.Module):
     def start(self, prompts: Sequence[np.ndarray], max_new_tokens: int) -> DecodeState:
         raise AssertionError("the fake teacher scores responses and writes none")
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, *, dtype: torch.dtype | None = None) -> None:
         raise AssertionError("the fake teacher has no files")
 
     def fingerprint(self, *, full: bool | None = None) -> str:

@@ -44,7 +44,7 @@ class Notes:
 
 def imported(source: Path, out: Path, notes: Notes | None = None, **changes: Any) -> TopKTarget:
     settings = ImportSettings(source=source, out=out, vocab_size=VOCAB, tokenizer="sha256:t", **changes)
-    _, target = Cache.open(import_cache(settings, notes or Notes())).targets([0])  # type: ignore[arg-type]
+    _, target = Cache.open(import_cache(settings, notes or Notes())).targets([0])
     assert isinstance(target, TopKTarget)
     return target
 
@@ -137,7 +137,7 @@ def test_log_probs_of_sixteen_bits_are_scaled_to_one(dtype: torch.dtype, tmp_pat
     settings = ImportSettings(
         source=tmp_path / "rows.safetensors", out=tmp_path / "cache", vocab_size=equal + 200, tokenizer="t"
     )
-    _, target = Cache.open(import_cache(settings, notes)).targets([0])  # type: ignore[arg-type]
+    _, target = Cache.open(import_cache(settings, notes)).targets([0])
     assert isinstance(target, TopKTarget)
     np.testing.assert_allclose(target.log_probs_NK, exact, atol=0.01)
     assert float(target.log_probs_NK.double().exp().sum(1).max()) < 1.005
