@@ -83,6 +83,7 @@ class TeacherFit:
     matched: float  # mean over sequences of shift 0, which `shuffled` is compared with
     shuffled: float | None = None
     rise_error: float = 0.0
+    entropy: float = 0.0  # of the teacher's rows, mean over tokens
     padded_mass: float = 0.0  # mean probability of ids that the tokenizer does not have
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from thack.schema.preflight import Finding, Preflight, TeacherFit
@@ -11,6 +12,7 @@ COUNTED = ("truncated", "without end", "dropped")  # lines that reading the data
 _CLEAR = 4.0  # standard errors by which a wrong shift must win
 _SURE = 2.0  # standard errors by which other prompts must cost more
 _ENOUGH = 8  # sequences, below which a rise that is not sure says nothing
+_UNSURE = 0.5  # entropy as a share of the most: such a teacher hardly knows the data, whatever its prompts
 _MANY_TRUNCATED = 0.1  # share
 _MUCH_MASS = 1e-3  # on padded ids
 
@@ -25,7 +27,7 @@ def findings(found: Preflight, *, teacher: str, chat: bool) -> tuple[Finding, ..
     """
     lines = [*_special(found), *_vocabulary(found), *_heads(found)]
     lines += [*_template(found, teacher, chat=chat), *_ends(found), *_data(found)]
-    return (*lines, *_fit(found.fit)) if found.fit is not None else tuple(lines)
+    return (*lines, *_fit(found.fit, found.tokenizer_ids)) if found.fit is not None else tuple(lines)
 
 
 def _special(found: Preflight) -> Iterator[Finding]:
@@ -151,7 +153,7 @@ def _data(found: Preflight) -> Iterator[Finding]:
         )
 
 
-def _fit(fit: TeacherFit) -> Iterator[Finding]:
+def _fit(fit: TeacherFit, ids: int) -> Iterator[Finding]:
     best = fit.best_shift
     shifts = " · ".join(f"shift {shift}: {nll:.3f}" for shift, nll in fit.shifts.items())
     clear = abs(fit.shifts[best] - fit.shifts["0"]) > _CLEAR * fit.error
@@ -171,9 +173,10 @@ def _fit(fit: TeacherFit) -> Iterator[Finding]:
     if rise > _SURE * fit.rise_error:
         yield Finding(name="shuffled", value=value)
         return
+    unsure = fit.entropy > _UNSURE * math.log(max(ids, 2))
     yield Finding(
         name="shuffled",
-        value=f"{value}: prompts make no difference",
-        state="wrong" if fit.sequences >= _ENOUGH else "note",
+        value=f"{value}: prompts make no difference" + (", and the teacher is unsure" if unsure else ""),
+        state="note" if unsure or fit.sequences < _ENOUGH else "wrong",
         advice="do `prompt` and `response` of a record belong together? has the teacher seen such data?",
     )

@@ -53,7 +53,8 @@ def teacher_fit(teacher: LanguageModel, sequences: Sequence[TokenSequence], prec
         matched=float(matched_B.mean()),
         shuffled=float(np.mean(shuffled)) if shuffled else None,
         rise_error=0.0 if rise_B is None else _standard_error(rise_B),
-        padded_mass=float(np.average([s.padded_mass for s in scores], weights=[s.tokens for s in scores])),
+        entropy=_mean(scores, [score.entropy for score in scores]),
+        padded_mass=_mean(scores, [score.padded_mass for score in scores]),
     )
 
 
@@ -62,7 +63,13 @@ class _Score:
     tokens: int
     matched: float  # mean over the response
     shifted_S: np.ndarray | None  # [rows, shifts], of the rows with a token on either side
+    entropy: float
     padded_mass: float
+
+
+def _mean(scores: Sequence[_Score], values: Sequence[float]) -> float:
+    """Over all tokens."""
+    return float(np.average(values, weights=[score.tokens for score in scores]))
 
 
 def _score(teacher: LanguageModel, sequence: TokenSequence) -> _Score:
@@ -78,6 +85,7 @@ def _score(teacher: LanguageModel, sequence: TokenSequence) -> _Score:
         tokens=len(labels_N),
         matched=float(_label_nll(log_probs_NV, labels_N).mean()),
         shifted_S=torch.stack(shifted, dim=1).double().cpu().numpy() if shifted else None,
+        entropy=float(-(log_probs_NV.exp() * log_probs_NV).sum(dim=1).mean()),
         padded_mass=float(log_probs_NV[:, teacher.tokenizer.size :].exp().sum(dim=1).mean()),
     )
 

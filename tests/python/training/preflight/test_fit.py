@@ -68,7 +68,7 @@ def fit(rule: Callable[[np.ndarray, np.ndarray], np.ndarray], data: list[TokenSe
 
 
 def lines(found: TeacherFit) -> dict[str, Finding]:
-    return {line.name: line for line in findings(Preflight(fit=found), teacher="t", chat=False)}
+    return {line.name: line for line in findings(Preflight(fit=found, tokenizer_ids=264), teacher="t", chat=False)}
 
 
 def test_every_number_is_that_of_its_definition() -> None:
@@ -112,11 +112,20 @@ def test_rows_that_are_off_by_one(shift: int, best: str) -> None:
 
 
 def test_a_teacher_that_does_not_read_its_prompt() -> None:
-    found = fit(lambda prompt, response: np.zeros((len(response), WIDTH)))
+    def ignores(prompt: np.ndarray, response: np.ndarray) -> np.ndarray:
+        return knows(response, response)
+
+    found = fit(ignores)
     assert found.shuffled == pytest.approx(found.matched)
     assert lines(found)["shuffled"].state == "wrong"
-    few = fit(lambda prompt, response: np.zeros((len(response), WIDTH)), echoes(4))
-    assert lines(few)["shuffled"].state == "note", "four sequences prove nothing"
+    assert lines(fit(ignores, echoes(4)))["shuffled"].state == "note", "four sequences prove nothing"
+
+
+def test_a_teacher_that_hardly_knows_the_data_proves_nothing() -> None:
+    found = fit(lambda prompt, response: np.zeros((len(response), WIDTH)))
+    assert found.entropy == pytest.approx(np.log(WIDTH))
+    line = lines(found)["shuffled"]
+    assert line.state == "note" and line.value.endswith("the teacher is unsure")
 
 
 def test_data_whose_responses_belong_to_other_prompts() -> None:
