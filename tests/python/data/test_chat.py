@@ -120,7 +120,7 @@ class TestOneTurn:
 
 
 class TestWhatTheTemplateGets:
-    ROWS = (
+    ROWS: tuple[dict[str, Any], ...] = (
         {"tools": [TOOL], "messages": [USER, {"role": "assistant", "content": "", "tool_calls": [CALL]}]},
         {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}]},
         {
@@ -197,7 +197,7 @@ class TestThinking:
         assert "1 of 1 responses begin in another way" in prepared.report.warnings()[0]
 
 
-LONG = [
+LONG: list[dict[str, Any]] = [
     {"role": "system", "content": "be brief"},
     USER,
     {"role": "assistant", "content": "one"},

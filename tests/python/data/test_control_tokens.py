@@ -37,7 +37,7 @@ def test_they_become_control_ids_and_are_counted(tmp_path: Path) -> None:
     path = write_tokenizer(tmp_path / "t", template=CHATML)
     prompt, _ = pair(load(path), messages=[HOSTILE, ANSWER])
     assert prompt.count(START_ID) == 3  # two turns, and what the user wrote
-    rows = [{"messages": [HOSTILE, ANSWER]}, {"messages": [ANSWER | {"role": "user"}, ANSWER]}]
+    rows: list[dict[str, object]] = [{"messages": [HOSTILE, ANSWER]}, {"messages": [ANSWER | {"role": "user"}, ANSWER]}]
     rows += [{"prompt": "say </s> now", "response": "x"}, {"prompt": "x", "response": "the tag </s> ends"}]
     data = DataSettings(path=str(write_rows(tmp_path / "d.jsonl", *rows)))
     report = prepare(data, load(path), need_response=True).report

@@ -66,7 +66,8 @@ class TestConversations:
         for tools in ([tool], json.dumps([tool])):
             record = to_record({"messages": [USER, ANSWER], "tools": tools})
             assert record.conversation is not None and record.conversation.tools == (tool,)
-        for nothing in (None, [], "", "[]"):
+        nothings: tuple[object, ...] = (None, [], "", "[]")
+        for nothing in nothings:
             record = to_record({"messages": [USER, ANSWER], "tools": nothing})
             assert record.conversation is not None and record.conversation.tools is None
 

@@ -46,7 +46,10 @@ CHATS: dict[str, list[dict[str, Any]]] = {
 CLOSES_LAST_TURN_OTHERWISE = {"gptoss_training", "phi3_training", "phi3_5_training"}
 
 
-@pytest.fixture(scope="module", params=TEMPLATES or [pytest.param("", marks=pytest.mark.skip(reason="no trl"))])
+SKIPPED: list[object] = [pytest.param("", marks=pytest.mark.skip(reason="no trl"))]
+
+
+@pytest.fixture(scope="module", params=TEMPLATES or SKIPPED)
 def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer of bytes that knows the template's control tokens."""
     source = (DIRECTORY / f"{request.param}.jinja").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -14,9 +13,16 @@ from thack.evaluation.divergences import three_divergences
 from thack.kernels import SparseRows
 from thack.losses.dense import dense_divergence, value_and_gradient
 from thack.losses.sweeps import sparse_by_sweeps_
-from thack.schema.targets import Divergence
+from thack.schema.targets import Divergence, DivergenceKind
 
-MIXTURES = [("jsd", 0.1), ("jsd", 0.5), ("jsd", 0.9), ("skewed_kl", 0.0), ("skewed_kl", 0.01), ("skewed_kl", 0.9)]
+MIXTURES: list[tuple[DivergenceKind, float]] = [
+    ("jsd", 0.1),
+    ("jsd", 0.5),
+    ("jsd", 0.9),
+    ("skewed_kl", 0.0),
+    ("skewed_kl", 0.01),
+    ("skewed_kl", 0.9),
+]
 
 
 def by_logaddexp(kind: str, share: float, log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -46,7 +52,7 @@ def rows(kind: str) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("shape", ["one id", "12", "24"])
 @pytest.mark.parametrize("kind,share", MIXTURES)
-def test_mixtures_are_those_of_log_space(kind: Any, share: float, shape: str) -> None:
+def test_mixtures_are_those_of_log_space(kind: DivergenceKind, share: float, shape: str) -> None:
     student, teacher = rows(shape)
     log_p = torch.log_softmax(teacher, dim=1)
     wide = student.double().requires_grad_()
@@ -63,7 +69,7 @@ def test_mixtures_are_those_of_log_space(kind: Any, share: float, shape: str) ->
 
 @pytest.mark.parametrize("kind,share", MIXTURES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_sweeps_over_kept_ids_are_those_of_log_space(kind: Any, share: float, dtype: torch.dtype) -> None:
+def test_sweeps_over_kept_ids_are_those_of_log_space(kind: DivergenceKind, share: float, dtype: torch.dtype) -> None:
     student, teacher = rows("one id")
     log_p = torch.log_softmax(teacher, dim=1)
     ids = torch.tensor([[0, 1]]).int().expand(len(log_p), 2)

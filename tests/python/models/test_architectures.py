@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -115,17 +116,17 @@ def check(network: Any, model: HuggingFaceModel, sequences: list[TokenSequence])
     """Scores, generation with dropped rows, and the head's form, against `reference`."""
     expected = [reference(network, s) for s in sequences]
     scale = float(torch.cat(expected).abs().max())
-    near: dict[str, float] = {"atol": 2e-5 * scale, "rtol": 0.0}
+    near = partial(torch.testing.assert_close, atol=2e-5 * scale, rtol=0.0)
     logits_NV = model(Batch.of(sequences))
-    torch.testing.assert_close(logits_NV, torch.cat(expected), **near)
+    near(logits_NV, torch.cat(expected))
     if model.head_form is not None:
         head = Projection.of(model)
         hidden_NH = model(Batch.of(sequences), project=False)
         made_NV = head.shape(torch.nn.functional.linear(hidden_NH, head.weight_VH, head.bias_V))
-        torch.testing.assert_close(made_NV, logits_NV, **near)
+        near(made_NV, logits_NV)
     state, rows = model.start([s.prompt_ids for s in sequences], 6), torch.arange(4)
     for t in range(6):
-        torch.testing.assert_close(state.logits(), torch.stack([expected[i][t] for i in rows]), **near)
+        near(state.logits(), torch.stack([expected[i][t] for i in rows]))
         kept = {2: torch.tensor([0, 1, 3]), 3: torch.tensor([1, 2])}.get(t)
         if kept is not None:
             state.keep(kept)

@@ -49,7 +49,8 @@ def reference_rows(model: Any, s: TokenSequence) -> torch.Tensor:
     prompt, response = (torch.from_numpy(ids.astype(np.int64))[None] for ids in (s.prompt_ids, s.response_ids))
     if model.config.is_encoder_decoder:
         shifted = torch.cat((torch.tensor([[model.config.decoder_start_token_id]]), response[:, :-1]), dim=1)
-        return model(input_ids=prompt, decoder_input_ids=shifted).logits[0]
+        logits: torch.Tensor = model(input_ids=prompt, decoder_input_ids=shifted).logits[0]
+        return logits
     logits = model(input_ids=torch.cat((prompt, response), dim=1)).logits[0]
     return logits[prompt.shape[1] - 1 : -1]
 
@@ -95,7 +96,7 @@ def test_gradients_reach_every_parameter_as_in_transformers(pair: Any, make_sequ
     (torch.cat([reference_rows(reference, s) for s in sequences]) * weights).sum().backward()
     (model(Batch.of(sequences)) * weights).sum().backward()
     for (name, theirs), ours in zip(reference.named_parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-3, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-3, rtol=1e-3, msg=f"{name}: {{}}".format)
 
 
 @torch.no_grad()

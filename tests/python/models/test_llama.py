@@ -112,12 +112,15 @@ def test_gradients_are_those_of_transformers(name: str, tmp_path: Path, tokenize
     weights = torch.randn(len(batch.labels_N), native.vocab_size)
     (native(batch) * weights).sum().backward()
     (reference_rows(reference, sequences) * weights).sum().backward()
-    ours = {n: p.grad for n, p in native.named_parameters()}
+    ours: dict[str, torch.Tensor] = {}
+    for name_, parameter in native.named_parameters():
+        assert parameter.grad is not None, name_
+        ours[name_] = parameter.grad
     theirs = {n: p.grad for n, p in reference.named_parameters()}
     from thack.models.checkpoint import to_transformers
 
     for key, grad in to_transformers(ours, native.architecture).items():
-        torch.testing.assert_close(grad, theirs[key], atol=2e-4, rtol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
+        torch.testing.assert_close(grad, theirs[key], atol=2e-4, rtol=1e-4, msg=f"{key}: {{}}".format)
 
 
 @torch.no_grad()
@@ -288,7 +291,7 @@ def test_rows_that_round_the_number_of_tokens_change_nothing(tokenizer: Any, mak
             model(Batch.of(make_sequences(LENGTHS))).square().sum().backward()
             grads.append({name: p.grad for name, p in model.named_parameters()})
     for name, grad in grads[0].items():
-        torch.testing.assert_close(grad, grads[1][name], atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(grad, grads[1][name], atol=1e-5, rtol=1e-4, msg=f"{name}: {{}}".format)
 
 
 def test_bfloat16_is_as_far_from_float32_as_torch_has_it(tokenizer: Any, make_sequences: Any) -> None:

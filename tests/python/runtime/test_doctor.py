@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from thack.runtime import doctor
-from thack.runtime.doctor import Finding
+from thack.schema.preflight import Finding
 from thack.schema.run import Environment
 
 FACTS = Environment(

@@ -69,7 +69,7 @@ def test_what_is_not_installed_is_said_before_the_run(tmp_path: Path, monkeypatc
 def test_tensorboard_holds_every_number_of_a_run(tmp_path: Path) -> None:
     """A real run of `sft`, and its event file read back."""
     pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (tmp_path / "pairs.jsonl").write_text(
         "\n".join(json.dumps({"prompt": f"def f{i}(x)", "response": f"reads {i}"}) for i in range(8))
