@@ -15,6 +15,7 @@ _MKLDNN = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
 _LINEAR = getattr(_MKLDNN, "_linear_pointwise", None)
 
 HAS_ONEDNN = _LINEAR is not None
+_HAS_OUT_DTYPE = "dtype_out" in torch.ops.aten.mm.overloads()
 
 
 def onednn_product(a_IK: Tensor, b_JK: Tensor) -> Tensor:
@@ -22,6 +23,21 @@ def onednn_product(a_IK: Tensor, b_JK: Tensor) -> Tensor:
     assert _LINEAR is not None
     product: Tensor = _LINEAR(a_IK, b_JK, None, "none", [], "")
     return product
+
+
+def single_precision_product_(out_CV: Tensor, x_CH: Tensor, weight_VH: Tensor) -> Tensor:
+    """out = x · Wᵀ in float32, of 16-bit x. A product of 16-bit numbers that rounds its result would move every logit.
+
+    Where the device cannot keep the sums, the factors are made float32, a block of W at a time.
+    """
+    if _HAS_OUT_DTYPE and x_CH.device.type == "cuda":
+        return torch.mm(x_CH, weight_VH.to(x_CH.dtype).t(), out_dtype=torch.float32, out=out_CV)
+    wide_CH = x_CH.float()
+    step = max(1, out_CV.numel() // weight_VH.shape[1])  # no more memory than the result
+    for start in range(0, len(weight_VH), step):
+        block = slice(start, start + step)
+        torch.mm(wide_CH, weight_VH[block].float().t(), out=out_CV[:, block])
+    return out_CV
 
 
 def softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:

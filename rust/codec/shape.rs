@@ -2,6 +2,10 @@
 
 use super::ids::IdLayout;
 
+/// Nats below the top that a record spans. What lies deeper has no mass (e^-40 of the top's) and is stored there: one
+/// such number, often a stand-in for −∞, would take the steps from all others.
+pub(super) const MOST_RANGE: f32 = 40.0;
+
 /// What a top-k record holds, and how many bytes that takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TopKShape {

@@ -13,7 +13,7 @@ use super::bits::{BitReader, BitWriter};
 use super::column;
 use super::error::{DecodeError, EncodeError};
 use super::ids::IdLayout;
-use super::shape::{TopKRow, TopKRowMut, TopKShape};
+use super::shape::{MOST_RANGE, TopKRow, TopKRowMut, TopKShape};
 use super::wide::Wide;
 use crate::kernels::simd::Level;
 
@@ -201,7 +201,7 @@ impl Scale {
         if !half.is_finite() {
             return Err(EncodeError::BadNumber { field: "largest log-probability", value: top });
         }
-        let range = range_of(half, low).unwrap_or(f16::MAX);
+        let range = range_of(half, low);
         let has_zero = log_probs.contains(&f32::NEG_INFINITY);
         Ok(Self { top: half, range: if has_zero { -range } else { range } })
     }
@@ -246,12 +246,11 @@ impl Scale {
     }
 }
 
-/// The smallest f16 that reaches from `top` down to `low`; None where no finite one does.
-fn range_of(top: f16, low: f32) -> Option<f16> {
-    let value = (top.to_f32() - low).max(0.0);
+/// The smallest f16 that reaches from `top` down to `low`, but no further than `MOST_RANGE`.
+fn range_of(top: f16, low: f32) -> f16 {
+    let value = (top.to_f32() - low).clamp(0.0, MOST_RANGE);
     let half = f16::from_f32(value);
-    let up = if half.to_f32() < value { f16::from_bits(half.to_bits() + 1) } else { half };
-    up.is_finite().then_some(up)
+    if half.to_f32() < value { f16::from_bits(half.to_bits() + 1) } else { half }
 }
 
 #[cfg(test)]
@@ -308,6 +307,19 @@ mod tests {
         assert_eq!(tail, inf);
         assert_eq!(back[1], inf);
         assert!(back[0].abs() < 1e-6 && (back[2] + 12.0).abs() < 0.08);
+    }
+
+    /// A server's −9999, a mask's lowest float: the other ids keep their steps.
+    #[test]
+    fn a_stand_in_for_nothing_takes_no_steps_from_the_others() {
+        let layout = TopKLayout::new(4, 32, 8, true, 0);
+        for low in [-60.0f32, -100.0, -9999.0, f32::MIN] {
+            let (_, back, _) = round_trip(layout, &[3, 5, 6, 9], &[-0.105, -2.5, -4.0, low], -6.0);
+            for (a, b) in [-0.105f32, -2.5, -4.0].iter().zip(&back) {
+                assert!((a - b).abs() < 0.08, "{low}: {a} {b}");
+            }
+            assert!((back[3] + 40.105).abs() < 0.01);
+        }
     }
 
     #[test]

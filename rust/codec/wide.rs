@@ -10,7 +10,7 @@
 //!          ids = (place − rank) << L | planes | low bytes
 //! ```
 
-use super::shape::{TopKRow, TopKRowMut, TopKShape};
+use super::shape::{MOST_RANGE, TopKRow, TopKRowMut, TopKShape};
 use crate::kernels::simd::bytes::{ByteLanes, ByteLevel, ByteWork, Bytes, LANES as K, Words};
 use crate::kernels::simd::{self, Level};
 
@@ -127,6 +127,7 @@ impl Scale {
         let top_half = lanes.to_half(if top < 0.0 { top } else { 0.0 });
         let top = lanes.to_single(top_half);
         let reach = if top - low > 0.0 { top - low } else { 0.0 };
+        let reach = if reach < MOST_RANGE { reach } else { MOST_RANGE };
         let nearest = lanes.to_half(reach);
         let range_half = nearest + u16::from(lanes.to_single(nearest) < reach);
         (range_half < INFINITE).then(|| Self {

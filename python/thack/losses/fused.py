@@ -4,9 +4,10 @@ The LM head's product and the loss are taken together, chunk by chunk of tokens,
 forward. N response tokens, H hidden width, V vocabulary, C tokens of a chunk.
 
 Memory beside the results dX [N, H] and dW [V, H] (float32): one [C, V] buffer that logits and gradient share, and a
-further one for each term of the loss but the last (at most two), for soft-capping, and for a dense target. The
-product runs once per chunk and is never repeated in the backward. Chunks smaller than H make the dW product
-memory-bound: keep C ≥ H.
+further one for each term of the loss but the last (at most two), for soft-capping, and for a dense target. Logits are
+float32 also where hidden states have 16 bits: near convergence the gradient is a difference that 16-bit logits round
+away. Their gradient is then rounded for the products behind it, in a buffer of 16 bits more. The product runs once per
+chunk and is never repeated in the backward. Chunks smaller than H make the dW product memory-bound: keep C ≥ H.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from thack._torch_private import single_precision_product_
 from thack.config import LossSettings
 from thack.config.specs import loss_terms
 from thack.losses.rows import replace_by_gradient
@@ -124,7 +126,7 @@ class _Gradients:
     bias_V: Tensor | None
 
     def add(self, grad_CV: Tensor, x_CH: Tensor, weight_VH: Tensor, rows: slice) -> None:
-        """What one chunk gives. Rows of grad_CV beyond `rows` are 0 and only round their number."""
+        """What one chunk gives, from factors of one type. Rows of grad_CV beyond `rows` only round their number: 0."""
         width, count = len(weight_VH), rows.stop - rows.start
         if self.hidden_NH is not None:
             torch.mm(grad_CV[:count], weight_VH, out=self.hidden_NH[rows])
@@ -153,16 +155,22 @@ class _Fused(torch.autograd.Function):
             bias_V=torch.zeros(len(weight_VH), dtype=wide, device=hidden_NH.device) if need_b else None,
         )
         total = torch.zeros((), dtype=wide, device=hidden_NH.device)
-        buffer_CV = hidden_NH.new_empty(round_rows(min(work.chunk, len(hidden_NH))), width)
+        buffer_CV = hidden_NH.new_empty(round_rows(min(work.chunk, len(hidden_NH))), width, dtype=wide)
+        rounded_CV = buffer_CV if dtype == wide else torch.empty_like(buffer_CV, dtype=dtype)
         for rows in work.chunks(len(hidden_NH)):
             x_CH = rounded(hidden_NH[rows], dtype)
-            raw_CV = torch.mm(x_CH, cast_VH.t(), out=buffer_CV[: len(x_CH)])
+            raw_CV = buffer_CV[: len(x_CH)]
+            if dtype == wide:
+                torch.mm(x_CH, cast_VH.t(), out=raw_CV)
+            else:
+                single_precision_product_(raw_CV, x_CH, weight_VH[:width])
             if cast_V is not None:
                 raw_CV += cast_V
             count = rows.stop - rows.start
             raw_CV[count:].zero_()
             total += work.replace_by_gradient(raw_CV[:count], rows)
-            gradients.add(raw_CV, x_CH, cast_VH, rows)
+            grad_CV = raw_CV if dtype == wide else rounded_CV[: len(x_CH)].copy_(raw_CV)
+            gradients.add(grad_CV, x_CH, cast_VH, rows)
         ctx.save_for_backward(gradients.hidden_NH, gradients.weight_VH, gradients.bias_V)
         ctx.dtypes = (weight_VH.dtype, None if bias_V is None else bias_V.dtype)
         return total

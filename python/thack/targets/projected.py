@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thack._torch_private import single_precision_product_
 from thack.errors import ModelError
 from thack.models.native.functions import linear
 from thack.models.protocol import LanguageModel
@@ -83,11 +84,18 @@ class ProjectedTeacher:
         """
         head = self.head
         with torch.no_grad():
-            dtype = self.hidden_NH.dtype
-            bias_V = None if head.bias_V is None else head.bias_V.to(dtype)
-            raw_CV = linear(self.hidden_NH[rows], head.weight_VH.to(dtype), bias_V)
+            raw_CV = self._raw(self.hidden_NH[rows])
             log_probs_CV = teacher_log_probs(head.shape(raw_CV), self.width or len(head.weight_VH))
         return DenseTarget(log_probs_NV=log_probs_CV)
+
+    def _raw(self, hidden_CH: Tensor) -> Tensor:
+        """The LM head's product, in float32 at least (see `losses.fused`)."""
+        weight_VH, bias_V, dtype = self.head.weight_VH, self.head.bias_V, hidden_CH.dtype
+        if dtype not in (torch.float16, torch.bfloat16):
+            return linear(hidden_CH, weight_VH.to(dtype), None if bias_V is None else bias_V.to(dtype))
+        raw_CV = hidden_CH.new_empty(len(hidden_CH), len(weight_VH), dtype=torch.float32)
+        single_precision_product_(raw_CV, hidden_CH, weight_VH)
+        return raw_CV if bias_V is None else raw_CV.add_(bias_V)
 
     def to_dense(self) -> DenseTarget:
         """All rows at once, where they are few."""

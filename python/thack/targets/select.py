@@ -26,6 +26,8 @@ from thack.targets.keys import MULTINOMIAL_SAMPLE
 from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
 from thack.targets.vocabulary import log_probs
 
+MASKED_LOG_PROB = -1000.0  # no logits of a model lie so far apart: they were masked with −1e4 or the lowest float
+
 
 def select(
     logits_NV: Tensor,
@@ -89,9 +91,11 @@ def teacher_log_probs(logits_NV: Tensor, width: int) -> Tensor:
 
 def _top_k(logits_NV: Tensor, spec: TargetSpec) -> TopKTarget:
     top = kernels.topk_logsumexp(logits_NV, spec.k, temperatures=spec.temperatures)
+    # A mask of the lowest float is finite, and would be a mass that only seems to exist.
+    masked_NK = top.log_probs_NK < MASKED_LOG_PROB
     return TopKTarget(
         ids_NK=top.ids_NK,
-        log_probs_NK=top.log_probs_NK,
+        log_probs_NK=top.log_probs_NK.masked_fill(masked_NK, float("-inf")),
         log_tail_N=top.log_tail_N,
         vocab_size=logits_NV.shape[1],
         log_tail_at=top.log_tail_at,

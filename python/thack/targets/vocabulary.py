@@ -1,8 +1,8 @@
-"""The rule for vocabularies of different size: ids that only one of two models has take no part.
+"""The rule for padded vocabularies: ids that the tokenizer does not have take no part.
 
 Models pad their LM heads (151,936 rows for 151,669 tokens), each to its own width. Models that share a tokenizer are
-compared on the ids below `common_width`, renormalised there. A width below the tokenizer's size is refused. Nothing is
-ever padded with logit 0, which would be mass.
+compared on the tokenizer's ids, renormalised there, also where their heads are equally wide. A cache keeps those ids
+alone. A head below the tokenizer's size is refused. Nothing is ever padded with logit 0, which would be mass.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from thack.errors import MismatchError
 
 
 def common_width(tokenizer_size: int, **widths: int) -> int:
-    """The smallest vocabulary, which must hold the tokenizer's ids.
+    """The number of ids that are compared: those of the tokenizer, which every head must hold.
 
     Args:
         tokenizer_size: number of the tokenizer's ids.
         widths: number of rows of each LM head, named by role, such as student=32000, teacher=32064.
 
     Raises:
-        MismatchError: the smallest one has fewer rows than the tokenizer has ids.
+        MismatchError: a head has fewer rows than the tokenizer has ids.
 
     Example:
         >>> common_width(151_669, student=151_936, teacher=152_064)
-        151936
+        151669
     """
     width = min(widths.values())
     if width < tokenizer_size:
@@ -37,7 +37,7 @@ def common_width(tokenizer_size: int, **widths: int) -> int:
             ],
             hint="resize the model's embeddings, or use the tokenizer it was trained with",
         )
-    return width
+    return tokenizer_size
 
 
 def log_probs(logits_NV: Tensor, width: int) -> Tensor:

@@ -23,13 +23,12 @@ VOCAB = 50
 class FakeTokenizer(Tokenizer):
     """A size, an end and a fingerprint: it has no files and splits no text."""
 
-    size = VOCAB
     ends = Ends(eos=0)
     eos_id = 0
     pad_id = 0
 
-    def __init__(self, name: str = "fake") -> None:
-        self.name = name
+    def __init__(self, name: str = "fake", size: int = VOCAB) -> None:
+        self.name, self.size = name, size
 
     def fingerprint(self) -> str:
         return f"sha256:tokenizer-{self.name}"
@@ -47,7 +46,7 @@ class FakeTeacher(torch.nn.Module):
     def __init__(self, vocab: int = VOCAB, name: str = "fake", tokenizer: str = "fake") -> None:
         super().__init__()
         self.vocab_size = vocab
-        self.tokenizer: Tokenizer = FakeTokenizer(tokenizer)
+        self.tokenizer: Tokenizer = FakeTokenizer(tokenizer, vocab)
         self.name = name
         generator = torch.Generator().manual_seed(7)
         self.table = 3 * torch.randn(vocab, vocab, generator=generator)

@@ -35,7 +35,8 @@ def test_kept_ids_beyond_the_student_are_refused() -> None:
 
 
 def test_a_width_below_the_tokenizer_is_refused() -> None:
-    assert common_width(151_669, student=151_936, teacher=152_064) == 151_936
+    assert common_width(151_669, student=151_936, teacher=152_064) == 151_669
+    assert common_width(151_669, student=151_936, teacher=151_936) == 151_669
     assert common_width(1024, student=1024) == 1024
     with pytest.raises(MismatchError, match=r"student   1,000 rows[\s\S]*1,024 tokens"):
         common_width(1024, student=1000, teacher=1024)

@@ -30,6 +30,7 @@ from thack.runtime.progress import SILENT, Progress
 from thack.runtime.ranks import Rank, current_rank
 from thack.runtime.threads import threads
 from thack.schema.cache import Fingerprints
+from thack.targets.vocabulary import common_width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +119,9 @@ def make_plan(
         raise UsageError(
             "the data holds no sequence to cache", hint="check `data.path`, `data.limit` and `data.max_prompt_tokens`"
         )
-    layout = RecordLayout(spec=target_spec(settings), vocab_size=teacher.vocab_size)
+    # Padded ids are no outcome: a student of the tokenizer's width could not be compared with records that keep one.
+    width = common_width(teacher.tokenizer.size, teacher=teacher.vocab_size)
+    layout = RecordLayout(spec=target_spec(settings), vocab_size=width)
     longest = response_limit(settings.data) if settings.generate else 0  # responses that are not generated yet
     return CachePlan(
         layout=layout,
