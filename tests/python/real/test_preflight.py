@@ -36,11 +36,8 @@ def student(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Answers that a chat model finds likely, to eight questions."""
-    facts = {
-        "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo",
-        "Egypt": "Cairo", "Greece": "Athens", "Russia": "Moscow", "Cuba": "Havana",
-    }  # fmt: skip
+    """Answers that a chat model finds likely, to four questions."""
+    facts = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo"}
     path = tmp_path_factory.mktemp("chats") / "chats.jsonl"
     path.write_text(
         "".join(
