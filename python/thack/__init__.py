@@ -68,6 +68,7 @@ if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
         RoleSettings,
         SamplingSettings,
         SftSettings,
+        ShowSettings,
         SlurmSettings,
         SourceSettings,
         TargetSettings,
@@ -83,14 +84,14 @@ _HOMES = {
     "thack.api": (
         "cache_logits corpus demo distill doctor estimate_cache evaluate experiment explain export_cache "
         "forecast generate import_cache inspect_cache preflight probe_cache read_curves recipe report score_detectors "
-        "sft slurm_script verdict verify_cache write_cells"
+        "sft show_data slurm_script verdict verify_cache write_cells"
     ),
     "thack.cache": "Cache",
     "thack.config": (
         "ArchitectureSettings Axes CacheSettings CheckpointSettings DataSettings DistillSettings "
         "DoctorSettings EvaluateSettings EvaluationSettings ExperimentSettings GenerateSettings GuardSettings "
         "LoadSettings LossSettings MemorySettings OptimizerSettings ParallelSettings RoleSettings SamplingSettings "
-        "SftSettings SlurmSettings SourceSettings TargetSettings load_settings"
+        "SftSettings ShowSettings SlurmSettings SourceSettings TargetSettings load_settings"
     ),
     "thack.errors": "ThackError",
     "thack.evaluation": "EvalSet References",
@@ -127,6 +128,7 @@ __all__ = [
     "RoleSettings",
     "SamplingSettings",
     "SftSettings",
+    "ShowSettings",
     "SlurmSettings",
     "SourceSettings",
     "TargetSettings",
@@ -162,6 +164,7 @@ __all__ = [
     "report",
     "score_detectors",
     "sft",
+    "show_data",
     "slurm_script",
     "verdict",
     "verify_cache",

@@ -20,9 +20,11 @@ from thack.config import (
     ExperimentSettings,
     GenerateSettings,
     SftSettings,
+    ShowSettings,
     SlurmSettings,
     checked,
 )
+from thack.errors import UsageError
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.verdict import Margins, OracleFreeVerdict, Thresholds, Verdict
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from thack.experiments.forecast import Forecast
     from thack.experiments.grid import GridResult
     from thack.schema.cache import CaptureEstimate, Inspection, ProbeResult, Verification
+    from thack.schema.data import ShownData
     from thack.schema.evaluation import EvaluationResult
     from thack.schema.generation import GenerateResult
     from thack.schema.preflight import Finding, Preflight
@@ -92,6 +95,37 @@ def sft(settings: SftSettings, *, progress: Progress = SILENT) -> Path:
     from thack.training import run_sft
 
     return run_sft(checked(settings), progress=progress)
+
+
+def show_data(settings: ShowSettings) -> ShownData:
+    """Show how data becomes token ids: prompt, response, and the end of it.
+
+    Nothing is trained and no model is loaded, only its tokenizer.
+
+    Args:
+        settings: The data, and the model that is to read it; see `ShowSettings`.
+
+    Returns:
+        The first sequences, and counts of what was dropped, cut or refused in all of the data.
+
+    Raises:
+        UsageError: No model or no data.
+        DataError: Data that cannot be read.
+
+    Example:
+        >>> data = thack.DataSettings(path="data/pairs.jsonl", limit=4)
+        >>> found = thack.show_data(thack.ShowSettings(model="runs/teacher/model", data=data, count=1))
+        >>> found.sequences[0].tokens[-1]
+        '</s>'
+    """
+    from thack.data.show import show
+    from thack.models.hub import locate
+
+    settings = checked(settings)
+    if not settings.model or not settings.data.path:
+        missing = "data" if settings.model else "a model"
+        raise UsageError(f"nothing to show without {missing}", hint="set `model`, and `data.path` to a file")
+    return show(settings, locate(settings.model).directory)
 
 
 def generate(settings: GenerateSettings, *, progress: Progress = SILENT) -> GenerateResult:

@@ -7,6 +7,7 @@ from thack.config.commands import (
     EvaluateSettings,
     GenerateSettings,
     SftSettings,
+    ShowSettings,
 )
 from thack.config.experiment import Axes, ExperimentSettings, RoleSettings
 from thack.config.loader import checked, from_dict, load_settings
@@ -59,6 +60,7 @@ __all__ = [
     "SamplingSettings",
     "Setting",
     "SftSettings",
+    "ShowSettings",
     "SlurmSettings",
     "SourceSettings",
     "TargetSettings",

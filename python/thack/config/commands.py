@@ -74,6 +74,15 @@ class SftSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShowSettings:
+    """Show how data becomes token ids for a model."""
+
+    model: Annotated[str, Help("directory with the tokenizer that encodes the data")] = ""
+    data: Annotated[DataSettings, Help("prompts and responses")] = field(default_factory=DataSettings)
+    count: Annotated[int, AtLeast(1), Help("sequences that are shown; all are counted")] = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateSettings:
     """Write responses to prompts with a model."""
 

@@ -251,6 +251,10 @@ class Tokenizer:
         """Text of the ids without special tokens. Ids beyond the tokenizer (padded heads) are dropped."""
         return self._backend.decode([int(i) for i in ids if 0 <= i < self.size], skip_special_tokens=True)
 
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of the ids, control tokens written out."""
+        return self._backend.decode(list(ids), skip_special_tokens=False)
+
     def token(self, token_id: int) -> str:
         """The token of an id as the tokenizer writes it; empty beyond the tokenizer."""
         return self._backend.id_to_token(token_id) or ""

@@ -12,12 +12,16 @@ from typing import Protocol
 
 import numpy as np
 
+from thack.data.eos import EndCounts
 from thack.data.sequence import TokenSequence, repeats
 from thack.errors import UsageError
 from thack.generation.sampler import GenerationRequest, respond
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ALONE, ProcessGroup
+from thack.runtime.progress import SILENT, Progress
 from thack.targets.keys import Stream, run_words, training_epoch
+
+_ENOUGH = 64  # responses, before their ends are judged
 
 
 class ResponseSource(Protocol):
@@ -60,6 +64,7 @@ class Online:
         prompts: by position in the data set; their responses are not used.
         request: how to sample; its epoch is replaced.
         group: the ranks that share the work.
+        progress: is told once if many responses reach the maximum length.
     """
 
     def __init__(
@@ -68,12 +73,16 @@ class Online:
         prompts: Sequence[TokenSequence],
         request: GenerationRequest,
         group: ProcessGroup = ALONE,
+        progress: Progress = SILENT,
     ) -> None:
         self._writer = writer
         self._prompts = list(prompts)
         self._samples = repeats(self._prompts)  # a prompt that occurs twice gets two responses
         self._request = request
         self._group = group
+        self._progress = progress
+        self._is_warned = False
+        self.ends = EndCounts()  # how the responses so far ended
         self.generated_tokens = 0
 
     def __len__(self) -> int:
@@ -86,7 +95,15 @@ class Online:
         request = replace(self._request, epoch=training_epoch(epoch))
         found = respond(self._writer, asked, request, samples=self._samples[positions], group=self._group)
         self.generated_tokens += sum(len(s.response_ids) for s in found)
+        self._count_ends(found)
         return [replace(s, sample=given.sample) for s, given in zip(found, asked, strict=True)]
+
+    def _count_ends(self, found: Sequence[TokenSequence]) -> None:
+        self.ends += EndCounts.of_sequences(found, self._writer.tokenizer.ends, maximum=self._request.max_new_tokens)
+        if self.ends.responses >= _ENOUGH and not self._is_warned:
+            for warning in self.ends.warnings():
+                self._is_warned = True
+                self._progress.note(f"warning: {warning}")
 
 
 class Mixture:

@@ -46,7 +46,7 @@ def build_data(
     assert teacher is not None
     data = _read(settings, models, progress)
     offline = settings.source.kind == "offline"
-    source = _source(settings, models, data, precision, group)
+    source = _source(settings, models, data, precision, group, progress)
     live = _live_teacher(
         settings, models, teacher, examples=data if offline else [], projects="teacher" not in models.plain_heads
     )
@@ -112,6 +112,7 @@ def _source(
     data: Sequence[TokenSequence],
     precision: Precision,
     group: ProcessGroup,
+    progress: Progress,
 ) -> ResponseSource:
     """Who writes the responses. `precision` is the student's."""
     source = settings.source
@@ -121,7 +122,7 @@ def _source(
     writer = models.student if by_student else models.teacher
     assert writer is not None
     request = response_request(settings, precision if by_student else models.precision)
-    online = Online(writer, data, replace(request, batch_size=source.batch_size), group=group)
+    online = Online(writer, data, replace(request, batch_size=source.batch_size), group=group, progress=progress)
     if source.kind == "mixture":
         return Mixture(Offline(data), online, fraction=source.online_fraction, seed=settings.seed)
     return online

@@ -16,7 +16,17 @@ from thack import api
 
 # In an order in which each finds what those before it wrote.
 ORDER = (
-    *("corpus", "sft", "generate", "cache_logits", "estimate_cache", "probe_cache", "inspect_cache", "verify_cache"),
+    *(
+        "corpus",
+        "sft",
+        "show_data",
+        "generate",
+        "cache_logits",
+        "estimate_cache",
+        "probe_cache",
+        "inspect_cache",
+        "verify_cache",
+    ),
     *("export_cache", "import_cache", "distill", "evaluate", "verdict", "explain", "report", "recipe", "forecast"),
     *("slurm_script", "doctor", "preflight"),
 )

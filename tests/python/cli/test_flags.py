@@ -8,7 +8,20 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from thack.cli import cache, cache_logits, demo, distill, doctor, evaluate, experiment, generate, sft, slurm, verdict
+from thack.cli import (
+    cache,
+    cache_logits,
+    data,
+    demo,
+    distill,
+    doctor,
+    evaluate,
+    experiment,
+    generate,
+    sft,
+    slurm,
+    verdict,
+)
 from thack.cli.command import Flag
 from thack.config import (
     CacheSettings,
@@ -18,6 +31,7 @@ from thack.config import (
     ExperimentSettings,
     GenerateSettings,
     SftSettings,
+    ShowSettings,
     SlurmSettings,
     VerdictSettings,
     describe,
@@ -27,6 +41,7 @@ from thack.config import (
 from .conftest import Calls, Run
 
 COMMANDS: dict[str, tuple[tuple[Flag, ...], type[Any]]] = {
+    "data show": (data.FLAGS, ShowSettings),
     "sft": (sft.FLAGS, SftSettings),
     "generate": (generate.FLAGS, GenerateSettings),
     "cache-logits": (cache_logits.FLAGS, CacheSettings),
@@ -39,7 +54,7 @@ COMMANDS: dict[str, tuple[tuple[Flag, ...], type[Any]]] = {
     "doctor": (doctor.FLAGS, DoctorSettings),
     "verdict": (verdict.FLAGS, VerdictSettings),
 }
-ARGUMENTS = {"experiment": ["demo"], "slurm": ["sft"], "verdict": ["runs/a"]}
+ARGUMENTS = {"data show": ["chats.jsonl"], "experiment": ["demo"], "slurm": ["sft"], "verdict": ["runs/a"]}
 FLAGS = [(name, flag, cls) for name, (flags, cls) in COMMANDS.items() for flag in flags]
 
 

@@ -16,6 +16,7 @@ from .test_flags import COMMANDS as SETTINGS_COMMANDS
 
 COMMANDS = [
     *("demo", "experiment", "corpus", "sft", "generate", "cache-logits", "distill", "evaluate", "verdict", "report"),
+    "data show",
     *("cache inspect", "cache verify", "cache probe", "cache export", "cache import", "slurm", "doctor"),
 ]
 

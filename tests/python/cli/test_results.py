@@ -30,6 +30,7 @@ from thack.schema.cache import (
     TargetCost,
     Verification,
 )
+from thack.schema.data import ShownData, ShownPiece, ShownSequence
 from thack.schema.evaluation import EvalSetOrigin, EvaluatedModel, EvaluatedSet, EvaluationResult
 from thack.schema.generation import GenerateResult
 from thack.schema.metrics import PerPromptRow
@@ -175,6 +176,47 @@ def test_scores_are_a_row_per_detector(run: Run, calls: Calls) -> None:
     out = run("verdict", "a", "b", "--score").out
     assert "2 of 3" in out and "0 of 2" in out and "−0.50" in out and "+1.0 %" in out and "–" in out
     assert run("verdict", "a", "--score", "--json").document[0]["detector"] == "slope ratio"
+
+
+SHOWN = ShownData(
+    counts={"records": 4, "kept": 3, "without_response": 1, "finished": 3},
+    skipped=("chats.jsonl:2: refused",),
+    warnings=("use `data.control_tokens = text`",),
+    ends=("</s>", "<|im_end|>"),
+    turn_end="<|im_end|>",
+    prompt_tokens=30,
+    trained_tokens=12,
+    sequences=(
+        ShownSequence(
+            prompt_id="a",
+            ids=(1, 2, 3),
+            tokens=("<s>", "hi", "</s>"),
+            trained=(0, 1, 1),
+            pieces=(
+                ShownPiece(text="<s>", trained=False, control=True),
+                ShownPiece(text="hi", trained=True, control=False),
+                ShownPiece(text="</s>", trained=True, control=True),
+            ),
+            finished=True,
+        ),
+    ),
+)
+
+
+def test_data_show_marks_what_is_trained(run: Run, calls: Calls) -> None:
+    calls.answer("show_data", SHOWN)
+    done = run("data", "show", "chats.jsonl", "--model", "m", "--train-on", "all")
+    assert done.out.splitlines() == [
+        "── a 1 prompt tokens, 2 trained · finished",
+        "<s>⟦hi</s>⟧",
+        "prompt · control token · trained · trained control token",
+        "3 sequences of 4 records · 30 prompt tokens, 12 trained · 1 without response · ends: </s>, <|im_end|>",
+        "skipped chats.jsonl:2: refused",
+        "warning: use --set data.control_tokens=text",
+    ]
+    (settings,), _ = calls["show_data"]
+    assert (settings.data.path, settings.model, settings.data.train_on) == ("chats.jsonl", "m", "all")
+    assert run("data", "show", "chats.jsonl", "--json").document["sequences"][0]["trained"] == [0, 1, 1]
 
 
 def test_report_and_corpus_name_their_files(run: Run, calls: Calls) -> None:

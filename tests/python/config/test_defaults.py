@@ -239,6 +239,10 @@ SftSettings
   seed: a whole number, between 0 and 2^64 − 1 = 0
   dtype: auto | float32 | bfloat16 = "auto"
   device: text = "auto"
+ShowSettings
+  model: text = ""
+  data: DataSettings
+  count: a whole number, 1 or more = 3
 SlurmSettings
   command: text = "distill"
   arguments: a list, each text = []

@@ -78,7 +78,7 @@ def their_ids(directory: Path, messages: list[Any], **options: Any) -> list[int]
 
 class TestOneTurn:
     def test_it_ends_with_the_templates_end_of_turn(self, tmp_path: Path) -> None:
-        """Not with the tokenizer's EOS (pitfall 33)."""
+        """Not with the tokenizer's EOS (pitfall 31)."""
         path = write_tokenizer(tmp_path, template=CHATML, generation={"eos_token_id": [EOS_ID, END_ID]})
         ((prompt, response),) = pairs(load(path), {"messages": [USER, ANSWER]})
         assert response == [*byte_ids("ok"), END_ID]
@@ -92,7 +92,7 @@ class TestOneTurn:
         assert pairs(tokenizer, one) == pairs(tokenizer, other)
 
     def test_it_is_encoded_behind_its_prompt(self, tmp_path: Path) -> None:
-        """A tokenizer that puts a space before a text puts none before a response (pitfall 34)."""
+        """A tokenizer that puts a space before a text puts none before a response (pitfall 32)."""
         template = (
             "{% for m in messages %}<a>\n{{ m.content }}{% endfor %}{% if add_generation_prompt %}<a>\n{% endif %}"
         )
@@ -139,7 +139,7 @@ class TestWhatTheTemplateGets:
 
     @pytest.mark.parametrize("number", range(len(ROWS)))
     def test_it_is_what_transformers_hands_to_it(self, number: int, tmp_path: Path) -> None:
-        """Tools, calls, reasoning, names, parts and null: nothing is left out (pitfall 35)."""
+        """Tools, calls, reasoning, names, parts and null: nothing is left out (pitfall 33)."""
         path, row = write_tokenizer(tmp_path, template=TOOLS_TEMPLATE), self.ROWS[number]
         ((prompt, response),) = pairs(load(path), row)
         tools = row.get("tools")

@@ -40,7 +40,7 @@ class TestPrompts:
     @pytest.mark.parametrize("around", ["", "<s> $A", "<s> $A </s>", "$A </s>"])
     @pytest.mark.parametrize("adds", [{}, {"add_bos_token": True}, {"add_bos_token": False, "add_eos_token": True}])
     def test_a_decoder_continues_the_prompt(self, around: str, adds: dict[str, bool], tmp_path: Path) -> None:
-        """No EOS between prompt and response; the BOS is the one that transformers puts there (pitfall 34)."""
+        """No EOS between prompt and response; the BOS is the one that transformers puts there (pitfall 32)."""
         path = write_tokenizer(tmp_path, around=around, config=adds)
         theirs = transformers.AutoTokenizer.from_pretrained(path)("hi").input_ids
         expected = [i for i in theirs if i != EOS_ID]
@@ -89,7 +89,7 @@ class TestResponses:
         assert pair(tokenizer, prompt="hi", response=written)[1] == [*byte_ids("ok"), EOS_ID]
 
     def test_no_space_of_a_beginning(self, tmp_path: Path) -> None:
-        """Encoded behind its prompt, as transformers encodes prompt and response together (pitfall 34)."""
+        """Encoded behind its prompt, as transformers encodes prompt and response together (pitfall 32)."""
         path = write_metaspace(tmp_path)
         tokenizer = Tokenizer.load(path)
         prompt, response = pair(tokenizer, prompt="<a>\n", response="Hello")

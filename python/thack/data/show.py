@@ -1,0 +1,68 @@
+"""How data becomes token ids, for a person to look at before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from itertools import groupby
+from pathlib import Path
+
+from thack.config import ShowSettings
+from thack.data.date import with_settings
+from thack.data.prepare import Prepared, prepare
+from thack.data.readers import read_data
+from thack.data.report import Report
+from thack.data.sequence import TokenSequence
+from thack.data.tokenizer import Tokenizer
+from thack.schema.data import ShownData, ShownPiece, ShownSequence
+
+
+def show(settings: ShowSettings, directory: Path) -> ShownData:
+    """Encode the data of `settings` with the tokenizer in a directory; prompts alone where it holds no response."""
+    tokenizer = with_settings(Tokenizer.load(directory), settings.data)
+    records = read_data(Path(settings.data.path), settings.data.on_bad_line).records
+    answered = any(record.response or record.response_ids for record in records)
+    return _shown(prepare(settings.data, tokenizer, need_response=answered), tokenizer, settings.count)
+
+
+def _shown(prepared: Prepared, tokenizer: Tokenizer, count: int) -> ShownData:
+    ends, report = tokenizer.ends, prepared.report
+    return ShownData(
+        counts=_counts(report),
+        skipped=report.skipped,
+        warnings=tuple(report.warnings()),
+        ends=tuple(tokenizer.token(i) for i in (ends.eos, *sorted(ends.ids - {ends.eos}))),
+        turn_end="" if ends.turn is None else tokenizer.token(ends.turn),
+        prompt_tokens=sum(len(s.prompt_ids) for s in prepared.sequences),
+        trained_tokens=sum(len(s.response_ids) for s in prepared.sequences),
+        sequences=tuple(_sequence(s, tokenizer) for s in prepared.sequences[:count]),
+    )
+
+
+def _counts(report: Report) -> dict[str, int]:
+    """The numbers of a report by name, those of its ends among them."""
+    found = {field.name: getattr(report, field.name) for field in fields(report)}
+    numbers = {name: value for name, value in found.items() if isinstance(value, int)}
+    ends = report.ends
+    return numbers | {"finished": ends.finished, "truncated": ends.truncated, "dropped_end": ends.dropped_end}
+
+
+def _sequence(s: TokenSequence, tokenizer: Tokenizer) -> ShownSequence:
+    ids = [*s.prompt_ids.tolist(), *s.response_ids.tolist()]
+    trained = [0] * len(s.prompt_ids) + [1] * len(s.response_ids)
+    return ShownSequence(
+        prompt_id=s.prompt_id,
+        ids=tuple(ids),
+        tokens=tuple(tokenizer.token(i) for i in ids),
+        trained=tuple(trained),
+        pieces=tuple(_pieces(ids, trained, tokenizer)),
+        finished=tokenizer.ends.is_finished(s.response_ids),
+    )
+
+
+def _pieces(ids: Sequence[int], trained: Sequence[int], tokenizer: Tokenizer) -> Iterator[ShownPiece]:
+    """Ids of one kind in a row as one text: a character may be spread over several of them."""
+    kinds = [(bool(one), tokenizer.token(i) in tokenizer.added_tokens) for i, one in zip(ids, trained, strict=True)]
+    for (is_trained, is_control), places in groupby(range(len(ids)), key=kinds.__getitem__):
+        text = tokenizer.text([ids[place] for place in places])
+        yield ShownPiece(text=text, trained=is_trained, control=is_control)
