@@ -129,5 +129,7 @@ class MemorySettings:
     checkpoint_activations: Annotated[
         bool, Help("activation checkpointing: recompute each block in the backward pass")
     ] = False
-    master_weights: Annotated[bool, Help("weights and optimizer state in float32; false: in `dtype`")] = True
+    master_weights: Annotated[bool, Help("weights and optimizer state in float32; false: in `dtype`, compensated")] = (
+        True
+    )
     compile: Annotated[bool, Help("run each block through torch.compile, on GPUs")] = False

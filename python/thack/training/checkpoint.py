@@ -39,11 +39,11 @@ from thack.files import (
 from thack.models.protocol import LanguageModel
 from thack.schema import document
 from thack.schema.run import TrainerState
+from thack.training.compensated import slots_of
 from thack.training.sharding import full_tensor
 
 COMMIT = "COMMIT.json"
 _NAME = re.compile(r"step_(\d{6,})")
-_SLOTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,8 +177,8 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, direct
         places = {
             f"{slot}.{name}": (parameter, slot)
             for name, parameter in trained.items()
-            if any(f"{slot}.{name}" in saved for slot in _SLOTS)
-            for slot in _SLOTS
+            if any(f"{slot}.{name}" in saved for slot in slots_of(parameter))
+            for slot in slots_of(parameter)
         }
         strange = sorted(places.keys() ^ saved) or _other_shapes(file, trained, saved)
         if strange:

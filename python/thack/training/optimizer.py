@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from thack._torch_private import scale_all_
 from thack.config import OptimizerSettings
+from thack.training.compensated import CompensatedAdamW, has_sixteen_bits
 
 
 class Optimizer:
@@ -37,17 +38,21 @@ class Optimizer:
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only, in torch's fused form (on CPU it halves the step)."""
+    """AdamW with weight decay on matrices only, in torch's fused form (on CPU it halves the step).
+
+    Weights of 16 bits get `CompensatedAdamW`.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
+    rounds = any(has_sixteen_bits(p) for p in parameters)
+    return (CompensatedAdamW if rounds else torch.optim.AdamW)(
         [group for group in groups if group["params"]],
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
-        fused=True,
+        fused=not rounds,
     )
 
 

@@ -255,11 +255,14 @@ class Trainer:
             raise self._diverged(batch, math.nan, math.nan) from error
 
     def _diverged(self, batch: Sequence[TokenSequence], loss: float, norm: float) -> DivergedError:
+        hint = "lower `optimizer.learning_rate`, or look at these prompts"
+        if math.isinf(loss) and math.isfinite(norm):  # a divergence that is infinite by definition, not by its size
+            hint = "one side has no mass where the other has some: use jsd or skewed_kl"
         names = ", ".join(s.prompt_id for s in batch[:4]) + (", …" if len(batch) > 4 else "")
         return DivergedError(
             f"training diverged at step {self.step + 1}: loss {loss:g}, gradient norm {norm:g}",
             details=(f"prompts of this step: {names}", f"the last good checkpoint is kept in {self.run.checkpoints}"),
-            hint="lower `optimizer.learning_rate`, or look at these prompts",
+            hint=hint,
         )
 
 
