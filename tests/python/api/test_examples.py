@@ -5,8 +5,7 @@ from __future__ import annotations
 import doctest
 import inspect
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,18 +38,16 @@ PUBLIC = {
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory of one's own, with a run that was judged before."""
-    path, before = tmp_path_factory.mktemp("examples"), Path.cwd()
+    path = tmp_path_factory.mktemp("examples")
     (path / "runs" / "judged").mkdir(parents=True)
     rows = [
         {"event": "evaluation", "step": step, "golden/forward_kl/reference_sampled/token_mean": 1.0}
         for step in (0, 100, 200)
     ]
     (path / "runs" / "judged" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.chdir(path)
-    yield path
-    os.chdir(before)
+    return path
 
 
 def test_every_function_has_an_example_or_a_reason_not_to() -> None:
@@ -59,7 +56,8 @@ def test_every_function_has_an_example_or_a_reason_not_to() -> None:
 
 
 @pytest.mark.parametrize("name", ORDER)
-def test_the_example_prints_what_it_says(name: str, directory: Path) -> None:
+def test_the_example_prints_what_it_says(name: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(directory)
     function: Callable[..., object] = getattr(api, name)
     (test,) = doctest.DocTestFinder(recurse=False).find(function, name, globs={"thack": thack, "Path": Path})
     assert test.examples

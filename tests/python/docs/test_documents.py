@@ -102,7 +102,6 @@ def run_command(line: str, capfd: pytest.CaptureFixture[str], *, dry_run: bool) 
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("documents")  # one reader, who goes through all of them
 @pytest.mark.parametrize("number", range(len(BLOCKS)), ids=map(str, BLOCKS))
 def test_a_block_runs_as_it_stands(
     number: int, reader: Reader, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

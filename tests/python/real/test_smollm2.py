@@ -24,7 +24,7 @@ from thack.targets.types import TopKTarget
 
 from .conftest import CHATS
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("smollm2")]  # one process holds the models
+pytestmark = [pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
