@@ -12,7 +12,7 @@ from thack.config import ArchitectureSettings
 from thack.data.tokenizer import Tokenizer
 from thack.models.load import new_decoder
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("smollm2")]
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
