@@ -134,6 +134,9 @@ class DistillSettings:
     student: Annotated[str, Help("directory of the model to train")] = ""
     teacher: Annotated[str, Help("a live teacher; needed for online responses, and for the proxy metric")] = ""
     cache: Annotated[str, Help("take targets from this cache instead of a live teacher")] = ""
+    check_alignment: Annotated[
+        bool, Help("refuse a cache whose rows fit the text better one token earlier or later; false: only warn")
+    ] = True
     data: Annotated[DataSettings, Help("prompts, offline with responses; a cache must cover them")] = field(
         default_factory=DataSettings
     )

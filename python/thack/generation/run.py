@@ -58,7 +58,7 @@ def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> Gen
 def _write(settings: GenerateSettings, progress: Progress) -> ResponsesManifest:
     apply_threads()
     device = choose_device(settings.device)
-    model = load_model(settings.model, role="model", device=device, options=settings.load)
+    model = load_model(settings.model, role="model", device=device, options=settings.load, progress=progress)
     follow_settings(model, settings.data, settings.out)
     precision = inference_precision(model, settings.dtype)
     prepared = prepare(settings.data, model.tokenizer, need_response=False)

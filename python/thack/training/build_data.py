@@ -74,7 +74,7 @@ def response_request(settings: DistillSettings, precision: Precision) -> Generat
 
 
 def _check_cache(settings: DistillSettings, models: Models, cache: Cache, progress: Progress) -> None:
-    skipped = check_alignment(cache)
+    skipped = check_alignment(cache, refuse=settings.check_alignment)
     if skipped:
         progress.note(skipped)
     for warning in check_cache_end(cache, models.student.tokenizer):

@@ -116,7 +116,7 @@ def prepare_distill(
 ) -> tuple[Trainer, Snapshot]:
     """The trainer, and the point to start from. Every rank calls it; parts that do not communicate fail together."""
     group, checkpoint = run.group, run.resumable(progress)
-    models = load_models(settings, checkpoint, device, group)
+    models = load_models(settings, checkpoint, device, group, progress)
     evaluator = _open_evaluator(settings, models, run, progress)
     with group.raise_on_all_ranks():
         facts = replace(models.facts(), eval_set=None if evaluator is None else evaluator.eval_set.fingerprint())

@@ -20,6 +20,7 @@ from thack.models.load import load_model
 from thack.models.precision import FLOAT32, Precision, inference_precision
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
+from thack.runtime.progress import SILENT, Progress
 from thack.schema.metrics import Role
 from thack.schema.run import RunFacts
 from thack.targets.vocabulary import common_width
@@ -65,7 +66,11 @@ class Models:
 
 
 def load_models(
-    settings: DistillSettings, checkpoint: Path | None, device: torch.device, group: ProcessGroup
+    settings: DistillSettings,
+    checkpoint: Path | None,
+    device: torch.device,
+    group: ProcessGroup,
+    progress: Progress = SILENT,
 ) -> Models:
     """Load every model, the student from `checkpoint` if there is one.
 
@@ -74,16 +79,16 @@ def load_models(
         UndefinedLoss: `loss.fused` = true asks for what the student does not allow.
     """
     with group.raise_on_all_ranks():
-        models = _load(settings, checkpoint, device)
+        models = _load(settings, checkpoint, device, progress)
         precision = FLOAT32 if models.teacher is None else inference_precision(models.teacher, settings.dtype)
     return replace(models, precision=group.broadcast_from_rank0(precision))
 
 
-def _load(settings: DistillSettings, checkpoint: Path | None, device: torch.device) -> Models:
-    student = load_model(checkpoint or settings.student, role="student", device=device)
+def _load(settings: DistillSettings, checkpoint: Path | None, device: torch.device, progress: Progress) -> Models:
+    student = load_model(checkpoint or settings.student, role="student", device=device, progress=progress)
     names = {Role.TEACHER: settings.teacher, Role.ORACLE: settings.oracle, Role.JUDGE: settings.judge}
     loaded = {
-        role.value: load_model(name, role=role, device=device, options=settings.load)
+        role.value: load_model(name, role=role, device=device, options=settings.load, progress=progress)
         for role, name in names.items()
         if name
     }

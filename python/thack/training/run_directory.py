@@ -12,10 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import torch
+
 from thack import config
 from thack.config import DistillSettings, SftSettings
-from thack.errors import DataError, MismatchError, UsageError
+from thack.errors import DataError, MismatchError, ModelError, UsageError
 from thack.files import atomic_directory, claim_output, flattened, read_json, write_json, write_text
+from thack.models.checkpoint import cast_directory, weights_dtype
+from thack.models.hub import locate
 from thack.runtime import runlog
 from thack.runtime.environment import environment
 from thack.runtime.process_group import ALONE, ProcessGroup
@@ -30,6 +34,7 @@ from thack.training.checkpoint import COMMIT, checkpoints, latest_checkpoint, re
 # Settings that a resumed run may change: they do not change what it computes.
 _FREE = (
     "out",
+    "check_alignment",
     "checkpoint.",
     "parallel.",
     "profile",
@@ -179,13 +184,26 @@ class RunDirectory:
             self.mirror.close()
 
     def publish(self, checkpoint: Path) -> Path:
-        """model/: a checkpoint's model files alone, as transformers and vLLM load them."""
+        """model/: a checkpoint's model files alone, as transformers and vLLM load them.
+
+        Weights are in the number format of the files that the run started from; checkpoints keep float32 to resume.
+        """
         if self.writes:
+            dtype = self._first_dtype()
             with atomic_directory(self.model, replace=True) as temporary:
                 for path in checkpoint.iterdir():
                     if path.name not in _NOT_MODEL:
                         _link(path, temporary / path.name)
+                if dtype is not None:
+                    cast_directory(temporary, dtype)
         return self.model
+
+    def _first_dtype(self) -> torch.dtype | None:
+        """The format of the model that the run started from, if it is a half precision; None where it is not there."""
+        first = self.settings.student if isinstance(self.settings, DistillSettings) else self.settings.model
+        with suppress(ModelError):
+            return weights_dtype(locate(first).directory) if first else None
+        return None
 
     def _check_settings(self) -> None:
         earlier = config.load_settings(type(self.settings), [self.path / "config.toml"], [], {})

@@ -66,3 +66,16 @@ def test_too_few_hits_are_said() -> None:
     sequences, log_p = aligned(sharpness=0.1)
     said = check_shifts(sequences[:4], as_target("top-k", log_p[: sum(len(s.response_ids) for s in sequences[:4])], 1))
     assert said is not None and "skipped" in said
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_a_captured_teacher_may_repeat_what_it_has_read(shift: int) -> None:
+    """Untrained models with a tied head do. One token later is no repetition."""
+    sequences, log_p = aligned()
+    target = as_target("dense", torch.roll(log_p, -shift, dims=0))
+    if shift == -1:
+        said = check_shifts(sequences, target, may_echo=True)
+        assert said is not None and "the token it has just read" in said
+    else:
+        with pytest.raises(CacheError, match=r"off by \+1 token"):
+            check_shifts(sequences, target, may_echo=True)

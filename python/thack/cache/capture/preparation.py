@@ -63,7 +63,7 @@ def prepare_job(
     progress: Progress = SILENT,
 ) -> CaptureJob:
     """Load the teacher, read the data, and publish the plan or reuse the one in the directory."""
-    teacher = teacher or load_teacher(settings)
+    teacher = teacher or load_teacher(settings, progress)
     if sequences is None:
         sequences = read_data(settings, teacher, progress)
     stored = with_samples(sequences, settings)
@@ -155,10 +155,10 @@ def settings_fingerprint(settings: CacheSettings) -> str:
     return digest(canonical_json(chosen))
 
 
-def load_teacher(settings: CacheSettings) -> LanguageModel:
+def load_teacher(settings: CacheSettings, progress: Progress = SILENT) -> LanguageModel:
     """The teacher that the settings name, on its device."""
     device = choose_device(settings.device)
-    teacher = load_model(settings.teacher, role="teacher", device=device, options=settings.load)
+    teacher = load_model(settings.teacher, role="teacher", device=device, options=settings.load, progress=progress)
     follow_settings(teacher, settings.data, Path(settings.out).expanduser())
     return teacher
 

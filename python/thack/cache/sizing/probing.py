@@ -78,14 +78,14 @@ def probe(
     rate = len(log_p_NV) / (time.perf_counter() - started)
     mean_length = np.mean([len(s.response_ids) for s in chosen])
     total = int(tokens) if tokens else int(mean_length * len(data) * (settings.samples if settings.generate else 1))
-    costs = _costs(log_p_NV, teacher.vocab_size, total)
+    costs = _costs(log_p_NV, teacher.tokenizer.size, total)
     return ProbeResult(
         sampled_sequences=len(chosen),
         sampled_tokens=len(log_p_NV),
         entropy_nats=float(-(log_p_NV.exp() * log_p_NV.clamp_min(-1e4)).sum(1).mean()),
         corpus_tokens=total,
         rows=tuple(costs),
-        recommended=recommend(costs, settings.epochs, teacher.vocab_size),
+        recommended=recommend(costs, settings.epochs, teacher.tokenizer.size),
         epochs=settings.epochs,
         teacher_tokens_per_s=rate,
         sizing=tuple(_size(cost, total, rate, settings) for cost in costs),
@@ -121,7 +121,7 @@ def _score(teacher: LanguageModel, sequences: Sequence[TokenSequence], settings:
             batch = Batch.of(part, teacher.device)
             with precision.autocast(teacher):
                 logits_NV = teacher(batch)
-            found.append(log_probs(logits_NV, teacher.vocab_size).cpu())
+            found.append(log_probs(logits_NV, teacher.tokenizer.size).cpu())
     return torch.cat(found)
 
 

@@ -52,7 +52,10 @@ def merge_from(model: Any, directory: Path) -> Any:
             hint=f"save the adapter again with save_pretrained, or remove {CONFIG} to use the base model alone",
         )
     try:
-        return merged(PeftModel.from_pretrained(model, str(directory)))
+        found = merged(PeftModel.from_pretrained(model, str(directory)))
+        for parameter in found.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())  # peft has frozen the base model
+        return found
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise ModelError(
             f"peft cannot load the adapter in {directory}", details=str(error).strip().splitlines()[:3]
