@@ -18,7 +18,7 @@ from thack.config import CacheSettings
 from thack.errors import CacheError, MismatchError, ModelError, UsageError
 from thack.models.batch import Batch
 from thack.runtime.ranks import Rank
-from thack.targets.types import DenseTarget, TopKTarget
+from thack.targets.types import DenseTarget
 
 from .conftest import VOCAB, FakeTeacher, make_sequences
 
@@ -201,23 +201,3 @@ def test_the_journal_tells_who_made_what(settings: CacheSettings, teacher: FakeT
     manifest = json.loads((directory / "manifest.json").read_text())
     assert [row["shard"] for row in rows] == list(range(len(manifest["shards"])))
     assert [row["root"] for row in rows] == [row["root"] for row in manifest["shards"]]
-
-
-@pytest.mark.parametrize("kind", ["dense", "top-k", "sampled"])
-def test_ids_that_the_tokenizer_lacks_are_never_kept(settings: CacheSettings, kind: str) -> None:
-    """A head padded beyond the tokenizer, whose padding is the most likely of all."""
-    teacher, sequences = FakeTeacher(vocab=VOCAB + 14), make_sequences(12)
-    teacher.table[:, VOCAB + 5] += 20
-    chosen = replace(settings, kind=kind, top_k=6, sampled=6)  # type: ignore[arg-type]
-    cache = Cache.open(capture(chosen, teacher=teacher, sequences=sequences))
-    _, target = cache.targets(range(len(sequences)))
-    assert cache.meta.vocab_size == target.vocab_size == VOCAB
-    expected_NV = torch.log_softmax(teacher(Batch.of(sequences))[:, :VOCAB].double(), dim=1)
-    if isinstance(target, DenseTarget):
-        torch.testing.assert_close(target.log_probs_NV.double(), expected_NV, atol=0.02, rtol=0.0)
-        return
-    assert int(target.ids_NK.max()) < VOCAB
-    if isinstance(target, TopKTarget):
-        torch.testing.assert_close(
-            target.log_probs_NK.double(), expected_NV.gather(1, target.ids_NK.long()), atol=0.05, rtol=0.0
-        )

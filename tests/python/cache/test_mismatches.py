@@ -71,7 +71,6 @@ RESUMED: dict[str, tuple[Callable[[Begun], None], str, str]] = {
     "kind": (lambda b: b.again(kind="dense", temperatures=()), "record.kind", "dense"),
     "k": (lambda b: b.again(top_k=5), "record.k", "4 there, 5 now"),
     "temperatures": (lambda b: b.again(temperatures=(3.0,)), "record.temperatures", "[2.0] there, [3.0] now"),
-    "vocabulary": (lambda b: b.again(teacher=FakeTeacher(vocab=VOCAB + 1)), "record.vocab_size", "50 there, 51 now"),
     "teacher": (lambda b: b.again(teacher=FakeTeacher(name="b")), "fingerprints.teacher", "sample:teacher-b now"),
     "tokenizer": (lambda b: b.again(teacher=FakeTeacher(tokenizer="b")), "fingerprints.tokenizer", "tokenizer-b now"),
     "fewer data": (lambda b: b.again(SEQUENCES[:-1]), "fingerprints.data", "sha256:"),

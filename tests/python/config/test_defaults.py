@@ -77,6 +77,7 @@ DistillSettings
   student: text = ""
   teacher: text = ""
   cache: text = ""
+  check_alignment: true or false = true
   data: DataSettings
   oracle: text = ""
   judge: text = ""
