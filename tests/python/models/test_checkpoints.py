@@ -199,7 +199,7 @@ class TestOtherWeights:
         (directory / "model.gguf").write_bytes(b"GGUF")
         for backend in ("native", "transformers"):
             with pytest.raises(ModelError) as caught:
-                load_model(directory, options=LoadSettings(backend=backend))  # type: ignore[arg-type]
+                load_model(directory, options=LoadSettings(backend=backend))
             assert "gguf_file='model.gguf'" in str(caught.value.hint)
 
     def test_pickles_and_missing_shards(self, directory: Path) -> None:
