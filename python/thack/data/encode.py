@@ -166,6 +166,13 @@ def encode_references(records: Sequence[Record], tokenizer: Tokenizer, maximum: 
     return [cut(pairs[0].response_ids, maximum) if pairs else None for pairs in found]
 
 
+def accepted(records: Sequence[Record], tokenizer: Tokenizer) -> tuple[list[Record], list[str]]:
+    """The records whose conversation the template accepts; and the others, each with its place and the reason."""
+    found = list(zip(records, RecordEncoder(tokenizer).prompts(records), strict=True))
+    refused = [f"{record.name}: {ids}" for record, ids in found if isinstance(ids, TemplateRefusal)]
+    return [record for record, ids in found if not isinstance(ids, TemplateRefusal)], refused
+
+
 def _accepted(record: Record, found: Found | TemplateRefusal) -> Found:
     if isinstance(found, TemplateRefusal):
         raise DataError(f"{record.name}: {found}", hint="take it out of the data")

@@ -133,6 +133,8 @@ class _Found:
     def report(self, taken: Sequence[Record], tokenizer: Tokenizer) -> Report:
         """The counts."""
         texts = {record.prompt_id for record in taken if record.is_text}
+        is_plain = any(record.conversation is None for record in taken)
+        doubt = tokenizer.bos_contradiction if is_plain else ""
         ending = [s for s in self.sequences if s.prompt_id not in texts and len(s.response_ids)]
         return Report(
             records=len(taken),
@@ -144,6 +146,7 @@ class _Found:
             with_control_tokens=0 if keeps_text(tokenizer) else count_with_control_tokens(taken, tokenizer),
             pieces=self.pieces,
             other_beginnings=self.other_beginnings,
+            notes=(doubt,) if doubt else (),
             ends=EndCounts.of_sequences(ending, tokenizer.ends, maximum=self.limit),
             skipped=tuple(self.skipped),
         )

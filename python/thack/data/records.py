@@ -31,10 +31,6 @@ class Conversation:
         """The conversation without its turns from number `turn` on."""
         return replace(self, messages=self.messages[:turn])
 
-    def with_turn(self, message: Message) -> Conversation:
-        """The conversation with one more turn."""
-        return replace(self, messages=(*self.messages, message))
-
     @property
     def num_prompt_turns(self) -> int:
         """Turns before the response: all but a last one of the assistant."""

@@ -23,6 +23,7 @@ class Report:
         with_control_tokens: records whose own text holds a control token that becomes one.
         pieces: sequences cut from raw texts.
         other_beginnings: responses that the chat template begins in another way than it prompts a model for one.
+        notes: what the tokenizer's files leave in doubt.
         ends: how the kept responses end; raw texts, which are cut on purpose, not among them.
         skipped: lines that were left out, each with its place and the reason.
     """
@@ -36,6 +37,7 @@ class Report:
     with_control_tokens: int = 0
     pieces: int = 0
     other_beginnings: int = 0
+    notes: tuple[str, ...] = ()
     ends: EndCounts = field(default_factory=EndCounts)
     skipped: tuple[str, ...] = ()
 
@@ -56,7 +58,7 @@ class Report:
 
     def warnings(self) -> list[str]:
         """What may be wrong with the data, one line each."""
-        found = self.ends.warnings()
+        found = [*self.ends.warnings(), *self.notes]
         if self.with_control_tokens:
             found.append(
                 f"{self.with_control_tokens:,} of {self.records:,} records have control tokens written out in their "

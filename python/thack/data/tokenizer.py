@@ -247,6 +247,17 @@ class Tokenizer:
         start = next((i for i in range(len(whole) - size + 1) if whole[i : i + size] == alone), 0)
         return _int32(whole[:start]), _int32(whole[start + size :])
 
+    @property
+    def bos_contradiction(self) -> str:
+        """What tokenizer_config.json says of a BOS, where tokenizer.json does another thing; else empty."""
+        puts_bos = self.bos_id is not None and self.bos_id in self._around[0]
+        if self.facts.adds_bos is None or self.bos_id is None or self.facts.adds_bos == puts_bos:
+            return ""
+        return (
+            f"tokenizer_config.json says add_bos_token = {str(self.facts.adds_bos).lower()}, but tokenizer.json "
+            f"{'puts a BOS' if puts_bos else 'puts no BOS'} before a text: tokenizer.json counts, as in transformers 5"
+        )
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Text of the ids without special tokens. Ids beyond the tokenizer (padded heads) are dropped."""
         return self._backend.decode([int(i) for i in ids if 0 <= i < self.size], skip_special_tokens=True)

@@ -16,6 +16,7 @@ import numpy as np
 from thack.config import SamplingSettings
 from thack.data import Record, read_records
 from thack.data.encode import encode_prompts, encode_references
+from thack.data.eos import EndCounts
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError, UsageError
@@ -133,6 +134,8 @@ class EvalSet:
             )
             examples = np.arange(len(eval_set))
             responses[role] = tuple(generate(model, eval_set.prompts, request, examples=examples, progress=progress))
+            for warning in EndCounts.of(responses[role], model.tokenizer.ends, maximum=max_new_tokens).warnings():
+                progress.note(f"warning: responses of the {role}: {warning}")
         origin = replace(eval_set.origin, writers=writers, seed=seed, max_new_tokens=max_new_tokens)
         return replace(eval_set, responses=responses, origin=origin)
 

@@ -8,8 +8,11 @@ from pathlib import Path
 import torch
 
 from thack.config import DataSettings, EvaluateSettings
+from thack.data import Record
 from thack.data.date import follow_settings
+from thack.data.encode import accepted
 from thack.data.lengths import response_limit
+from thack.data.readers import read_data
 from thack.errors import UsageError
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.evaluator import Evaluator
@@ -87,6 +90,18 @@ def _load(settings: EvaluateSettings) -> tuple[LanguageModel, References]:
     return student, References(**models, human=settings.human_references)
 
 
+def _records(path: Path, references: References, data: DataSettings, progress: Progress) -> list[Record]:
+    """The records of a file; on request without those that cannot be read or rendered, which are named."""
+    reading = read_data(path, data.on_bad_line)
+    records, skipped = reading.records, list(reading.skipped)
+    if data.on_bad_line == "skip" and references.tokenizer is not None:
+        records, refused = accepted(records, references.tokenizer)
+        skipped += refused
+    if skipped:
+        progress.note(f"evaluation set: {len(skipped):,} records skipped, such as {skipped[0]}")
+    return records
+
+
 def open_eval_set(
     path: Path, beside: Path, references: References, *, data: DataSettings, seed: int, progress: Progress
 ) -> EvalSet:
@@ -96,7 +111,7 @@ def open_eval_set(
     """
     if path.is_dir():
         return EvalSet.load(path)
-    eval_set = EvalSet.from_jsonl(path, limit=data.limit, on_bad_line=data.on_bad_line)
+    eval_set = EvalSet.from_records(_records(path, references, data, progress), limit=data.limit)
     given = (references.teacher, references.oracle, references.judge)
     writers = [None if model is None else model.fingerprint() for model in given]
     longest = response_limit(replace(data, path=str(path)))

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from thack import files
+from thack.data.eos import Ends, configured_ends
 from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError
 from thack.models.hub import gguf_advice
@@ -219,6 +220,16 @@ def from_transformers(
     if architecture.tie_head:
         state["lm_head.weight"] = state["embedding.weight"]
     return state
+
+
+def add_ends(directory: Path, ends: Ends) -> None:
+    """Let generation_config.json name all ends of a model, besides what transformers wrote there."""
+    path = directory / "generation_config.json"
+    written = read_object(path)
+    there = list(configured_ends(written.get("eos_token_id")))
+    missing = sorted(ends.ids - {*there})
+    if missing:
+        files.write_json(path, {**written, "eos_token_id": [*there, *missing]})
 
 
 def save(

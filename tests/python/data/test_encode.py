@@ -173,3 +173,23 @@ class TestPrepare:
         records = [Record(prompt_id="a", prompt="a")]
         with pytest.raises(DataError, match=r"leaves nothing to work on[\s\S]*1 without response"):
             prepare(DataSettings(), tokenizer, need_response=True, records=records)
+
+    @pytest.mark.parametrize(
+        ("around", "adds", "said"),
+        [
+            ("<s> $A", True, ""),
+            ("<s> $A", False, "add_bos_token = false, but tokenizer.json puts a BOS"),
+            ("", True, "add_bos_token = true, but tokenizer.json puts no BOS"),
+            ("", False, ""),
+        ],
+    )
+    def test_files_that_contradict_each_other_are_a_warning(
+        self, around: str, adds: bool, said: str, tmp_path: Path
+    ) -> None:
+        path = write_tokenizer(tmp_path, around=around, template=CHATML, config={"add_bos_token": adds})
+        tokenizer = Tokenizer.load(path)
+        pairs = [Record(prompt_id="a", prompt="a", response="x")]
+        warnings = prepare(DataSettings(), tokenizer, need_response=True, records=pairs).report.warnings()
+        assert [said in warning for warning in warnings] == ([True] if said else [])
+        chats = [to_record({"messages": [USER, ANSWER]})]
+        assert prepare(DataSettings(), tokenizer, need_response=True, records=chats).report.warnings() == []

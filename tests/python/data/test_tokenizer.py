@@ -143,3 +143,17 @@ def test_a_template_sees_the_named_special_tokens(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "x"}]
     found = template.render(Conversation(messages=tuple(messages))).text
     assert found == "<s>none</s>" == theirs.apply_chat_template(messages, tokenize=False)
+
+
+def test_vocabularies_with_scores_are_compared_too(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models
+
+    from .small import add_control_tokens, write_files
+
+    found = []
+    for name, last in (("a", "y"), ("b", "z")):
+        backend = Backend(models.Unigram([("<unk>", 0.0), ("x", -1.0), (last, -2.0)], unk_id=0))
+        add_control_tokens(backend, True)
+        found.append(Tokenizer.load(write_files(backend, tmp_path / name, None, None, None, None)))
+    assert differences(*found) == ["vocabulary: 3 and 3 tokens, 2 differ, such as y, z"]

@@ -100,3 +100,21 @@ def test_most_truncated_responses_of_a_cache_are_a_warning(family: Path, tmp_pat
     (warning,) = check_cache_end(Cache.open(tmp_path / "cut"), instruct)
     assert "2 of 2 responses (100%) reached the maximum length" in warning
     assert check_cache_end(Cache.open(family / "cache"), instruct) == []
+
+
+def test_transformers_models_name_all_their_ends_when_they_are_saved(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from thack.data.date import follow_settings
+    from thack.models.hf.load import wrap
+
+    config = transformers.GPT2Config(
+        n_layer=1, n_head=2, n_embd=16, vocab_size=260, n_positions=32, eos_token_id=EOS_ID
+    )
+    model = transformers.GPT2LMHeadModel(config)
+    ours = wrap(model, Tokenizer.load(write_tokenizer(tmp_path / "t")))
+    follow_settings(ours, DataSettings(end=END), tmp_path)
+    ours.save(tmp_path / "m")
+    written = json.loads((tmp_path / "m" / "generation_config.json").read_text())
+    assert written["eos_token_id"] == [EOS_ID, END_ID]
+    assert load_model(tmp_path / "m").tokenizer.ends.ids == {EOS_ID, END_ID}
+    assert transformers.GenerationConfig.from_pretrained(tmp_path / "m").eos_token_id == [EOS_ID, END_ID]

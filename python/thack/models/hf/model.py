@@ -265,6 +265,7 @@ class HuggingFaceModel(nn.Module):
             model.save_pretrained(directory, max_shard_size="1000GB")
         if dtype is not None:
             checkpoint.cast_directory(directory, dtype)
+        checkpoint.add_ends(directory, self.tokenizer.ends)
         self.tokenizer.save(directory)
 
     def fingerprint(self, *, full: bool | None = None) -> str:
