@@ -21,7 +21,8 @@ from torch.utils.data import Dataset
 from thack.cache import Cache
 from thack.config import LossSettings
 from thack.data.sequence import TokenSequence, cache_positions
-from thack.errors import MismatchError
+from thack.errors import MismatchError, UsageError
+from thack.integrations.state import is_sharded
 from thack.losses import token_losses
 from thack.models.batch import Batch
 from thack.models.hf import load as hf
@@ -93,12 +94,20 @@ class CacheCollator:
 
     Raises:
         MismatchError: the student has another tokenizer than the cache.
+        ModelError: the model is not causal.
+        UsageError: padding changes the model's logits.
     """
 
     def __init__(self, cache: Cache | Path | str, model: Any, tokenizer: Any = None) -> None:
         self.cache = cache if isinstance(cache, Cache) else Cache.open(cache)
         student = hf.wrap(model, tokenizer, role="student")
+        padded = is_sharded(model) or student.scores_padded()
         student.release()
+        if not padded:
+            raise UsageError(
+                f"padding changes the logits of {type(model).__name__}, and a collator pads",
+                hint="use `thack distill`, which takes such sequences in batches of equal length",
+            )
         meta = self.cache.meta
         if meta.tokenizer != student.tokenizer.fingerprint():
             raise MismatchError(

@@ -57,7 +57,7 @@ def _model_in(directory: Path) -> Path:
         return directory
     if not (directory / "model").is_dir():
         raise ModelError(
-            f"{directory} is a run that has not finished, so there is no model in it yet",
+            f"{directory} is a run that has not finished: it has no model yet",
             hint=f"run its command again, or give one of {directory / 'checkpoints'}/step_*",
         )
     return directory / "model"
@@ -102,7 +102,7 @@ def _snapshot(name: str, revision: str | None) -> Path:
 def _unreachable(label: str, error: Exception) -> ModelError:
     reason = str(error).strip().splitlines()
     return ModelError(
-        f"{label} is no directory here, and the hub does not give it",
+        f"{label} is not a directory here, and the hub does not give it",
         details=reason[:1],
         hint="give a directory, or fetch it where there is a network and copy it here",
     )

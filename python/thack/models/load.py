@@ -142,7 +142,7 @@ def _dtype(options: LoadSettings, default: torch.dtype) -> torch.dtype:
         return default
     found = getattr(torch, options.dtype, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise UsageError(f"load.dtype = {options.dtype!r} is no number format", hint="float32, bfloat16 or float16")
+        raise UsageError(f"load.dtype = {options.dtype!r} is not a number format", hint="float32, bfloat16 or float16")
     return found
 
 

@@ -70,6 +70,7 @@ class LanguageModel(Protocol):
 
     tokenizer: Tokenizer  # its ends are the ids that end a response
     is_encoder_decoder: bool
+    training: bool
     facts: LoadFacts
 
     @property
@@ -119,8 +120,8 @@ class LanguageModel(Protocol):
 
 @contextmanager
 def evaluating(model: LanguageModel) -> Iterator[None]:
-    """Evaluation mode without gradients, for a while; the model's train mode is left as it was."""
-    was_training = bool(getattr(model, "training", False))
+    """Evaluation mode without gradients inside the block; the training mode is left as it was."""
+    was_training = model.training
     model.eval()
     try:
         # Not inference_mode: tensors that the model keeps from it could not be used in a later backward pass.

@@ -15,7 +15,7 @@ from thack import Cache, api
 from thack.config import CacheSettings, DataSettings, LossSettings
 from thack.data import Record
 from thack.data.tokenizer import Tokenizer
-from thack.errors import MismatchError
+from thack.errors import MismatchError, ModelError
 from thack.integrations import CacheCollator, CacheDataset, CacheLoss
 from thack.losses import token_losses
 from thack.models.batch import Batch
@@ -126,3 +126,11 @@ def test_a_student_with_another_tokenizer_is_refused(cache: Cache) -> None:
     stranger = Tokenizer.train(["quite another text"] * 3, 264)
     with pytest.raises(MismatchError, match="has another tokenizer than the student"):
         CacheCollator(cache, llama(1), stranger)
+
+
+def test_a_student_that_looks_ahead_is_refused(cache: Cache, tokenizer: Tokenizer) -> None:
+    config = transformers.BertConfig(
+        vocab_size=264, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    with pytest.raises(ModelError, match="BertLMHeadModel is not causal"):
+        CacheCollator(cache, transformers.BertLMHeadModel(config), tokenizer)

@@ -178,7 +178,7 @@ def test_save_and_load(pair: Any, tmp_path: Path, make_sequences: Any, capfd: py
 def test_facts(pair: Any, tokenizer: Tokenizer) -> None:
     _, model = pair
     assert isinstance(model, LanguageModel)
-    assert not model.training  # type: ignore[attr-defined]
+    assert not model.training
     assert model.vocab_size == WIDTH > tokenizer.size
     assert (model.max_positions == 32) != model.is_encoder_decoder
 

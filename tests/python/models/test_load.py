@@ -136,8 +136,8 @@ class TestOptions:
         ("options", "said"),
         [
             (LoadSettings(quantization="{oops"), "load.quantization is not JSON"),
-            (LoadSettings(dtype="int8"), "no number format"),
-            (LoadSettings(dtype="float31"), "no number format"),
+            (LoadSettings(dtype="int8"), "not a number format"),
+            (LoadSettings(dtype="float31"), "not a number format"),
             (LoadSettings(backend="native", device_map="auto"), "does not go with load.device_map"),
         ],
     )

@@ -25,7 +25,7 @@ from thack.config import (
     SourceSettings,
 )
 from thack.data.tokenizer import Tokenizer
-from thack.errors import MismatchError, Preempted, ThackError, UsageError
+from thack.errors import CacheError, MismatchError, Preempted, ThackError, UsageError
 from thack.evaluation import EvalSet
 from thack.models.load import load_model
 from thack.runtime.status import read_status
@@ -288,6 +288,41 @@ def test_a_run_stands_for_its_model(world: Path, tmp_path: Path) -> None:
     shutil.rmtree(first)
     with pytest.raises(ThackError, match=r"student: .*has not finished[\s\S]*checkpoints/step_"):
         load_model(tmp_path / "a", role="student")
+
+
+def test_the_published_model_keeps_the_number_format_and_the_generation_settings(world: Path, tmp_path: Path) -> None:
+    """Also of a run that was resumed; checkpoints keep float32."""
+    student = tmp_path / "student"
+    load_model(world / "student").save(student, dtype=torch.bfloat16)
+    place = student / "generation_config.json"
+    place.write_text(json.dumps({**json.loads(place.read_text()), "temperature": 0.7, "top_p": 0.8}))
+    settings = distill_settings(world, tmp_path / "run", student=str(student), steps=2)
+    run_distill(settings)
+    (tmp_path / "run" / "STATUS.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "model")
+    result = run_distill(settings)
+    formats = {
+        path.parent.name: {t.dtype for t in load_file(path).values()}
+        for path in [result.model / "model.safetensors", *result.path.glob("checkpoints/*/model.safetensors")]
+    }
+    assert formats.pop("model") == {torch.bfloat16} and set(map(frozenset, formats.values())) == {
+        frozenset([torch.float32])
+    }
+    for directory in (result.model, checkpoints(result.path / "checkpoints")[-1]):
+        found = json.loads((directory / "generation_config.json").read_text())
+        assert (found["temperature"], found["top_p"]) == (0.7, 0.8)
+
+
+def test_a_cache_that_seems_shifted_can_be_accepted(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shifted(*_: object, **__: object) -> None:
+        raise CacheError("the cache's rows are off by +1 token", details=["mean mass"], hint="check_alignment")
+
+    monkeypatch.setattr("thack.training.alignment.check_shifts", shifted)
+    with pytest.raises(CacheError, match="off by"):
+        run_distill(distill_settings(world, tmp_path / "a", steps=1))
+    run_distill(distill_settings(world, tmp_path / "b", steps=1, check_alignment=False))
 
 
 def test_memory_settings_change_no_number_but_what_they_say(world: Path, tmp_path: Path) -> None:

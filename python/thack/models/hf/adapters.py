@@ -19,7 +19,7 @@ CONFIG = "adapter_config.json"
 
 
 def holds_adapter(directory: Path) -> bool:
-    """Whether an adapter lies in this directory."""
+    """Whether the directory holds an adapter."""
     return (directory / CONFIG).is_file()
 
 

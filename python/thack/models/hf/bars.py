@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """No bars of transformers, for a while."""
+    """No bars of transformers inside the block."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -1,6 +1,6 @@
 """Any causal or encoder-decoder model of transformers, as a `LanguageModel`.
 
-A hook before the output projection takes the rows that predict response tokens and hands on only those: the head
+A hook before the output projection passes on only the rows that predict response tokens: the head
 never sees a prompt, and whatever an architecture does around its head (T5's scaling, soft caps, biases) stays its own
 business. How a model treats padding, later tokens and its cache is tested on it: `probe`.
 
@@ -117,7 +117,7 @@ class HuggingFaceModel(nn.Module):
         return head  # type: ignore[return-value]
 
     def release(self) -> None:
-        """Take the hook out of a model that was only lent to us."""
+        """Remove the hook from a live model that its owner uses on."""
         self._hook.remove()
 
     def forward(self, batch: Batch, *, project: bool = True) -> Tensor:
@@ -222,7 +222,7 @@ class HuggingFaceModel(nn.Module):
                 f"{type(self.model).__name__} projects {len(flat)} rows for {self._num_inputs} tokens",
                 hint="thack needs models that predict one token from each position",
             )
-        self._hidden = flat.index_select(0, self._rows.to(flat.device))  # the last layers may lie elsewhere
+        self._hidden = flat.index_select(0, self._rows.to(flat.device))  # the last layers may be on another device
         return ((self._hidden if self._project else flat[:0]).unsqueeze(0),)
 
     def _refuse_shards(self) -> None:

@@ -30,7 +30,7 @@ from thack.models.batch import Batch
 from thack.models.protocol import DecodeState
 
 _LONGEST = 11  # tokens that are read of one sequence
-_SHORTEST = 5  # below, there is no room for a test
+_SHORTEST = 5  # fewer are too few for a test
 _WRITTEN = 4  # tokens of a response in the tests of generation
 # Cached rows are kept by one of these methods of transformers' caches; some have one, some the other.
 _SELECTIONS = ("reorder_cache", "batch_select_indices")
@@ -80,7 +80,7 @@ def scores_padded(model: Probed) -> bool:
     """Whether a padded batch scores as its sequences alone.
 
     Raises:
-        ModelError: rows depend on later tokens, so the model is no causal language model.
+        ModelError: rows depend on later tokens, so the model is not a causal language model.
     """
     with _undisturbed(model.model, model.device):
         longest = min(_LONGEST, model.max_positions)
@@ -229,12 +229,11 @@ def _same(found: Tensor, expected: Tensor, tolerance: float) -> bool:
 
 @contextmanager
 def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode, no gradient, no autocast; training mode and random numbers are left as they were."""
+    """Evaluation mode, no gradient, no autocast; training mode and the CPU's random numbers are left as they were."""
     was_training = {module: module.training for module in model.modules()}
-    devices = [device] if device.type == "cuda" else []
     model.eval()
     try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False), torch.random.fork_rng(devices):
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), torch.random.fork_rng(devices=[]):
             yield
     finally:
         for module, training in was_training.items():

@@ -51,7 +51,7 @@ class Linear(nn.Linear):
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Where each head's rows lie between packed tokens and rectangles; the same for all blocks."""
+    """Places of each head's rows in packed tokens and in rectangles; the same for all blocks."""
 
     to_cells: Tensor  # [(A_q + 2·A_kv)·B·T] rows of packed heads: queries, then keys, then values
     to_packed: Tensor  # [M·(A_q + 2·A_kv)] its inverse on real tokens
@@ -224,7 +224,7 @@ class Llama(nn.Module):
         ):
             ids_A = torch.arange(count, device=token_BT.device)
             groups.append((token_BT[:, None, :] + (head + ids_A)[None, :, None]).reshape(-1))
-            # Cell (b, t) of head i of this kind lies at ((b·count + i)·T + t) behind the kinds before it.
+            # Cell (b, t) of head i of this kind is at ((b·count + i)·T + t) behind the kinds before it.
             b_M, t_M = layout.cells_M // T, layout.cells_M % T
             packed_of_head.append(first + (b_M[:, None] * count + ids_A) * T + t_M[:, None])
             first += B * count * T
