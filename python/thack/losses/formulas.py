@@ -125,9 +125,10 @@ def row_sums(divergence: Divergence, both: Outcomes) -> Tensor:
     """Σ_v f of each row [N] by dot products: what an evaluation measures. Not for total variation."""
     found = parts(divergence, both, underflows=False)
     sums: list[Tensor] = [torch.linalg.vecdot(part.weight, part.log_ratio) for part in found]
-    if not all(bool(torch.isfinite(sums_N).all()) for sums_N in sums):
+    finite = torch.stack([torch.isfinite(sums_N).all() for sums_N in sums]).cpu().tolist()  # one wait for the device
+    if not all(finite):
         masked = [torch.where(part.weight > 0, part.weight * part.log_ratio, 0) for part in parts(divergence, both)]
-        sums = [s if bool(torch.isfinite(s).all()) else m.sum(dim=1) for s, m in zip(sums, masked, strict=True)]
+        sums = [s if whole else m.sum(dim=1) for s, m, whole in zip(sums, masked, finite, strict=True)]
     scaled: list[Tensor] = [part.scale * sums_N for part, sums_N in zip(found, sums, strict=True)]
     return scaled[0] if len(scaled) == 1 else scaled[0] + scaled[1]
 
