@@ -80,7 +80,7 @@ test-rust: ## cargo test, without any Python
 	cargo test --locked --release --quiet
 
 # One worker takes a whole file: its tests share what they built. The whole suite has a floor of coverage, two points below what was measured; a part has none.
-COVERAGE = $(if $(filter tests/python,$(TESTS)),--cov=thack --cov-report=term:skip-covered --cov-fail-under=80)
+COVERAGE = $(if $(filter tests/python,$(TESTS)),--cov=thack --cov-report=term:skip-covered --cov-fail-under=96)
 test-python: $(STAMPS)/native $(STAMPS)/dev $(STAMPS)/real ## pytest, warnings as errors; TESTS=path runs a part
 	$(RUN) OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -q $(COVERAGE) $(TESTS)
 

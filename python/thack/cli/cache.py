@@ -169,13 +169,17 @@ def import_(
     tokenizer: Annotated[Path, typer.Option(help="Model directory with the tokenizer of the ids.", show_default=False)],
     vocab_size: Annotated[int, typer.Option(metavar="N", help="Width of the teacher's logits.", show_default=False)],
     top_k: Annotated[int, typer.Option(metavar="N", help="Ids stored per token (0 = as many as every row has).")] = 0,
-    estimate_tail: Annotated[bool, typer.Option(help="Take 1 − Σp as the tail mass; else it is unknown.")] = True,
+    estimate_tail: Annotated[
+        bool, typer.Option("--estimate-tail/--no-tail", help="Take 1 − Σp as the tail mass; else it is unknown.")
+    ] = True,
     logprobs: Annotated[
         Literal["auto", "raw", "processed"],
         typer.Option(help="What the numbers are; auto refuses rows that were processed without notice."),
     ] = "auto",
     temperature: Annotated[float, typer.Option(metavar="T", help="Of the log-probs; 1 = raw.")] = 1.0,
-    complete_ends: Annotated[bool, typer.Option(help="Put an end behind responses that stopped without one.")] = False,
+    complete_ends: Annotated[
+        bool, typer.Option("--complete-ends", help="Put an end behind responses that stopped without one.")
+    ] = False,
 ) -> None:
     """Write the rows of another tool, such as an API's top log-probs, as a top-k cache."""
     with shown_progress() as progress:

@@ -343,7 +343,7 @@ def test_export_and_import_pass_everything_on(run: Run, calls: Calls) -> None:
         "m",
         "--vocab-size",
         "9",
-        "--no-estimate-tail",
+        "--no-tail",
         "--logprobs",
         "processed",
         "--temperature",
