@@ -173,10 +173,13 @@ def _fit(fit: TeacherFit, ids: int) -> Iterator[Finding]:
     if rise > _SURE * fit.rise_error:
         yield Finding(name="shuffled", value=value)
         return
+    if fit.sequences < _ENOUGH:
+        yield Finding(name="shuffled", value=f"{value}: {fit.sequences} sequences are too few to tell", state="note")
+        return
     unsure = fit.entropy > _UNSURE * math.log(max(ids, 2))
     yield Finding(
         name="shuffled",
         value=f"{value}: prompts make no difference" + (", and the teacher is unsure" if unsure else ""),
-        state="note" if unsure or fit.sequences < _ENOUGH else "wrong",
+        state="note" if unsure else "wrong",
         advice="do `prompt` and `response` of a record belong together? has the teacher seen such data?",
     )
