@@ -102,7 +102,7 @@ class Preflight:
     vocabulary: tuple[str, ...] = ()  # what differs between the tokenizers
     rows: Mapping[str, int] = field(default_factory=dict)  # of each LM head, by role
     tokenizer_ids: int = 0
-    compared: int = 0  # records that both tokenizers encoded
+    compared: int = 0  # records that at least one tokenizer encoded
     differing: int = 0
     difference: RenderingDifference | None = None
     data: DataCounts | None = None

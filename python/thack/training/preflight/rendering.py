@@ -22,7 +22,7 @@ _BEFORE, _BEHIND = 3, 5  # tokens shown around a difference
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """How many records were encoded by both tokenizers, how many of them differ, and the first that does."""
+    """How many records at least one tokenizer encoded, how many of them differ, and the first that does."""
 
     compared: int
     differing: int = 0
@@ -34,11 +34,15 @@ def compare(
 ) -> Comparison:
     """The ids of every record, prompt and response together, on both sides."""
     found: list[RenderingDifference] = []
+    compared = 0
     for record in records:
         sides = tuple(_ids(record, tokenizer, settings, limit) for tokenizer in (teacher, student))
+        if all(isinstance(side, str) for side in sides):  # refused by both: reading the data counts it
+            continue
+        compared += 1
         if (difference := _difference(record, sides, (teacher, student))) is not None:
             found.append(difference)
-    return Comparison(compared=len(records), differing=len(found), first=found[0] if found else None)
+    return Comparison(compared=compared, differing=len(found), first=found[0] if found else None)
 
 
 def special_tokens(tokenizer: Tokenizer, *, chat: bool) -> SpecialTokens:
@@ -81,10 +85,7 @@ def _difference(
     teacher, student = sides
     if isinstance(teacher, str) or isinstance(student, str):
         shown = [f"({side})" if isinstance(side, str) else "(accepts it)" for side in sides]
-        both_refuse = isinstance(teacher, str) and isinstance(student, str)
         first, before = 0, ""
-        if both_refuse:
-            return None
     else:
         if np.array_equal(teacher, student):
             return None

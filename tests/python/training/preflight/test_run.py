@@ -195,3 +195,18 @@ def test_newly_sampled_responses_are_not_scored(world: Path, tmp_path: Path) -> 
     data = DataSettings(path=str(world / "chats.jsonl"), max_response_tokens=4)
     _, manifest = distill(world, tmp_path / "run", source=SourceSettings(kind="online-student"), data=data)
     assert not any(name.startswith("teacher_nll") for name in manifest.facts.preflight)
+
+
+def test_a_chat_that_both_templates_refuse_is_not_called_the_same(world: Path, tmp_path: Path) -> None:
+    refusing = CHATML.replace(
+        "{% for m in messages %}",
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}",
+    )
+    for name in ("teacher", "student"):
+        save_model(tmp_path / name, template=refusing)
+    save_chats(tmp_path / "chats.jsonl")
+    with (tmp_path / "chats.jsonl").open("a") as file:
+        turns = [{"role": role, "content": "hi"} for role in ("system", "user", "assistant")]
+        file.write(json.dumps({"messages": turns}) + "\n")
+    found = api.preflight(settings(tmp_path, data=DataSettings(path=str(tmp_path / "chats.jsonl"), on_bad_line="skip")))
+    assert (found.compared, found.differing) == (12, 0)
