@@ -289,7 +289,6 @@ def import_cache(
     top_k: int = 0,
     estimate_tail: bool = True,
     logprobs: Literal["auto", "raw", "processed"] = "auto",
-    temperature: float = 1.0,
     complete_ends: bool = False,
     progress: Progress = SILENT,
 ) -> Path:
@@ -304,7 +303,6 @@ def import_cache(
         estimate_tail: Take 1 − Σp as the tail mass; else it is unknown.
         logprobs: raw: log-softmax of the logits; processed: after a temperature, top-k, top-p or a mask, so that
             forward KL alone is defined; auto: raw, and rows that leave no tail are refused.
-        temperature: Of the log-probs; other than 1 they count as processed.
         complete_ends: Put an end behind responses that stopped without one.
         progress: Where progress goes.
 
@@ -333,7 +331,6 @@ def import_cache(
         top_k=top_k,
         estimate_tail=estimate_tail,
         logprobs=logprobs,
-        temperature=temperature,
         complete_ends=complete_ends,
     )
     return run(settings, progress)

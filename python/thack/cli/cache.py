@@ -176,7 +176,6 @@ def import_(
         Literal["auto", "raw", "processed"],
         typer.Option(help="What the numbers are; auto refuses rows that were processed without notice."),
     ] = "auto",
-    temperature: Annotated[float, typer.Option(metavar="T", help="Of the log-probs; 1 = raw.")] = 1.0,
     complete_ends: Annotated[
         bool, typer.Option("--complete-ends", help="Put an end behind responses that stopped without one.")
     ] = False,
@@ -191,7 +190,6 @@ def import_(
             top_k=top_k,
             estimate_tail=estimate_tail,
             logprobs=logprobs,
-            temperature=temperature,
             complete_ends=complete_ends,
             progress=progress,
         )

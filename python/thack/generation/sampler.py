@@ -73,8 +73,7 @@ def generate(
         group: the ranks that share the work.
 
     Returns:
-        For each prompt the response's ids, int32 [R], 1 ≤ R ≤ request.max_new_tokens. They include the id that ended
-        the response, unless it was cut.
+        Of each response the ids, int32 [R], 1 ≤ R ≤ request.max_new_tokens, with its end unless it was cut.
 
     Raises:
         DataError: the longest prompt and `max_new_tokens` exceed the model's positions.

@@ -180,12 +180,12 @@ def test_processed_rows_are_refused_unless_it_is_stated(tmp_path: Path) -> None:
         jsd(torch.zeros(len(target), VOCAB), target)
 
 
-def test_raw_rows_are_accepted_and_a_stated_temperature_is_recorded(tmp_path: Path) -> None:
+def test_raw_rows_are_accepted_and_stated_processing_is_recorded(tmp_path: Path) -> None:
     rows = softmax_rows(40)
     (tmp_path / "rows.jsonl").write_text(prompt_line(rows, [next(iter(row)) for row in rows]) + "\n")
     imported(tmp_path / "rows.jsonl", tmp_path / "raw")
     assert "approximate" in inspect(tmp_path / "raw").losses["jsd"]
-    imported(tmp_path / "rows.jsonl", tmp_path / "warm", temperature=0.7)
+    imported(tmp_path / "rows.jsonl", tmp_path / "warm", logprobs="processed")
     assert inspect(tmp_path / "warm").losses["jsd"].startswith("refused")
 
 

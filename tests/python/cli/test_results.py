@@ -346,15 +346,13 @@ def test_export_and_import_pass_everything_on(run: Run, calls: Calls) -> None:
         "--no-tail",
         "--logprobs",
         "processed",
-        "--temperature",
-        "0.7",
         "--complete-ends",
     )
     assert done.out == "cache: new\n"
     arguments, keywords = calls["import_cache"]
     assert arguments == (Path("rows"), Path("new"))
     del keywords["progress"]
-    numbers = {"logprobs": "processed", "temperature": 0.7, "complete_ends": True}
+    numbers = {"logprobs": "processed", "complete_ends": True}
     assert keywords == {"tokenizer": Path("m"), "vocab_size": 9, "top_k": 0, "estimate_tail": False, **numbers}
 
 

@@ -8,7 +8,6 @@ cache has no tail, and no divergence is defined on it.
 from __future__ import annotations
 
 import hashlib
-import math
 import sys
 from array import array
 from collections import Counter, deque
@@ -54,7 +53,6 @@ class ImportSettings:
         estimate_tail: take 1 − Σ of the kept probabilities as the tail mass; False: the cache has no tail.
         logprobs: raw: log-softmax of the teacher's logits; processed: after a temperature, top-k, top-p or a mask, so
             that forward KL alone is defined; auto: raw, and rows that leave no tail are refused.
-        temperature: of the log-probabilities, > 0. Other than 1 they count as processed.
         complete_ends: put an end behind each response that its server says it stopped, with all mass on it.
         shard_tokens: most response tokens of one shard, ≥ 1.
         shard_bytes: most bytes of one shard, about, ≥ 1.
@@ -69,7 +67,6 @@ class ImportSettings:
     top_k: int = 0
     estimate_tail: bool = True
     logprobs: Processing = "auto"
-    temperature: float = 1.0
     complete_ends: bool = False
     shard_tokens: int = 1 << 20
     shard_bytes: int = 1 << 28
@@ -107,14 +104,7 @@ def import_cache(settings: ImportSettings, progress: Progress = SILENT) -> Path:
         ...     cache.targets([0])[1].ids_NK.tolist()
         [[5, 7], [0, 5]]
     """
-    if settings.vocab_size < 1:
-        raise UsageError(f"vocab_size = {settings.vocab_size}: must be at least 1")
-    if settings.top_k < 0:
-        raise UsageError(f"top_k = {settings.top_k}: must be at least 1, or 0 for as many as every row has")
-    if not (math.isfinite(settings.temperature) and settings.temperature > 0):
-        raise UsageError(f"temperature = {settings.temperature}: must be a number above 0")
-    if settings.complete_ends and settings.ends is None:
-        raise UsageError("complete_ends needs ends: those of the tokenizer")
+    _check(settings)
     read_rows(settings.source)  # refuses a missing file and an unknown suffix
     prepare_directory(settings.out)
     survey = _survey(settings)
@@ -137,6 +127,15 @@ def import_cache(settings: ImportSettings, progress: Progress = SILENT) -> Path:
                 task.advance(len(positions))
     finish(settings.out, plan)
     return settings.out
+
+
+def _check(settings: ImportSettings) -> None:
+    if settings.vocab_size < 1:
+        raise UsageError(f"vocab_size = {settings.vocab_size}: must be at least 1")
+    if settings.top_k < 0:
+        raise UsageError(f"top_k = {settings.top_k}: must be at least 1, or 0 for as many as every row has")
+    if settings.complete_ends and settings.ends is None:
+        raise UsageError("complete_ends needs ends: those of the tokenizer")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -270,8 +269,8 @@ def _check_entry(ids: np.ndarray, log_probs: np.ndarray, settings: ImportSetting
 
 
 def _plan(settings: ImportSettings, survey: _Surveyed) -> CachePlan:
-    raw = settings.logprobs != "processed" and settings.temperature == 1
-    tail: Tail = "none" if not settings.estimate_tail else "estimated" if raw else "processed"
+    estimated: Tail = "processed" if settings.logprobs == "processed" else "estimated"
+    tail: Tail = estimated if settings.estimate_tail else "none"
     spec = TargetSpec(kind="top-k", k=settings.top_k or survey.width, tail=tail)
     layout = RecordLayout(spec=spec, vocab_size=settings.vocab_size)
     limits = ShardLimits(tokens=settings.shard_tokens, bytes=settings.shard_bytes)
