@@ -14,7 +14,7 @@ WORKERS ?= 2
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
 .PHONY: install demo demo-quick test test-rust test-python lint lint-rust lint-python format bench check-gpu wheel sdist \
-	check-wheel asan fuzz clean help
+	check-wheel release-check asan fuzz clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -121,6 +121,9 @@ endif
 sdist: $(STAMPS)/packages
 	rm -f dist/*.tar.gz
 	$(RUN) $(BIN)/maturin sdist --out dist
+
+release-check: check-wheel ## the dry run of a release: versions, metadata, every Python that is here; publishes nothing
+	.ci/release-check
 
 check-wheel: wheel ## installs the wheel, and a wheel built from the sdist, into clean environments and runs them
 	.ci/check-wheel
