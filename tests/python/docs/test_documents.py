@@ -20,7 +20,14 @@ import pytest
 from thack.cli import app
 
 ROOT = Path(__file__).parents[3]
-DOCUMENTS = ["README.md", "docs/your-own-model.md", "docs/cluster.md", "docs/concepts/verdict.md", "docs/grid.md"]
+DOCUMENTS = [
+    "README.md",
+    "docs/index.md",
+    "docs/your-own-model.md",
+    "docs/cluster.md",
+    "docs/concepts/verdict.md",
+    "docs/grid.md",
+]
 _BLOCK = re.compile(r"^```([a-z][a-z -]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -1,0 +1,144 @@
+"""Pages of the site that are generated from the code: commands, settings, errors, and the project's own documents.
+
+mkdocs calls `on_files` before it builds (`hooks` in mkdocs.yml). Each page is made from what the program itself uses:
+the command line's parameters, the annotations of the settings and the classes of errors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import typer
+
+from thack import config, errors
+from thack.cli.app import make_app
+from thack.config import describe
+from thack.config.reference import REQUIRED
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from typer.core import TyperCommand, TyperGroup, TyperOption
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = {"architecture.md": "ARCHITECTURE.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+_MARKUP = re.compile(r"(?<!\\)\[/?[a-z ]*\]")  # rich's, as in [bold]…[/]
+_OUTSIDE = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)#]*)(#[^)]*)?\)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages to the files of the site."""
+    from mkdocs.structure.files import File
+
+    for name, text in pages().items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def pages() -> dict[str, str]:
+    """The text of every generated page by its path."""
+    found = {
+        "reference/commands.md": "\n".join(_commands()),
+        "reference/settings.md": "\n".join(_settings()),
+        "reference/errors.md": "\n".join(_errors()),
+    }
+    return found | {page: _document(ROOT / source) for page, source in DOCUMENTS.items()}
+
+
+def _commands() -> Iterator[str]:
+    yield "# Commands\n"
+    yield "Results go to stdout, progress to stderr. Every command has `--json`, `--quiet`, `--verbose` and `--help`."
+    group = cast("TyperGroup", typer.main.get_command(make_app()))
+    for name, command in group.commands.items():
+        inner = getattr(command, "commands", {"": command})
+        for part, leaf in inner.items():
+            yield from _command(f"{name} {part}".strip(), leaf)
+
+
+def _command(name: str, command: TyperCommand) -> Iterator[str]:
+    yield f"\n## thack {name}\n\n{_plain(command.help or '')}\n"
+    example = _plain(command.epilog or "").removeprefix("Example:").strip()
+    yield f"```\n{example}\n```\n"
+    yield "| parameter | what it is |\n|---|---|"
+    for parameter in command.params:
+        yield _parameter(cast("TyperOption", parameter))
+
+
+def _parameter(option: TyperOption) -> str:
+    names = ", ".join(f"`{name}`" for name in option.opts)
+    if option.param_type_name == "argument":
+        names = f"`{option.metavar or (option.name or '').upper()}`"
+    elif option.metavar:
+        names += f" {option.metavar}"
+    return f"| {names} | {_cell(_plain(option.help or ''))} |"
+
+
+def _settings() -> Iterator[str]:
+    yield "# Settings\n"
+    yield (
+        "Every key of `--config` files and of `--set KEY=VALUE`, which are also the fields of the classes in Python.\n"
+        "A dot stands for a group: `loss.divergence` is the key `divergence` under `[loss]`.\n"
+    )
+    for name in sorted(config.__all__):
+        cls = getattr(config, name)
+        if name.endswith("Settings") and dataclasses.is_dataclass(cls) and name not in _groups():
+            yield from _settings_of(name, cast(type, cls))
+
+
+def _groups() -> set[str]:
+    """Classes that are groups of others: their keys are listed there."""
+    classes = [getattr(config, name) for name in config.__all__ if name.endswith("Settings")]
+    kinds = [field.type for cls in classes for field in config.reference.fields_of(cls).values() if field.is_group]
+    return {str(kind.__name__) for kind in kinds}
+
+
+def _settings_of(name: str, cls: type[object]) -> Iterator[str]:
+    yield f"\n## {name}\n\n{(inspect.getdoc(cls) or '').splitlines()[0]}\n"
+    yield "| key | accepts | default | what it is |\n|---|---|---|---|"
+    for setting in describe(cls):
+        default = "required" if setting.default is REQUIRED else f"`{_value(setting.default)}`"
+        yield f"| `{setting.key}` | {_cell(setting.field.accepts)} | {default} | {_cell(setting.field.help)} |"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return "none" if value is None else f'"{value}"' if isinstance(value, str | Path) else str(value)
+
+
+def _errors() -> Iterator[str]:
+    yield "# Errors and exit codes\n"
+    yield (inspect.getdoc(errors) or "").split("\n\n", 1)[1].replace("`thack.cli.messages`", "the command line") + "\n"
+    yield "| error | exit code | meaning |\n|---|---|---|"
+    yield "| none | 0 | done |"
+    for name, cls in inspect.getmembers(errors, inspect.isclass):
+        if issubclass(cls, errors.ThackError):
+            yield f"| `{name}` | {cls.exit_code} | {_cell((inspect.getdoc(cls) or '').splitlines()[0])} |"
+
+
+def _document(path: Path) -> str:
+    """A document of the project as a page: links into docs/ lead to pages, other links become plain text."""
+
+    def page(found: re.Match[str]) -> str:
+        text, target, anchor = found[1], found[2], found[3] or ""
+        if target.startswith("docs/") and target.endswith(".md"):
+            return f"[{text}]({target.removeprefix('docs/')}{anchor})"
+        own = {source: name for name, source in DOCUMENTS.items()}
+        return f"[{text}]({own[target]}{anchor})" if target in own else text
+
+    return _OUTSIDE.sub(page, path.read_text("utf-8"))
+
+
+def _plain(text: str) -> str:
+    return _MARKUP.sub("", text).replace("\\[", "[")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
