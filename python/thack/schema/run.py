@@ -10,6 +10,7 @@ from thack.schema import document
 
 State = Literal["running", "stopped", "failed", "finished"]
 Command = Literal["sft", "distill"]
+Order = Literal["sorted", "keyed"]  # how a run's order of sequences is drawn: `thack.training.order`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,7 @@ class RunFacts:
     precision: Mapping[str, str] = field(default_factory=dict)  # number format of the products by role, and why
     preflight: Mapping[str, float] = field(default_factory=dict)  # what was measured of models and data at the start
     ranks: int = 1
+    order: Order = "sorted"  # of the sequences; earlier runs, whose manifests do not say, were sorted
 
     def changes(self, now: RunFacts) -> dict[str, tuple[object, object]]:
         """What a resumed run may not change, but does: before and now, by name.

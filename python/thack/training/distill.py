@@ -22,7 +22,7 @@ from thack.evaluation.run import open_eval_set
 from thack.models.precision import Precision
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.preflight import Preflight
-from thack.schema.run import RunFacts
+from thack.schema.run import Order, RunFacts
 from thack.training.build_data import build_data, guarded, response_request
 from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
@@ -34,6 +34,7 @@ from thack.training.models import Models, load_models
 from thack.training.monitors import TrainingMonitors
 from thack.training.objective import Objective
 from thack.training.optimizer import Optimizer
+from thack.training.order import order_of
 from thack.training.plan import Plan, evaluation_steps, plan_steps
 from thack.training.preflight import COUNTED, examine_run
 from thack.training.run_directory import RunDirectory
@@ -116,6 +117,7 @@ def prepare_distill(
 ) -> tuple[Trainer, Snapshot]:
     """The trainer, and the point to start from. Every rank calls it; parts that do not communicate fail together."""
     group, checkpoint = run.group, run.resumable(progress)
+    earlier = run.earlier_facts(resumed=checkpoint is not None)
     models = load_models(settings, checkpoint, device, group, progress)
     evaluator = _open_evaluator(settings, models, run, progress)
     with group.raise_on_all_ranks():
@@ -125,14 +127,15 @@ def prepare_distill(
     wrapped = _wrap(settings, models, run)
     with group.raise_on_all_ranks():
         data = build_data(settings, models, wrapped.teacher, precision, group, progress)
-        plan = _plan(settings, data)
+        plan = _plan(settings, data, order_of(len(data)) if earlier is None else earlier.order)
         optimizer = Optimizer(as_module(wrapped.student.model), settings.optimizer)
         start = starting_point(wrapped.student, optimizer.adamw, checkpoint)
         precisions = models.precisions(precision, evaluates=evaluator is not None)
         progress.note("precision: " + " · ".join(f"{role} {text}" for role, text in precisions.items()))
     checks = _preflight(settings, models, wrapped, data, progress)
     with group.raise_on_all_ranks():
-        facts = replace(_with_data(facts, data, precisions, group.world_size), preflight=checks.numbers())
+        facts = _with_data(facts, data, precisions, group.world_size)
+        facts = replace(facts, preflight=checks.numbers(), order=plan.order)
         run.write_facts(facts, resumed=checkpoint is not None)
         run.open_logs(start.step)
     hooks, training_data = _hooks(settings, models, wrapped, data, plan, run, evaluator)
@@ -176,7 +179,7 @@ def _wrap(settings: DistillSettings, models: Models, run: RunDirectory) -> Wrapp
     return WrappedModels(student=student, teacher=teacher)
 
 
-def _plan(settings: DistillSettings, data: TrainingData) -> Plan:
+def _plan(settings: DistillSettings, data: TrainingData, order: Order) -> Plan:
     return Plan(
         num_sequences=len(data),
         batch_size=settings.batch_size,
@@ -185,6 +188,7 @@ def _plan(settings: DistillSettings, data: TrainingData) -> Plan:
         micro_batch_size=settings.micro_batch_size,
         window_steps=settings.source.refresh_steps,
         lengths=data.lengths,
+        order=order,
     )
 
 
@@ -209,7 +213,9 @@ def _hooks(
     monitors = None
     if models.teacher is not None and evaluator is not None:
         request = replace(response_request(settings, models.precision), sampling=SamplingSettings())
-        monitors = TrainingMonitors(models.teacher, request, data, width=models.width, group=run.group)
+        monitors = TrainingMonitors(
+            models.teacher, request, data, width=models.width, group=run.group, order=plan.order
+        )
     steps = evaluation_steps(plan.total_steps, settings.evaluation.count, settings.evaluation.spacing)
     evaluation = Evaluation(steps, evaluator, monitors, run)
     return [evaluation] if guard is None else [evaluation, guard], data

@@ -17,9 +17,10 @@ from thack.generation.sampler import GenerationRequest, respond
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
 from thack.schema.metrics import TrainingKL
+from thack.schema.run import Order
 from thack.targets.keys import MONITOR_SAMPLE, Stream
 from thack.training.data import LiveTargets, TrainingData
-from thack.training.plan import shuffled
+from thack.training.order import Permutation
 
 _PROMPTS = 256
 
@@ -39,10 +40,14 @@ class TrainingMonitors:
         *,
         width: int,
         group: ProcessGroup,
+        order: Order,
     ) -> None:
-        """`request` is that of an offline run's responses; `width`: ids on which teacher and student are compared."""
+        """`request` is that of an offline run's responses; `width`: ids on which teacher and student are compared.
+
+        `order`: of the run's sequences, and so of its prompts here.
+        """
         self._teacher, self._request, self._data = teacher, request, data
-        self._width, self._group = width, group
+        self._width, self._group, self._order = width, group, order
         self._sets: dict[str, FixedKL] = {}
 
     def measure(self, student: LanguageModel) -> dict[str, float]:
@@ -57,7 +62,8 @@ class TrainingMonitors:
 
     def _responses(self) -> dict[str, list[TokenSequence]]:
         data, teacher, request, group = self._data, self._teacher, self._request, self._group
-        positions = np.sort(shuffled(len(data), request.seed, 0, stream=Stream.MONITORS)[:_PROMPTS])
+        every = Permutation(count=len(data), seed=request.seed, stream=Stream.MONITORS, epoch=0, order=self._order)
+        positions = np.sort(every.at(np.arange(min(_PROMPTS, len(data)))))
         if isinstance(data, LiveTargets) and data.keeps_responses:
             prompts = [data.data[i] for i in positions]
             trained = respond(teacher, prompts, request, samples=-repeats(prompts), group=group)

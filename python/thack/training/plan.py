@@ -13,7 +13,9 @@ import numpy as np
 
 from thack.errors import UsageError
 from thack.runtime.ranks import Rank
-from thack.targets.keys import Stream, run_words
+from thack.schema.run import Order
+from thack.targets.keys import Stream
+from thack.training.order import Permutation
 
 T = TypeVar("T")
 _POOL_BATCHES = 16  # batches in a pool that is sorted by length: wide enough to save padding
@@ -21,26 +23,23 @@ _POOL_BATCHES = 16  # batches in a pool that is sorted by length: wide enough to
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """Consecutive steps of one epoch whose responses are sampled at one time."""
+    """Consecutive steps of one epoch whose sequences are taken at one time."""
 
     epoch: int
     first_step: int  # optimizer steps before it, over all epochs
-    batches: tuple[np.ndarray, ...]  # positions in the data set, one array per step
-
-    @property
-    def positions(self) -> np.ndarray:
-        return np.concatenate(self.batches)
+    num_steps: int
+    batch_size: int  # of all steps but perhaps the last
+    positions: np.ndarray  # in the data set, batch after batch
 
     @property
     def end_step(self) -> int:
         """Optimizer steps at its end, over all epochs."""
-        return self.first_step + len(self.batches)
+        return self.first_step + self.num_steps
 
     def batch(self, sequences: Sequence[T], step: int) -> Sequence[T]:
         """Of this window's sequences, in the order of `positions`, those of optimizer step `step`."""
-        sizes = [len(batch) for batch in self.batches]
-        first = sum(sizes[: step - self.first_step])
-        return sequences[first : first + sizes[step - self.first_step]]
+        first = (step - self.first_step) * self.batch_size
+        return sequences[first : first + self.batch_size]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +56,7 @@ class Plan:
     micro_batch_size: int = 0  # sequences per forward on each rank; 0: all at once
     window_steps: int = 0  # 0: a window is an epoch
     lengths: np.ndarray | None = None
+    order: Order = "sorted"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -80,40 +80,55 @@ class Plan:
             yield (part, True) if part else (batch[:1], False)
 
     def window(self, step: int) -> Window:
-        """The window of optimizer step `step`, counted from 0."""
+        """The window of optimizer step `step`, counted from 0. Its cost and memory are those of its own batches."""
         epoch, within = divmod(step, self.steps_per_epoch)
         width = self.window_steps or self.steps_per_epoch
         first = within // width * width
-        last = min(first + width, self.total_steps - epoch * self.steps_per_epoch)
-        batches = self.epoch(epoch)[first:last]
-        return Window(epoch=epoch, first_step=epoch * self.steps_per_epoch + first, batches=tuple(batches))
+        before = epoch * self.steps_per_epoch
+        last = min(first + width, self.steps_per_epoch, self.total_steps - before)
+        return Window(
+            epoch=epoch,
+            first_step=before + first,
+            num_steps=last - first,
+            batch_size=self.batch_size,
+            positions=np.concatenate(self.batches(epoch, first, last)),
+        )
 
-    def epoch(self, epoch: int) -> list[np.ndarray]:
-        """The batches of one epoch: every position exactly once."""
-        order = shuffled(self.num_sequences, self.seed, epoch)
-        if self.lengths is None:
-            return self._cut(order)
-        pool = self.batch_size * _POOL_BATCHES
-        starts = range(0, len(order), pool)
-        batches = [batch for start in starts for batch in self._cut(self._by_length(order[start : start + pool]))]
-        # The short batch stays last: elsewhere it would change with the pool.
-        full = len(batches) - (self.num_sequences % self.batch_size != 0)
-        mixed = shuffled(full, self.seed, epoch, stream=Stream.BATCHES)
-        return [batches[i] for i in mixed] + batches[full:]
+    def batches(self, epoch: int, first: int, last: int) -> list[np.ndarray]:
+        """Positions of batches `first` to `last` of an epoch. All batches of an epoch hold every position once."""
+        numbers = np.arange(first, last)
+        if self.lengths is not None:  # the short batch stays last: elsewhere it would change with its pool
+            mixed = numbers < self._num_full
+            if mixed.any():
+                numbers[mixed] = self._permutation(self._num_full, epoch, Stream.BATCHES).at(numbers[mixed])
+        pools = numbers // _POOL_BATCHES
+        cut = self._pools(epoch, np.unique(pools))
+        starts = numbers % _POOL_BATCHES * self.batch_size
+        return [cut[int(pool)][start : start + self.batch_size] for pool, start in zip(pools, starts, strict=True)]
 
-    def _cut(self, order: np.ndarray) -> list[np.ndarray]:
-        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+    @property
+    def _num_full(self) -> int:
+        return self.num_sequences // self.batch_size
+
+    def _pools(self, epoch: int, numbers: np.ndarray) -> dict[int, np.ndarray]:
+        """By its number, each pool: positions of consecutive batches of an epoch's order."""
+        size = self.batch_size * _POOL_BATCHES
+        starts = numbers * size
+        sizes = np.minimum(size, self.num_sequences - starts)
+        places = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, sizes, strict=True)])
+        positions = self._permutation(self.num_sequences, epoch, Stream.POSITIONS).at(places)
+        pools = np.split(positions, np.cumsum(sizes)[:-1])
+        return {int(number): self._by_length(pool) for number, pool in zip(numbers, pools, strict=True)}
 
     def _by_length(self, pool: np.ndarray) -> np.ndarray:
-        assert self.lengths is not None
-        ragged = len(pool) % self.batch_size
-        body, end = pool[: len(pool) - ragged], pool[len(pool) - ragged :]
-        return np.concatenate([body[np.argsort(self.lengths[body], kind="stable")], end])
+        if self.lengths is None:
+            return pool
+        whole = len(pool) - len(pool) % self.batch_size
+        by_length = np.argsort(self.lengths[pool[:whole]], kind="stable")
+        return np.concatenate([pool[by_length], pool[whole:]])
 
-
-def shuffled(count: int, seed: int, epoch: int, stream: Stream = Stream.POSITIONS) -> np.ndarray:
-    """A permutation of range(count), the same for every version of NumPy."""
-    return np.argsort(run_words(seed, stream, epoch, count=count), kind="stable")
+    def _permutation(self, count: int, epoch: int, stream: Stream) -> Permutation:
+        return Permutation(count=count, seed=self.seed, stream=stream, epoch=epoch, order=self.order)
 
 
 def plan_steps(num_sequences: int, batch_size: int, epochs: int, steps: int) -> int:

@@ -106,6 +106,15 @@ class RunDirectory:
             finally:
                 self.close()
 
+    def earlier_facts(self, *, resumed: bool) -> RunFacts | None:
+        """What the manifest of a resumed run says it began with; None for a new run. One rank reads for all."""
+        found = None
+        with self.group.raise_on_all_ranks():
+            place = self.path / "manifest.json"
+            if self.writes and resumed and place.exists():
+                found = Manifest.parse(read_json(place), str(place)).facts
+        return self.group.broadcast_from_rank0(found)
+
     def write_facts(self, facts: RunFacts, *, resumed: bool) -> None:
         """Write manifest.json and environment.json.
 

@@ -18,11 +18,12 @@ from thack.errors import UsageError
 from thack.models.load import load_model, new_model
 from thack.models.protocol import LanguageModel
 from thack.runtime.progress import SILENT, Progress
-from thack.schema.run import RunFacts
+from thack.schema.run import Order, RunFacts
 from thack.training.checkpoint import Snapshot
 from thack.training.data import PairedData
 from thack.training.objective import has_plain_head, supervised
 from thack.training.optimizer import Optimizer
+from thack.training.order import order_of
 from thack.training.plan import Plan, plan_steps
 from thack.training.run_directory import RunDirectory
 from thack.training.setup import check_same_start, run_training, starting_point, training_precision
@@ -31,6 +32,7 @@ from thack.training.trainer import Trainer
 from thack.training.validation import Validation, split_validation
 
 Pairs = Sequence[Record] | None
+_READ_STEPS = 16  # whose sequences are read at one time
 
 
 def run_sft(
@@ -78,6 +80,7 @@ def prepare_sft(
     if records is None and not settings.data.path:
         raise UsageError("there is nothing to train on", hint="set `data.path` to a file of prompts with responses")
     group, checkpoint = run.group, run.resumable(progress)
+    earlier = run.earlier_facts(resumed=checkpoint is not None)
     with group.raise_on_all_ranks():
         model = load_model(checkpoint, role="student", device=device) if checkpoint else _first_model(settings, records)
         as_module(model).to(device)
@@ -99,10 +102,12 @@ def prepare_sft(
     student = wrap_student(model, settings.parallel, group, memory=settings.memory, background=background)
     with group.raise_on_all_ranks():
         data = PairedData(training)
-        plan = _plan(settings, data)
+        plan = _plan(settings, data, order_of(len(data)) if earlier is None else earlier.order)
         optimizer = Optimizer(as_module(student.model), settings.optimizer)
         start = starting_point(student, optimizer.adamw, checkpoint)
-        run.write_facts(replace(facts, precision={"student": str(precision)}), resumed=checkpoint is not None)
+        run.write_facts(
+            replace(facts, precision={"student": str(precision)}, order=plan.order), resumed=checkpoint is not None
+        )
         run.open_logs(start.step)
     epochs = range(plan.steps_per_epoch, plan.total_steps + 1, plan.steps_per_epoch)
     trainer = Trainer(
@@ -119,13 +124,15 @@ def prepare_sft(
     return trainer, start
 
 
-def _plan(settings: SftSettings, data: PairedData) -> Plan:
+def _plan(settings: SftSettings, data: PairedData, order: Order) -> Plan:
     return Plan(
         num_sequences=len(data),
         batch_size=settings.batch_size,
         seed=settings.seed,
         total_steps=plan_steps(len(data), settings.batch_size, settings.epochs, 0),
+        window_steps=_READ_STEPS,
         lengths=data.lengths,
+        order=order,
     )
 
 

@@ -30,7 +30,7 @@ from thack.evaluation import EvalSet
 from thack.models.load import load_model
 from thack.runtime.status import read_status
 from thack.schema.metrics import GuardRow, MetricsRow, Role
-from thack.training import RunResult, checkpoint, final_model, run_distill, run_sft
+from thack.training import RunResult, checkpoint, final_model, order, run_distill, run_sft
 from thack.training.checkpoint import checkpoints, step_of
 from thack.training.run_directory import RunDirectory
 
@@ -114,6 +114,29 @@ def test_pitfall_28_stopped_in_the_middle_of_a_window_and_resumed(world: Path, t
     assert (cut.path / "per_prompt.jsonl").read_text() == (whole.path / "per_prompt.jsonl").read_text()
     for name, value in student_of(whole).items():
         assert torch.equal(value, student_of(cut)[name]), name
+
+
+@pytest.mark.parametrize("begun", ["sorted", "keyed", None])
+def test_pitfall_28_a_run_resumes_with_the_order_that_it_began_with(
+    world: Path, tmp_path: Path, begun: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above a number of sequences a new run's order is keyed; None: a manifest of before there was a choice."""
+    monkeypatch.setattr(order, "_MOST_SORTED", 0 if begun == "keyed" else 1000)
+    whole = run_distill(distill_settings(world, tmp_path / "whole"))
+    assert json.loads((whole.path / "manifest.json").read_text())["facts"]["order"] == (begun or "sorted")
+    settings = distill_settings(world, tmp_path / "cut")
+    with pytest.MonkeyPatch.context() as patch:
+        signal_at(patch, 4)
+        with pytest.raises(Preempted):
+            run_distill(settings)
+    manifest = json.loads((settings.out / "manifest.json").read_text())
+    if begun is None:
+        del manifest["facts"]["order"]
+    (settings.out / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(order, "_MOST_SORTED", 1000 if begun == "keyed" else 0)
+    cut = run_distill(settings)
+    assert rows(cut.path) == rows(whole.path)
+    assert json.loads((cut.path / "manifest.json").read_text())["facts"]["order"] == (begun or "sorted")
 
 
 @pytest.mark.parametrize("what", ["teacher", "prompts.jsonl", "cache"])

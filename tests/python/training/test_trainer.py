@@ -88,7 +88,7 @@ def test_pitfall_9_the_denominator_is_the_tokens_of_the_whole_step(tmp_path: Pat
     student = model()
     trainer, _ = make_trainer(tmp_path / "b")
     trainer.run.close()
-    batch = Batch.of([sequences()[i] for i in trainer.plan.epoch(0)[0]])
+    batch = Batch.of([sequences()[i] for i in trainer.plan.batches(0, 0, 1)[0]])
     expected = torch.nn.functional.cross_entropy(student(batch), batch.labels_N)
     assert rows(tmp_path / "a")[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert rows(tmp_path / "a")[0]["tokens"] == len(batch.labels_N)
