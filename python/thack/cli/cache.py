@@ -22,6 +22,10 @@ Directory = Annotated[Path, typer.Argument(help="Directory of the cache.", show_
 PROBE_FLAGS = (
     Flag(key="teacher"),
     Flag(key="data.path", name="data"),
+    Flag(key="data.prompt_key"),
+    Flag(key="data.response_key"),
+    Flag(key="data.max_prompt_tokens"),
+    Flag(key="data.max_response_tokens"),
     Flag(key="data.limit"),
     Flag(key="generate"),
     Flag(key="epochs"),

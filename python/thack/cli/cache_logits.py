@@ -17,6 +17,10 @@ from thack.schema.cache import CaptureEstimate
 FLAGS = (
     Flag(key="teacher"),
     Flag(key="data.path", name="data"),
+    Flag(key="data.prompt_key"),
+    Flag(key="data.response_key"),
+    Flag(key="data.max_prompt_tokens"),
+    Flag(key="data.max_response_tokens"),
     Flag(key="data.on_bad_line"),
     Flag(key="out"),
     Flag(key="kind"),

@@ -19,6 +19,9 @@ from thack.schema.data import ShownData, ShownSequence
 FLAGS = (
     Flag(key="model"),
     Flag(key="count"),
+    Flag(key="data.prompt_key"),
+    Flag(key="data.response_key"),
+    Flag(key="data.max_prompt_tokens"),
     Flag(key="data.train_on"),
     Flag(key="data.limit"),
     Flag(key="data.on_bad_line"),

@@ -13,6 +13,8 @@ from thack.config import GenerateSettings
 FLAGS = (
     Flag(key="model"),
     Flag(key="data.path", name="data"),
+    Flag(key="data.prompt_key"),
+    Flag(key="data.max_prompt_tokens"),
     Flag(key="data.limit"),
     Flag(key="data.on_bad_line"),
     Flag(key="out"),

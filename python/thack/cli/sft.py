@@ -12,6 +12,10 @@ from thack.config import SftSettings
 
 FLAGS = (
     Flag(key="data.path", name="data"),
+    Flag(key="data.prompt_key"),
+    Flag(key="data.response_key"),
+    Flag(key="data.max_prompt_tokens"),
+    Flag(key="data.max_response_tokens"),
     Flag(key="data.limit"),
     Flag(key="data.on_bad_line"),
     Flag(key="model"),

@@ -21,8 +21,13 @@ class DataSettings:
     """Prompts, with responses where a command needs them."""
 
     path: Annotated[
-        str, Help("JSONL, JSON, Parquet or Arrow file of prompts, pairs or conversations, or what generate wrote")
+        str,
+        Help("JSONL, JSON, CSV, TSV, Parquet or Arrow file of prompts, pairs or conversations, or what generate wrote"),
     ] = ""
+    prompt_key: Annotated[
+        str, Help("key or column of the prompt or conversation; empty: prompt, messages, conversations or text")
+    ] = ""
+    response_key: Annotated[str, Help("key or column of the response; empty: response or completion")] = ""
     max_prompt_tokens: Annotated[int, AtLeast(1), Help("longer prompts are dropped or cut, see on_long")] = 1024
     max_response_tokens: Annotated[
         int,

@@ -5,6 +5,8 @@ prompt, completion                 TRL: text, or lists of messages
 messages                           a conversation; with tools, documents, chat_template_kwargs, and response beside
 conversations                      ShareGPT: turns of from and value, with system and tools beside
 text                               a raw text, trained on as a whole
+
+Keys of other names are given by `columns.Columns`.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from thack.data.columns import OWN, Columns, seen
 from thack.data.records import Conversation, Message, Record, prompt_id
-from thack.data.rows import BadLine
+from thack.data.rows import BadLine, UnknownKeys
 
 _MARKS = ("train", "weight")  # of a turn: whether it is trained
 _SPEAKERS = {  # ShareGPT's names of roles
@@ -25,7 +28,7 @@ _SPEAKERS = {  # ShareGPT's names of roles
 }
 
 
-def to_record(row: object, place: str = "") -> Record:
+def to_record(row: object, place: str = "", columns: Columns = OWN) -> Record:
     """One row as a record.
 
     Raises:
@@ -35,7 +38,7 @@ def to_record(row: object, place: str = "") -> Record:
         raise row
     if not isinstance(row, Mapping):
         raise BadLine(f"a record is an object, not {type(row).__name__}")
-    row = {key: value for key, value in row.items() if value is not None}
+    row = {key: value for key, value in columns.renamed(row).items() if value is not None}
     if "messages" in row:
         return _conversation(row, _messages(row, "messages"), place)
     if "conversations" in row:
@@ -47,9 +50,8 @@ def to_record(row: object, place: str = "") -> Record:
     if "text" in row:
         return _raw_text(row, place)
     if "completion" in row:
-        raise BadLine("no key `prompt` beside `completion`")
-    seen = ", ".join(map(str, row)) or "no key at all"
-    raise BadLine(f"no key `prompt`, `messages`, `conversations` or `text`; it has {seen}")
+        raise UnknownKeys("no key `prompt` beside `completion`")
+    raise UnknownKeys(f"no key `prompt`, `messages`, `conversations` or `text`; it has {seen(row)}")
 
 
 def _pair(row: Mapping[str, Any], place: str) -> Record:

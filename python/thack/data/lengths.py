@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from thack.config import DataSettings
+from thack.data.columns import Columns
 from thack.data.formats import to_record
 from thack.data.records import Record
 from thack.data.rows import BadLine, read_rows
@@ -40,7 +41,7 @@ def first_records(settings: DataSettings) -> list[Record]:
     found = []
     for _, row in islice(read_rows(Path(settings.path)), _LOOKED_AT) if settings.path else ():
         try:
-            found.append(to_record(row))
+            found.append(to_record(row, columns=Columns.of(settings)))
         except BadLine:
             continue
     return found

@@ -10,6 +10,7 @@ import numpy as np
 
 from thack.config import DataSettings
 from thack.data.chat import Pair
+from thack.data.columns import Columns
 from thack.data.control_tokens import count_with_control_tokens, keeps_text
 from thack.data.encode import RecordEncoder
 from thack.data.eos import EndCounts, cut
@@ -54,7 +55,7 @@ def prepare(
     """
     if records is None:
         _check_written_for(Path(settings.path), tokenizer)
-        reading = read_data(Path(settings.path), settings.on_bad_line)
+        reading = read_data(Path(settings.path), settings.on_bad_line, Columns.of(settings))
     else:
         reading = Reading(records=list(records))
     taken = _first(reading.records, settings.limit, one_each=not need_response)

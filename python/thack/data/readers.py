@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from thack.data.columns import OWN, Columns
 from thack.data.formats import to_record
 from thack.data.records import Record
 from thack.data.rows import BadLine, read_rows
@@ -24,12 +25,13 @@ class Reading:
     skipped: tuple[str, ...] = ()
 
 
-def read_data(path: Path, on_bad_line: str = "stop") -> Reading:
+def read_data(path: Path, on_bad_line: str = "stop", columns: Columns = OWN) -> Reading:
     """Read all records of a file.
 
     Args:
-        path: JSONL, JSON, Parquet or Arrow, or a directory that `thack generate` wrote.
+        path: JSONL, JSON, CSV, TSV, Parquet or Arrow, or a directory that `thack generate` wrote.
         on_bad_line: `stop` at a line that is no record, or `skip` it.
+        columns: keys of other names.
 
     Raises:
         DataError: the file is not there or damaged, holds no record, or a line is none.
@@ -47,7 +49,7 @@ def read_data(path: Path, on_bad_line: str = "stop") -> Reading:
     prompts: dict[str, str] = {}
     for place, row in read_rows(Path(path)):
         try:
-            record = to_record(row, place)
+            record = to_record(row, place, columns)
             identity = record.prompt or record.response or ""
             if prompts.setdefault(record.prompt_id, identity) != identity:
                 reason = f"the id {record.prompt_id!r} is another prompt's: give each its own, or leave `id` out"
@@ -62,9 +64,9 @@ def read_data(path: Path, on_bad_line: str = "stop") -> Reading:
     return Reading(records=records, skipped=tuple(skipped))
 
 
-def read_records(path: Path, on_bad_line: str = "stop") -> list[Record]:
+def read_records(path: Path, on_bad_line: str = "stop", columns: Columns = OWN) -> list[Record]:
     """The records of `read_data` alone."""
-    return read_data(path, on_bad_line).records
+    return read_data(path, on_bad_line, columns).records
 
 
 def bad_line(place: str, reason: ValueError, on_bad_line: str) -> str:
@@ -74,8 +76,5 @@ def bad_line(place: str, reason: ValueError, on_bad_line: str) -> str:
         DataError: `on_bad_line` is not `skip`.
     """
     if on_bad_line != "skip":
-        raise DataError(
-            f"{place}: {reason}",
-            hint="skip such lines with `data.on_bad_line = skip` (they will be counted and listed)",
-        ) from None
+        raise DataError(f"{place}: {reason}", hint=getattr(reason, "hint", BadLine.hint)) from None
     return f"{place}: {reason}"

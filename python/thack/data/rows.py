@@ -1,7 +1,8 @@
-"""Rows of a user's file with the place of each: JSON lines, a JSON list, Parquet, or Arrow."""
+"""Rows of a user's file with the place of each: JSON lines, a JSON list, CSV, TSV, Parquet, or Arrow."""
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,12 +10,22 @@ from typing import Any
 
 from thack.errors import DataError
 
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_LONGEST_CELL = 1 << 24  # characters; Python's own limit is shorter than a chat
 RESPONSES = "responses.jsonl"  # what `thack generate` writes into its directory
 Row = tuple[str, object]  # place, and what stands there; a BadLine where nothing can be read
 
 
 class BadLine(ValueError):
-    """A line that is not a record: why."""
+    """A line that is not a record: why, and what to do about it."""
+
+    hint = "skip such lines with `data.on_bad_line = skip` (they will be counted and listed)"
+
+
+class UnknownKeys(BadLine):
+    """A line without the keys of any format."""
+
+    hint = "rename the key, or name it: `data.prompt_key = question`, `data.response_key = answer`"
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -31,8 +42,10 @@ def read_rows(path: Path) -> Iterator[Row]:
             return
         path = path / RESPONSES
     if not path.is_file():
-        raise DataError(f"{path} does not exist", hint="give a JSONL, JSON, Parquet or Arrow file of prompts")
-    if path.suffix == ".parquet":
+        raise DataError(f"{path} does not exist", hint="give a JSONL, JSON, CSV, TSV, Parquet or Arrow file of prompts")
+    if path.suffix in _DELIMITERS:
+        yield from _table(path, _DELIMITERS[path.suffix])
+    elif path.suffix == ".parquet":
         yield from _columns(path, _parquet_batches)
     elif path.suffix in (".arrow", ".feather"):
         yield from _columns(path, _arrow_batches)
@@ -62,6 +75,29 @@ def _json_list(path: Path) -> Iterator[Row]:
         yield f"{path}: record {number}", row
 
 
+def _table(path: Path, delimiter: str) -> Iterator[Row]:
+    """Rows of a CSV or TSV file, whose first line names the columns; an empty cell has no value."""
+    csv.field_size_limit(_LONGEST_CELL)
+    number = 0
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            cells = csv.reader(file, delimiter=delimiter, strict=True)
+            names = next(cells, [])
+            if len(set(names)) < len(names) or "" in names:
+                raise DataError(f"{path}: its first line must name every column, each differently", details=names[:20])
+            for number, row in enumerate(filter(None, cells), 1):
+                yield f"{path}: row {number}", _cells(names, row)
+    except (UnicodeDecodeError, csv.Error) as error:
+        reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise DataError(f"{path}: cannot be read behind row {number:,} ({reason})") from error
+
+
+def _cells(names: list[str], row: list[str]) -> object:
+    if len(row) != len(names):
+        return BadLine(f"{len(row)} cells under {len(names)} columns: put quotation marks around text with separators")
+    return {name: cell or None for name, cell in zip(names, row, strict=True)}
+
+
 def _parse(text: bytes) -> object:
     try:
         return json.loads(text)
@@ -85,7 +121,7 @@ def _columns(path: Path, batches: Callable[[Path], Iterator[Any]]) -> Iterator[R
         for batch in batches(path):
             for row in batch.to_pylist():
                 number += 1
-                yield f"{path}: row {number}", _without_nulls(row)
+                yield f"{path}: row {number}", {key: _without_nulls(value) for key, value in row.items()}
     except Exception as error:  # pyarrow has its own tree of exceptions
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not {_a(kind)} file, or damaged behind row {number:,} ({said})") from error

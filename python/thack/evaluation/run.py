@@ -9,6 +9,7 @@ import torch
 
 from thack.config import DataSettings, EvaluateSettings
 from thack.data import Record
+from thack.data.columns import Columns
 from thack.data.date import follow_settings
 from thack.data.encode import accepted
 from thack.data.lengths import response_limit
@@ -92,7 +93,7 @@ def _load(settings: EvaluateSettings) -> tuple[LanguageModel, References]:
 
 def _records(path: Path, references: References, data: DataSettings, progress: Progress) -> list[Record]:
     """The records of a file; on request without those that cannot be read or rendered, which are named."""
-    reading = read_data(path, data.on_bad_line)
+    reading = read_data(path, data.on_bad_line, Columns.of(data))
     records, skipped = reading.records, list(reading.skipped)
     if data.on_bad_line == "skip" and references.tokenizer is not None:
         records, refused = accepted(records, references.tokenizer)

@@ -10,6 +10,7 @@ import torch
 
 from thack.config import LossSettings, SftSettings
 from thack.data import Record, read_records
+from thack.data.columns import Columns
 from thack.data.date import follow_settings
 from thack.data.prepare import prepare
 from thack.data.sequence import TokenSequence, data_fingerprint
@@ -160,7 +161,8 @@ def _first_model(settings: SftSettings, records: Pairs) -> LanguageModel:
     if settings.tokenizer:
         tokenizer = Tokenizer.load(settings.tokenizer)
     else:
-        read = read_records(Path(settings.data.path), settings.data.on_bad_line) if records is None else records
+        data = settings.data
+        read = read_records(Path(data.path), data.on_bad_line, Columns.of(data)) if records is None else records
         texts = [text for r in read for text in (r.prompt, r.response) if text]
         tokenizer = Tokenizer.train(texts, settings.tokenizer_size)
     return new_model(settings.architecture, tokenizer, settings.seed)

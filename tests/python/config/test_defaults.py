@@ -61,6 +61,8 @@ CheckpointSettings
   background: true or false = true
 DataSettings
   path: text = ""
+  prompt_key: text = ""
+  response_key: text = ""
   max_prompt_tokens: a whole number, 1 or more = 1024
   max_response_tokens: a whole number, 0 or more = 0
   on_long: drop | cut = "drop"

@@ -76,7 +76,7 @@ def test_what_is_no_such_file_says_so(name: str, tmp_path: Path) -> None:
 def test_a_missing_file_says_what_is_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist") as caught:
         list(read_rows(tmp_path / "none.jsonl"))
-    assert caught.value.hint == "give a JSONL, JSON, Parquet or Arrow file of prompts"
+    assert caught.value.hint == "give a JSONL, JSON, CSV, TSV, Parquet or Arrow file of prompts"
 
 
 def test_lines_that_are_no_json_name_their_place(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from thack.config import DataSettings, DistillSettings, DoctorSettings
+from thack.data.columns import Columns
 from thack.data.compare import differences
 from thack.data.date import with_settings
 from thack.data.eos import EndCounts
@@ -53,7 +54,7 @@ def examine(settings: DoctorSettings) -> Preflight:
     tokenizers = {role: model.tokenizer for role, model in models.items()}
     data = replace(settings.data, limit=settings.data.limit or _RECORDS)
     reader = reading_tokenizer([*tokenizers.values()][-1], tokenizers.get("teacher"))
-    records = read_data(Path(data.path), data.on_bad_line).records[: settings.sample]
+    records = read_data(Path(data.path), data.on_bad_line, Columns.of(data)).records[: settings.sample]
     answered = any(record.response or record.response_ids for record in records)
     prepared = prepare(data, reader, need_response=answered)
     counts = replace(_counts(prepared.sequences, prepared.report.ends), dropped_prompts=prepared.report.dropped_prompts)
