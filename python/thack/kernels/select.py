@@ -115,11 +115,10 @@ def sample(
 def threshold_sample(logits_NV: Tensor, k: int, *, seed: int, keys_N4: Tensor) -> ThresholdSample:
     """An unbiased sparse estimate of softmax(logits) on k ids: those with p ≥ τ keep p, the others get τ if drawn.
 
-    τ solves Σ min(1, p/τ) = k; the ids below it are drawn in one systematic pass. Logits that are not on the CPU
-    are copied to it.
+    τ solves Σ min(1, p/τ) = k; the ids below it are drawn in one systematic pass, by one random number per row.
 
     Args:
-        logits_NV: float32, bfloat16 or float16.
+        logits_NV: float32, bfloat16 or float16, on any device.
         k: ids to keep, at least 1; all V where it is V or more.
         seed: 0 ≤ seed < 2^64.
         keys_N4: int64: epoch, example, sample, position of each row, each in [0, 2^32).
@@ -137,15 +136,16 @@ def threshold_sample(logits_NV: Tensor, k: int, *, seed: int, keys_N4: Tensor) -
         [[0.25, 0.25, 0.25, 0.25]]
     """
     k = _checked_k(logits_NV, k)
+    if logits_NV.device.type != "cpu":
+        return torch_reference.threshold_sample(logits_NV, k, seed=seed, keys_N4=keys_N4)
     use_torch_threads()
-    elements, name, vocab = rows(logits_NV.cpu())
+    elements, name, vocab = rows(logits_NV)
     n = len(logits_NV)
     ids, weights, counts = np.empty((n, k), np.int32), np.empty((n, k), np.float32), np.empty(n, np.int32)
     tau, entropy = np.empty(n, np.float32), np.empty(n, np.float32)
     keys = array(keys_N4, np.int64).reshape(-1)
     _native.threshold_sample(elements, name, vocab, k, seed, keys, ids, weights, counts, tau, entropy)
-    found = (torch.from_numpy(x) for x in (ids, weights, counts, tau, entropy))
-    return ThresholdSample(*(x.to(logits_NV.device, non_blocking=True) for x in found))
+    return ThresholdSample(*(torch.from_numpy(x) for x in (ids, weights, counts, tau, entropy)))
 
 
 def _checked_k(logits_NV: Tensor, k: int) -> int:

@@ -115,11 +115,12 @@ def _renormalised(log_p_NV: Tensor, k: int) -> TopKTarget:
 
 def _multinomial(log_p_NV: Tensor, draws: int, seed: int, keys_N4: Tensor) -> SampledTarget:
     """`draws` independent ids per row with weight count/draws each: E[weights] = p. τ is the weight of one draw."""
-    keys_ND4 = keys_N4[:, None, :].repeat(1, draws, 1)
-    keys_ND4[:, :, 2] = MULTINOMIAL_SAMPLE + torch.arange(draws)
-    rows_NDV = log_p_NV[:, None, :].expand(-1, draws, -1)
-    drawn = kernels.sample(rows_NDV.reshape(-1, log_p_NV.shape[1]), seed=seed, keys_N4=keys_ND4.view(-1, 4))
-    ids_ND = drawn.view(-1, draws).sort(dim=1).values
+    drawn = []  # one after the other: rows for all draws would be [N·draws, V]
+    for draw in range(draws):
+        keys_N4 = keys_N4.clone()
+        keys_N4[:, 2] = MULTINOMIAL_SAMPLE + draw
+        drawn.append(kernels.sample(log_p_NV, seed=seed, keys_N4=keys_N4))
+    ids_ND = torch.stack(drawn, dim=1).sort(dim=1).values
     is_new_ND = torch.ones_like(ids_ND, dtype=torch.bool)
     is_new_ND[:, 1:] = ids_ND[:, 1:] != ids_ND[:, :-1]
     place_ND = is_new_ND.long().cumsum(1) - 1  # the column of each draw once equal ids are one

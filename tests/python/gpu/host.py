@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -44,8 +43,3 @@ class HostCopies(TorchDispatchMode):
 
 def tensors(tree: Any) -> list[Tensor]:
     return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
-
-
-SAMPLES_ON_THE_HOST = pytest.mark.xfail(
-    raises=HostCopy, strict=True, reason="threshold sampling copies the logits to the host, a known defect"
-)

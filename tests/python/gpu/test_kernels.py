@@ -12,7 +12,7 @@ from thack import kernels
 from thack.errors import ModelError
 from thack.kernels import ThresholdSample
 
-from .host import SAMPLES_ON_THE_HOST, HostCopies
+from .host import HostCopies
 
 N, V = 41, 3001
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -114,18 +114,14 @@ def test_ids_are_drawn_as_often(cuda: torch.device, options: dict[str, Any]) -> 
     assert chi2 < freedom + 4 * (2 * freedom) ** 0.5 + 8  # below the 99.99 % point
 
 
-def test_threshold_samples(cuda: torch.device) -> None:
-    z_NV = logits()
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_threshold_samples(cuda: torch.device, dtype: torch.dtype) -> None:
+    z_NV = logits(dtype)
     expected = kernels.threshold_sample(z_NV, 16, seed=5, keys_N4=keys())
-    found = kernels.threshold_sample(z_NV.to(cuda), 16, seed=5, keys_N4=keys())
+    z_NV = z_NV.to(cuda)
+    with HostCopies(V):
+        found = kernels.threshold_sample(z_NV, 16, seed=5, keys_N4=keys())
     same_samples(found, expected)
-
-
-@SAMPLES_ON_THE_HOST
-def test_threshold_sampling_stays_on_the_device(cuda: torch.device) -> None:
-    z_NV = logits().to(cuda)
-    with HostCopies(N * V):
-        kernels.threshold_sample(z_NV, 16, seed=5, keys_N4=keys())
 
 
 def same_samples(found: ThresholdSample, expected: ThresholdSample, *, share: float = 0.97) -> None:

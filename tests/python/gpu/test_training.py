@@ -19,7 +19,7 @@ from thack.training.live import LiveTeacher
 from thack.training.objective import Objective, has_plain_head, supervised
 from thack.training.optimizer import build_optimizer, clip_gradients
 
-from .host import SAMPLES_ON_THE_HOST, HostCopies
+from .host import HostCopies
 from .small import VOCAB, model, relative_error, sequences
 
 NUM_TOKENS = sum(len(s.response_ids) for s in sequences())
@@ -32,7 +32,6 @@ TARGETS = {
     "mixed with draws": TargetSettings(kind="mixed", k=8, tail_draws=4),
     "mixed with a prior": TargetSettings(kind="mixed", k=8, tail_prior=1.0),
 }
-SAMPLE = ("sampled", "mixed with draws")
 
 
 def live_target(name: str, device: torch.device | str, *, projects: bool = True) -> Target | ProjectedTeacher:
@@ -64,7 +63,7 @@ def test_the_targets_of_a_live_teacher(cuda: torch.device, name: str) -> None:
         assert same_N.float().mean() > 0.9, field
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=SAMPLES_ON_THE_HOST if n in SAMPLE else []) for n in TARGETS])
+@pytest.mark.parametrize("name", TARGETS)
 def test_a_target_stays_on_the_device(cuda: torch.device, name: str) -> None:
     """The prior is read off in two parts, of one id per entry."""
     live_target(name, cuda)

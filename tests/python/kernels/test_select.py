@@ -204,47 +204,6 @@ def test_the_same_bits_at_every_level_and_thread_count() -> None:
     assert _native.simd_level() in ("scalar", "avx2", "avx512")
 
 
-@pytest.mark.parametrize("scale", [0.1, 2.0, 6.0])
-def test_threshold_samples_are_unbiased(scale: float) -> None:
-    """Pitfall 8: the mean over draws equals p within 5 standard errors, and the sum of weights is exactly 1."""
-    n, vocab, k = 6000, 90, 8
-    row = logits(1, vocab, scale=scale)[0]
-    p = torch.softmax(row.double(), 0)
-    found = kernels.threshold_sample(row.expand(n, vocab).contiguous(), k, seed=4, keys_N4=keys(n))
-    dense = torch.zeros(n, vocab, dtype=torch.float64)
-    dense.scatter_add_(1, found.ids_NK.long(), found.weights_NK.double())
-    error = (p * found.tau_N[0].double() / n).sqrt()  # an id of weight τ is drawn with probability p/τ
-    assert ((dense.mean(0) - p).abs() <= 5 * error + 2e-7).all()
-    torch.testing.assert_close(dense.sum(1), torch.ones(n, dtype=torch.float64), atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.entropy_N[0].double(), -(p * p.log()).sum(), atol=1e-5, rtol=1e-5)
-    assert found.counts_N.max() <= k
-    ids = found.ids_NK[:, :k]
-    assert (ids[:, 1:] >= ids[:, :-1]).all()
-
-
-def test_threshold_sampling_beats_multinomial_by_half() -> None:
-    """Mean squared error at equal ids, on a Zipf-shaped row."""
-    vocab, k, n = 2000, 16, 2000
-    row = -1.2 * torch.log(torch.arange(1.0, vocab + 1))
-    p = torch.softmax(row.double(), 0)
-    found = kernels.threshold_sample(row.expand(n, vocab).contiguous(), k, seed=4, keys_N4=keys(n))
-    dense = torch.zeros(n, vocab, dtype=torch.float64)
-    dense.scatter_add_(1, found.ids_NK.long(), found.weights_NK.double())
-    ours = ((dense - p) ** 2).sum(1).mean()
-    multinomial = (1 - (p**2).sum()) / k  # Σ p(1−p)/k
-    assert ours <= multinomial / 2
-
-
-def test_few_ids_with_mass_are_all_kept_as_they_are() -> None:
-    z = torch.full((1, 40), float("-inf"))
-    z[0, [3, 20]] = torch.tensor([0.0, 1.0])
-    found = kernels.threshold_sample(z, 8, seed=0, keys_N4=keys(1))
-    assert found.counts_N.tolist() == [2]
-    assert found.ids_NK[0].tolist() == [3] + [20] * 7
-    assert found.weights_NK[0, :2].sum().item() == pytest.approx(1.0)
-    assert found.weights_NK[0, 2:].sum() == 0
-
-
 def test_bad_arguments() -> None:
     z = logits(2, 10)
     with pytest.raises(UsageError, match="k = 0"):

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from thack import kernels
 from thack.errors import ModelError, UsageError
 from thack.losses import forward_kl
 from thack.schema.targets import TargetSpec
 from thack.targets import DenseTarget, SampledTarget, Target, TopKTarget, select
+from thack.targets.keys import MULTINOMIAL_SAMPLE
 
 V = 40
 
@@ -75,6 +77,28 @@ def test_multinomial_counts_are_those_of_the_draws() -> None:
         assert (weights[count:] == 0).all() and (ids[count:] == ids[count - 1]).all()
     p = torch.softmax(logits(30).double(), 1)
     torch.testing.assert_close(target.entropy_N.double(), -(p * p.log()).sum(1), atol=1e-5, rtol=1e-5)
+
+
+def test_multinomial_draws_one_row_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same draws as of a matrix with a row for each, which [N·draws, V] logits would be."""
+    z_NV, draws = logits(30), 8
+    words_ND4 = keys(30)[:, None, :].repeat(1, draws, 1)
+    words_ND4[:, :, 2] = MULTINOMIAL_SAMPLE + torch.arange(draws)
+    rows_NDV = torch.log_softmax(z_NV, 1).repeat_interleave(draws, 0)
+    ids_ND = kernels.sample(rows_NDV, seed=3, keys_N4=words_ND4.view(-1, 4)).view(30, draws)
+    seen, sample = [], kernels.sample
+
+    def watched(logits_NV: Tensor, **more: Any) -> Tensor:
+        seen.append(len(logits_NV))
+        return sample(logits_NV, **more)
+
+    monkeypatch.setattr(kernels, "sample", watched)
+    found = select_by("live/multinomial:8", z_NV)
+    assert seen == [30] * draws
+    expected_NV = torch.zeros(30, V, dtype=torch.float64).scatter_add_(
+        1, ids_ND, torch.full((30, draws), 1 / 8.0).double()
+    )
+    np.testing.assert_allclose(probabilities(found), expected_NV.numpy(), atol=1e-7)
 
 
 def test_a_prior_gives_the_tail_its_shape_and_leaves_the_kept_ids_alone() -> None:
