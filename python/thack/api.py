@@ -521,13 +521,14 @@ def report(runs: PathLike | Sequence[PathLike], out: PathLike | None = None) -> 
         'report.html'
     """
     from thack.reporting import is_grid, write_grid_report, write_report
+    from thack.runtime.lock import locked
 
     paths = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
     path = Path(out) if out is not None else paths[0] / "report.html"
-    if len(paths) == 1 and is_grid(paths[0]):
-        return write_grid_report(paths[0], path)
-    write_report(paths, path)
-    return path
+    with locked(path):
+        if len(paths) == 1 and is_grid(paths[0]):
+            return write_grid_report(paths[0], path)
+        return write_report(paths, path)
 
 
 def recipe(

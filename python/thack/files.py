@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +29,17 @@ _ADVICE = {
     errno.EACCES: "permission denied",
     errno.EROFS: "read-only file system",
     errno.ENOTDIR: "a part of this path is a file",
+    errno.EFBIG: "file too large",
+    errno.EMFILE: "too many open files",
+    errno.ENFILE: "too many open files on this machine",
+    errno.ENAMETOOLONG: "file name too long",
+}
+_AGAIN = {
+    errno.ENOSPC: "free space",
+    errno.EDQUOT: "free space",
+    errno.EFBIG: "raise `ulimit -f`",
+    errno.EMFILE: "raise `ulimit -n`",
+    errno.ENFILE: "wait until other programs have closed theirs",
 }
 
 
@@ -43,11 +55,12 @@ def explained(path: Path | str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _ADVICE:
             raise
-        hint = "nothing is lost: free space and run the same command again"
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        again = _AGAIN.get(error.errno)
         raise ThackError(
             f"cannot write {path}: {_ADVICE[error.errno]}",
-            hint=hint if full else "choose another `out`, or change its permissions",
+            hint=f"nothing is lost: {again} and run the same command again"
+            if again
+            else "choose another `out`, or change its permissions",
         ) from error
 
 
@@ -236,12 +249,15 @@ def directory_kind(directory: Path) -> str | None:
     return None
 
 
+_OWN_NAMES = re.compile(r"\.thack\.json\..+\.tmp|\.thack(\..+)?\.lock(\..+)?")
+
+
 def _foreign_names(directory: Path) -> list[str]:
-    """Names that thack did not write; the temporary marker of a killed process is not one of them."""
+    """Names that thack did not write; the temporary marker of a killed process, and a lock, are not among them."""
     if not directory.exists():
         return []
     names = sorted(entry.name for entry in directory.iterdir())
-    return [name for name in names if not (name.startswith(f".{MARKER}.") and name.endswith(".tmp"))]
+    return [name for name in names if not _OWN_NAMES.fullmatch(name)]
 
 
 def claim_output(directory: Path, kind: str, resume: bool = True) -> None:

@@ -11,6 +11,7 @@ from thack.data.splits import split_by_hash
 from thack.data.stdlib import stdlib_records
 from thack.errors import UsageError
 from thack.files import claim_output, write_text
+from thack.runtime.lock import locked
 
 PAIRS = "pairs.jsonl"
 PROMPTS = "prompts.jsonl"
@@ -40,7 +41,8 @@ def export_corpus(directory: Path, task: str, held_out: int) -> dict[str, int]:
     sizes = {HELD_OUT: held_out, PAIRS: len(answered) - held_out}
     files = split_by_hash(pairs, sizes, salt=task)
     files[PROMPTS] = [record for record in records if record.prompt_id not in answered]
-    claim_output(directory, "corpus")
-    for name, chosen in files.items():
-        write_records(directory / name, chosen)
+    with locked(directory):
+        claim_output(directory, "corpus")
+        for name, chosen in files.items():
+            write_records(directory / name, chosen)
     return {name: len(chosen) for name, chosen in files.items()}

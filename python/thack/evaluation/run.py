@@ -22,6 +22,7 @@ from thack.files import canonical_json, digest, write_json
 from thack.models.load import load_model
 from thack.models.protocol import LanguageModel
 from thack.runtime.device import choose_device
+from thack.runtime.lock import locked
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.status import recorded
 from thack.schema.evaluation import EvaluatedModel, EvaluatedSet, EvaluationResult
@@ -45,7 +46,7 @@ def run_evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> Eva
             "evaluating needs held-out prompts",
             hint="set `eval_data` to a frozen evaluation set, or to a JSONL of prompts",
         )
-    with recorded(settings.out, "evaluation"):
+    with locked(settings.out, progress), recorded(settings.out, "evaluation"):
         return _evaluate(settings, progress)
 
 
@@ -122,15 +123,16 @@ def open_eval_set(
     rendering = [] if tokenizer is None else tokenizer.options.facts()
     key = digest(canonical_json([eval_set.fingerprint(), writers, human, lengths, seed, *rendering]))
     frozen = beside / f"eval_set-{key.removeprefix('sha256:')[:8]}"
-    if frozen.is_dir():
-        return EvalSet.load(frozen)
-    eval_set = eval_set.with_responses(
-        references,
-        seed=seed,
-        max_new_tokens=longest,
-        max_prompt_tokens=data.max_prompt_tokens,
-        progress=progress,
-    )
-    eval_set.save(frozen)
+    with locked(frozen, progress):  # two evaluations beside each other share it
+        if frozen.is_dir():
+            return EvalSet.load(frozen)
+        eval_set = eval_set.with_responses(
+            references,
+            seed=seed,
+            max_new_tokens=longest,
+            max_prompt_tokens=data.max_prompt_tokens,
+            progress=progress,
+        )
+        eval_set.save(frozen)
     progress.note(f"evaluation set of {len(eval_set)} prompts frozen in {frozen}: use `eval_data = {frozen}` next time")
     return eval_set

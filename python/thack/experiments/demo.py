@@ -9,6 +9,7 @@ from thack.config.experiment import ExperimentSettings
 from thack.detection import Verdict
 from thack.experiments.grid import run_grid
 from thack.reporting import write_report
+from thack.runtime.lock import locked
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.status import recorded
 from thack.schema.experiment import SourceKind
@@ -36,7 +37,7 @@ class DemoResult:
 
 def run_experiment(settings: ExperimentSettings, out: Path, progress: Progress = SILENT) -> DemoResult:
     """Run every arm and seed of an experiment, and write one report of its runs; the first failure is raised."""
-    with recorded(out, "experiment"):
+    with locked(out, progress), recorded(out, "experiment"):
         result = run_grid(settings, out, progress)
         for outcome in result.outcomes:
             if outcome.error is not None:

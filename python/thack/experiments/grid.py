@@ -16,9 +16,13 @@ from thack.experiments.stages import with_upstream
 from thack.experiments.summary import summarise
 from thack.experiments.workers import run_stages
 from thack.files import claim_output, write_json, write_text
+from thack.runtime.lock import locked
+from thack.runtime.preemption import interruptible
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.status import recorded
 from thack.schema.experiment import SUMMARY_FILE
+
+_KEPT = "every complete stage, and the last checkpoint of each run"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +61,18 @@ def run_grid(
     planned = plan(settings, out)
     if only is not None and not 0 <= only < len(planned):
         raise UsageError(f"there is no cell {only}", hint=f"cells are 0 to {len(planned) - 1}")
-    claim_output(out, "experiment")
-    write_text(out / "config.toml", to_toml(settings))
     wanted = [one.run for one in (planned if only is None else [planned[only]])]
-    # One STATUS.json cannot speak for all tasks of an array: a task that runs one cell leaves it alone.
-    with recorded(out, "experiment") if only is None else nullcontext():
-        for stage in with_upstream(wanted):
-            if stage.is_complete:
-                stage.check()
-        failures = run_stages(wanted, progress)
-        outcomes = tuple(judge(one, failures.get(one.run.key)) for one in planned)
-        if only is None:
-            write_json(out / SUMMARY_FILE, summarise(settings, out, outcomes).dump())
+    # Tasks of an array work side by side, and one STATUS.json cannot speak for all of them: a task that runs one cell
+    # takes the locks of its stages alone, and leaves the status as it is.
+    with locked(out, progress) if only is None else interruptible():
+        claim_output(out, "experiment")
+        write_text(out / "config.toml", to_toml(settings))
+        with recorded(out, "experiment", kept=lambda: _KEPT) if only is None else nullcontext():
+            for stage in with_upstream(wanted):
+                if stage.is_complete:
+                    stage.check()
+            failures = run_stages(wanted, progress)
+            outcomes = tuple(judge(one, failures.get(one.run.key)) for one in planned)
+            if only is None:
+                write_json(out / SUMMARY_FILE, summarise(settings, out, outcomes).dump())
     return GridResult(settings=settings, outcomes=outcomes, seconds=time.monotonic() - started)

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 from thack.config import to_dict
 from thack.errors import MismatchError
 from thack.experiments.costs import Cost
-from thack.experiments.lock import acquired
 from thack.files import canonical_json, digest, flattened, read_json, write_json
+from thack.runtime.lock import locked
+from thack.runtime.preemption import interruptible
 from thack.runtime.progress import Progress
 from thack.schema.experiment import STAGE_FILE, StageRecord
 
@@ -70,7 +71,7 @@ class Stage:
 
     def run(self, progress: Progress) -> None:
         """Do the work unless it is complete; of two processes that want the same stage, one does it."""
-        with acquired(self.path):
+        with interruptible(), locked(self.path, progress):
             if self.is_complete:
                 return
             started, spent = time.monotonic(), _cpu_s()

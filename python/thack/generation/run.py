@@ -18,6 +18,7 @@ from thack.models.load import load_model
 from thack.models.precision import Precision, inference_precision
 from thack.models.protocol import LanguageModel
 from thack.runtime.device import apply_threads, choose_device
+from thack.runtime.lock import locked
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.status import recorded
 from thack.schema.generation import GenerateResult, GenerationFacts, ResponsesManifest
@@ -42,9 +43,10 @@ def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> Gen
         raise UsageError("generating needs a model", hint="set `model` to its directory")
     if not settings.data.path:
         raise UsageError("generating needs prompts", hint="set `data.path` to a file of prompts")
-    claim_output(settings.out, "responses")
-    with recorded(settings.out, "responses"):
-        manifest = _write(settings, progress)
+    with locked(settings.out, progress):
+        claim_output(settings.out, "responses")
+        with recorded(settings.out, "responses"):
+            manifest = _write(settings, progress)
     return GenerateResult(
         out=settings.out,
         responses=manifest.responses,

@@ -21,6 +21,11 @@ class Rank:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def part(self) -> str:
+        """Names what this process writes where ranks write side by side: its lock, its journal."""
+        return f"rank-{self.rank:05d}"
+
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")

@@ -14,6 +14,7 @@ from pathlib import Path
 from thack.errors import DataError, Interrupted, MismatchError, Preempted, ThackError, UsageError
 from thack.files import directory_kind, read_json, write_json
 from thack.runtime.failures import explained_failure
+from thack.runtime.preemption import answer_pending, interruptible, is_withdrawn, undisturbed
 from thack.runtime.ranks import current_rank
 from thack.schema.run import Status
 
@@ -22,32 +23,42 @@ START = "THACK_START"  # set by a batch script: its name for this start
 
 
 @contextmanager
-def recorded(directory: Path, kind: str, *, step: Callable[[], int | None] = lambda: None) -> Iterator[None]:
-    """Keep STATUS.json true however the work inside ends, and explain failures of the machine.
+def recorded(
+    directory: Path, kind: str, *, step: Callable[[], int | None] = lambda: None, kept: Callable[[], str] = str
+) -> Iterator[None]:
+    """Keep STATUS.json true however the work inside ends, and explain signals and failures of the machine.
 
     Args:
         directory: Where the work writes. An output that is a single file gets no STATUS.json.
         kind: Of the directory, as `claim_output` marks it. A directory of another kind, or unmarked, is left alone.
         step: The step of the last checkpoint, where the work has steps.
+        kept: What is on disk when a signal ends the work.
 
     A command that a finished output refuses (`UsageError`, `MismatchError`) has changed nothing: it stays finished.
 
     Raises:
+        Preempted, Interrupted: a signal was received; see `interruptible`.
         ThackError: in the place of an exception that `explained_failure` knows; every other one passes through.
     """
     was_finished = _is_finished(directory)
-    write_status(directory, kind, Status(state="running", step=step()))
     try:
-        yield
+        with interruptible(kept):
+            with undisturbed():
+                write_status(directory, kind, Status(state="running", step=step()))
+            answer_pending()
+            yield
     except BaseException as error:
         shown = error if isinstance(error, ThackError) else explained_failure(error) or error
-        with suppress(OSError, ThackError):  # the disk may be what is full: the cause of the end matters more
+        with undisturbed(), suppress(OSError, ThackError):  # a full disk: the cause of the end matters more
             refused = was_finished and isinstance(shown, UsageError | MismatchError)
-            write_status(directory, kind, Status(state="finished", step=step()) if refused else _ending(shown, step()))
+            if not is_withdrawn():
+                ending = Status(state="finished", step=step()) if refused else _ending(shown, step())
+                write_status(directory, kind, ending)
         if shown is error:
             raise
         raise shown from error
-    write_status(directory, kind, Status(state="finished", step=step()))
+    with undisturbed():
+        write_status(directory, kind, Status(state="finished", step=step()))
 
 
 def _is_finished(directory: Path) -> bool:
@@ -58,11 +69,10 @@ def _is_finished(directory: Path) -> bool:
 
 
 def _ending(error: BaseException, step: int | None) -> Status:
-    stopped = isinstance(error, Preempted | Interrupted | KeyboardInterrupt)
     return Status(
-        state="stopped" if stopped else "failed",
+        state="stopped" if isinstance(error, Preempted | Interrupted) else "failed",
         step=step,
-        exit_code=130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1),
+        exit_code=getattr(error, "exit_code", 1),
         reason=error.message if isinstance(error, ThackError) else f"{type(error).__name__}: {error}".split("\n")[0],
     )
 

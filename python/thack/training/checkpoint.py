@@ -228,13 +228,6 @@ def prune_checkpoints(folder: Path, keep: int, protect: frozenset[int] = frozens
             shutil.rmtree(directory)
 
 
-def remove_remains(folder: Path) -> None:
-    """Remove what a killed process left incomplete; only the owner of a run may."""
-    for pattern in (".step_*.tmp", ".step_*.old"):
-        for path in folder.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
-
-
 def _listing(directory: Path) -> dict[str, _File]:
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     return {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -17,19 +17,28 @@ import torch
 from thack import config
 from thack.config import DistillSettings, SftSettings
 from thack.errors import DataError, MismatchError, ModelError, UsageError
-from thack.files import atomic_directory, claim_output, flattened, read_json, write_json, write_text
+from thack.files import (
+    atomic_directory,
+    claim_output,
+    flattened,
+    read_json,
+    write_json,
+    write_text,
+)
 from thack.models.checkpoint import cast_directory, weights_dtype
 from thack.models.hub import locate
 from thack.runtime import runlog
 from thack.runtime.environment import environment
+from thack.runtime.lock import locked
 from thack.runtime.process_group import ALONE, ProcessGroup
 from thack.runtime.progress import Progress
+from thack.runtime.remains import remove_remains_in
 from thack.runtime.runlog import RunLog
 from thack.runtime.status import read_status, recorded
 from thack.runtime.trackers import Mirror
 from thack.schema.metrics import GuardRow, MetricsRow, PerPromptRow
 from thack.schema.run import Command, Manifest, RunFacts
-from thack.training.checkpoint import COMMIT, checkpoints, latest_checkpoint, remove_remains, step_of
+from thack.training.checkpoint import COMMIT, checkpoints, latest_checkpoint, step_of
 
 # Settings that a resumed run may change: they do not change what it computes.
 _FREE = (
@@ -42,6 +51,7 @@ _FREE = (
     "memory.checkpoint_activations",
     "memory.compile",
 )
+_PATIENCE_S = 1800.0  # for a lock, while other ranks wait for this one
 # Files of a checkpoint that are not part of the model.
 _NOT_MODEL = (COMMIT, "trainer.json", "optimizer.safetensors", "responses.json")
 
@@ -70,6 +80,13 @@ class RunDirectory:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    def locked(self, progress: Progress) -> AbstractContextManager[None]:
+        """Until the block ends, no other start of a command writes here. The first rank holds the lock for all."""
+        if not self.writes:
+            return nullcontext()
+        patience_s = _PATIENCE_S if self.group.world_size > 1 else None
+        return locked(self.path, progress, patience_s=patience_s)
 
     def claim(self) -> None:
         """Take the directory for this run.
@@ -100,7 +117,7 @@ class RunDirectory:
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Keep STATUS.json true however the run ends, and close the logs."""
-        with recorded(self.path, "run", step=self.last_step):
+        with recorded(self.path, "run", step=self.last_step, kept=self._kept):
             try:
                 yield
             finally:
@@ -114,6 +131,10 @@ class RunDirectory:
             if self.writes and resumed and place.exists():
                 found = Manifest.parse(read_json(place), str(place)).facts
         return self.group.broadcast_from_rank0(found)
+
+    def _kept(self) -> str:
+        step = self.last_step()
+        return f"step {step} in {self.path}" if step else ""
 
     def write_facts(self, facts: RunFacts, *, resumed: bool) -> None:
         """Write manifest.json and environment.json.
@@ -145,7 +166,7 @@ class RunDirectory:
         found: tuple[Path | None, list[str]] = (None, [])
         with self.group.raise_on_all_ranks():
             if self.writes:
-                remove_remains(self.checkpoints)
+                remove_remains_in(self.checkpoints)
                 found = latest_checkpoint(self.checkpoints)
         directory, skipped = self.group.broadcast_from_rank0(found)
         for line in skipped:

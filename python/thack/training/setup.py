@@ -36,15 +36,16 @@ def run_training(
     with init_process_group(device) as group:
         progress = progress if group.is_first else SILENT
         run = RunDirectory(settings, command, group, name)
-        run.claim()
-        if run.finished():
-            progress.note(f"{run.path} is already complete")
-            return run
-        apply_threads()
-        with run.recorded():
-            trainer, start = prepare(run, device, progress)
-            trainer.train(start)
-            trainer.publish()
+        with run.locked(progress):
+            run.claim()
+            if run.finished():
+                progress.note(f"{run.path} is already complete")
+                return run
+            apply_threads()
+            with run.recorded():
+                trainer, start = prepare(run, device, progress)
+                trainer.train(start)
+                trainer.publish()
     return run
 
 

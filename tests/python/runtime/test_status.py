@@ -11,6 +11,7 @@ import torch
 from thack.errors import DataError, Interrupted, MismatchError, PeerFailed, Preempted, ThackError, UsageError
 from thack.files import claim_output
 from thack.runtime.failures import explained_failure
+from thack.runtime.preemption import StopRequest
 from thack.runtime.status import STATUS, read_status, recorded
 from thack.schema.run import Status
 
@@ -30,7 +31,8 @@ ENDINGS = [
     (UsageError("wrong"), "failed", 2, "wrong"),
     (Preempted("stopped by SIGTERM"), "stopped", 75, "stopped by SIGTERM"),
     (Interrupted("stopped by Ctrl-C"), "stopped", 130, "stopped by Ctrl-C"),
-    (KeyboardInterrupt(), "stopped", 130, "KeyboardInterrupt: "),
+    (KeyboardInterrupt(), "stopped", 130, "stopped by Ctrl-C"),
+    (StopRequest("SIGTERM"), "stopped", 75, "stopped by SIGTERM"),
     (MemoryError(), "failed", 1, "out of memory"),
 ]
 
@@ -38,7 +40,7 @@ ENDINGS = [
 @pytest.mark.parametrize(("error", "state", "code", "reason"), ENDINGS, ids=lambda value: type(value).__name__)
 def test_every_end_is_recorded(out: Path, error: BaseException, state: str, code: int, reason: str) -> None:
     steps = iter((2, 7))
-    raised = pytest.raises(type(error) if reason != "out of memory" else ThackError)
+    raised = pytest.raises(ThackError if "stopped" in reason or reason == "out of memory" else type(error))
     with raised, recorded(out, "run", step=lambda: next(steps)):
         assert read_status(out) == Status(state="running", step=2)
         raise error

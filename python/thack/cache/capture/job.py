@@ -26,9 +26,10 @@ from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import CacheError, ThackError, UsageError
 from thack.models.protocol import LanguageModel
+from thack.runtime.lock import locked
 from thack.runtime.preemption import StopFlag
 from thack.runtime.progress import SILENT, Progress, Task
-from thack.runtime.ranks import Rank
+from thack.runtime.ranks import Rank, current_rank
 from thack.runtime.runlog import RunLog
 from thack.runtime.status import recorded
 
@@ -78,9 +79,12 @@ def capture(
     """
     directory = Path(settings.out).expanduser()
     _check(settings, teacher is not None)
-    prepare_directory(directory)
-    with recorded(directory, "cache"):
-        _capture(prepare_job(settings, teacher=teacher, sequences=sequences, rank=rank, progress=progress), progress)
+    rank = rank or current_rank()
+    with locked(directory, progress, part=rank.part):  # ranks share the cache: only the same rank twice is too many
+        prepare_directory(directory)
+        with recorded(directory, "cache"):
+            job = prepare_job(settings, teacher=teacher, sequences=sequences, rank=rank, progress=progress)
+            _capture(job, progress)
     return directory
 
 
@@ -136,7 +140,7 @@ def _write_shards(job: CaptureJob, progress: Progress) -> None:
         progress.note(f"cache: {len(numbers) - len(wanted)} of {len(numbers)} shards are complete already")
     if not wanted:
         return
-    journal = job.directory / "journal" / f"rank-{job.rank.rank:05d}.jsonl"
+    journal = job.directory / "journal" / f"{job.rank.part}.jsonl"
     total = sum(len(job.plan.shard(n)) for n in wanted)
     scorer = Scorer(job.teacher, job.plan, job.settings)
     with (

@@ -10,6 +10,7 @@ from safetensors.numpy import save
 from thack.cache.format.reader import Cache
 from thack.errors import UsageError
 from thack.files import atomic_directory
+from thack.runtime.lock import locked
 from thack.runtime.progress import SILENT, Progress
 from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
 
@@ -46,6 +47,11 @@ def export_cache(directory: Path | str, out: Path | str, progress: Progress = SI
           make a cache with: thack cache-logits
     """
     cache, out = Cache.open(directory), Path(out).expanduser()
+    with locked(out, progress):
+        return _export(cache, out, progress)
+
+
+def _export(cache: Cache, out: Path, progress: Progress) -> list[Path]:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", hint="give a directory that is new or empty")
     if out.exists() and any(out.iterdir()):

@@ -31,7 +31,9 @@ from thack.cache.format.plan import CachePlan, publish_plan, shard_path
 from thack.data.eos import EndCounts, Ends
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.errors import DataError, UsageError
+from thack.runtime.lock import locked
 from thack.runtime.progress import SILENT, Progress
+from thack.runtime.ranks import Rank
 from thack.schema.cache import Fingerprints
 from thack.schema.targets import Tail, TargetSpec
 
@@ -106,6 +108,12 @@ def import_cache(settings: ImportSettings, progress: Progress = SILENT) -> Path:
     """
     _check(settings)
     read_rows(settings.source)  # refuses a missing file and an unknown suffix
+    with locked(settings.out, progress, part=Rank().part):  # as the first rank of a capture
+        _import(settings, progress)
+    return settings.out
+
+
+def _import(settings: ImportSettings, progress: Progress) -> None:
     prepare_directory(settings.out)
     survey = _survey(settings)
     notes = [f"warning: {warning}" for warning in survey.ends.warnings()]
@@ -126,7 +134,6 @@ def import_cache(settings: ImportSettings, progress: Progress = SILENT) -> Path:
                     deque(islice(rows, len(positions)), maxlen=0)  # read past them
                 task.advance(len(positions))
     finish(settings.out, plan)
-    return settings.out
 
 
 def _check(settings: ImportSettings) -> None:
