@@ -46,14 +46,15 @@ PathLike = str | Path
 def corpus(
     out: PathLike = "data",
     *,
-    task: Literal["docstring", "signature", "continuation"] | str = "docstring",
+    task: Literal["docstring", "signature", "continuation", "postfix"] | str = "docstring",
     held_out: int = 256,
 ) -> dict[Path, int]:
     """Write the embedded corpus, Python's own standard library, as JSONL files.
 
     Args:
         out: Directory of pairs.jsonl, prompts.jsonl and held_out.jsonl.
-        task: What is asked for: docstrings of signatures, signatures of docstrings, or continuations.
+        task: What is asked for: docstrings of signatures, signatures of docstrings, continuations, or postfix forms of
+            statements.
         held_out: Prompts set aside for held_out.jsonl, at least 1.
 
     Returns:

@@ -12,7 +12,10 @@ from thack.cli.command import add_command
 from thack.cli.console import count, stdout
 from thack.cli.session import emit
 
-TASK_HELP = "docstring (signature → docstring), signature (docstring → signature), or continuation."
+TASK_HELP = (
+    "docstring (signature → docstring), signature (docstring → signature), continuation (of code), "
+    "or postfix (statement → its postfix form)."
+)
 
 
 def register(app: typer.Typer) -> None:

@@ -62,7 +62,7 @@ class Axes:
         Help("live, dense, top-k:64, sampled:4, live/renormalised:16, live/mixed:16+prior and the like"),
     ] = ()
     task: Annotated[
-        tuple[str, ...], Help("docstring, signature, continuation, or a file of that name under `data`")
+        tuple[str, ...], Help("docstring, signature, continuation, postfix, or a file of that name under `data`")
     ] = ()
 
 
@@ -132,6 +132,7 @@ class TaskLengths:
     continuation: Annotated[Lengths, Help("beginning → continuation")] = field(
         default_factory=lambda: Lengths(max_prompt_tokens=36)
     )
+    postfix: Annotated[Lengths, Help("statement → its postfix form")] = field(default_factory=Lengths)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +142,7 @@ class ExperimentSettings:
     name: Annotated[str, Help("name of the experiment")] = "demo"
     title: Annotated[str, Help("title of its report")] = "The controlled experiment"
     task: Annotated[
-        str, Help("docstring, signature or continuation (embedded), or a file of that name under `data`")
+        str, Help("docstring, signature, continuation or postfix (embedded), or a file of that name under `data`")
     ] = "docstring"
     data: Annotated[str, Help("directory with TASK.jsonl or TASK.parquet, for tasks that are not embedded")] = ""
     models: Annotated[str, Help("directory of the model directories that the roles name")] = ""

@@ -3,6 +3,7 @@
     docstring      signature → first paragraph of its docstring; undocumented signatures are prompts without
     signature      first paragraph → signature
     continuation   the head of a function's body → the lines that follow
+    postfix        a statement of one line → its postfix form, which the statement alone decides (`data.postfix`)
 
 Deterministic for one version of Python: files in sorted order, the first record of equal ones kept.
 """
@@ -15,13 +16,16 @@ import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
+from heapq import nsmallest
 from pathlib import Path
 from typing import Literal
 
+from thack.data.postfix import postfix
 from thack.data.records import Record, prompt_id
 from thack.errors import UsageError
 
-Task = Literal["docstring", "signature", "continuation"]
+Task = Literal["docstring", "signature", "continuation", "postfix"]
+Pair = tuple[str, str | None]
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 _SKIPPED = {
@@ -37,6 +41,8 @@ _SKIPPED = {
 _MAX_SIGNATURE_CHARS = 160
 _MIN_WORDS = 3
 _MAX_LINES = 4  # of a continuation
+_STATEMENT_CHARS = (12, 56)
+_MAX_RECORDS = {"postfix": 9000}  # of a task that would have many more: an oracle of minutes learns so many well
 
 
 def stdlib_records(task: str = "docstring") -> list[Record]:
@@ -55,7 +61,9 @@ def _records(task: str) -> tuple[Record, ...]:
             record = Record(prompt_id=prompt_id(prompt), prompt=prompt, response=response)
             unique.setdefault((prompt, response), record)
     answered = {record.prompt for record in unique.values() if record.response}
-    return tuple(r for r in unique.values() if r.response or r.prompt not in answered)
+    kept = [r for r in unique.values() if r.response or r.prompt not in answered]
+    chosen = {r.prompt_id for r in nsmallest(_MAX_RECORDS.get(task, len(kept)), kept, key=lambda r: r.prompt_id)}
+    return tuple(r for r in kept if r.prompt_id in chosen)
 
 
 def _sources() -> list[Path]:
@@ -64,9 +72,7 @@ def _sources() -> list[Path]:
     return sorted(paths, key=lambda path: path.relative_to(root).as_posix())
 
 
-def _pairs_of(
-    path: Path, make: Callable[[Definition, list[str]], tuple[str, str | None] | None]
-) -> Iterator[tuple[str, str | None]]:
+def _pairs_of(path: Path, make: Callable[[ast.AST, list[str]], Pair | None]) -> Iterator[Pair]:
     try:
         source = path.read_text(encoding="utf-8")
         with warnings.catch_warnings():
@@ -76,24 +82,27 @@ def _pairs_of(
         return  # a file of another encoding or Python: there are thousands of others
     lines = source.splitlines()
     for node in ast.walk(tree):
-        if isinstance(node, Definition):
-            pair = make(node, lines)
-            if pair is not None:
-                yield pair
+        pair = make(node, lines)
+        if pair is not None:
+            yield pair
 
 
-def _docstring(node: Definition, lines: list[str]) -> tuple[str, str | None] | None:
+def _docstring(node: ast.AST, lines: list[str]) -> Pair | None:
+    if not isinstance(node, Definition):
+        return None
     signature = _signature(node)
     return None if signature is None else (signature + "\n", _first_paragraph(node))
 
 
-def _inverse(node: Definition, lines: list[str]) -> tuple[str, str | None] | None:
+def _inverse(node: ast.AST, lines: list[str]) -> Pair | None:
+    if not isinstance(node, Definition):
+        return None
     signature, text = _signature(node), _first_paragraph(node)
     return None if signature is None or text is None else (text + "\n", signature)
 
 
-def _continuation(node: Definition, lines: list[str]) -> tuple[str, str | None] | None:
-    if isinstance(node, ast.ClassDef) or node.end_lineno is None:
+def _continuation(node: ast.AST, lines: list[str]) -> Pair | None:
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.end_lineno is None:
         return None
     body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
     if len(body) < 2:
@@ -105,10 +114,25 @@ def _continuation(node: Definition, lines: list[str]) -> tuple[str, str | None] 
     return (prompt, "\n".join(tail)) if tail and len(prompt) <= _MAX_SIGNATURE_CHARS else None
 
 
-TASKS: dict[str, Callable[[Definition, list[str]], tuple[str, str | None] | None]] = {
+def _postfix(node: ast.AST, lines: list[str]) -> Pair | None:
+    """A statement as it stands in its line, cut by the columns of the parser, which count bytes."""
+    if not isinstance(node, ast.stmt) or node.lineno != node.end_lineno:
+        return None
+    line = lines[node.lineno - 1]
+    if not line.isascii():
+        return None
+    statement = line[node.col_offset : node.end_col_offset]
+    if not _STATEMENT_CHARS[0] <= len(statement) <= _STATEMENT_CHARS[1]:
+        return None
+    form = postfix(node)
+    return None if form is None else (statement + "\n", form)
+
+
+TASKS: dict[str, Callable[[ast.AST, list[str]], Pair | None]] = {
     "docstring": _docstring,
     "signature": _inverse,
     "continuation": _continuation,
+    "postfix": _postfix,
 }
 
 

@@ -74,5 +74,5 @@ def test_what_is_no_prose_and_what_is_too_long(source: str, name: str, expected:
 
 
 def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="unknown task 'poem'\n  tasks: docstring, signature, continuation"):
+    with pytest.raises(UsageError, match="unknown task 'poem'\n  tasks: docstring, signature, continuation, postfix"):
         stdlib_records("poem")
