@@ -42,7 +42,7 @@ _MAX_SIGNATURE_CHARS = 160
 _MIN_WORDS = 3
 _MAX_LINES = 4  # of a continuation
 _STATEMENT_CHARS = (12, 56)
-_MAX_RECORDS = {"postfix": 9000}  # of a task that would have many more: an oracle of minutes learns so many well
+_MAX_RECORDS = {"postfix": 9000}  # as many as an oracle of minutes learns well
 
 
 def stdlib_records(task: str = "docstring") -> list[Record]:
