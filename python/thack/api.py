@@ -155,7 +155,7 @@ def generate(settings: GenerateSettings, *, progress: Progress = SILENT) -> Gene
 
 
 def cache_logits(settings: CacheSettings, *, progress: Progress = SILENT) -> Path:
-    """Score responses with a teacher, and store its distributions in checked shards.
+    """Score responses with a teacher, here or behind a server, and store its distributions in checked shards.
 
     Several processes may run it together on one `out`; one that was stopped is resumed.
 
@@ -168,7 +168,8 @@ def cache_logits(settings: CacheSettings, *, progress: Progress = SILENT) -> Pat
 
     Raises:
         UsageError: No teacher or no sequences, or more ids than the vocabulary has.
-        MismatchError: `out` is a cache with another plan.
+        MismatchError: `out` is a cache with another plan, or the server runs another teacher than before.
+        ServerError: A server that gives no usable answer.
 
     Example:
         >>> data = thack.DataSettings(path="responses")
@@ -176,6 +177,10 @@ def cache_logits(settings: CacheSettings, *, progress: Progress = SILENT) -> Pat
         >>> len(thack.Cache.open(thack.cache_logits(settings)))
         8
     """
+    if settings.server.url:
+        from thack.cache.served.job import capture_served
+
+        return capture_served(checked(settings), progress)
     from thack.cache.capture.job import capture
 
     return capture(checked(settings), progress)

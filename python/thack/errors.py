@@ -63,6 +63,10 @@ class MismatchError(ThackError, ValueError):
     """Two inputs or outputs that do not belong together: both values are shown."""
 
 
+class ServerError(ThackError):
+    """A server that cannot be reached, refuses a request, or answers with what cannot be used."""
+
+
 class UndefinedLoss(ThackError, ValueError):
     """A divergence that is not defined on a kind of target, with the reason."""
 

@@ -16,6 +16,9 @@ from thack.schema.cache import CaptureEstimate
 
 FLAGS = (
     Flag(key="teacher"),
+    Flag(key="server.url", name="server"),
+    Flag(key="server.model", name="model"),
+    Flag(key="server.tokenizer", name="tokenizer"),
     Flag(key="data.path", name="data"),
     Flag(key="data.prompt_key"),
     Flag(key="data.response_key"),

@@ -19,6 +19,7 @@ from thack.config.shared import (
     EvaluationSettings,
     LoadSettings,
     SamplingSettings,
+    ServerSettings,
     TrackerName,
 )
 from thack.config.slurm import SlurmSettings
@@ -58,6 +59,7 @@ __all__ = [
     "ParallelSettings",
     "RoleSettings",
     "SamplingSettings",
+    "ServerSettings",
     "Setting",
     "SftSettings",
     "ShowSettings",

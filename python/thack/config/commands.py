@@ -15,6 +15,7 @@ from thack.config.shared import (
     LoadSettings,
     SamplingSettings,
     Seed,
+    ServerSettings,
     Trackers,
 )
 from thack.config.training import (
@@ -105,6 +106,9 @@ class CacheSettings:
     out: Annotated[Path, Help("directory of the cache; the same command resumes it")] = Path("cache")
     teacher: Annotated[str, Help("directory of the teacher")] = ""
     load: Annotated[LoadSettings, Help("how the teacher is loaded")] = field(default_factory=LoadSettings)
+    server: Annotated[ServerSettings, Help("a teacher behind a server, instead of `teacher`")] = field(
+        default_factory=ServerSettings
+    )
     data: Annotated[DataSettings, Help("prompts and responses")] = field(default_factory=DataSettings)
     kind: Annotated[CachedKind, Help("what is stored of each distribution")] = "top-k"
     top_k: Annotated[int, AtLeast(1), Help("top-k: ids per token, stored with the exact tail mass")] = 64

@@ -77,6 +77,33 @@ class LoadSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """A teacher behind a server, asked over HTTP."""
+
+    url: Annotated[str, Help("address of a server that runs the teacher, such as http://localhost:8000")] = ""
+    model: Annotated[str, Help("name of the model on the server; empty: the only one it has")] = ""
+    tokenizer: Annotated[str, Help("directory with the tokenizer of the server's model")] = ""
+    dialect: Annotated[
+        Literal["auto", "vllm", "sglang", "llama.cpp", "openai"], Help("what the server speaks; auto: it is asked")
+    ] = "auto"
+    logprobs: Annotated[
+        Literal["auto", "raw", "processed"],
+        Help("what its log-probabilities are; auto: measured, and processed ones of sampled responses are refused"),
+    ] = "auto"
+    concurrency: Annotated[int, AtLeast(1), Help("requests at a time")] = 16
+    retries: Annotated[int, AtLeast(0), Help("how often a request is repeated after 429, 5xx or a lost connection")] = 8
+    timeout_s: Annotated[
+        float, Above(0), Help("seconds without a byte from the server, after which a request is lost")
+    ] = 600.0
+    tolerance: Annotated[
+        float, FRACTION, Help("total variation on the probe prompts above which the teacher is another one")
+    ] = 0.02
+    key_variable: Annotated[str, Help("environment variable that holds the API key; it is sent if it is set")] = (
+        "OPENAI_API_KEY"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArchitectureSettings:
     """A model trained from scratch."""
 

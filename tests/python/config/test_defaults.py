@@ -40,6 +40,7 @@ CacheSettings
   out: a path = "cache"
   teacher: text = ""
   load: LoadSettings
+  server: ServerSettings
   data: DataSettings
   kind: dense | top-k | sampled = "top-k"
   top_k: a whole number, 1 or more = 64
@@ -224,6 +225,17 @@ SamplingSettings
   top_p: a number, above 0 and at most 1 = 1.0
   min_p: a number, between 0 and 1 = 0.0
   greedy: true or false = false
+ServerSettings
+  url: text = ""
+  model: text = ""
+  tokenizer: text = ""
+  dialect: auto | vllm | sglang | llama.cpp | openai = "auto"
+  logprobs: auto | raw | processed = "auto"
+  concurrency: a whole number, 1 or more = 16
+  retries: a whole number, 0 or more = 8
+  timeout_s: a number, more than 0 = 600.0
+  tolerance: a number, between 0 and 1 = 0.02
+  key_variable: text = "OPENAI_API_KEY"
 SftSettings
   out: a path = "runs/sft"
   model: text = ""

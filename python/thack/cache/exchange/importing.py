@@ -20,12 +20,12 @@ import numpy as np
 
 from thack import _native, _version
 from thack.cache.capture.preparation import prepare_directory
+from thack.cache.exchange.packing import pack
 from thack.cache.exchange.readers import SourceRow, read_rows
-from thack.cache.exchange.survey import Processing, Survey, without_stand_ins
+from thack.cache.exchange.survey import Processing, Survey
 from thack.cache.format.ends import write_ends
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.manifest import finish, shard_is_good
-from thack.cache.format.mass import heavy_row
 from thack.cache.format.partition import ShardLimits, partition
 from thack.cache.format.plan import CachePlan, publish_plan, shard_path
 from thack.data.eos import EndCounts, Ends
@@ -36,8 +36,7 @@ from thack.runtime.progress import SILENT, Progress
 from thack.runtime.ranks import Rank
 from thack.schema.cache import Fingerprints
 from thack.schema.targets import Tail, TargetSpec
-
-_SMALLEST_TAIL = 1e-7  # the least mass that 1 − Σ of float32 numbers can tell from 0
+from thack.serving.answers import check_entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,22 +256,9 @@ def _check_row(row: SourceRow, settings: ImportSettings) -> None:
                 f" {settings.vocab_size:,}",
                 hint="`vocab_size` must be the width of the teacher's logits, and the ids those of its tokenizer",
             )
-    for n, (ids, log_probs) in enumerate(row.entries):
+    for n, entry in enumerate(row.entries):
         place = f"{settings.source}: {row.place}, response token {n}"
-        _check_entry(ids, log_probs, settings, place)
-
-
-def _check_entry(ids: np.ndarray, log_probs: np.ndarray, settings: ImportSettings, place: str) -> None:
-    if len(ids) < max(settings.top_k, 1):
-        raise DataError(f"{place}: {len(ids)} entries, expected {max(settings.top_k, 1)}")
-    if len(np.unique(ids)) != len(ids):
-        raise DataError(f"{place}: an id occurs twice")
-    if ids.min() < 0 or ids.max() >= settings.vocab_size:
-        wrong = ids.min() if ids.min() < 0 else ids.max()
-        raise DataError(f"{place}: id {wrong} is outside the vocabulary of {settings.vocab_size:,}")
-    if not (log_probs <= 1e-4).all():
-        wrong = log_probs[~(log_probs <= 1e-4)][0]
-        raise DataError(f"{place}: {wrong} is not a log-probability")
+        check_entry(entry, max(settings.top_k, 1), settings.vocab_size, place)
 
 
 def _plan(settings: ImportSettings, survey: _Surveyed) -> CachePlan:
@@ -298,34 +284,12 @@ def _plan(settings: ImportSettings, survey: _Surveyed) -> CachePlan:
     )
 
 
-def _pack(row: SourceRow, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ids int32 [R,K] and log_probs float32 [R,K] of the k most likely ids, by id, and the log of the tail mass [R].
-
-    What only stands for −inf is −inf. A row whose sum is above 1 by more than float32 rounding is scaled to 1.
-    """
-    ids, values = np.empty((len(row.entries), k), np.int32), np.empty((len(row.entries), k))
-    for n, (entry_ids, given) in enumerate(row.entries):
-        log_probs = without_stand_ins(given)
-        total = np.exp(log_probs).sum()
-        log_probs = log_probs - np.log(total) if total > 1 + 1e-3 else log_probs
-        order = np.lexsort((entry_ids, -log_probs))[:k]
-        order = order[np.argsort(entry_ids[order])]
-        ids[n], values[n] = entry_ids[order], log_probs[order]
-    tail = np.maximum(1 - np.exp(values).sum(1), _SMALLEST_TAIL)
-    return ids, np.minimum(values, 0).astype(np.float32), np.log(tail).astype(np.float32)
-
-
 def _write(directory: Path, plan: CachePlan, shard: int, rows: Iterator[SourceRow]) -> None:
     """Write a shard from the next rows."""
-    layout, none = plan.layout.native, np.empty(0, np.float32)
     writer = _native.ShardWriter(shard_path(directory, shard), plan.metadata(shard))
     try:
         for position, row in zip(plan.shard(shard), rows, strict=True):
-            ids, log_probs, tail = _pack(row, plan.layout.spec.k)
-            tails = tail if plan.layout.spec.tail != "none" else none
-            records = layout.encode_top_k(ids, log_probs, tails, none)
-            if (wrong := heavy_row(records, plan.layout)) is not None:
-                raise DataError(f"{row.place}, response token {wrong.row}: stored with a mass of {wrong.mass:.3f}")
+            records = pack(row.entries, plan.layout, row.place)
             writer.records(records)
             s = row.sequence
             writer.sequence((position, s.example, s.sample), s.prompt_id, s.prompt_ids, s.response_ids)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from thack.cache.exchange.server_answers import Entry, read_choices
 from thack.cache.exchange.tensors import TensorFile
 from thack.data.sequence import TokenSequence
 from thack.errors import DataError, UsageError
 from thack.files import digest
+from thack.serving.answers import Entry, read_choices
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,45 @@
+"""Rows of ids and log-probabilities, of any length and order, as top-k records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from thack.cache.exchange.survey import without_stand_ins
+from thack.cache.format.layout import RecordLayout
+from thack.cache.format.mass import heavy_row
+from thack.errors import DataError
+from thack.serving.answers import Entry
+
+_SMALLEST_TAIL = 1e-7  # the least mass that 1 − Σ of float32 numbers can tell from 0
+
+
+def pack(entries: Sequence[Entry], layout: RecordLayout, place: str) -> bytearray:
+    """The records of a response: of each token the k most likely ids, by id, and 1 − Σ of them as the tail.
+
+    What only stands for −inf is −inf. A row whose sum is above 1 by more than float32 rounding is scaled to 1.
+
+    Args:
+        entries: at least k ids for each token.
+        layout: top-k records.
+        place: names the response in errors.
+
+    Raises:
+        DataError: a row is stored with more mass than a distribution has.
+    """
+    k, none = layout.spec.k, np.empty(0, np.float32)
+    ids, values = np.empty((len(entries), k), np.int32), np.empty((len(entries), k))
+    for n, (entry_ids, given) in enumerate(entries):
+        log_probs = without_stand_ins(given)
+        total = np.exp(log_probs).sum()
+        log_probs = log_probs - np.log(total) if total > 1 + 1e-3 else log_probs
+        order = np.lexsort((entry_ids, -log_probs))[:k]
+        order = order[np.argsort(entry_ids[order])]
+        ids[n], values[n] = entry_ids[order], log_probs[order]
+    tail = np.log(np.maximum(1 - np.exp(values).sum(1), _SMALLEST_TAIL)).astype(np.float32)
+    kept = np.minimum(values, 0).astype(np.float32)
+    records = layout.native.encode_top_k(ids, kept, tail if layout.spec.tail != "none" else none, none)
+    if (wrong := heavy_row(records, layout)) is not None:
+        raise DataError(f"{place}, response token {wrong.row}: stored with a mass of {wrong.mass:.3f}")
+    return records

@@ -1,0 +1,212 @@
+"""`thack cache-logits --server`: a teacher behind a server answers, and records of its answers go into shards.
+
+Requests are many at a time and come back in any order. Every answer goes into the answer log at once. A shard is
+written, in the plan's order, when the log has all of its sequences and the server was seen to run the same teacher
+after the last of them. So the cache depends on the answers alone, not on their order, and a job that was stopped asks
+only for what is in no log. Ranks share the shards as in a capture.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from thack import _native
+from thack.cache.capture.preparation import prepare_directory
+from thack.cache.exchange.packing import pack
+from thack.cache.exchange.readers import SourceRow
+from thack.cache.exchange.survey import Survey
+from thack.cache.format.ends import count_ends
+from thack.cache.format.manifest import finish, shard_is_good
+from thack.cache.format.plan import CachePlan, shard_path
+from thack.cache.served.answer_log import AnswerLog
+from thack.cache.served.preparation import ServedJob, check_settings, prepare_served
+from thack.config import CacheSettings
+from thack.data.lengths import response_limit
+from thack.data.sequence import TokenSequence
+from thack.errors import MismatchError, ServerError
+from thack.runtime.preemption import StopFlag
+from thack.runtime.progress import SILENT, Progress, Task
+from thack.runtime.ranks import Rank
+from thack.runtime.runlog import RunLog
+from thack.runtime.status import recorded
+from thack.schema.cache import CommittedShard
+from thack.serving.answers import Choice
+from thack.serving.client import Client
+from thack.serving.concurrent import as_they_come
+from thack.serving.identity import ask_probes, check_same
+
+_CONFIRM_AFTER = 128  # answers that are asked for again, at most, if a job is killed
+
+
+def capture_served(
+    settings: CacheSettings,
+    progress: Progress = SILENT,
+    *,
+    sequences: Sequence[TokenSequence] | None = None,
+    rank: Rank | None = None,
+) -> Path:
+    """Write the cache that `settings` describe from the answers of `settings.server`, or resume it.
+
+    Args:
+        settings: of the cache; the same ones resume it.
+        progress: counts sequences.
+        sequences: used instead of `settings.data`; without responses if `settings.generate`.
+        rank: of this process among those that share the shards; by default from the environment.
+
+    Returns:
+        The directory of the cache. It is complete once every rank has returned.
+
+    Raises:
+        UsageError: what the server does not give is asked for, or `out` holds something else.
+        MismatchError: the server runs another teacher than before, or has another tokenizer; `out` is another cache.
+        DataError: the server's answers to a prompt cannot be used.
+        ServerError: the server gives no answer.
+    """
+    directory = Path(settings.out).expanduser()
+    check_settings(settings)
+    with Client(settings.server) as client:
+        prepare_directory(directory)
+        with recorded(directory, "cache"):
+            job = prepare_served(settings, client, progress, sequences=sequences, rank=rank)
+            _write_shards(job, progress)
+            _report(job, progress)
+    return directory
+
+
+def _report(job: ServedJob, progress: Progress) -> None:
+    for count, what in (
+        (job.teacher.client.repeated, "requests were repeated after 429, 5xx or a lost connection"),
+        (job.teacher.unusable, "answers could not be used and were asked for again"),
+    ):
+        if count:
+            progress.note(f"warning: {count:,} {what}")
+    manifest = finish(job.directory, job.plan)
+    if manifest is not None:
+        progress.note(
+            f"cache: {manifest.sequences:,} sequences, {manifest.tokens:,} tokens from {job.settings.server.url}"
+        )
+        ends = count_ends(job.directory, job.plan) if job.settings.generate else None
+        for warning in ends.warnings() if ends else ():
+            progress.note(f"warning: {warning}")
+
+
+def _write_shards(job: ServedJob, progress: Progress) -> None:
+    numbers = [n for n in range(job.plan.num_shards) if n % job.rank.world_size == job.rank.rank]
+    wanted = [n for n in numbers if not shard_is_good(job.directory, job.plan, n)]
+    if len(wanted) < len(numbers):
+        progress.note(f"cache: {len(numbers) - len(wanted)} of {len(numbers)} shards are complete already")
+    if not wanted:
+        return
+    name = f"rank-{job.rank.rank:05d}"
+    with (
+        StopFlag() as stop,
+        RunLog(job.directory / "journal" / f"{name}.jsonl") as journal,
+        AnswerLog(job.directory / "answers" / f"{name}.log", job.plan.layout.stride) as log,
+        progress.task("cache", sum(len(job.plan.shard(n)) for n in wanted), "sequences") as task,
+    ):
+        if log.dropped:
+            progress.note(
+                f"cache: {log.dropped} answers are asked for again: the job was killed before they were confirmed"
+            )
+        for number in wanted:
+            _fill(job, number, log, stop, task)
+            journal.append(_commit(job.directory, job.plan, job.sequences, number, log).dump())
+            log.clear()
+    (job.directory / "answers" / f"{name}.log").unlink()
+
+
+def _fill(job: ServedJob, number: int, log: AnswerLog, stop: StopFlag, task: Task) -> None:
+    """Ask for every sequence of a shard that the log has no answer to."""
+    positions = job.plan.shard(number)
+    wanted = [job.sequences[position] for position in positions if position not in log]
+    task.advance(len(positions) - len(wanted))
+    survey = Survey("raw" if job.plan.layout.spec.tail == "estimated" else "processed", job.plan.layout.vocab_size)
+    asked = _until(wanted, stop)
+    try:
+        for sequence, choice in as_they_come(asked, lambda s: _answer(job, s), job.settings.server.concurrency):
+            row = _row(sequence, choice)
+            survey.add(row, job.settings.server.url)
+            add_answer(log, row, job.plan)
+            task.advance(1)
+            if log.unconfirmed >= _CONFIRM_AFTER:
+                confirm(job, log)
+    except ServerError:  # the server is gone, and cannot be asked which teacher it runs
+        raise
+    except BaseException:
+        confirm(job, log)
+        raise
+    confirm(job, log)
+    if stop.requested:
+        raise stop.error(f"the finished shards in {job.directory}, and {len(log)} answers of shard {number}")
+    survey.check(job.settings.server.url)
+
+
+def _until(sequences: Sequence[TokenSequence], stop: StopFlag) -> Iterator[TokenSequence]:
+    for sequence in sequences:
+        if stop.requested:
+            return
+        yield sequence
+
+
+def _answer(job: ServedJob, sequence: TokenSequence) -> Choice:
+    if not job.settings.generate:
+        return job.teacher.score(sequence)
+    settings = job.settings
+    return job.teacher.respond(sequence, settings.sampling, response_limit(settings.data), settings.seed)
+
+
+def _row(sequence: TokenSequence, choice: Choice) -> SourceRow:
+    answered = replace(sequence, response_ids=choice.response.astype("int32"))
+    return SourceRow(answered, choice.entries, f"prompt {sequence.prompt_id}", choice.finish_reason)
+
+
+def add_answer(log: AnswerLog, row: SourceRow, plan: CachePlan) -> None:
+    """Put a checked answer into the log, as records."""
+    position = row.sequence.position
+    assert position is not None
+    log.add(position, row.sequence.response_ids, pack(row.entries, plan.layout, row.place))
+
+
+def confirm(job: ServedJob, log: AnswerLog) -> None:
+    """See that the server still runs the teacher, and keep what it answered; else forget it and refuse."""
+    if not log.unconfirmed:
+        return
+    try:
+        probes = ask_probes(job.teacher, job.settings.server.concurrency)
+        check_same(job.identity, probes, job.settings.server.tolerance, str(job.directory))
+    except MismatchError as error:
+        lost = log.drop_unconfirmed()
+        raise MismatchError(
+            error.message, details=[*error.details, f"its last {lost} answers were dropped"], hint=error.hint
+        ) from error
+    log.confirm()
+
+
+def _commit(
+    directory: Path, plan: CachePlan, sequences: Sequence[TokenSequence], number: int, log: AnswerLog
+) -> CommittedShard:
+    """Write a shard from the answers in the log, in the plan's order."""
+    started = time.perf_counter()
+    writer = _native.ShardWriter(shard_path(directory, number), plan.metadata(number))
+    try:
+        for position in plan.shard(number):
+            s = sequences[position]
+            response_ids, records = log.get(position)
+            writer.records(records)
+            writer.sequence((position, s.example, s.sample), s.prompt_id, s.prompt_ids, response_ids)
+        tokens, count, size, root, is_new = writer.finish()
+    except BaseException:
+        writer.abandon()
+        raise
+    return CommittedShard(
+        shard=number,
+        sequences=count,
+        tokens=tokens,
+        bytes=size,
+        root=root,
+        new=is_new,
+        seconds=round(time.perf_counter() - started, 3),
+    )

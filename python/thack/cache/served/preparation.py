@@ -1,0 +1,202 @@
+"""What is fixed before the first answer: tokenizer, data, plan, and which teacher the server runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from thack import _native, _version
+from thack.cache.capture.preparation import settings_fingerprint, with_samples
+from thack.cache.format.ends import write_ends
+from thack.cache.format.layout import RecordLayout
+from thack.cache.format.partition import ShardLimits, partition
+from thack.cache.format.plan import CachePlan, publish_plan
+from thack.config import CacheSettings, SamplingSettings, ServerSettings
+from thack.data.date import with_settings
+from thack.data.lengths import response_limit
+from thack.data.prepare import prepare
+from thack.data.sequence import TokenSequence, data_fingerprint
+from thack.data.tokenizer import Tokenizer
+from thack.errors import MismatchError, UsageError
+from thack.files import canonical_json, digest, read_json
+from thack.runtime.progress import Progress
+from thack.runtime.ranks import Rank, current_rank
+from thack.schema.cache import Fingerprints
+from thack.schema.serving import ServedTeacher
+from thack.schema.targets import Tail, TargetSpec
+from thack.serving.client import Client
+from thack.serving.connect import connect
+from thack.serving.identity import ask_probes, check_same, identify
+from thack.serving.teacher import RemoteTeacher
+
+NAME = "served.json"
+PREFIX = "served:"  # of the fingerprint of a teacher behind a server
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedJob:
+    """A capture from a server that is ready to begin.
+
+    Args:
+        directory: of the cache.
+        settings: of the capture.
+        teacher: connected.
+        identity: of the teacher that the cache was begun with.
+        sequences: by position in the cache; without responses if the teacher is to generate them.
+        plan: the one in the directory.
+        rank: this process; it writes every world_size-th shard.
+    """
+
+    directory: Path
+    settings: CacheSettings
+    teacher: RemoteTeacher
+    identity: ServedTeacher
+    sequences: Sequence[TokenSequence]
+    plan: CachePlan
+    rank: Rank
+
+
+def check_settings(settings: CacheSettings) -> None:
+    """Refuse what a server cannot give, before it is asked.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    if settings.teacher:
+        raise UsageError("`teacher` and `server.url` are both given", hint="leave one of them out")
+    if not settings.server.tokenizer:
+        raise UsageError(
+            "a teacher behind a server needs its tokenizer",
+            hint="set `server.tokenizer` to a directory with the tokenizer.json of that model",
+        )
+    if settings.kind != "top-k" or settings.temperatures:
+        wrong = f"kind = {settings.kind}" if settings.kind != "top-k" else f"temperatures = {settings.temperatures}"
+        raise UsageError(
+            f"{wrong}: a server gives the most likely ids, and nothing of the rest but its mass",
+            hint="use `kind = top-k` without temperatures, or hidden states: thack cache import-hidden",
+        )
+    if settings.samples > 1 and not settings.generate:
+        raise UsageError(f"samples = {settings.samples} needs generate = true")
+
+
+def prepare_served(
+    settings: CacheSettings,
+    client: Client,
+    progress: Progress,
+    *,
+    sequences: Sequence[TokenSequence] | None = None,
+    rank: Rank | None = None,
+) -> ServedJob:
+    """Connect, read the data, see that the teacher is the one of the directory, and publish the plan or reuse it."""
+    directory = Path(settings.out).expanduser()
+    tokenizer = with_settings(Tokenizer.load(Path(settings.server.tokenizer)), settings.data, directory)
+    teacher = connect(settings.server, client, tokenizer, settings.top_k)
+    if not settings.generate and not teacher.dialect.scores:
+        raise UsageError(
+            f"a {teacher.dialect.name} server gives log-probabilities of the tokens that it generates alone",
+            hint="use `generate = true`; or vLLM or SGLang, which score given responses",
+        )
+    if sequences is None:
+        sequences = read_data(settings, tokenizer, progress)
+    stored = with_samples(sequences, settings)
+    identity = same_teacher(directory, teacher, settings.server)
+    tail = tail_of(identity, settings)
+    plan = _plan(settings, tokenizer, identity, stored, tail)
+    write_ends(directory, tokenizer.ends, response_limit(settings.data))
+    return ServedJob(
+        directory=directory,
+        settings=settings,
+        teacher=teacher,
+        identity=identity,
+        sequences=stored,
+        plan=publish_plan(directory, plan),
+        rank=rank or current_rank(),
+    )
+
+
+def read_data(settings: CacheSettings, tokenizer: Tokenizer, progress: Progress) -> Sequence[TokenSequence]:
+    """The data that the settings name, encoded; without responses if the teacher is to generate them."""
+    prepared = prepare(settings.data, tokenizer, need_response=not settings.generate)
+    for line in prepared.report.lines():
+        progress.note(line)
+    return prepared.sequences
+
+
+def same_teacher(directory: Path, teacher: RemoteTeacher, settings: ServerSettings) -> ServedTeacher:
+    """The teacher that the directory was begun with, recorded now if there is none.
+
+    Raises:
+        MismatchError: the server runs another one.
+    """
+    path = directory / NAME
+    if not path.is_file():
+        found = identify(teacher, settings)
+        with suppress(MismatchError):  # another rank was first, with answers that were rounded differently
+            _native.publish(path, canonical_json(found.dump()))
+        recorded = ServedTeacher.parse(read_json(path), str(path))
+        check_same(recorded, found.probes, settings.tolerance, str(directory))
+        return recorded
+    recorded = ServedTeacher.parse(read_json(path), str(path))
+    if recorded.dialect != teacher.dialect.name:
+        raise MismatchError(
+            f"{directory} was begun with a {recorded.dialect} server, this is {teacher.dialect.name}",
+            hint="serve the teacher as before, or give another `out`",
+        )
+    check_same(recorded, ask_probes(teacher, settings.concurrency), settings.tolerance, str(directory))
+    return recorded
+
+
+def tail_of(identity: ServedTeacher, settings: CacheSettings) -> Tail:
+    """What 1 − Σ of the kept ids is.
+
+    Log-probabilities of given responses are of the logits. Those of generated tokens may be of what sampling made of
+    the logits, which is the same only where sampling changes nothing.
+
+    Raises:
+        UsageError: it was measured that they are processed, and nothing says that this is meant.
+    """
+    plain = settings.sampling == SamplingSettings()
+    if not settings.generate or plain or identity.log_probs == "raw":
+        return "estimated"
+    if settings.server.logprobs != "processed":
+        raise UsageError(
+            "the server's log-probabilities follow its sampling settings: they are not the teacher's",
+            hint="sample at temperature 1 without top_k, top_p and min_p; or set `server.logprobs = processed`",
+        )
+    return "processed"
+
+
+def _plan(
+    settings: CacheSettings,
+    tokenizer: Tokenizer,
+    identity: ServedTeacher,
+    sequences: Sequence[TokenSequence],
+    tail: Tail,
+) -> CachePlan:
+    if not sequences:
+        raise UsageError("the data holds no sequence to cache", hint="check `data.path` and `data.limit`")
+    layout = RecordLayout(spec=TargetSpec(kind="top-k", k=settings.top_k, tail=tail), vocab_size=tokenizer.size)
+    longest = response_limit(settings.data) if settings.generate else 0  # responses that are not generated yet
+    return CachePlan(
+        layout=layout,
+        fingerprints=Fingerprints(
+            teacher=PREFIX + digest(canonical_json(identity.dump())),
+            tokenizer=tokenizer.fingerprint(),
+            data=data_fingerprint(sequences),
+            settings=settings_fingerprint(settings),
+        ),
+        firsts=partition(
+            ((len(s.prompt_ids), longest or len(s.response_ids)) for s in sequences),
+            layout.stride,
+            ShardLimits(tokens=settings.shard_tokens, bytes=settings.shard_bytes),
+        ),
+        batch_size=1,
+        seed=settings.seed,
+        samples=settings.samples if settings.generate else 1,
+        device="server",
+        dtype="unknown",
+        threads=1,
+        build=_version.__version__,
+    )

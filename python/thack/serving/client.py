@@ -1,0 +1,147 @@
+"""JSON over HTTP: bounded time, retries with backoff, and errors that say what the server said."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from thack.config import ServerSettings
+from thack.errors import ServerError, UsageError
+
+if TYPE_CHECKING:
+    import httpx
+
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 30.0
+_LONGEST_ASKED_S = 600.0  # a server may ask for more in Retry-After: it is asked again after this
+_REPEATED = (408, 409, 425, 429, 500, 502, 503, 504)
+
+
+class Refusal(ServerError):
+    """The server understood the request and refuses it: repeating it would change nothing."""
+
+    def __init__(self, message: str, *, status: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class Client:
+    """Requests to one server, from any number of threads.
+
+    Args:
+        settings: address, retries, time limit, name of the variable with the key.
+        wait: sleeps for a number of seconds.
+    """
+
+    def __init__(self, settings: ServerSettings, wait: Callable[[float], None] = time.sleep) -> None:
+        self._http = _library()
+        self._settings = settings
+        self._wait = wait
+        self._url = settings.url.rstrip("/").removesuffix("/v1")
+        key = os.environ.get(settings.key_variable, "") if settings.key_variable else ""
+        self._client = self._http.Client(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=settings.timeout_s,
+            limits=self._http.Limits(max_connections=settings.concurrency),
+        )
+        self.repeated = 0  # requests that were sent again, to report
+
+    def get(self, path: str) -> Mapping[str, Any]:
+        """The JSON object at `path`; ServerError as `post`."""
+        return self._ask("GET", path, None)
+
+    def post(self, path: str, body: Mapping[str, object]) -> Mapping[str, Any]:
+        """The JSON object that the server answers.
+
+        Raises:
+            Refusal: a status that repeating cannot change, with what the server said.
+            ServerError: no usable answer after all retries.
+        """
+        return self._ask("POST", path, body)
+
+    def _ask(self, method: str, path: str, body: Mapping[str, object] | None) -> Mapping[str, Any]:
+        problem = ""
+        for attempt in range(self._settings.retries + 1):
+            asked: float | None = None
+            try:
+                response = self._client.request(method, self._url + path, json=body)
+                if response.status_code < 400:
+                    return _object(response.content)
+                if response.status_code not in _REPEATED:
+                    raise self._refusal(path, response)
+                asked = _retry_after(response.headers.get("Retry-After", ""))
+                problem = f"{response.status_code}: {_said(response.content)}"
+            except (self._http.TransportError, ValueError) as error:
+                problem = f"{type(error).__name__}: {error}"
+            except self._http.InvalidURL as error:
+                raise UsageError(f"server.url = {self._settings.url}: {error}") from error
+            if attempt < self._settings.retries:
+                self.repeated += 1
+                self._wait(min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S) if asked is None else asked)
+        raise ServerError(
+            f"{self._url}{path} gave no answer after {self._settings.retries + 1} attempts",
+            details=[problem],
+            hint="see that the server runs there; then run the same command again, which resumes",
+        )
+
+    def _refusal(self, path: str, response: httpx.Response) -> Refusal:
+        hint = None
+        if response.status_code in (401, 403):
+            hint = f"put the key into the environment variable {self._settings.key_variable} (`server.key_variable`)"
+        text = f"{self._url}{path} answers {response.status_code}: {_said(response.content)}"
+        return Refusal(text, status=response.status_code, hint=hint)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+
+def _library() -> Any:
+    try:
+        import httpx
+    except ImportError as error:
+        raise UsageError("a teacher behind a server needs httpx", hint="pip install 'thack[serve]'") from error
+    return httpx
+
+
+def _object(content: bytes) -> Mapping[str, Any]:
+    """ValueError unless it is a JSON object; NaN and Infinity are read, and refused where they stand for numbers."""
+    found = json.loads(content)
+    if not isinstance(found, dict):
+        raise ValueError("the answer is no JSON object")
+    return found
+
+
+def _said(content: bytes) -> str:
+    """The message of an error, in one line."""
+    try:
+        found = json.loads(content)
+        inner = found.get("error", found) if isinstance(found, dict) else found
+        text = str(inner.get("message", inner)) if isinstance(inner, dict) else str(inner)
+    except ValueError:
+        text = content.decode(errors="replace")
+    return " ".join(text.split())[:300] or "nothing"
+
+
+def _retry_after(value: str) -> float | None:
+    """Seconds until the server wants to be asked again: a number, or a date."""
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return min(max(seconds, 0.0), _LONGEST_ASKED_S)
