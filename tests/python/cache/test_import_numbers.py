@@ -86,8 +86,10 @@ def test_verify_reads_the_mass_of_every_record(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "rows.jsonl").write_text(prompt_line([{3: -0.7, 5: -0.7}], [3]) + "\n")
     heavy = np.array([[3, 5]], np.int32), np.full((1, 2), -0.1, np.float32), np.full(1, -9.0, np.float32)
     with monkeypatch.context() as patch:  # a tool that checks nothing
-        patch.setattr("thack.cache.exchange.packing.heavy_row", lambda *_: None)
-        patch.setattr("thack.cache.exchange.importing._pack", lambda *_: heavy)
+        none = np.empty(0, np.float32)
+        patch.setattr(
+            "thack.cache.exchange.importing.pack", lambda _, layout, place: layout.native.encode_top_k(*heavy, none)
+        )
         imported(tmp_path / "rows.jsonl", tmp_path / "cache")
     assert verify(tmp_path / "cache").ok
     found = verify(tmp_path / "cache", full=True)

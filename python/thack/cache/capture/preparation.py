@@ -157,6 +157,11 @@ def settings_fingerprint(settings: CacheSettings) -> str:
 
 def load_teacher(settings: CacheSettings, progress: Progress = SILENT) -> LanguageModel:
     """The teacher that the settings name, on its device."""
+    if settings.server.url:
+        raise UsageError(
+            "a teacher behind a server is neither estimated nor probed: there is no whole distribution to measure",
+            hint="leave out `server.url` and set `teacher`; or capture a few prompts with `data.limit`",
+        )
     device = choose_device(settings.device)
     teacher = load_model(settings.teacher, role="teacher", device=device, options=settings.load, progress=progress)
     follow_settings(teacher, settings.data, Path(settings.out).expanduser())
