@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from thack.errors import DataError, ThackError, UsageError
+from thack.reading import read_json
 
 MARKER = "thack.json"  # in a directory that thack writes: says of what kind it is
 
@@ -139,25 +140,6 @@ def flattened(tree: Mapping[str, Any], separator: str = ".", prefix: str = "") -
         name = f"{prefix}{key}"
         flat |= flattened(value, separator, name + separator) if isinstance(value, Mapping) else {name: value}
     return flat
-
-
-def read_json(path: Path) -> Any:
-    """Parse a JSON file.
-
-    Raises:
-        DataError: The file is absent, or not JSON; names the place.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(f"{path} does not exist") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path} is a directory, not a JSON file") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 (byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise DataError(f"{path}: not JSON ({error.msg.lower()} at {place})") from error
 
 
 @contextmanager

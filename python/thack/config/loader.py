@@ -10,14 +10,14 @@ import dataclasses
 import difflib
 import json
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from thack.config.reference import REQUIRED, Field, Kind, describe, describe_type, fields_of, is_union, origin_of
 from thack.config.toml import to_dict
-from thack.errors import DataError, UsageError
+from thack.errors import UsageError
+from thack.reading import BadToml, parse_toml, read_toml
 
 T = TypeVar("T")
 Key = tuple[str, ...]
@@ -106,8 +106,8 @@ class _Layers:
             self.problems.append(f"`sets` {text}: not of the form key=value")
             return
         try:
-            value = tomllib.loads(f"value = {raw}")["value"]
-        except tomllib.TOMLDecodeError:
+            value = parse_toml(f"value = {raw}")["value"]
+        except BadToml:
             value = raw
         if isinstance(value, bool | int | float) and _is_text(self._cls, key.split(".")):
             value = raw  # a directory called 1e3
@@ -160,14 +160,9 @@ class _Layers:
 
 
 def _read_toml(path: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"{path} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path}: not TOML ({error})") from error
+    if not path.exists():
+        raise UsageError(f"{path} does not exist")
+    return read_toml(path)
 
 
 def _is_text(cls: type[object], parts: Sequence[str]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -10,7 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from thack.config import DataSettings
-from thack.errors import UsageError
+from thack.errors import DataError, UsageError
+from thack.reading import BadJson, parse_json, read_text
+
+TEMPLATE_BYTES = 1 << 20  # of a chat template; the longest ones have 30 kB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +43,9 @@ class ChatOptions:
         template = settings.chat_template
         if template.endswith(".jinja"):
             try:
-                template = Path(template).read_text(encoding="utf-8")
-            except OSError as error:
-                raise UsageError(f"data.chat_template = {template!r} cannot be read ({error.strerror})") from error
+                template = read_text(Path(template), TEMPLATE_BYTES)
+            except DataError as error:
+                raise UsageError(f"data.chat_template: {error.message}", hint=error.hint) from error
         return cls(
             template=template,
             variables=_variables(settings.template_variables),
@@ -72,11 +74,9 @@ def _variables(text: str) -> Mapping[str, object]:
     if not text:
         return {}
     try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise UsageError(
-            f"data.template_variables is not JSON ({error})", hint='for example {"enable_thinking": false}'
-        ) from error
+        found = parse_json(text)
+    except BadJson as error:
+        raise UsageError(f"data.template_variables: {error}", hint='for example {"enable_thinking": false}') from error
     if not isinstance(found, dict):
         raise UsageError("data.template_variables is not a JSON object", hint='for example {"enable_thinking": false}')
     return found

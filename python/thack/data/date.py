@@ -13,7 +13,8 @@ from thack.config import DataSettings
 from thack.data.chat_options import ChatOptions
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError
-from thack.files import canonical_json, read_json
+from thack.files import canonical_json
+from thack.reading import read_json
 
 NAME = "date.json"
 

@@ -18,6 +18,7 @@ from typing import Any
 from thack.data.columns import OWN, Columns, seen
 from thack.data.records import Conversation, Message, Record, prompt_id
 from thack.data.rows import BadLine, UnknownKeys
+from thack.reading import BadJson, parse_json
 
 _MARKS = ("train", "weight")  # of a turn: whether it is trained
 _SPEAKERS = {  # ShareGPT's names of roles
@@ -227,8 +228,8 @@ def _loaded(value: Any, key: str) -> Any:
     if not isinstance(value, str) or not value.strip():
         return value or None
     try:
-        return json.loads(value)
-    except ValueError:
+        return parse_json(value, strict=False)
+    except BadJson:
         raise BadLine(f"`{key}` is a text, but not of JSON") from None
 
 

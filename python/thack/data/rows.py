@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from thack.errors import DataError
+from thack.reading import BadJson, lines, parse_line, read_bytes
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LONGEST_CELL = 1 << 24  # characters; Python's own limit is shorter than a chat
@@ -56,10 +56,8 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield f"{path}:{number}", _parse(line)
+    for number, line in lines(path):
+        yield f"{path}:{number}", _parse(line)
 
 
 def _begins_a_list(path: Path) -> bool:
@@ -68,7 +66,7 @@ def _begins_a_list(path: Path) -> bool:
 
 
 def _json_list(path: Path) -> Iterator[Row]:
-    rows = _parse(path.read_bytes())
+    rows = _parse(read_bytes(path))
     if not isinstance(rows, list):
         raise DataError(f"{path}: {rows if isinstance(rows, BadLine) else 'not a list of records'}")
     for number, row in enumerate(rows, 1):
@@ -98,15 +96,11 @@ def _cells(names: list[str], row: list[str]) -> object:
     return {name: cell or None for name, cell in zip(names, row, strict=True)}
 
 
-def _parse(text: bytes) -> object:
+def _parse(text: bytes | BadJson) -> object:
     try:
-        return json.loads(text)
-    except UnicodeDecodeError as error:
-        return BadLine(f"not UTF-8 (byte {error.start})")
-    except json.JSONDecodeError as error:
-        return BadLine(f"not JSON ({error.msg.lower().removesuffix(' at')} at column {error.colno})")
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
-        return BadLine(f"not JSON that can be read ({str(error).split(';')[0].lower()})")
+        return parse_line(text, strict=False)
+    except BadJson as error:
+        return BadLine(str(error))
 
 
 def _columns(path: Path, batches: Callable[[Path], Iterator[Any]]) -> Iterator[Row]:

@@ -12,7 +12,8 @@ from thack.data.rows import RESPONSES
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError
-from thack.files import claim_output, digest, read_json, write_bytes, write_json
+from thack.files import claim_output, digest, write_bytes, write_json
+from thack.reading import read_json
 from thack.schema import document
 from thack.schema.generation import GenerationFacts, ResponsesManifest
 

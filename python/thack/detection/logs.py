@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from thack.errors import DataError
-from thack.files import flattened, read_json
+from thack.files import flattened
+from thack.reading import read_json
 from thack.runtime import runlog
 from thack.schema.metrics import EVENTS, Floats, Series, number
 
@@ -28,7 +29,7 @@ def read_rows(path: Path) -> list[Row]:
 def _raw(path: Path) -> Sequence[dict[str, object]]:
     if path.suffix != ".json" or not path.is_file():
         return runlog.read(path)
-    whole = read_json(path)
+    whole = read_json(path, strict=False)
     history = whole.get("log_history") if isinstance(whole, dict) else whole
     if isinstance(history, list) and all(isinstance(row, dict) for row in history):
         return history

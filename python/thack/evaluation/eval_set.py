@@ -21,11 +21,12 @@ from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError, UsageError
 from thack.evaluation.references import References, TokenizerLike
-from thack.files import atomic_directory, canonical_json, claim_output, digest, read_json, write_bytes, write_json
+from thack.files import atomic_directory, canonical_json, claim_output, digest, write_bytes, write_json
 from thack.generation.sampler import GenerationRequest, generate
 from thack.models.checkpoint import fingerprint_like
 from thack.models.load import tokenizer_of
 from thack.models.protocol import LanguageModel
+from thack.reading import read_json
 from thack.runtime import runlog
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.evaluation import EvalSetManifest, EvalSetOrigin

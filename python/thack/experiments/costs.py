@@ -14,7 +14,7 @@ from pathlib import Path
 from thack.config import DistillSettings
 from thack.config.experiment import ExperimentSettings, RoleSettings
 from thack.experiments.roles import model_directory
-from thack.files import read_json
+from thack.reading import read_json
 
 _FILL = 0.6
 _SAMPLING = 4.0

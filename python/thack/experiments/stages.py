@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from thack.config import to_dict
 from thack.errors import MismatchError
 from thack.experiments.costs import Cost
-from thack.files import canonical_json, digest, flattened, read_json, write_json
+from thack.files import canonical_json, digest, flattened, write_json
+from thack.reading import read_json
 from thack.runtime.lock import locked
 from thack.runtime.preemption import interruptible
 from thack.runtime.progress import Progress

@@ -14,7 +14,7 @@ from thack.experiments.claims import claims
 from thack.experiments.outcome import CellOutcome, run_outcome
 from thack.experiments.plan import PlannedRun
 from thack.experiments.stages import Stage, with_upstream
-from thack.files import read_json
+from thack.reading import read_json
 from thack.schema.experiment import CellResult, StageCosts, StageRecord, Summary
 from thack.schema.targets import TargetSpec
 

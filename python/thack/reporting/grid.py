@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thack.errors import DataError
-from thack.files import read_json
+from thack.reading import read_json
 from thack.reporting.inputs import ArmRuns, read_run
 from thack.schema.experiment import SUMMARY_FILE, CellResult, ExperimentArm, RunLabel, Summary
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import statistics
-import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,7 +13,8 @@ from pathlib import Path
 
 from thack.detection import Curves, Margins, OracleFreeVerdict, Verdict, verdict, verdict_without_oracle
 from thack.errors import DataError, UsageError
-from thack.files import flattened, read_json
+from thack.files import flattened
+from thack.reading import read_json, read_toml
 from thack.runtime import runlog
 from thack.runtime.status import read_status
 from thack.schema.experiment import SUMMARY_FILE, RunLabel, RunLabels
@@ -202,10 +202,7 @@ def _renamed(run: JudgedRun, name: str) -> JudgedRun:
 def _config(path: Path) -> dict[str, object]:
     if not path.is_file():
         return {}
-    try:
-        return flattened(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not TOML ({error})") from error
+    return flattened(read_toml(path))
 
 
 def _json(path: Path) -> dict[str, object]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from thack.config import DistillSettings, load_settings
 from thack.detection import OracleFreeVerdict, Verdict
-from thack.files import read_json, write_text
+from thack.files import write_text
+from thack.reading import read_json
 from thack.reporting.prose import MEANING, reasons
 from thack.schema.run import Manifest, RunFacts
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from thack.errors import DataError
 from thack.files import explained, write_bytes
+from thack.reading import BadJson, lines, parse_line
 
 
 class RunLog:
@@ -55,20 +56,14 @@ def read(path: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: there is no such log, or another line is not a JSON object.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in lines(path):
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):  # no newline after it
+            row = parse_line(line, strict=False)  # other trainers write NaN
+        except BadJson as error:
+            if isinstance(line, bytes) and not line.endswith(b"\n"):
                 break
-            raise DataError(f"{path}:{number}: not JSON ({error})") from error
+            raise DataError(f"{path}:{number}: {error}") from error
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: a {type(row).__name__}, not an object")
         rows.append(row)

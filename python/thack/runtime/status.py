@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from thack.errors import DataError, Interrupted, MismatchError, Preempted, ThackError, UsageError
-from thack.files import directory_kind, read_json, write_json
+from thack.files import directory_kind, write_json
+from thack.reading import read_json
 from thack.runtime.failures import explained_failure
 from thack.runtime.preemption import answer_pending, interruptible, is_withdrawn, undisturbed
 from thack.runtime.ranks import current_rank

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 
 from thack.errors import DataError
+from thack.reading import BadJson, parse_json
 from thack.schema import document
 from thack.schema.fields import SEED, AtLeast, Between, Help, check_bounds
 from thack.schema.metrics import MetricName, Series, find_metric
@@ -129,9 +130,9 @@ class Verdict:
             DataError: `text` is not a verdict of this version.
         """
         try:
-            return cls.parse(json.loads(text), what)
-        except ValueError as error:
-            raise error if isinstance(error, DataError) else DataError(f"{what}: not JSON ({error})") from error
+            return cls.parse(parse_json(text), what)
+        except BadJson as error:
+            raise DataError(f"{what}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,17 +26,9 @@ from torch import Tensor, nn
 
 from thack.data.sequence import TokenSequence
 from thack.errors import DataError, ThackError
-from thack.files import (
-    atomic_directory,
-    canonical_json,
-    digest,
-    explained,
-    file_digest,
-    read_json,
-    write_bytes,
-    write_json,
-)
+from thack.files import atomic_directory, canonical_json, digest, explained, file_digest, write_bytes, write_json
 from thack.models.protocol import LanguageModel
+from thack.reading import read_json
 from thack.schema import document
 from thack.schema.run import TrainerState
 from thack.training.compensated import slots_of

@@ -10,11 +10,12 @@ import numpy as np
 
 from thack.data.sequence import TokenSequence, repeats
 from thack.errors import DataError
-from thack.files import canonical_json, read_json, write_bytes
+from thack.files import canonical_json, write_bytes
 from thack.generation.sampler import GenerationRequest, respond
 from thack.generation.sources import Growing, Mixture, Offline, Online, ResponseSource
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
+from thack.reading import read_json
 from thack.targets.keys import training_epoch
 from thack.targets.projected import ProjectedTeacher
 from thack.targets.types import Target

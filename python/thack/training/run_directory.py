@@ -21,12 +21,12 @@ from thack.files import (
     atomic_directory,
     claim_output,
     flattened,
-    read_json,
     write_json,
     write_text,
 )
 from thack.models.checkpoint import cast_directory, weights_dtype
 from thack.models.hub import locate
+from thack.reading import read_json
 from thack.runtime import runlog
 from thack.runtime.environment import environment
 from thack.runtime.lock import locked

@@ -49,5 +49,5 @@ def test_without_a_template_for_tools_the_default_one_gets_them() -> None:
 def test_a_template_may_be_a_file(tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text("{{ file }}")
     assert ChatOptions.of(DataSettings(chat_template=str(tmp_path / "t.jinja"))).template == "{{ file }}"
-    with pytest.raises(UsageError, match=r"data\.chat_template = .* cannot be read"):
+    with pytest.raises(UsageError, match=r"data\.chat_template: .* does not exist"):
         ChatOptions.of(DataSettings(chat_template=str(tmp_path / "u.jinja")))

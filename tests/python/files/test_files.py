@@ -13,6 +13,7 @@ import pytest
 
 from thack import files
 from thack.errors import DataError, ThackError, UsageError
+from thack.reading import read_json
 
 
 def test_write_replaces_and_leaves_no_temporary_files(tmp_path: Path) -> None:
@@ -61,20 +62,20 @@ def test_read_json_names_the_place(tmp_path: Path, content: bytes, message: str)
     path = tmp_path / "a.json"
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
-        files.read_json(path)
+        read_json(path)
 
 
 def test_read_json_of_nothing_and_of_a_directory(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
-        files.read_json(tmp_path / "none")
+        read_json(tmp_path / "none")
     with pytest.raises(DataError, match="is a directory"):
-        files.read_json(tmp_path)
+        read_json(tmp_path)
 
 
 def test_write_json_round_trip(tmp_path: Path) -> None:
     value = {"b": [1, 2.5, None], "a": "ü"}
     files.write_json(tmp_path / "v.json", value)
-    assert files.read_json(tmp_path / "v.json") == value
+    assert read_json(tmp_path / "v.json") == value
     assert (tmp_path / "v.json").read_text().endswith("}\n")
 
 

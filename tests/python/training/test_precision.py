@@ -25,12 +25,12 @@ from thack.config import (
 from thack.data.sequence import TokenSequence
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.references import References
-from thack.files import read_json
 from thack.generation import respond
 from thack.generation.run import run_generate
 from thack.generation.sources import Online
 from thack.models.batch import Batch
 from thack.models.load import load_model
+from thack.reading import read_json
 from thack.runtime import device
 from thack.runtime.process_group import ALONE
 from thack.runtime.progress import SILENT, Task

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,10 @@ from thack.cache.exchange.tensors import TensorFile
 from thack.data.sequence import TokenSequence
 from thack.errors import DataError, UsageError
 from thack.files import digest
+from thack.reading import BadJson, lines, parse_line
 from thack.serving.answers import Entry, read_choices
+
+_LINE_BYTES = 1 << 28  # 32,000 tokens of 100 log-probabilities each
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +46,20 @@ def read_rows(path: Path) -> Iterator[SourceRow]:
 
 
 def _jsonl(path: Path) -> Iterator[SourceRow]:
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                content = json.loads(line.decode())
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}:{number}: not UTF-8 (byte {error.start})") from error
-            except ValueError as error:
-                raise DataError(f"{path}:{number}: not JSON ({error})") from error
-            if not isinstance(content, dict):
-                raise DataError(f"{path}:{number}: not an object")
-            try:
-                yield from _from_json(content, number)
-            except DataError as error:
-                raise DataError(f"{path}:{number}: {error.message}", hint=error.hint) from error
-            except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-                problem = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
-                raise DataError(f"{path}:{number}: not a row of prompt_logprobs ({problem})") from error
+    for number, line in lines(path, _LINE_BYTES):
+        try:
+            content = parse_line(line, strict=False)
+        except BadJson as error:
+            raise DataError(f"{path}:{number}: {error}") from error
+        if not isinstance(content, dict):
+            raise DataError(f"{path}:{number}: not an object")
+        try:
+            yield from _from_json(content, number)
+        except DataError as error:
+            raise DataError(f"{path}:{number}: {error.message}", hint=error.hint) from error
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            problem = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
+            raise DataError(f"{path}:{number}: not a row of prompt_logprobs ({problem})") from error
 
 
 def _from_json(content: Mapping[str, Any], number: int) -> Iterator[SourceRow]:

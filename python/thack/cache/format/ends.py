@@ -14,7 +14,8 @@ from thack import _native
 from thack.cache.format.plan import SHARDS, CachePlan
 from thack.data.eos import EndCounts, Ends
 from thack.errors import MismatchError
-from thack.files import canonical_json, read_json
+from thack.files import canonical_json
+from thack.reading import read_json
 from thack.schema.cache import ResponseEnds
 
 NAME = "ends.json"

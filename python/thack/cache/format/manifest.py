@@ -8,7 +8,8 @@ from pathlib import Path
 from thack import _native
 from thack.cache.format.plan import SHARDS, CachePlan, shard_path
 from thack.errors import CacheError, DataError, MismatchError
-from thack.files import canonical_json, read_json
+from thack.files import canonical_json
+from thack.reading import read_json
 from thack.schema.cache import CacheManifest, ShardEntry
 
 NAME = "manifest.json"

@@ -18,7 +18,8 @@ from typing import TypeVar
 from thack import _native
 from thack.cache.format.layout import RecordLayout
 from thack.errors import CacheError, MismatchError
-from thack.files import canonical_json, digest, flattened, read_json
+from thack.files import canonical_json, digest, flattened
+from thack.reading import read_json
 from thack.schema import document
 from thack.schema.cache import Fingerprints
 

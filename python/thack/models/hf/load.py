@@ -5,7 +5,6 @@ Safetensors only, and no code from a checkpoint is run.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +24,7 @@ from thack.models.hf.bars import without_bars
 from thack.models.hf.model import HuggingFaceModel, unwrapped
 from thack.models.hub import locate
 from thack.models.protocol import LoadFacts
+from thack.reading import BadJson, parse_json
 
 
 def load(
@@ -168,11 +168,9 @@ def _parsed(text: str, key: str) -> Any:
     if not text.lstrip().startswith("{"):
         return text
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UsageError(
-            f"{key} is not JSON ({error})", hint='for example {"quant_method": "hqq", "nbits": 4}'
-        ) from error
+        return parse_json(text)
+    except BadJson as error:
+        raise UsageError(f"{key}: {error}", hint='for example {"quant_method": "hqq", "nbits": 4}') from error
 
 
 def new_t5(settings: ArchitectureSettings, tokenizer: Tokenizer, seed: int) -> HuggingFaceModel:

@@ -12,7 +12,7 @@ import pytest
 from thack import api
 from thack.config import DataSettings, DistillSettings, DoctorSettings, SourceSettings
 from thack.errors import UsageError
-from thack.files import read_json
+from thack.reading import read_json
 from thack.runtime.progress import SILENT, Task
 from thack.schema.preflight import Finding, Preflight
 from thack.schema.run import Manifest
