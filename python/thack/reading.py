@@ -1,7 +1,7 @@
 """Reading files that others may have written: regular ones of bounded size, and JSON within bounds.
 
-A file may be a FIFO that nobody writes to, a device, or ten sparse gigabytes; JSON may nest without end, hold a number
-of a million digits, or a key twice. Each is refused by name before it costs time or memory.
+A file may be a FIFO without a writer, a device, or ten sparse gigabytes; JSON may nest without end, hold a number of a
+million digits, or a key twice. Each is refused by name before it costs time or memory.
 """
 
 from __future__ import annotations
