@@ -20,7 +20,8 @@ from thack.data.prepare import prepare
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError, UsageError
-from thack.files import canonical_json, digest, read_json
+from thack.files import canonical_json, digest
+from thack.reading import read_json
 from thack.runtime.progress import Progress
 from thack.runtime.ranks import Rank, current_rank
 from thack.schema.cache import Fingerprints
