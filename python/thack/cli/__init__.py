@@ -1,5 +1,30 @@
 """The command line: one file per command, each of which parses, calls and prints."""
 
-from thack.cli.app import main
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+from thack.runtime.preemption import StopRequest, ignore_signals, install, stop_error
+from thack.runtime.streams import protect_streams
 
 __all__ = ["main"]
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the documented code.
+
+    Signals are answered before anything that takes time is imported.
+    """
+    try:
+        install()
+        protect_streams()
+        from thack.cli.app import run
+
+        code = run(sys.argv[1:])
+    except (StopRequest, KeyboardInterrupt) as request:
+        error = stop_error(str(request) if isinstance(request, StopRequest) else "SIGINT")
+        print(f"error: {error.message}", file=sys.stderr)
+        code = error.exit_code
+    ignore_signals()  # the work is done, and its code is known
+    sys.exit(code)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
-from typing import Annotated, Any, NoReturn
+from contextlib import suppress
+from typing import Annotated, Any
 
 import typer
 
@@ -30,7 +30,10 @@ from thack.cli.console import error_document, print_error, print_json
 from thack.cli.messages import translated
 from thack.cli.session import command_line, session
 from thack.errors import Interrupted, PeerFailed, Preempted, ThackError, UsageError
+from thack.runtime.failures import explained_failure
+from thack.runtime.preemption import StopRequest, stop_error
 from thack.runtime.ranks import current_rank
+from thack.runtime.streams import abandon_stdout
 
 # In the order of the pipeline: as the help lists them.
 _COMMANDS = (
@@ -51,11 +54,6 @@ _COMMANDS = (
 )
 
 
-def main() -> NoReturn:
-    """Run the command line and exit with the documented code."""
-    sys.exit(run(sys.argv[1:]))
-
-
 def run(arguments: list[str]) -> int:
     """Run one command line; 0 ok, 1 failure, 2 usage, 3 hacking found, 75 preempted, 130 Ctrl-C."""
     session.reset()
@@ -70,6 +68,8 @@ def run(arguments: list[str]) -> int:
         return _fail(error, error)
     except KeyboardInterrupt as error:
         return _fail(Interrupted("stopped by Ctrl-C"), error)
+    except StopRequest as error:
+        return _fail(stop_error(str(error)), error)
     except (MemoryError, OSError, RuntimeError) as error:
         return _fail(_system_error(error), error)
     except Exception as error:
@@ -126,7 +126,8 @@ def _fail(error: ThackError, cause: BaseException) -> int:
         return error.exit_code
     print_error(error)
     if session.json:
-        print_json(error_document(error))
+        with suppress(OSError, ValueError):
+            print_json(error_document(error))
     return error.exit_code
 
 
@@ -139,7 +140,7 @@ def _is_first_rank() -> bool:
 
 def _system_error(error: Exception) -> ThackError:
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
+        abandon_stdout()
         return ThackError("broken pipe (stdout closed)")
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return ThackError(
@@ -147,9 +148,7 @@ def _system_error(error: Exception) -> ThackError:
             details=[str(error).split("\n")[0]] if str(error) else [],
             hint="lower `batch_size` (distill: `micro_batch_size`), or `data.max_response_tokens`",
         )
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return ThackError(f"{error.filename}: {error.strerror.lower()}")
-    return _bug(error)
+    return explained_failure(error) or _bug(error)
 
 
 def _bug(error: Exception) -> ThackError:

@@ -162,7 +162,7 @@ def export(
     with shown_progress() as progress:
         written = api.export_cache(directory, target, progress=progress)
     files = [str(path) for path in written]
-    emit({"files": files}, lambda: stdout().print(f"{count(len(files))} files in {target}"))
+    emit({"files": files}, lambda: stdout().print(f"{count(len(files))} files in {target}"), out=target)
 
 
 def import_(
@@ -197,7 +197,7 @@ def import_(
             complete_ends=complete_ends,
             progress=progress,
         )
-    emit({"out": str(directory)}, lambda: stdout().print(f"cache: {directory}"))
+    emit({"out": str(directory)}, lambda: stdout().print(f"cache: {directory}"), out=directory)
 
 
 def _shown(name: str, value: object) -> str:

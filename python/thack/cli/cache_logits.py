@@ -67,6 +67,7 @@ def run(call: Call[CacheSettings]) -> None:
     emit(
         {"out": str(directory)},
         lambda: stdout().print(f"cache: {directory} · look inside with: thack cache inspect {directory}"),
+        out=directory,
     )
 
 

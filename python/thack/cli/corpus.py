@@ -35,4 +35,4 @@ def run(
         for path, lines in counts.items():
             stdout().print(f"{path}: {count(lines)} lines")
 
-    emit({str(path): lines for path, lines in counts.items()}, show)
+    emit({str(path): lines for path, lines in counts.items()}, show, out=out)

@@ -49,7 +49,7 @@ def load(given: Given) -> ExperimentSettings:
 def run(call: Call[ExperimentSettings]) -> None:
     """Train oracle, teacher and students on Python's own docstrings, and see which student hacks its teacher."""
     result = api.demo(call.values["out"] or Path("runs/demo"), settings=call.settings, progress=call.progress)
-    emit(document(result), lambda: _show(result))
+    emit(document(result), lambda: _show(result), out=result.report)
 
 
 def _show(result: DemoResult) -> None:

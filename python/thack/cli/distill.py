@@ -59,4 +59,4 @@ def run(call: Call[DistillSettings]) -> None:
         if call.settings.eval_data:
             stdout().print(f"next: thack verdict {result.path} · thack report {result.path}")
 
-    emit({"run": str(result.path), "student": str(result.model), "steps": result.steps}, show)
+    emit({"run": str(result.path), "student": str(result.model), "steps": result.steps}, show, out=result.path)

@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
 def run(call: Call[EvaluateSettings]) -> None:
     """Measure the golden and proxy metrics of a student on a frozen evaluation set of held-out prompts."""
     result = api.evaluate(call.settings, progress=call.progress)
-    emit(result.dump(), lambda: _show(result.columns, str(call.settings.out)))
+    emit(result.dump(), lambda: _show(result.columns, str(call.settings.out)), out=call.settings.out)
 
 
 def _show(columns: Mapping[str, float], written: str) -> None:

@@ -70,7 +70,7 @@ def run(call: Call[ExperimentSettings]) -> None:
         return
     result = api.experiment(call.settings, out, cell=cell, progress=call.progress)
     report = api.report(out) if cell is None else None
-    emit(document(result, report), lambda: _show(result, cell, report))
+    emit(document(result, report), lambda: _show(result, cell, report), out=out)
     _complain(result)
 
 

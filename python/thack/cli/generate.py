@@ -49,4 +49,5 @@ def run(call: Call[GenerateSettings]) -> None:
             f"{count(found.responses)} responses · {count(found.tokens)} tokens"
             f" · {found.finished:.1%} end with an end-of-response token · {found.out}"
         ),
+        out=found.out,
     )

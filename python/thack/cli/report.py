@@ -26,4 +26,4 @@ def run(
 ) -> None:
     """Write one self-contained HTML page about runs: verdicts, curves, settings, costs."""
     path = api.report(runs, out)
-    emit({"out": str(path)}, lambda: stdout().print(f"report: {path}"))
+    emit({"out": str(path)}, lambda: stdout().print(f"report: {path}"), out=path)

@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from thack.cli.console import print_json
 from thack.cli.messages import Names
+from thack.errors import ThackError
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.ranks import current_rank
+from thack.runtime.streams import abandon_stdout
 
 
 @dataclass(slots=True)
@@ -31,14 +34,31 @@ class Session:
 session = Session()
 
 
-def emit(document: object, show: Callable[[], object]) -> None:
-    """Print a result once, on the first rank: as one JSON document under `--json`, else by `show`."""
+def emit(document: object, show: Callable[[], object], *, out: Path | None = None) -> None:
+    """Print a result once, on the first rank: as one JSON document under `--json`, else by `show`.
+
+    Args:
+        document: the result.
+        show: prints it for people.
+        out: where the work is on disk. It is done then, whether or not its result can be printed.
+
+    Raises:
+        ThackError: stdout cannot be written, and nothing else holds the result.
+    """
     if not current_rank().is_first:
         return
-    if session.json:
-        print_json(document)
-    else:
-        show()
+    try:
+        if session.json:
+            print_json(document)
+        else:
+            show()
+            sys.stdout.flush()
+    except (OSError, SystemExit) as error:  # rich exits where a pipe is dead
+        abandon_stdout()
+        why = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "broken pipe"
+        if out is None:
+            raise ThackError(f"the result cannot be written to stdout: {why}") from error
+        print(f"the result could not be printed ({why}); it is in {out}", file=sys.stderr)
 
 
 def shown_progress() -> AbstractContextManager[Progress]:

@@ -44,4 +44,4 @@ def register(app: typer.Typer) -> None:
 def run(call: Call[SftSettings]) -> None:
     """Train a model on prompts with responses: an oracle, a teacher, or a student to start from."""
     directory = api.sft(call.settings, progress=call.progress)
-    emit({"out": str(directory)}, lambda: stdout().print(f"model: {directory}"))
+    emit({"out": str(directory)}, lambda: stdout().print(f"model: {directory}"), out=directory)

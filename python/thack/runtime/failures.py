@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 from thack.errors import PeerFailed, ThackError
@@ -39,13 +40,34 @@ def _is_torchs(error: BaseException, name: str) -> bool:
     return any(t.__name__ == name and t.__module__.partition(".")[0] == "torch" for t in type(error).__mro__)
 
 
-def _is_a_file(error: BaseException) -> bool:
-    return isinstance(error, OSError) and bool(error.strerror and error.filename)
+def _is_the_systems(error: BaseException) -> bool:
+    return isinstance(error, OSError) and bool(error.strerror)
 
 
-def _file_error(error: BaseException) -> ThackError:
+def _system_error(error: BaseException) -> ThackError:
+    """With the file, where there is one; and the limit that was reached, where it was one."""
     assert isinstance(error, OSError) and error.strerror
-    return ThackError(f"{error.filename}: {error.strerror.lower()}")
+    hint = _LIMITS.get(error.errno or 0)
+    return ThackError(
+        f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower(), hint=hint
+    )
+
+
+def _wants_a_thread(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+
+
+def _no_thread(error: BaseException) -> ThackError:
+    return ThackError("this machine grants no further thread", hint=_LIMITS[errno.EAGAIN])
+
+
+_LIMITS = {
+    errno.EAGAIN: "raise `ulimit -u`, or set THACK_NUM_THREADS to a lower number",
+    errno.EFBIG: "raise `ulimit -f`, and run the same command again",
+    errno.EMFILE: "raise `ulimit -n`, and run the same command again",
+    errno.ENOSPC: "free space, and run the same command again",
+    errno.EDQUOT: "free space, and run the same command again",
+}
 
 
 def _first_line(error: BaseException) -> list[str]:
@@ -55,5 +77,6 @@ def _first_line(error: BaseException) -> list[str]:
 _TABLE: tuple[tuple[Callable[[BaseException], bool], Callable[[BaseException], ThackError]], ...] = (
     (is_out_of_memory, out_of_memory),
     (lambda error: _is_torchs(error, "DistError"), lost_peer),
-    (_is_a_file, _file_error),
+    (_wants_a_thread, _no_thread),
+    (_is_the_systems, _system_error),
 )

@@ -54,6 +54,11 @@ def install() -> None:
     _install(_raise)
 
 
+def ignore_signals() -> None:
+    """From now on signals change nothing: this process is about to exit."""
+    _install(signal.SIG_IGN)
+
+
 @contextmanager
 def interruptible(kept: Callable[[], str] = str) -> Iterator[None]:
     """Signals inside the block end it at once, as an error that says what is kept.
@@ -143,7 +148,7 @@ def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _install(handler: Callable[[int, FrameType | None], object]) -> dict[int, Handler]:
+def _install(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> dict[int, Handler]:
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
     return {number: signal.signal(number, handler) for number in numbers}
 

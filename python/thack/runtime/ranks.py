@@ -43,7 +43,7 @@ def current_rank(environ: Mapping[str, str] = os.environ) -> Rank:
 
 def _read(environ: Mapping[str, str], names: tuple[str, str, str]) -> Rank:
     values = [environ.get(name, "0") for name in names]
-    if not all(value.isdigit() for value in values):
+    if not all(value.isdecimal() and len(value) < 10 for value in values):
         pairs = [f"{name}={value}" for name, value in zip(names, values, strict=True)]
         raise UsageError("rank variables are not whole numbers", details=pairs)
     rank = Rank(*map(int, values))
@@ -56,7 +56,7 @@ def master_address(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
     """Where ranks connect: MASTER_ADDR and MASTER_PORT, else the step's first node and a port of the job."""
     host = environ.get("MASTER_ADDR") or first_host(environ.get("SLURM_STEP_NODELIST", "")) or "127.0.0.1"
     job = environ.get("SLURM_JOB_ID", "0")
-    default = 29500 + (int(job) % 1000 if job.isdigit() else 0)
+    default = 29500 + (int(job) % 1000 if job.isdecimal() else 0)
     return host, int(environ.get("MASTER_PORT", default))
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from thack.errors import UsageError
 
+_MOST = 4096  # of threads: more than any machine has, and what torch and the Rust pool still accept
+
 
 def limits(environ: Mapping[str, str] = os.environ, cgroups: Path = Path("/sys/fs/cgroup")) -> dict[str, int]:
     """Every limit that was found, by name; the smallest binds."""
@@ -21,9 +23,9 @@ def limits(environ: Mapping[str, str] = os.environ, cgroups: Path = Path("/sys/f
     if quota is not None:
         found["cgroup quota"] = quota
     for name in ("SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS"):
-        value = environ.get(name, "").split(",")[0].strip()
-        if value.isdigit() and int(value) > 0:
-            found[name] = int(value)
+        value = _whole(environ.get(name, "").split(",")[0].strip())
+        if value > 0:
+            found[name] = value
     return found
 
 
@@ -32,9 +34,16 @@ def threads(environ: Mapping[str, str] = os.environ) -> int:
     wanted = environ.get("THACK_NUM_THREADS", "").strip()
     if not wanted:
         return min(limits(environ).values())
-    if not wanted.isdigit() or int(wanted) < 1:
-        raise UsageError(f"THACK_NUM_THREADS is {wanted!r}", hint="give a whole number, 1 or more, or unset it")
-    return int(wanted)
+    number = _whole(wanted)
+    if not 1 <= number <= _MOST:
+        hint = f"give a whole number from 1 to {_MOST:,}, or unset it"
+        raise UsageError(f"THACK_NUM_THREADS is {wanted[:20]!r}", hint=hint)
+    return number
+
+
+def _whole(text: str) -> int:
+    """A whole number; 0 for anything else."""
+    return int(text) if text.isdecimal() and len(text) < 10 else 0
 
 
 def apply_threads() -> int:
