@@ -14,6 +14,8 @@ FLAGS = (
     Flag(key="student"),
     Flag(key="cache"),
     Flag(key="teacher"),
+    Flag(key="server.url", name="server"),
+    Flag(key="server.model", name="model"),
     Flag(key="data.path", name="data"),
     Flag(key="data.prompt_key"),
     Flag(key="data.response_key"),

@@ -137,6 +137,9 @@ class DistillSettings:
     out: Run = Path("runs/distill")
     student: Annotated[str, Help("directory of the model to train")] = ""
     teacher: Annotated[str, Help("a live teacher; needed for online responses, and for the proxy metric")] = ""
+    server: Annotated[ServerSettings, Help("a teacher behind a server scores given responses, each once")] = field(
+        default_factory=ServerSettings
+    )
     cache: Annotated[str, Help("take targets from this cache instead of a live teacher")] = ""
     check_alignment: Annotated[
         bool, Help("refuse a cache whose rows fit the text better one token earlier or later; false: only warn")

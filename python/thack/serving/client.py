@@ -97,13 +97,17 @@ class Client:
         text = f"{self._url}{path} answers {response.status_code}: {_said(response.content)}"
         return Refusal(text, status=response.status_code, hint=hint)
 
+    def close(self) -> None:
+        """Close its connections."""
+        self._client.close()
+
     def __enter__(self) -> Client:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.close()
+        self.close()
 
 
 def _library() -> Any:

@@ -26,6 +26,7 @@ from thack.training.guard import Guard
 from thack.training.guarded_data import GuardedData
 from thack.training.live import LiveTeacher
 from thack.training.models import Models
+from thack.training.served import ServedTargets, served_targets
 from thack.training.sharding import WrappedModel
 
 _FEW_DRAWS = 64  # sampled ids per token: fewer are noise that a student memorises over epochs
@@ -38,13 +39,15 @@ def build_data(
     precision: Precision,
     group: ProcessGroup,
     progress: Progress,
-) -> CachedTargets | LiveTargets:
+) -> CachedTargets | LiveTargets | ServedTargets:
     """What to train on. `teacher` is the live one, `precision` the student's."""
     if models.cache is not None:
         _check_cache(settings, models, models.cache, progress)
         return CachedTargets(models.cache, models.width)
-    assert teacher is not None
     data = _read(settings, models, progress)
+    if settings.server.url:
+        return served_targets(settings, models, data, group.world_size, progress)
+    assert teacher is not None
     offline = settings.source.kind == "offline"
     source = _source(settings, models, data, precision, group, progress)
     live = _live_teacher(

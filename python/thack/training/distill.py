@@ -38,6 +38,7 @@ from thack.training.order import order_of
 from thack.training.plan import Plan, evaluation_steps, plan_steps
 from thack.training.preflight import COUNTED, examine_run
 from thack.training.run_directory import RunDirectory
+from thack.training.served import ServedTargets, check_server
 from thack.training.setup import check_same_start, run_training, starting_point, training_precision
 from thack.training.sharding import WrappedModels, as_module, wrap_student, wrap_teacher
 from thack.training.trainer import Trainer
@@ -87,8 +88,9 @@ def check_combination(settings: DistillSettings) -> None:
     kind = settings.source.kind
     if not settings.student:
         raise UsageError("distilling needs a student", hint="set `student` to a model directory")
-    if not settings.cache and not settings.teacher:
-        raise UsageError("distilling needs a teacher", hint="set `cache`, or `teacher`")
+    if not (settings.cache or settings.teacher or settings.server.url):
+        raise UsageError("distilling needs a teacher", hint="set `cache`, `teacher` or `server.url`")
+    check_server(settings)
     if settings.cache and kind != "offline":
         raise UsageError(
             f"source.kind = {kind} does not go with a cache",
@@ -158,12 +160,12 @@ def _preflight(
     settings: DistillSettings,
     models: Models,
     wrapped: WrappedModels,
-    data: CachedTargets | LiveTargets,
+    data: CachedTargets | LiveTargets | ServedTargets,
     progress: Progress,
 ) -> Preflight:
     """Checks of meaning; what they find is a note. All ranks score the same rows, since a teacher may be sharded."""
     count = min(_CHECKED, len(data))
-    sequences = data.data[:count] if isinstance(data, LiveTargets) else data.sequences(np.arange(count), 0)
+    sequences = data.data[:count] if not isinstance(data, CachedTargets) else data.sequences(np.arange(count), 0)
     found = examine_run(settings, models, None if wrapped.teacher is None else wrapped.teacher.model, sequences)
     for finding in found.findings:
         if finding.state != "ok" and finding.name not in COUNTED:
@@ -193,7 +195,9 @@ def _plan(settings: DistillSettings, data: TrainingData, order: Order) -> Plan:
 
 
 def _with_data(facts: RunFacts, data: TrainingData, precision: dict[str, str], ranks: int) -> RunFacts:
-    fingerprint = data_fingerprint(data.data) if isinstance(data, LiveTargets) else None
+    fingerprint = data_fingerprint(data.data) if isinstance(data, LiveTargets | ServedTargets) else None
+    if isinstance(data, ServedTargets):
+        facts = replace(facts, cache=data.fingerprint)
     return replace(facts, sequences=len(data), data=fingerprint, precision=precision, ranks=ranks)
 
 

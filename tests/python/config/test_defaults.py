@@ -79,6 +79,7 @@ DistillSettings
   out: a path = "runs/distill"
   student: text = ""
   teacher: text = ""
+  server: ServerSettings
   cache: text = ""
   check_alignment: true or false = true
   data: DataSettings

@@ -22,6 +22,19 @@ def commands(word: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in found if line.split()[1] == word]
 
 
+def test_the_run_runs_as_it_stands(
+    teacher: LanguageModel, teacher_directory: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("student").symlink_to(teacher_directory)
+    Path("pairs.jsonl").symlink_to(data)
+    with serving(World(teacher, "sglang")) as url:
+        (words,) = commands("distill")
+        said = [url if word.startswith("http:") else word for word in words]
+        assert app.run([*said, "--set", "data.max_response_tokens=4", "--steps", "3", "--device", "cpu"]) == 0
+    assert verify(Path("runs/a/cache"), full=True).ok
+
+
 def test_captures_run_as_they_stand(
     teacher: LanguageModel, teacher_directory: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

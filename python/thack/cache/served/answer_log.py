@@ -115,10 +115,14 @@ class AnswerLog:
             yield position, place, place + _HEADER.size + size
             place += _HEADER.size + size
 
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
     def __enter__(self) -> AnswerLog:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self.close()

@@ -17,19 +17,20 @@ from thack import _native
 from thack.cache.capture.preparation import prepare_directory
 from thack.cache.exchange.packing import pack
 from thack.cache.exchange.readers import SourceRow
-from thack.cache.exchange.survey import Survey
+from thack.cache.exchange.survey import Processing, Survey
 from thack.cache.format.ends import count_ends
 from thack.cache.format.manifest import finish, shard_is_good
-from thack.cache.format.plan import CachePlan, shard_path
+from thack.cache.format.plan import shard_path
 from thack.cache.served.answer_log import AnswerLog
 from thack.cache.served.preparation import ServedJob, check_settings, prepare_served
 from thack.config import CacheSettings
 from thack.data.lengths import response_limit
 from thack.data.sequence import TokenSequence
 from thack.errors import MismatchError, ServerError
+from thack.runtime.lock import locked
 from thack.runtime.preemption import StopFlag
 from thack.runtime.progress import SILENT, Progress, Task
-from thack.runtime.ranks import Rank
+from thack.runtime.ranks import Rank, current_rank
 from thack.runtime.runlog import RunLog
 from thack.runtime.status import recorded
 from thack.schema.cache import CommittedShard
@@ -38,7 +39,7 @@ from thack.serving.client import Client
 from thack.serving.concurrent import as_they_come
 from thack.serving.identity import ask_probes, check_same
 
-_CONFIRM_AFTER = 128  # answers that are asked for again, at most, if a job is killed
+CONFIRM_AFTER = 128  # answers that are asked for again, at most, if a job is killed
 
 
 def capture_served(
@@ -68,11 +69,13 @@ def capture_served(
     directory = Path(settings.out).expanduser()
     check_settings(settings)
     with Client(settings.server) as client:
-        prepare_directory(directory)
-        with recorded(directory, "cache"):
-            job = prepare_served(settings, client, progress, sequences=sequences, rank=rank)
-            _write_shards(job, progress)
-            _report(job, progress)
+        rank = rank or current_rank()
+        with locked(directory, progress, part=rank.part):  # ranks share the cache
+            prepare_directory(directory)
+            with recorded(directory, "cache"):
+                job = prepare_served(settings, client, progress, sequences=sequences, rank=rank)
+                _write_shards(job, progress)
+                _report(job, progress)
     return directory
 
 
@@ -113,7 +116,7 @@ def _write_shards(job: ServedJob, progress: Progress) -> None:
             )
         for number in wanted:
             _fill(job, number, log, stop, task)
-            journal.append(_commit(job.directory, job.plan, job.sequences, number, log).dump())
+            journal.append(commit(job, number, log).dump())
             log.clear()
     (job.directory / "answers" / f"{name}.log").unlink()
 
@@ -123,15 +126,13 @@ def _fill(job: ServedJob, number: int, log: AnswerLog, stop: StopFlag, task: Tas
     positions = job.plan.shard(number)
     wanted = [job.sequences[position] for position in positions if position not in log]
     task.advance(len(positions) - len(wanted))
-    survey = Survey("raw" if job.plan.layout.spec.tail == "estimated" else "processed", job.plan.layout.vocab_size)
+    survey = new_survey(job)
     asked = _until(wanted, stop)
     try:
         for sequence, choice in as_they_come(asked, lambda s: _answer(job, s), job.settings.server.concurrency):
-            row = _row(sequence, choice)
-            survey.add(row, job.settings.server.url)
-            add_answer(log, row, job.plan)
+            add_answer(job, sequence, choice, log, survey)
             task.advance(1)
-            if log.unconfirmed >= _CONFIRM_AFTER:
+            if log.unconfirmed >= CONFIRM_AFTER:
                 confirm(job, log)
     except ServerError:  # the server is gone, and cannot be asked which teacher it runs
         raise
@@ -158,16 +159,19 @@ def _answer(job: ServedJob, sequence: TokenSequence) -> Choice:
     return job.teacher.respond(sequence, settings.sampling, response_limit(settings.data), settings.seed)
 
 
-def _row(sequence: TokenSequence, choice: Choice) -> SourceRow:
+def new_survey(job: ServedJob) -> Survey:
+    """Counts of answers, that are compared as a whole."""
+    processing: Processing = "processed" if job.plan.layout.spec.tail == "processed" else "raw"
+    return Survey(processing, job.plan.layout.vocab_size)
+
+
+def add_answer(job: ServedJob, sequence: TokenSequence, choice: Choice, log: AnswerLog, survey: Survey) -> None:
+    """Check an answer and put it into the log, as records."""
     answered = replace(sequence, response_ids=choice.response.astype("int32"))
-    return SourceRow(answered, choice.entries, f"prompt {sequence.prompt_id}", choice.finish_reason)
-
-
-def add_answer(log: AnswerLog, row: SourceRow, plan: CachePlan) -> None:
-    """Put a checked answer into the log, as records."""
-    position = row.sequence.position
-    assert position is not None
-    log.add(position, row.sequence.response_ids, pack(row.entries, plan.layout, row.place))
+    row = SourceRow(answered, choice.entries, f"prompt {sequence.prompt_id}", choice.finish_reason)
+    survey.add(row, job.settings.server.url)
+    assert sequence.position is not None
+    log.add(sequence.position, answered.response_ids, pack(row.entries, job.plan.layout, row.place))
 
 
 def confirm(job: ServedJob, log: AnswerLog) -> None:
@@ -185,15 +189,13 @@ def confirm(job: ServedJob, log: AnswerLog) -> None:
     log.confirm()
 
 
-def _commit(
-    directory: Path, plan: CachePlan, sequences: Sequence[TokenSequence], number: int, log: AnswerLog
-) -> CommittedShard:
+def commit(job: ServedJob, number: int, log: AnswerLog) -> CommittedShard:
     """Write a shard from the answers in the log, in the plan's order."""
     started = time.perf_counter()
-    writer = _native.ShardWriter(shard_path(directory, number), plan.metadata(number))
+    writer = _native.ShardWriter(shard_path(job.directory, number), job.plan.metadata(number))
     try:
-        for position in plan.shard(number):
-            s = sequences[position]
+        for position in job.plan.shard(number):
+            s = job.sequences[position]
             response_ids, records = log.get(position)
             writer.records(records)
             writer.sequence((position, s.example, s.sample), s.prompt_id, s.prompt_ids, response_ids)

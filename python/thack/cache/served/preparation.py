@@ -87,12 +87,14 @@ def prepare_served(
     client: Client,
     progress: Progress,
     *,
+    tokenizer: Tokenizer | None = None,
     sequences: Sequence[TokenSequence] | None = None,
     rank: Rank | None = None,
 ) -> ServedJob:
     """Connect, read the data, see that the teacher is the one of the directory, and publish the plan or reuse it."""
     directory = Path(settings.out).expanduser()
-    tokenizer = with_settings(Tokenizer.load(Path(settings.server.tokenizer)), settings.data, directory)
+    if tokenizer is None:
+        tokenizer = with_settings(Tokenizer.load(Path(settings.server.tokenizer)), settings.data, directory)
     teacher = connect(settings.server, client, tokenizer, settings.top_k)
     if not settings.generate and not teacher.dialect.scores:
         raise UsageError(
