@@ -1,11 +1,11 @@
 # Everything lives in .venv/ (Python) and target/ (Rust) of this checkout; each step leaves a stamp and is
-# done once. Needs CPython >= 3.11, Rust, make and a C compiler, nothing else.
+# done once; modules are compiled as they are installed, since tests start many processes. Needs CPython >= 3.11, Rust, make and a C compiler, nothing else.
 
 PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p; done) python3)
 BIN := .venv/bin
 STAMPS := .venv/stamps
-RUN := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv"
+RUN := UV_COMPILE_BYTECODE=1 PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv"
 RUST := $(shell find rust -name '*.rs' 2>/dev/null) $(wildcard Cargo.toml Cargo.lock build.rs) python/thack/_thack.pyi
 TESTS ?= tests/python
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
