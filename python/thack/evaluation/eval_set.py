@@ -22,6 +22,7 @@ from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError, UsageError
 from thack.evaluation.references import References, TokenizerLike
 from thack.files import atomic_directory, canonical_json, claim_output, digest, write_bytes, write_json
+from thack.generation.kept import KeptResponses
 from thack.generation.sampler import GenerationRequest, generate
 from thack.models.checkpoint import fingerprint_like
 from thack.models.load import tokenizer_of
@@ -100,6 +101,7 @@ class EvalSet:
         max_prompt_tokens: int = 1024,
         batch_size: int = 256,
         progress: Progress = SILENT,
+        kept: KeptResponses | None = None,
     ) -> EvalSet:
         """The same prompts with one response of each reference, at temperature 1 and a fixed seed.
 
@@ -112,6 +114,7 @@ class EvalSet:
                 asked for. `origin` counts both.
             batch_size: Sequences in one forward.
             progress: Where to show how far it has come.
+            kept: Where batches are committed as they are complete, and found again by the next start.
 
         Raises:
             UsageError: `references` has neither a model nor `human`, or no tokenizer is known.
@@ -134,7 +137,10 @@ class EvalSet:
                 batch_size=batch_size,
             )
             examples = np.arange(len(eval_set))
-            responses[role] = tuple(generate(model, eval_set.prompts, request, examples=examples, progress=progress))
+            written = None if kept is None else kept.stream(stream)
+            responses[role] = tuple(
+                generate(model, eval_set.prompts, request, examples=examples, progress=progress, kept=written)
+            )
             for warning in EndCounts.of(responses[role], model.tokenizer.ends, maximum=max_new_tokens).warnings():
                 progress.note(f"warning: responses of the {role}: {warning}")
         origin = replace(eval_set.origin, writers=writers, seed=seed, max_new_tokens=max_new_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.evaluator import Evaluator
 from thack.evaluation.references import References
 from thack.files import canonical_json, digest, write_json
+from thack.generation.kept import KeptResponses
 from thack.models.load import load_model
 from thack.models.protocol import LanguageModel
 from thack.runtime.device import choose_device
@@ -126,13 +128,16 @@ def open_eval_set(
     with locked(frozen, progress):  # two evaluations beside each other share it
         if frozen.is_dir():
             return EvalSet.load(frozen)
-        eval_set = eval_set.with_responses(
-            references,
-            seed=seed,
-            max_new_tokens=longest,
-            max_prompt_tokens=data.max_prompt_tokens,
-            progress=progress,
-        )
-        eval_set.save(frozen)
+        with closing(KeptResponses(frozen.with_name(f".{frozen.name}.partial.jsonl"), {"key": key})) as kept:
+            eval_set = eval_set.with_responses(
+                references,
+                seed=seed,
+                max_new_tokens=longest,
+                max_prompt_tokens=data.max_prompt_tokens,
+                progress=progress,
+                kept=kept,
+            )
+            eval_set.save(frozen)
+            kept.remove()
     progress.note(f"evaluation set of {len(eval_set)} prompts frozen in {frozen}: use `eval_data = {frozen}` next time")
     return eval_set

@@ -18,6 +18,7 @@ from torch import Tensor
 from thack.config import SamplingSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import DataError
+from thack.generation.kept import KeptStream
 from thack.kernels import sample as draw
 from thack.models.precision import FLOAT32, Precision
 from thack.models.protocol import LanguageModel, evaluating
@@ -57,6 +58,7 @@ def generate(
     samples: int | np.ndarray = 0,
     progress: Progress = SILENT,
     group: ProcessGroup = ALONE,
+    kept: KeptStream | None = None,
 ) -> list[np.ndarray]:
     """Generate one response to each prompt.
 
@@ -71,6 +73,7 @@ def generate(
         samples: which of several responses to its prompt each one is: names its random numbers too.
         progress: counts responses.
         group: the ranks that share the work.
+        kept: where batches are committed as they are complete, and found again by the next start.
 
     Returns:
         Of each response the ids, int32 [R], 1 ≤ R ≤ request.max_new_tokens, with its end unless it was cut.
@@ -104,7 +107,11 @@ def generate(
         for number, rows in enumerate(_batches(prompts, request.batch_size)):
             if not group.owns(number):
                 continue
-            responses = _generate_batch(model, [prompts[i] for i in rows], keys_N4[rows], request)
+            responses = None if kept is None else kept.find(rows)
+            if responses is None:
+                responses = _generate_batch(model, [prompts[i] for i in rows], keys_N4[rows], request)
+                if kept is not None:
+                    kept.add(rows, responses)
             found += zip(rows, responses, strict=True)
             task.advance(len(rows))
     return [response for _, response in sorted(group.all_gather(found), key=lambda pair: pair[0])]
@@ -118,6 +125,7 @@ def respond(
     samples: int | np.ndarray = 0,
     progress: Progress = SILENT,
     group: ProcessGroup = ALONE,
+    kept: KeptStream | None = None,
 ) -> list[TokenSequence]:
     """`generate` for sequences: every prompt with its new response and the sample number that names it."""
     responses = generate(
@@ -128,6 +136,7 @@ def respond(
         samples=samples,
         progress=progress,
         group=group,
+        kept=kept,
     )
     numbers = np.broadcast_to(samples, len(prompts))
     return [s.with_response(ids, int(n)) for s, ids, n in zip(prompts, responses, numbers, strict=True)]

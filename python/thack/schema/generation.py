@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from thack.errors import DataError
 from thack.schema import document
@@ -74,6 +74,59 @@ class ResponsesManifest:
         if not isinstance(raw, Mapping) or raw.get("kind") != "responses":
             raise DataError(f"{what}: not the manifest of a directory of responses")
         return document.parse(cls, {**raw, "facts": raw}, what)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptFacts:
+    """The first line of responses that are not complete: what they depend on."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    facts: Mapping[str, object]
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
+
+    @classmethod
+    def parse(cls, raw: object, what: str) -> KeptFacts:
+        """The inverse of `dump`.
+
+        Raises:
+            DataError: `raw` is something else.
+        """
+        return document.parse(cls, raw, what)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptBatch:
+    """Another line of it: the responses of one batch.
+
+    Args:
+        stream: which of several generations it is of: the sample, or the model that writes.
+        rows: numbers of its prompts.
+        responses: token ids, one list for each prompt.
+    """
+
+    stream: int
+    rows: tuple[int, ...]
+    responses: tuple[tuple[int, ...], ...]
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
+
+    @classmethod
+    def parse(cls, raw: object, what: str) -> KeptBatch:
+        """The inverse of `dump`.
+
+        Raises:
+            DataError: `raw` is something else.
+        """
+        found = document.parse(cls, raw, what)
+        if len(found.rows) != len(found.responses):
+            raise DataError(f"{what}: {len(found.rows)} rows, but {len(found.responses)} responses")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
