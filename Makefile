@@ -1,5 +1,6 @@
 # Everything lives in .venv/ (Python) and target/ (Rust) of this checkout; each step leaves a stamp and is
-# done once; modules are compiled as they are installed, since tests start many processes. Needs CPython >= 3.11, Rust, make and a C compiler, nothing else.
+# done once. Modules are compiled as they are installed, since tests start many processes. Needs CPython >= 3.11, Rust,
+# make and a C compiler, nothing else.
 
 PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p; done) python3)
