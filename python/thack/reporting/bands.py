@@ -90,7 +90,7 @@ def curves_csv(arms: Sequence[ArmRuns], names: Sequence[CurveName]) -> str:
         for run, name in itertools.product(arm.runs, names):
             series, column = run.curves.of(name), run.curves.column_of.get(name, "")
             rows += [
-                [arm.name, run.seed, run.name, f"{step:.10g}", name, column, value]
+                [arm.name, run.seed, run.name, int(step) if step.is_integer() else step, name, column, value]
                 for step, value in zip(series.step.tolist(), series.value.tolist(), strict=True)
             ]
     return csv_text(("arm", "seed", "run", "step", "metric", "column", "value"), rows)

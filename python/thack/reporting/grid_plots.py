@@ -12,6 +12,7 @@ from thack.reporting.effects import effect_of
 from thack.reporting.grid import GridArm
 from thack.reporting.inputs import ArmRuns
 from thack.reporting.style import SMALL, styled
+from thack.reporting.text import one_line
 from thack.schema.experiment import Effect
 from thack.schema.targets import TargetSpec
 
@@ -27,7 +28,7 @@ def rises(arms: Sequence[ArmRuns], colours: Sequence[Colour]) -> Figure:
     figure, axes = new_figure((SMALL[0], min(height, 5.0)))
     for row, (arm, colour) in enumerate(zip(arms, colours, strict=True)):
         _rise_row(axes, row, arm, colour)
-    labels = [textwrap.fill(arm.name, 22) for arm in arms]
+    labels = [textwrap.fill(one_line(arm.name), 22, max_lines=3) for arm in arms]
     axes.set_yticks(range(len(arms)), labels, fontsize="x-small" if len(arms) > 8 else None)
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.set_xlabel("rise of golden, %")

@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 from thack.config import DistillSettings, load_settings
 from thack.detection import OracleFreeVerdict, Verdict
 from thack.files import write_text
 from thack.reading import read_json
+from thack.reporting.markdown import render_markdown
 from thack.reporting.prose import MEANING, reasons
 from thack.schema.run import Manifest, RunFacts
 
 CARD = "README.md"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fact:
+    """One line of the card: a name, then code, then text."""
+
+    name: str
+    code: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """A verdict in words."""
+
+    headline: str
+    meaning: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Card:
+    """What `templates/card.md.jinja` shows."""
+
+    name: str
+    base_model: str  # of the hub; empty: the student came from elsewhere
+    facts: tuple[_Fact, ...]  # of a distillation
+    num_pairs: int | None  # of a fine-tuning
+    verdict: _Judged | None
+    judge: str  # the command that judges the run
+    model_class: str
 
 
 def write_card(run: Path, found: Verdict | OracleFreeVerdict | None = None) -> Path | None:
@@ -39,16 +73,18 @@ def model_card(run: Path, found: Verdict | OracleFreeVerdict | None = None) -> s
     """The text of a card: front matter for the hub, then plain words. Arguments and errors as of `write_card`."""
     manifest = _manifest(run / "manifest.json")
     base, _, commit = (manifest.facts.origins.get("student", "") if manifest else "").partition("@")
-    front = ["---", "library_name: transformers", "tags:", "- thack", "- distillation"]
-    front += [f"base_model: {base}"] if commit else []  # of the hub, at this commit
-    parts = ["\n".join([*front, "---"]), f"# {run.resolve().name}"]
-    if manifest is None:
-        parts.append("Trained with thack.")
-    elif manifest.command == "distill":
-        parts += [_origin(manifest.facts, _settings(run)), "## Teacher hacking", _verdict(run, found)]
-    else:
-        parts.append(f"Trained with thack on {manifest.facts.sequences} pairs of prompt and response.")
-    return "\n\n".join([*parts, "## Use", _use(run / "model" / "config.json")]) + "\n"
+    distilled = manifest is not None and manifest.command == "distill"
+    encoder_decoder = bool(read_json(run / "model" / "config.json").get("is_encoder_decoder"))
+    card = _Card(
+        name=run.resolve().name,
+        base_model=base if commit else "",
+        facts=tuple(_facts(manifest.facts, _settings(run))) if manifest and distilled else (),
+        num_pairs=None if manifest is None or distilled else manifest.facts.sequences,
+        verdict=None if found is None else _judged(found),
+        judge=f"thack verdict {shlex.quote(str(run))}",
+        model_class="AutoModelForSeq2SeqLM" if encoder_decoder else "AutoModelForCausalLM",
+    )
+    return render_markdown("card.md.jinja", card)
 
 
 def _manifest(path: Path) -> Manifest | None:
@@ -60,33 +96,18 @@ def _settings(run: Path) -> DistillSettings:
     return load_settings(DistillSettings, [path] if path.is_file() else [])
 
 
-def _origin(facts: RunFacts, settings: DistillSettings) -> str:
+def _facts(facts: RunFacts, settings: DistillSettings) -> list[_Fact]:
     teacher = facts.origins.get("teacher") or settings.teacher or settings.cache or "?"
-    lines = [
-        f"- teacher: `{teacher}`" + ("" if settings.teacher else " (a cache)"),
-        f"- student before: `{facts.origins.get('student') or settings.student or '?'}`",
-        f"- loss: {settings.loss.divergence} at temperature {settings.loss.temperature:g}",
-        f"- responses: {settings.source.kind}, {facts.sequences} sequences",
+    student = facts.origins.get("student") or settings.student or "?"
+    return [
+        _Fact(name="teacher", code=teacher, text="" if settings.teacher else " (a cache)"),
+        _Fact(name="student before", code=student),
+        _Fact(name="loss", text=f"{settings.loss.divergence} at temperature {settings.loss.temperature:g}"),
+        _Fact(name="responses", text=f"{settings.source.kind}, {facts.sequences} sequences"),
+        *(_Fact(name=f"{role}'s fingerprint", code=value) for role, value in facts.models.items() if role != "student"),
+        *(_Fact(name=f"precision of {role}", text=text) for role, text in facts.precision.items()),
     ]
-    lines += [f"- {role}'s fingerprint: `{value}`" for role, value in facts.models.items() if role != "student"]
-    lines += [f"- precision of {role}: {text}" for role, text in facts.precision.items()]
-    return "A student that thack distilled from its teacher.\n\n" + "\n".join(lines)
 
 
-def _verdict(run: Path, found: Verdict | OracleFreeVerdict | None) -> str:
-    if found is None:
-        return f"Not judged yet: `thack verdict {run}` judges it by its curves and writes the verdict here."
-    meaning = f": {MEANING[found.name]}" if found.name in MEANING else ""
-    clauses = [f"- {reason}" for reason in reasons(found)]
-    return "\n".join([f"**{found.headline}**{meaning}.", "", *clauses])
-
-
-def _use(config: Path) -> str:
-    encoder_decoder = bool(read_json(config).get("is_encoder_decoder"))
-    cls = "AutoModelForSeq2SeqLM" if encoder_decoder else "AutoModelForCausalLM"
-    code = [
-        f"from transformers import {cls}, AutoTokenizer",
-        f'model = {cls}.from_pretrained("PATH")',
-        'tokenizer = AutoTokenizer.from_pretrained("PATH")',
-    ]
-    return "\n".join(["```python", *code, "```"])
+def _judged(found: Verdict | OracleFreeVerdict) -> _Judged:
+    return _Judged(headline=found.headline, meaning=MEANING.get(found.name, ""), reasons=tuple(reasons(found)))

@@ -31,8 +31,8 @@ class RenderedFigure:
 def rendered(
     name: str, figure: Figure, title: str, caption: str, *, curves: tuple[CurveName, ...] = (), large: bool = False
 ) -> RenderedFigure:
-    """Draw a figure; its name keeps only what a file's name may hold."""
-    name, file = re.sub(r"[^\w.-]+", "-", name), file_svg(figure)
+    """Draw a figure; its name keeps only what a file's name may hold, and as much of it."""
+    name, file = re.sub(r"[^\w.-]+", "-", name)[:80], file_svg(figure)
     return RenderedFigure(
         name=name,
         title=title,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -53,7 +54,8 @@ def styled() -> Iterator[None]:
         import matplotlib as mpl  # an extra, and slow to import
     except ImportError as error:
         raise UsageError("figures need matplotlib", hint=INSTALL) from error
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the page's own fonts show the text
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)  # type: ignore[arg-type]  # its keys are a literal of every setting
         yield

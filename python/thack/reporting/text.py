@@ -24,6 +24,11 @@ def printable(text: str) -> str:
     return text.translate(_TABLE)
 
 
+def one_line(value: object) -> str:
+    """A value as printable text without line breaks, for files in which a line has a meaning."""
+    return " ".join(printable(str(value)).splitlines())
+
+
 def typeset(value: object) -> str:
     """A value as the page shows it: printable, and without a line break before a percent sign."""
     return printable(str(value)).replace(" %", "\N{NO-BREAK SPACE}%")

@@ -10,6 +10,7 @@ import pytest
 from thack import api
 from thack.errors import DataError, ThackError, UsageError
 from thack.reporting import model_card, write_card
+from thack.reporting.markdown import escaped
 from thack.reporting.prose import reasons
 from thack.runtime.runlog import RunLog
 from thack.schema.run import Manifest, RunFacts
@@ -43,7 +44,7 @@ def test_before_and_after_the_verdict(run: Path) -> None:
     card = write_card(run)
     assert card is not None
     text = card.read_text()
-    assert text.startswith("---\nlibrary_name: transformers\n") and "base_model: org/small\n" in text
+    assert text.startswith("---\nlibrary_name: transformers\n") and 'base_model: "org/small"\n' in text
     for word in (
         "# mine",
         "`./big`",
@@ -57,7 +58,7 @@ def test_before_and_after_the_verdict(run: Path) -> None:
     found = api.verdict(run)
     text = card.read_text()
     assert found.name == "hacking" and f"**{found.headline}**: the student keeps learning its teacher" in text
-    assert all(f"- {reason}" in text for reason in reasons(found))
+    assert all(f"- {escaped(reason)}" in text for reason in reasons(found))
     assert "Not judged yet" not in text
 
 
