@@ -30,6 +30,7 @@ from thack.schema.metrics import (
     PerPromptRow,
     PromptSums,
     Series,
+    TrainingKL,
     find_metric,
 )
 
@@ -47,6 +48,7 @@ class Curves:
         train: Every column of training.
         column_of: The column of each curve that the log has.
         per_prompt: By metric without reduction, what every prompt contributed.
+        training_prompts: The same of the fixed responses to training prompts.
         notes: What else is to be known of these curves.
         without_end: Golden or proxy where the last value is no number, as of a run that diverged.
 
@@ -62,6 +64,7 @@ class Curves:
     train: Mapping[str, Series]
     column_of: Mapping[CurveName, str]
     per_prompt: Mapping[MetricName, PromptCurves] = field(default_factory=dict)
+    training_prompts: Mapping[TrainingKL, PromptCurves] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     without_end: tuple[CurveName, ...] = ()
 
@@ -127,7 +130,9 @@ class Curves:
 
     def prompts(self, name: CurveName) -> PromptCurves | None:
         """What every prompt contributed to a curve, where the run kept it."""
-        metric = self.metric(name)
+        column, metric = self.column_of.get(name, ""), self.metric(name)
+        if column in tuple(TrainingKL):
+            return self.training_prompts.get(TrainingKL(column))
         return None if metric is None else self.per_prompt.get(metric.per_prompt)
 
     def last(self, column: str) -> float | None:
@@ -194,13 +199,19 @@ def _with_per_prompt(curves: Curves, path: Path) -> Curves:
     """Attach what every prompt contributed; all evaluations must have the same prompts."""
     if not path.is_file():
         return curves
-    by_step = {row.step: row.metrics for row in map(PerPromptRow.parse, runlog.read(path)) if row.step is not None}
-    rows = [by_step.get(int(step), {}) for step in curves.step_E]
+    by_step = {row.step: row for row in map(PerPromptRow.parse, runlog.read(path)) if row.step is not None}
+    found_rows = [by_step.get(int(step)) for step in curves.step_E]
+    training = {
+        name: sums
+        for name in TrainingKL
+        if (sums := _prompt_curves([row and row.training.get(name) for row in found_rows], name, path)) is not None
+    }
+    curves, rows = replace(curves, training_prompts=training), [row.metrics if row else {} for row in found_rows]
     wanted = {metric.per_prompt for name in curves.column_of if (metric := curves.metric(name)) is not None}
     per_prompt = {
         metric: found
         for metric in sorted(wanted, key=str)
-        if (found := _prompt_curves([row.get(metric) for row in rows], metric, path)) is not None
+        if (found := _metric_curves([row.get(metric) for row in rows], metric, path)) is not None
     }
     if wanted - per_prompt.keys():
         note = f"{path.name} does not cover every evaluation: no intervals"
@@ -208,16 +219,20 @@ def _with_per_prompt(curves: Curves, path: Path) -> Curves:
     return replace(curves, per_prompt=per_prompt)
 
 
-def _prompt_curves(entries: Sequence[PromptSums | None], metric: MetricName, path: Path) -> PromptCurves | None:
+def _metric_curves(entries: Sequence[PromptSums | None], metric: MetricName, path: Path) -> PromptCurves | None:
     if metric.baseline:  # constant: written once, or with every evaluation
         entries = [next((entry for entry in entries if entry is not None), None)] * len(entries)
+    return _prompt_curves(entries, str(metric), path)
+
+
+def _prompt_curves(entries: Sequence[PromptSums | None], column: str, path: Path) -> PromptCurves | None:
     sums = [entry for entry in entries if entry is not None]
     if not sums or len(sums) < len(entries):
         return None
     counts = sorted({len(one.nats_P) for one in sums})
     if len(counts) > 1:
         raise DataError(
-            f"{path}: {metric} does not have the same prompts at every evaluation",
+            f"{path}: {column} does not have the same prompts at every evaluation",
             details=[f"evaluations have {counts[0]} to {counts[-1]} prompts"],
             hint="intervals are paired over prompts: evaluate every checkpoint on one frozen evaluation set",
         )

@@ -24,6 +24,7 @@ import numpy as np
 
 from thack.detection import signals
 from thack.detection.curves import Curves
+from thack.detection.evidence import Evidence, evidence
 from thack.detection.signals import Signal
 from thack.schema.metrics import CurveName, Watched
 from thack.schema.verdict import Detection, OracleFreeName, OracleFreeVerdict, Thresholds
@@ -165,11 +166,12 @@ def deciding(detections: Sequence[Detection]) -> Detection:
 
 
 def verdict_without_oracle(curves: Curves, thresholds: Thresholds | None = None) -> OracleFreeVerdict:
-    """Judge one run without golden. One detector decides.
+    """Judge one run without golden. One detector decides, and its alarm counts as far as there is evidence for it.
 
     It sees memorisation. A rise of golden for another reason (a bad teacher, truncated targets) it cannot see: the
     absence of an alarm does not prove that the run is healthy. An alarm with a proxy that rises by 3 % from its minimum
-    is over-fitting.
+    is over-fitting. An alarm is inconclusive after few evaluations, where the interval of the ratio from its onset to
+    the end is not below the threshold, and where a student far from its teacher still learns.
 
     Args:
         curves: With the columns of a deciding detector; without them the verdict is inconclusive.
@@ -182,15 +184,9 @@ def verdict_without_oracle(curves: Curves, thresholds: Thresholds | None = None)
     limits = thresholds or Thresholds()
     detections = detect(curves, limits)
     leading = deciding(detections)
-    judged_E = signals.after_warmup(curves.of("proxy"), limits.warmup_steps).value
-    name: OracleFreeName = "no alarm"
-    if leading.state == "not enough data" or (curves.without_end and not leading.fired):
-        name = "inconclusive"
-    elif leading.fired:
-        rises = len(judged_E) > 0 and judged_E[-1] >= 1.03 * judged_E.min()
-        name = "over-fitting suspected" if rises else "hacking suspected"
+    behind = evidence(curves, leading, "fresh" if leading.name == fresh_slope_ratio.name else "proxy", limits)
     return OracleFreeVerdict(
-        name=name,
+        name=_name(curves, leading, behind, limits),
         run=curves.name,
         decided_by=leading.name,
         onset_step=leading.onset_step,
@@ -198,4 +194,18 @@ def verdict_without_oracle(curves: Curves, thresholds: Thresholds | None = None)
         detections=detections,
         notes=curves.notes,
         thresholds=limits,
+        num_evaluations=behind.num_evaluations,
+        ratio=behind.ratio,
+        ratio_interval=behind.interval,
+        doubts=behind.doubts,
     )
+
+
+def _name(curves: Curves, leading: Detection, behind: Evidence, limits: Thresholds) -> OracleFreeName:
+    if leading.state == "not enough data" or behind.doubts or (curves.without_end and not leading.fired):
+        return "inconclusive"
+    if not leading.fired:
+        return "no alarm"
+    judged_E = signals.after_warmup(curves.of("proxy"), limits.warmup_steps).value
+    rises = len(judged_E) > 0 and judged_E[-1] >= 1.03 * judged_E.min()
+    return "over-fitting suspected" if rises else "hacking suspected"

@@ -16,7 +16,7 @@ from thack.detection.power_law import PowerLaw, fit_power_law
 from thack.schema.metrics import CurveName, Floats, Series
 
 _LEAST_POINTS = 4  # of a power law without floor; one with a floor has one more parameter
-_TINY = 1e-4  # of log(KL): a training curve that fell by less has not fallen
+TINY = 1e-4  # of log(KL): a training curve that fell by less has not fallen
 _APART = 1.2  # ratio of the steps between which progress is measured
 _MANY = 200  # evaluations: beyond it laws are fitted to the first in every 5 % of the step
 
@@ -42,19 +42,19 @@ def slope_ratio(curves: Curves, *, of: CurveName, against: CurveName, warmup_ste
     Closer ones differ by the jitter of the weights, not by what was learned. Pairs in which `against` does not fall are
     left out.
     """
-    step_E, value_E, other_E = _paired(curves, of, against, warmup_steps)
+    step_E, value_E, other_E = paired(curves, of, against, warmup_steps)
     before_E = np.searchsorted(step_E, step_E / _APART * (1 + 1e-12), side="right") - 1
     at_E = np.flatnonzero(before_E >= 0)
     before_E = before_E[at_E]
     fall_E = np.log(other_E[at_E] / other_E[before_E])
-    falls_E = fall_E < -_TINY
+    falls_E = fall_E < -TINY
     ratio_E = np.log(value_E[at_E] / value_E[before_E])[falls_E] / fall_E[falls_E]
     return Signal(series=Series(step=step_E[at_E][falls_E], value=ratio_E), since_E=step_E[before_E][falls_E])
 
 
 def gap(curves: Curves, *, of: CurveName, against: CurveName, warmup_steps: int) -> Signal:
     """of / against at every evaluation."""
-    step_E, value_E, other_E = _paired(curves, of, against, warmup_steps)
+    step_E, value_E, other_E = paired(curves, of, against, warmup_steps)
     return Signal(series=Series(step=step_E, value=value_E / other_E), since_E=step_E)
 
 
@@ -136,7 +136,7 @@ def after_warmup(series: Series, warmup_steps: int) -> Series:
     return Series(step=series.step[kept], value=series.value[kept])
 
 
-def _paired(curves: Curves, first: CurveName, second: CurveName, warmup_steps: int) -> tuple[Floats, Floats, Floats]:
+def paired(curves: Curves, first: CurveName, second: CurveName, warmup_steps: int) -> tuple[Floats, Floats, Floats]:
     """Two curves at the judged steps where both were logged and are positive."""
     one, two = after_warmup(curves.of(first), warmup_steps), after_warmup(curves.of(second), warmup_steps)
     step_E, at_one, at_two = np.intersect1d(one.step, two.step, assume_unique=True, return_indices=True)

@@ -6,23 +6,25 @@ B sequences, N response tokens packed, V vocabulary. Forward KL only, in nats pe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from thack.data.batching import by_length
 from thack.data.sequence import TokenSequence
+from thack.evaluation.divergences import PromptTotals
 from thack.losses.dense import dense_divergence
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel, evaluating
 from thack.runtime.process_group import ALONE, ProcessGroup
+from thack.schema.metrics import PromptSums
 from thack.schema.targets import Divergence
 from thack.targets.vocabulary import log_probs
 
 
 @dataclass(slots=True)
 class FixedKL:
-    """Mean KL(teacher‖student) over the tokens of `sequences`; the teacher's side is kept in memory up to a cap."""
+    """KL(teacher‖student) on the tokens of `sequences`; the teacher's side is kept in memory up to a cap."""
 
     sequences: Sequence[TokenSequence]
     teacher: LanguageModel
@@ -32,23 +34,22 @@ class FixedKL:
     group: ProcessGroup = ALONE  # ranks share the batches
     _kept: dict[int, Tensor] = field(default_factory=dict)
 
-    def measure(self, student: LanguageModel) -> float:
-        """Nats per token, Σ over rows / number of rows; the student's train mode is left as it was."""
+    def measure(self, student: LanguageModel) -> PromptSums:
+        """Sums over each sequence, in their order; the student's train mode is left as it was."""
+        numbered = [replace(sequence, example=i) for i, sequence in enumerate(self.sequences)]
+        totals = PromptTotals(len(numbered), num_values=1)
         with evaluating(student):
-            own = [
-                (number, self._batch_nats(student, number, part))
-                for number, part in enumerate(by_length(self.sequences, self.batch_size))
-                if self.group.owns(number)
-            ]
-        parts = sorted(self.group.all_gather(own))  # added up in one order for any number of ranks
-        return sum(nats for _, nats in parts) / sum(len(s.response_ids) for s in self.sequences)
+            for number, part in enumerate(by_length(numbered, self.batch_size)):
+                if self.group.owns(number):
+                    totals.add(part, self._nats(student, number, part)[:, None])
+        (sums,) = totals.of_all_ranks(self.group)
+        return sums
 
-    def _batch_nats(self, student: LanguageModel, number: int, part: Sequence[TokenSequence]) -> float:
+    def _nats(self, student: LanguageModel, number: int, part: Sequence[TokenSequence]) -> Tensor:
         batch = Batch.of(part, student.device)
         teacher_NV = self._kept.get(number)
         if teacher_NV is None:
             teacher_NV = log_probs(self.teacher(batch), self.width)
             if sum(kept.nbytes for kept in self._kept.values()) + teacher_NV.nbytes <= self.memory_bytes:
                 self._kept[number] = teacher_NV
-        loss_N = dense_divergence(student(batch)[:, : self.width], teacher_NV, Divergence(kind="forward_kl"))
-        return float(loss_N.double().sum())
+        return dense_divergence(student(batch)[:, : self.width], teacher_NV, Divergence(kind="forward_kl"))

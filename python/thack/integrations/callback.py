@@ -197,9 +197,10 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
 
     def _measure(self, student: LanguageModel, step: int) -> dict[str, float]:
         found = self._prepare(student).evaluate(student)
+        training = {name: monitor.measure(student) for name, monitor in self._monitors.items()}
         if self._per_prompt is not None:
-            self._per_prompt.append(found.per_prompt_row(step).dump())
-        return {str(name): monitor.measure(student) for name, monitor in self._monitors.items()} | found.named()
+            self._per_prompt.append(replace(found.per_prompt_row(step), training=training).dump())
+        return {str(name): sums.token_mean for name, sums in training.items()} | found.named()
 
     def _prepare(self, student: LanguageModel) -> Evaluator:
         """References checked against the evaluation set; once, since a fingerprint reads every weight."""
@@ -243,7 +244,8 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             write_text(out / "verdict.json", self.verdict.to_json())
         found = self.verdict or self.suspicion
         if found is not None:
-            _LOG.warning("thack: %s · more: thack verdict %s", found.headline, out)
+            why = f": {reasons(found)[0]}" if found.name == "inconclusive" else ""
+            _LOG.warning("thack: %s%s · more: thack verdict %s", found.headline, why, out)
 
 
 def _monitors(monitor: EvalSet, teacher: LanguageModel, student: LanguageModel) -> dict[TrainingKL, FixedKL]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from thack.schema.metrics import Role, find_metric
-from thack.schema.verdict import Detection, DetectionState, Extent, Interval, OracleFreeVerdict, Verdict
+from thack.schema.verdict import Detection, DetectionState, Doubt, Extent, Interval, OracleFreeVerdict, Verdict
 
 #: One sentence per verdict.
 MEANING: Mapping[str, str] = {
@@ -29,14 +29,14 @@ _PROXY_COLUMNS = "needs the held-out proxy and train_kl/monitor at some evaluati
 #: What each detector says, by its name and state.
 DETECTORS: Mapping[str, Mapping[DetectionState, str]] = {
     "fresh slope ratio": {
-        "alarm": "the student still improves on its training responses, but hardly on others that its teacher would "
-        "give to the same prompts: it has begun to memorise, which is when hacking begins",
+        "alarm": "the student still improves on its training responses, but much more slowly on others that its "
+        "teacher would give to the same prompts: it has begun to memorise, which is when hacking begins",
         "quiet": "what the student learns from its training responses also holds for others to the same prompts",
         "not enough data": _FRESH_COLUMNS,
     },
     "slope ratio": {
-        "alarm": "the student still improves on its training responses, but hardly on prompts that it has not seen: "
-        "it has begun to memorise, which is when hacking begins",
+        "alarm": "the student still improves on its training responses, but much more slowly on prompts that it has "
+        "not seen: it has begun to memorise, which is when hacking begins",
         "quiet": "what the student learns in training it also learns for prompts it has not seen",
         "not enough data": _PROXY_COLUMNS,
     },
@@ -55,7 +55,7 @@ DETECTORS: Mapping[str, Mapping[DetectionState, str]] = {
     "training stopped falling": {
         "alarm": "the training curve has stopped falling: with cached targets, what is left may be noise",
         "quiet": "the training curve still falls",
-        "not enough data": "there is no training KL or loss",
+        "not enough data": "needs train_kl/monitor or the training loss at four evaluations after the warm-up",
     },
     "fresh gap": {
         "alarm": "the student is much closer to its teacher on the responses that it trains on than on others to the "
@@ -139,10 +139,37 @@ def reasons(found: Verdict | OracleFreeVerdict) -> list[str]:
 
 def _suspicion(found: OracleFreeVerdict) -> list[str]:
     shown = [one for one in found.detections if one.fired or one.name == found.decided_by]
+    stretch = [] if found.ratio is None or "ratio not surely below" in found.doubts else [_stretch(found, "below")]
     return [
+        *(_doubt(found, doubt) for doubt in found.doubts),
+        *stretch,
         *map(_detection, shown),
         f"without an oracle this is a suspicion, which sees memorisation only ({VALIDATION})",
     ]
+
+
+def _doubt(found: OracleFreeVerdict, doubt: Doubt) -> str:
+    """Why an alarm, or its absence, is no answer yet."""
+    if doubt == "few evaluations":
+        return (
+            f"only {found.num_evaluations} evaluations come after the warm-up of {found.thresholds.warmup_steps} steps; "
+            f"a suspicion needs {found.thresholds.min_evaluations}: evaluate more often, or train longer"
+        )
+    if doubt == "one ratio":
+        return "the alarm came at the last evaluation, and without values per prompt one ratio has no interval"
+    if doubt == "still learning":
+        return (
+            "the student is far from its teacher, and still comes closer to it on responses that it does not train on"
+        )
+    return _stretch(found, "not surely below")
+
+
+def _stretch(found: OracleFreeVerdict, where: str) -> str:
+    """The ratio from the alarm's onset to the end, with its interval."""
+    assert found.ratio is not None and found.onset_step is not None
+    interval = f" [{found.ratio_interval[0]:.2f}, {found.ratio_interval[1]:.2f}]" if found.ratio_interval else ""
+    text = f"from step {found.onset_step:.10g} to the end the {found.decided_by} is {found.ratio:.2f}{interval}"
+    return f"{text}, {where} {found.deciding.threshold:.3g}".replace(" -", " −").replace("[-", "[−")
 
 
 def _detection(found: Detection) -> str:

@@ -244,6 +244,11 @@ class PromptSums:
     nats_P: np.ndarray  # float64
     tokens_P: np.ndarray  # int64
 
+    @property
+    def token_mean(self) -> float:
+        """Σ nats / Σ tokens."""
+        return float(self.nats_P.sum() / self.tokens_P.sum())
+
     def dump(self) -> dict[str, object]:
         """Plain values, for JSON."""
         return {"nats": self.nats_P.tolist(), "tokens": self.tokens_P.tolist()}
@@ -269,10 +274,12 @@ class PerPromptRow:
 
     step: int | None  # None: an evaluation outside training
     metrics: Mapping[MetricName, PromptSums]
+    training: Mapping[TrainingKL, PromptSums] = field(default_factory=dict)  # the same of training prompts
 
     def dump(self) -> dict[str, object]:
         """Plain values, for JSON."""
-        return {"step": self.step, **{str(name): sums.dump() for name, sums in self.metrics.items()}}
+        named = {**{str(name): sums for name, sums in self.metrics.items()}, **self.training}
+        return {"step": self.step, **{str(name): sums.dump() for name, sums in named.items()}}
 
     @classmethod
     def parse(cls, raw: Mapping[str, object]) -> PerPromptRow:
@@ -286,8 +293,9 @@ class PerPromptRow:
             for column, value in raw.items()
             if (name := find_metric(column)) is not None
         }
+        training = {name: PromptSums.parse(raw[name], name) for name in TrainingKL if name in raw}
         step = number(raw.get("step"))
-        return cls(step=None if step is None else int(step), metrics=metrics)
+        return cls(step=None if step is None else int(step), metrics=metrics, training=training)
 
 
 Event = Literal["train", "evaluation", "guard"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from thack.evaluation.evaluator import Evaluator
 from thack.models.protocol import LanguageModel
@@ -70,9 +71,10 @@ class Evaluation(Hook):
         return step in self._steps
 
     def evaluate(self, step: int, student: LanguageModel) -> Columns:
-        columns = {} if self._monitors is None else self._monitors.measure(student)
+        training = {} if self._monitors is None else self._monitors.measure(student)
+        columns = {str(name): sums.token_mean for name, sums in training.items()}
         if self._evaluator is not None:
             found = self._evaluator.evaluate(student)
             columns |= found.named()
-            self._run.append_per_prompt(found.per_prompt_row(step))
+            self._run.append_per_prompt(replace(found.per_prompt_row(step), training=training))
         return columns

@@ -16,7 +16,7 @@ from thack.evaluation.monitor import FixedKL
 from thack.generation.sampler import GenerationRequest, respond
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
-from thack.schema.metrics import TrainingKL
+from thack.schema.metrics import PromptSums, TrainingKL
 from thack.schema.run import Order
 from thack.targets.keys import MONITOR_SAMPLE, Stream
 from thack.training.data import LiveTargets, TrainingData
@@ -48,10 +48,10 @@ class TrainingMonitors:
         """
         self._teacher, self._request, self._data = teacher, request, data
         self._width, self._group, self._order = width, group, order
-        self._sets: dict[str, FixedKL] = {}
+        self._sets: dict[TrainingKL, FixedKL] = {}
 
-    def measure(self, student: LanguageModel) -> dict[str, float]:
-        """One column for each set."""
+    def measure(self, student: LanguageModel) -> dict[TrainingKL, PromptSums]:
+        """Sums over the sequences of each set, in an order that does not change."""
         if not self._sets:
             responses = self._responses()
             self._sets = {
@@ -60,7 +60,7 @@ class TrainingMonitors:
             }
         return {name: monitor.measure(student) for name, monitor in self._sets.items()}
 
-    def _responses(self) -> dict[str, list[TokenSequence]]:
+    def _responses(self) -> dict[TrainingKL, list[TokenSequence]]:
         data, teacher, request, group = self._data, self._teacher, self._request, self._group
         every = Permutation(count=len(data), seed=request.seed, stream=Stream.MONITORS, epoch=0, order=self._order)
         positions = np.sort(every.at(np.arange(min(_PROMPTS, len(data)))))
