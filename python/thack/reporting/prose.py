@@ -152,8 +152,8 @@ def _doubt(found: OracleFreeVerdict, doubt: Doubt) -> str:
     """Why an alarm, or its absence, is no answer yet."""
     if doubt == "few evaluations":
         return (
-            f"only {found.num_evaluations} evaluations come after the warm-up of {found.thresholds.warmup_steps} steps; "
-            f"a suspicion needs {found.thresholds.min_evaluations}: evaluate more often, or train longer"
+            f"only {found.num_evaluations} evaluations come after the warm-up of {found.thresholds.warmup_steps} "
+            f"steps; a suspicion needs {found.thresholds.min_evaluations}: evaluate more often, or train longer"
         )
     if doubt == "one ratio":
         return "the alarm came at the last evaluation, and without values per prompt one ratio has no interval"
