@@ -204,7 +204,8 @@ def _with_per_prompt(curves: Curves, path: Path) -> Curves:
     training = {
         name: sums
         for name in TrainingKL
-        if (sums := _prompt_curves([row and row.training.get(name) for row in found_rows], name, path)) is not None
+        if (sums := _prompt_curves([row.training.get(name) if row else None for row in found_rows], name, path))
+        is not None
     }
     curves, rows = replace(curves, training_prompts=training), [row.metrics if row else {} for row in found_rows]
     wanted = {metric.per_prompt for name in curves.column_of if (metric := curves.metric(name)) is not None}
