@@ -62,12 +62,14 @@ class Measured:
         per_prompt: What each metric was computed from.
         health: Columns beside the metrics; empty where they were not asked for.
         generated_tokens: Tokens that the student wrote for this evaluation.
+        scored_tokens: Response tokens that references scored in it, on all ranks.
     """
 
     columns: Mapping[MetricName, float]
     per_prompt: Mapping[MetricName, PromptSums]
     health: Mapping[HealthName, float]
     generated_tokens: int = 0
+    scored_tokens: int = 0
 
     def all_columns(self) -> dict[Column, float]:
         """Metrics, and health after them."""
@@ -124,6 +126,7 @@ class Evaluator:
     _kept_bytes: int = field(init=False, default=0)
     _baseline: _Part | None = field(init=False, default=None)
     _weights_BP: np.ndarray | None = field(init=False, default=None)
+    _scored: int = field(init=False, default=0)  # by references, on this rank, in the evaluation that runs
 
     def __post_init__(self) -> None:
         self._models = dict(self.references)
@@ -145,6 +148,7 @@ class Evaluator:
             ModelError: a model gives NaN.
         """
         self.eval_set.check_tokenizer("student", student.tokenizer)
+        self._scored = 0
         with evaluating(student):
             parts = list(self._parts(student, progress))
         sums = {name: found for part in parts for name, found in part.sums.items()}
@@ -153,6 +157,7 @@ class Evaluator:
             per_prompt=sums,
             health={name: value for part in parts for name, value in part.health.items()},
             generated_tokens=sum(part.generated_tokens for part in parts),
+            scored_tokens=int(self.group.all_reduce_sum(self._scored)[0]),
         )
 
     def _parts(self, student: LanguageModel, progress: Progress) -> Iterator[_Part]:
@@ -172,7 +177,7 @@ class Evaluator:
         for number, sequences in self._batches(self.eval_set.sequences(role)):
             batch = Batch.of(sequences, model.device)
             reference_NV = self._reference(role, number, batch, width)
-            model_NV = _log_probs(model, batch, width, _measured(baseline))
+            model_NV = self._log_probs_of(model, batch, width, baseline=baseline)
             nats_N3 = three_divergences(reference_NV, model_NV)
             totals.add(sequences, nats_N3)
             if health is not None:
@@ -185,7 +190,7 @@ class Evaluator:
         totals = PromptTotals(len(self.eval_set), num_values=1)
         for _, sequences in self._batches(self.eval_set.sequences(Role.HUMAN)):
             batch = Batch.of(sequences, model.device)
-            log_q_NV = _log_probs(model, batch, model.tokenizer.size, _measured(baseline))
+            log_q_NV = self._log_probs_of(model, batch, model.tokenizer.size, baseline=baseline)
             totals.add(sequences, cross_entropy(log_q_NV, batch.labels_N)[:, None])
         (sums,) = totals.of_all_ranks(self.group)
         name = MetricName(role=Role.ORACLE, baseline=baseline, reduction=None).against(Role.HUMAN)
@@ -201,8 +206,8 @@ class Evaluator:
             batch = Batch.of(part, student.device)
             student_NV = _log_probs(student, batch, width, "student")
             entropy_nats += float(entropies(student_NV).sum()) if self.settings.health else 0.0
-            for role, model in self._models.items():
-                reference_NV = _log_probs(model, batch, width, role)
+            for role in self._models:
+                reference_NV = self._scores(role, batch, width)
                 totals[role].add(part, three_divergences(reference_NV, student_NV))
         sums: dict[MetricName, PromptSums] = {}
         for role, total in totals.items():
@@ -256,7 +261,7 @@ class Evaluator:
         for number, sequences in self._batches(self.eval_set.sequences(Role.TEACHER)):
             batch = Batch.of(sequences, teacher.device)
             teacher_NV = self._reference(Role.TEACHER, number, batch, width)
-            reference_NV = _log_probs(self._models[role], batch, width, role)
+            reference_NV = self._scores(role, batch, width)
             totals.add(sequences, three_divergences(reference_NV, teacher_NV))
         return self._named(totals, role, "student_sampled", baseline=True)
 
@@ -279,11 +284,21 @@ class Evaluator:
         kept = self._kept.get((role, number))
         if kept is not None and kept.shape[1] == width:
             return kept
-        found = _log_probs(self._models[role], batch, width, role)
+        found = self._scores(role, batch, width)
         if self._kept_bytes + found.nbytes <= self.memory_bytes:
             self._kept[role, number] = found
             self._kept_bytes += found.nbytes
         return found
+
+    def _scores(self, role: Role, batch: Batch, width: int) -> Tensor:
+        """log_probs_NV of a reference, counted."""
+        self._scored += len(batch.labels_N)
+        return _log_probs(self._models[role], batch, width, role)
+
+    def _log_probs_of(self, model: LanguageModel, batch: Batch, width: int, *, baseline: bool) -> Tensor:
+        """log_probs_NV of the model that is measured: the student, or the teacher in its place, which is counted."""
+        self._scored += len(batch.labels_N) if baseline else 0
+        return _log_probs(model, batch, width, "teacher" if baseline else "student")
 
     def _batches(self, sequences: Sequence[TokenSequence]) -> Iterator[tuple[int, list[TokenSequence]]]:
         """This rank's of the fixed, numbered batches of similar length: the same sequences always meet in one."""
@@ -309,11 +324,6 @@ class Evaluator:
                     replace(column, bound="high"): high,
                 }
         return columns
-
-
-def _measured(baseline: bool) -> str:
-    """The role of the model that is measured, for errors."""
-    return "teacher" if baseline else "student"
 
 
 def _log_probs(model: LanguageModel, batch: Batch, width: int, role: str) -> Tensor:

@@ -32,6 +32,7 @@ class FixedKL:
     batch_size: int = 64
     memory_bytes: int = 1 << 29
     group: ProcessGroup = ALONE  # ranks share the batches
+    scored_tokens: int = field(default=0, init=False)  # by the teacher, on this rank
     _kept: dict[int, Tensor] = field(default_factory=dict)
 
     def measure(self, student: LanguageModel) -> PromptSums:
@@ -50,6 +51,7 @@ class FixedKL:
         teacher_NV = self._kept.get(number)
         if teacher_NV is None:
             teacher_NV = log_probs(self.teacher(batch), self.width)
+            self.scored_tokens += len(batch.labels_N)
             if sum(kept.nbytes for kept in self._kept.values()) + teacher_NV.nbytes <= self.memory_bytes:
                 self._kept[number] = teacher_NV
         return dense_divergence(student(batch)[:, : self.width], teacher_NV, Divergence(kind="forward_kl"))

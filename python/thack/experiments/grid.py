@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from thack.config import to_toml
 from thack.config.experiment import ExperimentSettings
-from thack.errors import UsageError
+from thack.errors import ThackError, UsageError
 from thack.experiments.outcome import CellOutcome, judge
 from thack.experiments.plan import plan
 from thack.experiments.stages import with_upstream
@@ -67,7 +68,8 @@ def run_grid(
     with locked(out, progress) if only is None else interruptible():
         claim_output(out, "experiment")
         write_text(out / "config.toml", to_toml(settings))
-        with recorded(out, "experiment", kept=lambda: _KEPT) if only is None else nullcontext():
+        recording = recorded(out, "experiment", kept=lambda: _KEPT) if only is None else nullcontext()
+        with suppress(_CellsFailedError), recording:
             for stage in with_upstream(wanted):
                 if stage.is_complete:
                     stage.check()
@@ -75,4 +77,14 @@ def run_grid(
             outcomes = tuple(judge(one, failures.get(one.run.key)) for one in planned)
             if only is None:
                 write_json(out / SUMMARY_FILE, summarise(settings, out, outcomes).dump())
+                _check(outcomes)
     return GridResult(settings=settings, outcomes=outcomes, seconds=time.monotonic() - started)
+
+
+class _CellsFailedError(ThackError):
+    """What STATUS.json says of a grid of which cells failed; the caller gets them in the result."""
+
+
+def _check(outcomes: Sequence[CellOutcome]) -> None:
+    if failed := [outcome for outcome in outcomes if outcome.error is not None]:
+        raise _CellsFailedError(f"{len(failed)} of {len(outcomes)} cells failed")

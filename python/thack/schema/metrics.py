@@ -278,8 +278,8 @@ class PerPromptRow:
 
     def dump(self) -> dict[str, object]:
         """Plain values, for JSON."""
-        named = {**{str(name): sums for name, sums in self.metrics.items()}, **self.training}
-        return {"step": self.step, **{str(name): sums.dump() for name, sums in named.items()}}
+        both = (*self.metrics.items(), *self.training.items())
+        return {"step": self.step, **{str(name): sums.dump() for name, sums in both}}
 
     @classmethod
     def parse(cls, raw: Mapping[str, object]) -> PerPromptRow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Literal
 
 from thack.schema import document
@@ -43,6 +43,16 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheCosts:
+    """What the cache of a run holds, and what it took to write it."""
+
+    sequences: int
+    tokens: int  # response tokens that the teacher scored, once each
+    bytes: int
+    seconds: float | None = None  # of all processes together; None: not known, as of an imported cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
     """What goes into a training run, by content. Every rank starts from the same facts, and so does a resumed run."""
 
@@ -59,6 +69,12 @@ class RunFacts:
     preflight: Mapping[str, float] = field(default_factory=dict)  # what was measured of models and data at the start
     ranks: int = 1
     order: Order = "sorted"  # of the sequences; earlier runs, whose manifests do not say, were sorted
+    started: str = ""  # UTC, as 2026-11-29 10:05
+    target: str = ""  # what is kept of the teacher, as a word that `TargetSpec.parse` reads
+    parameters: Mapping[str, int] = field(default_factory=dict)  # how many, by role
+    eval_prompts: int | None = None  # in the evaluation set; None: there is none
+    eval_tokens: int = 0  # response tokens that models wrote for it
+    cache_costs: CacheCosts | None = None
 
     def changes(self, now: RunFacts) -> dict[str, tuple[object, object]]:
         """What a resumed run may not change, but does: before and now, by name.
@@ -69,10 +85,11 @@ class RunFacts:
         return {key: (before[key], value) for key, value in after.items() if before.get(key, value) != value}
 
     def with_student_of(self, earlier: RunFacts) -> RunFacts:
-        """The same facts with the student that the run began with."""
+        """The same facts with the student and the time that the run began with."""
         student = {"student": earlier.models["student"]}
         origin = {"student": earlier.origins["student"]} if "student" in earlier.origins else {}
-        return replace(self, models={**self.models, **student}, origins={**self.origins, **origin})
+        models, origins = {**self.models, **student}, {**self.origins, **origin}
+        return replace(self, models=models, origins=origins, started=earlier.started or self.started)
 
 
 def _compared(facts: RunFacts) -> dict[str, object]:
@@ -111,14 +128,23 @@ class Costs:
     """What a run has cost so far, over all its starts and ranks."""
 
     generated_tokens: int = 0  # response tokens sampled for training
-    teacher_tokens: int = 0  # response tokens scored by a live teacher
-    seconds: float = 0.0
+    teacher_tokens: int = 0  # response tokens scored by a live teacher, for training
+    evaluation_generated_tokens: int = 0  # response tokens sampled for the monitors and of the student
+    evaluation_scored_tokens: int = 0  # response tokens scored by references, in evaluations and monitors
+    evaluation_seconds: float = 0.0
+    seconds: float = 0.0  # evaluations included
+
+    def __add__(self, other: Costs) -> Costs:
+        return Costs(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(Costs)})
 
     def columns(self) -> dict[str, float]:
         """As columns of metrics.jsonl."""
         return {
             "generated_tokens": self.generated_tokens,
             "teacher_tokens": self.teacher_tokens,
+            "evaluation_generated_tokens": self.evaluation_generated_tokens,
+            "evaluation_scored_tokens": self.evaluation_scored_tokens,
+            "seconds_evaluation": round(self.evaluation_seconds, 3),
             "seconds": round(self.seconds, 3),
         }
 

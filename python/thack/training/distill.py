@@ -123,7 +123,7 @@ def prepare_distill(
     models = load_models(settings, checkpoint, device, group, progress)
     evaluator = _open_evaluator(settings, models, run, progress)
     with group.raise_on_all_ranks():
-        facts = replace(models.facts(), eval_set=None if evaluator is None else evaluator.eval_set.fingerprint())
+        facts = replace(_with_eval_set(models.facts(), evaluator), target=_target(settings, models))
     check_same_start(group, facts)
     precision = training_precision(models.student, settings.dtype, settings.memory, group)
     wrapped = _wrap(settings, models, run)
@@ -194,11 +194,24 @@ def _plan(settings: DistillSettings, data: TrainingData, order: Order) -> Plan:
     )
 
 
+def _with_eval_set(facts: RunFacts, evaluator: Evaluator | None) -> RunFacts:
+    if evaluator is None:
+        return facts
+    found = evaluator.eval_set
+    written = [response for role in found.origin.writers for response in found.responses[role]]
+    return replace(facts, eval_set=found.fingerprint(), eval_prompts=len(found), eval_tokens=sum(map(len, written)))
+
+
 def _with_data(facts: RunFacts, data: TrainingData, precision: dict[str, str], ranks: int) -> RunFacts:
     fingerprint = data_fingerprint(data.data) if isinstance(data, LiveTargets | ServedTargets) else None
     if isinstance(data, ServedTargets):
         facts = replace(facts, cache=data.fingerprint)
     return replace(facts, sequences=len(data), data=fingerprint, precision=precision, ranks=ranks)
+
+
+def _target(settings: DistillSettings, models: Models) -> str:
+    """What is kept of the teacher: by the cache, or as asked for of a live one."""
+    return str(target_spec(settings.target) if models.cache is None else models.cache.layout.spec)
 
 
 def _hooks(

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from thack.evaluation.evaluator import Evaluator
 from thack.models.protocol import LanguageModel
+from thack.schema.run import Costs
 from thack.training.monitors import TrainingMonitors
 from thack.training.run_directory import RunDirectory
 
@@ -35,6 +36,10 @@ class Hook:
 
     def after_evaluation(self, step: int, columns: Mapping[str, float]) -> None:
         """Take in what all hooks measured."""
+
+    def costs(self) -> Costs:
+        """What it has cost so far, in this process and on all ranks; every rank asks at the same steps."""
+        return Costs()
 
     def should_stop(self, step: int) -> bool:
         """Whether the run ends here, before its plan does."""
@@ -66,6 +71,7 @@ class Evaluation(Hook):
         self._evaluator = evaluator
         self._monitors = monitors
         self._run = run
+        self._costs = Costs()
 
     def wants_evaluation(self, step: int) -> bool:
         return step in self._steps
@@ -76,5 +82,11 @@ class Evaluation(Hook):
         if self._evaluator is not None:
             found = self._evaluator.evaluate(student)
             columns |= found.named()
+            self._costs += Costs(
+                evaluation_generated_tokens=found.generated_tokens, evaluation_scored_tokens=found.scored_tokens
+            )
             self._run.append_per_prompt(replace(found.per_prompt_row(step), training=training))
         return columns
+
+    def costs(self) -> Costs:
+        return self._costs if self._monitors is None else self._costs + self._monitors.costs()

@@ -26,6 +26,7 @@ from thack.schema.run import RunFacts
 from thack.targets.vocabulary import common_width
 from thack.training.ends import check_same_end
 from thack.training.objective import has_plain_head
+from thack.training.sharding import as_module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,8 @@ class Models:
             tokenizer=self.student.tokenizer.fingerprint(),
             cache=None if self.cache is None else self.cache.meta.fingerprint,
             compared_ids=self.width,
+            parameters={role: sum(p.numel() for p in as_module(model).parameters()) for role, model in given.items()},
+            cache_costs=None if self.cache is None else self.cache.costs(),
         )
 
     def precisions(self, student: Precision, *, evaluates: bool) -> dict[str, str]:

@@ -17,7 +17,7 @@ from thack.generation.sampler import GenerationRequest, respond
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
 from thack.schema.metrics import PromptSums, TrainingKL
-from thack.schema.run import Order
+from thack.schema.run import Costs, Order
 from thack.targets.keys import MONITOR_SAMPLE, Stream
 from thack.training.data import LiveTargets, TrainingData
 from thack.training.order import Permutation
@@ -49,6 +49,7 @@ class TrainingMonitors:
         self._teacher, self._request, self._data = teacher, request, data
         self._width, self._group, self._order = width, group, order
         self._sets: dict[TrainingKL, FixedKL] = {}
+        self._generated_tokens = 0
 
     def measure(self, student: LanguageModel) -> dict[TrainingKL, PromptSums]:
         """Sums over the sequences of each set, in an order that does not change."""
@@ -60,6 +61,12 @@ class TrainingMonitors:
             }
         return {name: monitor.measure(student) for name, monitor in self._sets.items()}
 
+    def costs(self) -> Costs:
+        """Of both sets so far, in this process and on all ranks."""
+        own = sum(monitor.scored_tokens for monitor in self._sets.values())
+        (scored,) = self._group.all_reduce_sum(own)
+        return Costs(evaluation_generated_tokens=self._generated_tokens, evaluation_scored_tokens=int(scored))
+
     def _responses(self) -> dict[TrainingKL, list[TokenSequence]]:
         data, teacher, request, group = self._data, self._teacher, self._request, self._group
         every = Permutation(count=len(data), seed=request.seed, stream=Stream.MONITORS, epoch=0, order=self._order)
@@ -67,7 +74,9 @@ class TrainingMonitors:
         if isinstance(data, LiveTargets) and data.keeps_responses:
             prompts = [data.data[i] for i in positions]
             trained = respond(teacher, prompts, request, samples=-repeats(prompts), group=group)
+            self._generated_tokens += sum(len(s.response_ids) for s in trained)
         else:
             trained = prompts = data.sequences(positions, 0)
         new = respond(teacher, prompts, request, samples=MONITOR_SAMPLE - repeats(prompts), group=group)
+        self._generated_tokens += sum(len(s.response_ids) for s in new)
         return {TrainingKL.MONITOR: trained, TrainingKL.FRESH: new}

@@ -10,7 +10,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
+from time import gmtime, strftime
 
 import torch
 
@@ -146,6 +148,7 @@ class RunDirectory:
         if not self.writes:
             return
         place = self.path / "manifest.json"
+        facts = replace(facts, started=strftime("%Y-%m-%d %H:%M", gmtime()))
         if resumed and place.exists():
             earlier = Manifest.parse(read_json(place), str(place)).facts
             if changes := earlier.changes(facts):

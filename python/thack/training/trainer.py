@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import torch
@@ -59,6 +59,7 @@ class Trainer:
     sequences: list[TokenSequence] = field(default_factory=list, init=False)
     scored_tokens: int = field(default=0, init=False)  # by the live teacher, over all ranks, in this process
     before: Costs = field(default_factory=Costs, init=False)  # of earlier processes
+    evaluated: Costs = field(default_factory=Costs, init=False)  # by evaluations of this process
     started: float = field(default=0.0, init=False)  # by `perf_counter`
 
     @property
@@ -115,11 +116,14 @@ class Trainer:
     def evaluate(self) -> None:
         """Measure the student now, and log one row; hooks see it before it is written."""
         columns: Columns = {}
+        began = perf_counter()
         with self.models.for_inference() as student:
             for hook in self.hooks:
                 columns |= hook.evaluate(self.step, student)
             for hook in self.hooks:
                 hook.after_evaluation(self.step, columns)
+        seconds = self.evaluated.evaluation_seconds + perf_counter() - began
+        self.evaluated = sum((hook.costs() for hook in self.hooks), Costs(evaluation_seconds=seconds))
         epoch = self.step / self.plan.steps_per_epoch
         values = columns | self.costs().columns()
         self.run.append(MetricsRow(event="evaluation", step=self.step, epoch=epoch, values=values))
@@ -135,11 +139,9 @@ class Trainer:
 
     def costs(self) -> Costs:
         """Of the whole run so far."""
-        return Costs(
-            generated_tokens=self.data.generated_tokens + self.before.generated_tokens,
-            teacher_tokens=self.scored_tokens + self.before.teacher_tokens,
-            seconds=round(perf_counter() - self.started, 3),
-        )
+        trained = Costs(generated_tokens=self.data.generated_tokens, teacher_tokens=self.scored_tokens)
+        found = self.before + self.evaluated + trained
+        return replace(found, seconds=round(perf_counter() - self.started, 3))
 
     def _restore(self, start: Snapshot) -> None:
         self.step, self.before = start.step, start.state.costs

@@ -53,7 +53,7 @@ def test_a_run_that_memorises_to_its_end_is_suspected_with_an_interval() -> None
     found = verdict_without_oracle(with_prompts(run(MEMORISES), noise=0.02))
     assert found.headline == "hacking suspected from step 34" and found.doubts == ()
     assert found.ratio == pytest.approx(np.log(2.05 / 2.1) / np.log(0.85 / 2.0))
-    assert found.ratio_interval is not None
+    assert found.ratio_interval is not None and found.ratio is not None
     assert found.ratio_interval[0] < found.ratio < found.ratio_interval[1] < 0.5
     assert reasons(found)[0].startswith("from step 34 to the end the fresh slope ratio is 0.03 [")
 

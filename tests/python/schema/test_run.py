@@ -69,5 +69,8 @@ def test_costs_as_columns() -> None:
     assert Costs(generated_tokens=3, seconds=1.23456).columns() == {
         "generated_tokens": 3,
         "teacher_tokens": 0,
+        "evaluation_generated_tokens": 0,
+        "evaluation_scored_tokens": 0,
+        "seconds_evaluation": 0.0,
         "seconds": 1.235,
     }

@@ -132,4 +132,7 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without the wall times."""
-    return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in read(path / "metrics.jsonl")]
+    return [
+        {k: v for k, v in row.items() if not k.startswith(("seconds", "evaluation_"))}
+        for row in read(path / "metrics.jsonl")
+    ]

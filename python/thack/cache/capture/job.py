@@ -21,7 +21,7 @@ from thack.cache.capture.scorer import Scorer
 from thack.cache.format.ends import count_ends
 from thack.cache.format.manifest import NAME as MANIFEST
 from thack.cache.format.manifest import finish, missing, shard_is_good
-from thack.cache.format.plan import shard_path
+from thack.cache.format.plan import JOURNAL, shard_path
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import CacheError, ThackError, UsageError
@@ -140,7 +140,7 @@ def _write_shards(job: CaptureJob, progress: Progress) -> None:
         progress.note(f"cache: {len(numbers) - len(wanted)} of {len(numbers)} shards are complete already")
     if not wanted:
         return
-    journal = job.directory / "journal" / f"{job.rank.part}.jsonl"
+    journal = job.directory / JOURNAL / f"{job.rank.part}.jsonl"
     total = sum(len(job.plan.shard(n)) for n in wanted)
     scorer = Scorer(job.teacher, job.plan, job.settings)
     with (

@@ -26,6 +26,7 @@ from thack.schema.cache import Fingerprints
 FORMAT = 1
 NAME = "plan.json"
 SHARDS = "shards"
+JOURNAL = "journal"  # a file for each process that wrote shards
 _KIND = "cache plan"
 _RECORDED = ("threads", "dtype")  # chosen by the first process; others use its choice
 

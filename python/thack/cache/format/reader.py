@@ -15,11 +15,14 @@ import numpy as np
 from thack import _native
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.manifest import read_manifest
-from thack.cache.format.plan import SHARDS, CachePlan, read_plan
+from thack.cache.format.plan import JOURNAL, SHARDS, CachePlan, read_plan
 from thack.cache.format.records import decode
 from thack.data.sequence import TokenSequence
 from thack.errors import UsageError
+from thack.runtime import runlog
 from thack.schema.cache import CacheManifest
+from thack.schema.metrics import number
+from thack.schema.run import CacheCosts
 from thack.targets.types import Target
 
 _RECENT_SEQUENCES = 1 << 16
@@ -135,6 +138,15 @@ class Cache:
     def plan(self) -> CachePlan:
         """Which sequences are in which shard, and how the cache was computed."""
         return self._plan
+
+    def costs(self) -> CacheCosts:
+        """What it holds, and the time that its processes took by their journals; an imported cache has none."""
+        rows = [row for path in sorted((self.directory / JOURNAL).glob("*.jsonl")) for row in runlog.read(path)]
+        seconds = [found for row in rows if (found := number(row.get("seconds"))) is not None]
+        held = self._manifest
+        return CacheCosts(
+            sequences=held.sequences, tokens=held.tokens, bytes=held.bytes, seconds=sum(seconds) if seconds else None
+        )
 
     @property
     def meta(self) -> CacheMeta:
