@@ -118,6 +118,8 @@ def test_a_crashed_cell_spoils_no_other_and_is_tried_again(
     assert [outcome.state for outcome in result.outcomes] == ["failed", "finished"]
     assert "cache failed: ZeroDivisionError" in str(result.failed[0].error)
     assert json.loads((tmp_path / "experiment.json").read_text())["runs"][0]["state"] == "failed"
+    status = read_status(tmp_path)
+    assert status is not None and (status.state, status.reason) == ("failed", "1 of 2 cells failed")
     assert not run_grid(chosen, tmp_path).failed
 
 
