@@ -16,6 +16,7 @@ from thack.experiments.plan import plan
 from thack.experiments.recipe import load_recipe
 from thack.experiments.stages import with_upstream
 from thack.runtime.progress import SILENT
+from thack.runtime.status import read_status
 
 from .small import settings, write_sums
 
