@@ -181,6 +181,10 @@ def cache_logits(settings: CacheSettings, *, progress: Progress = SILENT) -> Pat
         from thack.cache.served.job import capture_served
 
         return capture_served(checked(settings), progress)
+    if settings.hidden_states:
+        from thack.cache.exchange.hidden import import_hidden
+
+        return import_hidden(checked(settings), progress)
     from thack.cache.capture.job import capture
 
     return capture(checked(settings), progress)

@@ -14,7 +14,7 @@ from thack.cli.command import Call, Flag, SettingsCommand, add_command
 from thack.cli.console import byte_size, count, duration, number, stdout
 from thack.cli.session import emit, session, shown_progress
 from thack.config import CacheSettings
-from thack.errors import CacheError
+from thack.errors import CacheError, UsageError
 from thack.schema.cache import ProbeResult, Verification
 
 Directory = Annotated[Path, typer.Argument(help="Directory of the cache.", show_default=False)]
@@ -30,6 +30,20 @@ PROBE_FLAGS = (
     Flag(key="generate"),
     Flag(key="epochs"),
     Flag(key="batch_size"),
+    Flag(key="device"),
+)
+HIDDEN_FLAGS = (
+    Flag(key="hidden_states"),
+    Flag(key="teacher"),
+    Flag(key="data.path", name="data"),
+    Flag(key="out"),
+    Flag(key="kind"),
+    Flag(key="top_k", implies={"kind": "top-k"}),
+    Flag(key="temperatures"),
+    Flag(key="sampled", implies={"kind": "sampled"}),
+    Flag(key="data.limit"),
+    Flag(key="batch_size"),
+    Flag(key="seed"),
     Flag(key="device"),
 )
 TOKENS = Annotated[
@@ -53,6 +67,14 @@ def register(app: typer.Typer) -> None:
         example="thack cache probe --teacher ./teacher --data responses/ --epochs 1",
         set_example="data.max_response_tokens=256",
         parameters={"tokens": TOKENS},
+    ).add_to(group)
+    SettingsCommand(
+        name="import-hidden",
+        settings=CacheSettings,
+        run=import_hidden,
+        flags=HIDDEN_FLAGS,
+        example="thack cache import-hidden --hidden-states states/ --teacher ./teacher --data pairs.jsonl --out cache/",
+        set_example="shard_tokens=65536",
     ).add_to(group)
     add_command(group, "export", export, example="thack cache export cache/ plain/")
     add_command(
@@ -198,6 +220,16 @@ def import_(
             progress=progress,
         )
     emit({"out": str(directory)}, lambda: stdout().print(f"cache: {directory}"), out=directory)
+
+
+def import_hidden(call: Call[CacheSettings]) -> None:
+    """Write a cache from the hidden states that an inference engine has written, through the teacher's own head."""
+    if not call.settings.hidden_states:
+        raise UsageError(
+            "no hidden states are given", hint="set `hidden_states` to the directory that the engine wrote"
+        )
+    directory = api.cache_logits(call.settings, progress=call.progress)
+    emit({"out": str(directory)}, lambda: stdout().print(f"cache: {directory}"))
 
 
 def _shown(name: str, value: object) -> str:

@@ -109,6 +109,10 @@ class CacheSettings:
     server: Annotated[ServerSettings, Help("a teacher behind a server, instead of `teacher`")] = field(
         default_factory=ServerSettings
     )
+    hidden_states: Annotated[
+        str,
+        Help("directory of the teacher's hidden states, as an inference engine wrote them; empty: it computes them"),
+    ] = ""
     data: Annotated[DataSettings, Help("prompts and responses")] = field(default_factory=DataSettings)
     kind: Annotated[CachedKind, Help("what is stored of each distribution")] = "top-k"
     top_k: Annotated[int, AtLeast(1), Help("top-k: ids per token, stored with the exact tail mass")] = 64

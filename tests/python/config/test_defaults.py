@@ -41,6 +41,7 @@ CacheSettings
   teacher: text = ""
   load: LoadSettings
   server: ServerSettings
+  hidden_states: text = ""
   data: DataSettings
   kind: dense | top-k | sampled = "top-k"
   top_k: a whole number, 1 or more = 64

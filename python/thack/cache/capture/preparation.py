@@ -152,6 +152,8 @@ def settings_fingerprint(settings: CacheSettings) -> str:
     chosen = {key: value for key, value in to_dict(settings).items() if key in kept}
     if settings.generate:
         chosen["max_response_tokens"] = response_limit(settings.data)
+    if settings.hidden_states:
+        chosen["hidden_states"] = True  # rounded by an engine: not the bits of a capture
     return digest(canonical_json(chosen))
 
 

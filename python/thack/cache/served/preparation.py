@@ -65,8 +65,9 @@ def check_settings(settings: CacheSettings) -> None:
     Raises:
         UsageError: names the setting.
     """
-    if settings.teacher:
-        raise UsageError("`teacher` and `server.url` are both given", hint="leave one of them out")
+    for other in ("teacher", "hidden_states"):
+        if getattr(settings, other):
+            raise UsageError(f"`{other}` and `server.url` are both given", hint="leave one of them out")
     if not settings.server.tokenizer:
         raise UsageError(
             "a teacher behind a server needs its tokenizer",

@@ -1,0 +1,253 @@
+"""Records of any kind from hidden states that an inference engine wrote, and the teacher's own norm and head.
+
+The states are those of vLLM's extraction (`extract_hidden_states`, with the number of layers as the last layer id): a
+safetensors file for each request, with `token_ids` [T] and `hidden_states` [T, layers, H] or [T, H]. The state of token
+t predicts token t + 1. vLLM's are from before the final norm; whether a source's are, is measured: the teacher computes
+the shortest sequence itself, and the states must give its distributions. So a wrong layer or another model is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from thack.cache.capture.job import capture
+from thack.cache.capture.preparation import load_teacher, read_data
+from thack.cache.exchange.tensors import TensorFile
+from thack.config import CacheSettings
+from thack.data.sequence import TokenSequence
+from thack.errors import DataError, MismatchError, ModelError, UsageError
+from thack.files import digest
+from thack.models.batch import Batch
+from thack.models.protocol import HeadForm, LanguageModel
+from thack.runtime.progress import SILENT, Progress
+from thack.targets.projected import Projection
+from thack.targets.vocabulary import log_probs
+
+_SAME = 0.05  # mean total variation between the engine's bfloat16 states and the teacher's own, at most
+
+
+def import_hidden(
+    settings: CacheSettings,
+    progress: Progress = SILENT,
+    *,
+    teacher: LanguageModel | None = None,
+    sequences: Sequence[TokenSequence] | None = None,
+) -> Path:
+    """Write the cache that `settings` describe from `settings.hidden_states`, or resume it.
+
+    Args:
+        settings: of the cache; `data` names the prompts and responses that the engine has read.
+        progress: counts sequences.
+        teacher: used instead of `settings.teacher`.
+        sequences: used instead of `settings.data`.
+
+    Returns:
+        The directory of the cache.
+
+    Raises:
+        UsageError: settings that need the whole teacher, such as `generate`.
+        DataError: a file that is none of hidden states, or a sequence that no file holds.
+        MismatchError: the states are not the teacher's.
+        ModelError: the teacher's logits are more than norm, head, scale and bound.
+    """
+    if settings.generate:
+        raise UsageError("generate = true: hidden states are of responses that were given", hint="leave out `generate`")
+    teacher = teacher or load_teacher(settings, progress)
+    data = read_data(settings, teacher, progress) if sequences is None else sequences
+    states = StateFiles(Path(settings.hidden_states).expanduser())
+    states.check_covers(data)
+    stored = StoredStates(teacher, states, data)
+    progress.note(
+        f"hidden states: {len(states):,} files, from {'behind' if stored.normed else 'before'} the final norm"
+    )
+    return capture(settings, progress, teacher=stored, sequences=data)
+
+
+class StateFiles:
+    """The files of a directory by the ids that they hold states of."""
+
+    def __init__(self, directory: Path) -> None:
+        if not directory.is_dir():
+            raise DataError(f"hidden_states = {directory}: no directory")
+        self._paths: dict[str, Path] = {}
+        paths = sorted(directory.rglob("*.safetensors"))
+        if not paths:
+            packed = any(directory.rglob("*.safetensors.zst"))
+            hint = "unpack them: zstd -d *.zst" if packed else "give the directory that the engine wrote into"
+            raise DataError(f"hidden_states = {directory}: holds no .safetensors file", hint=hint)
+        for path in paths:
+            ids = _token_ids(path)
+            # The last id may be one that the engine generated: its states are of the ids before.
+            self._paths.setdefault(_name(ids[:-1]), path)
+            self._paths[_name(ids)] = path
+
+    def __len__(self) -> int:
+        return len(set(self._paths.values()))
+
+    def path(self, prompt_ids: np.ndarray, response_ids: np.ndarray) -> Path | None:
+        """The file with the states that predict the response; None: there is none."""
+        whole = np.concatenate([prompt_ids, response_ids])
+        return self._paths.get(_name(whole)) or self._paths.get(_name(whole[:-1]))
+
+    def states(self, prompt_ids: np.ndarray, response_ids: np.ndarray) -> np.ndarray:
+        """float32 [R, H]: row t predicts response token t."""
+        path = self.path(prompt_ids, response_ids)
+        assert path is not None, "checked before"
+        first = len(prompt_ids) - 1
+        with TensorFile(path) as file:
+            found = file.rows("hidden_states", first, first + len(response_ids)).astype(np.float32)
+        return found[:, -1] if found.ndim == 3 else found
+
+    def check_covers(self, sequences: Sequence[TokenSequence]) -> None:
+        """Raise DataError unless every sequence has a file."""
+        missing = [s.prompt_id for s in sequences if self.path(s.prompt_ids, s.response_ids) is None]
+        if missing:
+            names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+            raise DataError(
+                f"no hidden states for {len(missing):,} of {len(sequences):,} sequences",
+                details=[f"missing: {names}"],
+                hint="give the engine the ids of prompt and response as thack data show prints them, in one prompt",
+            )
+
+
+def _token_ids(path: Path) -> np.ndarray:
+    with TensorFile(path) as file:
+        shapes = file.shapes
+        if not {"token_ids", "hidden_states"} <= shapes.keys():
+            raise DataError(f"{path}: no tensors token_ids and hidden_states", hint=f"it holds: {', '.join(shapes)}")
+        count, states = shapes["token_ids"], shapes["hidden_states"]
+        if len(count) != 1 or len(states) not in (2, 3) or states[0] != count[0] or count[0] < 2:
+            raise DataError(f"{path}: token_ids {count} and hidden_states {states} do not match")
+        return file.rows("token_ids", 0, count[0]).astype(np.int32)
+
+
+def _name(ids: np.ndarray) -> str:
+    return digest(np.ascontiguousarray(ids, "<i4").tobytes())
+
+
+class StoredStates(nn.Module):
+    """The teacher in every respect but one: its hidden states come from files.
+
+    Args:
+        teacher: in full; it computes the shortest sequence itself, to see that the states are its own.
+        states: of the sequences.
+        sequences: of which the shortest is compared.
+
+    Raises:
+        ModelError: the teacher's logits are more than its last norm, head, scale and bound.
+        MismatchError: the states are not the teacher's.
+    """
+
+    def __init__(self, teacher: LanguageModel, states: StateFiles, sequences: Sequence[TokenSequence]) -> None:
+        super().__init__()
+        if teacher.is_encoder_decoder:
+            raise ModelError("hidden states are read for decoder-only teachers alone")
+        self._teacher, self._states = teacher.eval(), states
+        self._head = Projection.of(teacher)
+        self.tokenizer, self.is_encoder_decoder, self.facts = teacher.tokenizer, False, teacher.facts
+        shortest = min(sequences, key=lambda s: len(s.prompt_ids) + len(s.response_ids))
+        self._norm, self.normed = _final_norm(teacher, shortest), False
+        self._compare(shortest)
+
+    @property
+    def head_form(self) -> HeadForm | None:
+        return self._teacher.head_form
+
+    @property
+    def vocab_size(self) -> int:
+        return self._teacher.vocab_size
+
+    @property
+    def max_positions(self) -> int:
+        return self._teacher.max_positions
+
+    @property
+    def device(self) -> torch.device:
+        return self._teacher.device
+
+    def head(self) -> nn.Linear:
+        return self._teacher.head()
+
+    def fingerprint(self, *, full: bool | None = None) -> str:
+        """The teacher's: the numbers are its own."""
+        return self._teacher.fingerprint(full=full)
+
+    def start(self, prompts: Sequence[np.ndarray], max_new_tokens: int) -> Any:
+        raise AssertionError("hidden states generate nothing")
+
+    def save(self, directory: Path, *, dtype: torch.dtype | None = None) -> None:
+        raise AssertionError("hidden states are not saved as a model")
+
+    def forward(self, batch: Batch, *, project: bool = True) -> Tensor:
+        """logits_NV from the files' states; hidden_NH behind the norm if not `project`."""
+        pairs = zip(batch.prompts, batch.responses, strict=True)
+        rows = [torch.from_numpy(self._states.states(prompt, response)) for prompt, response in pairs]
+        hidden_NH = torch.cat(rows).to(self.device)
+        if not self.normed:
+            hidden_NH = self._norm(hidden_NH.to(_dtype(self._norm)))
+        return self._logits(hidden_NH) if project else hidden_NH
+
+    def _logits(self, hidden_NH: Tensor) -> Tensor:
+        head = self._head
+        bias = None if head.bias_V is None else head.bias_V.float()
+        return head.shape(nn.functional.linear(hidden_NH.float(), head.weight_VH.float(), bias))
+
+    def _compare(self, s: TokenSequence) -> None:
+        """Find out on which side of the norm the states are, by the teacher's own distributions."""
+        batch, width = Batch.of([s], self.device), self.tokenizer.size
+        with torch.no_grad():
+            expected_NV = log_probs(self._teacher(batch), width).exp()
+            distances = []
+            for self.normed in (False, True):
+                found_NV = log_probs(self(batch), width).exp()
+                distances.append(float((found_NV - expected_NV).abs().sum(1).mean()) / 2)
+        self.normed = distances[1] < distances[0]
+        if not min(distances) <= _SAME:
+            raise MismatchError(
+                "the hidden states are not those of this teacher's last layer",
+                details=[
+                    f"total variation on prompt {s.prompt_id}, taken from before the norm  {distances[0]:.3f}",
+                    f"total variation on prompt {s.prompt_id}, taken from behind the norm  {distances[1]:.3f}",
+                ],
+                hint="extract the last layer (for vLLM the id num_hidden_layers), of the model in `teacher`",
+            )
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next((parameter.dtype for parameter in module.parameters()), torch.float32)
+
+
+def _final_norm(teacher: LanguageModel, s: TokenSequence) -> nn.Module:
+    """The module whose output the head reads: the last norm that runs.
+
+    Raises:
+        ModelError: the head reads something else.
+    """
+    assert isinstance(teacher, nn.Module)
+    outputs: list[tuple[nn.Module, Tensor]] = []
+    handles = [
+        module.register_forward_hook(lambda module, inputs, output: outputs.append((module, output)))
+        for module in teacher.modules()
+        if "norm" in type(module).__name__.lower()
+    ]
+    try:
+        with torch.no_grad():
+            hidden_NH = teacher(Batch.of([s], teacher.device), project=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for module, output in reversed(outputs):
+        if isinstance(output, Tensor) and output.shape[-1] == hidden_NH.shape[-1]:
+            rows_MH = output.reshape(-1, output.shape[-1])
+            if all((rows_MH == hidden_H).all(dim=1).any() for hidden_H in hidden_NH):
+                return module
+    raise ModelError(
+        f"{type(teacher).__name__}: what its head reads is not the output of a norm",
+        hint="capture this teacher directly: thack cache-logits",
+    )
