@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from thack.data.pipes import copied, is_pipe
 from thack.errors import DataError
 from thack.reading import BadJson, lines, parse_line, read_bytes
 
@@ -29,7 +30,7 @@ class UnknownKeys(BadLine):
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file, or of a directory that `thack generate` or `datasets` wrote.
+    """The rows of a file or a pipe, or of a directory that `thack generate` or `datasets` wrote.
 
     Raises:
         DataError: there is no such file, or it is damaged.
@@ -41,6 +42,16 @@ def read_rows(path: Path) -> Iterator[Row]:
                 yield from _columns(file, _arrow_batches)
             return
         path = path / RESPONSES
+    if is_pipe(path):
+        copy = copied(path)
+        for place, row in _rows_of(copy):
+            yield place.replace(str(copy), str(path), 1), row
+        return
+    yield from _rows_of(path)
+
+
+def _rows_of(path: Path) -> Iterator[Row]:
+    """The rows of a file, by the ending of its name."""
     if not path.is_file():
         raise DataError(f"{path} does not exist", hint="give a JSONL, JSON, CSV, TSV, Parquet or Arrow file of prompts")
     if path.suffix in _DELIMITERS:

@@ -71,11 +71,26 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Drop the rows of steps later than `step`, which a resumed run writes again; rows without a step stay."""
-    if path.exists():
-        kept = [row for row in read(path) if row.get("step", step) <= step]
-        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in kept]
-        write_bytes(path, b"".join(lines))
+    """Drop the rows of steps later than `step`, which a resumed run writes again.
+
+    Rows without a step stay. Kept lines stay as they are, to the byte: another program may have written NaN.
+
+    Raises:
+        DataError: a line is no row, or its step is no number.
+    """
+    if not path.exists():
+        return
+    kept: list[bytes] = []
+    for (number, line), row in zip(lines(path), read(path), strict=False):
+        at = row.get("step", step)
+        if isinstance(at, bool) or not isinstance(at, int | float) or math.isnan(at):
+            raise DataError(
+                f"{path}:{number}: `step` is {at!r}, not a number",
+                hint="another program wrote this line: correct or remove it, and run the same command again",
+            )
+        if at <= step and isinstance(line, bytes):
+            kept.append(line.rstrip(b"\r\n") + b"\n")
+    write_bytes(path, b"".join(kept))
 
 
 def _remove_torn_line(path: Path) -> None:

@@ -41,6 +41,7 @@ from thack.runtime.trackers import Mirror
 from thack.schema.metrics import GuardRow, MetricsRow, PerPromptRow
 from thack.schema.run import Command, Manifest, RunFacts
 from thack.training.checkpoint import COMMIT, checkpoints, latest_checkpoint, step_of
+from thack.training.moved import check_first_model, moved
 
 # Settings that a resumed run may change: they do not change what it computes.
 _FREE = (
@@ -106,10 +107,11 @@ class RunDirectory:
 
     def finished(self) -> bool:
         """Whether this run is complete."""
+        return self.group.broadcast_from_rank0(self._is_finished())
+
+    def _is_finished(self) -> bool:
         status = read_status(self.path)
-        return self.group.broadcast_from_rank0(
-            status is not None and status.state == "finished" and self.model.is_dir()
-        )
+        return status is not None and status.state == "finished" and self.model.is_dir()
 
     def last_step(self) -> int:
         """The step of the newest checkpoint; 0 before the first."""
@@ -158,6 +160,7 @@ class RunDirectory:
                     hint="restore the earlier ones, or give another `out`",
                 )
             facts = facts.with_student_of(earlier)
+            write_text(self.path / "config.toml", config.to_toml(self.settings))  # with the paths of today
         write_json(place, Manifest(command=self.command, facts=facts).dump())
         write_json(self.path / "environment.json", environment().dump())
 
@@ -241,10 +244,13 @@ class RunDirectory:
     def _check_settings(self) -> None:
         earlier = config.load_settings(type(self.settings), [self.path / "config.toml"], [], {})
         before, now = flattened(config.to_dict(earlier)), flattened(config.to_dict(self.settings))
+        places = (
+            [] if self._is_finished() else moved(before, now)
+        )  # a finished run reads nothing that could be compared
         changed = [
             key
             for key in sorted(before.keys() | now.keys())
-            if not key.startswith(_FREE) and before.get(key) != now.get(key)
+            if not key.startswith(_FREE) and key not in places and before.get(key) != now.get(key)
         ]
         if changed:
             raise UsageError(
@@ -252,6 +258,7 @@ class RunDirectory:
                 details=[f"{key}  {before.get(key)!r} then, {now.get(key)!r} now" for key in changed],
                 hint="give another `out`, or the same settings",
             )
+        check_first_model(self.path, places, now)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -55,3 +55,18 @@ def test_truncate_after_keeps_earlier_rows_and_rows_without_step(tmp_path: Path)
     assert runlog.read(path) == [{"event": "start"}, {"step": 1}, {"step": 2}]
     runlog.truncate_after(tmp_path / "none", 2)
     assert not (tmp_path / "none").exists()
+
+
+def test_lines_of_another_writer_stay_as_they_are_to_the_byte(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "x":NaN}\n{"note": [1]}\n{"step": 2.0}\n{"step": 3}\n{"st')
+    runlog.truncate_after(path, 2)
+    assert path.read_bytes() == b'{"step": 1, "x":NaN}\n{"note": [1]}\n{"step": 2.0}\n'
+
+
+@pytest.mark.parametrize("step", ['"1"', "null", "true", "NaN", "[1]"])
+def test_a_step_that_is_no_number_is_named(tmp_path: Path, step: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{{"step": {step}}}\n')
+    with pytest.raises(DataError, match=r"metrics.jsonl:2: `step` is .*, not a number"):
+        runlog.truncate_after(path, 2)

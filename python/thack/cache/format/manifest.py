@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def missing(directory: Path, plan: CachePlan) -> Iterator[int]:
 def finish(directory: Path, plan: CachePlan) -> CacheManifest | None:
     """Write the manifest if every shard is complete, and remove what killed writers left; else None.
 
+    Where nothing may be written, the manifest is returned alone.
+
     Raises:
         MismatchError: a manifest of other shards exists.
     """
@@ -63,6 +66,8 @@ def finish(directory: Path, plan: CachePlan) -> CacheManifest | None:
         except CacheError:
             return None
     manifest = CacheManifest.of(plan.fingerprint, shards)
+    if not os.access(directory, os.W_OK):  # another user's, or on read-only media: complete all the same
+        return manifest
     try:
         _native.publish(directory / NAME, canonical_json(manifest.dump()))
     except MismatchError:
