@@ -93,9 +93,12 @@ def sft(settings: SftSettings, *, progress: Progress = SILENT) -> Path:
         >>> thack.sft(thack.SftSettings(data=data, out=Path("runs/teacher"), tokenizer_size=320, epochs=1))
         PosixPath('runs/teacher/model')
     """
+    from thack.checks import check_sft
+
+    settings = check_sft(checked(settings))
     from thack.training import run_sft
 
-    return run_sft(checked(settings), progress=progress)
+    return run_sft(settings, progress=progress)
 
 
 def show_data(settings: ShowSettings) -> ShownData:
@@ -149,9 +152,12 @@ def generate(settings: GenerateSettings, *, progress: Progress = SILENT) -> Gene
         >>> thack.generate(settings).responses
         8
     """
+    from thack.checks import check_generate
+
+    settings = check_generate(checked(settings))
     from thack.generation.run import run_generate
 
-    return run_generate(checked(settings), progress=progress)
+    return run_generate(settings, progress=progress)
 
 
 def cache_logits(settings: CacheSettings, *, progress: Progress = SILENT) -> Path:
@@ -185,9 +191,12 @@ def cache_logits(settings: CacheSettings, *, progress: Progress = SILENT) -> Pat
         from thack.cache.exchange.hidden import import_hidden
 
         return import_hidden(checked(settings), progress)
+    from thack.checks import check_capture
+
+    settings = check_capture(checked(settings))
     from thack.cache.capture.job import capture
 
-    return capture(checked(settings), progress)
+    return capture(settings, progress)
 
 
 def estimate_cache(settings: CacheSettings, *, progress: Progress = SILENT) -> CaptureEstimate:
@@ -205,9 +214,12 @@ def estimate_cache(settings: CacheSettings, *, progress: Progress = SILENT) -> C
         >>> thack.estimate_cache(thack.CacheSettings(teacher="runs/teacher/model", data=data)).sequences
         8
     """
+    from thack.checks import check_capture
+
+    settings = check_capture(checked(settings), writes=False)
     from thack.cache.sizing.estimation import estimate
 
-    return estimate(checked(settings), progress)
+    return estimate(settings, progress)
 
 
 def probe_cache(settings: CacheSettings, *, tokens: float = 0, progress: Progress = SILENT) -> ProbeResult:
@@ -227,9 +239,12 @@ def probe_cache(settings: CacheSettings, *, tokens: float = 0, progress: Progres
         >>> thack.probe_cache(settings).recommended.kind
         'sampled'
     """
+    from thack.checks import check_capture
+
+    settings = check_capture(checked(settings), writes=False)
     from thack.cache import probe
 
-    return probe(checked(settings), tokens=tokens, progress=progress)
+    return probe(settings, tokens=tokens, progress=progress)
 
 
 def inspect_cache(directory: PathLike) -> Inspection:
@@ -376,9 +391,12 @@ def distill(settings: DistillSettings, *, progress: Progress = SILENT) -> RunRes
         >>> result.steps
         2
     """
+    from thack.checks import check_distill
+
+    settings = check_distill(checked(settings))
     from thack.training import run_distill
 
-    return run_distill(checked(settings), progress=progress)
+    return run_distill(settings, progress=progress)
 
 
 def evaluate(settings: EvaluateSettings, *, progress: Progress = SILENT) -> EvaluationResult:
@@ -407,9 +425,12 @@ def evaluate(settings: EvaluateSettings, *, progress: Progress = SILENT) -> Eval
         >>> 0 <= result.columns["proxy/forward_kl/reference_sampled/token_mean"]
         True
     """
+    from thack.checks import check_evaluate
+
+    settings = check_evaluate(checked(settings))
     from thack.evaluation import run_evaluate
 
-    return run_evaluate(checked(settings), progress=progress)
+    return run_evaluate(settings, progress=progress)
 
 
 def verdict(

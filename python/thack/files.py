@@ -245,14 +245,32 @@ def _foreign_names(directory: Path) -> list[str]:
 def claim_output(directory: Path, kind: str, resume: bool = True) -> None:
     """Create and mark an output directory, or check that it is one of the same kind.
 
+    Args: as of `check_output`.
+
+    Raises:
+        UsageError: The directory is a file, is of another kind, or has files that thack did not write.
+        ThackError: The directory cannot be created.
+    """
+    found = check_output(directory, kind, resume)
+    with explained(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    if found is None:
+        write_json(directory / MARKER, {"kind": kind, "format": 1})
+
+
+def check_output(directory: Path, kind: str, resume: bool = True) -> str | None:
+    """Refuse an output directory that something else is in; nothing is written.
+
     Args:
         directory: The output directory; absent, empty, or of this kind.
         kind: What will be written, such as "run" or "cache".
         resume: Accept a directory of this kind, to resume its work.
 
+    Returns:
+        The kind that the directory is marked with; None where it is not marked.
+
     Raises:
         UsageError: The directory is a file, is of another kind, or has files that thack did not write.
-        ThackError: The directory cannot be created.
     """
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"`out` {directory} is a file", hint="give a directory that is new or empty")
@@ -270,7 +288,4 @@ def claim_output(directory: Path, kind: str, resume: bool = True) -> None:
         raise UsageError(f"`out` {directory} is a {found}, not a {kind}", hint="give another directory")
     if found is not None and not resume:
         raise UsageError(f"`out` {directory} is a {kind} already", hint="remove it, or give another `out`")
-    with explained(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    if found is None:
-        write_json(directory / MARKER, {"kind": kind, "format": 1})
+    return found

@@ -28,6 +28,7 @@ from thack.cli import (
 )
 from thack.cli.console import error_document, print_error, print_json
 from thack.cli.messages import translated
+from thack.cli.parsing import usage_error
 from thack.cli.session import command_line, session
 from thack.errors import Interrupted, PeerFailed, Preempted, ThackError, UsageError
 from thack.runtime.failures import explained_failure
@@ -73,7 +74,7 @@ def run(arguments: list[str]) -> int:
     except (MemoryError, OSError, RuntimeError) as error:
         return _fail(_system_error(error), error)
     except Exception as error:
-        usage = _usage_error(error)
+        usage = usage_error(error)
         if usage is not None and not usage.message:  # `thack` alone: its help was printed
             return 2
         return _fail(_bug(error) if usage is None else usage, error)
@@ -156,14 +157,3 @@ def _bug(error: Exception) -> ThackError:
         f"this should not happen: {type(error).__name__}: {error}",
         hint="a bug in thack: run again with -v and report what it prints",
     )
-
-
-def _usage_error(error: Exception) -> UsageError | None:
-    """What typer says about a wrong flag, as one line; None for anything else."""
-    if not isinstance(error, typer.BadParameter.__mro__[1]):
-        return None
-    raised: Any = error
-    context = raised.ctx
-    path = context.command_path if context is not None else "thack"
-    message = str(raised.format_message()).rstrip(".")
-    return UsageError(message[:1].lower() + message[1:], hint=f"see: {path} --help")

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 import typer
-from typer.core import TyperCommand
 
 from thack.cli.messages import Names
+from thack.cli.parsing import KnownCommand
 from thack.cli.session import session, shown_progress
 from thack.config import Kind, Setting, describe, load_settings, to_toml
-from thack.config.reference import origin_of
+from thack.config.reference import is_union, origin_of
 from thack.errors import UsageError
 from thack.runtime.progress import Progress
 from thack.runtime.ranks import current_rank
@@ -135,6 +136,7 @@ class SettingsCommand(Generic[S]):
         session.names = self._names(session.names)
         files, sets = values.pop("config") or [], values.pop("sets") or []
         show_settings = values.pop("show_settings")
+        _check_sets(sets)
         own = {name: values.pop(name) for name in self.parameters}
         typed = self._typed(values, files, sets)
         given = Given(files=files, sets=sets, overrides=self._overrides(values), values=own)
@@ -221,25 +223,19 @@ def add_command(app: typer.Typer, name: str, function: Callable[..., None], *, e
     _register(app, name, command, example)
 
 
-class _KnownCommand(TyperCommand):
-    """A command whose parameters are known to the handler of errors."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run it, and remember how it spells its parameters."""
-        options = [p for p in self.params if p.param_type_name == "option"]
-        session.names = Names(
-            flags={str(p.name): p.opts[0] for p in options},
-            switches={str(p.name) for p in options if getattr(p, "is_flag", False)},
-        )
-        return super().invoke(ctx)
-
-
 def _register(app: typer.Typer, name: str, command: Callable[..., None], example: str) -> None:
-    app.command(name, epilog=f"Example:\n\n[bold]  {example}[/]", cls=_KnownCommand)(command)
+    app.command(name, epilog=f"Example:\n\n[bold]  {example}[/]", cls=KnownCommand)(command)
 
 
 def _note_common(values: dict[str, Any]) -> None:
     session.json, session.quiet, session.verbose = (values.pop(name) for name in ("as_json", "quiet", "verbose"))
+
+
+def _check_sets(sets: Sequence[str]) -> None:
+    """Refuse a key that is set twice."""
+    keys = Counter(text.partition("=")[0].strip() for text in sets)
+    if repeated := [key for key, times in keys.items() if times > 1]:
+        raise UsageError(f"`sets` {repeated[0]}: given twice", hint="give each key once")
 
 
 def _default(annotation: Kind) -> object:
@@ -267,15 +263,16 @@ def _option(flag: Flag, setting: Setting, names: Names) -> Kind:
     if setting.default not in ("", ()) and not isinstance(setting.default, bool):
         shown = ",".join(map(str, setting.default)) if isinstance(setting.default, tuple) else setting.default
         text += f" [dim]\\[{shown}][/]"
-    typed = kind if kind in (bool, int, float) and flag.parse is None else str
-    return Annotated[typed | None, typer.Option(flag.flag, help=text, metavar=_metavar(typed, setting))]
+    typed = bool if kind is bool else str  # the loader reads numbers, and says what is wrong with them
+    metavar = None if kind is bool else "N" if flag.parse is None and _is_number(kind) else _metavar(setting)
+    return Annotated[typed | None, typer.Option(flag.flag, help=text, metavar=metavar)]
 
 
-def _metavar(typed: type, setting: Setting) -> str | None:
-    if typed is bool:
-        return None
-    if typed in (int, float):
-        return "N"
+def _is_number(kind: Kind) -> bool:
+    return kind in (int, float) or (is_union(kind) and bool({int, float} & {*get_args(kind)}))
+
+
+def _metavar(setting: Setting) -> str:
     if setting.field.type is Path:
         return "PATH"
     return "WORD" if origin_of(setting.field.type) is Literal else "TEXT"
@@ -288,15 +285,16 @@ def _sentence(text: str) -> str:
 def _value(flag: Flag, kind: Kind, value: object) -> object:
     if flag.parse is not None:
         return flag.parse(str(value))
-    return _items(str(value)) if origin_of(kind) is tuple else value
+    if origin_of(kind) is tuple:
+        return [_number(part) for part in map(str.strip, str(value).split(",")) if part]
+    return _number(str(value)) if _is_number(kind) else value
 
 
-def _items(text: str) -> list[object]:
-    """`0.5,2` as a list of numbers; what is none stays text, for `load` to complain about."""
-    items: list[object] = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
+def _number(text: str) -> object:
+    """A number; what is none stays text, for the loader to complain about."""
+    for kind in (int, float):
         try:
-            items.append(float(part))
+            return kind(text)
         except ValueError:
-            items.append(part)
-    return items
+            continue
+    return text

@@ -24,11 +24,13 @@ class Session:
     verbose: bool = False
     json: bool = False
     quiet: bool = False
+    command: str = "thack"
     names: Names = field(default_factory=Names)
 
     def reset(self) -> None:
         """Forget the command line before."""
-        self.verbose, self.json, self.quiet, self.names = False, False, False, Names()
+        self.verbose, self.json, self.quiet = False, False, False
+        self.command, self.names = "thack", Names()
 
 
 session = Session()

@@ -15,7 +15,6 @@ from thack.data.date import follow_settings
 from thack.data.encode import accepted
 from thack.data.lengths import response_limit
 from thack.data.readers import read_data
-from thack.errors import UsageError
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.evaluator import Evaluator
 from thack.evaluation.references import References
@@ -38,16 +37,9 @@ def run_evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> Eva
     references write responses to them first, and the set is saved beside `out`.
 
     Raises:
-        UsageError: there is no student, or no evaluation set.
+        UsageError: there is neither a teacher nor an oracle.
         MismatchError: models and evaluation set do not belong together.
     """
-    if not settings.student:
-        raise UsageError("nothing to evaluate", hint="set `student` to its directory")
-    if not settings.eval_data and not settings.data.path:
-        raise UsageError(
-            "evaluating needs held-out prompts",
-            hint="set `eval_data` to a frozen evaluation set, or to a JSONL of prompts",
-        )
     with locked(settings.out, progress), recorded(settings.out, "evaluation"):
         return _evaluate(settings, progress)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from thack.config import to_toml
 from thack.config.experiment import ExperimentSettings
-from thack.errors import ThackError, UsageError
+from thack.errors import DataError, ThackError, UsageError
 from thack.experiments.outcome import CellOutcome, judge
 from thack.experiments.plan import plan
-from thack.experiments.stages import with_upstream
+from thack.experiments.stages import Stage, with_upstream
 from thack.experiments.summary import summarise
 from thack.experiments.workers import run_stages
 from thack.files import claim_output, write_json, write_text
@@ -73,6 +73,7 @@ def run_grid(
             for stage in with_upstream(wanted):
                 if stage.is_complete:
                     stage.check()
+            _check_splits(wanted, progress)
             failures = run_stages(wanted, progress)
             outcomes = tuple(judge(one, failures.get(one.run.key)) for one in planned)
             if only is None:
@@ -88,3 +89,11 @@ class _CellsFailedError(ThackError):
 def _check(outcomes: Sequence[CellOutcome]) -> None:
     if failed := [outcome for outcome in outcomes if outcome.error is not None]:
         raise _CellsFailedError(f"{len(failed)} of {len(outcomes)} cells failed")
+
+
+def _check_splits(wanted: Sequence[Stage], progress: Progress) -> None:
+    """Divide each corpus first, which takes seconds: one with too few prompts is refused before a model is trained."""
+    splits = [stage for stage in with_upstream(wanted) if stage.kind == "splits"]
+    for error in run_stages(splits, progress).values():
+        if isinstance(error, UsageError | DataError):
+            raise error

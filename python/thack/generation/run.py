@@ -12,7 +12,6 @@ from thack.data.lengths import response_limit
 from thack.data.prepare import prepare
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.data.store import find_responses, write_responses
-from thack.errors import UsageError
 from thack.files import claim_output
 from thack.generation.kept import KeptResponses
 from thack.generation.sampler import GenerationRequest, respond
@@ -40,15 +39,11 @@ def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> Gen
         The directory, with counts.
 
     Raises:
-        UsageError: no model or no prompts are given.
+        UsageError: `out` holds something else.
         MismatchError: `out` has responses of other settings, another model or other prompts, or a part of them.
         Preempted, Interrupted: stopped by a signal; complete batches are kept, and the next call resumes there.
         DataError: a prompt and its response exceed the model's positions, or the data cannot be read.
     """
-    if not settings.model:
-        raise UsageError("generating needs a model", hint="set `model` to its directory")
-    if not settings.data.path:
-        raise UsageError("generating needs prompts", hint="set `data.path` to a file of prompts")
     with locked(settings.out, progress):
         claim_output(settings.out, "responses")
         work = _Generation(settings, progress)

@@ -20,7 +20,7 @@ from thack import files
 from thack.data.eos import Ends, configured_ends
 from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError
-from thack.models.hub import gguf_advice
+from thack.models.directory import advice, read_config, read_object
 from thack.models.native.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -50,22 +50,6 @@ class OtherNames(ModelError):
     """Weights whose names are not those of the Llama family."""
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """config.json of a model directory."""
-    path = directory / "config.json"
-    if not directory.is_dir():
-        raise ModelError(f"no such model directory: {directory}", hint="give a directory that holds config.json")
-    try:
-        config = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise _no_config(directory) from None
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path}: holds {type(config).__name__}, expected an object")
-    return config
-
-
 def read_weights(directory: Path) -> dict[str, Tensor]:
     """All tensors of model.safetensors, or of the shards that model.safetensors.index.json lists."""
     index = directory / "model.safetensors.index.json"
@@ -81,56 +65,12 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
         if Path(name).name != name:
             raise ModelError(f"{index}: shard name {name!r} is not a plain file name")
         if not path.is_file():
-            raise ModelError(f"no {name} in {directory}", hint=_advice(directory))
+            raise ModelError(f"no {name} in {directory}", hint=advice(directory))
         try:
             weights.update(safetensors.torch.load_file(path))
         except SafetensorError as error:
             raise ModelError(f"{path}: damaged or not safetensors ({error})") from error
     return weights
-
-
-def _no_config(directory: Path) -> ModelError:
-    """What to do with a directory that is no model by itself."""
-    adapter = directory / "adapter_config.json"
-    if adapter.is_file():
-        base = read_object(adapter).get("base_model_name_or_path") or "BASE"
-        return ModelError(
-            f"{directory} holds an adapter without its base model",
-            hint="merge the two and give the result: PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("
-            f"'{base}'), '{directory}').merge_and_unload().save_pretrained(OUT), with the tokenizer saved beside it",
-        )
-    if any(directory.glob("*.gguf")):
-        return ModelError(f"{directory} holds GGUF weights, and no config.json", hint=_advice(directory))
-    return ModelError(f"no config.json in {directory}", hint="give a directory as save_pretrained or thack writes it")
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file beside the weights; empty where there is none, or it is damaged."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def require_safetensors(directory: Path) -> None:
-    """Raise ModelError with what to do about weights of another kind."""
-    if not any(directory.glob("*.safetensors")):
-        raise ModelError(f"no safetensors weights in {directory}", hint=_advice(directory))
-
-
-def _advice(directory: Path) -> str:
-    """How weights of another kind become safetensors."""
-    if any(directory.glob("*.safetensors")):
-        return "the directory is incomplete: copy the missing file, too"
-    if found := sorted(directory.glob("*.gguf")):
-        return gguf_advice(found[0])
-    if any(directory.glob("*.bin")):
-        return (
-            "pickled weights are not loaded, since they can run code; if you trust them, convert them once: "
-            f"AutoModelForCausalLM.from_pretrained('{directory}').save_pretrained(OUT), with the tokenizer saved beside"
-        )
-    return "the directory holds no weights"
 
 
 def weights_dtype(directory: Path) -> torch.dtype | None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from thack.config import DistillSettings, SamplingSettings, TargetSettings
-from thack.config.specs import loss_terms, target_spec
+from thack.checks import check_combination
+from thack.config import DistillSettings, SamplingSettings
+from thack.config.specs import target_spec
 from thack.data.sequence import data_fingerprint
-from thack.errors import UsageError
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.evaluator import Evaluator
 from thack.evaluation.run import open_eval_set
@@ -27,9 +27,8 @@ from thack.training.build_data import build_data, guarded, response_request
 from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
 from thack.training.data import CachedTargets, LiveTargets, TrainingData
-from thack.training.guard import Guard, check_guard
+from thack.training.guard import Guard
 from thack.training.hooks import Evaluation, Hook
-from thack.training.live import check_target
 from thack.training.models import Models, load_models
 from thack.training.monitors import TrainingMonitors
 from thack.training.objective import Objective
@@ -38,7 +37,7 @@ from thack.training.order import order_of
 from thack.training.plan import Plan, evaluation_steps, plan_steps
 from thack.training.preflight import COUNTED, examine_run
 from thack.training.run_directory import RunDirectory
-from thack.training.served import ServedTargets, check_server
+from thack.training.served import ServedTargets
 from thack.training.setup import check_same_start, run_training, starting_point, training_precision
 from thack.training.sharding import WrappedModels, as_module, wrap_student, wrap_teacher
 from thack.training.trainer import Trainer
@@ -81,37 +80,6 @@ def run_distill(settings: DistillSettings, progress: Progress = SILENT, *, name:
     check_combination(settings)
     run = run_training(settings, "distill", lambda *given: prepare_distill(settings, *given), progress, name)
     return RunResult(path=run.path, model=run.model, steps=run.last_step())
-
-
-def check_combination(settings: DistillSettings) -> None:
-    """Refuse what cannot work before anything is loaded."""
-    kind = settings.source.kind
-    if not settings.student:
-        raise UsageError("distilling needs a student", hint="set `student` to a model directory")
-    if not (settings.cache or settings.teacher or settings.server.url):
-        raise UsageError("distilling needs a teacher", hint="set `cache`, `teacher` or `server.url`")
-    check_server(settings)
-    if settings.cache and kind != "offline":
-        raise UsageError(
-            f"source.kind = {kind} does not go with a cache",
-            details=("newly sampled responses have no cached distributions",),
-            hint="leave out `cache`, and set `teacher` and `data.path`",
-        )
-    if settings.cache and settings.target != TargetSettings():
-        raise UsageError(
-            "target applies only to a live teacher: with a cache, the target was fixed when the cache was written",
-            hint="leave out `cache` and set `teacher` and `data.path`, or leave target as it is",
-        )
-    check_guard(settings)
-    check_target(target_spec(settings.target), loss_terms(settings.loss), has_responses=kind == "offline")
-    if not settings.cache and not settings.data.path:
-        raise UsageError("distilling without a cache needs prompts", hint="set `data.path` to a file of prompts")
-    given = settings.teacher or settings.oracle or settings.judge or settings.human_references
-    if settings.eval_data and not given:
-        raise UsageError(
-            "evaluating on an evaluation set needs a reference",
-            hint="set `teacher`, `oracle`, `judge` or `human_references`; or leave out `eval_data`",
-        )
 
 
 def prepare_distill(

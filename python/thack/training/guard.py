@@ -15,31 +15,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from thack.config import DistillSettings, GuardSettings
+from thack.config import GuardSettings
 from thack.detection import watch
-from thack.errors import UsageError
 from thack.reporting.prose import detector_meaning
 from thack.schema import document
 from thack.schema.metrics import GuardRow, Watched
 from thack.training.hooks import Hook
 from thack.training.run_directory import RunDirectory
-
-
-def check_guard(settings: DistillSettings) -> None:
-    """Refuse a guard that has nothing to watch, or nothing to act with."""
-    if not settings.guard.on:
-        return
-    if settings.source.kind != "offline":
-        raise UsageError(
-            f"a guard watches offline runs; source.kind is {settings.source.kind}",
-            details=["responses that are newly sampled in every epoch are not memorised"],
-            hint="leave out `guard.on`, or `source.kind`",
-        )
-    if not settings.teacher or not settings.eval_data:
-        raise UsageError(
-            "a guard compares training with held-out prompts, and needs a live teacher for both",
-            hint="set `teacher` and `eval_data`",
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from thack.data.sequence import TokenSequence
-from thack.errors import UsageError
 from thack.models.batch import Batch
 from thack.models.precision import FLOAT32, Precision
 from thack.models.protocol import LanguageModel
-from thack.schema.targets import LossTerm, TargetSpec, check_defined
+from thack.schema.targets import TargetSpec
 from thack.targets.keys import OFFLINE_EPOCH, row_keys
 from thack.targets.projected import ProjectedTeacher, Projection
 from thack.targets.select import select, teacher_log_probs
@@ -92,25 +91,3 @@ class LiveTeacher:
             total_V = total_V / total_V.sum().clamp_min(1e-30) + 1e-3 / self._width
             self._prior_V = (total_V / total_V.sum()).float().to(self._teacher.device)
         return self._prior_V
-
-
-def check_target(spec: TargetSpec, terms: Sequence[LossTerm], *, has_responses: bool) -> None:
-    """Refuse a loss that is not defined on a live teacher's target, before anything is loaded.
-
-    Args:
-        spec: what is kept of the live teacher.
-        terms: of the loss.
-        has_responses: whether the responses are given, so that a prior can be computed over them.
-
-    Raises:
-        UndefinedLoss: a divergence, or its temperature, is not defined on this kind of target.
-        UsageError: the prior needs responses.
-    """
-    for term in terms:
-        if term.divergence is not None:
-            check_defined(spec, term.divergence)
-    if spec.tail_prior and not has_responses:
-        raise UsageError(
-            "target.tail_prior needs given responses: the prior is the mean tail over them",
-            hint="use `source.kind = offline`, or `target.tail_prior = 0` with `target.tail_draws = 4`",
-        )

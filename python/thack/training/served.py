@@ -96,27 +96,3 @@ def served_targets(
     except BaseException:
         client.close()
         raise
-
-
-def check_server(settings: DistillSettings) -> None:
-    """Refuse what a server cannot give to a run, before anything is loaded.
-
-    Raises:
-        UsageError: names the settings.
-    """
-    if not settings.server.url:
-        return
-    other = "cache" if settings.cache else "teacher" if settings.teacher else ""
-    if other:
-        raise UsageError(f"`{other}` and `server.url` are both given", hint="take targets from one of them")
-    if settings.source.kind != "offline":
-        raise UsageError(
-            f"source.kind = {settings.source.kind} does not go with a server",
-            details=("newly sampled responses would be paid for in every step, and are in no cache",),
-            hint="use `source.kind = offline`, or a live `teacher`",
-        )
-    if settings.target.kind != "top-k":
-        raise UsageError(
-            f"target.kind = {settings.target.kind}: a server gives the most likely ids, and the mass of the others",
-            hint="use `target.kind = top-k`, and `target.k = 20` or what the server allows",
-        )

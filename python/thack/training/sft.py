@@ -15,7 +15,6 @@ from thack.data.date import follow_settings
 from thack.data.prepare import prepare
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.data.tokenizer import Tokenizer
-from thack.errors import UsageError
 from thack.models.load import load_model, new_model
 from thack.models.protocol import LanguageModel
 from thack.runtime.progress import SILENT, Progress
@@ -78,8 +77,6 @@ def prepare_sft(
     validation: Pairs,
 ) -> tuple[Trainer, Snapshot]:
     """The trainer, and the point to start from. Every rank calls it; parts that do not communicate fail together."""
-    if records is None and not settings.data.path:
-        raise UsageError("there is nothing to train on", hint="set `data.path` to a file of prompts with responses")
     group, checkpoint = run.group, run.resumable(progress)
     earlier = run.earlier_facts(resumed=checkpoint is not None)
     with group.raise_on_all_ranks():

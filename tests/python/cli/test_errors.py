@@ -85,7 +85,7 @@ def test_exit_codes(error: BaseException, code: int, said: str, run: Run, calls:
 def test_out_of_memory_names_the_flags_of_the_command(run: Run, calls: Calls) -> None:
     calls.answer("distill", MemoryError())
     err = run("distill").err
-    assert "lower --batch-size (distill: --set micro_batch_size=…), or --set data.max_response_tokens=…" in err
+    assert "lower --batch-size (distill: --set micro_batch_size=…), or --max-response-tokens" in err
 
 
 def test_verbose_shows_the_traceback(run: Run, calls: Calls) -> None:

@@ -188,3 +188,11 @@ def test_what_is_missing_is_named(data: Path, sets: list[str], error: type[Thack
 def test_an_unknown_recipe_is_refused() -> None:
     with pytest.raises(UsageError, match="recipes: demo"):
         load_recipe("labtop")
+
+
+def test_more_prompts_than_the_corpus_has_are_refused_once_before_a_model_is_trained(
+    data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"the splits want 10,012 prompts, the corpus has \d+ that fit"):
+        run_grid(settings(data, *GRID, "num_sft_prompts=9992"), tmp_path / "out")
+    assert {path.name.split("-")[0] for path in (tmp_path / "out" / "stages").iterdir()} <= {"corpus", "splits"}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from thack.checks import check_combination
 from thack.config import DistillSettings, EvaluationSettings, GuardSettings, SourceSettings, TargetSettings
 from thack.data.sequence import TokenSequence
 from thack.detection import Curves, verdict
@@ -20,7 +21,6 @@ from thack.generation.sources import Growing, Offline
 from thack.schema import document
 from thack.training import run_distill
 from thack.training.checkpoint import checkpoints, read_snapshot
-from thack.training.distill import check_combination
 from thack.training.guard import Guard, GuardState, RaisedAlarm
 from thack.training.guarded_data import _samples
 from thack.training.run_directory import RunDirectory

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from thack.cache.capture.preparation import make_plan
 from thack.cache.capture.scorer import Scorer
+from thack.checks import check_combination
 from thack.config import CacheSettings, DistillSettings, LossSettings, TargetSettings
 from thack.config.specs import cache_settings
 from thack.errors import UndefinedLoss, UsageError
 from thack.models.batch import Batch
 from thack.schema.targets import TargetSpec
 from thack.targets import ProjectedTeacher
-from thack.training.distill import check_combination
 from thack.training.live import LiveTeacher
 
 from .small import model, sequences

@@ -24,7 +24,7 @@ from thack.cache.format.manifest import finish, missing, shard_is_good
 from thack.cache.format.plan import JOURNAL, shard_path
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
-from thack.errors import CacheError, ThackError, UsageError
+from thack.errors import CacheError, ThackError
 from thack.models.protocol import LanguageModel
 from thack.runtime.lock import locked
 from thack.runtime.preemption import StopFlag
@@ -55,7 +55,7 @@ def capture(
         The directory of the cache. It is complete once every rank has returned.
 
     Raises:
-        UsageError: the settings contradict each other, or `out` holds something else.
+        UsageError: `out` holds something else.
         MismatchError: `out` holds another cache.
         ModelError: the teacher gives NaN or infinite logits, or a response has ids that it does not know.
         ThackError: the disk is full, or cannot be written.
@@ -78,7 +78,6 @@ def capture(
         True
     """
     directory = Path(settings.out).expanduser()
-    _check(settings, teacher is not None)
     rank = rank or current_rank()
     with locked(directory, progress, part=rank.part):  # ranks share the cache: only the same rank twice is too many
         prepare_directory(directory)
@@ -105,19 +104,6 @@ def _capture(job: CaptureJob, progress: Progress) -> None:
         ends = count_ends(job.directory, job.plan) if job.settings.generate else None  # given ones were counted before
         for warning in ends.warnings() if ends else ():
             progress.note(f"warning: {warning}")
-
-
-def _check(settings: CacheSettings, has_teacher: bool) -> None:
-    if not settings.teacher and not has_teacher:
-        raise UsageError("no teacher is given", hint="set `teacher` to its directory")
-    if settings.samples > 1 and not settings.generate:
-        raise UsageError(
-            f"samples = {settings.samples} needs generate = true",
-            hint="several responses per prompt are either generated or given in the data",
-        )
-    low = [name for name in ("batch_size", "shard_tokens", "shard_bytes", "samples") if getattr(settings, name) < 1]
-    if low:
-        raise UsageError(f"{low[0]} = {getattr(settings, low[0])}: must be at least 1")
 
 
 def _check_space(job: CaptureJob) -> None:

@@ -19,6 +19,7 @@ from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError, UsageError
 from thack.files import write_json
 from thack.models import checkpoint
+from thack.models.directory import read_config, require_safetensors
 from thack.models.hf import adapters
 from thack.models.hf.bars import without_bars
 from thack.models.hf.model import HuggingFaceModel, unwrapped
@@ -40,8 +41,8 @@ def load(
     An adapter beside the base model is merged into it.
     """
     options, facts = options or LoadSettings(), facts or LoadFacts()
-    checkpoint.read_config(directory)
-    checkpoint.require_safetensors(directory)
+    read_config(directory)
+    require_safetensors(directory)
     tokenizer = Tokenizer.load(directory)
     placement = _placement(options)
     if adapters.holds_adapter(directory):

@@ -43,10 +43,20 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Linear):
-    """nn.Linear by the fastest matrix product at hand."""
+    """nn.Linear by the fastest matrix product at hand. Its weights are loaded, or set by `Llama.initialise`."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: on the meta device, torch's own imports its compiler, which takes longer than loading a model."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
+
+
+class Embedding(nn.Embedding):
+    """nn.Embedding whose weights are loaded, or set by `Llama.initialise`."""
+
+    def reset_parameters(self) -> None:
+        """Nothing, as of `Linear`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +152,7 @@ class Llama(nn.Module):
         self.architecture = architecture
         self.tokenizer = tokenizer.for_architecture(encoder_decoder=False)
         self.facts = facts or LoadFacts()
-        self.embedding = nn.Embedding(architecture.vocab_size, architecture.hidden_size)
+        self.embedding: nn.Embedding = Embedding(architecture.vocab_size, architecture.hidden_size)
         self.blocks = nn.ModuleList(Block(architecture) for _ in range(architecture.num_layers))
         self.norm = RMSNorm(architecture.hidden_size, architecture.rms_eps)
         self.lm_head = Linear(architecture.hidden_size, architecture.vocab_size, bias=False)

@@ -1,0 +1,104 @@
+"""Settings of a distillation that cannot work together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from thack.config import DistillSettings, TargetSettings
+from thack.config.specs import loss_terms, target_spec
+from thack.errors import UsageError
+from thack.schema.targets import LossTerm, TargetSpec, check_defined
+
+
+def check_combination(settings: DistillSettings) -> None:
+    """Refuse what cannot work before anything is loaded."""
+    kind = settings.source.kind
+    if not settings.student:
+        raise UsageError("distilling needs a student", hint="set `student` to a model directory")
+    if not (settings.cache or settings.teacher or settings.server.url):
+        raise UsageError("distilling needs a teacher", hint="set `cache`, `teacher` or `server.url`")
+    check_server(settings)
+    if settings.cache and kind != "offline":
+        raise UsageError(
+            f"source.kind = {kind} does not go with a cache",
+            details=("newly sampled responses have no cached distributions",),
+            hint="leave out `cache`, and set `teacher` and `data.path`",
+        )
+    if settings.cache and settings.target != TargetSettings():
+        raise UsageError(
+            "target applies only to a live teacher: with a cache, the target was fixed when the cache was written",
+            hint="leave out `cache` and set `teacher` and `data.path`, or leave target as it is",
+        )
+    check_guard(settings)
+    check_target(target_spec(settings.target), loss_terms(settings.loss), has_responses=kind == "offline")
+    if not settings.cache and not settings.data.path:
+        raise UsageError("distilling without a cache needs prompts", hint="set `data.path` to a file of prompts")
+    given = settings.teacher or settings.oracle or settings.judge or settings.human_references
+    if settings.eval_data and not given:
+        raise UsageError(
+            "evaluating on an evaluation set needs a reference",
+            hint="set `teacher`, `oracle`, `judge` or `human_references`; or leave out `eval_data`",
+        )
+
+
+def check_guard(settings: DistillSettings) -> None:
+    """Refuse a guard that has nothing to watch, or nothing to act with."""
+    if not settings.guard.on:
+        return
+    if settings.source.kind != "offline":
+        raise UsageError(
+            f"a guard watches offline runs; source.kind is {settings.source.kind}",
+            details=["responses that are newly sampled in every epoch are not memorised"],
+            hint="leave out `guard.on`, or `source.kind`",
+        )
+    if not settings.teacher or not settings.eval_data:
+        raise UsageError(
+            "a guard compares training with held-out prompts, and needs a live teacher for both",
+            hint="set `teacher` and `eval_data`",
+        )
+
+
+def check_server(settings: DistillSettings) -> None:
+    """Refuse what a server cannot give to a run, before anything is loaded.
+
+    Raises:
+        UsageError: names the settings.
+    """
+    if not settings.server.url:
+        return
+    other = "cache" if settings.cache else "teacher" if settings.teacher else ""
+    if other:
+        raise UsageError(f"`{other}` and `server.url` are both given", hint="take targets from one of them")
+    if settings.source.kind != "offline":
+        raise UsageError(
+            f"source.kind = {settings.source.kind} does not go with a server",
+            details=("newly sampled responses would be paid for in every step, and are in no cache",),
+            hint="use `source.kind = offline`, or a live `teacher`",
+        )
+    if settings.target.kind != "top-k":
+        raise UsageError(
+            f"target.kind = {settings.target.kind}: a server gives the most likely ids, and the mass of the others",
+            hint="use `target.kind = top-k`, and `target.k = 20` or what the server allows",
+        )
+
+
+def check_target(spec: TargetSpec, terms: Sequence[LossTerm], *, has_responses: bool) -> None:
+    """Refuse a loss that is not defined on a live teacher's target, before anything is loaded.
+
+    Args:
+        spec: what is kept of the live teacher.
+        terms: of the loss.
+        has_responses: whether the responses are given, so that a prior can be computed over them.
+
+    Raises:
+        UndefinedLoss: a divergence, or its temperature, is not defined on this kind of target.
+        UsageError: the prior needs responses.
+    """
+    for term in terms:
+        if term.divergence is not None:
+            check_defined(spec, term.divergence)
+    if spec.tail_prior and not has_responses:
+        raise UsageError(
+            "target.tail_prior needs given responses: the prior is the mean tail over them",
+            hint="use `source.kind = offline`, or `target.tail_prior = 0` with `target.tail_draws = 4`",
+        )

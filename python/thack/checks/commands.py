@@ -1,0 +1,100 @@
+"""One function for each command: it returns its settings, or refuses them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from thack.checks.combinations import check_combination
+from thack.checks.inputs import check_cache, check_data, check_eval_data, check_model
+from thack.config import CacheSettings, DistillSettings, EvaluateSettings, GenerateSettings, LoadSettings, SftSettings
+from thack.errors import UsageError
+from thack.files import check_output
+
+
+def check_sft(settings: SftSettings) -> SftSettings:
+    """Settings of `sft` with which it can begin, or be resumed."""
+    if not settings.data.path:
+        raise UsageError("there is nothing to train on", hint="set `data.path` to a file of prompts with responses")
+    check_output(settings.out, "run")
+    if not _is_begun(settings.out):
+        _check_models([settings.model])
+        check_data(settings.data)
+    return settings
+
+
+def check_generate(settings: GenerateSettings) -> GenerateSettings:
+    """Settings of `generate` with which it can begin."""
+    if not settings.model:
+        raise UsageError("generating needs a model", hint="set `model` to its directory")
+    if not settings.data.path:
+        raise UsageError("generating needs prompts", hint="set `data.path` to a file of prompts")
+    check_output(settings.out, "responses")
+    _check_models([settings.model], settings.load)
+    check_data(settings.data)
+    return settings
+
+
+def check_capture(settings: CacheSettings, *, writes: bool = True) -> CacheSettings:
+    """Settings of `cache-logits` with which it can begin; `writes`: into `settings.out`."""
+    if not settings.teacher:
+        raise UsageError("no teacher is given", hint="set `teacher` to its directory")
+    if not settings.data.path:
+        raise UsageError("no data is given", hint="set `data.path` to prompts with responses")
+    if settings.samples > 1 and not settings.generate:
+        raise UsageError(
+            f"samples = {settings.samples} needs generate = true",
+            hint="several responses per prompt are either generated or given in the data",
+        )
+    if writes:
+        check_output(settings.out.expanduser(), "cache")
+    _check_models([settings.teacher], settings.load)
+    check_data(settings.data)
+    return settings
+
+
+def check_distill(settings: DistillSettings) -> DistillSettings:
+    """Settings of `distill` with which it can begin, or be resumed."""
+    check_combination(settings)
+    check_output(settings.out, "run")
+    if _is_begun(settings.out):
+        return settings
+    _check_models([settings.student])
+    _check_models([settings.teacher, settings.oracle, settings.judge], settings.load)
+    if settings.cache:
+        check_cache(settings.cache, settings.loss)
+    if settings.data.path:
+        check_data(settings.data)
+    if settings.eval_data:
+        check_eval_data(settings.data, settings.eval_data)
+    return settings
+
+
+def check_evaluate(settings: EvaluateSettings) -> EvaluateSettings:
+    """Settings of `evaluate` with which it can begin."""
+    if not settings.student:
+        raise UsageError("nothing to evaluate", hint="set `student` to its directory")
+    if not settings.eval_data and not settings.data.path:
+        raise UsageError(
+            "evaluating needs held-out prompts",
+            hint="set `eval_data` to a frozen evaluation set, or to a JSONL of prompts",
+        )
+    if not (settings.teacher or settings.oracle or settings.judge or settings.human_references):
+        raise UsageError(
+            "evaluating needs a reference", hint="set `teacher`, `oracle`, `judge` or `human_references = true`"
+        )
+    _check_models([settings.student])
+    _check_models([settings.teacher, settings.oracle, settings.judge], settings.load)
+    check_eval_data(settings.data, settings.eval_data or settings.data.path)
+    return settings
+
+
+def _check_models(names: Iterable[str], load: LoadSettings | None = None) -> None:
+    for name in names:
+        if name:
+            check_model(name, load)
+
+
+def _is_begun(run: Path) -> bool:
+    """Whether a run has a checkpoint: what it began with was checked then, and may have been moved since."""
+    return any((run / "checkpoints").glob("step_*")) or (run / "model").is_dir()

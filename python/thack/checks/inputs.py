@@ -1,0 +1,89 @@
+"""The files that settings name: what is missing, empty or of another kind, without loading it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from thack.cache.format.plan import read_plan
+from thack.config import DataSettings, LoadSettings, LossSettings
+from thack.config.specs import loss_terms
+from thack.data.columns import Columns
+from thack.data.formats import to_record
+from thack.data.readers import bad_line
+from thack.data.rows import BadLine, read_rows
+from thack.errors import DataError
+from thack.models.directory import read_config, require_safetensors
+from thack.models.hub import locate
+from thack.schema.targets import check_defined
+
+
+def check_model(name: str, load: LoadSettings | None = None) -> None:
+    """Refuse a model directory without configuration or weights. Names on the hub are asked for later.
+
+    Raises:
+        ModelError: says what is missing.
+    """
+    directory = Path(name).expanduser()
+    if not directory.is_dir() and _may_be_on_the_hub(name):
+        return
+    directory = locate(name).directory
+    if (directory / "adapter_config.json").is_file() and (directory / "config.json").is_file():
+        return
+    read_config(directory)
+    if load is None or not load.quantization:
+        require_safetensors(directory)
+
+
+def _may_be_on_the_hub(name: str) -> bool:
+    """`org/name` that is no path: `locate` alone knows, and asks the network."""
+    path = Path(name)
+    return not path.is_absolute() and len(path.parts) == 2 and path.parts[0] not in (".", "..", "~")
+
+
+def check_data(settings: DataSettings, path: str = "") -> None:
+    """Refuse a file of data that is missing, holds nothing, or begins with a row that is no record.
+
+    Args:
+        settings: how the file is read.
+        path: of the file; empty: that of `settings`.
+
+    Raises:
+        DataError: names the file and the row.
+    """
+    file = Path(path or settings.path)
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        return  # a pipe can be read once only
+    skipped: list[str] = []
+    for place, row in read_rows(file):
+        try:
+            to_record(row, place, Columns.of(settings))
+            return
+        except BadLine as reason:
+            skipped.append(bad_line(place, reason, settings.on_bad_line))
+    raise DataError(
+        f"{file} holds no prompts", details=skipped[:3], hint='each line is a JSON object such as {"prompt": "…"}'
+    )
+
+
+def check_eval_data(settings: DataSettings, path: str) -> None:
+    """Refuse held-out prompts that are neither a frozen evaluation set nor a file of prompts."""
+    if not Path(path).is_dir():
+        check_data(settings, path)
+    elif not (Path(path) / "manifest.json").is_file():
+        raise DataError(
+            f"no evaluation set in {path}",
+            hint="set `eval_data` to a JSONL of prompts; the set is written from it",
+        )
+
+
+def check_cache(directory: str, loss: LossSettings) -> None:
+    """Refuse a directory that is no cache, and a loss that is not defined on what the cache keeps.
+
+    Raises:
+        CacheError: it is no cache, or its plan is damaged.
+        UndefinedLoss: a divergence, or its temperature, is not defined on its targets.
+    """
+    spec = read_plan(Path(directory).expanduser()).layout.spec
+    for term in loss_terms(loss):
+        if term.divergence is not None:
+            check_defined(spec, term.divergence)

@@ -1,0 +1,145 @@
+"""A mistake is told before torch is imported; commands that read headers and logs never import it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thack.cache.format.layout import RecordLayout
+from thack.cache.format.plan import CachePlan
+from thack.schema.cache import Fingerprints
+from thack.schema.targets import TargetSpec
+
+# Runs each command line of stdin in one process; prints code, stderr, and whether torch is there.
+_SCRIPT = """
+import contextlib, io, json, resource, sys
+from thack.cli import app
+for arguments in json.load(sys.stdin):
+    err, before = io.StringIO(), resource.getrusage(resource.RUSAGE_SELF)
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+        code = app.run(arguments)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(json.dumps([code, err.getvalue(), "torch" in sys.modules, spent]))
+"""
+
+
+def told(lines: list[list[str]], where: Path) -> list[tuple[int, str, bool, float]]:
+    """Exit code, stderr, whether torch was imported, and CPU seconds of each command line."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SCRIPT], input=json.dumps(lines), capture_output=True, text=True, cwd=where, check=True
+    )
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of inputs, good and bad."""
+    root = tmp_path_factory.mktemp("inputs")
+    (root / "good.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+    (root / "empty.jsonl").write_text("\n")
+    (root / "keys.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    (root / "torn.jsonl").write_text('{"prompt": \n')
+    for name, weights in (("good", "model.safetensors"), ("bin", "pytorch_model.bin")):
+        (root / name).mkdir()
+        (root / name / "config.json").write_text("{}")
+        (root / name / weights).write_text("")
+    (root / "other").mkdir()
+    (root / "other" / "thesis.tex").write_text("")
+    prints = Fingerprints(teacher="a", tokenizer="b", data="c", settings="d")
+    plan: dict[str, Any] = {"batch_size": 1, "seed": 0, "samples": 1, "device": "cpu", "dtype": "float32"}
+    layout = RecordLayout(spec=TargetSpec.parse("sampled:4"), vocab_size=64)
+    found = CachePlan(layout=layout, fingerprints=prints, firsts=(0, 1), threads=1, build="t", **plan)
+    (root / "sampled").mkdir()
+    (root / "sampled" / "plan.json").write_bytes(found.to_bytes())
+    return root
+
+
+SFT = ["sft", "--out", "new"]
+DISTILL = ["distill", "--out", "new", "--student", "good"]
+CACHE = ["cache-logits", "--out", "new", "--teacher", "good", "--data", "good.jsonl"]
+MISTAKES: list[tuple[list[str], str]] = [
+    (["distill"], "distilling needs a student"),
+    (["distill", "--student", "nope", "--cache", "sampled"], "no such model directory: nope"),
+    ([*DISTILL, "--teacher", "bin", "--data", "good.jsonl"], "pickled weights are not loaded"),
+    ([*DISTILL, "--teacher", "other", "--data", "good.jsonl"], "no config.json in other"),
+    ([*DISTILL, "--cache", "nope"], "nope does not exist"),
+    ([*DISTILL, "--cache", "other"], "other is not a cache"),
+    ([*DISTILL, "--cache", "sampled", "--divergence", "jsd"], "jsd is not defined on sampled targets"),
+    ([*DISTILL, "--cache", "sampled", "--source", "online-teacher"], "does not go with a cache"),
+    ([*DISTILL, "--divergence", "kl"], "must be forward_kl | reverse_kl"),
+    ([*DISTILL, "--cache", "sampled", "--teacher", "good", "--eval-data", "none.jsonl"], "none.jsonl does not exist"),
+    ([*DISTILL, "--cache", "sampled", "--teacher", "good", "--eval-data", "other"], "no evaluation set in other"),
+    (["distill", "--out", "other", "--student", "good", "--cache", "sampled"], "has files that thack did not write"),
+    (["distill", "--student", "--cache", "sampled"], "see: thack distill --help"),
+    ([*DISTILL, "--epochs", "2", "--epochs", "3"], "--epochs: given twice"),
+    ([*DISTILL, "--set", "epochs=2", "--set", "epochs=3"], "--set epochs: given twice"),
+    ([*DISTILL, "--epochs", "many"], 'epochs = "many": must be a whole number'),
+    (SFT, "there is nothing to train on"),
+    ([*SFT, "--data", "none.jsonl"], "none.jsonl does not exist"),
+    ([*SFT, "--data", "empty.jsonl"], "empty.jsonl holds no prompts"),
+    ([*SFT, "--data", "torn.jsonl"], "torn.jsonl:1: not JSON"),
+    ([*SFT, "--data", "keys.jsonl"], "--prompt-key question"),
+    ([*SFT, "--data", "good.jsonl", "--model", "bin"], "pickled weights are not loaded"),
+    (["sft", "--out", "good.jsonl", "--data", "good.jsonl"], "--out good.jsonl is a file"),
+    (["generate", "--data", "good.jsonl"], "generating needs a model"),
+    (["generate", "--model", "good", "--data", "keys.jsonl"], "it has question, answer"),
+    ([*CACHE, "--top-k", "0"], "top_k = 0: must be 1 or more"),
+    ([*CACHE, "--samples", "2"], "needs generate = true"),
+    (["cache-logits", "--data", "good.jsonl"], "no teacher is given"),
+    (["cache", "probe", "--teacher", "good", "--data", "none.jsonl"], "none.jsonl does not exist"),
+    (["evaluate", "--student", "good", "--eval-data", "good.jsonl"], "evaluating needs a reference"),
+    (["experiment", "laptop", "--cell", "x"], "--cell: must be a whole number"),
+]
+NO_TORCH = [["--help"], ["distill", "--help"], ["cache", "inspect", "sampled"], ["cache", "verify", "sampled"]]
+NO_TORCH += [["verdict", "log.jsonl"], ["report", "other"]]
+
+
+def test_mistakes_are_told_before_torch_is_imported(place: Path) -> None:
+    (place / "log.jsonl").write_text('{"step": 1, "eval/kl": 2.0}\n')
+    lines = [line for line, _ in MISTAKES] + NO_TORCH
+    found = told(lines, place)
+    for (line, message), (code, err, has_torch, spent) in zip(MISTAKES, found, strict=False):
+        assert code in (1, 2) and message in err, f"{' '.join(line)}: {err}"
+        assert "should not happen" not in err and not has_torch, f"{' '.join(line)} imports torch"
+        assert spent < 1, f"{' '.join(line)} takes {spent:.1f} CPU seconds"
+    for line, (_, err, has_torch, _) in zip(NO_TORCH, found[len(MISTAKES) :], strict=True):
+        assert "should not happen" not in err and not has_torch, f"{' '.join(line)} imports torch"
+    assert not (place / "new").exists()
+
+
+def test_good_input_is_not_refused(place: Path) -> None:
+    from thack.checks import check_capture, check_distill, check_sft
+    from thack.config import CacheSettings, DataSettings, DistillSettings, SftSettings
+
+    data = DataSettings(path=str(place / "good.jsonl"))
+    check_sft(SftSettings(out=place / "new", data=data))
+    check_capture(CacheSettings(out=place / "new", teacher=str(place / "good"), data=data))
+    check_capture(CacheSettings(out=place / "new", teacher="org/on-the-hub", data=data))
+    check_distill(DistillSettings(out=place / "new", student=str(place / "good"), cache=str(place / "sampled")))
+
+
+def test_a_run_that_has_begun_is_resumed_without_what_it_began_with(place: Path, tmp_path: Path) -> None:
+    from thack.checks import check_distill
+    from thack.config import DistillSettings
+
+    (tmp_path / "thack.json").write_text('{"kind": "run", "format": 1}')
+    (tmp_path / "checkpoints" / "step_000001").mkdir(parents=True)
+    check_distill(DistillSettings(out=tmp_path, student="moved", cache=str(place / "moved")))
+
+
+def test_native_models_load_without_the_compiler(tmp_path: Path) -> None:
+    from thack.config import ArchitectureSettings
+    from thack.data.tokenizer import Tokenizer
+    from thack.models.load import new_decoder
+
+    tokenizer = Tokenizer.train(["a b c"], 264)
+    new_decoder(ArchitectureSettings(hidden_size=16, num_heads=2), tokenizer, 0).save(tmp_path / "m")
+    code = "import sys; from thack.models.load import load_model; load_model(sys.argv[1]);"
+    code += "sys.exit('torch._dynamo' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "m")], check=True)
