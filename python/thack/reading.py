@@ -262,13 +262,31 @@ def lines(path: Path, most: int = LINE_BYTES) -> Iterator[tuple[int, bytes | Bad
     Raises:
         DataError: there is no such file, or it is not a regular one.
     """
+    return ((number, line) for _, number, line in addressed_lines(path, most))
+
+
+def addressed_lines(path: Path, most: int = LINE_BYTES) -> Iterator[tuple[int, int, bytes | BadJson]]:
+    """`lines`, each with the byte at which it begins."""
     with open_regular(path) as file:
-        number = 0
-        while line := file.readline(most + 1):
+        number = address = 0
+        while True:
+            line, size = line_at(file, most)
+            if not size:
+                return
             number += 1
-            if len(line) > most and not line.endswith(b"\n"):
-                while (rest := file.readline(1 << 20)) and not rest.endswith(b"\n"):
-                    pass
-                yield number, BadJson(f"a line of more than {most:,} bytes")
-            elif line.strip():
-                yield number, line
+            if isinstance(line, BadJson) or line.strip():
+                yield address, number, line
+            address += size
+
+
+def line_at(file: BinaryIO, most: int) -> tuple[bytes | BadJson, int]:
+    """The line that begins where a file stands, and its bytes; 0 of them at the end of the file."""
+    line = file.readline(most + 1)
+    size = len(line)
+    if size <= most or line.endswith(b"\n"):
+        return line, size
+    while rest := file.readline(1 << 20):
+        size += len(rest)
+        if rest.endswith(b"\n"):
+            break
+    return BadJson(f"a line of more than {most:,} bytes"), size

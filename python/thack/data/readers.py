@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,15 +53,12 @@ def read_data(path: Path, on_bad_line: str = "stop", columns: Columns = OWN) -> 
             record = to_record(row, place, columns)
             identity = record.prompt or record.response or ""
             if prompts.setdefault(record.prompt_id, identity) != identity:
-                reason = f"the id {record.prompt_id!r} is another prompt's: give each its own, or leave `id` out"
-                raise BadLine(reason)
+                raise other_prompt(record.prompt_id)
             records.append(record)
         except BadLine as reason:
             skipped.append(bad_line(place, reason, on_bad_line))
     if not records:
-        raise DataError(
-            f"{path} holds no prompts", details=skipped[:3], hint='each line is a JSON object such as {"prompt": "…"}'
-        )
+        raise no_records(path, skipped)
     return Reading(records=records, skipped=tuple(skipped))
 
 
@@ -78,3 +76,15 @@ def bad_line(place: str, reason: ValueError, on_bad_line: str) -> str:
     if on_bad_line != "skip":
         raise DataError(f"{place}: {reason}", hint=getattr(reason, "hint", BadLine.hint)) from None
     return f"{place}: {reason}"
+
+
+def other_prompt(prompt_id: str) -> BadLine:
+    """For a record whose id an earlier record gave to another prompt."""
+    return BadLine(f"the id {prompt_id!r} is another prompt's: give each its own, or leave `id` out")
+
+
+def no_records(path: Path | str, skipped: Sequence[str]) -> DataError:
+    """For a file without a record."""
+    return DataError(
+        f"{path} holds no prompts", details=skipped[:3], hint='each line is a JSON object such as {"prompt": "…"}'
+    )

@@ -57,12 +57,15 @@ def repeats(sequences: Sequence[TokenSequence]) -> np.ndarray:
 def data_fingerprint(sequences: Iterable[TokenSequence]) -> str:
     """Of the ids that the teacher sees, their order and the names of the prompts; not of files or times."""
 
-    def parts() -> Iterator[bytes]:
-        for s in sequences:
-            name = s.prompt_id.encode()
-            yield b"%d %d %d %d " % (len(name), len(s.prompt_ids), len(s.response_ids), s.sample)
-            yield name
-            yield s.prompt_ids.astype("<i4").tobytes()
-            yield s.response_ids.astype("<i4").tobytes()
+    return digest(fingerprint_parts(sequences))
 
-    return digest(parts())
+
+def fingerprint_parts(sequences: Iterable[TokenSequence], samples: int = 1) -> Iterator[bytes]:
+    """What `data_fingerprint` hashes; with `samples` above 1, every sequence under each of so many sample numbers."""
+    for s in sequences:
+        name = s.prompt_id.encode()
+        ids = s.prompt_ids.astype("<i4").tobytes() + s.response_ids.astype("<i4").tobytes()
+        for sample in [s.sample] if samples == 1 else range(samples):
+            yield b"%d %d %d %d " % (len(name), len(s.prompt_ids), len(s.response_ids), sample)
+            yield name
+            yield ids

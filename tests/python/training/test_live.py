@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from thack.cache.capture.data import CaptureData, ListedSequences
 from thack.cache.capture.preparation import make_plan
 from thack.cache.capture.scorer import Scorer
 from thack.checks import check_combination
@@ -34,7 +35,9 @@ def test_a_live_teacher_keeps_what_a_capture_records(word: str) -> None:
     """To the last bit, by one seed, in every epoch: both call `targets.select` on the same logits."""
     teacher, data, spec = model(1), sequences(6), TargetSpec.parse(word)
     settings = cache_settings(CacheSettings(seed=5), spec)
-    captured = Scorer(teacher, make_plan(settings, teacher, data), settings).score(data).target
+    captured = (
+        Scorer(teacher, make_plan(settings, teacher, CaptureData(ListedSequences(data))), settings).score(data).target
+    )
     live = LiveTeacher(teacher, teacher.vocab_size, spec.as_live(), seed=5, examples=data)
     for epoch in (0, 3):
         found = live.target(data, Batch.of(data, teacher.device), epoch)

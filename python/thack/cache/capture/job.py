@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from thack.cache.capture.packer import Packer
@@ -143,7 +144,7 @@ def _write_shards(job: CaptureJob, progress: Progress) -> None:
 def _write_shard(
     job: CaptureJob, scorer: Scorer, packer: Packer, number: int, stop: StopFlag, task: Task, progress: Progress
 ) -> None:
-    sequences = [job.sequences[position] for position in job.plan.shard(number)]
+    sequences = job.data.read(job.plan.shard(number))
     if job.settings.generate:
         sequences = scorer.generate_responses(sequences, progress)
     packer.begin(number)
@@ -175,12 +176,14 @@ def _explained(job: CaptureJob) -> Iterator[None]:
 
 def _size(job: CaptureJob, shards: Iterable[int]) -> int:
     """Bytes of shards whose responses are known."""
-    stride = job.plan.layout.stride
-    return sum(
-        len(job.sequences[position].response_ids) * (stride + 4) + 4 * len(job.sequences[position].prompt_ids)
-        for shard in shards
-        for position in job.plan.shard(shard)
-    )
+    ends = job.plan.firsts[1:]
+    bytes_of = np.zeros(job.plan.num_shards, dtype=np.int64)
+    first = 0
+    for part in job.data.lengths():
+        number = np.searchsorted(ends, np.arange(first, first + len(part)), side="right")
+        np.add.at(bytes_of, number, part[:, 1] * (job.plan.layout.stride + 4) + 4 * part[:, 0])
+        first += len(part)
+    return sum(int(bytes_of[shard]) for shard in shards)
 
 
 def _gigabytes(size: int) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from thack import _native, _version
+from thack.cache.capture.data import CaptureData, ListedSequences
 from thack.cache.format.ends import write_ends
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.partition import ShardLimits, partition
@@ -16,9 +17,10 @@ from thack.cache.format.plan import SHARDS, CachePlan, publish_plan, read_plan
 from thack.config import CacheSettings, to_dict
 from thack.config.specs import target_spec
 from thack.data.date import follow_settings
+from thack.data.index import index_data
 from thack.data.lengths import response_limit
 from thack.data.prepare import prepare
-from thack.data.sequence import TokenSequence, data_fingerprint
+from thack.data.sequence import TokenSequence
 from thack.errors import ThackError, UsageError
 from thack.files import canonical_json, claim_output, digest
 from thack.models.checkpoint import SAMPLED
@@ -41,7 +43,7 @@ class CaptureJob:
         directory: of the cache.
         settings: of the capture.
         teacher: on its device.
-        sequences: by position in the cache; without responses if the teacher is to generate them.
+        data: its sequences by position; without responses if the teacher is to generate them.
         plan: the one in the directory.
         rank: this process; it writes every world_size-th shard.
     """
@@ -49,7 +51,7 @@ class CaptureJob:
     directory: Path
     settings: CacheSettings
     teacher: LanguageModel
-    sequences: Sequence[TokenSequence]
+    data: CaptureData
     plan: CachePlan
     rank: Rank
 
@@ -64,17 +66,15 @@ def prepare_job(
 ) -> CaptureJob:
     """Load the teacher, read the data, and publish the plan or reuse the one in the directory."""
     teacher = teacher or load_teacher(settings, progress)
-    if sequences is None:
-        sequences = read_data(settings, teacher, progress)
-    stored = with_samples(sequences, settings)
     directory = Path(settings.out).expanduser()
-    plan = make_plan(settings, teacher, stored, full_hash=_begun_with_full_hash(directory))
+    data = capture_data(settings, teacher, sequences, progress, directory)
+    plan = make_plan(settings, teacher, data, full_hash=_begun_with_full_hash(directory))
     write_ends(directory, teacher.tokenizer.ends, response_limit(settings.data))
     return CaptureJob(
         directory=directory,
         settings=settings,
         teacher=teacher,
-        sequences=stored,
+        data=data,
         plan=publish_plan(directory, plan),
         rank=rank or current_rank(),
     )
@@ -110,12 +110,12 @@ def _begun_with_full_hash(directory: Path) -> bool | None:
 def make_plan(
     settings: CacheSettings,
     teacher: LanguageModel,
-    sequences: Sequence[TokenSequence],
+    data: CaptureData,
     *,
     full_hash: bool | None = None,
 ) -> CachePlan:
     """The plan for these sequences and this teacher: the same from every rank."""
-    if not sequences:
+    if not len(data):
         raise UsageError(
             "the data holds no sequence to cache", hint="check `data.path`, `data.limit` and `data.max_prompt_tokens`"
         )
@@ -128,11 +128,11 @@ def make_plan(
         fingerprints=Fingerprints(
             teacher=teacher.fingerprint(full=full_hash),
             tokenizer=teacher.tokenizer.fingerprint(),
-            data=data_fingerprint(sequences),
+            data=data.fingerprint,
             settings=settings_fingerprint(settings),
         ),
         firsts=partition(
-            ((len(s.prompt_ids), longest or len(s.response_ids)) for s in sequences),
+            ((prompt, longest or response) for part in data.lengths() for prompt, response in part.tolist()),
             layout.stride,
             ShardLimits(tokens=settings.shard_tokens, bytes=settings.shard_bytes),
         ),
@@ -170,8 +170,39 @@ def load_teacher(settings: CacheSettings, progress: Progress = SILENT) -> Langua
     return teacher
 
 
+def capture_data(
+    settings: CacheSettings,
+    teacher: LanguageModel,
+    sequences: Sequence[TokenSequence] | None,
+    progress: Progress,
+    directory: Path | None = None,
+) -> CaptureData:
+    """The sequences that are scored: those given, or those of the data that the settings name.
+
+    Args:
+        settings: of the capture.
+        teacher: its tokenizer encodes the data.
+        sequences: used instead of the data.
+        progress: shows what happens to the data.
+        directory: of the cache, where the index of the data is kept; None: no other process needs it.
+    """
+    samples = settings.samples if settings.generate else 1
+    if sequences is not None:
+        return CaptureData(ListedSequences(sequences, samples), samples)
+    found = index_data(
+        settings.data,
+        teacher.tokenizer,
+        need_response=not settings.generate,
+        samples=samples,
+        directory=directory,
+    )
+    for line in found.footer.lines:
+        progress.note(line)
+    return CaptureData(found, samples)
+
+
 def read_data(settings: CacheSettings, teacher: LanguageModel, progress: Progress) -> Sequence[TokenSequence]:
-    """The data that the settings name, encoded; without responses if the teacher is to generate them."""
+    """The data that the settings name, in memory; without responses if the teacher is to generate them."""
     prepared = prepare(settings.data, teacher.tokenizer, need_response=not settings.generate)
     for line in prepared.report.lines():
         progress.note(line)
@@ -180,6 +211,5 @@ def read_data(settings: CacheSettings, teacher: LanguageModel, progress: Progres
 
 def with_samples(sequences: Sequence[TokenSequence], settings: CacheSettings) -> list[TokenSequence]:
     """The sequences of the cache by position; each prompt `settings.samples` times where responses are generated."""
-    if settings.generate and settings.samples > 1:
-        sequences = [replace(s, sample=sample) for s in sequences for sample in range(settings.samples)]
-    return [replace(s, position=position) for position, s in enumerate(sequences)]
+    data = CaptureData(ListedSequences(sequences), settings.samples if settings.generate else 1)
+    return data.read(range(len(data)))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from thack import _native
 from thack.cache.format.plan import SHARDS, CachePlan, shard_path
@@ -13,7 +15,9 @@ from thack.files import canonical_json
 from thack.reading import read_json
 from thack.schema.cache import CacheManifest, ShardEntry
 
+T = TypeVar("T")
 NAME = "manifest.json"
+_THREADS = 16  # that read shards
 _REWRITE = "delete it: thack cache verify writes it again from the shards"
 
 
@@ -46,7 +50,17 @@ def shard_is_good(directory: Path, plan: CachePlan, shard: int) -> bool:
 
 def missing(directory: Path, plan: CachePlan) -> Iterator[int]:
     """Shards of the plan that have to be written or rewritten."""
-    return (shard for shard in range(plan.num_shards) if not shard_is_good(directory, plan, shard))
+    good = each_shard(lambda shard: shard_is_good(directory, plan, shard), range(plan.num_shards))
+    return (shard for shard, is_good in enumerate(good) if not is_good)
+
+
+def each_shard(work: Callable[[int], T], shards: Sequence[int]) -> Iterator[T]:
+    """`work` for every shard, in their order, on several threads: most of its time it waits for the file system."""
+    pool = ThreadPoolExecutor(min(_THREADS, max(1, len(shards))), thread_name_prefix="thack-shards")
+    try:
+        yield from pool.map(work, shards)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def finish(directory: Path, plan: CachePlan) -> CacheManifest | None:
@@ -57,14 +71,12 @@ def finish(directory: Path, plan: CachePlan) -> CacheManifest | None:
     Raises:
         MismatchError: a manifest of other shards exists.
     """
-    shards = []
-    for shard in range(plan.num_shards):
-        if not shard_path(directory, shard).exists():
-            return None
-        try:
-            shards.append(read_shard(directory, plan, shard))
-        except CacheError:
-            return None
+    if not all(shard_path(directory, shard).exists() for shard in range(plan.num_shards)):
+        return None
+    try:
+        shards = list(each_shard(lambda shard: read_shard(directory, plan, shard), range(plan.num_shards)))
+    except CacheError:
+        return None
     manifest = CacheManifest.of(plan.fingerprint, shards)
     if not os.access(directory, os.W_OK):  # another user's, or on read-only media: complete all the same
         return manifest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from thack import _native
-from thack.cache.format.manifest import NAME, finish, load_manifest, read_shard
+from thack.cache.format.manifest import NAME, each_shard, finish, load_manifest, read_shard
 from thack.cache.format.mass import heavy_row
 from thack.cache.format.plan import SHARDS, CachePlan, read_plan, shard_path
 from thack.errors import CacheError, MismatchError
@@ -42,19 +42,13 @@ def verify(directory: Path | str, full: bool = False, progress: Progress = SILEN
     plan = read_plan(directory)
     damaged: list[Damage] = []
     manifest = _manifest(directory, plan, damaged)
+    check = _ShardCheck(directory, plan, manifest, full=full)
     tokens = size = 0
     with progress.task("verify", plan.num_shards, "shards") as task:
-        for number in range(plan.num_shards):
-            path = shard_path(directory, number)
-            try:
-                found = read_shard(directory, plan, number, full=full)
-                tokens, size = tokens + found.tokens, size + found.bytes
-                cause = _difference(found, manifest.shards[number]) if manifest else None
-                cause = cause or (_heavy(directory, plan, number) if full and manifest else None)
-            except CacheError as error:
-                cause = error.message.removeprefix(f"{path}: ")
+        for number, (found, cause) in enumerate(each_shard(check, range(plan.num_shards))):
+            tokens, size = (tokens + found.tokens, size + found.bytes) if found else (tokens, size)
             if cause is not None:
-                damaged.append(Damage(shard=number, file=str(path), cause=cause))
+                damaged.append(Damage(shard=number, file=str(shard_path(directory, number)), cause=cause))
             task.advance(1)
     return Verification(
         directory=str(directory),
@@ -79,20 +73,36 @@ def _manifest(directory: Path, plan: CachePlan, damaged: list[Damage]) -> CacheM
         return None
 
 
-def _heavy(directory: Path, plan: CachePlan, number: int) -> str | None:
-    """The first record of a shard whose kept ids hold more mass than 1."""
-    if plan.layout.kind != "top-k":
+class _ShardCheck:
+    """Checks one shard after the other, from any thread."""
+
+    def __init__(self, directory: Path, plan: CachePlan, manifest: CacheManifest | None, *, full: bool) -> None:
+        self._directory, self._plan, self._manifest, self._full = directory, plan, manifest, full
+        expected = plan.identity() | plan.layout.metadata()
+        self._reader = _native.CacheReader(directory / SHARDS, list(plan.firsts), expected)
+
+    def __call__(self, number: int) -> tuple[ShardEntry | None, str | None]:
+        """What the shard holds, if it can be read, and the cause if it is damaged."""
+        found = None
+        try:
+            found = read_shard(self._directory, self._plan, number, full=self._full)
+            cause = _difference(found, self._manifest.shards[number]) if self._manifest else None
+            return found, cause or (self._heavy(number) if self._full and self._manifest else None)
+        except CacheError as error:
+            return found, error.message.removeprefix(f"{shard_path(self._directory, number)}: ")
+
+    def _heavy(self, number: int) -> str | None:
+        """The first record of a shard whose kept ids hold more mass than 1."""
+        if self._plan.layout.kind != "top-k":
+            return None
+        positions = self._plan.shard(number)
+        for first in range(positions.start, positions.stop, _SEQUENCES):
+            wanted = list(range(first, min(first + _SEQUENCES, positions.stop)))
+            records = self._reader.read(wanted, True)[4]
+            if (heavy := heavy_row(records, self._plan.layout)) is not None:
+                where = f"row {heavy.row} of the sequences from {first}"
+                return f"{where} has a mass of {heavy.mass:.3f} on its kept ids: its numbers are no distribution"
         return None
-    expected = plan.identity() | plan.layout.metadata()
-    reader = _native.CacheReader(directory / SHARDS, list(plan.firsts), expected)
-    positions = plan.shard(number)
-    for first in range(positions.start, positions.stop, _SEQUENCES):
-        wanted = list(range(first, min(first + _SEQUENCES, positions.stop)))
-        records = reader.read(wanted, True)[4]
-        if (found := heavy_row(records, plan.layout)) is not None:
-            where = f"row {found.row} of the sequences from {first}"
-            return f"{where} has a mass of {found.mass:.3f} on its kept ids: its numbers are no distribution"
-    return None
 
 
 def _difference(found: ShardEntry, expected: ShardEntry) -> str | None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from thack.cache.capture.data import CaptureData
 from thack.cache.capture.packer import Packer
-from thack.cache.capture.preparation import load_teacher, make_plan, read_data, with_samples
+from thack.cache.capture.preparation import capture_data, load_teacher, make_plan
 from thack.cache.capture.scorer import Scorer
 from thack.cache.format.plan import SHARDS, CachePlan
 from thack.config import CacheSettings
@@ -47,12 +48,11 @@ def estimate(
         UsageError: the data has no sequence, or the settings contradict each other.
     """
     teacher = teacher or load_teacher(settings)
-    data = read_data(settings, teacher, progress) if sequences is None else sequences
-    stored = with_samples(data, settings)
+    stored = capture_data(settings, teacher, sequences, progress)
     plan = make_plan(settings, teacher, stored)
     longest = response_limit(settings.data)
-    tokens = longest * len(stored) if settings.generate else sum(len(s.response_ids) for s in stored)
-    prompt_tokens = sum(len(s.prompt_ids) for s in stored)
+    prompt_tokens, tokens = (int(n) for n in sum(part.sum(axis=0) for part in stored.lengths()))
+    tokens = longest * len(stored) if settings.generate else tokens
     rate, mean = _rate(Scorer(teacher, plan, settings), plan, stored, progress)
     expected = round(mean * len(stored)) if settings.generate else tokens
     stride = plan.layout.stride
@@ -70,14 +70,12 @@ def estimate(
     )
 
 
-def _rate(
-    scorer: Scorer, plan: CachePlan, sequences: Sequence[TokenSequence], progress: Progress
-) -> tuple[float, float]:
+def _rate(scorer: Scorer, plan: CachePlan, data: CaptureData, progress: Progress) -> tuple[float, float]:
     """Response tokens per second that this process generates, scores, selects and packs; and per sequence."""
     positions = plan.shard(plan.num_shards // 2)
     middle = (positions.start + positions.stop) // 2
     reach = max(1, _BATCHES * plan.batch_size // 2)
-    chosen = [sequences[i] for i in positions if middle - reach <= i < middle + reach]
+    chosen = data.read([i for i in positions if middle - reach <= i < middle + reach])
     started = time.perf_counter()
     if generates := any(len(s.response_ids) == 0 for s in chosen):
         chosen = scorer.generate_responses(chosen, progress)

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thack.cache.capture.preparation import load_teacher, make_plan, read_data, with_samples
+from thack.cache.capture.data import CaptureData, ListedSequences
+from thack.cache.capture.preparation import capture_data, load_teacher, make_plan
 from thack.cache.capture.scorer import Scorer
 from thack.cache.format.layout import bytes_per_token
 from thack.config import CacheSettings
@@ -69,10 +70,11 @@ def probe(
     if not 0 <= tokens <= _MOST_TOKENS:
         raise UsageError(f"tokens = {tokens:g}: must be from 1 to {_MOST_TOKENS:g}", hint="such as 1e12")
     teacher = teacher or load_teacher(settings)
-    data = list(read_data(settings, teacher, progress) if sequences is None else sequences)
+    data = capture_data(replace(settings, samples=1), teacher, sequences, progress)
+    places = range(min(limit, len(data))) if settings.generate else _spread(len(data), limit)
+    chosen = data.read(places)
     if settings.generate:
-        data = _with_responses(settings, teacher, data[:limit])
-    chosen = [data[i] for i in np.linspace(0, len(data) - 1, min(limit, len(data))).astype(int)]
+        chosen = _with_responses(settings, teacher, chosen)
     started = time.perf_counter()
     log_p_NV = _score(teacher, chosen, settings)
     rate = len(log_p_NV) / (time.perf_counter() - started)
@@ -129,8 +131,13 @@ def _with_responses(
     settings: CacheSettings, teacher: LanguageModel, prompts: Sequence[TokenSequence]
 ) -> list[TokenSequence]:
     settings = replace(settings, samples=1)
-    stored = with_samples(prompts, settings)
-    return Scorer(teacher, make_plan(settings, teacher, stored), settings).generate_responses(stored)
+    plan = make_plan(settings, teacher, CaptureData(ListedSequences(prompts)))
+    return Scorer(teacher, plan, settings).generate_responses(prompts)
+
+
+def _spread(count: int, limit: int) -> list[int]:
+    """At most `limit` positions among so many, evenly."""
+    return [int(i) for i in np.linspace(0, count - 1, min(limit, count))]
 
 
 def _costs(log_p_NV: Tensor, vocab_size: int, tokens: int) -> list[TargetCost]:
