@@ -61,7 +61,7 @@ def data_fingerprint(sequences: Iterable[TokenSequence]) -> str:
 
 
 def fingerprint_parts(sequences: Iterable[TokenSequence], samples: int = 1) -> Iterator[bytes]:
-    """What `data_fingerprint` hashes; with `samples` above 1, every sequence under each of so many sample numbers."""
+    """What `data_fingerprint` hashes; with `samples` above 1, every sequence under each sample number below it."""
     for s in sequences:
         name = s.prompt_id.encode()
         ids = s.prompt_ids.astype("<i4").tobytes() + s.response_ids.astype("<i4").tobytes()

@@ -136,7 +136,7 @@ def _with_responses(
 
 
 def _spread(count: int, limit: int) -> list[int]:
-    """At most `limit` positions among so many, evenly."""
+    """At most `limit` of `count` positions, evenly spread."""
     return [int(i) for i in np.linspace(0, count - 1, min(limit, count))]
 
 
