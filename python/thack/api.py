@@ -314,6 +314,7 @@ def import_cache(
     top_k: int = 0,
     estimate_tail: bool = True,
     logprobs: Literal["auto", "raw", "processed"] = "auto",
+    packed_config: PathLike | None = None,
     complete_ends: bool = False,
     progress: Progress = SILENT,
 ) -> Path:
@@ -328,6 +329,7 @@ def import_cache(
         estimate_tail: Take 1 − Σp as the tail mass; else it is unknown.
         logprobs: raw: log-softmax of the logits; processed: after a temperature, top-k, top-p or a mask, so that
             forward KL alone is defined; auto: raw, and rows that leave no tail are refused.
+        packed_config: DistillKit's compression config of a packed Parquet file; by default the one beside it.
         complete_ends: Put an end behind responses that stopped without one.
         progress: Where progress goes.
 
@@ -356,6 +358,7 @@ def import_cache(
         top_k=top_k,
         estimate_tail=estimate_tail,
         logprobs=logprobs,
+        packed_config=None if packed_config is None else Path(packed_config),
         complete_ends=complete_ends,
     )
     return run(settings, progress)

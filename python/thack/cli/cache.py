@@ -202,6 +202,10 @@ def import_(
         Literal["auto", "raw", "processed"],
         typer.Option(help="What the numbers are; auto refuses rows that were processed without notice."),
     ] = "auto",
+    packed_config: Annotated[
+        Path | None,
+        typer.Option(help="DistillKit's compression config of a packed Parquet file, if it is not beside it."),
+    ] = None,
     complete_ends: Annotated[
         bool, typer.Option("--complete-ends", help="Put an end behind responses that stopped without one.")
     ] = False,
@@ -216,6 +220,7 @@ def import_(
             top_k=top_k,
             estimate_tail=estimate_tail,
             logprobs=logprobs,
+            packed_config=packed_config,
             complete_ends=complete_ends,
             progress=progress,
         )

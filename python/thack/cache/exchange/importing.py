@@ -54,6 +54,7 @@ class ImportSettings:
         estimate_tail: take 1 − Σ of the kept probabilities as the tail mass; False: the cache has no tail.
         logprobs: raw: log-softmax of the teacher's logits; processed: after a temperature, top-k, top-p or a mask, so
             that forward KL alone is defined; auto: raw, and rows that leave no tail are refused.
+        packed_config: how the bytes of a packed Parquet file are laid out; None: compression_config.yaml beside it.
         complete_ends: put an end behind each response that its server says it stopped, with all mass on it.
         shard_tokens: most response tokens of one shard, ≥ 1.
         shard_bytes: most bytes of one shard, about, ≥ 1.
@@ -68,6 +69,7 @@ class ImportSettings:
     top_k: int = 0
     estimate_tail: bool = True
     logprobs: Processing = "auto"
+    packed_config: Path | None = None
     complete_ends: bool = False
     shard_tokens: int = 1 << 20
     shard_bytes: int = 1 << 28
@@ -106,7 +108,7 @@ def import_cache(settings: ImportSettings, progress: Progress = SILENT) -> Path:
         [[5, 7], [0, 5]]
     """
     _check(settings)
-    read_rows(settings.source)  # refuses a missing file and an unknown suffix
+    read_rows(settings.source, settings.packed_config)  # refuses a missing file and an unknown suffix
     with locked(settings.out, progress, part=Rank().part):  # as the first rank of a capture
         _import(settings, progress)
     return settings.out
@@ -169,7 +171,7 @@ class _Surveyed:
 
 def _rows(settings: ImportSettings) -> Iterator[SourceRow]:
     """The rows of the source, with the ends that are to be put behind them."""
-    for row in read_rows(settings.source):
+    for row in read_rows(settings.source, settings.packed_config):
         yield _completed(row, settings.ends) if settings.ends and settings.complete_ends else row
 
 
@@ -194,7 +196,7 @@ def _survey(settings: ImportSettings) -> _Surveyed:
     found = Survey(settings.logprobs, settings.vocab_size)
 
     def sequences() -> Iterator[TokenSequence]:
-        for row in read_rows(settings.source):
+        for row in read_rows(settings.source, settings.packed_config):
             _check_row(row, settings)
             found.add(row, str(settings.source))
             if settings.ends is not None and settings.complete_ends:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class SourceRow:
     entries: list[Entry]
     place: str  # in the source
     finish_reason: str = ""  # why a server stopped: "stop", "length", or not said
+    slack: float = 0.0  # how far Σp may exceed 1 because the source approximates it
 
     @property
     def width(self) -> int:
@@ -35,9 +36,18 @@ class SourceRow:
         return min(len(ids) for ids, _ in self.entries)
 
 
-def read_rows(path: Path) -> Iterator[SourceRow]:
-    """Read a source by its suffix: .jsonl (vLLM, OpenAI style), .safetensors or .parquet."""
-    readers = {".jsonl": _jsonl, ".safetensors": _safetensors, ".parquet": _parquet}
+def read_rows(path: Path, packed_config: Path | None = None) -> Iterator[SourceRow]:
+    """Read a source by its suffix: .jsonl (vLLM, OpenAI style), .safetensors or .parquet.
+
+    `packed_config` describes the bytes of a packed Parquet file; None: the file beside it does.
+    """
+    from thack.cache.exchange.parquet_rows import parquet_rows  # needs what is below
+
+    readers: dict[str, Callable[[Path], Iterator[SourceRow]]] = {
+        ".jsonl": _jsonl,
+        ".safetensors": _safetensors,
+        ".parquet": lambda parquet: parquet_rows(parquet, packed_config),
+    }
     if not path.is_file():
         raise DataError(f"{path} does not exist")
     if path.suffix not in readers:
@@ -72,7 +82,7 @@ def _from_json(content: Mapping[str, Any], number: int) -> Iterator[SourceRow]:
         raise KeyError("prompt_logprobs")
     for choice in read_choices(content):
         place = f"line {number}, choice {choice.number}"
-        row = _row(content, choice.prompt, choice.response, choice.entries, number - 1, place, sample=choice.number)
+        row = row_of(content, choice.prompt, choice.response, choice.entries, number - 1, place, sample=choice.number)
         yield replace(row, finish_reason=choice.finish_reason)
 
 
@@ -101,7 +111,7 @@ def _from_prompt(content: Mapping[str, Any], number: int) -> SourceRow:
                 hint="rows are shifted against the tokens, or belong to another text",
             )
         entries.append(entry)
-    row = _row(content, ids[:length], ids[length:], entries, number - 1, f"line {number}")
+    row = row_of(content, ids[:length], ids[length:], entries, number - 1, f"line {number}")
     return replace(row, finish_reason=str(content.get("finish_reason") or ""))
 
 
@@ -111,7 +121,7 @@ def _entry(given: Mapping[str, Any]) -> Entry:
     return ids, np.fromiter((float(value) for value in values), dtype=np.float64, count=len(given))
 
 
-def _row(
+def row_of(
     content: Mapping[str, Any],
     prompt: np.ndarray,
     response: np.ndarray,
@@ -167,7 +177,7 @@ def _safetensors(path: Path) -> Iterator[SourceRow]:
             log_probs = file.rows(values, first, last).astype(np.float64)
             prompt = file.rows("prompt_tokens", int(prompt_starts[s]), int(prompt_starts[s + 1]))
             entries = list(zip(entry_ids, log_probs, strict=True))
-            yield _row({}, prompt, file.rows("response_tokens", first, last), entries, s, f"sequence {s}")
+            yield row_of({}, prompt, file.rows("response_tokens", first, last), entries, s, f"sequence {s}")
 
 
 def _starts(file: TensorFile, path: Path, name: str, end: int) -> np.ndarray:
@@ -176,58 +186,3 @@ def _starts(file: TensorFile, path: Path, name: str, end: int) -> np.ndarray:
     if len(found) < 2 or found[0] != 0 or found[-1] != end or (np.diff(found) < 1).any():
         raise DataError(f"{path}: {name} must rise from 0 to {end}, one more than there are sequences")
     return found
-
-
-def _parquet(path: Path) -> Iterator[SourceRow]:
-    """Columns prompt_ids, response_ids (lists of ids), ids and logprobs (lists of k per response token)."""
-    try:
-        import pyarrow.parquet as parquet
-        from pyarrow import ArrowInvalid
-    except ImportError as error:
-        raise UsageError("reading Parquet needs pyarrow", hint="pip install 'thack[data]'") from error
-    needed = ["prompt_ids", "response_ids", "ids", "logprobs"]
-    try:
-        file = parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-    except (ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
-    lacking = [name for name in needed if name not in file.schema_arrow.names]
-    if lacking:
-        raise DataError(f"{path}: no column {lacking[0]!r}", hint=f"needed: {', '.join(needed)}")
-    extra = ["id"] if "id" in file.schema_arrow.names else []
-    index = 0
-    # One row group at a time, and pages as they are needed: otherwise pyarrow reads the whole file ahead.
-    batches = (
-        batch
-        for group in range(file.num_row_groups)
-        for batch in file.iter_batches(batch_size=16, row_groups=[group], columns=needed + extra, use_threads=False)
-    )
-    try:
-        for batch in batches:
-            for place in range(len(batch)):  # one row at a time: every number in a list is an object
-                try:
-                    yield _from_columns(batch.slice(place, 1).to_pylist()[0], index, path)
-                except DataError:
-                    raise
-                except (TypeError, ValueError, OverflowError) as error:
-                    raise DataError(f"{path}: row {index}: not numbers ({error})") from error
-                index += 1
-    except (ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: damaged after row {index:,} ({str(error).splitlines()[0]})") from error
-
-
-def _from_columns(content: Mapping[str, Any], index: int, path: Path) -> SourceRow:
-    ids, values = content["ids"], content["logprobs"]
-    widths: Sequence[tuple[int, int]] = [(len(a), len(b)) for a, b in zip(ids, values, strict=False)]
-    if len(ids) != len(values) or len(ids) != len(content["response_ids"]) or any(a != b for a, b in widths):
-        raise DataError(f"{path}: row {index}: ids, logprobs and response_ids do not match")
-    if not ids or not content["prompt_ids"]:
-        raise DataError(f"{path}: row {index}: an empty prompt or response")
-    entries = [(np.asarray(a, np.int64), np.asarray(b, np.float64)) for a, b in zip(ids, values, strict=True)]
-    return _row(
-        content,
-        np.asarray(content["prompt_ids"]),
-        np.asarray(content["response_ids"]),
-        entries,
-        index,
-        f"row {index}",
-    )

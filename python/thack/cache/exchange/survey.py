@@ -79,11 +79,11 @@ class Survey:
         self.sequences += 1
         self.rows += len(row.entries)
         for n, (_, log_probs) in enumerate(row.entries):
-            self._count_row(log_probs, f"{source}: {row.place}, response token {n}")
+            self._count_row(log_probs, f"{source}: {row.place}, response token {n}", row.slack)
         self._count_fit(row)
         self._check_first_row(row, source)
 
-    def _count_row(self, log_probs: np.ndarray, place: str) -> None:
+    def _count_row(self, log_probs: np.ndarray, place: str, slack: float) -> None:
         kept = without_stand_ins(log_probs)
         self.stand_ins += int((np.isneginf(kept) & np.isfinite(log_probs)).sum())
         probs = np.exp(kept)
@@ -91,7 +91,7 @@ class Survey:
         if highest == 0:
             raise DataError(f"{place}: no id has mass")
         if total > 1 + _SUM_TOLERANCE:
-            if total > 1 + rounding_excess(kept):
+            if total > 1 + max(rounding_excess(kept), slack):
                 raise DataError(
                     f"{place}: the probabilities sum to {total:.4f}",
                     hint="log-probabilities must be natural logarithms at temperature 1",
@@ -174,7 +174,7 @@ class Survey:
         if self.stand_ins:
             yield f"{self.stand_ins:,} log-probabilities below {LOWEST_LOG_PROB:g} stand for −inf and are read as such"
         if self.rounded:
-            yield f"{self.rounded:,} of {self.rows:,} rows sum to more than 1 by 16-bit rounding and were scaled to 1"
+            yield f"{self.rounded:,} of {self.rows:,} rows sum to more than 1 by their rounding and were scaled to 1"
         if self.completed:
             yield f"{self.completed:,} responses that stopped held no end and were given one"
         starts = np.asarray(self._starts)
