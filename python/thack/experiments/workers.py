@@ -33,7 +33,7 @@ from types import TracebackType
 from thack.errors import Interrupted, Preempted, ThackError
 from thack.experiments.relay import Events, Relay, drawn
 from thack.experiments.stages import Stage, with_upstream
-from thack.runtime.preemption import StopFlag
+from thack.runtime.preemption import StopFlag, StopRequest
 from thack.runtime.progress import Progress
 from thack.runtime.threads import threads
 
@@ -108,6 +108,8 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, StopRequest | KeyboardInterrupt):  # between two waits: else this would wait for hours
+            self._signal_workers()
         self._stop_pool()
         self._stack.close()
 
@@ -191,11 +193,14 @@ class Workers:
         self._failures[broken[0].key] = ThackError("its process died (out of memory, or killed)", hint=hint)
 
     def _interrupt(self, stop: StopFlag) -> None:
+        self._signal_workers()
+        futures.wait(self._running)
+        raise stop.error("every complete stage, and a checkpoint of those that were running")
+
+    def _signal_workers(self) -> None:
         for pid in self._pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-        futures.wait(self._running)
-        raise stop.error("every complete stage, and a checkpoint of those that were running")
 
     def _stop_pool(self) -> None:
         if self._pool is not None:
