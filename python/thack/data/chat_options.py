@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from thack.config import DataSettings
+from thack.data.template_meter import TEMPLATE_BYTES
 from thack.errors import DataError, UsageError
 from thack.reading import BadJson, parse_json, read_text
-
-TEMPLATE_BYTES = 1 << 20  # of a chat template; the longest ones have 30 kB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,24 +1,22 @@
 """Chat templates: Jinja text of a model's directory that turns a conversation into one text, as in transformers.
 
-A template is code of a stranger. It runs in Jinja's sandbox and sees plain JSON values alone.
+A template is code of a stranger. It runs in Jinja's sandbox, sees plain JSON values alone, and may use up so much time
+and memory (`template_meter`).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
 
+from thack.data import template_sandbox
 from thack.data.records import Conversation
+from thack.data.template_meter import Meter
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # names of one thing; the first is the standard one
-_LONGEST_TEXT = 1 << 26  # characters: a template that loops fills the memory
-_now: ContextVar[datetime | None] = ContextVar("now", default=None)
-_spans: ContextVar[tuple[list[str], list[tuple[int, int]]] | None] = ContextVar("spans", default=None)
 
 
 class TemplateRefusal(ValueError):
@@ -77,32 +75,41 @@ class ChatTemplate:
         """
         from jinja2 import TemplateError  # jinja2 takes 50 ms, and most data has no conversation
 
-        blocks: list[str] = []
-        spans: list[tuple[int, int]] = []
-        values = {**self.tokens, **self.variables, **conversation.template_variables}
-        tokens = (_now.set(self.now), _spans.set((blocks, spans)))
+        own: dict[str, object] = {
+            "messages": _messages(conversation.messages),
+            "tools": None if conversation.tools is None else list(conversation.tools),
+            "documents": None if conversation.documents is None else list(conversation.documents),
+            "add_generation_prompt": add_generation_prompt,
+        }
+        beside = {**self.tokens, **self.variables, **conversation.template_variables}
+        if taken := sorted(own.keys() & beside.keys()):
+            raise TemplateRefusal(f"{taken[0]} is no template variable: it is the conversation's own")
         try:
-            size = 0
-            for block in _compiled(self.source).generate(
-                messages=_messages(conversation.messages),
-                tools=None if conversation.tools is None else list(conversation.tools),
-                documents=None if conversation.documents is None else list(conversation.documents),
-                add_generation_prompt=add_generation_prompt,
-                **values,
-            ):
-                blocks.append(block)
-                size += len(block)
-                if size > _LONGEST_TEXT:
-                    raise TemplateRefusal(f"the chat template writes more than {_LONGEST_TEXT:,} characters")
+            return self._rendered({**own, **beside})
         except TemplateError as error:
             raise TemplateRefusal(f"the chat template refuses the conversation: {error}") from error
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
-            if isinstance(error, TemplateRefusal):
-                raise
-            raise TemplateRefusal(f"the chat template fails on the conversation: {error}") from error
+        except Exception as error:  # whatever a stranger's code raises
+            reason = str(error) or type(error).__name__
+            raise TemplateRefusal(f"the chat template fails on the conversation: {reason}") from error
+
+    def _rendered(self, given: Mapping[str, object]) -> Rendering:
+        meter = Meter(given)
+        spans: list[tuple[int, int]] = []
+        blocks: list[str] = []
+        tokens = (
+            template_sandbox.now.set(self.now),
+            template_sandbox.spans.set(spans),
+            template_sandbox.meter.set(meter),
+        )
+        try:
+            for block in _compiled(self.source).generate(given):
+                blocks.append(block)
+                meter.spend(len(block))
+                meter.written += len(block)
         finally:
-            _now.reset(tokens[0])
-            _spans.reset(tokens[1])
+            template_sandbox.now.reset(tokens[0])
+            template_sandbox.spans.reset(tokens[1])
+            template_sandbox.meter.reset(tokens[2])
         return Rendering("".join(blocks), tuple(spans))
 
 
@@ -129,8 +136,8 @@ def _parsed(source: str) -> _Parsed:
     from jinja2 import TemplateError, nodes
 
     try:
-        tree = _environment().parse(source)
-    except TemplateError:  # `render` says what is wrong
+        tree = template_sandbox.environment().parse(source)
+    except (TemplateError, RecursionError):  # `render` says what is wrong
         return _Parsed(False, frozenset())
     literals = {node.data for node in tree.find_all(nodes.TemplateData)}
     literals |= {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
@@ -140,63 +147,7 @@ def _parsed(source: str) -> _Parsed:
 
 @cache
 def _compiled(source: str) -> Any:
-    return _environment().from_string(source)
-
-
-@cache
-def _environment() -> Any:
-    """Jinja with what transformers offers to templates."""
-    from jinja2 import TemplateError, nodes
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-    from jinja2.utils import Namespace
-
-    class Generation(Extension):
-        """`{% generation %}` marks what the assistant writes. It changes no text."""
-
-        tags = {"generation"}  # noqa: RUF012 - as jinja declares it
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.CallBlock(self.call_method("_generated"), [], [], body).set_lineno(line)
-
-        def _generated(self, caller: Callable[[], str]) -> str:
-            text = caller()
-            found = _spans.get()
-            if found is not None:
-                start = len("".join(found[0]))
-                found[1].append((start, start + len(text)))
-            return text
-
-    class PublicNamespace(Namespace):
-        """A namespace without names that begin with an underscore."""
-
-        def __setitem__(self, name: str, value: object) -> None:
-            if str(name).startswith("_"):
-                raise TemplateError(f"a template may not set {name}")
-            super().__setitem__(name, value)
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    def as_json(
-        value: object,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,
-    ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
-    )
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: (_now.get() or datetime.now()).strftime(form)
-    environment.globals["namespace"] = PublicNamespace
-    environment.filters["tojson"] = as_json  # jinja's own escapes <, > and &
-    return environment
+    return template_sandbox.environment().from_string(source)
 
 
 def common_start(a: str, b: str) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
 from thack.data.eos import Ends, configured_ends
+from thack.data.model_files import TEMPLATES, model_file, read_file, read_object, read_text
+from thack.data.template_meter import TEMPLATE_BYTES
 from thack.errors import ModelError
 
 # Carried along unchanged by `Tokenizer.save`: what transformers and vLLM read beside tokenizer.json.
@@ -24,7 +24,7 @@ _SIDE_FILES = (
     "tokenizer.model",
     "spiece.model",
 )
-_TEMPLATES = "additional_chat_templates"  # directory of NAME.jinja
+_MOST_ADDED = 64  # special tokens around a text
 # Special tokens that transformers hands to chat templates by name.
 _NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
@@ -60,17 +60,20 @@ def read_backend(directory: Path) -> Backend:
     Raises:
         ModelError: there is none, or it is no tokenizer.
     """
-    path = directory / "tokenizer.json"
-    if not path.is_file():
+    path = model_file(directory, "tokenizer.json")
+    if path is None:
         raise ModelError(
             f"no tokenizer.json in {directory}",
             hint="save the tokenizer in the fast format, for example "
             "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
         )
     try:
-        return Backend.from_file(str(path))
+        found = Backend.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise ModelError(f"{path}: not a tokenizer ({error})") from error
+    if (added := found.num_special_tokens_to_add(is_pair=False)) > _MOST_ADDED:
+        raise ModelError(f"{path}: its post_processor puts {added:,} special tokens around each text")
+    return found
 
 
 def read_facts(directory: Path, backend: Backend) -> TokenizerFacts:
@@ -79,9 +82,9 @@ def read_facts(directory: Path, backend: Backend) -> TokenizerFacts:
     Raises:
         ModelError: a file is damaged, or no end-of-sequence token is defined.
     """
-    config = _json_object(directory / "tokenizer_config.json")
-    special = {**_json_object(directory / "special_tokens_map.json"), **config}
-    model, generation = (_json_object(directory / name) for name in ("config.json", "generation_config.json"))
+    config = read_object(directory, "tokenizer_config.json") or {}
+    special = {**(read_object(directory, "special_tokens_map.json") or {}), **config}
+    model, generation = (read_object(directory, name) or {} for name in ("config.json", "generation_config.json"))
     if generation.get("_from_model_config"):  # never set: it repeats config.json
         model, generation = {**model, **generation}, {}
     configured = {**model, **generation}
@@ -114,11 +117,13 @@ def read_facts(directory: Path, backend: Backend) -> TokenizerFacts:
 
 
 def _read_side_files(directory: Path) -> dict[str, bytes]:
-    names = [name for name in _SIDE_FILES if (directory / name).is_file()]
-    extra = sorted((directory / _TEMPLATES).glob("*.jinja")) if (directory / _TEMPLATES).is_dir() else []
-    return {
-        name: (directory / name).read_bytes() for name in [*names, *(f"{_TEMPLATES}/{path.name}" for path in extra)]
-    }
+    names = [*_SIDE_FILES, *_own_templates(directory)]
+    return {name: content for name in names if (content := read_file(directory, name)) is not None}
+
+
+def _own_templates(directory: Path) -> list[str]:
+    """Names of the templates that are files of their own beside chat_template.jinja."""
+    return sorted(f"{TEMPLATES}/{path.name}" for path in (directory / TEMPLATES).glob("*.jinja"))
 
 
 def _read_templates(directory: Path, configured: object) -> dict[str, str]:
@@ -129,25 +134,11 @@ def _read_templates(directory: Path, configured: object) -> dict[str, str]:
     for item in configured if isinstance(configured, list) else []:
         if isinstance(item, dict) and isinstance(item.get("name"), str) and isinstance(item.get("template"), str):
             found[item["name"]] = item["template"]
-    files = {}
-    if (directory / "chat_template.jinja").is_file():
-        files["default"] = directory / "chat_template.jinja"
-    if (directory / _TEMPLATES).is_dir():
-        files |= {path.stem: path for path in sorted((directory / _TEMPLATES).glob("*.jinja"))}
-    return {name: path.read_text(encoding="utf-8") for name, path in files.items()} or found
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: holds {type(content).__name__}, expected an object")
-    return content
+    names = {"default": "chat_template.jinja"} | {Path(name).stem: name for name in _own_templates(directory)}
+    files = {name: text for name, file in names.items() if (text := read_text(directory, file)) is not None}
+    if too_long := [name for name, text in found.items() if len(text) > TEMPLATE_BYTES]:
+        raise ModelError(f"{directory}: the chat template {too_long[0]!r} has more than {TEMPLATE_BYTES:,} characters")
+    return files or found
 
 
 def _text(token: object) -> str:

@@ -18,14 +18,16 @@ from torch import Tensor
 
 from thack import files
 from thack.data.eos import Ends, configured_ends
+from thack.data.model_files import model_file, read_object
 from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError
-from thack.models.directory import advice, read_config, read_object
+from thack.models.directory import advice, read_config
 from thack.models.native.architecture import Architecture
 
 if TYPE_CHECKING:
     from thack.models.protocol import LanguageModel
 
+INDEX = "model.safetensors.index.json"
 SAMPLED = "sample:"  # begins a fingerprint for which not every number was read
 _RUNS, _RUN = 64, 64  # of numbers, per tensor
 _HALF = {"BF16": torch.bfloat16, "F16": torch.float16}  # as safetensors names them
@@ -52,25 +54,29 @@ class OtherNames(ModelError):
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
     """All tensors of model.safetensors, or of the shards that model.safetensors.index.json lists."""
-    index = directory / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelError(f"{index}: not an index of shards ({error})") from error
     weights: dict[str, Tensor] = {}
-    for name in names:
-        path = directory / name
-        if Path(name).name != name:
-            raise ModelError(f"{index}: shard name {name!r} is not a plain file name")
-        if not path.is_file():
+    for name in _weight_names(directory):
+        path = model_file(directory, name)
+        if path is None:
             raise ModelError(f"no {name} in {directory}", hint=advice(directory))
         try:
             weights.update(safetensors.torch.load_file(path))
         except SafetensorError as error:
             raise ModelError(f"{path}: damaged or not safetensors ({error})") from error
     return weights
+
+
+def _weight_names(directory: Path) -> list[str]:
+    """model.safetensors, or the shards that the index lists."""
+    index = read_object(directory, INDEX)
+    if index is None:
+        return ["model.safetensors"]
+    found = index.get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise ModelError(f"{directory / INDEX}: not an index of shards: weight_map does not name files")
+    if strange := [name for name in found.values() if Path(name).name != name or "\0" in name]:
+        raise ModelError(f"{directory / INDEX}: shard name {strange[0]!r} is not a plain file name")
+    return sorted(set(found.values()))
 
 
 def weights_dtype(directory: Path) -> torch.dtype | None:
@@ -165,7 +171,7 @@ def from_transformers(
 def add_ends(directory: Path, ends: Ends) -> None:
     """Let generation_config.json name all ends of a model, besides what transformers wrote there."""
     path = directory / "generation_config.json"
-    written = read_object(path)
+    written = read_object(directory, path.name) or {}
     there = list(configured_ends(written.get("eos_token_id")))
     missing = sorted(ends.ids - {*there})
     if missing:

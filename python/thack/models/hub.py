@@ -10,11 +10,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from thack.data.model_files import PATTERNS
 from thack.errors import ModelError
 from thack.files import directory_kind
 
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?")
-_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ def _snapshot(name: str, revision: str | None) -> Path:
         ) from error
     label = name if revision is None else f"{name}@{revision}"
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
     except GatedRepoError as error:
         raise ModelError(
             f"{label} is gated on the hub", hint="accept its terms there, and run: hf auth login"

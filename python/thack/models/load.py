@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from thack.config import ArchitectureSettings, LoadSettings
+from thack.data.model_files import check_directory, read_object
 from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError, UsageError
 from thack.models import checkpoint
-from thack.models.directory import read_config, read_object
+from thack.models.directory import read_config
 from thack.models.hub import locate
 from thack.models.native.architecture import Architecture, UnsupportedArchitecture
 from thack.models.native.llama import Llama
@@ -68,7 +69,7 @@ def load_model(
         facts = LoadFacts(
             origin=source.origin,
             full_hash=options.full_hash,
-            generation_config=read_object(source.directory / "generation_config.json"),
+            generation_config=read_object(source.directory, "generation_config.json") or {},
         )
         model = _load(source.directory, device, _dtype(options, dtype), options, facts)
     except ModelError as error:
@@ -81,6 +82,7 @@ def load_model(
 def _load(
     directory: Path, device: torch.device | str, dtype: torch.dtype, options: LoadSettings, facts: LoadFacts
 ) -> LanguageModel:
+    check_directory(directory)
     config = read_config(directory)
     adapter = (directory / "adapter_config.json").is_file()
     if options.backend == "transformers" or options.device_map or options.quantization or adapter:

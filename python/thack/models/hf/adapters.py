@@ -6,7 +6,6 @@ An adapter is merged into the weights, so that a model is one set of weights for
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,12 +80,3 @@ def is_peft(model: Any) -> bool:
 def merged_copy(model: Any) -> Any:
     """The merged base model of a `PeftModel` that stays as it is."""
     return merged(copy.deepcopy(model))
-
-
-def base_of(directory: Path) -> str:
-    """The base model that an adapter names; empty where it names none."""
-    try:
-        content = json.loads((directory / CONFIG).read_bytes())
-    except (OSError, ValueError):
-        return ""
-    return str(content.get("base_model_name_or_path") or "") if isinstance(content, dict) else ""

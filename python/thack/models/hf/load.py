@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from thack.config import ArchitectureSettings, LoadSettings
+from thack.data.model_files import check_directory
 from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError, UsageError
 from thack.files import write_json
@@ -41,6 +42,7 @@ def load(
     An adapter beside the base model is merged into it.
     """
     options, facts = options or LoadSettings(), facts or LoadFacts()
+    check_directory(directory)
     read_config(directory)
     require_safetensors(directory)
     tokenizer = Tokenizer.load(directory)

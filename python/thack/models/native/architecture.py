@@ -12,6 +12,7 @@ from torch import Tensor
 
 from thack.config import ArchitectureSettings
 from thack.errors import ModelError, UsageError
+from thack.models.directory import check_sizes
 
 FAMILIES = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
 
@@ -75,12 +76,14 @@ class Architecture:
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> Architecture:
         """Understand a config.json, or raise UnsupportedArchitecture naming the key that stands in the way."""
+        check_sizes(config)
         family = _family(config)
         _refuse_variants(config, family)
         try:
             heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
             kv_heads = int(config.get("num_key_value_heads") or heads)
             theta, scaling = _rope(config)
+            _scaled(torch.ones(1), scaling)  # its numbers are there
             return cls(
                 family=family,
                 vocab_size=int(config["vocab_size"]),
@@ -104,7 +107,7 @@ class Architecture:
             )
         except UnsupportedArchitecture:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise ModelError(f"config.json: missing or unreadable key ({error})") from error
 
     def to_config(self, *, eos_id: int, pad_id: int, bos_id: int | None, dtype: torch.dtype) -> dict[str, Any]:
@@ -151,6 +154,8 @@ class Architecture:
 
 def _family(config: Mapping[str, Any]) -> str:
     names = config.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ModelError(f"config.json: architectures = {names!r:.40} is not a list of names")
     family = FAMILIES.get(names[0]) if names else config.get("model_type")
     if family not in FAMILIES.values():
         raise UnsupportedArchitecture(f"no native decoder for {names[0] if names else family or 'this config.json'}")

@@ -1,0 +1,253 @@
+"""The sandbox in which chat templates run: Jinja with what transformers offers, and every growth counted by a `Meter`.
+
+Operators, calls and filters are intercepted. What Jinja compiles to plain Python (loops, `~`, slices, literals) is
+rewritten to calls first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from thack.data.template_meter import Meter, TemplateExhausted
+
+now: ContextVar[datetime | None] = ContextVar("now", default=None)
+spans: ContextVar[list[tuple[int, int]] | None] = ContextVar("spans", default=None)
+meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
+
+_MOST_ARGUMENT = 1 << 20  # an integer given to a filter
+_SLOW = ("urlize", "striptags", "wordwrap", "xmlattr", "pprint")  # more than linear in the length of the text
+_MOST_SLOW = 1 << 14
+# Filters that do not make a text of their value.
+_SEQUENCE = {
+    *("attr", "batch", "count", "d", "default", "dictsort", "first", "groupby", "items", "join", "last", "length"),
+    *("list", "map", "max", "min", "random", "reject", "rejectattr", "reverse", "select", "selectattr", "slice"),
+    *("sort", "sum", "unique"),
+}
+
+
+@cache
+def environment() -> Any:
+    """The one environment of all templates."""
+    from jinja2 import TemplateError, nodes
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.utils import Namespace
+    from jinja2.visitor import NodeTransformer
+
+    class Generation(Extension):
+        """`{% generation %}` marks what the assistant writes. It changes no text."""
+
+        tags = {"generation"}  # noqa: RUF012 - as jinja declares it
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.CallBlock(self.call_method("_generated"), [], [], body).set_lineno(line)
+
+        def _generated(self, caller: Callable[[], str]) -> str:
+            text, found, metered = caller(), spans.get(), meter.get()
+            if found is not None and metered is not None:
+                found.append((metered.written, metered.written + len(text)))
+            return text
+
+    class PublicNamespace(Namespace):
+        """A namespace without names that begin with an underscore."""
+
+        def __setitem__(self, name: str, value: object) -> None:
+            if str(name).startswith("_"):
+                raise TemplateError(f"a template may not set {name}")
+            super().__setitem__(name, value)
+
+    class ToCalls(NodeTransformer):
+        """What Jinja compiles to plain Python, as calls of methods of `Metered`."""
+
+        def _call(self, name: str, *arguments: Any) -> Any:
+            return nodes.Call(nodes.EnvironmentAttribute(name), list(arguments), [], None, None)
+
+        def visit_For(self, node: Any) -> Any:
+            self.generic_visit(node)
+            node.body.insert(0, nodes.ExprStmt(self._call("step")))
+            return node
+
+        def visit_Concat(self, node: Any) -> Any:
+            self.generic_visit(node)
+            return self._call("joined", *node.nodes)
+
+        def visit_Getitem(self, node: Any) -> Any:
+            self.generic_visit(node)
+            if not isinstance(node.arg, nodes.Slice):
+                return node
+            bounds = (node.arg.start, node.arg.stop, node.arg.step)
+            return self._call("sliced", node.node, *(nodes.Const(None) if one is None else one for one in bounds))
+
+        def visit_List(self, node: Any) -> Any:
+            self.generic_visit(node)
+            is_target = getattr(node, "ctx", "load") != "load"
+            is_constant = all(isinstance(item, nodes.Const) for item in node.iter_child_nodes())
+            return node if is_target or is_constant else self._call("built", node)
+
+        visit_Tuple = visit_Dict = visit_List
+
+    class Metered(ImmutableSandboxedEnvironment):
+        """Counts what templates make."""
+
+        intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
+
+        def _generate(self, source: Any, *arguments: Any, **options: Any) -> Any:
+            tree = ToCalls().visit(source)
+            tree.set_environment(self)
+            for node in tree.find_all(nodes.Node):
+                node.lineno = getattr(node, "lineno", None) or 1
+            return super()._generate(tree, *arguments, **options)
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            metered = meter.get()
+            if metered is None:
+                return super().call_binop(context, operator, left, right)
+            metered.before_operator(operator, left, right)
+            found = super().call_binop(context, operator, left, right)
+            if isinstance(found, str | bytes | list | tuple):
+                metered.spend(len(found) * (1 if isinstance(found, str | bytes) else 8))
+            return found
+
+        def call(self, context: Any, called: Any, *arguments: Any, **options: Any) -> Any:
+            metered = meter.get()
+            if metered is None:
+                return super().call(context, called, *arguments, **options)
+            metered.step()
+            if getattr(called, "__self__", None) is self:
+                return called(*arguments)
+            _before_call(metered, called, arguments, options)
+            found = super().call(context, called, *arguments, **options)
+            metered.made(found)
+            return found
+
+        def step(self) -> None:
+            """Stands in the body of every loop; `call` counts it."""
+
+        def joined(self, *parts: object) -> str:
+            """`a ~ b`."""
+            return self.concat(map(as_text, parts))
+
+        def sliced(self, value: Any, start: Any, stop: Any, step: Any) -> object:
+            """`value[start:stop:step]`."""
+            if (metered := meter.get()) is not None and isinstance(value, str | list | tuple):
+                metered.spend(len(value) * (1 if isinstance(value, str) else 8))
+            return value[start:stop:step]
+
+        def built(self, value: object) -> object:
+            """A list, tuple or dictionary that is written out."""
+            if (metered := meter.get()) is not None:
+                metered.made(value)
+            return value
+
+        def concat(self, parts: Iterable[str]) -> str:
+            """Captured text: of a block, a macro, a call."""
+            found = list(parts)
+            if (metered := meter.get()) is not None:
+                metered.spend(sum(map(len, found)))
+            return "".join(found)
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    made = Metered(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation], finalize=_shown
+    )
+    made.globals["raise_exception"] = refuse
+    made.globals["strftime_now"] = lambda form: (now.get() or datetime.now()).strftime(form)
+    made.globals["namespace"] = PublicNamespace
+    del made.globals["lipsum"]  # text at random
+    made.filters["tojson"] = _as_json  # jinja's own escapes <, > and &
+    for name, function in list(made.filters.items()):
+        made.filters[name] = _metered_filter(name, function)
+    return made
+
+
+def as_text(value: object) -> str:
+    """`str(value)`, counted."""
+    if not isinstance(value, str) and (metered := meter.get()) is not None:
+        metered.spend(metered.characters(value))
+    return str(value)
+
+
+def _shown(value: object) -> object:
+    """A value that is about to be written as text."""
+    return (
+        as_text(value) if isinstance(value, list | tuple | dict | set) or hasattr(value, "_Namespace__attrs") else value
+    )
+
+
+def _before_call(metered: Meter, called: Any, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+    name, owner = getattr(called, "__name__", ""), getattr(called, "__self__", None)
+    if name in ("format", "format_map") and hasattr(called, "__wrapped__"):
+        values = [*arguments, *options.values()]
+        metered.before_format(called.__wrapped__.__self__, values)
+    elif isinstance(owner, str):
+        if name == "join" and not isinstance(arguments[0], str | list | tuple):
+            raise TemplateExhausted("it joins what is no list")
+        metered.before_method(owner, name, [*arguments, *options.values()])
+
+
+def _metered_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    from jinja2 import pass_context
+    from jinja2.utils import _PassArg
+
+    wanted = _PassArg.from_obj(function)
+
+    @pass_context  # so that Jinja does not compute it when it compiles
+    def filtered(context: Any, value: Any, *arguments: Any, **options: Any) -> Any:
+        metered = meter.get()
+        if metered is not None:
+            metered.step()
+            value = _before_filter(metered, name, value, [*arguments, *options.values()])
+        first = {
+            _PassArg.context: [context],
+            _PassArg.eval_context: [context.eval_ctx],
+            _PassArg.environment: [context.environment],
+        }.get(wanted, [])  # type: ignore[arg-type]
+        found = function(*first, value, *arguments, **options)
+        if metered is not None:
+            metered.made(found, is_new=False)
+        return found
+
+    return filtered
+
+
+def _before_filter(metered: Meter, name: str, value: Any, arguments: list[Any]) -> Any:
+    """Count what a filter is about to make; its value, as a list where it can be gone through only once."""
+    for argument in arguments:
+        if isinstance(argument, int) and abs(argument) > _MOST_ARGUMENT:
+            raise TemplateExhausted(f"it calls the filter {name} with {argument:,}")
+    size = 0 if name in _SEQUENCE else metered.characters(value)
+    metered.spend(0 if isinstance(value, str) else size)
+    if name in _SLOW and size > _MOST_SLOW:
+        raise TemplateExhausted(f"it calls the filter {name} on {size:,} characters")
+    widths = [len(one) if isinstance(one, str) else one for one in arguments if isinstance(one, str | int)]
+    if name == "format":
+        metered.before_format(str(value), arguments)
+    elif name == "replace" and isinstance(value, str):
+        metered.before_method(value, "replace", arguments)
+    elif name == "indent":
+        metered.spend((str(value).count("\n") + 1) * max([4, *widths]))
+    elif name in ("center", "batch", "slice", "tojson", "wordwrap"):
+        metered.spend(max([1, *widths]) * (size if name in ("tojson", "wordwrap") else 8))
+    elif name in ("join", "sum"):
+        value = list(value)
+        metered.before_join(str(arguments[0]) if name == "join" and arguments else "", value)
+    return value
+
+
+def _as_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
