@@ -325,7 +325,7 @@ class TestRefusals:
 
     def test_a_template_may_not_fill_the_memory(self, tmp_path: Path) -> None:
         template = "{% for a in range(99999) %}{% for b in range(99999) %}{{ 'x' * 9999 }}{% endfor %}{% endfor %}"
-        with pytest.raises(TemplateRefusal, match="writes more than"):
+        with pytest.raises(TemplateRefusal, match="makes more text"):
             pairs(load(write_tokenizer(tmp_path, template=template)), {"messages": [USER, ANSWER]})
 
     def test_without_a_template_a_conversation_is_refused(self, tmp_path: Path) -> None:
