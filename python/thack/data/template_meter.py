@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from itertools import islice
 
 TEMPLATE_BYTES = 1 << 18  # of the text of a template; the longest ones have 30 kB
 MOST_S = 20.0  # of processor time, for one conversation
@@ -135,5 +134,13 @@ def _items(value: object) -> Sequence[object]:
         return [*value.keys(), *value.values()]
     if isinstance(value, list | tuple | set):
         return list(value)
-    held = getattr(value, "_Namespace__attrs", None)
-    return list(islice(held.values(), len(held))) if isinstance(held, dict) else ()
+    return list(held.values()) if (held := namespace_of(value)) is not None else ()
+
+
+def namespace_of(value: object) -> Mapping[str, object] | None:
+    """What a namespace of Jinja holds; None of anything else. An undefined value refuses to be asked by `getattr`."""
+    try:
+        found = object.__getattribute__(value, "_Namespace__attrs")
+    except AttributeError:
+        return None
+    return found if isinstance(found, dict) else None

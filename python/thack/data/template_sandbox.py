@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from thack.data.template_meter import Meter, TemplateExhausted
+from thack.data.template_meter import Meter, TemplateExhausted, namespace_of
 
 now: ContextVar[datetime | None] = ContextVar("now", default=None)
 spans: ContextVar[list[tuple[int, int]] | None] = ContextVar("spans", default=None)
@@ -178,9 +178,7 @@ def as_text(value: object) -> str:
 
 def _shown(value: object) -> object:
     """A value that is about to be written as text."""
-    return (
-        as_text(value) if isinstance(value, list | tuple | dict | set) or hasattr(value, "_Namespace__attrs") else value
-    )
+    return as_text(value) if isinstance(value, list | tuple | dict | set) or namespace_of(value) is not None else value
 
 
 def _before_call(metered: Meter, called: Any, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:

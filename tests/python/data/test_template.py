@@ -30,6 +30,13 @@ SOURCES = [
     "{{ dict(a=1)['a'] }}{{ messages[0].missing is defined }}{{ eos_token }}",
     "{% generation %}{{ messages[0].content }}{% endgeneration %}",
     "  {% if true %}\n  x\n  {% endif %}\ny",
+    "{{ messages[0].missing | upper }}{{ missing }}{{ missing ~ 1 }}{{ [missing] | join }}{{ missing | length }}",
+    "{{ messages[:1] | map(attribute='role') | join(', ') }}{{ '%s-%d' % ('a', 1) }}{{ '{}'.format(messages) }}",
+    "{% set ns = namespace(a=[1, [2]]) %}{{ ns.a + ['x' * 2] }}{{ ns }}{{ messages[0].content[-1] }}{{ 2 ** 3 }}",
+    "{% macro m(x, y=1) %}{{ x ~ y }}{{ caller() }}{% endmacro %}{% call m('a', y=2) %}b{% endcall %}",
+    "{% set x %} a {{ eos_token | e }}{% endset %}{{ x | trim | indent(2) | replace('s', 'ss') | wordwrap(3) }}",
+    "{{ messages[0].items() | list }}{{ messages[0] | dictsort }}{{ [3, 1, 2] | sort | batch(2, 0) | list }}",
+    "{% for x in [1, [2, [3]]] recursive %}{{ loop.index ~ loop.length }}{{ loop(x) if x is sequence }}{% endfor %}",
     "{{ tools is none }}{{ documents is none }}{{ add_generation_prompt }}",
 ]
 
