@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 TEMPLATE_BYTES = 1 << 18  # of the text of a template; the longest ones have 30 kB
 MOST_S = 20.0  # of processor time, for one conversation
 _CHARACTERS = 1 << 26  # that a template may make in all, and besides
-_PER_CHARACTER = (
-    2048  # so many for each one that it is given: templates that join one turn after the other make squares
-)
+_PER_CHARACTER = 2048  # for each character that it is given: templates that join one turn after the other make squares
 _STEP, _ITEM, _NODE = 16, 8, 64  # in characters: a call, an item of a list, a value looked at
 _DIGITS = 1 << 14  # bits of an integer
 _WIDTH = 1 << 16  # of a column in a format
