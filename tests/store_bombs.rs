@@ -148,7 +148,7 @@ fn an_honest_frame_around_nothing() {
     let stride = thack::codec::Layout::from_metadata(&job::metadata(0)).unwrap().stride() as u64;
     let counts = thack::shard::Counts {
         stride,
-        tokens: (15u64 << 30) / (stride + 4),
+        tokens: (15u64 << 30) / (stride + 6),
         sequences: 1 << 19,
         prompt_tokens: 1 << 20,
         prompt_id_bytes: 1 << 20,
@@ -191,8 +191,9 @@ fn a_full_index_is_read_within_the_limit() {
             prompt_id: "",
             prompt: &[1],
             response: &[2],
+            realised: &[],
         };
-        writer.sequence(row);
+        writer.sequence(row).unwrap();
         writer.records(&[0]).unwrap();
     }
     writer.finish().unwrap();

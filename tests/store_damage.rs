@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::faulty::Faulty;
 use common::job;
 use proptest::prelude::*;
-use thack::shard::{Fault, Storage, verify};
+use thack::shard::{Fault, Parts, ShardReader, Storage, Trailer, verify};
 
 fn long() -> bool {
     std::env::var("THACK_LONG").is_ok_and(|value| value == "1")
@@ -21,7 +21,7 @@ fn big_shard() -> (PathBuf, Vec<u8>) {
     let path = job::shard_path(0);
     job::write_shard(&shared, &path, 0, 0..340).unwrap();
     let bytes = storage.files()[&path].clone();
-    assert!((62_000..70_000).contains(&bytes.len()), "{}", bytes.len());
+    assert!((64_000..74_000).contains(&bytes.len()), "{}", bytes.len());
     (path, bytes)
 }
 
@@ -53,6 +53,11 @@ fn every_flipped_bit_is_detected() {
     assert_eq!(ours, bits);
 }
 
+/// Numbers that may be NaN, to compare.
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
 /// Reading at random from a flipped shard gives an error or what was written.
 #[test]
 fn reads_of_flipped_shards_give_errors_or_the_same() {
@@ -63,15 +68,16 @@ fn reads_of_flipped_shards_give_errors_or_the_same() {
         let shared: Arc<dyn Storage> = Arc::new(storage.clone());
         thack::shard::CacheReader::new(shared, &job::directory(), vec![0, 340], expected)
     };
-    let good = reader(&open(&path, &bytes)).read(&wanted, true).unwrap();
+    let good = reader(&open(&path, &bytes)).read(&wanted, job::ALL).unwrap();
     let (mut errors, mut same) = (0, 0);
     for bit in (0..bytes.len() * 8).step_by(if long() { 1 } else { 67 }) {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
-        match reader(&open(&path, &flipped)).read(&wanted, true) {
+        match reader(&open(&path, &flipped)).read(&wanted, job::ALL) {
             Err(_) => errors += 1,
             Ok(found) => {
                 assert_eq!((&found.records, &found.responses), (&good.records, &good.responses), "bit {bit}");
+                assert_eq!(bits(&found.realised), bits(&good.realised), "bit {bit}");
                 assert_eq!(
                     (&found.prompts, &found.prompt_ids),
                     (&good.prompts, &good.prompt_ids),
@@ -138,12 +144,12 @@ fn shards_in_the_wrong_place_are_refused() {
     job::run(&shared).unwrap();
     let files = storage.files();
     storage.put(&job::shard_path(0), files[&job::shard_path(1)].clone());
-    let error = job::reader(&shared).read(&[0], true).unwrap_err();
+    let error = job::reader(&shared).read(&[0], job::ALL).unwrap_err();
     assert!(matches!(error.fault, Fault::Foreign { .. }), "{error}");
     let expected = [("plan".to_owned(), "sha256:another".to_owned())].into();
     let other =
         thack::shard::CacheReader::new(Arc::clone(&shared), &job::directory(), job::firsts(), expected);
-    let error = other.read(&[5], true).unwrap_err();
+    let error = other.read(&[5], job::ALL).unwrap_err();
     assert!(error.to_string().contains("sha256:another"), "{error}");
 }
 
@@ -165,4 +171,53 @@ proptest! {
         let path = job::shard_path(0);
         prop_assert!(verify(&open(&path, &bytes), &path, true).is_err());
     }
+}
+
+/// What is written of each token comes back within half a step, and what is not a number as what it means.
+#[test]
+fn realised_log_probs_come_back() {
+    let storage: Arc<dyn Storage> = Arc::new(Faulty::default());
+    job::run(&storage).unwrap();
+    let found = job::reader(&storage).read(&[7, 3], job::ALL).unwrap();
+    let written: Vec<f32> =
+        [7, 3].iter().flat_map(|&s| job::realised(s, job::tokens(s).1.len())).collect();
+    assert_eq!(found.realised.len(), written.len());
+    for (&back, &given) in found.realised.iter().zip(&written) {
+        let same = back.to_bits() == given.to_bits() || (back.is_nan() && given.is_nan());
+        assert!(same || (back - given).abs() <= 2.5e-4 || (given < -32.0 && back < -32.0), "{given} {back}");
+    }
+    let tokens_alone = job::reader(&storage).read(&[7], Parts { records: false, realised: true }).unwrap();
+    assert!(tokens_alone.records.is_empty() && tokens_alone.realised.len() == job::tokens(7).1.len());
+}
+
+/// A code between the deepest number and the first of the other meanings, under good checksums.
+#[test]
+fn a_code_without_meaning_is_refused() {
+    let (path, bytes) = small_shard_with_code(65_510);
+    let error = verify(&open(&path, &bytes), &path, true).unwrap_err();
+    assert!(matches!(error.fault, Fault::Record { token: 0, .. }), "{error}");
+    assert!(verify(&open(&path, &bytes), &path, false).is_ok());
+}
+
+/// A shard whose first token has this code, and whose checksums and root are those of its bytes.
+fn small_shard_with_code(code: u16) -> (PathBuf, Vec<u8>) {
+    let storage = Faulty::default();
+    let shared: Arc<dyn Storage> = Arc::new(storage.clone());
+    let path = job::shard_path(0);
+    job::write_shard(&shared, &path, 0, 0..3).unwrap();
+    let header = ShardReader::open(&storage, &path).unwrap().header().clone();
+    let mut bytes = storage.take(&path);
+    let place = header.tensor("realised_log_probs").start as usize;
+    bytes[place..place + 2].copy_from_slice(&code.to_le_bytes());
+    let (checked, end) = (header.checked_length() as usize, header.file_length() as usize);
+    let table: Vec<u8> =
+        bytes[..checked].chunks(16 << 10).flat_map(|chunk| crc32c::crc32c(chunk).to_le_bytes()).collect();
+    bytes[checked..end - 64].copy_from_slice(&table);
+    let head = header.length as usize;
+    let halves = [blake3::hash(&bytes[..head]), blake3::hash(&bytes[head..end - 64])];
+    let root = blake3::hash(&[*halves[0].as_bytes(), *halves[1].as_bytes()].concat());
+    let trailer =
+        Trailer { file_length: end as u64, table_checksum: crc32c::crc32c(&table), root: *root.as_bytes() };
+    bytes[end - 64..].copy_from_slice(&trailer.to_bytes());
+    (path, bytes)
 }

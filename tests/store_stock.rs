@@ -126,9 +126,11 @@ proptest! {
     #[test]
     fn whatever_is_written_is_read_by_both(
         sequences in prop::collection::vec(("\\PC{0,12}", 1usize..40, 1usize..70), 1..12),
-        metadata in prop::collection::btree_map("[a-z\"\\\\é ]{1,8}", "\\PC{0,20}", 0..4),
+        mut metadata in prop::collection::btree_map("[a-z\"\\\\é ]{1,8}", "\\PC{0,20}", 0..4),
+        minor in 0usize..2,
         stride in 1usize..90,
     ) {
+        metadata.insert("format".to_owned(), ["thack-shard 1", "thack-shard 1.1"][minor].to_owned());
         let storage = Faulty::default();
         let shared: Arc<dyn Storage> = Arc::new(storage.clone());
         let path = job::shard_path(7);
@@ -137,10 +139,11 @@ proptest! {
             let (prompt, response): (Vec<i32>, Vec<i32>) =
                 ((0..*prompt as i32).collect(), (0..*response as i32).map(|i| i * 3).collect());
             writer.records(&vec![number as u8; response.len() * stride]).unwrap();
-            let number = number as u64;
+            let (number, realised) = (number as u64, job::realised(number as u64, response.len()));
             writer.sequence(Sequence {
                 sequence: number, example: number, sample: 0, prompt_id, prompt: &prompt, response: &response,
-            });
+                realised: if minor == 1 { &realised } else { &[] },
+            }).unwrap();
         }
         writer.finish().unwrap();
         let bytes = storage.take(&path);

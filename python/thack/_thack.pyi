@@ -64,7 +64,14 @@ class RecordLayout:
 class ShardWriter:
     def __new__(cls, path: str | PathLike[str], metadata: Mapping[str, str]) -> ShardWriter: ...
     def records(self, records: _Buffer) -> None: ...
-    def sequence(self, numbers: tuple[int, int, int], prompt_id: str, prompt: _Buffer, response: _Buffer) -> None: ...
+    def sequence(
+        self,
+        numbers: tuple[int, int, int],
+        prompt_id: str,
+        prompt: _Buffer,
+        response: _Buffer,
+        realised: _Buffer | None = None,
+    ) -> None: ...
     def finish(self) -> tuple[int, int, int, str, bool]: ...
     def abandon(self) -> None: ...
 
@@ -74,8 +81,8 @@ class CacheReader:
         cls, directory: str | PathLike[str], firsts: Sequence[int], expected: Mapping[str, str]
     ) -> CacheReader: ...
     def read(
-        self, sequences: Sequence[int], with_records: bool
-    ) -> tuple[bytearray, list[str], bytearray, bytearray, bytearray]: ...
+        self, sequences: Sequence[int], with_records: bool, with_realised: bool = False
+    ) -> tuple[bytearray, list[str], bytearray, bytearray, bytearray, bytearray]: ...
 
 def publish(path: str | PathLike[str], data: bytes) -> bool: ...
 def sweep(directory: str | PathLike[str]) -> int: ...
@@ -97,6 +104,8 @@ def topk_logsumexp(
     log_probs: _Buffer,
     logsumexp: _Buffer,
     tails: _Buffer,
+    labels: _Buffer,
+    realised: _Buffer,
 ) -> None: ...
 def sample_rows(
     logits: _Buffer,
@@ -123,6 +132,8 @@ def threshold_sample(
     counts: _Buffer,
     taus: _Buffer,
     entropies: _Buffer,
+    labels: _Buffer,
+    realised: _Buffer,
 ) -> None: ...
 def sparse_divergence(
     logits: _Buffer,

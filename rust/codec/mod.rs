@@ -11,6 +11,8 @@
 //! | dense | V × f32 log-probabilities, unchanged |
 //! | top-k | f16 top, f16 range, f16 log-tail, f16 log-tail per temperature, K quantised log-probs, K ids |
 //! | sampled | τ and largest weight in 15 bits, entropy in 14, K × 4-bit weights, K ids |
+//!
+//! Beside each record a shard holds the log-probability of the realised token in 16 bits ([`realised`]).
 
 #![allow(
     missing_docs,
@@ -31,6 +33,7 @@ mod error;
 mod ids;
 mod layout;
 mod minifloat;
+pub mod realised;
 mod rows;
 mod sampled;
 mod shape;

@@ -65,17 +65,53 @@ fn simd_level() -> PyResult<&'static str> {
     Ok(simd::level()?.name())
 }
 
+/// The realised token of each row and where its log-probability goes; both may be empty.
+struct Labels<'a> {
+    ids: &'a [i32],
+    vocab: usize,
+}
+
+impl Labels<'_> {
+    fn new<'a>(ids: &'a PyBuffer<i32>, log_probs: usize, vocab: usize) -> Result<Labels<'a>> {
+        let ids = slice(ids)?;
+        if ids.len() != log_probs {
+            return Err(Error::new(Class::Usage, format!("{} labels for {log_probs} rows", ids.len())));
+        }
+        match ids.iter().find(|&&id| usize::try_from(id).map_or(true, |id| id >= vocab)) {
+            Some(id) => {
+                Err(Error::new(Class::Model, format!("label {id} is outside the vocabulary of {vocab}")))
+            }
+            None => Ok(Labels { ids, vocab }),
+        }
+    }
+
+    /// log p of the label of a row, by the sum over the row that its target has.
+    fn write<E: Element>(&self, rows: &[E], number: usize, summary: &Summary, to: Option<&mut f32>) {
+        if let Some(to) = to {
+            let logit = rows[number * self.vocab + self.ids[number] as usize].to_f32();
+            *to = (f64::from(logit) - summary.logsumexp()) as f32;
+        }
+    }
+}
+
+/// One place for each row, or None for each.
+fn optional(values: &mut [f32]) -> impl Iterator<Item = Option<&mut f32>> {
+    let mut values = values.iter_mut();
+    std::iter::repeat_with(move || values.next())
+}
+
 /// Outputs of one row of `topk_logsumexp`.
 struct Selected<'a> {
     ids: &'a mut [i32],
     log_probs: &'a mut [f32],
     logsumexp: &'a mut f32,
     tails: &'a mut [f32],
+    realised: Option<&'a mut f32>,
 }
 
 /// `tails` is [N, 1 + temperatures]: the log-tail at T = 1, then at each other T.
 #[pyfunction]
-#[pyo3(signature = (logits, format, vocab, k, temperatures, ids, log_probs, logsumexp, tails))]
+#[pyo3(signature = (logits, format, vocab, k, temperatures, ids, log_probs, logsumexp, tails, labels, realised))]
 #[allow(clippy::too_many_arguments)]
 fn topk_logsumexp(
     py: Python<'_>,
@@ -88,7 +124,11 @@ fn topk_logsumexp(
     mut log_probs: PyBuffer<f32>,
     mut logsumexp: PyBuffer<f32>,
     mut tails: PyBuffer<f32>,
+    labels: PyBuffer<i32>,
+    mut realised: PyBuffer<f32>,
 ) -> PyResult<()> {
+    let realised = slice_mut(&mut realised)?;
+    let labels = Labels::new(&labels, realised.len(), vocab)?;
     let (ids, log_probs) = (slice_mut(&mut ids)?, slice_mut(&mut log_probs)?);
     let (logsumexp, tails) = (slice_mut(&mut logsumexp)?, slice_mut(&mut tails)?);
     let outputs: Vec<Selected<'_>> = ids
@@ -96,18 +136,29 @@ fn topk_logsumexp(
         .zip(log_probs.chunks_mut(k))
         .zip(logsumexp)
         .zip(tails.chunks_mut(1 + temperatures.len()))
-        .map(|(((ids, log_probs), logsumexp), tails)| Selected { ids, log_probs, logsumexp, tails })
+        .zip(optional(realised))
+        .map(|((((ids, log_probs), logsumexp), tails), realised)| Selected { ids, log_probs, logsumexp, tails, realised })
         .collect();
     with_rows!(logits, format, rows => {
         check_rows(rows.len(), vocab, outputs.len())?;
-        released(py, || pool::each_row(rows.len(), outputs, |number, out| select_row(&rows[number * vocab..][..vocab], number, &temperatures, out)))
+        released(py, || pool::each_row(rows.len(), outputs, |number, mut out| {
+            let row = &rows[number * vocab..][..vocab];
+            let summary = Summary::new(row, number, 1.0)?;
+            labels.write(rows, number, &summary, out.realised.take());
+            select_row(row, number, &summary, &temperatures, out)
+        }))
     })
 }
 
-fn select_row<E: Element>(row: &[E], number: usize, temperatures: &[f64], out: Selected<'_>) -> Result<()> {
+fn select_row<E: Element>(
+    row: &[E],
+    number: usize,
+    summary: &Summary,
+    temperatures: &[f64],
+    out: Selected<'_>,
+) -> Result<()> {
     let k = out.ids.len();
-    let summary = Summary::new(row, number, 1.0)?;
-    let found = topk::select(row, &summary, k);
+    let found = topk::select(row, summary, k);
     if found.len() < k {
         return Err(Error::new(
             Class::Model,
@@ -166,11 +217,12 @@ struct Sampled<'a> {
     count: &'a mut i32,
     tau: &'a mut f32,
     entropy: &'a mut f32,
+    realised: Option<&'a mut f32>,
 }
 
 /// Threshold samples of k ids per row; padding repeats the last id with weight 0.
 #[pyfunction]
-#[pyo3(signature = (logits, format, vocab, k, seed, keys, ids, weights, counts, taus, entropies))]
+#[pyo3(signature = (logits, format, vocab, k, seed, keys, ids, weights, counts, taus, entropies, labels, realised))]
 #[allow(clippy::too_many_arguments)]
 fn threshold_sample(
     py: Python<'_>,
@@ -185,21 +237,29 @@ fn threshold_sample(
     mut counts: PyBuffer<i32>,
     mut taus: PyBuffer<f32>,
     mut entropies: PyBuffer<f32>,
+    labels: PyBuffer<i32>,
+    mut realised: PyBuffer<f32>,
 ) -> PyResult<()> {
+    let realised = slice_mut(&mut realised)?;
+    let labels = Labels::new(&labels, realised.len(), vocab)?;
     let outputs: Vec<Sampled<'_>> = slice_mut(&mut ids)?
         .chunks_mut(k)
         .zip(slice_mut(&mut weights)?.chunks_mut(k))
         .zip(slice_mut(&mut counts)?)
         .zip(slice_mut(&mut taus)?)
         .zip(slice_mut(&mut entropies)?)
-        .map(|((((ids, weights), count), tau), entropy)| Sampled { ids, weights, count, tau, entropy })
+        .zip(optional(realised))
+        .map(|(((((ids, weights), count), tau), entropy), realised)| {
+            Sampled { ids, weights, count, tau, entropy, realised }
+        })
         .collect();
     let keys = read_keys(slice(&keys)?, outputs.len())?;
     with_rows!(logits, format, rows => {
         check_rows(rows.len(), vocab, outputs.len())?;
-        released(py, || pool::each_row(rows.len(), outputs, |number, out| {
+        released(py, || pool::each_row(rows.len(), outputs, |number, mut out| {
             let row = &rows[number * vocab..][..vocab];
             let summary = Summary::new(row, number, 1.0)?;
+            labels.write(rows, number, &summary, out.realised.take());
             let u = uniform(seed, Purpose::Threshold, keys[number]);
             write_sample(&threshold::sample(row, &summary, k, u), out);
             Ok(())

@@ -15,7 +15,7 @@ use super::buffers::{slice, slice_mut};
 use super::released;
 use crate::codec::{EncodeError, Layout, SampledRows, SampledRowsMut, TopKRows, TopKRowsMut};
 use crate::error::{Class, Error, Result};
-use crate::shard::{self, FileStorage, Published, Sequence};
+use crate::shard::{self, FileStorage, Parts, Published, Sequence};
 
 /// Adds the store to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -191,19 +191,21 @@ impl ShardWriter {
         released(py, || Ok(writer.records(records)?))
     }
 
-    /// Appends one sequence, whose records are appended before or after.
+    /// Appends one sequence, whose records are appended before or after. `realised`: log p of its response tokens.
+    #[pyo3(signature = (numbers, prompt_id, prompt, response, realised=None))]
     fn sequence(
         &mut self,
         numbers: (u64, u64, u64),
         prompt_id: &str,
         prompt: PyBuffer<i32>,
         response: PyBuffer<i32>,
+        realised: Option<PyBuffer<f32>>,
     ) -> PyResult<()> {
         let (prompt, response) = (slice(&prompt)?, slice(&response)?);
+        let realised = realised.as_ref().map_or(Ok(&[][..]), slice)?;
         let (sequence, example, sample) = numbers;
-        let row = Sequence { sequence, example, sample, prompt_id, prompt, response };
-        self.open()?.sequence(row);
-        Ok(())
+        let row = Sequence { sequence, example, sample, prompt_id, prompt, response, realised };
+        Ok(self.open()?.sequence(row).map_err(Error::from)?)
     }
 
     /// Abandons the shard and removes its temporary file.
@@ -242,31 +244,37 @@ impl CacheReader {
     }
 
     /// (numbers int64 [4, B]: example, sample, prompt length, response length; prompt ids;
-    /// prompts int32; responses int32; records), packed in the order given.
+    /// prompts int32; responses int32; records; log p of the response tokens float32, or nothing in a version that
+    /// does not hold it), packed in the order given.
     #[expect(clippy::type_complexity, reason = "unpacked at its only call")]
+    #[pyo3(signature = (sequences, with_records, with_realised=false))]
     fn read<'py>(
         &self,
         py: Python<'py>,
         sequences: Vec<u64>,
         with_records: bool,
+        with_realised: bool,
     ) -> PyResult<(
         Bound<'py, PyByteArray>,
         Vec<String>,
         Bound<'py, PyByteArray>,
         Bound<'py, PyByteArray>,
         Bound<'py, PyByteArray>,
+        Bound<'py, PyByteArray>,
     )> {
-        let batch = released(py, || Ok(self.0.read(&sequences, with_records)?))?;
+        let batch = released(py, || Ok(self.0.read(&sequences, Parts { records: with_records, realised: with_realised })?))?;
         let numbers = [&batch.examples, &batch.samples, &batch.prompt_lengths, &batch.response_lengths];
         let numbers: Vec<u8> =
             numbers.into_iter().flatten().flat_map(|number| number.to_le_bytes()).collect();
         let ids = |ids: &[i32]| ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
+        let realised: Vec<u8> = batch.realised.iter().flat_map(|log_prob| log_prob.to_le_bytes()).collect();
         Ok((
             PyByteArray::new(py, &numbers),
             batch.prompt_ids,
             PyByteArray::new(py, &ids(&batch.prompts)),
             PyByteArray::new(py, &ids(&batch.responses)),
             PyByteArray::new(py, &batch.records),
+            PyByteArray::new(py, &realised),
         ))
     }
 }

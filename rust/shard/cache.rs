@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::{Fault, ShardError};
+use super::header::REALISED;
 use super::index::Column;
 use super::pool::{Found, OpenShard, Pool};
 use super::reader::ShardReader;
 use super::storage::Storage;
+use crate::codec::realised;
 
 /// Sequences read together, in the order asked for.
 #[derive(Debug, Default)]
@@ -22,6 +24,15 @@ pub struct Batch {
     pub responses: Vec<i32>,
     /// The records of all response tokens, sequence after sequence.
     pub records: Vec<u8>,
+    /// log p of all response tokens, NaN where it is not known; empty in a version that does not hold them.
+    pub realised: Vec<f32>,
+}
+
+/// What is read of a sequence beside its tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts {
+    pub records: bool,
+    pub realised: bool,
 }
 
 /// A cache of shards whose sequences are numbered in the order of the plan.
@@ -42,6 +53,7 @@ struct Piece {
     prompt: Vec<u8>,
     response: Vec<u8>,
     records: Vec<u8>,
+    realised: Vec<f32>,
 }
 
 impl CacheReader {
@@ -57,8 +69,8 @@ impl CacheReader {
         Self { storage, paths, firsts, expected, pool: Mutex::default() }
     }
 
-    /// Reads sequences by position, in any order, with repeats; their records too if `with_records`.
-    pub fn read(&self, sequences: &[u64], with_records: bool) -> Result<Batch, ShardError> {
+    /// Reads sequences by position, in any order, with repeats.
+    pub fn read(&self, sequences: &[u64], parts: Parts) -> Result<Batch, ShardError> {
         let mut places: Vec<(usize, usize)> = Vec::with_capacity(sequences.len());
         for (place, &sequence) in sequences.iter().enumerate() {
             places.push((self.shard_of(sequence)?, place));
@@ -68,7 +80,7 @@ impl CacheReader {
         for group in places.chunk_by(|a, b| a.0 == b.0) {
             let shard = self.open(group[0].0)?;
             for &(_, place) in group {
-                pieces[place] = Some(shard.read(sequences[place], with_records)?);
+                pieces[place] = Some(shard.read(sequences[place], parts)?);
             }
         }
         Ok(gather(pieces.into_iter().flatten()))
@@ -135,7 +147,7 @@ pub fn shard_name(shard: usize) -> String {
 }
 
 impl OpenShard {
-    fn read(&self, sequence: u64, with_records: bool) -> Result<Piece, ShardError> {
+    fn read(&self, sequence: u64, parts: Parts) -> Result<Piece, ShardError> {
         let failed = |fault| ShardError::new(self.reader.path(), fault);
         let index = &self.index;
         let slot =
@@ -145,7 +157,7 @@ impl OpenShard {
         let (prompt_from, prompt_to) = span(&index.prompt_starts);
         let (id_from, id_to) = span(&index.prompt_id_starts);
         let id = self.reader.small_tensor("prompt_ids", 1, id_from, id_to)?;
-        let records_to = if with_records { to } else { from };
+        let records_to = if parts.records { to } else { from };
         Ok(Piece {
             example: index.example.get(slot),
             sample: index.sample.get(slot),
@@ -153,7 +165,21 @@ impl OpenShard {
             prompt: self.reader.small_tensor("prompt_tokens", 4, prompt_from, prompt_to)?,
             response: self.reader.small_tensor("response_tokens", 4, from, to)?,
             records: self.reader.tensor("records", self.reader.header().counts.stride, from, records_to)?,
+            realised: if parts.realised { self.realised(from, to)? } else { Vec::new() },
         })
+    }
+
+    fn realised(&self, from: u64, to: u64) -> Result<Vec<f32>, ShardError> {
+        if !self.reader.header().has_realised() {
+            return Ok(Vec::new());
+        }
+        let bytes = self.reader.small_tensor(REALISED, 2, from, to)?;
+        let codes = bytes.chunks_exact(2).map(|part| u16::from_le_bytes([part[0], part[1]]));
+        let values = (from..).zip(codes).map(|(token, code)| {
+            let fault = |error| ShardError::new(self.reader.path(), Fault::Record { token, error });
+            realised::decode(code).map_err(fault)
+        });
+        values.collect()
     }
 }
 
@@ -168,6 +194,7 @@ fn gather(pieces: impl Iterator<Item = Piece>) -> Batch {
         batch.prompts.extend(ids(&piece.prompt));
         batch.responses.extend(ids(&piece.response));
         batch.records.extend_from_slice(&piece.records);
+        batch.realised.extend(&piece.realised);
     }
     batch
 }

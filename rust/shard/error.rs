@@ -24,6 +24,8 @@ pub enum Fault {
     HeaderTooLarge { length: u64 },
     /// The header is not the one our writer makes from the same counts and metadata.
     Header(&'static str),
+    /// A version of the format that this reader does not know.
+    Version { found: String },
     /// A metadata entry is missing or not accepted.
     Metadata(LayoutError),
     /// The table of checksums does not have the checksum that the trailer keeps for it.
@@ -34,7 +36,7 @@ pub enum Fault {
     Root,
     /// The index arrays contradict each other.
     Index(&'static str),
-    /// Bytes that are not a record, with a valid checksum.
+    /// Bytes that are not a record or its realised log-probability, with a valid checksum.
     Record { token: u64, error: DecodeError },
     /// A row that cannot be written.
     Row { token: u64, error: EncodeError },
@@ -76,6 +78,7 @@ impl fmt::Display for Fault {
             Self::Length { expected, found } => write!(f, "{found} bytes long, written with {expected}"),
             Self::HeaderTooLarge { length } => write!(f, "a header of {length} bytes is too large"),
             Self::Header(what) => write!(f, "not a thack shard: {what}"),
+            Self::Version { found } => write!(f, "of format {found:?}; this thack reads thack-shard 1 and 1.1"),
             Self::Metadata(error) => write!(f, "{error}"),
             Self::ChecksumTable => write!(f, "the table of checksums is damaged"),
             Self::Chunk { chunk } => {
@@ -128,6 +131,7 @@ impl From<ShardError> for Error {
             Fault::Io(io) if io.kind() == io::ErrorKind::PermissionDenied => {
                 found.hint("choose another directory, or change its permissions")
             }
+            Fault::Version { .. } => found.hint("update thack to read it"),
             Fault::Io(_) | Fault::Foreign { .. } | Fault::Row { .. } | Fault::NoSuchSequence { .. } => found,
             _ => found.hint(
                 "delete this file and run the same cache-logits command again: it writes the shard again",

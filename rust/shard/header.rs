@@ -16,6 +16,14 @@ pub(super) const MAX_SEQUENCES: u64 = 1 << 19;
 const MAX_TOKENS: u64 = 1 << 31;
 /// Headers are padded to this, so that the records are aligned and the header can be written last.
 const ALIGNMENT: usize = 4096;
+/// The tensor of the log-probabilities of the realised tokens.
+pub(super) const REALISED: &str = "realised_log_probs";
+/// The metadata entry that names the version of the format, and how all of ours begin.
+const FORMAT: &str = "format";
+const FAMILY: &str = "thack-shard";
+/// Versions that are read: 1.0, and 1.1 with the log-probability of each realised token.
+const WITHOUT_REALISED: &str = "thack-shard 1";
+const WITH_REALISED: &str = "thack-shard 1.1";
 
 /// How many of everything a shard holds: with the metadata, all that its header depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,12 +55,24 @@ pub struct Header {
     pub tensors: Vec<Tensor>,
 }
 
+/// Whether shards with this metadata hold the log-probability of each realised token. Refuses later versions.
+fn has_realised(metadata: &BTreeMap<String, String>) -> Result<bool, Fault> {
+    match metadata.get(FORMAT).map_or("", String::as_str) {
+        WITH_REALISED => Ok(true),
+        found if found.starts_with(FAMILY) && found != WITHOUT_REALISED => {
+            Err(Fault::Version { found: found.to_owned() })
+        }
+        _ => Ok(false),
+    }
+}
+
 impl Header {
     /// The layout of a shard with these counts. Fails where a count is beyond what a shard can hold.
     pub fn new(metadata: BTreeMap<String, String>, counts: Counts) -> Result<Self, Fault> {
-        let length = reserved_length(&metadata)?;
-        let tensors =
-            place(counts, length).ok_or(Fault::Header("its counts are beyond what a shard can hold"))?;
+        let realised = has_realised(&metadata)?;
+        let length = reserved_length(&metadata, realised)?;
+        let tensors = place(counts, length, realised)
+            .ok_or(Fault::Header("its counts are beyond what a shard can hold"))?;
         Ok(Self { metadata, counts, length, tensors })
     }
 
@@ -87,6 +107,12 @@ impl Header {
         found.unwrap_or(&self.tensors[0])
     }
 
+    /// Whether it has the log-probability of each realised token.
+    #[must_use]
+    pub fn has_realised(&self) -> bool {
+        self.tensors.iter().any(|tensor| tensor.name == REALISED)
+    }
+
     /// Where checksummed bytes end and the table of checksums begins.
     #[must_use]
     pub fn checked_length(&self) -> u64 {
@@ -117,7 +143,7 @@ fn counts(value: &Value) -> Option<Counts> {
 }
 
 /// Room for the header whatever the counts turn out to be.
-fn reserved_length(metadata: &BTreeMap<String, String>) -> Result<u64, Fault> {
+fn reserved_length(metadata: &BTreeMap<String, String>, realised: bool) -> Result<u64, Fault> {
     let widest = Counts {
         stride: MAX_TOKENS / 2, // the product must not overflow; it has more digits than any real one
         tokens: MAX_TOKENS,
@@ -125,27 +151,27 @@ fn reserved_length(metadata: &BTreeMap<String, String>) -> Result<u64, Fault> {
         prompt_tokens: MAX_TOKENS,
         prompt_id_bytes: MAX_TOKENS,
     };
-    let tensors = offsets(widest, 0).unwrap_or_default();
+    let tensors = offsets(widest, 0, realised).unwrap_or_default();
     let length = (8 + render(metadata, &tensors, 0).len()).next_multiple_of(ALIGNMENT) as u64;
     if length > MAX_HEADER_BYTES { Err(Fault::HeaderTooLarge { length }) } else { Ok(length) }
 }
 
-fn place(counts: Counts, header_length: u64) -> Option<Vec<Tensor>> {
+fn place(counts: Counts, header_length: u64, realised: bool) -> Option<Vec<Tensor>> {
     let within = counts.tokens <= MAX_TOKENS
         && counts.stride <= 4 * MAX_TOKENS
         && counts.sequences <= MAX_SEQUENCES
         && counts.prompt_tokens <= MAX_TOKENS
         && counts.prompt_id_bytes <= MAX_TOKENS;
-    let tensors = if within { offsets(counts, header_length)? } else { return None };
+    let tensors = if within { offsets(counts, header_length, realised)? } else { return None };
     (tensors.last()?.end <= MAX_FILE_BYTES).then_some(tensors)
 }
 
 /// All tensors, one after the other.
-fn offsets(counts: Counts, header_length: u64) -> Option<Vec<Tensor>> {
+fn offsets(counts: Counts, header_length: u64, realised: bool) -> Option<Vec<Tensor>> {
     let records = counts.tokens.checked_mul(counts.stride)?;
     let padding = (8 - records.checked_add(counts.prompt_id_bytes)? % 8) % 8;
     let (sequences, starts) = (counts.sequences, counts.sequences + 1);
-    let mut tensors = Vec::with_capacity(13);
+    let mut tensors = Vec::with_capacity(15);
     let mut at = header_length;
     let mut add = |name, dtype, size: u64, shape: &[u64]| -> Option<u64> {
         let length = shape.iter().try_fold(size, |all, &axis| all.checked_mul(axis))?;
@@ -164,7 +190,11 @@ fn offsets(counts: Counts, header_length: u64) -> Option<Vec<Tensor>> {
         add(name, "I64", 8, &[starts])?;
     }
     add("response_tokens", "I32", 4, &[counts.tokens])?;
-    let end = add("prompt_tokens", "I32", 4, &[counts.prompt_tokens])?;
+    let mut end = add("prompt_tokens", "I32", 4, &[counts.prompt_tokens])?;
+    if realised {
+        add(REALISED, "U16", 2, &[counts.tokens])?;
+        end = add("realised_padding", "U8", 1, &[2 * (counts.tokens % 2)])?;
+    }
     add("checksums", "U32", 4, &[checksum::count(end)])?;
     add("trailer", "U8", 1, &[trailer::LENGTH as u64])?;
     Some(tensors)
@@ -202,20 +232,39 @@ mod tests {
         Header::new(metadata.into(), counts).unwrap()
     }
 
+    /// One of a minor version.
+    fn versioned(version: &str) -> Result<Header, Fault> {
+        let Header { mut metadata, counts, .. } = header();
+        metadata.insert(FORMAT.to_owned(), version.to_owned());
+        Header::new(metadata, counts)
+    }
+
     #[test]
     fn a_header_comes_back() {
-        let header = header();
-        let bytes = header.to_bytes();
-        assert_eq!(bytes.len() % 4096, 0);
-        assert_eq!(Header::from_json(&bytes[8..]).unwrap(), header);
+        for header in [header(), versioned(WITHOUT_REALISED).unwrap(), versioned(WITH_REALISED).unwrap()] {
+            let bytes = header.to_bytes();
+            assert_eq!(bytes.len() % 4096, 0);
+            assert_eq!(Header::from_json(&bytes[8..]).unwrap(), header);
+        }
+    }
+
+    #[test]
+    fn versions_have_their_tensors_and_later_ones_are_refused() {
+        assert_eq!(versioned(WITHOUT_REALISED).unwrap().tensors.len(), 13);
+        assert_eq!(versioned(WITH_REALISED).unwrap().tensors.len(), 15);
+        for later in ["thack-shard 1.2", "thack-shard 2", "thack-shard", "thack-shard 1.0"] {
+            assert!(matches!(versioned(later), Err(Fault::Version { found }) if found == later));
+        }
     }
 
     #[test]
     fn numbers_stand_at_multiples_of_their_size() {
-        for tensor in &header().tensors {
+        let tensors = [header().tensors, versioned(WITH_REALISED).unwrap().tensors].concat();
+        for tensor in &tensors {
             let size = match tensor.dtype {
                 "I64" => 8,
                 "I32" | "U32" => 4,
+                "U16" => 2,
                 _ => 1,
             };
             assert_eq!(tensor.start % size, 0, "{}", tensor.name);

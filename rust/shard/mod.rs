@@ -9,6 +9,8 @@
 //! example, sample                      I64 [sequences]: place in the data set; which response
 //! response_starts, prompt_starts, prompt_id_starts   I64 [sequences + 1]
 //! response_tokens, prompt_tokens       I32 [tokens], I32 [prompt tokens]
+//! realised_log_probs U16 [tokens]      from version 1.1 on: log p of each response token
+//! realised_padding   U8 [0 or 2]
 //! checksums  U32 [chunks]              CRC32C of every 16 KiB of the file before this tensor
 //! trailer    U8  [64]                  length, CRC32C of the table and of itself, BLAKE3 root
 //! ```
@@ -38,7 +40,7 @@ mod trailer;
 mod verify;
 mod writer;
 
-pub use cache::{Batch, CacheReader, shard_name};
+pub use cache::{Batch, CacheReader, Parts, shard_name};
 pub use error::{Fault, ShardError};
 pub use header::{Counts, Header, MAX_HEADER_BYTES};
 pub use publish::{Published, TEMPORARY, publish, sweep};

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use super::checksum::CHUNK;
 use super::error::{Fault, ShardError};
+use super::header::REALISED;
 use super::index::Column;
 use super::reader::ShardReader;
 use super::storage::{Storage, read_exact_at};
 use super::trailer;
-use crate::codec::Layout;
+use crate::codec::{Layout, realised};
 
 /// What a valid shard holds.
 #[derive(Debug, Clone)]
@@ -34,6 +35,7 @@ pub fn verify(storage: &dyn Storage, path: &Path, full: bool) -> Result<Report, 
         check_tokens(&reader, &layout)?;
         check_prompt_ids(&reader, &index.prompt_id_starts)?;
         check_records(&reader, &layout)?;
+        check_realised(&reader)?;
     }
     let counts = reader.header().counts;
     Ok(Report {
@@ -94,6 +96,21 @@ fn check_tokens(reader: &ShardReader, layout: &Layout) -> Result<(), ShardError>
             }
             at = stop;
         }
+    }
+    Ok(())
+}
+
+fn check_realised(reader: &ShardReader) -> Result<(), ShardError> {
+    let count = if reader.header().has_realised() { reader.header().counts.tokens } else { 0 };
+    let mut at = 0;
+    while at < count {
+        let stop = (at + CHUNK as u64).min(count);
+        let bytes = reader.tensor(REALISED, 2, at, stop)?;
+        for (token, part) in (at..).zip(bytes.chunks_exact(2)) {
+            let outcome = realised::decode(u16::from_le_bytes([part[0], part[1]]));
+            outcome.map_err(|error| ShardError::new(reader.path(), Fault::Record { token, error }))?;
+        }
+        at = stop;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use super::publish::{Published, commit, temporary_name};
 use super::reader::ShardReader;
 use super::storage::{Storage, WriteFile, uninterrupted, write_all_at};
 use super::trailer::{self, Trailer};
+use crate::codec::realised;
 
 /// Bytes collected before a system call.
 const BUFFER: usize = 1 << 20;
@@ -29,6 +30,8 @@ pub struct Sequence<'a> {
     pub prompt_id: &'a str,
     pub prompt: &'a [i32],
     pub response: &'a [i32],
+    /// log p of each response token, NaN where it is not known; empty: of none.
+    pub realised: &'a [f32],
 }
 
 /// What was written.
@@ -51,6 +54,7 @@ struct Columns {
     response_tokens: Vec<u8>,
     prompt_tokens: Vec<u8>,
     prompt_ids: Vec<u8>,
+    realised: Vec<u8>,
 }
 
 /// A shard being written under a temporary name, which is removed if it is never finished.
@@ -61,6 +65,7 @@ pub struct ShardWriter {
     file: Box<dyn WriteFile>,
     metadata: BTreeMap<String, String>,
     stride: u64,
+    has_realised: bool,
     columns: Columns,
     buffer: Vec<u8>,
     at: u64,
@@ -84,6 +89,7 @@ impl ShardWriter {
         let file = uninterrupted(|| storage.create_new(&temporary))
             .map_err(|error| ShardError::new(path, Fault::Io(error)))?;
         Ok(Self {
+            has_realised: header.has_realised(),
             storage,
             path: path.to_owned(),
             temporary,
@@ -119,8 +125,10 @@ impl ShardWriter {
     }
 
     /// Appends a sequence; its records come before or after, in the same order.
-    pub fn sequence(&mut self, sequence: Sequence<'_>) {
+    pub fn sequence(&mut self, sequence: Sequence<'_>) -> Result<(), ShardError> {
+        let codes = self.realised(&sequence)?;
         let columns = &mut self.columns;
+        columns.realised.extend(codes.iter().flat_map(|code| code.to_le_bytes()));
         columns.response_starts.push(columns.response_tokens.len() as u64 / 4);
         columns.prompt_starts.push(columns.prompt_tokens.len() as u64 / 4);
         columns.prompt_id_starts.push(columns.prompt_ids.len() as u64);
@@ -130,6 +138,24 @@ impl ShardWriter {
         columns.response_tokens.extend(sequence.response.iter().flat_map(|id| id.to_le_bytes()));
         columns.prompt_tokens.extend(sequence.prompt.iter().flat_map(|id| id.to_le_bytes()));
         columns.prompt_ids.extend(sequence.prompt_id.as_bytes());
+        Ok(())
+    }
+
+    /// Codes of the realised tokens; none in a version that has no place for them.
+    fn realised(&self, sequence: &Sequence<'_>) -> Result<Vec<u16>, ShardError> {
+        let (given, count) = (sequence.realised, sequence.response.len());
+        if !given.is_empty() && given.len() != count {
+            return Err(self.failed(Fault::Index("realised log-probabilities do not fill the response")));
+        }
+        if !self.has_realised {
+            return Ok(Vec::new());
+        }
+        let first = self.columns.response_tokens.len() as u64 / 4;
+        let known = (first..).zip(given).map(|(token, &log_prob)| {
+            realised::encode(log_prob).map_err(|error| self.failed(Fault::Row { token, error }))
+        });
+        let absent = (given.len()..count).map(|_| Ok(realised::ABSENT));
+        known.chain(absent).collect()
     }
 
     /// Writes the index and the trailer, syncs the file and gives it its name.
@@ -177,7 +203,10 @@ impl ShardWriter {
             self.emit(&end.to_le_bytes())?;
         }
         self.emit(&columns.response_tokens)?;
-        self.emit(&columns.prompt_tokens)
+        self.emit(&columns.prompt_tokens)?;
+        let unused = if self.has_realised { 2 * (header.counts.tokens % 2) as usize } else { 0 };
+        self.emit(&columns.realised)?;
+        self.emit(&[0; 2][..unused])
     }
 
     fn write_end(&mut self, header: &Header) -> Result<Trailer, ShardError> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thack::codec::{Layout, TopKRows};
-use thack::shard::{CacheReader, Sequence, ShardError, ShardReader, ShardWriter, Storage, publish, sweep};
+use thack::shard::{CacheReader, Parts, Sequence, ShardError, ShardReader, ShardWriter, Storage, publish, sweep};
 
 pub(crate) const SHARDS: usize = 3;
 pub(crate) const PER_SHARD: u64 = 5;
@@ -28,6 +28,7 @@ pub(crate) fn manifest_path() -> PathBuf {
 pub(crate) fn metadata(shard: usize) -> BTreeMap<String, String> {
     let shard = shard.to_string();
     let pairs = [
+        ("format", "thack-shard 1.1"),
         ("kind", "top-k"),
         ("k", "8"),
         ("vocab_size", "1000"),
@@ -40,6 +41,9 @@ pub(crate) fn metadata(shard: usize) -> BTreeMap<String, String> {
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
 }
 
+/// Everything that a reader may give.
+pub(crate) const ALL: Parts = Parts { records: true, realised: true };
+
 pub(crate) fn firsts() -> Vec<u64> {
     (0..=SHARDS as u64).map(|shard| shard * PER_SHARD).collect()
 }
@@ -49,6 +53,17 @@ pub(crate) fn tokens(sequence: u64) -> (Vec<i32>, Vec<i32>) {
     let response = (0..3 + sequence as i32 % 4).map(|i| (sequence as i32 * 37 + i * 11) % VOCAB).collect();
     let prompt = (0..=(sequence as i32 % 3)).map(|i| (sequence as i32 * 17 + i) % VOCAB).collect();
     (prompt, response)
+}
+
+/// log p of the tokens of a response; one in five is cut, −∞, or not known.
+pub(crate) fn realised(sequence: u64, rows: usize) -> Vec<f32> {
+    let one = |row: usize| match (sequence as usize * 3 + row) % 15 {
+        2 => -40.0,
+        7 => f32::NEG_INFINITY,
+        11 => f32::NAN,
+        other => -0.25 * other as f32 - 0.001 * sequence as f32,
+    };
+    (0..rows).map(one).collect()
 }
 
 /// Records of `rows` tokens of a sequence.
@@ -89,8 +104,9 @@ pub(crate) fn write_shard(
             prompt_id: &prompt_id,
             prompt: &prompt,
             response: &response,
+            realised: &realised(sequence, response.len()),
         };
-        writer.sequence(row);
+        writer.sequence(row)?;
     }
     Ok(writer.finish()?.root)
 }

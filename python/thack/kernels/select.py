@@ -15,7 +15,9 @@ from thack.kernels.buffers import array, rows, use_torch_threads
 from thack.kernels.types import ThresholdSample, TopK
 
 
-def topk_logsumexp(logits_NV: Tensor, k: int, *, temperatures: Sequence[float] = ()) -> TopK:
+def topk_logsumexp(
+    logits_NV: Tensor, k: int, *, temperatures: Sequence[float] = (), labels_N: Tensor | None = None
+) -> TopK:
     """The k most likely ids of each row, ties to the lowest id, and the log of the tail mass.
 
     log_tail_N = log Σ_{v∉S} p_v is summed over the other ids, never as 1 − Σp; log_tail_at[T] = log Σ_{v∉S} p_v^(1/T).
@@ -24,12 +26,13 @@ def topk_logsumexp(logits_NV: Tensor, k: int, *, temperatures: Sequence[float] =
         logits_NV: float32, bfloat16 or float16, on any device; −inf is a logit without mass.
         k: ids to keep, at least 1; all V where it is V or more.
         temperatures: further temperatures of the log-tail, above 0.
+        labels_N: an id of each row whose log-probability is wanted, by the same sum; None: of none.
 
     Returns:
         Tensors on the device of the logits.
 
     Raises:
-        ModelError: a row holds NaN or +inf, or fewer than k finite logits; names the row.
+        ModelError: a row holds NaN or +inf, or fewer than k finite logits; names the row. Or a label is not below V.
         UsageError: k is below 1, or the tensor has another shape or number format.
 
     Example:
@@ -41,13 +44,16 @@ def topk_logsumexp(logits_NV: Tensor, k: int, *, temperatures: Sequence[float] =
     """
     k = _checked_k(logits_NV, k)
     if logits_NV.device.type != "cpu":
-        return torch_reference.topk_logsumexp(logits_NV, k, temperatures=temperatures)
+        return torch_reference.topk_logsumexp(logits_NV, k, temperatures=temperatures, labels_N=labels_N)
     use_torch_threads()
     elements, name, vocab = rows(logits_NV)
     n = len(logits_NV)
     ids, log_probs = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
     logsumexp, tails = np.empty(n, np.float32), np.empty((n, 1 + len(temperatures)), np.float32)
-    _native.topk_logsumexp(elements, name, vocab, k, list(temperatures), ids, log_probs, logsumexp, tails)
+    labels, realised = _labels(labels_N)
+    _native.topk_logsumexp(
+        elements, name, vocab, k, list(temperatures), ids, log_probs, logsumexp, tails, labels, realised
+    )
     columns = torch.from_numpy(np.ascontiguousarray(tails.T))
     return TopK(
         ids_NK=torch.from_numpy(ids),
@@ -55,6 +61,7 @@ def topk_logsumexp(logits_NV: Tensor, k: int, *, temperatures: Sequence[float] =
         logsumexp_N=torch.from_numpy(logsumexp),
         log_tail_N=columns[0],
         log_tail_at={t: columns[i + 1] for i, t in enumerate(temperatures)},
+        realised_logprob_N=None if labels_N is None else torch.from_numpy(realised),
     )
 
 
@@ -112,7 +119,9 @@ def sample(
     return torch.from_numpy(ids)
 
 
-def threshold_sample(logits_NV: Tensor, k: int, *, seed: int, keys_N4: Tensor) -> ThresholdSample:
+def threshold_sample(
+    logits_NV: Tensor, k: int, *, seed: int, keys_N4: Tensor, labels_N: Tensor | None = None
+) -> ThresholdSample:
     """An unbiased sparse estimate of softmax(logits) on k ids: those with p ≥ τ keep p, the others get τ if drawn.
 
     τ solves Σ min(1, p/τ) = k; the ids below it are drawn in one systematic pass, by one random number per row.
@@ -122,12 +131,13 @@ def threshold_sample(logits_NV: Tensor, k: int, *, seed: int, keys_N4: Tensor) -
         k: ids to keep, at least 1; all V where it is V or more.
         seed: 0 ≤ seed < 2^64.
         keys_N4: int64: epoch, example, sample, position of each row, each in [0, 2^32).
+        labels_N: an id of each row whose log-probability is wanted, by the same sum; None: of none.
 
     Returns:
         Tensors on the device of the logits.
 
     Raises:
-        ModelError: a row holds NaN or +inf, or nothing but −inf; names the row.
+        ModelError: a row holds NaN or +inf, or nothing but −inf; names the row. Or a label is not below V.
         UsageError: k is below 1, or the tensor has another shape or number format.
 
     Example:
@@ -137,15 +147,23 @@ def threshold_sample(logits_NV: Tensor, k: int, *, seed: int, keys_N4: Tensor) -
     """
     k = _checked_k(logits_NV, k)
     if logits_NV.device.type != "cpu":
-        return torch_reference.threshold_sample(logits_NV, k, seed=seed, keys_N4=keys_N4)
+        return torch_reference.threshold_sample(logits_NV, k, seed=seed, keys_N4=keys_N4, labels_N=labels_N)
     use_torch_threads()
     elements, name, vocab = rows(logits_NV)
     n = len(logits_NV)
     ids, weights, counts = np.empty((n, k), np.int32), np.empty((n, k), np.float32), np.empty(n, np.int32)
     tau, entropy = np.empty(n, np.float32), np.empty(n, np.float32)
     keys = array(keys_N4, np.int64).reshape(-1)
-    _native.threshold_sample(elements, name, vocab, k, seed, keys, ids, weights, counts, tau, entropy)
-    return ThresholdSample(*(torch.from_numpy(x) for x in (ids, weights, counts, tau, entropy)))
+    labels, realised = _labels(labels_N)
+    _native.threshold_sample(elements, name, vocab, k, seed, keys, ids, weights, counts, tau, entropy, labels, realised)
+    kept = (ids, weights, counts, tau, entropy) + (() if labels_N is None else (realised,))
+    return ThresholdSample(*(torch.from_numpy(x) for x in kept))
+
+
+def _labels(labels_N: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+    """int32 labels, and where their log-probabilities go; both empty where there are none."""
+    labels = np.empty(0, np.int32) if labels_N is None else array(labels_N, np.int32)
+    return labels, np.empty(len(labels), np.float32)
 
 
 def _checked_k(logits_NV: Tensor, k: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ _NOTHING = 1e-32  # of the row's largest probability: less is no mass, as in rus
 _CHUNK = 1 << 25  # logits that threshold sampling looks at together: several copies of them exist, in 64 bits
 
 
-def topk_logsumexp(logits_NV: Tensor, k: int, *, temperatures: Sequence[float] = ()) -> TopK:
+def topk_logsumexp(
+    logits_NV: Tensor, k: int, *, temperatures: Sequence[float] = (), labels_N: Tensor | None = None
+) -> TopK:
     """See `thack.kernels.topk_logsumexp`."""
     z_NV = _checked(logits_NV)
     # A stable descending sort breaks ties to the lowest id, which torch.topk does not.
@@ -28,12 +31,16 @@ def topk_logsumexp(logits_NV: Tensor, k: int, *, temperatures: Sequence[float] =
     others_NV = z_NV.scatter(1, ids_NK, float("-inf")).sub_(highest_N1)
     rest_N = torch.logsumexp(others_NV, dim=1)
     total_N = torch.logaddexp(torch.logsumexp(kept_NK, dim=1), rest_N)
+    realised_N = None
+    if labels_N is not None:
+        realised_N = (z_NV.gather(1, labels_N.long()[:, None]) - highest_N1)[:, 0] - total_N
     return TopK(
         ids_NK=ids_NK.int(),
         log_probs_NK=kept_NK - total_N[:, None],
         logsumexp_N=total_N + highest_N1[:, 0],
         log_tail_N=rest_N - total_N,
         log_tail_at={t: torch.logsumexp(others_NV / t, dim=1) - total_N / t for t in temperatures},
+        realised_logprob_N=realised_N,
     )
 
 
@@ -78,16 +85,19 @@ def _filtered(p_NV: Tensor, top_k: int, top_p: float, min_p: float) -> Tensor:
     return torch.zeros_like(p_NV).scatter(1, order_NV, ranked_NV * kept_NV)
 
 
-def threshold_sample(logits_NV: Tensor, k: int, *, seed: int, keys_N4: Tensor) -> ThresholdSample:
+def threshold_sample(
+    logits_NV: Tensor, k: int, *, seed: int, keys_N4: Tensor, labels_N: Tensor | None = None
+) -> ThresholdSample:
     """See `thack.kernels.threshold_sample`; k ≤ V. Rows are worked on a few at a time, which bounds the memory."""
     _check(logits_NV)
     u_N = uniform(seed, keys_N4, THRESHOLD).to(logits_NV.device)
     step = max(1, _CHUNK // logits_NV.shape[1])
-    parts = [_threshold_rows(z, k, u) for z, u in zip(logits_NV.split(step), u_N.split(step), strict=True)]
-    return ThresholdSample(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    labels = repeat(None) if labels_N is None else labels_N.to(logits_NV.device).split(step)
+    parts = [_threshold_rows(*rows) for rows in zip(logits_NV.split(step), repeat(k), u_N.split(step), labels)]
+    return ThresholdSample(*(torch.cat(column) for column in zip(*parts, strict=True) if column[0] is not None))
 
 
-def _threshold_rows(logits_NV: Tensor, k: int, u_N: Tensor) -> ThresholdSample:
+def _threshold_rows(logits_NV: Tensor, k: int, u_N: Tensor, labels_N: Tensor | None) -> ThresholdSample:
     """The scheme of rust/kernels/threshold.rs; all masses here are relative to the largest of their row."""
     z_NV = logits_NV.float()
     mass_NV = torch.exp(z_NV - z_NV.amax(1, keepdim=True))
@@ -107,7 +117,7 @@ def _threshold_rows(logits_NV: Tensor, k: int, u_N: Tensor) -> ThresholdSample:
     mass_NV.scatter_(1, top.indices, top.values.masked_fill(is_certain_NK, 0.0))
     drawn_NK, is_drawn_NK = _systematic(mass_NV, rest_N1, u_N[:, None] + rank_K - certain_N1, k - certain_N1)
     total_N1 = others_NK[:, :1]
-    return _in_order_of_id(
+    found = _in_order_of_id(
         torch.where(is_certain_NK, top.indices, drawn_NK),
         torch.where(is_certain_NK, top.values, tau_N1) / total_N1,
         torch.where(is_certain_NK, top.values > 0, is_drawn_NK),
@@ -115,6 +125,10 @@ def _threshold_rows(logits_NV: Tensor, k: int, u_N: Tensor) -> ThresholdSample:
         tau_N=(tau_N1 / total_N1)[:, 0],
         entropy_N=(entropy_sum_N / total_N1[:, 0] + total_N1[:, 0].log()).clamp_min(0.0),
     )
+    if labels_N is None:
+        return found
+    realised_N1 = z_NV.gather(1, labels_N.long()[:, None]) - z_NV.amax(1, keepdim=True) - total_N1.log()
+    return found._replace(realised_logprob_N=realised_N1[:, 0].float())
 
 
 def _systematic(mass_NV: Tensor, rest_N1: Tensor, points_NK: Tensor, wanted_N1: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ class TopK(NamedTuple):
     logsumexp_N: Tensor  # float32
     log_tail_N: Tensor  # float32: log of the mass of all other ids, −inf where there is none
     log_tail_at: Mapping[float, Tensor]  # T → log Σ p^(1/T) over the other ids, float32 [N]
+    realised_logprob_N: Tensor | None = None  # float32: log p of each row's label, where labels were given
 
 
 class ThresholdSample(NamedTuple):
@@ -29,6 +30,7 @@ class ThresholdSample(NamedTuple):
     counts_N: Tensor  # int32, valid entries of each row
     tau_N: Tensor  # float32
     entropy_N: Tensor  # float32, H(p) in nats
+    realised_logprob_N: Tensor | None = None  # float32: log p of each row's label, where labels were given
 
 
 class SparseRows(NamedTuple):

@@ -51,10 +51,11 @@ class CommittedShard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheManifest:
-    """manifest.json: the mark of a complete cache."""
+    """manifest.json: the mark of a complete cache. `minor` is that of the plan, and is not written where it is 0."""
 
     kind: Literal["cache"] = "cache"
     format: Literal[1] = 1
+    minor: int = 0
     plan: str  # fingerprint of plan.json
     sequences: int
     tokens: int
@@ -62,10 +63,11 @@ class CacheManifest:
     shards: tuple[ShardEntry, ...]
 
     @classmethod
-    def of(cls, plan: str, shards: Iterable[ShardEntry]) -> CacheManifest:
+    def of(cls, plan: str, shards: Iterable[ShardEntry], *, minor: int = 0) -> CacheManifest:
         """The manifest of these shards of a plan."""
         entries = tuple(shards)
         return cls(
+            minor=minor,
             plan=plan,
             sequences=sum(entry.sequences for entry in entries),
             tokens=sum(entry.tokens for entry in entries),
@@ -75,7 +77,10 @@ class CacheManifest:
 
     def dump(self) -> dict[str, object]:
         """Plain values, for JSON."""
-        return document.dump(self)
+        found = document.dump(self)
+        if not self.minor:
+            del found["minor"]
+        return found
 
     @classmethod
     def parse(cls, raw: object, what: str = "manifest.json") -> CacheManifest:
@@ -86,7 +91,7 @@ class CacheManifest:
         """
         found = document.parse(cls, raw, what)
         try:
-            is_same = canonical_json(raw) == canonical_json(cls.of(found.plan, found.shards).dump())
+            is_same = canonical_json(raw) == canonical_json(cls.of(found.plan, found.shards, minor=found.minor).dump())
         except ValueError:  # NaN, or half a surrogate pair, under an unknown key
             is_same = False
         if not is_same:

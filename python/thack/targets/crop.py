@@ -22,7 +22,11 @@ def crop(target: Target, width: int) -> Target:
     if target.vocab_size == width:
         return target
     if isinstance(target, DenseTarget):
-        return DenseTarget(log_probs_NV=torch.log_softmax(target.log_probs_NV[:, :width], dim=1))
+        kept_NV = target.log_probs_NV[:, :width]
+        realised_N = target.realised_logprob_N
+        if realised_N is not None:
+            realised_N = realised_N - torch.logsumexp(kept_NV, dim=1)
+        return DenseTarget(log_probs_NV=torch.log_softmax(kept_NV, dim=1), realised_logprob_N=realised_N)
     highest = int(target.ids_NK.max())
     if highest >= width:
         raise MismatchError(

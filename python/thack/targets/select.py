@@ -16,6 +16,8 @@ correct it, is mixed with λ = 0.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,7 @@ def select(
     seed: int = 0,
     keys_N4: Tensor | None = None,
     prior_V: Tensor | None = None,
+    labels_N: Tensor | None = None,
 ) -> Target:
     """What `spec` keeps of each row. A cache and a live teacher with the same seed get the same target.
 
@@ -47,12 +50,14 @@ def select(
         seed: of the draws.
         keys_N4: int64, the name of each row's draws (`keys.row_keys`); needed by the kinds that draw.
         prior_V: the shape of the tail, positive, over `width` ids; needed where spec.tail_prior > 0.
+        labels_N: the token that followed each row, below width, on any device: its log-probability is kept. None: of
+            no row.
 
     Returns:
         A target on the device of the logits.
 
     Raises:
-        ModelError: a row holds NaN or +inf, or too few finite logits.
+        ModelError: a row holds NaN or +inf, or too few finite logits, or a label is not below `width`.
         UsageError: keys_N4 or prior_V is missing where it is needed.
 
     Example:
@@ -61,21 +66,39 @@ def select(
         >>> target.ids_NK.tolist()
         [[1, 2]]
     """
-    if spec.kind == "dense":
-        return DenseTarget(log_probs_NV=teacher_log_probs(logits_NV, width))
     if spec.kind == "top-k":
-        return _top_k(logits_NV[:, :width], spec)
-    if spec.kind == "renormalised":
-        return _renormalised(teacher_log_probs(logits_NV, width), spec.k)
-    if keys_N4 is None:
+        return _top_k(logits_NV[:, :width], spec, labels_N)
+    if spec.kind not in ("dense", "renormalised") and keys_N4 is None:
         raise UsageError(f"keys_N4 is missing: a {spec.kind} target draws by the keys of its rows")
     if spec.kind == "sampled":
-        found = kernels.threshold_sample(logits_NV[:, :width], spec.k, seed=seed, keys_N4=keys_N4)
+        assert keys_N4 is not None
+        found = kernels.threshold_sample(logits_NV[:, :width], spec.k, seed=seed, keys_N4=keys_N4, labels_N=labels_N)
         return SampledTarget(**found._asdict(), vocab_size=width)
     log_p_NV = teacher_log_probs(logits_NV, width)
+    target = _of_log_probs(log_p_NV, spec, prior_V, seed, keys_N4)
+    return target if labels_N is None else replace(target, realised_logprob_N=_realised(log_p_NV, labels_N))
+
+
+def _of_log_probs(
+    log_p_NV: Tensor, spec: TargetSpec, prior_V: Tensor | None, seed: int, keys_N4: Tensor | None
+) -> Target:
+    """The target of the kinds that need every log-probability."""
+    if spec.kind == "dense":
+        return DenseTarget(log_probs_NV=log_p_NV)
+    if spec.kind == "renormalised":
+        return _renormalised(log_p_NV, spec.k)
+    assert keys_N4 is not None, "checked by select"
     if spec.kind == "multinomial":
         return _multinomial(log_p_NV, spec.k, seed, keys_N4)
     return _mixed(log_p_NV, spec, prior_V, seed, keys_N4)
+
+
+def _realised(log_p_NV: Tensor, labels_N: Tensor) -> Tensor:
+    """log p of each row's label, float32."""
+    if len(labels_N) and not 0 <= int(labels_N.min()) <= int(labels_N.max()) < log_p_NV.shape[1]:
+        wrong = labels_N[(labels_N < 0) | (labels_N >= log_p_NV.shape[1])][0]
+        raise ModelError(f"label {int(wrong)} is outside the vocabulary of {log_p_NV.shape[1]}")
+    return log_p_NV.gather(1, labels_N.to(log_p_NV.device).long()[:, None])[:, 0].float()
 
 
 def teacher_log_probs(logits_NV: Tensor, width: int) -> Tensor:
@@ -89,8 +112,9 @@ def teacher_log_probs(logits_NV: Tensor, width: int) -> Tensor:
     return found_NV
 
 
-def _top_k(logits_NV: Tensor, spec: TargetSpec) -> TopKTarget:
-    top = kernels.topk_logsumexp(logits_NV, spec.k, temperatures=spec.temperatures)
+def _top_k(logits_NV: Tensor, spec: TargetSpec, labels_N: Tensor | None) -> TopKTarget:
+    labels_N = None if labels_N is None else labels_N.to(logits_NV.device)
+    top = kernels.topk_logsumexp(logits_NV, spec.k, temperatures=spec.temperatures, labels_N=labels_N)
     # A mask of the lowest float is finite, and would be a mass that only seems to exist.
     masked_NK = top.log_probs_NK < MASKED_LOG_PROB
     return TopKTarget(
@@ -99,6 +123,7 @@ def _top_k(logits_NV: Tensor, spec: TargetSpec) -> TopKTarget:
         log_tail_N=top.log_tail_N,
         vocab_size=logits_NV.shape[1],
         log_tail_at=top.log_tail_at,
+        realised_logprob_N=top.realised_logprob_N,
     )
 
 

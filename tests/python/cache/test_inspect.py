@@ -25,7 +25,7 @@ def test_inspect_describes_a_complete_cache(settings: CacheSettings, teacher: Fa
     sequences = make_sequences(30)
     directory = capture(settings, teacher=teacher, sequences=sequences)
     found = inspect(directory)
-    assert found.complete and found.kind == "dense" and found.bytes_per_token == 4 * VOCAB
+    assert found.complete and found.kind == "dense" and found.bytes_per_token == 4 * VOCAB + 2
     assert found.tokens == sum(len(s.response_ids) for s in sequences)
     assert found.fingerprints["teacher"] == teacher.fingerprint()
     assert set(found.losses.values()) == {"exact, at any temperature"}
@@ -81,7 +81,7 @@ def test_probe_compares_and_recommends(settings: CacheSettings, teacher: FakeTea
     assert rows["sampled", 16].noise < rows["sampled", 4].noise
     assert found.recommended.kind == "sampled"
     sizing = {(row.kind, row.ids): row for row in found.sizing}
-    assert sizing["dense", VOCAB].bytes == pytest.approx(1e12 * (4 * VOCAB + 4))
+    assert sizing["dense", VOCAB].bytes == pytest.approx(1e12 * (4 * VOCAB + 2 + 4))
     assert sizing["dense", VOCAB].shards * settings.shard_bytes >= 1e12 * 4 * VOCAB
     many = probe(replace(settings, epochs=10), teacher=teacher, sequences=make_sequences(9))
     assert many.recommended.kind == "dense"

@@ -52,16 +52,16 @@ def test_a_record_holds_no_live_target() -> None:
 @pytest.mark.parametrize(
     ("word", "size"),
     [
-        ("dense", 4 * 1024),
-        ("live/sampled:4+redraw", 4 * 1024),
-        ("top-k:2000", RecordLayout(spec=TargetSpec(kind="top-k", k=1024), vocab_size=1024).stride),
-        ("live/multinomial:4", RecordLayout(spec=TargetSpec(kind="sampled", k=4), vocab_size=1024).stride),
+        ("dense", 4 * 1024 + 2),
+        ("live/sampled:4+redraw", 4 * 1024 + 2),
+        ("top-k:2000", RecordLayout(spec=TargetSpec(kind="top-k", k=1024), vocab_size=1024).bytes_per_token),
+        ("live/multinomial:4", RecordLayout(spec=TargetSpec(kind="sampled", k=4), vocab_size=1024).bytes_per_token),
         (
             "live/mixed:8+4",
-            RecordLayout(spec=TargetSpec(kind="top-k", k=8), vocab_size=1024).stride
+            RecordLayout(spec=TargetSpec(kind="top-k", k=8), vocab_size=1024).bytes_per_token
             + RecordLayout(spec=TargetSpec(kind="sampled", k=4), vocab_size=1024).stride,
         ),
-        ("live/mixed:8+prior", RecordLayout(spec=TargetSpec(kind="top-k", k=8), vocab_size=1024).stride),
+        ("live/mixed:8+prior", RecordLayout(spec=TargetSpec(kind="top-k", k=8), vocab_size=1024).bytes_per_token),
     ],
 )
 def test_bytes_of_a_target_that_a_cache_would_hold(word: str, size: int) -> None:

@@ -127,7 +127,7 @@ def test_threshold_samples(cuda: torch.device, dtype: torch.dtype) -> None:
 def same_samples(found: ThresholdSample, expected: ThresholdSample, *, share: float = 0.97) -> None:
     """Equal ids in nearly all rows (the last bit of a sum can move a draw), and there equal numbers."""
     assert found.ids_NK.device.type == "cuda"
-    home = ThresholdSample(*(x.cpu() for x in found))
+    home = ThresholdSample(*(x.cpu() for x in found if x is not None))
     same_N = (home.ids_NK == expected.ids_NK).all(1) & (home.counts_N == expected.counts_N)
     assert same_N.float().mean() >= share
     for name in ("weights_NK", "tau_N", "entropy_N"):

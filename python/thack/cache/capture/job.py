@@ -181,7 +181,7 @@ def _size(job: CaptureJob, shards: Iterable[int]) -> int:
     first = 0
     for part in job.data.lengths():
         number = np.searchsorted(ends, np.arange(first, first + len(part)), side="right")
-        np.add.at(bytes_of, number, part[:, 1] * (job.plan.layout.stride + 4) + 4 * part[:, 0])
+        np.add.at(bytes_of, number, part[:, 1] * (job.plan.bytes_per_token + 4) + 4 * part[:, 0])
         first += len(part)
     return sum(int(bytes_of[shard]) for shard in shards)
 

@@ -14,9 +14,8 @@ import numpy as np
 from thack import _native
 from thack.cache.capture.scorer import Scored
 from thack.cache.format.plan import CachePlan, shard_path
-from thack.cache.format.records import encode
+from thack.cache.format.records import encode, realised_log_probs
 from thack.data.sequence import TokenSequence, cache_positions
-from thack.errors import ModelError
 from thack.schema.cache import CommittedShard
 
 _DEPTH = 2  # batches that may wait
@@ -96,10 +95,10 @@ class Packer:
         scored.wait()
         records = encode(scored.target, self._layout, seed=self._plan.seed, keys_N4=scored.keys_N4)
         self._writer.records(records)
-        for position, s in zip(cache_positions(batch), batch, strict=True):
-            _check_ids(s, self._layout.vocab_size)
+        realised = np.split(realised_log_probs(scored.target), np.cumsum([len(s.response_ids) for s in batch])[:-1])
+        for position, s, of_s in zip(cache_positions(batch), batch, realised, strict=True):
             numbers = (position, s.example, s.sample)
-            self._writer.sequence(numbers, s.prompt_id, _ids(s.prompt_ids), _ids(s.response_ids))
+            self._writer.sequence(numbers, s.prompt_id, _ids(s.prompt_ids), _ids(s.response_ids), of_s)
 
     def _commit(self) -> None:
         assert self._writer is not None, "end before begin"
@@ -116,16 +115,6 @@ class Packer:
                 seconds=round(time.perf_counter() - self._started, 3),
             )
             self._journal(committed)
-
-
-def _check_ids(s: TokenSequence, vocab_size: int) -> None:
-    least, most = int(s.response_ids.min()), int(s.response_ids.max())
-    if least < 0 or most >= vocab_size:
-        raise ModelError(
-            f"prompt {s.prompt_id}: its response has an id outside the teacher's vocabulary",
-            details=[f"id         {least if least < 0 else most}", f"vocabulary {vocab_size}"],
-            hint="encode the responses with this teacher's tokenizer",
-        )
 
 
 def _ids(ids: np.ndarray) -> np.ndarray:

@@ -133,7 +133,7 @@ def make_plan(
         ),
         firsts=partition(
             ((prompt, longest or response) for part in data.lengths() for prompt, response in part.tolist()),
-            layout.stride,
+            layout.bytes_per_token,
             ShardLimits(tokens=settings.shard_tokens, bytes=settings.shard_bytes),
         ),
         batch_size=settings.batch_size,

@@ -57,14 +57,23 @@ class Scorer:
 
     def score(self, sequences: Sequence[TokenSequence]) -> Scored:
         """Run the teacher on one batch and select its targets. They are on the CPU, pinned if copied from a GPU."""
-        keys_N4 = row_keys(sequences)
+        layout = self._plan.layout
+        for s in sequences:
+            _check_ids(s, layout.vocab_size)
+        keys_N4, batch = row_keys(sequences), Batch.of(sequences, self._teacher.device)
         with torch.inference_mode():
             with self._precision.autocast(self._teacher):
-                logits_NV = self._teacher(Batch.of(sequences, self._teacher.device))
+                logits_NV = self._teacher(batch)
             device = logits_NV.device  # the last one, if the teacher is on several
             try:
-                layout = self._plan.layout
-                target = select(logits_NV, layout.spec, width=layout.vocab_size, seed=self._plan.seed, keys_N4=keys_N4)
+                target = select(
+                    logits_NV,
+                    layout.spec,
+                    width=layout.vocab_size,
+                    seed=self._plan.seed,
+                    keys_N4=keys_N4,
+                    labels_N=batch.labels_N,
+                )
             except ModelError as error:
                 raise _named(error, sequences) from error
             if device.type != "cuda":
@@ -116,3 +125,13 @@ def _named(error: ModelError, sequences: Sequence[TokenSequence]) -> ModelError:
         details=[*error.details, f"in a batch of {len(sequences)} sequences: {names}"],
         hint=error.hint or "check the teacher's weights, or use `dtype = float32`",
     )
+
+
+def _check_ids(s: TokenSequence, vocab_size: int) -> None:
+    least, most = int(s.response_ids.min()), int(s.response_ids.max())
+    if least < 0 or most >= vocab_size:
+        raise ModelError(
+            f"prompt {s.prompt_id}: its response has an id outside the teacher's vocabulary",
+            details=[f"id         {least if least < 0 else most}", f"vocabulary {vocab_size}"],
+            hint="encode the responses with this teacher's tokenizer",
+        )

@@ -275,7 +275,7 @@ def _plan(settings: ImportSettings, survey: _Surveyed) -> CachePlan:
         fingerprints=Fingerprints(
             teacher=settings.teacher, tokenizer=settings.tokenizer, data=survey.data, settings=survey.content
         ),
-        firsts=partition(lengths, layout.stride, limits),
+        firsts=partition(lengths, layout.bytes_per_token, limits),
         batch_size=1,
         seed=0,
         samples=1,

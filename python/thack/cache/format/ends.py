@@ -56,6 +56,6 @@ def first_responses(directory: Path, plan: CachePlan) -> list[np.ndarray]:
     expected = plan.identity() | plan.layout.metadata()
     reader = _native.CacheReader(directory / SHARDS, list(plan.firsts), expected)
     positions = range(min(plan.num_sequences, _COUNTED))
-    packed, _, _, responses, _ = reader.read(positions, False)
+    packed, _, _, responses, *_ = reader.read(positions, False)
     lengths = np.frombuffer(packed, np.int64).reshape(4, -1)[3]
     return np.split(np.frombuffer(responses, np.int32), np.cumsum(lengths)[:-1])

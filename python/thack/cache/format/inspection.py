@@ -48,7 +48,7 @@ def inspect(directory: Path | str) -> Inspection:
         kind=spec.kind,
         ids_per_token=spec.k or layout.vocab_size,
         vocab_size=layout.vocab_size,
-        bytes_per_token=layout.stride,
+        bytes_per_token=plan.bytes_per_token,
         temperatures=(1.0, *spec.temperatures),
         exact_tail=spec.tail == "exact",
         losses={kind: _how_well(spec, kind) for kind in DIVERGENCES},

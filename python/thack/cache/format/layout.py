@@ -10,6 +10,7 @@ from thack import _native
 from thack.errors import UsageError
 from thack.schema.targets import TargetSpec
 
+REALISED_BYTES = 2  # the log-probability of the realised token
 _KINDS = {"kind": str, "vocab_size": int, "k": int, "value_bits": int, "tail": str, "temperatures": list}
 
 
@@ -25,8 +26,8 @@ class RecordLayout:
         UsageError: no record holds such a target.
 
     Example:
-        >>> RecordLayout(spec=TargetSpec.parse("top-k:64"), vocab_size=151_936).stride
-        176
+        >>> RecordLayout(spec=TargetSpec.parse("top-k:64"), vocab_size=151_936).bytes_per_token
+        178
     """
 
     spec: TargetSpec
@@ -52,8 +53,13 @@ class RecordLayout:
 
     @property
     def stride(self) -> int:
-        """Bytes per response token."""
+        """Bytes of a record without the log-probability of the realised token, which is stored beside it."""
         return self.native.stride
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of a whole record, as caches are written now."""
+        return self.stride + REALISED_BYTES
 
     def metadata(self) -> dict[str, str]:
         """The metadata that names this layout in a shard. A processed tail is stored as an estimated one."""
@@ -113,7 +119,7 @@ def bytes_per_token(spec: TargetSpec, vocab_size: int) -> int:
     A target that is drawn again in every epoch needs the whole distribution.
     """
     if spec.kind == "dense" or spec.redraw:
-        return RecordLayout(spec=TargetSpec(), vocab_size=vocab_size).stride
+        return RecordLayout(spec=TargetSpec(), vocab_size=vocab_size).bytes_per_token
     drawn = TargetSpec(kind="sampled", k=1)
     if spec.kind in ("sampled", "multinomial"):
         kept = [replace(drawn, k=spec.k)]
@@ -121,4 +127,4 @@ def bytes_per_token(spec: TargetSpec, vocab_size: int) -> int:
         kept = [TargetSpec(kind="top-k", k=spec.k)]
         kept += [replace(drawn, k=spec.tail_draws)] if spec.tail_draws else []
     layouts = [RecordLayout(spec=replace(one, k=min(one.k, vocab_size)), vocab_size=vocab_size) for one in kept]
-    return sum(layout.stride for layout in layouts)
+    return sum(layout.stride for layout in layouts) + REALISED_BYTES

@@ -77,7 +77,7 @@ def finish(directory: Path, plan: CachePlan) -> CacheManifest | None:
         shards = list(each_shard(lambda shard: read_shard(directory, plan, shard), range(plan.num_shards)))
     except CacheError:
         return None
-    manifest = CacheManifest.of(plan.fingerprint, shards)
+    manifest = CacheManifest.of(plan.fingerprint, shards, minor=plan.minor)
     if not os.access(directory, os.W_OK):  # another user's, or on read-only media: complete all the same
         return manifest
     try:
@@ -125,6 +125,8 @@ def load_manifest(directory: Path, plan: CachePlan) -> CacheManifest | None:
         found = CacheManifest.parse(raw, str(path))
     except DataError as error:
         raise CacheError(error.message, hint=_REWRITE) from error
+    if found.minor != plan.minor:
+        raise CacheError(f"{path} is of format 1.{found.minor}, the plan of 1.{plan.minor}", hint=_REWRITE)
     if [entry.sequences for entry in found.shards] != [len(plan.shard(n)) for n in range(plan.num_shards)]:
         raise CacheError(f"{path}: its shards are not those of the plan", hint=_REWRITE)
     return found

@@ -24,6 +24,7 @@ from thack.schema import document
 from thack.schema.cache import Fingerprints
 
 FORMAT = 1
+MINOR = 1  # 1: shards hold the log-probability of each realised token; 0: they do not
 NAME = "plan.json"
 SHARDS = "shards"
 JOURNAL = "journal"  # a file for each process that wrote shards
@@ -48,6 +49,7 @@ class CachePlan:
         dtype: number format that the teacher runs in.
         threads: CPU threads of torch.
         build: version of thack.
+        minor: version of the format below `FORMAT`; a new cache gets the last one.
     """
 
     layout: RecordLayout
@@ -60,6 +62,7 @@ class CachePlan:
     dtype: str
     threads: int
     build: str
+    minor: int = MINOR
 
     @property
     def num_shards(self) -> int:
@@ -72,6 +75,11 @@ class CachePlan:
     def shard(self, number: int) -> range:
         """Positions of the sequences of one shard."""
         return range(self.firsts[number], self.firsts[number + 1])
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of a whole record in a cache of this version."""
+        return self.layout.bytes_per_token if self.minor else self.layout.stride
 
     @cached_property
     def fingerprint(self) -> str:
@@ -87,6 +95,7 @@ class CachePlan:
         return {
             "kind": _KIND,
             "format": FORMAT,
+            **({"minor": self.minor} if self.minor else {}),  # version 1.0 had no such key
             "record": self.layout.to_dict(),
             "fingerprints": document.dump(self.fingerprints),
             "firsts": list(self.firsts),
@@ -109,8 +118,9 @@ class CachePlan:
         """
         if not isinstance(raw, Mapping) or raw.get("kind") != _KIND:
             raise ValueError("it is something else")
-        if raw["format"] != FORMAT:
-            raise ValueError(f"format {raw['format']}, this thack reads {FORMAT}")
+        minor = _typed(raw, "minor", int) if "minor" in raw else 0
+        if raw["format"] != FORMAT or not 0 <= minor <= MINOR:
+            raise ValueError(f"format {raw['format']}.{minor}, this thack reads {FORMAT}.0 to {FORMAT}.{MINOR}")
         found = cls(
             layout=RecordLayout.parse(_typed(raw, "record", dict)),
             fingerprints=document.parse(Fingerprints, raw["fingerprints"], "fingerprints"),
@@ -122,6 +132,7 @@ class CachePlan:
             dtype=_typed(raw, "dtype", str),
             threads=_typed(raw, "threads", int),
             build=_typed(raw, "build", str),
+            minor=minor,
         )
         for group, known in ((raw, found.dump()), (raw["fingerprints"], document.dump(found.fingerprints))):
             if unknown := sorted(set(group) - set(known)):
@@ -136,7 +147,7 @@ class CachePlan:
         """The metadata that all shards of this plan share."""
         prints = self.fingerprints
         return {
-            "format": f"thack-shard {FORMAT}",
+            "format": f"thack-shard {FORMAT}" + (f".{self.minor}" if self.minor else ""),
             "plan": self.fingerprint,
             "teacher": prints.teacher,
             "tokenizer": prints.tokenizer,
@@ -209,6 +220,7 @@ def publish_plan(directory: Path, plan: CachePlan) -> CachePlan:
 def _same_plan(directory: Path, plan: CachePlan) -> CachePlan:
     found = read_plan(directory)
     ours, theirs = flattened(plan.dump()), flattened(found.dump())
+    theirs = {"minor": 0, **theirs}
     differing = [key for key in ours if key not in _RECORDED and ours[key] != theirs[key]]
     if differing:
         width = max(map(len, differing))

@@ -5,6 +5,8 @@ Shape legend as in thack.targets: N response tokens, K kept ids, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -42,8 +44,22 @@ def encode(target: Target, layout: RecordLayout, *, seed: int, keys_N4: Tensor) 
     )
 
 
-def decode(records: bytearray | memoryview, layout: RecordLayout) -> Target:
-    """The target that these records hold, on the CPU."""
+def realised_log_probs(target: Target) -> np.ndarray:
+    """float32 log p of the token that followed each row, for a writer of shards; NaN where it is not known."""
+    if target.realised_logprob_N is None:
+        return np.full(len(target), np.nan, np.float32)
+    return _array(target.realised_logprob_N, np.float32)
+
+
+def decode(records: bytearray | memoryview, layout: RecordLayout, realised: bytearray | None = None) -> Target:
+    """The target that these records hold, on the CPU; `realised`: float32 log p of the tokens that followed."""
+    target = _decoded(records, layout)
+    if not realised:
+        return target
+    return replace(target, realised_logprob_N=torch.from_numpy(np.frombuffer(realised, np.float32)))
+
+
+def _decoded(records: bytearray | memoryview, layout: RecordLayout) -> Target:
     n = len(records) // layout.stride
     if layout.spec.kind == "dense":
         dense = np.frombuffer(records, np.float32).reshape(n, layout.vocab_size)

@@ -193,7 +193,7 @@ def _plan(
         ),
         firsts=partition(
             ((len(s.prompt_ids), longest or len(s.response_ids)) for s in sequences),
-            layout.stride,
+            layout.bytes_per_token,
             ShardLimits(tokens=settings.shard_tokens, bytes=settings.shard_bytes),
         ),
         batch_size=1,

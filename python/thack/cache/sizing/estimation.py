@@ -55,7 +55,7 @@ def estimate(
     tokens = longest * len(stored) if settings.generate else tokens
     rate, mean = _rate(Scorer(teacher, plan, settings), plan, stored, progress)
     expected = round(mean * len(stored)) if settings.generate else tokens
-    stride = plan.layout.stride
+    stride = plan.bytes_per_token
     return CaptureEstimate(
         out=str(Path(settings.out)),
         sequences=len(stored),
