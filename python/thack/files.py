@@ -108,8 +108,17 @@ def _write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of the UTF-8 encoding."""
-    write_bytes(path, text.encode())
+    """`write_bytes` of the UTF-8 encoding.
+
+    Raises:
+        DataError: The text holds what UTF-8 has no place for: a name of a file that is not UTF-8.
+    """
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        wrong = ascii(text[max(0, error.start - 40) : error.end + 20])
+        raise DataError(f"cannot write {path}: {wrong} is not UTF-8", hint="rename that file or directory") from error
+    write_bytes(path, data)
 
 
 def write_json(path: Path, obj: object) -> None:

@@ -155,6 +155,14 @@ class _Layers:
             self._values[key] = None  # given, if wrongly: not reported as missing too
             self.problems.append(f"{shown}: must be {describe_type(field.type)}{_near(field, value)}{place}")
             return
+        try:
+            str(converted).encode()
+        except UnicodeEncodeError:  # a name of a file, as the system gave it
+            self.problems.append(
+                f"{'.'.join(key)} = {str(converted)!a}: not UTF-8, which settings are written in; "
+                f"rename it, or set PYTHONUTF8=1 where the locale has no UTF-8{place}"
+            )
+            return
         if field.bound is not None and converted is not None and not field.bound.accepts(converted):
             self.problems.append(f"{shown}: must be {field.bound}{place}")
 

@@ -11,8 +11,9 @@ not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from thack.errors import ModelError, UsageError
 from thack.evaluation.divergences import PromptTotals, by_divergence, three_divergences
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.health import FixedHealth, entropies, sample_health
+from thack.evaluation.kept import KeptParts, Part
 from thack.evaluation.references import ModelLike, References, TokenizerLike
 from thack.generation.sampler import GenerationRequest, generate
 from thack.losses import cross_entropy
@@ -84,15 +86,6 @@ class Measured:
         return PerPromptRow(step=step, metrics=self.per_prompt)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """What one pass over some responses gives."""
-
-    sums: Mapping[MetricName, PromptSums]
-    health: Mapping[HealthName, float] = field(default_factory=dict)
-    generated_tokens: int = 0
-
-
 @dataclass(slots=True)
 class Evaluator:
     """Measures students on one evaluation set. What references say of their own fixed responses stays in memory.
@@ -124,7 +117,7 @@ class Evaluator:
     _models: dict[Role, LanguageModel] = field(init=False)
     _kept: dict[tuple[Role, int], Tensor] = field(init=False, default_factory=dict)
     _kept_bytes: int = field(init=False, default=0)
-    _baseline: _Part | None = field(init=False, default=None)
+    _baseline: Part | None = field(init=False, default=None)
     _weights_BP: np.ndarray | None = field(init=False, default=None)
     _scored: int = field(init=False, default=0)  # by references, on this rank, in the evaluation that runs
 
@@ -140,7 +133,7 @@ class Evaluator:
     def _has_human(self) -> bool:
         return Role.HUMAN in self.eval_set.responses
 
-    def evaluate(self, student: LanguageModel, progress: Progress = SILENT) -> Measured:
+    def evaluate(self, student: LanguageModel, progress: Progress = SILENT, kept: KeptParts | None = None) -> Measured:
         """Measure one student. Its train mode and the global random state are left as they were.
 
         Raises:
@@ -150,7 +143,8 @@ class Evaluator:
         self.eval_set.check_tokenizer("student", student.tokenizer)
         self._scored = 0
         with evaluating(student):
-            parts = list(self._parts(student, progress))
+            measures = self._parts(student, progress)
+            parts = [measure() if kept is None else kept.of(name, measure) for name, measure in measures]
         sums = {name: found for part in parts for name, found in part.sums.items()}
         return Measured(
             columns=self._columns(sums),
@@ -160,18 +154,20 @@ class Evaluator:
             scored_tokens=int(self.group.all_reduce_sum(self._scored)[0]),
         )
 
-    def _parts(self, student: LanguageModel, progress: Progress) -> Iterator[_Part]:
+    def _parts(self, student: LanguageModel, progress: Progress) -> Iterator[tuple[str, Callable[[], Part]]]:
+        """Each part by a name, to be measured in this order."""
         for role in self._models:
-            yield self._on_fixed(role, student, FixedHealth() if self.settings.health else None)
+            health = FixedHealth() if self.settings.health else None
+            yield f"fixed/{role}", partial(self._on_fixed, role, student, health)
         if self._has_human:
-            yield self._likelihood(student)
+            yield "human", partial(self._likelihood, student)
         if self.settings.student_samples:
-            yield self._on_samples(student, progress)
-        yield self._of_baseline()
+            yield "samples", partial(self._on_samples, student, progress)
+        yield "baseline", self._of_baseline
 
     def _on_fixed(
         self, role: Role, model: LanguageModel, health: FixedHealth | None = None, *, baseline: bool = False
-    ) -> _Part:
+    ) -> Part:
         """Distance of `model` from reference `role` on that reference's own responses."""
         totals, width = PromptTotals(len(self.eval_set)), self._width(model)
         for number, sequences in self._batches(self.eval_set.sequences(role)):
@@ -183,9 +179,9 @@ class Evaluator:
             if health is not None:
                 health.add(sequences, reference_NV, model_NV, nats_N3[:, 0])
         sums = self._named(totals, role, "reference_sampled", baseline=baseline)
-        return _Part(sums=sums, health=health.columns(role, self.group) if health else {})
+        return Part(sums=sums, health=health.columns(role, self.group) if health else {})
 
-    def _likelihood(self, model: LanguageModel, *, baseline: bool = False) -> _Part:
+    def _likelihood(self, model: LanguageModel, *, baseline: bool = False) -> Part:
         """−log q of every token that people wrote, on the ids that the tokenizer knows."""
         totals = PromptTotals(len(self.eval_set), num_values=1)
         for _, sequences in self._batches(self.eval_set.sequences(Role.HUMAN)):
@@ -194,9 +190,9 @@ class Evaluator:
             totals.add(sequences, cross_entropy(log_q_NV, batch.labels_N)[:, None])
         (sums,) = totals.of_all_ranks(self.group)
         name = MetricName(role=Role.ORACLE, baseline=baseline, reduction=None).against(Role.HUMAN)
-        return _Part(sums={name: sums})
+        return Part(sums={name: sums})
 
-    def _on_samples(self, student: LanguageModel, progress: Progress) -> _Part:
+    def _on_samples(self, student: LanguageModel, progress: Progress) -> Part:
         """Distance from every reference on the student's own responses: one pass of the student for all."""
         sequences = self._student_samples(student, progress)
         totals = {role: PromptTotals(len(self.eval_set)) for role in self._models}
@@ -222,7 +218,7 @@ class Evaluator:
                 max_new_tokens=self.eval_set.origin.longest,
                 entropy=self.group.all_reduce_sum(entropy_nats)[0] / num_tokens,
             )
-        return _Part(sums=sums, health=health, generated_tokens=num_tokens)
+        return Part(sums=sums, health=health, generated_tokens=num_tokens)
 
     def _student_samples(self, student: LanguageModel, progress: Progress) -> list[TokenSequence]:
         request = GenerationRequest(
@@ -241,7 +237,7 @@ class Evaluator:
         )
         return self.eval_set.sequences_of(responses)
 
-    def _of_baseline(self) -> _Part:
+    def _of_baseline(self) -> Part:
         """The teacher in the student's place, measured once: where a perfect copy of it would end."""
         teacher = self.references.teacher
         if self._baseline is None:
@@ -252,7 +248,7 @@ class Evaluator:
                     sums |= self._on_teacher_responses(role, teacher)
                 if self._has_human:
                     sums |= self._likelihood(teacher, baseline=True).sums
-            self._baseline = _Part(sums=sums)
+            self._baseline = Part(sums=sums)
         return self._baseline
 
     def _on_teacher_responses(self, role: Role, teacher: LanguageModel) -> dict[MetricName, PromptSums]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from thack.config import DataSettings, EvaluateSettings
+from thack._version import __version__
+from thack.config import DataSettings, EvaluateSettings, to_dict
 from thack.data import Record
 from thack.data.columns import Columns
 from thack.data.date import follow_settings
@@ -16,7 +17,8 @@ from thack.data.encode import accepted
 from thack.data.lengths import response_limit
 from thack.data.readers import read_data
 from thack.evaluation.eval_set import EvalSet
-from thack.evaluation.evaluator import Evaluator
+from thack.evaluation.evaluator import Evaluator, Measured
+from thack.evaluation.kept import KeptParts
 from thack.evaluation.references import References
 from thack.files import canonical_json, digest, write_json
 from thack.generation.kept import KeptResponses
@@ -54,8 +56,29 @@ def _evaluate(settings: EvaluateSettings, progress: Progress) -> EvaluationResul
         seed=settings.seed,
         progress=progress,
     )
-    found = Evaluator(eval_set, references, settings.evaluation, seed=settings.seed).evaluate(student, progress)
-    result = EvaluationResult(
+    evaluator = Evaluator(eval_set, references, settings.evaluation, seed=settings.seed)
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    key = digest(canonical_json([_facts(settings, student, references), eval_set.fingerprint()]))
+    with closing(KeptParts(settings.out.with_name(f".{settings.out.name}.partial.jsonl"), key)) as kept:
+        if names := kept.names():
+            progress.note(f"resuming: {', '.join(names)} are measured already")
+        found = evaluator.evaluate(student, progress, kept)
+        result = _result(settings, student, references, eval_set, found)
+        write_json(settings.out, result.dump())
+        kept.remove()
+    return result
+
+
+def _facts(settings: EvaluateSettings, student: LanguageModel, references: References) -> dict[str, object]:
+    """All that the numbers depend on beside the evaluation set."""
+    models = {"student": student.fingerprint()} | {str(role): model.fingerprint() for role, model in references}
+    return {"models": models, "seed": settings.seed, "evaluation": to_dict(settings.evaluation), "build": __version__}
+
+
+def _result(
+    settings: EvaluateSettings, student: LanguageModel, references: References, eval_set: EvalSet, found: Measured
+) -> EvaluationResult:
+    return EvaluationResult(
         models={
             role: EvaluatedModel(
                 directory=getattr(settings, role), origin=model.facts.origin, fingerprint=model.fingerprint()
@@ -67,9 +90,6 @@ def _evaluate(settings: EvaluateSettings, progress: Progress) -> EvaluationResul
         columns=found.named(),
         per_prompt=found.per_prompt_row(None),
     )
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(settings.out, result.dump())
-    return result
 
 
 def _load(settings: EvaluateSettings) -> tuple[LanguageModel, References]:

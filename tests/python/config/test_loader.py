@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from thack.config import CacheSettings, DistillSettings, LossSettings, SftSettings, from_dict, load_settings
+from thack.config import CacheSettings, DistillSettings, LossSettings, SftSettings, checked, from_dict, load_settings
 from thack.errors import DataError, UsageError
 from thack.schema.fields import AtLeast, Each, Help
 
@@ -157,3 +157,10 @@ def test_from_dict_refuses_what_is_not_there_and_what_is_wrong() -> None:
         "nothing",
         "needed is required (a whole number)",
     ]
+
+
+def test_a_name_that_is_not_utf8_is_refused_by_name() -> None:
+    """Settings are written as TOML, which has no place for it."""
+    for value in (Path("runs/\udcff"), "runs/\udcff"):
+        with pytest.raises(UsageError, match=r"out = 'runs/\\udcff': not UTF-8"):
+            checked(DistillSettings(out=value))  # type: ignore[arg-type]

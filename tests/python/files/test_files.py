@@ -215,3 +215,9 @@ def test_claim_refuses_another_kind_a_file_and_a_second_start(tmp_path: Path) ->
 def test_a_manifest_with_a_kind_also_marks(tmp_path: Path) -> None:
     files.write_json(tmp_path / "manifest.json", {"kind": "responses"})
     assert files.directory_kind(tmp_path) == "responses"
+
+
+def test_a_text_that_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"x.toml: 'a/\\udcff' is not UTF-8"):
+        files.write_text(tmp_path / "x.toml", "a/\udcff")
+    assert not list(tmp_path.iterdir())
