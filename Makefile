@@ -14,7 +14,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install docs demo demo-quick test test-rust test-python lint lint-rust lint-python format bench check-gpu wheel sdist \
+.PHONY: install docs demo demo-quick test test-rust test-python lint lint-rust lint-python format bench compat check-gpu wheel sdist \
 	check-wheel release-check asan fuzz clean help
 
 help: ## this list
@@ -107,6 +107,9 @@ format: $(STAMPS)/dev ## rewrite sources in the house style
 	cargo fmt
 	$(BIN)/ruff check --quiet --fix
 	$(BIN)/ruff format --quiet
+
+compat: $(STAMPS)/native $(STAMPS)/dev ## every architecture of transformers, tiny, against transformers: docs/reference/models.md
+	cd tests/python && OMP_NUM_THREADS=1 WORKERS=$(WORKERS) ../../$(BIN)/python -m models.compat
 
 bench: $(STAMPS)/native ## every benchmark; see benches/LOG.md for dated numbers
 	$(RUN) $(BIN)/python benches/run.py

@@ -354,6 +354,7 @@ def import_cache(
         out=Path(out),
         vocab_size=vocab_size,
         tokenizer=ids.fingerprint(),
+        tokenizer_size=ids.size,
         ends=ids.ends,
         top_k=top_k,
         estimate_tail=estimate_tail,

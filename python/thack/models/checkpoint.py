@@ -60,10 +60,17 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
         if path is None:
             raise ModelError(f"no {name} in {directory}", hint=advice(directory))
         try:
-            weights.update(safetensors.torch.load_file(path))
+            weights.update(read_tensors(path))
         except SafetensorError as error:
             raise ModelError(f"{path}: damaged or not safetensors ({error})") from error
     return weights
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of one file, read in order. A mapped file that another process cuts short ends this one by SIGBUS,
+    and on a network file system every page of it is a request of its own.
+    """
+    return safetensors.torch.load_file(path, backend="pread")
 
 
 def _weight_names(directory: Path) -> list[str]:
@@ -91,7 +98,7 @@ def weights_dtype(directory: Path) -> torch.dtype | None:
 def cast_directory(directory: Path, dtype: torch.dtype) -> None:
     """Round the weights of a saved directory to a number format, in the files and in config.json."""
     for path in directory.glob("*.safetensors"):
-        tensors = safetensors.torch.load_file(path)
+        tensors = read_tensors(path)
         rounded = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
         files.write_bytes(path, safetensors.torch.save(rounded, metadata={"format": "pt"}))
     config = read_config(directory)

@@ -164,7 +164,7 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, direct
     A parameter that had no gradient before the checkpoint has no state in it, and starts without one here too.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    with safe_open(directory / "optimizer.safetensors", "pt") as file:
+    with safe_open(directory / "optimizer.safetensors", "pt", backend="pread") as file:
         saved = set(file.keys())
         places = {
             f"{slot}.{name}": (parameter, slot)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from thack.cache import Cache
 from thack.cache.capture.job import capture
+from thack.cache.exchange.importing import ImportSettings, import_cache
 from thack.config import CacheSettings
+from thack.errors import DataError, MismatchError
 from thack.models.batch import Batch
 from thack.targets.crop import crop
 from thack.targets.keys import row_keys
@@ -18,6 +23,7 @@ from thack.targets.select import select
 from thack.targets.types import DenseTarget, TopKTarget
 
 from .conftest import VOCAB, FakeTeacher, make_sequences
+from .test_import_numbers import Notes
 
 
 def padded_teacher() -> FakeTeacher:
@@ -71,3 +77,48 @@ def test_masks_of_the_lowest_float_are_no_mass(settings: CacheSettings) -> None:
     assert masked.any() and torch.isneginf(target.log_probs_NK[masked]).all()
     assert torch.isneginf(live.log_probs_NK[masked]).all()
     torch.testing.assert_close(target.log_probs_NK[~masked], own[~masked], atol=0.15, rtol=0)
+
+
+def test_padded_ids_of_an_import_take_no_part_as_in_a_capture(tmp_path: Path) -> None:
+    """Rows over a head of VOCAB + 10: the record is the distribution on the tokenizer's ids."""
+    sequences, teacher = make_sequences(5), padded_teacher()
+    teacher.table[:, VOCAB + 3] -= 18.0  # likely, and not all of the mass
+    rows_NV = torch.log_softmax(teacher(Batch.of(sequences)).double(), 1)
+    top = rows_NV.topk(12, dim=1)
+    offsets = np.cumsum([0, *(len(s.response_ids) for s in sequences)])
+    lines: list[dict[str, Any]] = []
+    kept: dict[str, list[int]] = {}
+    for s, first in zip(sequences, offsets, strict=False):
+        places = range(first, first + len(s.response_ids))
+        entries = [
+            {str(int(i)): float(p) for i, p in zip(top.indices[n], top.values[n], strict=True)}
+            | {str(int(label)): float(rows_NV[n, label])}
+            for n, label in zip(places, s.response_ids, strict=True)
+        ]
+        kept[s.prompt_id] = list(places)
+        ids = [*s.prompt_ids.tolist(), *s.response_ids.tolist()]
+        prompt = len(s.prompt_ids)
+        lines.append({"id": s.prompt_id, "prompt_token_ids": ids, "prompt_length": prompt})
+        lines[-1]["prompt_logprobs"] = [None] * prompt + entries
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(item) + "\n" for item in lines))
+    settings = ImportSettings(
+        source=source, out=tmp_path / "cache", vocab_size=VOCAB + 10, tokenizer="sha256:t", tokenizer_size=VOCAB
+    )
+    notes = Notes()
+    cache = Cache.open(import_cache(settings, notes))
+    assert cache.meta.vocab_size == VOCAB and any(
+        "ids that the tokenizer does not have" in note for note in notes.lines
+    )
+    read, target = cache.targets(range(len(cache)))
+    assert isinstance(target, TopKTarget) and int(target.ids_NK.max()) < VOCAB
+    expected_NV = torch.log_softmax(rows_NV[[n for s in read for n in kept[s.prompt_id]]][:, :VOCAB], 1)
+    torch.testing.assert_close(
+        target.log_probs_NK.double(), expected_NV.gather(1, target.ids_NK.long()), atol=0.06, rtol=0
+    )
+    lines[3]["prompt_token_ids"][0] = VOCAB + 1
+    source.write_text("".join(json.dumps(item) + "\n" for item in lines))
+    with pytest.raises(DataError, match=f"token {VOCAB + 1} is outside the vocabulary of {VOCAB}"):
+        import_cache(replace(settings, out=tmp_path / "other"))
+    with pytest.raises(MismatchError, match="cannot hold this tokenizer's ids"):
+        import_cache(replace(settings, out=tmp_path / "third", vocab_size=VOCAB - 1))

@@ -61,8 +61,6 @@ SIZES: dict[str, Any] = {
     "n_routed_experts": 4,
     "moe_intermediate_size": 16,
     "shared_expert_intermediate_size": 16,
-    "dropout": 0.0,
-    "attention_dropout": 0.0,
     "decoder_start_token_id": 2,
     "mamba_n_heads": 4,
     "mamba_d_head": 8,
@@ -125,6 +123,7 @@ def build(kind: str, *, seq2seq: bool = False, seed: int = 0, **changes: Any) ->
     config = transformers.AutoConfig.for_model(kind)
     known = config.to_dict()
     values = {name: value for name, value in SIZES.items() if name in known or name.endswith("token_id")}
+    values |= {name: 0.0 for name, value in known.items() if "drop" in name and isinstance(value, float)}
     config = transformers.AutoConfig.for_model(kind, **{**values, **CHANGES.get(kind, {}), **changes})
     cls = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
     torch.manual_seed(seed)

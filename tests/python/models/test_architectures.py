@@ -1,12 +1,10 @@
 """Scoring, generation and heads of many architectures equal transformers' own forward of each sequence alone.
 
-`THACK_ALL_ARCHITECTURES=1` takes every causal and encoder-decoder model that transformers can build tiny.
+`make compat` takes every causal and encoder-decoder model that transformers can build tiny.
 """
 
 from __future__ import annotations
 
-import os
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,25 +14,19 @@ import torch
 pytest.importorskip("transformers")
 
 import transformers
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-)
 
 from thack.config import SamplingSettings
-from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError
 from thack.generation.sampler import GenerationRequest, generate
 from thack.models.batch import Batch
 from thack.models.hf import probe
 from thack.models.hf.load import wrap
-from thack.models.hf.model import HuggingFaceModel
 from thack.models.hf.probe import Generation
 from thack.models.protocol import HeadForm
-from thack.targets.projected import Projection
 
 from .architectures import build
+from .compat import check, reference
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 
@@ -89,7 +81,6 @@ REFUSED: dict[str, dict[str, Any]] = {
     "cpmant": {},
 }
 GREEDY = GenerationRequest(sampling=SamplingSettings(greedy=True), max_new_tokens=8, seed=0)
-ALL = os.environ.get("THACK_ALL_ARCHITECTURES") == "1"
 
 
 @pytest.fixture(autouse=True)
@@ -97,42 +88,6 @@ def quiet() -> Any:
     transformers.logging.set_verbosity_error()
     yield
     transformers.logging.set_verbosity_warning()
-
-
-def reference(network: Any, s: TokenSequence) -> torch.Tensor:
-    """logits_RV of one sequence, by transformers' own forward without padding or cache."""
-    prompt, response = (torch.from_numpy(ids.astype(np.int64))[None] for ids in (s.prompt_ids, s.response_ids))
-    if network.config.is_encoder_decoder:
-        start = torch.tensor([[network.config.decoder_start_token_id]])
-        decoder = torch.cat((start, response[:, :-1]), dim=1)
-        logits: torch.Tensor = network(input_ids=prompt, decoder_input_ids=decoder, use_cache=False).logits[0]
-        return logits
-    logits = network(input_ids=torch.cat((prompt, response), dim=1), use_cache=False).logits[0]
-    return logits[prompt.shape[1] - 1 : -1]
-
-
-@torch.no_grad()
-def check(network: Any, model: HuggingFaceModel, sequences: list[TokenSequence]) -> None:
-    """Scores, generation with dropped rows, and the head's form, against `reference`."""
-    expected = [reference(network, s) for s in sequences]
-    scale = float(torch.cat(expected).abs().max())
-    near = partial(torch.testing.assert_close, atol=2e-5 * scale, rtol=0.0)
-    logits_NV = model(Batch.of(sequences))
-    near(logits_NV, torch.cat(expected))
-    if model.head_form is not None:
-        head = Projection.of(model)
-        hidden_NH = model(Batch.of(sequences), project=False)
-        made_NV = head.shape(torch.nn.functional.linear(hidden_NH, head.weight_VH, head.bias_V))
-        near(made_NV, logits_NV)
-    state, rows = model.start([s.prompt_ids for s in sequences], 6), torch.arange(4)
-    for t in range(6):
-        near(state.logits(), torch.stack([expected[i][t] for i in rows]))
-        kept = {2: torch.tensor([0, 1, 3]), 3: torch.tensor([1, 2])}.get(t)
-        if kept is not None:
-            state.keep(kept)
-            rows = rows[kept]
-        if t < 5:
-            state.append(torch.tensor([int(sequences[i].response_ids[t]) for i in rows]))
 
 
 @pytest.mark.parametrize("kind", CAUSAL)
@@ -238,29 +193,3 @@ def test_a_head_that_adds_something_for_single_ids_is_not_taken_for_plain(tokeni
     assert wrap(network, tokenizer).head_form == PLAIN
     network.final_logits_bias[0, 7] = 1e-3
     assert wrap(network, tokenizer).head_form is None
-
-
-@pytest.mark.skipif(not ALL, reason="THACK_ALL_ARCHITECTURES is not 1")
-@pytest.mark.parametrize("seq2seq", [False, True], ids=["causal", "seq2seq"])
-@pytest.mark.parametrize(
-    "kind", sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES}) if ALL else []
-)
-def test_every_architecture_is_exact_or_refused(
-    kind: str, seq2seq: bool, tokenizer: Tokenizer, make_sequences: Any
-) -> None:
-    names = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES if seq2seq else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if kind not in names:
-        pytest.skip("no such model")
-    sequences = make_sequences(LENGTHS)
-    try:
-        network = build(kind, seq2seq=seq2seq)
-        with torch.no_grad():
-            reference(network, sequences[0])
-    except Exception as error:
-        pytest.skip(f"transformers does not build or run it from these sizes: {type(error).__name__}: {error}"[:200])
-    try:
-        model = wrap(network, tokenizer)
-        model.scores_padded()
-    except ModelError as error:
-        pytest.skip(f"refused: {error.message}")
-    check(network, model, sequences)

@@ -26,7 +26,7 @@ from thack.models.load import load_model, new_decoder
 from thack.models.native.llama import Llama
 
 from .architectures import build
-from .test_architectures import reference
+from .compat import reference
 
 LENGTHS = [(5, 4), (1, 1), (3, 7)]
 TINY = ArchitectureSettings(hidden_size=16, num_layers=1, num_heads=2, tie_head=True)
@@ -107,6 +107,19 @@ class TestHeadOfItsOwn:
         assert model.head().weight is model.embedding.weight and model.facts.notes == ()
         through = load_model(directory, options=LoadSettings(backend="transformers"))
         assert model.fingerprint() == before == through.fingerprint()
+
+
+def test_weights_are_read_and_not_mapped(directory: Path) -> None:
+    """What another program writes into the file afterwards does not reach the model, nor end the process."""
+    model = load_model(directory)
+    path = directory / "model.safetensors"
+    expected = load_file(path)["model.norm.weight"].clone()
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+        file.truncate(100)
+    assert isinstance(model, Llama) and torch.equal(model.state_dict()["norm.weight"], expected)
+    with pytest.raises(ModelError, match="damaged or not safetensors"):
+        load_model(directory)
 
 
 def test_own_names_under_the_llama_architecture_go_through_transformers(

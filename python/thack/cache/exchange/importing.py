@@ -22,7 +22,7 @@ from thack import _native, _version
 from thack.cache.capture.preparation import prepare_directory
 from thack.cache.exchange.packing import pack
 from thack.cache.exchange.readers import SourceRow, read_rows
-from thack.cache.exchange.survey import Processing, Survey
+from thack.cache.exchange.survey import Processing, Survey, without_padded
 from thack.cache.format.ends import write_ends
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.manifest import finish, shard_is_good
@@ -37,6 +37,7 @@ from thack.runtime.ranks import Rank
 from thack.schema.cache import Fingerprints
 from thack.schema.targets import Tail, TargetSpec
 from thack.serving.answers import check_entry
+from thack.targets.vocabulary import common_width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,7 @@ class ImportSettings:
         out: directory of the new cache.
         vocab_size: width of the teacher's logits, ≥ 1.
         tokenizer: fingerprint of the tokenizer whose ids these are.
+        tokenizer_size: number of its ids; 0: as many as `vocab_size`. Padded ids, at or above it, take no part.
         ends: which of its ids end a response; None: how responses end is not counted.
         teacher: fingerprint of the teacher, if it is known.
         top_k: ids kept per token; 0: as many as every row has.
@@ -64,6 +66,7 @@ class ImportSettings:
     out: Path
     vocab_size: int
     tokenizer: str
+    tokenizer_size: int = 0
     ends: Ends | None = None
     teacher: str = "imported"
     top_k: int = 0
@@ -73,6 +76,11 @@ class ImportSettings:
     complete_ends: bool = False
     shard_tokens: int = 1 << 20
     shard_bytes: int = 1 << 28
+
+    @property
+    def width(self) -> int:
+        """The number of ids that records are over."""
+        return common_width(self.tokenizer_size or self.vocab_size, teacher=self.vocab_size)
 
 
 def import_cache(settings: ImportSettings, progress: Progress = SILENT) -> Path:
@@ -91,7 +99,7 @@ def import_cache(settings: ImportSettings, progress: Progress = SILENT) -> Path:
     Raises:
         DataError: the source is missing, or a row is malformed or contradicts itself; names the place.
         UsageError: `vocab_size`, `top_k` or the source's suffix is not accepted, or `out` holds something else.
-        MismatchError: `out` holds another cache.
+        MismatchError: `out` holds another cache, or the tokenizer has more ids than the vocabulary.
 
     Example:
         >>> import json
@@ -144,6 +152,7 @@ def _check(settings: ImportSettings) -> None:
         raise UsageError(f"top_k = {settings.top_k}: must be at least 1, or 0 for as many as every row has")
     if settings.complete_ends and settings.ends is None:
         raise UsageError("complete_ends needs ends: those of the tokenizer")
+    _ = settings.width  # refuses a vocabulary that is smaller than the tokenizer
 
 
 @dataclass(slots=True, kw_only=True)
@@ -171,7 +180,8 @@ class _Surveyed:
 
 def _rows(settings: ImportSettings) -> Iterator[SourceRow]:
     """The rows of the source, with the ends that are to be put behind them."""
-    for row in read_rows(settings.source, settings.packed_config):
+    for given in read_rows(settings.source, settings.packed_config):
+        row = without_padded(given, settings.width)
         yield _completed(row, settings.ends) if settings.ends and settings.complete_ends else row
 
 
@@ -193,11 +203,13 @@ def _survey(settings: ImportSettings) -> _Surveyed:
     lengths, content, widths = array("q"), hashlib.sha256(), [sys.maxsize]
     ended: Counter[str] = Counter()
     state = _state(settings.source)
-    found = Survey(settings.logprobs, settings.vocab_size)
+    found = Survey(settings.logprobs, settings.width)
 
     def sequences() -> Iterator[TokenSequence]:
-        for row in read_rows(settings.source, settings.packed_config):
-            _check_row(row, settings)
+        for source_row in read_rows(settings.source, settings.packed_config):
+            _check_row(source_row, settings)
+            row = without_padded(source_row, settings.width)
+            found.padded += sum(len(ids) for ids, _ in source_row.entries) - sum(len(ids) for ids, _ in row.entries)
             found.add(row, str(settings.source))
             if settings.ends is not None and settings.complete_ends:
                 given, row = len(row.entries), _completed(row, settings.ends)
@@ -252,10 +264,9 @@ def _unchanged(source: Path, survey: _Surveyed, rows: Iterable[SourceRow]) -> It
 
 def _check_row(row: SourceRow, settings: ImportSettings) -> None:
     for ids in (row.sequence.prompt_ids, row.sequence.response_ids):
-        if ids.max() >= settings.vocab_size:
+        if ids.max() >= settings.width:
             raise DataError(
-                f"{settings.source}: {row.place}: token {ids.max():,} is outside the vocabulary of"
-                f" {settings.vocab_size:,}",
+                f"{settings.source}: {row.place}: token {ids.max():,} is outside the vocabulary of {settings.width:,}",
                 hint="`vocab_size` must be the width of the teacher's logits, and the ids those of its tokenizer",
             )
     for n, entry in enumerate(row.entries):
@@ -267,7 +278,7 @@ def _plan(settings: ImportSettings, survey: _Surveyed) -> CachePlan:
     estimated: Tail = "processed" if settings.logprobs == "processed" else "estimated"
     tail: Tail = estimated if settings.estimate_tail else "none"
     spec = TargetSpec(kind="top-k", k=settings.top_k or survey.width, tail=tail)
-    layout = RecordLayout(spec=spec, vocab_size=settings.vocab_size)
+    layout = RecordLayout(spec=spec, vocab_size=settings.width)
     limits = ShardLimits(tokens=settings.shard_tokens, bytes=settings.shard_bytes)
     lengths = zip(survey.lengths[::2], survey.lengths[1::2], strict=True)
     return CachePlan(

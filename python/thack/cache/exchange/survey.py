@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -35,6 +35,20 @@ Processing = Literal["auto", "raw", "processed"]
 def without_stand_ins(log_probs: np.ndarray) -> np.ndarray:
     """float64: values that only stand for −inf, as −inf."""
     return np.where(log_probs < LOWEST_LOG_PROB, -np.inf, log_probs)
+
+
+def without_padded(row: SourceRow, tokenizer_size: int) -> SourceRow:
+    """The row on the tokenizer's ids alone, scaled to them, as a capture has it: padded ids take no part."""
+    if all(ids.max() < tokenizer_size for ids, _ in row.entries):
+        return row
+    entries = []
+    for n, (ids, log_probs) in enumerate(row.entries):
+        padded = ids >= tokenizer_size
+        mass = float(np.exp(log_probs[padded]).sum())
+        if padded.all() or mass >= 1:
+            raise DataError(f"{row.place}, response token {n}: all mass is on ids that the tokenizer does not have")
+        entries.append((ids[~padded], log_probs[~padded] - np.log1p(-mass) if padded.any() else log_probs))
+    return replace(row, entries=entries)
 
 
 def rounding_excess(log_probs: np.ndarray) -> float:
@@ -66,6 +80,7 @@ class Survey:
     uncertain: int = 0  # rows without an id above `_CERTAIN`
     complete: int = 0  # of those, rows that leave no tail
     completed: int = 0  # responses that were given an end
+    padded: int = 0  # entries of ids that the tokenizer does not have
     _first_rows: dict[str, tuple[str, str]] = field(default_factory=dict)  # row → its prefix and place
     _starts: array[float] = field(default_factory=lambda: array("d"))
     _masses: dict[int, tuple[int, int, float, float]] = field(default_factory=dict)  # shift → hits, n, Σ, Σ²
@@ -175,6 +190,8 @@ class Survey:
             yield f"{self.stand_ins:,} log-probabilities below {LOWEST_LOG_PROB:g} stand for −inf and are read as such"
         if self.rounded:
             yield f"{self.rounded:,} of {self.rows:,} rows sum to more than 1 by their rounding and were scaled to 1"
+        if self.padded:
+            yield f"{self.padded:,} entries of ids that the tokenizer does not have were left out, their rows scaled"
         if self.completed:
             yield f"{self.completed:,} responses that stopped held no end and were given one"
         starts = np.asarray(self._starts)
