@@ -12,17 +12,15 @@ import sys
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-
-import numpy as np
 
 from thack import _native, _version
 from thack.cache.capture.preparation import prepare_directory
 from thack.cache.exchange.packing import pack
 from thack.cache.exchange.readers import SourceRow, read_rows
-from thack.cache.exchange.survey import Processing, Survey, without_padded
+from thack.cache.exchange.survey import Processing, Survey, completed, without_padded
 from thack.cache.format.ends import write_ends
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.manifest import finish, shard_is_good
@@ -182,20 +180,7 @@ def _rows(settings: ImportSettings) -> Iterator[SourceRow]:
     """The rows of the source, with the ends that are to be put behind them."""
     for given in read_rows(settings.source, settings.packed_config):
         row = without_padded(given, settings.width)
-        yield _completed(row, settings.ends) if settings.ends and settings.complete_ends else row
-
-
-def _completed(row: SourceRow, ends: Ends) -> SourceRow:
-    """With an end behind a response that stopped without one: its server drew it, and gave no distribution."""
-    if row.finish_reason != "stop" or ends.is_finished(row.sequence.response_ids):
-        return row
-    end = ends.eos if ends.turn is None else ends.turn
-    ids = np.concatenate([[end], row.entries[-1][0][row.entries[-1][0] != end]])[: len(row.entries[-1][0])]
-    log_probs = np.full(len(ids), -np.inf)
-    log_probs[0] = 0.0
-    response_ids = np.append(row.sequence.response_ids, np.int32(end)).astype(np.int32)
-    sequence = replace(row.sequence, response_ids=response_ids)
-    return replace(row, sequence=sequence, entries=[*row.entries, (ids.astype(np.int64), log_probs)])
+        yield completed(row, settings.ends) if settings.ends and settings.complete_ends else row
 
 
 def _survey(settings: ImportSettings) -> _Surveyed:
@@ -212,7 +197,7 @@ def _survey(settings: ImportSettings) -> _Surveyed:
             found.padded += sum(len(ids) for ids, _ in source_row.entries) - sum(len(ids) for ids, _ in row.entries)
             found.add(row, str(settings.source))
             if settings.ends is not None and settings.complete_ends:
-                given, row = len(row.entries), _completed(row, settings.ends)
+                given, row = len(row.entries), completed(row, settings.ends)
                 found.completed += len(row.entries) - given
             widths[0] = min(widths[0], row.width)
             lengths.extend((len(row.sequence.prompt_ids), len(row.sequence.response_ids)))

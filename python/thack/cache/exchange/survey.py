@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from thack.cache.exchange.readers import SourceRow
+from thack.data.eos import Ends
 from thack.errors import DataError
 from thack.files import digest
 
@@ -49,6 +50,19 @@ def without_padded(row: SourceRow, tokenizer_size: int) -> SourceRow:
             raise DataError(f"{row.place}, response token {n}: all mass is on ids that the tokenizer does not have")
         entries.append((ids[~padded], log_probs[~padded] - np.log1p(-mass) if padded.any() else log_probs))
     return replace(row, entries=entries)
+
+
+def completed(row: SourceRow, ends: Ends) -> SourceRow:
+    """With an end behind a response that stopped without one: its server drew it, and gave no distribution."""
+    if row.finish_reason != "stop" or ends.is_finished(row.sequence.response_ids):
+        return row
+    end = ends.eos if ends.turn is None else ends.turn
+    ids = np.concatenate([[end], row.entries[-1][0][row.entries[-1][0] != end]])[: len(row.entries[-1][0])]
+    log_probs = np.full(len(ids), -np.inf)
+    log_probs[0] = 0.0
+    response_ids = np.append(row.sequence.response_ids, np.int32(end)).astype(np.int32)
+    sequence = replace(row.sequence, response_ids=response_ids)
+    return replace(row, sequence=sequence, entries=[*row.entries, (ids.astype(np.int64), log_probs)])
 
 
 def rounding_excess(log_probs: np.ndarray) -> float:
