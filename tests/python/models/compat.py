@@ -225,6 +225,13 @@ def trial(name: str, form: str) -> Outcome:
         return made(state="exact", note=manner(model))
 
 
+def listed() -> dict[tuple[str, str], str]:
+    """The part of the page that each (name, form) stands in."""
+    parts = re.split(r"^## (.+)$", PAGE.read_text(encoding="utf-8"), flags=re.M)[1:]
+    rows = re.compile(rf"^\| (\S+) \| ({DECODER}|{ENCODER_DECODER}) \|", re.M)
+    return {found: title for title, text in zip(parts[::2], parts[1::2], strict=True) for found in rows.findall(text)}
+
+
 def built(name: str, form: str, directory: Path, seed: int) -> Any:
     """A model that transformers runs, saves, and opens to the same numbers."""
     network = build(name, seq2seq=form == ENCODER_DECODER, seed=seed)
