@@ -105,11 +105,8 @@ def _load_hint(error: Exception) -> str:
 def _has_own_head(model: Any) -> bool:
     """Whether the configuration ties the head to the embedding and the weights do not."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if (
-        not getattr(model.config.get_text_config(decoder=True), "tie_word_embeddings", False)
-        or head is None
-        or embedding is None
-    ):
+    is_tied = getattr(model.config.get_text_config(decoder=True), "tie_word_embeddings", False)
+    if not is_tied or head is None or embedding is None:
         return False
     if head.weight is embedding.weight or head.weight.shape != embedding.weight.shape:
         return head.weight is not embedding.weight
