@@ -26,7 +26,7 @@ from thack.cli import (
     slurm,
     verdict,
 )
-from thack.cli.console import error_document, print_error, print_json
+from thack.cli.console import error_document, escaped, print_error, print_json
 from thack.cli.messages import translated
 from thack.cli.parsing import usage_error
 from thack.cli.session import command_line, session
@@ -123,7 +123,7 @@ def _fail(error: ThackError, cause: BaseException) -> int:
         traceback.print_exception(cause, file=sys.stderr)
     if not _is_first_rank():
         if not isinstance(error, Preempted | Interrupted | PeerFailed):  # the first rank reports these for all
-            print(f"rank {current_rank().rank}: {error.message}", file=sys.stderr)
+            print(escaped(f"rank {current_rank().rank}: {error.message}"), file=sys.stderr)
         return error.exit_code
     print_error(error)
     if session.json:

@@ -1,16 +1,45 @@
-"""Output for people: results on stdout; progress, notes and errors on stderr."""
+"""Output for people: results on stdout; progress, notes and errors on stderr.
+
+Text may come from files of strangers. What would steer a terminal is shown escaped, here, where everything is written.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Iterable
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from thack.errors import ThackError
 
 VERDICT_STYLES = {"hacking": "bold red", "over-fitting": "yellow", "healthy": "green", "no alarm": "green"}
+
+
+# C0 but tab and line feed, DEL, C1, marks of direction, separators of lines, halves of surrogate pairs.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def escaped(text: str) -> str:
+    """`text` with what would steer a terminal written out, as in JSON.
+
+    Example:
+        >>> print(escaped("a\x1b[2Jb"))
+        a\\u001b[2Jb
+    """
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class SafeConsole(Console):
+    """rich's console, on which no text steers the terminal; styles do."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of a renderable, their text escaped."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(escaped(segment.text), segment.style)
 
 
 def stdout() -> Console:
@@ -24,7 +53,7 @@ def stderr() -> Console:
 
 
 def _console(stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    console = SafeConsole(stderr=stderr, highlight=False, soft_wrap=False)
     if not console.is_terminal:
         console.width = 10_000  # a log line stays one line
         console.soft_wrap = True
@@ -33,18 +62,19 @@ def _console(stderr: bool) -> Console:
 
 def print_json(document: object) -> None:
     """The document of `--json`."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.write(escaped(json.dumps(document, indent=2, ensure_ascii=False, default=str)) + "\n")
     sys.stdout.flush()
 
 
 def print_error(error: ThackError) -> None:
     """One red line, the details, and what to do next."""
     console = stderr()
-    console.print(Text.assemble(("error: ", "bold red"), (error.message, "red")), soft_wrap=True)
+    # Escaped before rich leaves out some of it.
+    console.print(Text.assemble(("error: ", "bold red"), (escaped(error.message), "red")), soft_wrap=True)
     for detail in error.details:
-        console.print(Text(f"  {detail}"), soft_wrap=True)
+        console.print(Text(escaped(f"  {detail}")), soft_wrap=True)
     if error.hint:
-        console.print(Text(f"  {error.hint}", style="cyan"), soft_wrap=True)
+        console.print(Text(escaped(f"  {error.hint}"), style="cyan"), soft_wrap=True)
 
 
 def print_item(text: str) -> None:

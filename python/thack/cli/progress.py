@@ -13,7 +13,7 @@ from rich.progress import Progress as RichDisplay
 from rich.table import Column
 from rich.text import Text
 
-from thack.cli.console import stderr
+from thack.cli.console import escaped, stderr
 
 _SHORT_S = 1.0  # shorter tasks leave no trace
 _LINE_EVERY_S = 15.0  # between two plain lines of one task
@@ -149,7 +149,7 @@ def make_progress(translate: Callable[[str], str] = str) -> TerminalProgress | L
 
 
 def _line(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(escaped(text) + "\n")
     sys.stderr.flush()
 
 

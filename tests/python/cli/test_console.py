@@ -14,6 +14,7 @@ from thack.cli.console import (
     count,
     duration,
     error_document,
+    escaped,
     number,
     percent,
     print_error,
@@ -87,7 +88,7 @@ def test_results_are_not_wrapped_in_a_pipe_and_are_on_a_terminal(
     console.stdout().print("word " * 60)
     assert len(capsys.readouterr().out.splitlines()) == 1
     screen = io.StringIO()
-    monkeypatch.setattr(console, "Console", lambda **_: Console(file=screen, force_terminal=True, width=80))
+    monkeypatch.setattr(console, "SafeConsole", lambda **_: Console(file=screen, force_terminal=True, width=80))
     console.stdout().print("word " * 60)
     assert max(map(len, screen.getvalue().splitlines())) <= 80
 
@@ -101,7 +102,7 @@ def test_json_is_readable_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("width", [30, 80])
 def test_an_item_is_indented_on_a_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(console, "Console", lambda **_: Console(file=screen, force_terminal=True, width=width))
+    monkeypatch.setattr(console, "SafeConsole", lambda **_: Console(file=screen, force_terminal=True, width=width))
     sentence = " ".join(["the student keeps learning its teacher"] * 4)
     print_item(sentence)
     first, *others = screen.getvalue().splitlines()
@@ -116,3 +117,29 @@ def test_an_item_is_indented_on_a_terminal(width: int, monkeypatch: pytest.Monke
 def test_an_item_is_one_line_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     print_item("word " * 60)
     assert capsys.readouterr().out == f"  · {' '.join(['word'] * 60)}\n"
+
+
+STEERING = "\x1b[2J\x07\x00\r\x7f\x9b1m\u202ecod\u2066x\ud800"
+
+
+def test_nothing_that_is_written_steers_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console.stdout().print(STEERING, markup=False)
+    print_item(STEERING)
+    print_json({STEERING: [STEERING]})
+    out = capsys.readouterr().out
+    assert json.loads(out[out.index("{") :]) == {STEERING: [STEERING]}
+    print_error(DataError(f"a {STEERING}", details=[STEERING], hint=STEERING))
+    shown = out + capsys.readouterr().err
+    for character in STEERING.replace("[2J", "").replace("1m", "").replace("cod", "").replace("x", ""):
+        assert character not in shown.replace("\x1b[1;31m", "").replace("\x1b[31m", "").replace("\x1b[36m", "").replace(
+            "\x1b[0m", ""
+        )
+    assert "a \\u001b[2J\\u0007\\u0000\\u000d\\u007f\\u009b1m\\u202ecod\\u2066x\\ud800" in shown
+
+
+def test_text_of_all_languages_is_left_as_it_is() -> None:
+    text = "naïve 你好 שלום 😀 👩\u200d🔬 ‑\ttab\nline é"
+    assert escaped(text) == text

@@ -50,8 +50,19 @@ def shard_is_good(directory: Path, plan: CachePlan, shard: int) -> bool:
 
 def missing(directory: Path, plan: CachePlan) -> Iterator[int]:
     """Shards of the plan that have to be written or rewritten."""
-    good = each_shard(lambda shard: shard_is_good(directory, plan, shard), range(plan.num_shards))
-    return (shard for shard, is_good in enumerate(good) if not is_good)
+    there = shards_there(directory)
+    present = [shard for shard in range(plan.num_shards) if shard_path(directory, shard).name in there]
+    found = each_shard(lambda shard: shard_is_good(directory, plan, shard), present)
+    good = {shard for shard, is_good in zip(present, found, strict=True) if is_good}
+    return (shard for shard in range(plan.num_shards) if shard not in good)
+
+
+def shards_there(directory: Path) -> set[str]:
+    """Names of the files in the directory of shards: listed once, since a plan may have millions."""
+    try:
+        return set(os.listdir(directory / SHARDS))
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
 
 
 def each_shard(work: Callable[[int], T], shards: Sequence[int]) -> Iterator[T]:
@@ -71,7 +82,7 @@ def finish(directory: Path, plan: CachePlan) -> CacheManifest | None:
     Raises:
         MismatchError: a manifest of other shards exists.
     """
-    if not all(shard_path(directory, shard).exists() for shard in range(plan.num_shards)):
+    if len(shards_there(directory)) < plan.num_shards:
         return None
     try:
         shards = list(each_shard(lambda shard: read_shard(directory, plan, shard), range(plan.num_shards)))

@@ -31,6 +31,8 @@ JOURNAL = "journal"  # a file for each process that wrote shards
 _KIND = "cache plan"
 _RECORDED = ("threads", "dtype")  # chosen by the first process; others use its choice
 
+_MOST_SEQUENCES = 1 << 48
+
 T = TypeVar("T")
 
 
@@ -164,9 +166,9 @@ def _typed(raw: Mapping[str, object], key: str, kind: type[T]) -> T:
 
 
 def _firsts(values: list[object]) -> tuple[int, ...]:
-    firsts = tuple(value for value in values if type(value) is int)
+    firsts = tuple(value for value in values if type(value) is int and value <= _MOST_SEQUENCES)
     if list(firsts) != values or sorted(set(firsts)) != list(firsts) or firsts[:1] != (0,):
-        raise ValueError("its shards are out of order")
+        raise ValueError("its shards are out of order, or beyond 2^48 sequences")
     if len(firsts) < 2:
         raise ValueError("it has no shard")
     return firsts
