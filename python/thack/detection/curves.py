@@ -159,6 +159,8 @@ def _build(name: str, rows: Sequence[Row], mapping: Mapping[str, str], metric: M
         raise DataError(
             f"{place} has no evaluations yet", hint="a verdict needs golden or proxy values at several steps"
         )
+    if (first := min((*by_step.evaluations, *by_step.training))) < 0:
+        raise DataError(f"{place}: a row has the step {first:g}", hint="steps count from 0: name their column `step`")
     columns = by_step.columns(found.step)
     unmeasured = _unmeasured(columns, found, mapping, place)
     column_of = {name: column for name, column in found.of.items() if name not in unmeasured}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from thack.generation.sampler import GenerationRequest, generate
 from thack.models.checkpoint import fingerprint_like
 from thack.models.load import tokenizer_of
 from thack.models.protocol import LanguageModel
-from thack.reading import read_json
+from thack.reading import read_bytes, read_json
 from thack.runtime import runlog
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.evaluation import EvalSetManifest, EvalSetOrigin
@@ -248,22 +249,29 @@ class EvalSet:
                 hint="set `eval_data` to a JSONL of prompts; the set is written from it",
             )
         manifest = EvalSetManifest.parse(read_json(directory / "manifest.json"), str(directory))
-        rows = runlog.read(directory / "prompts.jsonl")
+        path = directory / "prompts.jsonl"
+        content = digest([read_bytes(path, 1 << 32), canonical_json(manifest.origin.dump())])
+        if content != manifest.fingerprint:  # before it is parsed: what was changed may be anything
+            raise DataError(
+                f"the evaluation set in {directory} was changed after it was frozen",
+                details=(f"manifest  {manifest.fingerprint}", f"content   {content}"),
+                hint="make a new one; curves on different evaluation sets cannot be compared",
+            )
+        try:
+            return cls._of_rows(runlog.read(path), manifest.origin)
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+            raise error if isinstance(error, DataError) else DataError(f"{path}: not an evaluation set") from error
+
+    @classmethod
+    def _of_rows(cls, rows: Sequence[Mapping[str, Any]], origin: EvalSetOrigin) -> EvalSet:
         writers = [role for role in Role if rows and role in rows[0]]
-        eval_set = cls(
+        return cls(
             ids=tuple(row["id"] for row in rows),
             texts=tuple(row["prompt"] for row in rows),
             prompts=tuple(_ids(row["prompt_ids"]) for row in rows if "prompt_ids" in row),
             responses={writer: tuple(_ids(row[writer]) for row in rows) for writer in writers},
-            origin=manifest.origin,
+            origin=origin,
         )
-        if eval_set.fingerprint() != manifest.fingerprint:
-            raise DataError(
-                f"the evaluation set in {directory} was changed after it was frozen",
-                details=(f"manifest  {manifest.fingerprint}", f"content   {eval_set.fingerprint()}"),
-                hint="make a new one; curves on different evaluation sets cannot be compared",
-            )
-        return eval_set
 
     def _lines(self) -> bytes:
         return b"".join(canonical_json(self._row(i)) + b"\n" for i in range(len(self)))

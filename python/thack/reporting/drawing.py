@@ -82,7 +82,7 @@ def annotate(axes: Axes, text: str, height: float, at: float | None) -> None:
 def crop(axes: Axes, bottoms: Sequence[float], tops: Sequence[float]) -> None:
     """Show what the verdict is about; the steep fall at the start comes in from above."""
     low, high = min(bottoms), max(tops)
-    room = max(high - low, 0.02 * abs(high)) * 0.12
+    room = max(high - low, 0.02 * abs(high), 1e-9) * 0.12  # both may be 0
     axes.set_ylim(low - room, high + 1.5 * room)
 
 
@@ -115,21 +115,23 @@ def log_steps(axes: Axes, arms: Sequence[ArmRuns]) -> None:
     """Training steps along the x axis, logarithmic."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator  # an extra, and slow to import
 
+    axes.set_xlabel("training step" + _epoch_note(arms))
+    if not axes.dataLim.x1 > 0:  # a run that has only begun
+        return
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
     )
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("training step" + _epoch_note(arms))
 
 
 def log_values(axes: Axes) -> None:
     """A logarithmic y axis, with ticks where the values are."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator  # an extra, and slow to import
 
-    if not axes.lines:
-        return
+    if not any(value > 0 for line in axes.lines for value in np.atleast_1d(np.asarray(line.get_ydata(), float))):
+        return  # a student that is its teacher has a proxy of 0: no logarithm shows it
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     decades = math.log10(high / low)

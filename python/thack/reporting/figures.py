@@ -111,7 +111,8 @@ def golden(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[fl
             continue
         draw_band(axes, band, colour)
         judged = band.step > arm.runs[0].verdict.margins.warmup_steps
-        shown = judged if judged.any() else band.step > 0  # a run shorter than the warm-up
+        # A run may be shorter than the warm-up, or have begun and no more.
+        shown = next(mask for mask in (judged, band.step > 0, band.step >= 0) if mask.any())
         lowest = int(np.argmin(np.where(shown, band.value, np.inf)))
         ring(axes, band.step[lowest], band.value[lowest], colour)
         turns.append(float(band.step[lowest]))

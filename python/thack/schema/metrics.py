@@ -392,11 +392,11 @@ class Watched:
         return cls(step=step, monitor=monitor, fresh=fresh, proxy=columns.get(str(PROXY)))
 
 
+_MOST_NUMBER = 1e100  # of a log: differences and squares of larger ones overflow
+
+
 def number(value: object) -> float | None:
-    """The finite number that a value of a log is; None for NaN, infinities, truth values and everything else."""
+    """The number that a value of a log is, up to 1e100; None for NaN, infinities, truth values and everything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer beyond all floats
-        return None
+    return float(value) if abs(value) <= _MOST_NUMBER else None

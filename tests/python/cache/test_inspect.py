@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -131,3 +133,34 @@ def test_inspect_and_verify_import_no_torch(settings: CacheSettings, teacher: Fa
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_tokens_moved_between_rows_of_the_manifest_are_found(settings: CacheSettings, teacher: FakeTeacher) -> None:
+    out = capture(settings, teacher=teacher, sequences=make_sequences(20))
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["shards"][0]["tokens"] += 1
+    manifest["shards"][1]["tokens"] -= 1
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    found = verify(out)
+    assert not found.ok
+    assert [damage.shard for damage in found.damaged] == [0, 1]
+    assert "the manifest says" in found.damaged[0].cause
+
+
+def test_a_shard_that_is_a_fifo_is_damage(settings: CacheSettings, teacher: FakeTeacher) -> None:
+    out = capture(settings, teacher=teacher, sequences=make_sequences(20))
+    (shard, *_) = sorted((out / "shards").iterdir())
+    shard.unlink()
+    os.mkfifo(shard)
+    assert [(damage.shard, damage.cause) for damage in verify(out).damaged] == [(0, "is no regular file")]
+    shard.unlink()
+
+
+@pytest.mark.parametrize(("first", "problem"), [(10**30, "beyond 64 bits"), (1 << 60, "beyond 2.48 sequences")])
+def test_plans_are_bounded(settings: CacheSettings, teacher: FakeTeacher, first: int, problem: str) -> None:
+    out = capture(settings, teacher=teacher, sequences=make_sequences(20))
+    plan = json.loads((out / "plan.json").read_text())
+    (out / "plan.json").write_text(json.dumps(plan | {"firsts": [0, first]}))
+    for read in (inspect, verify):
+        with pytest.raises(CacheError, match=problem):
+            read(out)

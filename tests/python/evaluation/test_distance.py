@@ -212,9 +212,11 @@ def test_an_evaluation_set_comes_back_as_it_was_and_tampering_is_seen(eval_set: 
         for ours, theirs in zip(eval_set.responses[writer], back.responses[writer], strict=True):
             assert np.array_equal(ours, theirs) and theirs.dtype == np.int32
     path = tmp_path / "eval_set" / "prompts.jsonl"
-    path.write_text(path.read_text().replace('"p3"', '"p4"'))
-    with pytest.raises(DataError, match="changed after it was frozen"):
-        EvalSet.load(tmp_path / "eval_set")
+    whole = path.read_text()
+    for changed in (whole.replace('"p3"', '"p4"'), whole.replace('"id"', '"ie"'), whole[:-20], "[1]\n", ""):
+        path.write_text(changed)
+        with pytest.raises(DataError, match="changed after it was frozen"):
+            EvalSet.load(tmp_path / "eval_set")
     with pytest.raises(DataError, match="no evaluation set in"):
         EvalSet.load(tmp_path / "nowhere")
 

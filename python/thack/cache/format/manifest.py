@@ -28,6 +28,8 @@ def read_shard(directory: Path, plan: CachePlan, shard: int, *, full: bool = Fal
         CacheError: the shard is damaged, or belongs to another plan or another place of this one.
     """
     path = shard_path(directory, shard)
+    if path.exists() and not path.is_file():  # a FIFO would keep the reader waiting
+        raise CacheError(f"{path}: is no regular file")
     tokens, sequences, size, root, found = _native.verify_shard(path, full)
     for key, value in plan.metadata(shard).items():
         if found.get(key) != value:
