@@ -148,3 +148,6 @@ class EvaluationSettings:
     student_samples: Annotated[bool, Help("also measure on responses newly sampled from the student")] = True
     health: Annotated[bool, Help("also entropy, overlap, calibration, and divergence by position")] = True
     bootstrap: Annotated[int, AtLeast(1), Help("resamples of prompts for each interval")] = 1000
+    kept_prompts: Annotated[
+        int, AtLeast(0), Help("held-out prompts whose responses a run keeps token by token, for its report")
+    ] = 8

@@ -29,6 +29,7 @@ from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.health import FixedHealth, entropies, sample_health
 from thack.evaluation.kept import KeptParts, Part
 from thack.evaluation.references import ModelLike, References, TokenizerLike
+from thack.evaluation.samples import KeptResponses
 from thack.generation.sampler import GenerationRequest, generate
 from thack.losses import cross_entropy
 from thack.models.batch import Batch
@@ -64,6 +65,7 @@ class Measured:
         per_prompt: What each metric was computed from.
         health: Columns beside the metrics; empty where they were not asked for.
         generated_tokens: Tokens that the student wrote for this evaluation.
+        kept: Responses to the first prompts, token by token.
         scored_tokens: Response tokens that references scored in it, on all ranks.
     """
 
@@ -72,6 +74,7 @@ class Measured:
     health: Mapping[HealthName, float]
     generated_tokens: int = 0
     scored_tokens: int = 0
+    kept: KeptResponses | None = None
 
     def all_columns(self) -> dict[Column, float]:
         """Metrics, and health after them."""
@@ -119,6 +122,7 @@ class Evaluator:
     _kept_bytes: int = field(init=False, default=0)
     _baseline: Part | None = field(init=False, default=None)
     _weights_BP: np.ndarray | None = field(init=False, default=None)
+    _kept_responses: KeptResponses = field(init=False)  # of the evaluation that runs
     _scored: int = field(init=False, default=0)  # by references, on this rank, in the evaluation that runs
 
     def __post_init__(self) -> None:
@@ -133,6 +137,11 @@ class Evaluator:
     def _has_human(self) -> bool:
         return Role.HUMAN in self.eval_set.responses
 
+    @property
+    def _shown(self) -> Role | None:
+        """The reference whose distance is kept token by token: the teacher, or else the first."""
+        return Role.TEACHER if Role.TEACHER in self._models else next(iter(self._models), None)
+
     def evaluate(self, student: LanguageModel, progress: Progress = SILENT, kept: KeptParts | None = None) -> Measured:
         """Measure one student. Its train mode and the global random state are left as they were.
 
@@ -142,6 +151,7 @@ class Evaluator:
         """
         self.eval_set.check_tokenizer("student", student.tokenizer)
         self._scored = 0
+        self._kept_responses = KeptResponses(self.settings.kept_prompts, self._shown or Role.HUMAN)
         with evaluating(student):
             measures = self._parts(student, progress)
             parts = [measure() if kept is None else kept.of(name, measure) for name, measure in measures]
@@ -152,6 +162,7 @@ class Evaluator:
             health={name: value for part in parts for name, value in part.health.items()},
             generated_tokens=sum(part.generated_tokens for part in parts),
             scored_tokens=int(self.group.all_reduce_sum(self._scored)[0]),
+            kept=self._kept_responses,
         )
 
     def _parts(self, student: LanguageModel, progress: Progress) -> Iterator[tuple[str, Callable[[], Part]]]:
@@ -176,6 +187,8 @@ class Evaluator:
             model_NV = self._log_probs_of(model, batch, width, baseline=baseline)
             nats_N3 = three_divergences(reference_NV, model_NV)
             totals.add(sequences, nats_N3)
+            if role is self._shown and not baseline:
+                self._kept_responses.add(role, sequences, nats_N3[:, 0])
             if health is not None:
                 health.add(sequences, reference_NV, model_NV, nats_N3[:, 0])
         sums = self._named(totals, role, "reference_sampled", baseline=baseline)
@@ -204,7 +217,10 @@ class Evaluator:
             entropy_nats += float(entropies(student_NV).sum()) if self.settings.health else 0.0
             for role in self._models:
                 reference_NV = self._scores(role, batch, width)
-                totals[role].add(part, three_divergences(reference_NV, student_NV))
+                nats_N3 = three_divergences(reference_NV, student_NV)
+                totals[role].add(part, nats_N3)
+                if role is self._shown:
+                    self._kept_responses.add(None, part, nats_N3[:, 0])
         sums: dict[MetricName, PromptSums] = {}
         for role, total in totals.items():
             sums |= self._named(total, role, "student_sampled")

@@ -7,7 +7,7 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,12 +18,19 @@ from thack.reading import read_json, read_toml
 from thack.runtime import runlog
 from thack.runtime.status import read_status
 from thack.schema.experiment import SUMMARY_FILE, RunLabel, RunLabels
-from thack.schema.run import Manifest, Status
+from thack.schema.run import Manifest, RunFacts, Status
+from thack.schema.samples import PROMPTS_FILE, SAMPLES_FILE, PromptRow, SampleRow
 
 _SEED = re.compile(r"^(?P<arm>.*?)[-_./ ]*seed[-_ ]?(?P<seed>\d+)$")
 COSTS = {
     "generated_tokens": "tokens generated",
     "teacher_tokens": "teacher tokens scored",
+    "evaluation_generated_tokens": "generated to evaluate",
+    "evaluation_scored_tokens": "scored to evaluate",
+    "eval_set_tokens": "generated for the evaluation set",
+    "cache_tokens": "scored for the cache",
+    "cache_seconds": "seconds of the cache",
+    "seconds_evaluation": "seconds of evaluations",
     "seconds": "seconds",
 }
 
@@ -41,7 +48,9 @@ class JudgedRun:
     suspicion: OracleFreeVerdict
     config: Mapping[str, object]  # flat: "source.kind" → "offline"
     environment: Mapping[str, object]
-    examples: tuple[Mapping[str, str], ...]
+    samples: tuple[SampleRow, ...] = ()
+    prompts: Mapping[str, str] = field(default_factory=dict)  # held-out ones: text by id, in the evaluation set's order
+    facts: RunFacts | None = None  # None where there is no manifest of a run
     status: Status | None  # None where there is no STATUS.json
 
     @property
@@ -51,8 +60,12 @@ class JudgedRun:
 
     @property
     def costs(self) -> dict[str, float]:
-        """The last value of each column of costs that the run has."""
+        """The last value of each column of costs that the run has, with what evaluation set and cache had cost."""
         found = {column: self.curves.last(column) for column in COSTS}
+        if self.facts is not None and self.facts.eval_prompts is not None:
+            found["eval_set_tokens"] = self.facts.eval_tokens
+        if self.facts is not None and (cache := self.facts.cache_costs) is not None:
+            found |= {"cache_tokens": cache.tokens, "cache_seconds": cache.seconds}
         return {column: value for column, value in found.items() if value is not None}
 
     @property
@@ -180,6 +193,7 @@ def read_run(path: Path, label: RunLabel | None, margins: Margins | None) -> Jud
     arm, seed = (found["arm"] or name, int(found["seed"])) if found else (name, None)
     if label is not None:
         arm, seed = label.arm, label.seed
+    facts = _facts(directory / "manifest.json")
     return JudgedRun(
         path=path,
         name=name,
@@ -188,9 +202,11 @@ def read_run(path: Path, label: RunLabel | None, margins: Margins | None) -> Jud
         curves=curves,
         verdict=verdict(curves, margins),
         suspicion=verdict_without_oracle(curves),
-        config=_config(directory / "config.toml"),
-        environment={**_json(directory / "environment.json"), **_precisions(directory / "manifest.json")},
-        examples=_examples(directory / "examples.jsonl"),
+        config=_with_target(_config(directory / "config.toml"), facts),
+        environment={**_json(directory / "environment.json"), **_precisions(facts)},
+        samples=tuple(SampleRow.parse(row, str(directory / SAMPLES_FILE)) for row in _lines(directory / SAMPLES_FILE)),
+        prompts=_prompts(directory / PROMPTS_FILE),
+        facts=facts,
         status=read_status(directory),
     )
 
@@ -210,21 +226,34 @@ def _json(path: Path) -> dict[str, object]:
     return flattened(found) if isinstance(found, dict) else {}
 
 
-def _precisions(path: Path) -> dict[str, object]:
-    """Number format of each model's products; none where the manifest is not a run's of this version."""
+def _facts(path: Path) -> RunFacts | None:
+    """What went into a run; None where the manifest is not a run's of this version."""
     with suppress(DataError):
         if path.is_file():
-            found = Manifest.parse(read_json(path), str(path)).facts.precision
-            return {f"precision.{role}": text for role, text in found.items()}
-    return {}
+            return Manifest.parse(read_json(path), str(path)).facts
+    return None
 
 
-def _examples(path: Path) -> tuple[Mapping[str, str], ...]:
-    """Rows of a prompt and the answer of each role; anything else in a row is left out."""
-    if not path.is_file():
-        return ()
-    rows = runlog.read(path)
-    return tuple({key: value for key, value in row.items() if isinstance(value, str)} for row in rows[:12])
+def _precisions(facts: RunFacts | None) -> dict[str, object]:
+    """Number format of each model's products."""
+    return {f"precision.{role}": text for role, text in facts.precision.items()} if facts else {}
+
+
+def _with_target(config: dict[str, object], facts: RunFacts | None) -> dict[str, object]:
+    """The settings, with the target that was used: the settings of a live teacher's say nothing of a cache's."""
+    if not config.get("cache"):
+        return config
+    kept = {key: value for key, value in config.items() if not key.startswith("target.")}
+    return kept | ({"target, of the cache": facts.target} if facts and facts.target else {})
+
+
+def _lines(path: Path) -> list[dict[str, object]]:
+    return runlog.read(path) if path.is_file() else []
+
+
+def _prompts(path: Path) -> dict[str, str]:
+    rows = [PromptRow.parse(row, str(path)) for row in _lines(path)]
+    return {row.prompt_id: row.text for row in rows}
 
 
 def typed(value: object) -> str:

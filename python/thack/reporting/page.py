@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from thack.detection import Margins
 from thack.reporting import details, tables
+from thack.reporting.answers import ABOUT_ANSWERS, answers, farthest, run_lines, warnings
 from thack.reporting.colours import Colour
 from thack.reporting.details import Folded
 from thack.reporting.health import health_table
@@ -68,7 +69,11 @@ class RunsPage:
     about_scores: str
     meanings: tuple[Reasons, ...]
     health: Table | None
-    examples: Table | None
+    lines: tuple[tuple[str, str], ...]  # arm, and its run in one line
+    warnings: tuple[str, ...]
+    answers: tuple[Folded, ...]
+    about_answers: str
+    farthest: tuple[Folded, ...]
     costs: Table | None
     settings: Table | None
     folded_settings: tuple[Folded, ...]
@@ -106,7 +111,11 @@ def runs_page(
         about_scores=ABOUT_SCORES,
         meanings=_meanings(report),
         health=health_table(report),
-        examples=tables.examples(report),
+        lines=run_lines(report),
+        warnings=warnings(report),
+        answers=answers(report),
+        about_answers=ABOUT_ANSWERS,
+        farthest=farthest(report),
         costs=tables.costs(report, colours),
         settings=details.differing_settings(report),
         folded_settings=(*([shared] if shared else []), *details.environments(report)),

@@ -8,8 +8,18 @@ from typing import Literal
 
 from thack.reporting.colours import Colour
 
-Style = Literal["plain", "strong", "small", "code", "pill", "swatch"]
-Layout = Literal["stacked", "results stacked", "claims stacked", "examples stacked", "numbers", "numbers wide", ""]
+Style = Literal["plain", "strong", "small", "code", "pill", "swatch", "heat-1", "heat-2", "heat-3"]
+Layout = Literal[
+    "stacked",
+    "results stacked",
+    "claims stacked",
+    "answers stacked",
+    "numbers",
+    "numbers stacked",
+    "numbers prompts stacked",
+    "numbers wide",
+    "",
+]
 DASH = "–"
 
 

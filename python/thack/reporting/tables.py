@@ -1,4 +1,4 @@
-"""The tables of the page: results, detectors, costs, what the models wrote."""
+"""The tables of the page: results, detectors, costs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from thack.reporting.colours import Colour
 from thack.reporting.inputs import COSTS, ArmRuns, JudgedRun, ReportInput
 from thack.reporting.prose import baseline_name, percent, percent_interval
 from thack.reporting.table import DASH, Cell, Row, Span, Table, coloured, note, pill, strong, table
-
-_ROLES = ("prompt", "oracle", "teacher", "student")
 
 
 def results(report: ReportInput, colours: Sequence[Colour]) -> Table:
@@ -136,19 +134,9 @@ def costs(report: ReportInput, colours: Sequence[Colour]) -> Table | None:
         found = [[run.costs[column] for run in arm.runs if column in run.costs] for column in present]
         rows.append([coloured(colour, arm.name), *(f"{np.median(v):,.0f}" if v else DASH for v in found)])
     first = "arm, per run" if report.has_seeds else "run"
-    return table([first, *(COSTS[column] for column in present)], rows, "numbers")
+    return table([first, *(COSTS[column] for column in present)], rows, "numbers stacked")
 
 
 def _each(report: ReportInput, colours: Sequence[Colour]) -> Iterator[tuple[JudgedRun, Colour]]:
     for arm, colour in zip(report.arms, colours, strict=True):
         yield from ((run, colour) for run in arm.runs)
-
-
-def examples(report: ReportInput) -> Table | None:
-    """What the models wrote for the same prompts; None if no run kept it."""
-    run = next((run for run in report.runs if run.examples), None)
-    if run is None:
-        return None
-    roles = list(dict.fromkeys(role for row in run.examples for role in row))
-    roles.sort(key=lambda role: _ROLES.index(role) if role in _ROLES else len(_ROLES))
-    return table(roles, [[row.get(role, DASH) for role in roles] for row in run.examples], "examples stacked")

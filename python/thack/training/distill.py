@@ -195,6 +195,8 @@ def _hooks(
     guard = Guard(settings.guard, run, plan.steps_per_epoch) if settings.guard.on else None
     if guard is not None:
         data = guarded(data, guard, settings, models, wrapped.teacher)
+    if evaluator is not None:
+        run.write_prompts(evaluator.eval_set)
     monitors = None
     if models.teacher is not None and evaluator is not None:
         request = replace(response_request(settings, models.precision), sampling=SamplingSettings())

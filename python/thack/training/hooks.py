@@ -85,6 +85,9 @@ class Evaluation(Hook):
             self._costs += Costs(
                 evaluation_generated_tokens=found.generated_tokens, evaluation_scored_tokens=found.scored_tokens
             )
+            if found.kept is not None:
+                ids, group = self._evaluator.eval_set.ids, self._run.group
+                self._run.append_samples(found.kept.rows(step, ids, student.tokenizer, group))
             self._run.append_per_prompt(replace(found.per_prompt_row(step), training=training))
         return columns
 

@@ -1,6 +1,7 @@
 """The directory of one run: settings, environment, logs, checkpoints, and its status.
 
-config.toml  environment.json  manifest.json  STATUS.json  metrics.jsonl  per_prompt.jsonl
+config.toml  environment.json  manifest.json  STATUS.json  metrics.jsonl  per_prompt.jsonl  samples.jsonl
+held_out.jsonl
 checkpoints/step_000500/…  model/
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,13 @@ import torch
 from thack import config
 from thack.config import DistillSettings, SftSettings
 from thack.errors import DataError, MismatchError, ModelError, UsageError
+from thack.evaluation.eval_set import EvalSet
 from thack.files import (
     atomic_directory,
+    canonical_json,
     claim_output,
     flattened,
+    write_bytes,
     write_json,
     write_text,
 )
@@ -40,6 +44,7 @@ from thack.runtime.status import read_status, recorded
 from thack.runtime.trackers import Mirror
 from thack.schema.metrics import GuardRow, MetricsRow, PerPromptRow
 from thack.schema.run import Command, Manifest, RunFacts
+from thack.schema.samples import PROMPTS_FILE, SAMPLES_FILE, PromptRow, SampleRow
 from thack.training.checkpoint import COMMIT, checkpoints, latest_checkpoint, step_of
 from thack.training.moved import check_first_model, moved
 
@@ -55,6 +60,7 @@ _FREE = (
     "memory.compile",
 )
 _PATIENCE_S = 1800.0  # for a lock, while other ranks wait for this one
+_MOST_TEXT = 400  # characters of a held-out prompt
 # Files of a checkpoint that are not part of the model.
 _NOT_MODEL = (COMMIT, "trainer.json", "optimizer.safetensors", "responses.json")
 
@@ -74,6 +80,7 @@ class RunDirectory:
         self.writes = group.is_first
         self.log: RunLog | None = None
         self.per_prompt: RunLog | None = None
+        self.samples: RunLog | None = None
         self.mirror: Mirror | None = None
 
     @property
@@ -186,13 +193,14 @@ class RunDirectory:
         if not self.writes:
             return
         self.mirror = Mirror(self.settings.tracker, self.path, config.to_dict(self.settings), step)
-        for name in ("metrics.jsonl", "per_prompt.jsonl"):
+        for name in ("metrics.jsonl", "per_prompt.jsonl", SAMPLES_FILE):
             path = self.path / name
             if step == 0:
                 path.unlink(missing_ok=True)
             runlog.truncate_after(path, step)
         self.log = RunLog(self.path / "metrics.jsonl")
         self.per_prompt = RunLog(self.path / "per_prompt.jsonl")
+        self.samples = RunLog(self.path / SAMPLES_FILE)
 
     def append(self, row: MetricsRow | GuardRow) -> None:
         """A line of metrics.jsonl, and of the trackers."""
@@ -206,14 +214,27 @@ class RunDirectory:
         if self.per_prompt is not None:
             self.per_prompt.append(row.dump())
 
+    def append_samples(self, rows: Sequence[SampleRow]) -> None:
+        """Lines of samples.jsonl."""
+        if self.samples is not None:
+            for row in rows:
+                self.samples.append(row.dump())
+
+    def write_prompts(self, eval_set: EvalSet) -> None:
+        """held_out.jsonl: which prompts the rows of per_prompt.jsonl and samples.jsonl are about."""
+        if self.writes:
+            named = zip(eval_set.ids, eval_set.texts, strict=True)
+            rows = [PromptRow(prompt_id=key, text=text[:_MOST_TEXT]) for key, text in named]
+            write_bytes(self.path / PROMPTS_FILE, b"".join(canonical_json(row.dump()) + b"\n" for row in rows))
+
     def sync(self) -> None:
         """Make all rows durable: a checkpoint must never be newer than the rows up to it."""
-        for log in (self.log, self.per_prompt):
+        for log in (self.log, self.per_prompt, self.samples):
             if log is not None:
                 log.sync()
 
     def close(self) -> None:
-        for log in (self.log, self.per_prompt):
+        for log in (self.log, self.per_prompt, self.samples):
             if log is not None:
                 log.close()
         if self.mirror is not None:

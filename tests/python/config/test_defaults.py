@@ -137,6 +137,7 @@ EvaluationSettings
   student_samples: true or false = true
   health: true or false = true
   bootstrap: a whole number, 1 or more = 1000
+  kept_prompts: a whole number, 0 or more = 8
 ExperimentSettings
   name: text = "demo"
   title: text = "The controlled experiment"

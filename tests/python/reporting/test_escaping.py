@@ -60,8 +60,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
             f"seed = {number}\nshared = {json.dumps(HOSTILE)}\nown = {json.dumps(HOSTILE + str(number))}\n"
         )
         (run / "environment.json").write_text(json.dumps({f"fact {HOSTILE}": HOSTILE}))
-        row = {"prompt": HOSTILE, "student": HOSTILE, SCRIPT: HOSTILE}
-        (run / "examples.jsonl").write_text(json.dumps(row) + "\n")
     return write_report(runs, root / "report.html", title=HOSTILE).read_text()
 
 

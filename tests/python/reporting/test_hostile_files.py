@@ -22,6 +22,7 @@ from thack.reporting import model_card, write_grid_report, write_report
 from thack.schema.experiment import CellResult, ClaimResult, ExperimentArm, RunLabel, RunLabels, Summary
 from thack.schema.metrics import GuardRow
 from thack.schema.run import Environment, Manifest, Status
+from thack.schema.samples import PROMPTS_FILE, SAMPLES_FILE, PromptRow, SampleRow
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 TAGS = """html head meta title style body header main section footer article figure figcaption div p h1 h2 h3 h4
@@ -46,7 +47,12 @@ def hostile_run(path: Path) -> Path:
     }
     for name, values in files.items():
         (path / name).write_text(json.dumps(values))
-    (path / "examples.jsonl").write_text(json.dumps({"prompt": PAYLOAD, "student": PAYLOAD, SCRIPT: PAYLOAD}) + "\n")
+    lines = {
+        SAMPLES_FILE: document(SampleRow, PAYLOAD, step=960, nats=[3.0]),
+        PROMPTS_FILE: document(PromptRow, PAYLOAD),
+    }
+    for name, row in lines.items():
+        (path / name).write_text(json.dumps(row) + "\n")
     return path
 
 

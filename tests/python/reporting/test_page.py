@@ -15,12 +15,17 @@ from thack.reporting.page import runs_page
 from thack.reporting.run_figures import run_figures
 from thack.schema.metrics import GOLDEN, PROXY, Role
 from thack.schema.run import Status
+from thack.schema.samples import SampleRow
 
-SECTIONS = ["results", "figures", "detectors", "health", "examples", "costs", "settings", "columns", "glossary"]
+SECTIONS = ["results", "figures", "detectors", "health", "answers", "costs", "settings", "columns", "glossary"]
 
 
 def page_of(given: ReportInput, **more: Any) -> Element:
     return tree(runs_page(given, colours(given), list(run_figures(given, colours(given))), **more))
+
+
+def sample(writer: Role | None, tokens: tuple[str, ...], nats: tuple[float, ...]) -> SampleRow:
+    return SampleRow(step=200, prompt_id="a", writer=writer, reference=Role.TEACHER, tokens=tokens, nats=nats)
 
 
 def full() -> ReportInput:
@@ -32,7 +37,8 @@ def full() -> ReportInput:
             curves=curves(columns=columns),
             config={"source.kind": "offline", "epochs": 60},
             environment={"torch": "2.9"},
-            examples=({"prompt": "p", "student": "s"},),
+            samples=(sample(None, ("s", "x"), (0.0, 3.0)), sample(Role.TEACHER, ("t",), (0.2,))),
+            prompts={"a": "p"},
             suspicion=suspicion({"fresh slope ratio": 100.0}),
         ),
         run("online-teacher", verdict=healthy(), config={"source.kind": "online-teacher", "epochs": 60}),
@@ -111,10 +117,12 @@ def test_detectors_and_their_meanings(page: Element) -> None:
     assert meanings.all("li")[0].text.startswith("fresh slope ratio: the student still improves")
 
 
-def test_health_examples_costs_settings_and_columns(page: Element) -> None:
+def test_health_answers_costs_settings_and_columns(page: Element) -> None:
     (health,) = rows(page.section("health").one("table"))
     assert health == {"arm": "offline", "entropy, nats": "2.50 → 2.50"}
-    assert rows(page.section("examples").one("table")) == [{"prompt": "p", "student": "s"}]
+    (row,) = rows(page.section("answers").one("table"))
+    assert row == {"prompt": "p", "teacher": "t", "student, step 200 (last)": "sx"}
+    assert [(one.attributes["class"], one.text) for one in page.all("mark")] == [("heat-1", "t"), ("heat-3", "x")]
     assert [row["seconds"] for row in rows(page.section("costs").one("table"))] == ["9", "–"]
     settings = page.section("settings")
     assert rows(settings.all("table")[0])[0]["setting"] == "source.kind"

@@ -149,14 +149,6 @@ def test_a_foreign_log_is_shown_too(tmp_path: Path) -> None:
     assert "stays healthy" in write_report([path], tmp_path / "report.html").read_text()
 
 
-def test_examples_are_shown_and_escaped(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", noise=NOISE)
-    row = {"prompt": "def f(a<b)", "student": "returns & stays", "step": 3}
-    (run / "examples.jsonl").write_text(json.dumps(row) + "\n")
-    found = write_report([run], run / "report.html").read_text()
-    assert "def f(a&lt;b)" in found and "returns &amp; stays" in found
-
-
 def test_a_run_that_goes_on_is_marked(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", noise=NOISE)
     (run / "STATUS.json").write_text(json.dumps(Status(state="stopped", step=960).dump()))

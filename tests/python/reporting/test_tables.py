@@ -173,16 +173,6 @@ def test_costs_are_totals_of_a_run_and_medians_of_an_arm() -> None:
     assert tables.costs(report(run()), OTHERS[:1]) is None
 
 
-def test_examples_have_the_prompt_first_and_unknown_roles_last() -> None:
-    kept = ({"student": "b", "prompt": "a"}, {"prompt": "c", "critic": "d", "oracle": "e"})
-    found = tables.examples(report(run(), run("other", examples=kept)))
-    assert rows(found) == [
-        {"prompt": "a", "oracle": "–", "student": "b", "critic": "–"},
-        {"prompt": "c", "oracle": "e", "student": "–", "critic": "d"},
-    ]
-    assert tables.examples(report(run())) is None
-
-
 def test_cells() -> None:
     assert text(strong("a", " b")) == "a b" and strong("a") == (Span("a", "strong"),)
     assert note("") == ()

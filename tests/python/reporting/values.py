@@ -139,7 +139,6 @@ def run(arm: str = "offline", seed: int | None = None, **changes: Any) -> Judged
         "suspicion": suspicion(),
         "config": {"source.kind": arm},
         "environment": {},
-        "examples": (),
         "status": None,
     }
     return JudgedRun(**{**usual, **changes})

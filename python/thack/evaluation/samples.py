@@ -1,0 +1,85 @@
+"""Responses of an evaluation kept token by token, with the student's distance at each: no forward more than it takes.
+
+B sequences of a batch, N response tokens packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from thack.data.sequence import TokenSequence
+from thack.data.tokenizer import Tokenizer
+from thack.runtime.process_group import ProcessGroup
+from thack.schema.metrics import Role
+from thack.schema.samples import SampleRow
+
+_MOST_TOKENS = 160  # of a response
+_PARTIAL = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    example: int
+    writer: Role | None
+    ids: tuple[int, ...]
+    nats: tuple[float, ...]
+
+
+class KeptResponses:
+    """Collects the responses to the first prompts of an evaluation set, over all ranks."""
+
+    def __init__(self, num_prompts: int, reference: Role) -> None:
+        self._num_prompts = num_prompts
+        self.reference = reference
+        self._kept: list[_Kept] = []
+
+    def add(self, writer: Role | None, sequences: Sequence[TokenSequence], nats_N: Tensor) -> None:
+        """A batch of responses by `writer` (None: the student), with KL(reference‖student) at each token."""
+        if all(sequence.example >= self._num_prompts for sequence in sequences):
+            return
+        values, first = nats_N.double().cpu().tolist(), 0
+        for sequence in sequences:
+            nats = values[first : first + len(sequence.response_ids)]
+            first += len(sequence.response_ids)
+            if sequence.example < self._num_prompts:
+                ids = tuple(sequence.response_ids.tolist())
+                self._kept.append(_Kept(example=sequence.example, writer=writer, ids=ids, nats=tuple(nats)))
+
+    def rows(self, step: int, ids: Sequence[str], tokenizer: Tokenizer, group: ProcessGroup) -> list[SampleRow]:
+        """All of them, by prompt; `ids` are the prompts' names."""
+        return [
+            SampleRow(
+                step=step,
+                prompt_id=ids[kept.example],
+                writer=kept.writer,
+                reference=self.reference,
+                tokens=tuple(pieces(tokenizer, kept.ids[:_MOST_TOKENS])),
+                nats=tuple(round(value, 4) for value in kept.nats[:_MOST_TOKENS]),
+                dropped=max(0, len(kept.ids) - _MOST_TOKENS),
+            )
+            for kept in sorted(group.all_gather(self._kept), key=lambda kept: (kept.example, kept.writer or ""))
+        ]
+
+
+def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """The text that each id adds. Where a character takes several, its last id has it.
+
+    Example:
+        >>> from thack.data.tokenizer import Tokenizer
+        >>> tokenizer = Tokenizer.train(["read the file"] * 3, 264)
+        >>> "".join(pieces(tokenizer, tokenizer.encode("read the file").tolist()))
+        'read the file'
+    """
+    found: list[str] = []
+    shown = ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.text(ids[:end])
+        if text.endswith(_PARTIAL) and end < len(ids):
+            found.append("")
+            continue
+        found.append(text[len(shown) :] if text.startswith(shown) else text[-1:])
+        shown = text
+    return found
