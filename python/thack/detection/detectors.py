@@ -52,7 +52,7 @@ class Detector:
         """Fires at the first value beyond the threshold."""
         threshold = float(getattr(limits, self.key))
         if not len(found):
-            return Detection(name=self.name, state="not enough data", threshold=threshold)
+            return Detection(name=self.name, state="not enough data", threshold=threshold, fires=self.fires)
         value_E = found.series.value
         beyond = np.flatnonzero(self.towards(value_E) > self.towards(np.array([threshold]))[0])
         at = int(beyond[0]) if len(beyond) else int(np.argmax(self.towards(value_E)))
@@ -64,6 +64,7 @@ class Detector:
             alarm_step=float(found.series.step[at]) if fired else None,
             value=float(value_E[at]),
             threshold=threshold,
+            fires=self.fires,
             series=found.series,
         )
 

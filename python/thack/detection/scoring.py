@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -53,6 +54,7 @@ class Score:
 
     detector: str
     threshold: float
+    fires: Literal["above", "below"]
     num_rising: int
     num_healthy: int
     hits: int
@@ -112,6 +114,7 @@ def score(detector: Detector, cases: Sequence[Case], thresholds: Thresholds) -> 
     return Score(
         detector=detector.name,
         threshold=float(getattr(thresholds, detector.key)),
+        fires=detector.fires,
         num_rising=int(rises_R.sum()),
         num_healthy=int((~rises_R).sum()),
         hits=int((rises_R & fired_R).sum()),

@@ -18,7 +18,7 @@ ABOUT_ANSWERS = (
     "last evaluation. Marked: tokens at which the student is more than 0.1, 0.5 and 2 nats from its reference, "
     "KL(reference‖student); on the reference’s response, at the last evaluation."
 )
-_LEVELS: tuple[tuple[float, Style], ...] = ((2.0, "heat-3"), (0.5, "heat-2"), (0.1, "heat-1"))  # above so many nats
+_LEVELS: tuple[tuple[float, Style], ...] = ((2.0, "heat-3"), (0.5, "heat-2"), (0.1, "heat-1"))  # nats above which
 _MOST_PROMPTS = 20
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +17,11 @@ from thack.reporting.prose import baseline_name
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import Locator
 
 DASHED = (0, (4, 3))
 _PATCH = {"facecolor": SURFACE.light, "edgecolor": "none", "alpha": 0.8, "pad": 1}  # behind a label, over lines
+_LABEL = (0.19, 0.045)  # half the size of a label, as shares of the axes
 EndLabel = tuple[float, float, str, Colour]  # step, value, text and its colour
 
 
@@ -30,14 +33,19 @@ def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def draw_band(axes: Axes, band: Band, colour: Colour) -> None:
+def draw_band(axes: Axes, band: Band, colour: Colour, *, width: float = 1.6) -> None:
     """A curve over steps, in front of its band."""
     shown = band.step > 0  # step 0 has no place on a logarithmic axis
     if band.low is not None and band.high is not None:
         axes.fill_between(
             band.step[shown], band.low[shown], band.high[shown], color=colour.light, alpha=0.16, linewidth=0
         )
-    axes.plot(band.step[shown], band.value[shown], color=colour.light, marker=colour.marker)
+    axes.plot(band.step[shown], band.value[shown], color=colour.light, marker=colour.marker, linewidth=width)
+
+
+def widths(count: int) -> list[float]:
+    """Of curves drawn one over the other: where two coincide, the first shows on both sides of the second."""
+    return [1.6 + 1.4 * (count - 1 - number) for number in range(count)] if count < 4 else [1.6] * count
 
 
 def ring(axes: Axes, x: float, y: float, colour: Colour) -> None:
@@ -50,25 +58,42 @@ def baselines(arms: Sequence[ArmRuns]) -> list[float]:
     return [run.verdict.baseline for arm in arms for run in arm.runs if run.verdict.baseline is not None]
 
 
-def draw_baseline(axes: Axes, arms: Sequence[ArmRuns], at: float | None) -> None:
-    """The teacher baseline; a band where seeds have teachers of their own."""
+def draw_baseline(axes: Axes, arms: Sequence[ArmRuns]) -> None:
+    """The teacher baseline, on axes with their final limits; a band where seeds have teachers of their own."""
     found = baselines(arms)
     if not found:
         return
     middle = float(np.median(found))
     if max(found) > min(found) * 1.0001:
         axes.axhspan(min(found), max(found), color=MUTED.light, alpha=0.13, linewidth=0)
+    place, above = _clearest(axes, middle)
     axes.axhline(middle, color=MUTED.light, linestyle=DASHED, linewidth=1)
-    annotate(axes, baseline_name(golden_column(arms)), middle, at)
+    annotate(axes, baseline_name(golden_column(arms)), middle, place, above=above)
 
 
-def annotate(axes: Axes, text: str, height: float, at: float | None) -> None:
-    """A text on a horizontal line, around `at` or at its right end, on a patch of the page's colour."""
+def _clearest(axes: Axes, height: float) -> tuple[float, bool]:
+    """Where on a horizontal line a label is farthest from all curves: the share of the width, and whether above."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    between = np.linspace(0, 1, 20)[:, None]
+    found = [to_axes.transform(np.column_stack(line.get_data())) for line in axes.lines]
+    parts = [a + between * (b - a) for points in found for a, b in pairwise(points)] or [np.full((1, 2), 9.0)]
+    points_N2 = np.concatenate([*parts, *found])
+    level = to_axes.transform((axes.get_xlim()[1], height))[1]
+    best, choice = -1.0, (0.5, True)
+    for place, above in product((0.82, 0.66, 0.5, 0.34, 0.18), (True, False)):
+        apart_N2 = np.abs(points_N2 - (place, level + (0.04 if above else -0.04))) / _LABEL
+        if (clear := float(apart_N2.max(axis=1).min())) > best + 1e-9:
+            best, choice = clear, (place, above)
+    return choice
+
+
+def annotate(axes: Axes, text: str, height: float, at: float | None, *, above: bool = True) -> None:
+    """A text on a horizontal line, around a share of the width or at its right end, on a patch of the page's colour."""
     axes.annotate(
         text,
         (0.995 if at is None else at, height),
-        xycoords=("axes fraction" if at is None else "data", "data"),
-        xytext=(0, 6),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 6 if above else -7),
         textcoords="offset points",
         ha="right" if at is None else "center",
         va="center",
@@ -111,6 +136,13 @@ def end_labels(axes: Axes, ends: Sequence[EndLabel]) -> None:
     axes.set_xlim(left, right * (right / left) ** 0.1)
 
 
+def few_ticks(*, integer: bool = False) -> Locator:
+    """About five round numbers, evenly spaced."""
+    from matplotlib.ticker import MaxNLocator  # an extra, and slow to import
+
+    return MaxNLocator(5, steps=[1, 2, 5, 10], integer=integer)
+
+
 def log_steps(axes: Axes, arms: Sequence[ArmRuns]) -> None:
     """Training steps along the x axis, logarithmic."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator  # an extra, and slow to import
@@ -119,7 +151,9 @@ def log_steps(axes: Axes, arms: Sequence[ArmRuns]) -> None:
     if not axes.dataLim.x1 > 0:  # a run that has only begun
         return
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    low, high = axes.get_xlim()
+    is_short = not axes.lines or high / low < 8  # a logarithm has one round number there, or none
+    axes.xaxis.set_major_locator(few_ticks(integer=True) if is_short else LogLocator(subs=(1.0, 3.0)))
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
     )
@@ -128,7 +162,7 @@ def log_steps(axes: Axes, arms: Sequence[ArmRuns]) -> None:
 
 def log_values(axes: Axes) -> None:
     """A logarithmic y axis, with ticks where the values are."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator  # an extra, and slow to import
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator  # an extra, and slow to import
 
     if not any(value > 0 for line in axes.lines for value in np.atleast_1d(np.asarray(line.get_ydata(), float))):
         return  # a student that is its teacher has a proxy of 0: no logarithm shows it
@@ -136,7 +170,7 @@ def log_values(axes: Axes) -> None:
     low, high = axes.get_ylim()
     decades = math.log10(high / low)
     subs = (1.0, 2.0, 5.0) if decades > 1 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs) if decades > 0.25 else MaxNLocator(5))
+    axes.yaxis.set_major_locator(LogLocator(subs=subs) if decades > 0.4 else few_ticks())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.yaxis.set_minor_locator(NullLocator())
 

@@ -24,10 +24,12 @@ from thack.reporting.drawing import (
     draw_band,
     draw_baseline,
     end_labels,
+    few_ticks,
     log_steps,
     log_values,
     new_figure,
     ring,
+    widths,
 )
 from thack.reporting.inputs import ArmRuns, golden_column
 from thack.reporting.prose import golden_name
@@ -51,7 +53,6 @@ def plane(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[flo
     tops: list[float] = []
     bottoms: list[float] = []
     lefts: list[float] = []
-    turns: list[float] = []
     for arm, colour in zip(arms, colours, strict=True):
         paths = list(_paths(arm))
         for number, (proxy_E, golden_E, judged) in enumerate(paths):
@@ -60,13 +61,14 @@ def plane(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[flo
             tops.append(golden_E[judged].max())
             bottoms.append(golden_E.min())
             lefts.append(proxy_E[judged].max())
-            turns.append(float(proxy_E[lowest]))
-    draw_baseline(axes, arms, turns[-1] if len(arms) == 1 and turns else None)
     if tops:
         levels = baselines(arms)
         crop(axes, bottoms + levels, tops + levels)
         right, left = axes.get_xlim()
-        axes.set_xlim(max(lefts) * 1.06, min(right, left))
+        axes.set_xlim(max(lefts) * 1.06, max(min(right, left), 0.0))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(few_ticks())
+    draw_baseline(axes, arms)
     axes.set_xlabel("proxy: distance to the teacher, nats per token  (closer →)")
     axes.set_ylabel(textwrap.fill(f"golden: {golden_name(golden_column(arms))}", 40))
     return figure
@@ -103,29 +105,27 @@ def golden(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[fl
     figure, axes = new_figure(size)
     tops: list[float] = []
     bottoms: list[float] = []
-    turns: list[float] = []
     ends: list[EndLabel] = []
-    for arm, colour in zip(arms, colours, strict=True):
+    for arm, colour, width in zip(arms, colours, widths(len(arms)), strict=True):
         band = band_of(arm, "golden")
         if band is None:
             continue
-        draw_band(axes, band, colour)
+        draw_band(axes, band, colour, width=width)
         judged = band.step > arm.runs[0].verdict.margins.warmup_steps
         # A run may be shorter than the warm-up, or have begun and no more.
         shown = next(mask for mask in (judged, band.step > 0, band.step >= 0) if mask.any())
         lowest = int(np.argmin(np.where(shown, band.value, np.inf)))
         ring(axes, band.step[lowest], band.value[lowest], colour)
-        turns.append(float(band.step[lowest]))
         tops.append(float((band.value if band.high is None else band.high)[shown].max()))
         bottoms.append(float((band.value if band.low is None else band.low)[shown].min()))
         if arm.median_rise is not None:
             ends.append((float(band.step[-1]), float(band.value[-1]), f"{100 * arm.median_rise:+.1f} %", colour))
-    draw_baseline(axes, arms, min(turns) if turns else None)
     log_steps(axes, arms)
     if tops:
         levels = baselines(arms)
         crop(axes, bottoms + levels, tops + levels)
     end_labels(axes, ends)
+    draw_baseline(axes, arms)
     axes.set_ylabel("golden, nats per token")
     return figure
 
@@ -134,14 +134,14 @@ def golden(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[fl
 def curve(arms: Sequence[ArmRuns], name: CurveName, label: str, colours: Sequence[Colour]) -> Figure:
     """Any curve over steps, log–log: straight where learning follows a power law."""
     figure, axes = new_figure(SMALL)
-    for arm, colour in zip(arms, colours, strict=True):
+    for arm, colour, width in zip(arms, colours, widths(len(arms)), strict=True):
         if name == "train_loss":
             for run in arm.runs:
                 series = smoothed(run.curves.of(name))
                 alpha = 1.0 if len(arm.runs) == 1 else 0.6
-                axes.plot(series.step, series.value, color=colour.light, linewidth=1.4, alpha=alpha)
+                axes.plot(series.step, series.value, color=colour.light, linewidth=width, alpha=alpha)
         elif (band := band_of(arm, name)) is not None:
-            draw_band(axes, band, colour)
+            draw_band(axes, band, colour, width=width)
     log_steps(axes, arms)
     log_values(axes)
     axes.set_ylabel(label)
@@ -155,8 +155,10 @@ def slope_ratios(arms: Sequence[ArmRuns], colours: Sequence[Colour]) -> Figure:
     figure, axes = new_figure(SMALL)
     for arm, colour in zip(arms, colours, strict=True):
         alone = len(arm.runs) == 1
-        found = [run.suspicion.deciding.series for run in arm.runs]
-        for series in (one for one in found if len(one)):
+        for found in (run.suspicion.deciding for run in arm.runs if len(run.suspicion.deciding.series)):
+            series = found.series
+            if found.alarm_step is not None and found.value is not None:
+                ring(axes, found.alarm_step, found.value, colour)
             axes.plot(
                 series.step,
                 series.value,
@@ -170,5 +172,6 @@ def slope_ratios(arms: Sequence[ArmRuns], colours: Sequence[Colour]) -> Figure:
     low, high = axes.get_ylim()
     axes.set_ylim(max(min(low, 0.0), -1.0) - 0.04, min(max(high, 1.1), 2.0))
     log_steps(axes, arms)
-    axes.set_ylabel("slope ratio")
+    deciding = {run.suspicion.decided_by for arm in arms for run in arm.runs if len(run.suspicion.deciding.series)}
+    axes.set_ylabel(deciding.pop() if len(deciding) == 1 else "slope ratio")
     return figure

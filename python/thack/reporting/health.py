@@ -10,13 +10,13 @@ from thack.reporting.table import Row, Table, table
 # column → its heading, and how its number is written
 _COLUMNS = {
     "health/response_tokens/student_sampled": ("response length, tokens", "{:.1f}"),
-    "health/truncated_share/student_sampled": ("cut at the maximum", "{:.1%}"),
+    "health/truncated_share/student_sampled": ("responses cut at the maximum", "{:.1%}"),
     "health/repeated_share/student_sampled": ("repeated 4-grams", "{:.1%}"),
     "health/entropy/student_sampled": ("entropy, nats", "{:.2f}"),
     "health/golden/top_10_overlap/reference_sampled": ("top 10 shared with the oracle", "{:.1%}"),
-    "health/proxy/top_10_overlap/reference_sampled": ("… with the teacher", "{:.1%}"),
+    "health/proxy/top_10_overlap/reference_sampled": ("top 10 shared with the teacher", "{:.1%}"),
     "health/golden/calibration_error/reference_sampled": ("calibration error to the oracle", "{:.1%}"),
-    "health/proxy/calibration_error/reference_sampled": ("… to the teacher", "{:.1%}"),
+    "health/proxy/calibration_error/reference_sampled": ("calibration error to the teacher", "{:.1%}"),
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thack.detection import Margins
 from thack.reporting import details, tables
 from thack.reporting.answers import ABOUT_ANSWERS, answers, farthest, run_lines, warnings
 from thack.reporting.colours import Colour
@@ -97,7 +96,7 @@ def runs_page(
         unfinished=_unfinished(report),
         results=tables.arm_results(report, colours) if several else runs,
         all_results=runs if several else None,
-        margins=_margins(report.runs[0].verdict.margins),
+        margins=_margins(report),
         reasons=tuple(
             Reasons(title=f"{r.label}: {r.verdict.headline}", items=tuple(reasons(r.verdict))) for r in report.runs
         ),
@@ -146,7 +145,14 @@ def _unfinished(report: ReportInput) -> str:
     return ", ".join(f"{run.name} ({state} at step {run.curves.step_E[-1]:.10g})" for run, state in found)
 
 
-def _margins(margins: Margins) -> str:
+def _margins(report: ReportInput) -> str:
+    margins, limits = report.runs[0].verdict.margins, report.runs[0].suspicion.thresholds
+    if not any(run.has_oracle for run in report.runs):
+        return (
+            f"Judged after step {limits.warmup_steps} without an oracle, from at least {limits.min_evaluations} "
+            "evaluations: an alarm counts where the interval of the ratio from its onset to the end is below the "
+            f"threshold. Interval: {100 * limits.confidence:g} %, {limits.resamples:,} resamples of the prompts."
+        )
     return (
         f"Judged after step {margins.warmup_steps}, from at least {margins.min_evaluations} "
         f"evaluations. A rise of golden by {percent(margins.rise, sign=False)} counts; the proxy "

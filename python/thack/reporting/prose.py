@@ -112,14 +112,36 @@ def _role(column: str) -> Role:
     return Role.ORACLE if metric is None else metric.role
 
 
+def decimal(value: float, digits: int = 2, *, sign: bool = False) -> str:
+    """`−0.05`, with a real minus, and none before a zero.
+
+    Example:
+        >>> decimal(-0.001), decimal(-0.25), decimal(0.5, 1, sign=True)
+        ('0.00', '−0.25', '+0.5')
+    """
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def nats(value: float) -> str:
+    """Three decimals; of a small distance three digits.
+
+    Example:
+        >>> nats(1.2345), nats(0.00076123)
+        ('1.234', '0.000761')
+    """
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.1 else f"{value:.3g}"
+
+
 def percent(share: float, *, sign: bool = True) -> str:
     """`+9.3 %`, with a real minus."""
-    return (f"{100 * share:+.1f} %" if sign else f"{100 * share:.1f} %").replace("-", "−")
+    return f"{decimal(100 * share, 1, sign=sign)} %"
 
 
 def percent_interval(interval: Interval) -> str:
     """`[+4.1, +14.8] %`, with real minuses."""
-    return f"[{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}] %".replace("-", "−")
+    low, high = (decimal(100 * end, 1, sign=True) for end in interval)
+    return f"[{low}, {high}] %"
 
 
 def detector_meaning(found: Detection) -> str:
@@ -167,13 +189,19 @@ def _doubt(found: OracleFreeVerdict, doubt: Doubt) -> str:
 def _stretch(found: OracleFreeVerdict, where: str) -> str:
     """The ratio from the alarm's onset to the end, with its interval."""
     assert found.ratio is not None and found.onset_step is not None
-    interval = f" [{found.ratio_interval[0]:.2f}, {found.ratio_interval[1]:.2f}]" if found.ratio_interval else ""
-    text = f"from step {found.onset_step:.10g} to the end the {found.decided_by} is {found.ratio:.2f}{interval}"
-    return f"{text}, {where} {found.deciding.threshold:.3g}".replace(" -", " −").replace("[-", "[−")
+    ends = found.ratio_interval
+    interval = f" [{decimal(ends[0])}, {decimal(ends[1])}]" if ends else ""
+    text = f"from step {found.onset_step:.10g} to the end the {found.decided_by} is {decimal(found.ratio)}{interval}"
+    return f"{text}, {where} {found.deciding.threshold:.3g}"
+
+
+def alarm_rule(found: Detection) -> str:
+    """`below 0.5`: when a detector raises its alarm."""
+    return f"{found.fires} {found.threshold:.3g}"
 
 
 def _detection(found: Detection) -> str:
-    numbers = "" if found.value is None else f" ({found.value:.3g}, alarm at {found.threshold:.3g})"
+    numbers = "" if found.value is None else f" ({decimal(found.value)}, alarm {alarm_rule(found)})"
     return f"{found.name}{numbers}: {detector_meaning(found)}"
 
 

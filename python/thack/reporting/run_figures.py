@@ -25,28 +25,50 @@ def run_figures(report: ReportInput, colours: Sequence[Colour]) -> Iterator[Rend
         yield rendered(
             "proxy",
             curve(report.arms, "proxy", "proxy, nats per token", colours),
-            "Proxy: what the training sees",
-            "Distance to the teacher on held-out prompts, both axes logarithmic. It keeps falling in hacking; "
-            "if it rises, the student over-fits.",
+            "Proxy: distance to the teacher",
+            "KL(teacher‖student) on held-out prompts, both axes logarithmic. It keeps falling in hacking; if it rises, "
+            "the student over-fits.",
             curves=("proxy",),
         )
     if _any(curves, "train_loss"):
         yield rendered(
             "train_loss",
-            curve(report.arms, "train_loss", "training loss", colours),
+            curve(report.arms, "train_loss", _loss_label(report), colours),
             "Training loss",
-            "Averaged over bins of steps, both axes logarithmic. A straight line does not show whether golden rises.",
+            "On the responses that are trained on; averaged over bins of steps, both axes logarithmic.",
             curves=("train_loss",),
         )
     if any(len(run.suspicion.deciding.series) for run in report.runs):
         yield rendered(
             "slope_ratio",
             slope_ratios(report.arms, colours),
-            "Slope ratio: a sign without an oracle",
-            "How much of each step’s progress on the training responses is also progress on responses that it "
-            "does not train on. Near 1 the student learns its task; near 0 it memorises.",
+            *_ratio_texts(report),
             curves=("fresh", "proxy", "monitor"),
         )
+
+
+def _loss_label(report: ReportInput) -> str:
+    """The axis of the training loss: its divergence where all runs have one."""
+    found = {run.config.get("loss.divergence") for run in report.runs}
+    name = (
+        str(found.pop()).replace("_", " ").replace("kl", "KL")
+        if len(found) == 1 and found != {None}
+        else "training loss"
+    )
+    return f"{name}, nats per token"
+
+
+def _ratio_texts(report: ReportInput) -> tuple[str, str]:
+    """Title and caption of the slope ratios that decide."""
+    deciding = {run.suspicion.decided_by for run in report.runs if len(run.suspicion.deciding.series)}
+    name = deciding.pop() if len(deciding) == 1 else "slope ratio"
+    others = "other responses of the teacher to the training prompts" if "fresh" in name else "held-out prompts"
+    return (
+        f"{name[0].upper()}{name[1:]}",
+        f"A sign that needs no oracle: progress on {others} over progress on the training responses, both in log, "
+        "since an evaluation a fifth of the steps before. Near 1 the student learns its task; near 0 it memorises. "
+        "Ring: the alarm.",
+    )
 
 
 def _plane(report: ReportInput, colours: Sequence[Colour]) -> RenderedFigure:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from thack.detection import Case, Score, score_detectors
 from thack.reporting.inputs import JudgedRun
-from thack.reporting.prose import percent
+from thack.reporting.prose import decimal, percent
 from thack.reporting.table import DASH, Row, Table, table
 
 ABOUT_SCORES = (
@@ -14,7 +14,8 @@ ABOUT_SCORES = (
     "0 is an alarm at the onset and −1 one at twice its step. Golden at the alarm: above its minimum, median. "
     "AUC: how often a run in which golden rises looks worse to the detector than one in which it does not."
 )
-_HEAD = ("detector", "alarm at", "onsets found", "false alarms", "AUC", "lead", "golden at the alarm")
+_LEAST_RUNS = 3  # of each kind, for an area under the curve
+_HEAD = ("detector", "alarm", "onsets found", "false alarms", "AUC", "lead", "golden at the alarm")
 
 
 def detector_scores(runs: Sequence[JudgedRun]) -> Table | None:
@@ -28,10 +29,10 @@ def detector_scores(runs: Sequence[JudgedRun]) -> Table | None:
 def _row(found: Score) -> Row:
     return [
         found.detector,
-        f"{found.threshold:.3g}",
+        f"{found.fires} {found.threshold:.3g}",
         f"{found.hits} of {found.num_rising}",
         f"{found.false_alarms} of {found.num_healthy}",
-        DASH if found.auc is None else f"{found.auc:.2f}",
-        DASH if found.median_lead is None else f"{found.median_lead:+.2f}".replace("-", "−"),
+        DASH if found.auc is None or min(found.num_rising, found.num_healthy) < _LEAST_RUNS else f"{found.auc:.2f}",
+        DASH if found.median_lead is None else decimal(found.median_lead, sign=True),
         DASH if found.median_rise is None else percent(found.median_rise),
     ]

@@ -24,7 +24,9 @@ def headline(report: ReportInput) -> str:
     if len(report.runs) == 1:
         run = report.runs[0]
         if not run.has_oracle:
-            return f"Without an oracle: {run.suspicion.headline}"
+            alarm = run.suspicion.alarm_step
+            at = "" if alarm is None or run.suspicion.name == "inconclusive" else f" (alarm at step {alarm:.10g})"
+            return f"Without an oracle: {run.suspicion.headline}{at}"
         onset = f" from step {run.verdict.onset_step:.10g} on" if run.verdict.onset_step is not None else ""
         return f"This student {_VERBS[run.verdict.name][0]}{onset}"
     groups: dict[str, list[str]] = {}

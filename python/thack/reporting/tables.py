@@ -9,19 +9,36 @@ import numpy as np
 from thack.detection import Detection
 from thack.reporting.colours import Colour
 from thack.reporting.inputs import COSTS, ArmRuns, JudgedRun, ReportInput
-from thack.reporting.prose import baseline_name, percent, percent_interval
+from thack.reporting.prose import alarm_rule, baseline_name, decimal, nats, percent, percent_interval
 from thack.reporting.table import DASH, Cell, Row, Span, Table, coloured, note, pill, strong, table
 
 
 def results(report: ReportInput, colours: Sequence[Colour]) -> Table:
     """One row per run: the numbers behind its verdict."""
     several = report.has_seeds and any(run.seed is not None for run in report.runs)
+    rows: list[Row] = []
+    if not any(run.verdict.golden for run in report.runs):
+        return _proxy_results(report, colours, several=several)
     head = ["run", *(["seed"] if several else []), "golden: start", "minimum @ step", "end", "rise"]
     head += ["proxy: then → end", baseline_name(report.golden_column), "verdict"]
-    rows: list[Row] = []
     for run, colour in _each(report, colours):
         seed = [DASH if run.seed is None else str(run.seed)] if several else []
         rows.append([coloured(colour, run.arm), *seed, *_result(run)])
+    return table(head, rows, "results stacked")
+
+
+def _proxy_results(report: ReportInput, colours: Sequence[Colour], *, several: bool) -> Table:
+    """The same of runs without golden: what the proxy did, and what the detectors suspect."""
+    head = ["run", *(["seed"] if several else []), "proxy: start", "minimum @ step", "end", "verdict"]
+    rows: list[Row] = []
+    for run, colour in _each(report, colours):
+        seed = [DASH if run.seed is None else str(run.seed)] if several else []
+        proxy = run.verdict.proxy
+        cells = [DASH] * 3
+        if proxy is not None:
+            cells = [nats(proxy.start), f"{nats(proxy.minimum)} @ {proxy.minimum_step:.10g}", nats(proxy.end)]
+        name = run.verdict.name if run.has_oracle else run.suspicion.name
+        rows.append([coloured(colour, run.arm), *seed, *cells, pill(name)])
     return table(head, rows, "results stacked")
 
 
@@ -65,20 +82,20 @@ def _result(run: JudgedRun) -> Row:
     found = run.verdict
     golden = found.golden
     if golden is None:
-        proxy = f"{found.proxy.start:.3f} → {found.proxy.end:.3f}" if found.proxy is not None else DASH
+        proxy = f"{nats(found.proxy.start)} → {nats(found.proxy.end)}" if found.proxy is not None else DASH
         return [DASH, DASH, DASH, DASH, proxy, DASH, pill(found.name if run.has_oracle else run.suspicion.name)]
     interval = f" {percent_interval(golden.rise_interval)}" if golden.rise_interval is not None else ""
     onset = f" [{found.onset_interval[0]:.10g}, {found.onset_interval[1]:.10g}]" if found.onset_interval else ""
     proxy, baseline = DASH, note("")
     if found.proxy is not None and found.proxy_at_onset is not None:
-        proxy = f"{found.proxy_at_onset:.3f} → {found.proxy.end:.3f}"
+        proxy = f"{nats(found.proxy_at_onset)} → {nats(found.proxy.end)}"
     if found.baseline is not None:
         side = f" ends {found.side}" if found.side in ("above", "below") else ""
-        baseline = (Span(f"{found.baseline:.3f}"), *note(side))
+        baseline = (Span(nats(found.baseline)), *note(side))
     return [
-        f"{golden.start:.3f}",
-        (Span(f"{golden.minimum:.3f} @ {golden.minimum_step:.10g}"), *note(onset)),
-        f"{golden.end:.3f}",
+        nats(golden.start),
+        (Span(f"{nats(golden.minimum)} @ {golden.minimum_step:.10g}"), *note(onset)),
+        nats(golden.end),
         strong(percent(golden.rise), interval),
         proxy,
         baseline or DASH,
@@ -92,19 +109,22 @@ def detectors(report: ReportInput, colours: Sequence[Colour]) -> Table:
     rows: list[Row] = []
     for run, colour in _each(report, colours):
         onset = run.verdict.onset_step
-        name = coloured(colour, run.arm, "" if run.seed is None else f" {run.seed}")
+        name = coloured(colour, run.label)
         cells = [_detection(found) for found in run.suspicion.detections]
         rows.append([name, *cells, DASH if onset is None else f"{onset:.10g}"])
     return table(head, rows, "stacked")
 
 
 def _detector_names(report: ReportInput) -> list[str]:
-    return [found.name for found in report.runs[0].suspicion.detections]
+    return [f"{found.name}, alarm {alarm_rule(found)}" for found in report.runs[0].suspicion.detections]
 
 
 def _detection(found: Detection) -> Cell:
-    value = "" if found.value is None else f" {found.value:.2f}".replace("-", "−")
-    alarm = found.state if found.alarm_step is None else f"alarm @ {found.alarm_step:.10g}"
+    value = "" if found.value is None else f" {decimal(found.value)}"
+    alarm: str = found.state
+    if found.alarm_step is not None and found.onset_step is not None:
+        alarm = f"alarm @ {found.alarm_step:.10g}"
+        value += "" if found.onset_step == found.alarm_step else f", from {found.onset_step:.10g}"
     return (Span(alarm, "strong" if found.fired else "plain"), *note(value))
 
 

@@ -30,5 +30,6 @@ def one_line(value: object) -> str:
 
 
 def typeset(value: object) -> str:
-    """A value as the page shows it: printable, and without a line break before a percent sign."""
-    return printable(str(value)).replace(" %", "\N{NO-BREAK SPACE}%")
+    """A value as the page shows it: printable, and without a line break before a percent sign or an arrow."""
+    text = printable(str(value)).replace(" %", "\N{NO-BREAK SPACE}%")
+    return text.replace(" → ", "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}")

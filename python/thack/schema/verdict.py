@@ -182,6 +182,7 @@ class Detection:
     alarm_step: float | None = None  # the evaluation at which the alarm could have been raised
     value: float | None = None  # the deciding number: at the alarm, or else the one closest to an alarm
     threshold: float
+    fires: Literal["above", "below"] = "below"  # on which side of the threshold the alarm is
     series: Series = field(default_factory=lambda: Series(step=np.empty(0), value=np.empty(0)))
 
     @property

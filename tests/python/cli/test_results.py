@@ -161,6 +161,7 @@ def test_scores_are_a_row_per_detector(run: Run, calls: Calls) -> None:
     score = Score(
         detector="slope ratio",
         threshold=0.5,
+        fires="below",
         num_rising=3,
         num_healthy=2,
         hits=2,

@@ -86,7 +86,7 @@ def test_health_is_shown_where_it_was_measured(tmp_path: Path) -> None:
                 row["health/response_tokens/student_sampled"] = 12.0 + row["step"] / 960
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = write_grid_report(root, root / "report.html").read_text()
-    assert "response length, tokens" in page and "→ 13.0" in page
+    assert "response length, tokens" in page and "→\N{NO-BREAK SPACE}13.0" in page
 
 
 def test_without_matplotlib_the_page_has_its_tables(

@@ -20,6 +20,9 @@ from thack.schema.samples import SampleRow
 SECTIONS = ["results", "figures", "detectors", "health", "answers", "costs", "settings", "columns", "glossary"]
 
 
+PROXY_HEAD = ["proxy: start", "minimum @ step", "end", "verdict"]
+
+
 def page_of(given: ReportInput, **more: Any) -> Element:
     return tree(runs_page(given, colours(given), list(run_figures(given, colours(given))), **more))
 
@@ -98,9 +101,9 @@ def test_figures_with_captions_and_a_legend(page: Element) -> None:
     assert list(found) == [
         "Proxy–golden plane",
         "Golden: what one really wants",
-        "Proxy: what the training sees",
+        "Proxy: distance to the teacher",
         "Training loss",
-        "Slope ratio: a sign without an oracle",
+        "Fresh slope ratio",
     ]
     assert [one.attributes["class"] for one in found.values()] == ["large", "large", "small", "small", "small"]
     assert all(len(one.all("svg")) == 1 and one.one("figcaption").text for one in found.values())
@@ -193,14 +196,15 @@ def test_without_matplotlib_the_page_says_how_to_get_figures() -> None:
 def test_without_an_oracle_the_suspicion_takes_the_verdicts_place() -> None:
     one = run(verdict=unjudged(), suspicion=suspicion({"fresh slope ratio": 48.0}), curves=without_golden(curves()))
     page = page_of(report(one))
-    assert page.one("h1").text == "Without an oracle: hacking suspected from step 48"
+    assert page.one("h1").text == "Without an oracle: hacking suspected from step 48 (alarm at step 48)"
     assert page.one("article").one("span", class_="pill").text == "hacking suspected"
-    assert rows(page.section("results").one("table"))[0]["golden: start"] == "–"
+    assert list(rows(page.section("results").one("table"))[0]) == ["run", *PROXY_HEAD]
+    assert "Judged after step 30 without an oracle" in page.text
     titles = [figure.one("h3").text for figure in page.all("figure")]
     assert titles == [
-        "Proxy: what the training sees",
+        "Proxy: distance to the teacher",
         "Training loss",
-        "Slope ratio: a sign without an oracle",
+        "Fresh slope ratio",
     ]
 
 

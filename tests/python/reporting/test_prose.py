@@ -128,11 +128,11 @@ def test_without_golden(num: int, first: str) -> None:
 def test_a_suspicion_gives_what_decides_and_what_fired() -> None:
     found = prose.reasons(suspicion({"slope ratio": 48.0}, notes=("a note",)))
     assert [reason.partition(" (")[0] for reason in found[:2]] == ["fresh slope ratio", "slope ratio"]
-    assert found[1].startswith("slope ratio (0.25, alarm at 0.5): the student still improves")
+    assert found[1].startswith("slope ratio (0.25, alarm below 0.5): the student still improves")
     assert found[2].startswith("without an oracle this is a suspicion") and found[3] == "a note"
 
 
 def test_percents_have_a_sign_and_a_real_minus() -> None:
-    assert prose.percent(0.0934) == "+9.3 %" and prose.percent(-0.1) == "−10.0 %"
+    assert prose.percent(0.0934) == "+9.3 %" and prose.percent(-0.1) == "−10.0 %" and prose.percent(-1e-5) == "0.0 %"
     assert prose.percent(0.03, sign=False) == "3.0 %"
     assert prose.percent_interval((-0.041, 0.148)) == "[−4.1, +14.8] %"

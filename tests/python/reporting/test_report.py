@@ -129,7 +129,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
 def test_a_run_without_oracle_gets_a_suspicion(tmp_path: Path) -> None:
     run = write_run(tmp_path / "mine", noise=NOISE, with_oracle=False)
     subject = load([run], run / "report.html")
-    assert headline(subject) == "Without an oracle: hacking suspected from step 48"
+    assert headline(subject) == "Without an oracle: hacking suspected from step 48 (alarm at step 79)"
     tree(write_report([run], run / "report.html").read_text())
 
 
@@ -160,7 +160,7 @@ def test_no_runs_and_broken_settings_are_errors(tmp_path: Path) -> None:
         write_report([], tmp_path / "report.html")
     run = write_run(tmp_path / "run")
     (run / "config.toml").write_text("a = = 1")
-    with pytest.raises(DataError, match=r"config\.toml is not TOML"):
+    with pytest.raises(DataError, match=r"config\.toml: not TOML"):
         write_report([run], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 

@@ -17,5 +17,8 @@ def test_detectors_are_scored_where_some_runs_turned_and_others_did_not(tmp_path
     assert found is not None
     row = next(row for row in found.rows if row[0][0].text == "slope ratio")
     cells = dict(zip(found.head, ("".join(span.text for span in cell) for cell in row), strict=True))
-    assert (cells["onsets found"], cells["false alarms"], cells["AUC"]) == ("1 of 1", "0 of 1", "1.00")
+    assert cells["alarm"] == "below 0.5"
+    assert (cells["onsets found"], cells["false alarms"], cells["AUC"]) == ("1 of 1", "0 of 1", "–"), (
+        "two runs have no area"
+    )
     assert detector_scores(report.runs[:1]) is None

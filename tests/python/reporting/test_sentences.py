@@ -27,7 +27,7 @@ def test_the_headline_of_one_run(verdict: object, expected: str) -> None:
 def test_the_headline_without_an_oracle() -> None:
     one = run(verdict=unjudged(), suspicion=suspicion({"fresh slope ratio": 48.0}))
     one = run(verdict=one.verdict, suspicion=one.suspicion, curves=without_golden(one.curves))
-    assert headline(report(one)) == "Without an oracle: hacking suspected from step 48"
+    assert headline(report(one)) == "Without an oracle: hacking suspected from step 48 (alarm at step 48)"
 
 
 def test_the_headline_of_several_arms_groups_them_by_verdict() -> None:
@@ -87,7 +87,7 @@ def test_a_run_without_an_oracle_gives_both_sets_of_reasons() -> None:
     one = run(verdict=unjudged(), suspicion=suspicion({"fresh slope ratio": 48.0}))
     without = run(verdict=one.verdict, suspicion=one.suspicion, curves=without_golden(one.curves))
     found = " ".join(arm_sentences(ArmRuns("a", (without,))))
-    assert "There is no golden column" in found and "Fresh slope ratio (0.25, alarm at 0.5)" in found
+    assert "There is no golden column" in found and "Fresh slope ratio (0.25, alarm below 0.5)" in found
     assert "Fresh slope ratio" not in " ".join(arm_sentences(ArmRuns("a", (one,))))
 
 

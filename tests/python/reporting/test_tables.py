@@ -57,8 +57,8 @@ def test_a_baseline_that_is_too_close_has_no_side() -> None:
 @pytest.mark.parametrize(
     ("with_oracle", "proxy", "expected"),
     [
-        (False, proxy_extent(), ("1.800 → 0.500", "hacking suspected")),
-        (True, proxy_extent(), ("1.800 → 0.500", "inconclusive")),
+        (False, proxy_extent(), ("0.500", "hacking suspected")),
+        (True, proxy_extent(), ("0.500", "inconclusive")),
         (True, None, ("–", "inconclusive")),
     ],
 )
@@ -68,8 +68,8 @@ def test_a_run_without_golden(with_oracle: bool, proxy: object, expected: tuple[
         one = run(verdict=one.verdict, suspicion=one.suspicion, curves=without_golden(one.curves))
     given = report(one)
     (row,) = rows(tables.results(given, colours(given)))
-    assert (row["proxy: then → end"], row["verdict"]) == expected
-    assert row["golden: start"] == row["minimum @ step"] == row["end"] == row["rise"] == "–"
+    assert (row["end"], row["verdict"]) == expected
+    assert not any("golden" in name for name in row)
 
 
 def test_the_seed_has_a_column_where_arms_have_several() -> None:
@@ -121,13 +121,18 @@ def test_an_arm_without_golden_has_dashes() -> None:
     assert row["golden: minimum"] == row["end"] == row["rise"] == row["onset"] == "–"
 
 
+def named(detector: str) -> str:
+    """A detector's column: its name and the alarm's direction."""
+    return f"{detector}, alarm below 0.5"
+
+
 def test_detectors_beside_the_onset_that_the_oracle_shows() -> None:
     given = report(run(suspicion=suspicion({"slope ratio": 48.0})), run("other", verdict=healthy()))
     table_ = tables.detectors(given, colours(given))
     first, second = rows(table_)
-    assert first["slope ratio"] == "alarm @ 48 0.25" and first["fresh slope ratio"] == "quiet 0.90"
+    assert first[named("slope ratio")] == "alarm @ 48 0.25" and first[named("fresh slope ratio")] == "quiet 0.90"
     assert (first["golden’s onset"], second["golden’s onset"]) == ("100", "–")
-    alarm = table_.rows[0][table_.head.index("slope ratio")]
+    alarm = table_.rows[0][table_.head.index(named("slope ratio"))]
     assert alarm[0] == Span("alarm @ 48", "strong")
 
 
@@ -140,8 +145,8 @@ def test_a_detector_without_data_and_one_below_zero() -> None:
     )
     given = report(run(suspicion=suspicion(detections=changed)))
     (row,) = rows(tables.detectors(given, colours(given)))
-    assert row[nothing.name] == "not enough data"
-    assert row[below.name] == "quiet −0.01"
+    assert row[named(nothing.name)] == "not enough data"
+    assert row[named(below.name)] == "quiet −0.01"
 
 
 def test_alarms_of_an_arm_are_counted() -> None:
@@ -151,9 +156,9 @@ def test_alarms_of_an_arm_are_counted() -> None:
         run(seed=2),
     )
     (row,) = rows(tables.arm_detectors(given, colours(given)))
-    assert row["slope ratio"] == "2 of 3 @ 75 [50, 100]"
-    assert row["fresh gap"] == "0 of 3"
-    assert list(row) == ["arm", *(detector.name for detector in DETECTORS), "golden’s onset"]
+    assert row[named("slope ratio")] == "2 of 3 @ 75 [50, 100]"
+    assert row[named("fresh gap")] == "0 of 3"
+    assert list(row) == ["arm", *(named(detector.name) for detector in DETECTORS), "golden’s onset"]
 
 
 def test_costs_are_totals_of_a_run_and_medians_of_an_arm() -> None:
