@@ -9,7 +9,7 @@ import numpy as np
 
 from thack.detection import Curves
 from thack.reporting.inputs import COSTS, ArmRuns, ReportInput, typed
-from thack.reporting.prose import percent
+from thack.reporting.numbers import percent
 from thack.reporting.table import DASH, Cell, Row, Span, Table, code, table
 from thack.schema.metrics import is_bound
 

@@ -116,7 +116,7 @@ def _f4(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> Itera
         name,
         plane(_runs(shown), colours),
         "Golden over proxy",
-        "Thin lines are seeds, the thick one their median; training runs to the right. Ring: golden’s lowest point. "
+        f"{_seeds_text(shown)}Training runs to the right. Ring: golden’s lowest point. "
         "Large marker: the end. Dashed: where a perfect copy of the teacher would be; "
         "band: range of the seeds’ teachers.",
         large=True,
@@ -133,6 +133,12 @@ def _f5(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> Itera
     yield _proxy(name, shown, colours, "Proxy: distance to the teacher")
     figure = curve(_runs(shown), "train_loss", "training loss", colours)
     yield rendered(f"{name}-train", figure, "Training loss", _LOG)
+
+
+def _seeds_text(shown: Sequence[GridArm]) -> str:
+    """What the lines are, where arms have several seeds."""
+    several = any(len(arm.runs.runs) > 1 for arm in shown)
+    return "Thin lines are seeds, the thick one their median. " if several else ""
 
 
 def _dose(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> Iterator[RenderedFigure]:

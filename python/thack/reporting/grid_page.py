@@ -12,8 +12,8 @@ from thack.reporting.grid import Grid
 from thack.reporting.grid_figures import PaperFigure
 from thack.reporting.health import health_table
 from thack.reporting.inputs import ReportInput
+from thack.reporting.numbers import percent
 from thack.reporting.page import legend
-from thack.reporting.prose import percent
 from thack.reporting.render import render
 from thack.reporting.rendered import RenderedFigure
 from thack.reporting.scores import ABOUT_SCORES, detector_scores

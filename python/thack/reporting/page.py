@@ -11,7 +11,8 @@ from thack.reporting.colours import Colour
 from thack.reporting.details import Folded
 from thack.reporting.health import health_table
 from thack.reporting.inputs import ArmRuns, ReportInput
-from thack.reporting.prose import VALIDATION, detector_meaning, percent, reasons
+from thack.reporting.numbers import percent
+from thack.reporting.prose import VALIDATION, detector_meaning, reasons
 from thack.reporting.render import render
 from thack.reporting.rendered import RenderedFigure
 from thack.reporting.scores import ABOUT_SCORES, detector_scores

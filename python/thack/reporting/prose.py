@@ -1,11 +1,12 @@
-"""A verdict in plain words, for a reader who does not know the paper; and how numbers are written."""
+"""A verdict in plain words, for a reader who does not know the paper."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from thack.reporting.numbers import decimal, percent, percent_interval
 from thack.schema.metrics import Role, find_metric
-from thack.schema.verdict import Detection, DetectionState, Doubt, Extent, Interval, OracleFreeVerdict, Verdict
+from thack.schema.verdict import Detection, DetectionState, Doubt, Extent, OracleFreeVerdict, Verdict
 
 #: One sentence per verdict.
 MEANING: Mapping[str, str] = {
@@ -110,38 +111,6 @@ def _role(column: str) -> Role:
     """The role of the reference in golden's column; another trainer's column is taken for the oracle's."""
     metric = find_metric(column)
     return Role.ORACLE if metric is None else metric.role
-
-
-def decimal(value: float, digits: int = 2, *, sign: bool = False) -> str:
-    """`−0.05`, with a real minus, and none before a zero.
-
-    Example:
-        >>> decimal(-0.001), decimal(-0.25), decimal(0.5, 1, sign=True)
-        ('0.00', '−0.25', '+0.5')
-    """
-    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
-
-
-def nats(value: float) -> str:
-    """Three decimals; of a small distance three digits.
-
-    Example:
-        >>> nats(1.2345), nats(0.00076123)
-        ('1.234', '0.000761')
-    """
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.1 else f"{value:.3g}"
-
-
-def percent(share: float, *, sign: bool = True) -> str:
-    """`+9.3 %`, with a real minus."""
-    return f"{decimal(100 * share, 1, sign=sign)} %"
-
-
-def percent_interval(interval: Interval) -> str:
-    """`[+4.1, +14.8] %`, with real minuses."""
-    low, high = (decimal(100 * end, 1, sign=True) for end in interval)
-    return f"[{low}, {high}] %"
 
 
 def detector_meaning(found: Detection) -> str:

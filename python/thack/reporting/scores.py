@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from thack.detection import Case, Score, score_detectors
 from thack.reporting.inputs import JudgedRun
-from thack.reporting.prose import decimal, percent
+from thack.reporting.numbers import decimal, percent
 from thack.reporting.table import DASH, Row, Table, table
 
 ABOUT_SCORES = (

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from thack.detection import Extent, Verdict
 from thack.reporting.inputs import ArmRuns, JudgedRun, ReportInput, golden_column
-from thack.reporting.prose import MEANING, baseline_name, percent, percent_interval, reasons, stand_in
+from thack.reporting.numbers import percent, percent_interval
+from thack.reporting.prose import MEANING, baseline_name, reasons, stand_in
 
 #: What one student does, and what several do.
 _VERBS = {
@@ -75,7 +76,7 @@ def _run_sentences(run: JudgedRun) -> list[str]:
     if (instead := stand_in(found.golden.column)) is not None:
         sentences.append(_sentence(instead[1]))
     if found.name == "inconclusive":
-        return [*sentences, *(_sentence(reason) for reason in reasons(found))]
+        return list(dict.fromkeys([*sentences, *(_sentence(reason) for reason in reasons(found))]))
     sentences += _golden(found, found.golden)
     if found.baseline is not None and found.side is not None:
         where = "about on" if found.side == "too close to tell" else found.side

@@ -9,7 +9,8 @@ import numpy as np
 from thack.detection import Detection
 from thack.reporting.colours import Colour
 from thack.reporting.inputs import COSTS, ArmRuns, JudgedRun, ReportInput
-from thack.reporting.prose import alarm_rule, baseline_name, decimal, nats, percent, percent_interval
+from thack.reporting.numbers import decimal, nats, percent, percent_interval
+from thack.reporting.prose import alarm_rule, baseline_name
 from thack.reporting.table import DASH, Cell, Row, Span, Table, coloured, note, pill, strong, table
 
 
@@ -105,13 +106,15 @@ def _result(run: JudgedRun) -> Row:
 
 def detectors(report: ReportInput, colours: Sequence[Colour]) -> Table:
     """Each detector that needs no oracle, beside the onset that the oracle shows."""
-    head = ["run", *_detector_names(report), "golden’s onset"]
+    has_golden = any(run.has_oracle for run in report.runs)
+    head = ["run", *_detector_names(report), *(["golden’s onset"] if has_golden else [])]
     rows: list[Row] = []
     for run, colour in _each(report, colours):
         onset = run.verdict.onset_step
         name = coloured(colour, run.label)
         cells = [_detection(found) for found in run.suspicion.detections]
-        rows.append([name, *cells, DASH if onset is None else f"{onset:.10g}"])
+        shown = [DASH if onset is None else f"{onset:.10g}"] if has_golden else []
+        rows.append([name, *cells, *shown])
     return table(head, rows, "stacked")
 
 

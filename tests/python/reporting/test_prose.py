@@ -9,7 +9,7 @@ import pytest
 
 from reporting.values import extent, healthy, judged, proxy_extent, suspicion, unjudged
 from thack.detection import DETECTORS
-from thack.reporting import prose
+from thack.reporting import numbers, prose
 from thack.schema.metrics import GOLDEN, Role
 from thack.schema.verdict import DetectionState, VerdictName
 
@@ -133,6 +133,7 @@ def test_a_suspicion_gives_what_decides_and_what_fired() -> None:
 
 
 def test_percents_have_a_sign_and_a_real_minus() -> None:
-    assert prose.percent(0.0934) == "+9.3 %" and prose.percent(-0.1) == "−10.0 %" and prose.percent(-1e-5) == "0.0 %"
-    assert prose.percent(0.03, sign=False) == "3.0 %"
-    assert prose.percent_interval((-0.041, 0.148)) == "[−4.1, +14.8] %"
+    assert numbers.percent(0.0934) == "+9.3 %" and numbers.percent(-0.1) == "−10.0 %"
+    assert numbers.percent(-1e-5) == "0.0 %"
+    assert numbers.percent(0.03, sign=False) == "3.0 %"
+    assert numbers.percent_interval((-0.041, 0.148)) == "[−4.1, +14.8] %"
