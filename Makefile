@@ -60,6 +60,9 @@ $(STAMPS)/dist: pyproject.toml $(STAMPS)/packages
 demo: $(STAMPS)/native ## the controlled experiment at laptop size, ending in a verdict and report.html
 	$(BIN)/thack demo --out runs/demo
 
+figures: $(STAMPS)/native ## docs/plane.png and docs/grid.png, from `thack experiment laptop` in runs/laptop
+	$(BIN)/python benches/draw_docs.py runs/laptop docs
+
 demo-quick: $(STAMPS)/native ## the same, small enough for a smoke test
 	$(BIN)/thack demo --quick --out runs/demo-quick
 
