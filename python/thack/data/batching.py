@@ -12,6 +12,7 @@ def by_length(
 ) -> Iterator[list[TokenSequence]]:
     """All sequences in batches of `batch_size`, by length of prompt and response; ties keep their order."""
     sign = -1 if longest_first else 1
-    ordered = sorted(sequences, key=lambda s: sign * (len(s.prompt_ids) + len(s.response_ids)))
-    for start in range(0, len(ordered), batch_size):
-        yield ordered[start : start + batch_size]
+    lengths = [len(s.prompt_ids) + len(s.response_ids) for s in sequences]
+    order = sorted(range(len(lengths)), key=lambda i: sign * lengths[i])
+    for start in range(0, len(order), batch_size):
+        yield [sequences[i] for i in order[start : start + batch_size]]

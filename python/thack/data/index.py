@@ -25,7 +25,6 @@ import numpy as np
 
 from thack import _version
 from thack.config import DataSettings, to_dict
-from thack.data.prepare import check_written_for
 from thack.data.records import Record
 from thack.data.sequence import TokenSequence, fingerprint_parts
 from thack.data.stream import DataStream
@@ -149,7 +148,6 @@ def index_data(
         DataError: nothing is left, or a record cannot be read or rendered and on_bad_line is `stop`.
         MismatchError: the data was written with another tokenizer.
     """
-    check_written_for(Path(settings.path), tokenizer)
     stream = DataStream(settings, tokenizer, need_response=need_response)
     if directory is None:
         with TemporaryDirectory(prefix="thack-") as scratch:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from thack.config import DataSettings
 from thack.data.records import Record
 from thack.data.report import Report
 from thack.data.sequence import TokenSequence
-from thack.data.store import read_manifest
 from thack.data.stream import DataStream
 from thack.data.tokenizer import Tokenizer
-from thack.errors import MismatchError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +41,6 @@ def prepare(
         DataError: nothing is left, or a record cannot be read or rendered and on_bad_line is `stop`.
         MismatchError: the data was written with another tokenizer.
     """
-    if records is None:
-        check_written_for(Path(settings.path), tokenizer)
     stream = DataStream(settings, tokenizer, need_response=need_response, records=records)
     sequences: list[TokenSequence] = []
     first: dict[str, Record] = {}
@@ -54,14 +49,3 @@ def prepare(
         for record in chunk.records:
             first.setdefault(record.prompt_id, record)
     return Prepared(sequences=sequences, records=first, report=stream.report)
-
-
-def check_written_for(path: Path, tokenizer: Tokenizer) -> None:
-    """Responses that `thack generate` wrote as ids belong to one tokenizer (pitfall 20)."""
-    manifest = read_manifest(path)
-    if manifest is not None and manifest.tokenizer != tokenizer.fingerprint():
-        raise MismatchError(
-            f"{path} was written with another tokenizer",
-            details=[f"responses  {manifest.tokenizer}", f"model      {tokenizer.fingerprint()}"],
-            hint="ids would mean different words: generate again with a model that shares this tokenizer",
-        )

@@ -24,9 +24,10 @@ from thack.data.report import Report
 from thack.data.rows import BadLine, Rows, open_rows
 from thack.data.selection import Selection, select
 from thack.data.sequence import TokenSequence
+from thack.data.store import read_manifest
 from thack.data.template import TemplateRefusal
 from thack.data.tokenizer import Tokenizer
-from thack.errors import DataError
+from thack.errors import DataError, MismatchError
 
 _RECORDS = 512  # encoded at a time
 _NOTHING = np.empty(0, dtype=np.int32)
@@ -53,6 +54,7 @@ class DataStream:
 
     Raises:
         DataError: the data holds no record, or a line is none and on_bad_line is `stop`.
+        MismatchError: the data was written with another tokenizer.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class DataStream:
         self._tokenizer = tokenizer
         self._need_response = need_response
         self._columns = Columns.of(settings)
+        if records is None:
+            _check_written_for(Path(settings.path), tokenizer)
         self._source: Rows | Sequence[Record] = open_rows(Path(settings.path)) if records is None else records
         self._selection: Selection | None = None
 
@@ -266,3 +270,14 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while part := list(islice(rest, size)):
         yield part
+
+
+def _check_written_for(path: Path, tokenizer: Tokenizer) -> None:
+    """Responses that `thack generate` wrote as ids belong to one tokenizer (pitfall 20)."""
+    manifest = read_manifest(path)
+    if manifest is not None and manifest.tokenizer != tokenizer.fingerprint():
+        raise MismatchError(
+            f"{path} was written with another tokenizer",
+            details=[f"responses  {manifest.tokenizer}", f"model      {tokenizer.fingerprint()}"],
+            hint="ids would mean different words: generate again with a model that shares this tokenizer",
+        )

@@ -44,7 +44,7 @@ class Offline:
     generated_tokens = 0
 
     def __init__(self, sequences: Sequence[TokenSequence]) -> None:
-        self._sequences = list(sequences)
+        self._sequences = sequences
 
     def __len__(self) -> int:
         return len(self._sequences)
@@ -76,7 +76,7 @@ class Online:
         progress: Progress = SILENT,
     ) -> None:
         self._writer = writer
-        self._prompts = list(prompts)
+        self._prompts = prompts
         self._samples = repeats(self._prompts)  # a prompt that occurs twice gets two responses
         self._request = request
         self._group = group

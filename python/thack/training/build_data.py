@@ -13,6 +13,8 @@ from thack.config.specs import target_spec
 from thack.data.lengths import response_limit
 from thack.data.prepare import prepare
 from thack.data.sequence import TokenSequence
+from thack.data.spool import spool
+from thack.data.stream import DataStream
 from thack.data.tokenizer import Tokenizer
 from thack.generation.sampler import GenerationRequest
 from thack.generation.sources import Mixture, Offline, Online, ResponseSource
@@ -91,13 +93,14 @@ def _check_cache(settings: DistillSettings, models: Models, cache: Cache, progre
         check_coverage(cache, prepare(settings.data, _reader(models), need_response=False).sequences)
 
 
-def _read(settings: DistillSettings, models: Models, progress: Progress) -> list[TokenSequence]:
+def _read(settings: DistillSettings, models: Models, progress: Progress) -> Sequence[TokenSequence]:
     """The data set: prompts by position, with responses where the source uses them."""
     given = settings.source.kind in ("offline", "mixture")
-    prepared = prepare(settings.data, _reader(models), need_response=given)
-    for line in prepared.report.lines():
+    stream = DataStream(settings.data, _reader(models), need_response=given)
+    found = spool(stream, settings.out)
+    for line in stream.report.lines():
         progress.note(line)
-    return prepared.sequences
+    return found
 
 
 def reading_tokenizer(student: Tokenizer, teacher: Tokenizer | None) -> Tokenizer:

@@ -9,6 +9,7 @@ import numpy as np
 
 from thack.cache import Cache
 from thack.data.sequence import TokenSequence, cache_positions
+from thack.data.spool import SpooledSequences
 from thack.generation.sources import ResponseSource
 from thack.models.batch import Batch
 from thack.targets.crop import crop
@@ -51,6 +52,8 @@ class TrainingData(Protocol):
 
 def total_lengths(sequences: Iterable[TokenSequence]) -> np.ndarray:
     """Tokens of prompt and response of each sequence."""
+    if isinstance(sequences, SpooledSequences):
+        return sequences.lengths
     return np.array([len(s.prompt_ids) + len(s.response_ids) for s in sequences])
 
 
@@ -62,7 +65,7 @@ class PairedData:
     teacher_tokens = 0
 
     def __init__(self, sequences: Sequence[TokenSequence]) -> None:
-        self._sequences = list(sequences)
+        self._sequences = sequences
         self.lengths = total_lengths(sequences)
 
     def __len__(self) -> int:

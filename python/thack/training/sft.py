@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -12,8 +13,9 @@ from thack.config import LossSettings, SftSettings
 from thack.data import Record, read_records
 from thack.data.columns import Columns
 from thack.data.date import follow_settings
-from thack.data.prepare import prepare
-from thack.data.sequence import TokenSequence, data_fingerprint
+from thack.data.sequence import data_fingerprint
+from thack.data.spool import SpooledSequences, spool
+from thack.data.stream import DataStream
 from thack.data.tokenizer import Tokenizer
 from thack.models.load import load_model, new_model
 from thack.models.protocol import LanguageModel
@@ -29,7 +31,7 @@ from thack.training.run_directory import RunDirectory
 from thack.training.setup import check_same_start, run_training, starting_point, training_precision
 from thack.training.sharding import WrappedModels, as_module, wrap_student
 from thack.training.trainer import Trainer
-from thack.training.validation import Validation, split_validation
+from thack.training.validation import Validation, is_held_out
 
 Pairs = Sequence[Record] | None
 _READ_STEPS = 16  # whose sequences are read at one time
@@ -83,12 +85,12 @@ def prepare_sft(
         model = load_model(checkpoint, role="student", device=device) if checkpoint else _first_model(settings, records)
         as_module(model).to(device)
         follow_settings(model, settings.data, run.path)
-        training, held_out = _pairs(settings, model.tokenizer, records, validation, progress)
+        training, held_out = _pairs(settings, model.tokenizer, records, validation, progress, run.path)
         facts = RunFacts(
             models={"student": model.fingerprint()},
             origins={"student": settings.model} if settings.model else {},
             tokenizer=model.tokenizer.fingerprint(),
-            data=data_fingerprint([*training, *held_out]),
+            data=data_fingerprint(chain(training, held_out)),
             sequences=len(training),
             validation_sequences=len(held_out),
             ranks=group.world_size,
@@ -140,15 +142,19 @@ def _pairs(
     records: Pairs,
     validation: Pairs,
     progress: Progress,
-) -> tuple[list[TokenSequence], list[TokenSequence]]:
+    directory: Path,
+) -> tuple[SpooledSequences, SpooledSequences]:
     """(training, validation)"""
-    pairs = prepare(settings.data, tokenizer, need_response=True, records=records)
+    training, held_out = SpooledSequences(directory), SpooledSequences(directory)
+    fraction = settings.validation_fraction if validation is None else 0.0
+    pairs = DataStream(settings.data, tokenizer, need_response=True, records=records)
+    for s in (s for chunk in pairs for s in chunk.sequences):
+        (held_out if is_held_out(s.prompt_id, fraction) else training).append(s)
     for line in pairs.report.lines():
         progress.note(line)
-    held_out = None
     if validation is not None:
-        held_out = prepare(settings.data, tokenizer, need_response=True, records=validation).sequences
-    return split_validation(pairs.sequences, held_out, settings.validation_fraction)
+        held_out = spool(DataStream(settings.data, tokenizer, need_response=True, records=validation), directory)
+    return training, held_out
 
 
 def _first_model(settings: SftSettings, records: Pairs) -> LanguageModel:

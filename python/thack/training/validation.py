@@ -79,19 +79,17 @@ def validation_nll(
     return sum(nats for _, nats in sorted(group.all_gather(own))) / sum(len(s.response_ids) for s in sequences)
 
 
-def split_validation(
-    sequences: Sequence[TokenSequence], held_out: Sequence[TokenSequence] | None, fraction: float
-) -> tuple[list[TokenSequence], list[TokenSequence]]:
-    """(training, validation): the given held-out pairs, or a fraction of all prompts.
+def is_held_out(prompt_id: str, fraction: float) -> bool:
+    """Whether a prompt is among the `fraction` of all prompts that is for validation.
 
-    The hash of a prompt's id decides, so that no prompt is on both sides.
+    The hash of its id decides, so that no prompt is on both sides.
+
+    Raises:
+        UsageError: `fraction` is not at least 0 and below 1.
     """
-    if held_out is not None:
-        return list(sequences), list(held_out)
     if not 0 <= fraction < 1:
         raise UsageError(f"validation_fraction must be at least 0 and below 1, got {fraction}")
-    training = [s for s in sequences if _hashed(s.prompt_id) >= fraction]
-    return training, [s for s in sequences if _hashed(s.prompt_id) < fraction]
+    return _hashed(prompt_id) < fraction
 
 
 def _hashed(prompt_id: str) -> float:
