@@ -49,8 +49,35 @@ FILES: dict[str, Callable[[Path], object]] = {
 }
 ODD: list[Any] = [None, True, -1, 1 << 70, 1e308, "", "x", "\ud800", [], [[]], {}, {"a": 1}, [1, "a"], "9" * 5000]
 WORDS = st.sampled_from(
-    ("schema", "kind", "format", "plan", "shards", "firsts", "record", "state", "step", "facts", "runs", "key", "stage")
-    + ("tokens", "origin", "content", "messages", "prompt", "response", "role", "hidden_size", "loss", "fingerprints")
+    [
+        *(
+            "schema",
+            "kind",
+            "format",
+            "plan",
+            "shards",
+            "firsts",
+            "record",
+            "state",
+            "step",
+            "facts",
+            "runs",
+            "key",
+            "stage",
+        ),
+        *(
+            "tokens",
+            "origin",
+            "content",
+            "messages",
+            "prompt",
+            "response",
+            "role",
+            "hidden_size",
+            "loss",
+            "fingerprints",
+        ),
+    ]
 )
 VALUES = st.recursive(
     st.sampled_from(ODD) | st.floats() | st.integers(),
