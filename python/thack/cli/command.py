@@ -54,7 +54,7 @@ class Flag:
     name: str = ""
     help: str = ""
     parse: Callable[[str], object] | None = None
-    implies: Mapping[str, str] = field(default_factory=dict)
+    implies: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def parameter(self) -> str:

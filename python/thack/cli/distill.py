@@ -10,6 +10,7 @@ from thack.cli.console import stdout
 from thack.cli.session import emit
 from thack.config import DistillSettings
 
+EVAL_COUNT = "evaluations after the one at step 0; without it, fewer where they would take most of the run's work"
 FLAGS = (
     Flag(key="student"),
     Flag(key="cache"),
@@ -28,6 +29,8 @@ FLAGS = (
     Flag(key="loss.divergence"),
     Flag(key="oracle"),
     Flag(key="eval_data"),
+    Flag(key="evaluation.count", name="eval_count", help=EVAL_COUNT, implies={"evaluation.max_share": 1.0}),
+    Flag(key="evaluation.every", name="eval_every"),
     Flag(key="out"),
     Flag(key="epochs"),
     Flag(key="steps"),

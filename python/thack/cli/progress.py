@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Timer
 from time import monotonic
 from types import TracebackType
 
@@ -25,13 +26,13 @@ class TerminalProgress:
     def __init__(self, translate: Callable[[str], str] = str) -> None:
         self._translate = translate
         console = stderr()
-        one_line = Column(no_wrap=True, overflow="ellipsis")
+        self._bar_width = 28 if console.width >= 100 else 8
         self._display = RichDisplay(
-            TextColumn("{task.description}", table_column=one_line),
-            BarColumn(bar_width=28 if console.width >= 100 else 8),
-            _Amount(),
-            _Time(),
-            _Fields(table_column=one_line.copy()),
+            TextColumn("{task.description}", table_column=_one_line()),
+            BarColumn(bar_width=self._bar_width, table_column=Column(width=self._bar_width, no_wrap=True)),
+            _Amount(table_column=_one_line()),
+            _Time(table_column=_one_line()),
+            _Fields(self._room, table_column=_one_line()),
             console=console,
             refresh_per_second=4,
         )
@@ -43,22 +44,35 @@ class TerminalProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the screen to results; what is drawn stays."""
         self._display.stop()
 
     @contextmanager
     def task(self, name: str, total: float | None, unit: str = "") -> Iterator[_Bar]:
-        identity = self._display.add_task(name, total=total, unit=unit, shown={}, started=monotonic())
+        identity = self._display.add_task(name, total=total, unit=unit, shown={}, ends=None)
         try:
             yield _Bar(self._display, identity)
         finally:
             task = self._display.tasks[self._display.task_ids.index(identity)]
-            if (task.elapsed or 0.0) < _SHORT_S:
+            if _is_phase(total, unit) or (task.elapsed or 0.0) < _SHORT_S:
                 self._display.remove_task(identity)
             else:
                 self._display.stop_task(identity)
 
     def note(self, message: str) -> None:
         self._display.console.print(self._translate(message), markup=False, highlight=False)
+
+    def _room(self) -> int:
+        """Columns that names, bars, amounts and times leave: a line that wraps would be drawn twice."""
+        tasks = self._display.tasks
+        names = max((len(task.description) for task in tasks), default=0)
+        amounts = max((len(_amount_of(task)) for task in tasks), default=0)
+        times = max((len(_time_of(task)) for task in tasks), default=0)
+        gaps = 4 + 1  # between columns, and one at the end
+        return self._display.console.width - names - self._bar_width - amounts - times - gaps
 
 
 class _Bar:
@@ -70,28 +84,60 @@ class _Bar:
         self._shown |= fields
         self._display.update(self._identity, advance=amount, shown=self._shown)
 
+    def left(self, seconds: float) -> None:
+        self._display.update(self._identity, ends=monotonic() + seconds)
+
 
 class _Amount(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(_amount(task.completed, task.total, str(task.fields["unit"])), style="cyan")
+        return Text(_amount_of(task), style="cyan")
 
 
 class _Time(ProgressColumn):
     """Time passed, and behind `<` the time left."""
 
     def render(self, task: Task) -> Text:
-        passed = _clock(task.finished_time if task.finished else task.elapsed)
-        left = task.time_remaining if task.total and not task.finished else None
-        return Text(passed if left is None else f"{passed} < {_clock(left)}", style="dim")
+        return Text(_time_of(task), style="dim")
 
 
 class _Fields(ProgressColumn):
+    """As many fields as the line has room for, the first ones first."""
+
+    def __init__(self, room: Callable[[], int], table_column: Column) -> None:
+        super().__init__(table_column)
+        self._room = room
+
     def render(self, task: Task) -> Text:
-        return Text(_fields(task.fields["shown"]))
+        fields, room = dict(task.fields["shown"]), self._room()
+        while fields and len(_fields(fields)) > room:
+            fields.popitem()
+        return Text(_fields(fields))
+
+
+def _one_line() -> Column:
+    return Column(no_wrap=True, overflow="ellipsis")
+
+
+def _is_phase(total: float | None, unit: str) -> bool:
+    return total is None and not unit
+
+
+def _amount_of(task: Task) -> str:
+    unit = str(task.fields["unit"])
+    return "" if _is_phase(task.total, unit) else _amount(task.completed, task.total, unit)
+
+
+def _time_of(task: Task) -> str:
+    passed = _clock(task.finished_time if task.finished else task.elapsed)
+    if not task.total or task.finished:
+        return passed
+    ends = task.fields["ends"]
+    left = task.time_remaining if ends is None else max(0.0, ends - monotonic())
+    return passed if left is None else f"{passed} < {_clock(left)}"
 
 
 class LineProgress:
-    """The same without control codes: a line at the start, every few seconds, and at the end of a task."""
+    """The same without control codes: a line for a phase, and for a task every few seconds and at its end."""
 
     def __init__(self, translate: Callable[[str], str] = str) -> None:
         self._translate = translate
@@ -104,14 +150,33 @@ class LineProgress:
     ) -> None:
         pass
 
+    def close(self) -> None:
+        """Nothing: lines are no obstacle to results."""
+
     @contextmanager
     def task(self, name: str, total: float | None, unit: str = "") -> Iterator[_Lines]:
         lines = _Lines(name, total, unit)
+        if _is_phase(total, unit):
+            with _told_late(name):
+                yield lines
+            return
         yield lines
         lines.finish()
 
     def note(self, message: str) -> None:
         _line(self._translate(message))
+
+
+@contextmanager
+def _told_late(name: str) -> Iterator[None]:
+    """A line about a phase as soon as it is not short."""
+    timer = Timer(_SHORT_S, _line, [f"{name} …"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class _Lines:
@@ -120,6 +185,10 @@ class _Lines:
         self._done, self._shown = 0.0, dict[str, object]()
         self._started = self._printed = monotonic()
         self._reported = -1.0
+        self._ends: float | None = None
+
+    def left(self, seconds: float) -> None:
+        self._ends = monotonic() + seconds
 
     def advance(self, amount: float = 1, **fields: object) -> None:
         self._done += amount
@@ -136,7 +205,8 @@ class _Lines:
         passed = self._printed - self._started
         parts = [_amount(self._done, self._total, self._unit), _clock(passed)]
         if self._total and 0 < self._done < self._total:
-            parts.append(f"{_clock(passed * (self._total / self._done - 1))} left")
+            usual = passed * (self._total / self._done - 1)
+            parts.append(f"{_clock(usual if self._ends is None else max(0.0, self._ends - self._printed))} left")
         parts.append(_fields(self._shown))
         _line(f"{self._name}: " + " · ".join(part for part in parts if part))
 

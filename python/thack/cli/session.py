@@ -17,6 +17,10 @@ from thack.runtime.ranks import current_rank
 from thack.runtime.streams import abandon_stdout
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(slots=True)
 class Session:
     """What every command line may say, and how its command spells its parameters."""
@@ -25,12 +29,13 @@ class Session:
     json: bool = False
     quiet: bool = False
     command: str = "thack"
+    close_progress: Callable[[], None] = _nothing  # before a result is printed: bars would be drawn into it
     names: Names = field(default_factory=Names)
 
     def reset(self) -> None:
         """Forget the command line before."""
         self.verbose, self.json, self.quiet = False, False, False
-        self.command, self.names = "thack", Names()
+        self.command, self.names, self.close_progress = "thack", Names(), _nothing
 
 
 session = Session()
@@ -47,6 +52,7 @@ def emit(document: object, show: Callable[[], object], *, out: Path | None = Non
     Raises:
         ThackError: stdout cannot be written, and nothing else holds the result.
     """
+    session.close_progress()
     if not current_rank().is_first:
         return
     try:
@@ -69,7 +75,9 @@ def shown_progress() -> AbstractContextManager[Progress]:
         return nullcontext(SILENT)
     from thack.cli.progress import make_progress  # rich's bars: not needed to print help
 
-    return make_progress(session.names.translate)
+    progress = make_progress(session.names.translate)
+    session.close_progress = progress.close
+    return progress
 
 
 def command_line() -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from thack.config.commands import DistillSettings
-from thack.config.shared import ArchitectureSettings, DTypeName
+from thack.config.shared import ArchitectureSettings, DTypeName, EvaluationSettings
 from thack.config.training import CheckpointSettings, OptimizerSettings
 from thack.schema.experiment import SourceKind
 from thack.schema.fields import FRACTION, SEED, AtLeast, Between, Each, Help
@@ -167,7 +167,9 @@ class ExperimentSettings:
     student: Annotated[RoleSettings, Help("the student")] = field(default_factory=RoleSettings)
     target: Annotated[str, Help("what is kept of the teacher's distribution; values as of axes.target")] = "dense"
     distill: Annotated[DistillSettings, Help("stage 2")] = field(
-        default_factory=lambda: DistillSettings(checkpoint=CheckpointSettings(keep=1))
+        default_factory=lambda: DistillSettings(
+            checkpoint=CheckpointSettings(keep=1), evaluation=EvaluationSettings(max_share=1.0)
+        )
     )
     dtype: Annotated[
         DTypeName, Help("precision of everything but the evaluation set; auto: what the device is fast in")

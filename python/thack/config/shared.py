@@ -142,7 +142,15 @@ class SamplingSettings:
 class EvaluationSettings:
     """When a run is evaluated, and what is measured beside golden and proxy."""
 
-    count: Annotated[int, AtLeast(0), Help("evaluations per run, not counting the one at step 0")] = 12
+    count: Annotated[
+        int, AtLeast(0), Help("evaluations per run after the one at step 0; fewer where max_share says so")
+    ] = 12
+    every: Annotated[int, AtLeast(0), Help("steps between evaluations, instead of count (0 = as count says)")] = 0
+    max_share: Annotated[
+        float,
+        Between(0, 1, without_low=True),
+        Help("largest share of a run's work for evaluations, if 6 to judge are left (1 = always count)"),
+    ] = 0.25
     spacing: Annotated[Literal["log", "linear"], Help("spread evaluations evenly in log(step) or in step")] = "log"
     batch_size: Annotated[int, AtLeast(1), Help("sequences per forward pass")] = 64
     student_samples: Annotated[bool, Help("also measure on responses newly sampled from the student")] = True

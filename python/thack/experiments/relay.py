@@ -44,6 +44,7 @@ class Advanced:
     key: TaskKey
     amount: float
     fields: Mapping[str, object]
+    left_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,10 @@ class _RelayedTask:
         self._events, self._key = events, key
         self._amount, self._fields = 0.0, dict[str, object]()
         self._sent = monotonic()
+        self._left_s: float | None = None
+
+    def left(self, seconds: float) -> None:
+        self._left_s = seconds
 
     def advance(self, amount: float = 1, **fields: object) -> None:
         self._amount += amount
@@ -102,7 +107,7 @@ class _RelayedTask:
             self.send()
 
     def send(self) -> None:
-        self._events.put(Advanced(self._key, self._amount, dict(self._fields)))
+        self._events.put(Advanced(self._key, self._amount, dict(self._fields), self._left_s))
         self._amount, self._sent = 0.0, monotonic()
 
 
@@ -131,7 +136,9 @@ def _draw(events: Events, progress: Progress, pids: set[int]) -> None:
                 case Opened(key, name, total, unit):
                     stack = left_open.enter_context(ExitStack())
                     tasks[key] = (stack.enter_context(progress.task(name, total, unit)), stack)
-                case Advanced(key, amount, fields):
+                case Advanced(key, amount, fields, left_s):
                     tasks[key][0].advance(amount, **fields)
+                    if left_s is not None:
+                        tasks[key][0].left(left_s)
                 case Closed(key):
                     tasks.pop(key)[1].close()

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 Work = Callable[[Path, Progress], object]  # picklable: a worker process may do it
 
+#: Settings that a later version added with another default: the value that computes what was computed before them.
+_AS_BEFORE: Mapping[str, object] = {"max_share": 1.0}
 #: Settings that name a place. What is there counts by its content, as a stage upstream or an input.
 PLACES = ("out", "student", "teacher", "oracle", "eval_data", "cache", "model", "tokenizer", "path")
 
@@ -179,7 +181,7 @@ def _changes(settings: DataclassInstance, default: DataclassInstance) -> dict[st
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             if inner := _changes(value, usual):
                 found[field.name] = inner
-        elif value != usual:
+        elif value != _AS_BEFORE.get(field.name, usual):
             found[field.name] = plain[field.name]
     return found
 

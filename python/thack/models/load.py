@@ -57,7 +57,7 @@ def load_model(
         device: Where its weights go, unless `options` place them.
         dtype: Their number format, unless `options` name one.
         options: `load.*` of the settings.
-        progress: Is told what loading did that the directory does not say.
+        progress: Shows that it loads, and is told what loading did that the directory does not say.
 
     Raises:
         ModelError: there is no such model, it is incomplete, or thack cannot use it as it is.
@@ -71,7 +71,8 @@ def load_model(
             full_hash=options.full_hash,
             generation_config=read_object(source.directory, "generation_config.json") or {},
         )
-        model = _load(source.directory, device, _dtype(options, dtype), options, facts)
+        with progress.task(f"loading {role}", None):
+            model = _load(source.directory, device, _dtype(options, dtype), options, facts)
     except ModelError as error:
         raise ModelError(f"{role}: {error.message}", details=error.details, hint=error.hint) from error
     for note in model.facts.notes:

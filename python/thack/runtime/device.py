@@ -6,6 +6,8 @@ torch is imported inside the functions: `thack doctor` and every light command i
 from __future__ import annotations
 
 import platform
+import resource
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,7 +21,15 @@ from thack.runtime.threads import apply_threads, threads
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["apply_threads", "choose_device", "choose_dtype", "cpu_flags", "fast_bf16_flag", "threads"]
+__all__ = [
+    "apply_threads",
+    "choose_device",
+    "choose_dtype",
+    "cpu_flags",
+    "fast_bf16_flag",
+    "peak_memory_bytes",
+    "threads",
+]
 
 _MIN_WIDTH = 128  # hidden size; smaller products are bound by overhead, and autocast's casts only cost
 
@@ -44,6 +54,16 @@ def choose_device(name: str = "auto") -> torch.device:
         count = torch.cuda.device_count()
         raise UsageError(f"device {name!r}: there are {count} GPUs, counted from 0", hint="use `device = auto`")
     return device
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory that this process has used: of its GPU, or of the machine."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def choose_dtype(name: str, device: torch.device, *, width: int | None = None) -> tuple[torch.dtype, str]:

@@ -16,12 +16,18 @@ class Task(Protocol):
     def advance(self, amount: float = 1, **fields: object) -> None:
         """Advance by `amount` units, and show `fields` (such as `loss=1.23`) after the bar."""
 
+    def left(self, seconds: float) -> None:
+        """Tell how long the rest takes, where the units alone do not tell."""
+
 
 class Progress(Protocol):
     """A place where work opens tasks and leaves notes."""
 
     def task(self, name: str, total: float | None, unit: str = "") -> AbstractContextManager[Task]:
-        """Open a task of `total` units (None: unknown); closes with the context."""
+        """Open a task of `total` units (None: unknown); closes with the context.
+
+        Without total and unit it is a phase, such as "loading teacher": it is shown while it lasts.
+        """
 
     def note(self, message: str) -> None:
         """One line that stays on the screen."""
@@ -29,6 +35,9 @@ class Progress(Protocol):
 
 class _Silent:
     def advance(self, amount: float = 1, **fields: object) -> None:
+        pass
+
+    def left(self, seconds: float) -> None:
         pass
 
     def task(self, name: str, total: float | None, unit: str = "") -> AbstractContextManager[Task]:

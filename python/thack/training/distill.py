@@ -15,12 +15,13 @@ import torch
 from thack.checks import check_combination
 from thack.config import DistillSettings, SamplingSettings
 from thack.config.specs import target_spec
-from thack.data.sequence import data_fingerprint
+from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.evaluator import Evaluator
 from thack.evaluation.run import open_eval_set
 from thack.models.precision import Precision
 from thack.runtime.progress import SILENT, Progress
+from thack.schema.metrics import Role
 from thack.schema.preflight import Preflight
 from thack.schema.run import Order, RunFacts
 from thack.training.build_data import build_data, guarded, response_request
@@ -30,13 +31,15 @@ from thack.training.data import CachedTargets, LiveTargets, TrainingData
 from thack.training.guard import Guard
 from thack.training.hooks import Evaluation, Hook
 from thack.training.models import Models, load_models
+from thack.training.monitors import PROMPTS as MONITORED
 from thack.training.monitors import TrainingMonitors
 from thack.training.objective import Objective
 from thack.training.optimizer import Optimizer
 from thack.training.order import order_of
-from thack.training.plan import Plan, evaluation_steps, plan_steps
+from thack.training.plan import Plan, plan_steps
 from thack.training.preflight import COUNTED, examine_run
 from thack.training.run_directory import RunDirectory
+from thack.training.schedule import Work, scheduled, work_of
 from thack.training.served import ServedTargets
 from thack.training.setup import check_same_start, run_training, starting_point, training_precision
 from thack.training.sharding import WrappedModels, as_module, wrap_student, wrap_teacher
@@ -108,7 +111,7 @@ def prepare_distill(
         facts = replace(facts, preflight=checks.numbers(), order=plan.order)
         run.write_facts(facts, resumed=checkpoint is not None)
         run.open_logs(start.step)
-    hooks, training_data = _hooks(settings, models, wrapped, data, plan, run, evaluator)
+    hooks, training_data = _hooks(settings, models, wrapped, data, plan, run, evaluator, progress)
     trainer = Trainer(
         models=wrapped,
         data=training_data,
@@ -134,7 +137,8 @@ def _preflight(
     """Checks of meaning; what they find is a note. All ranks score the same rows, since a teacher may be sharded."""
     count = min(_CHECKED, len(data))
     sequences = data.data[:count] if not isinstance(data, CachedTargets) else data.sequences(np.arange(count), 0)
-    found = examine_run(settings, models, None if wrapped.teacher is None else wrapped.teacher.model, sequences)
+    with progress.task("checking models and data", None):
+        found = examine_run(settings, models, None if wrapped.teacher is None else wrapped.teacher.model, sequences)
     for finding in found.findings:
         if finding.state != "ok" and finding.name not in COUNTED:
             advice = f" ({finding.advice})" if finding.advice else ""
@@ -190,6 +194,7 @@ def _hooks(
     plan: Plan,
     run: RunDirectory,
     evaluator: Evaluator | None,
+    progress: Progress,
 ) -> tuple[list[Hook], TrainingData]:
     """Evaluation and guard, and the data with what the guard can add to it."""
     guard = Guard(settings.guard, run, plan.steps_per_epoch) if settings.guard.on else None
@@ -201,11 +206,39 @@ def _hooks(
     if models.teacher is not None and evaluator is not None:
         request = replace(response_request(settings, models.precision), sampling=SamplingSettings())
         monitors = TrainingMonitors(
-            models.teacher, request, data, width=models.width, group=run.group, order=plan.order
+            models.teacher, request, data, width=models.width, group=run.group, progress=progress, order=plan.order
         )
-    steps = evaluation_steps(plan.total_steps, settings.evaluation.count, settings.evaluation.spacing)
-    evaluation = Evaluation(steps, evaluator, monitors, run)
+    work = None if evaluator is None else _work(settings, models, wrapped, data, plan, evaluator)
+    evaluation = Evaluation(scheduled(settings.evaluation, plan.total_steps, work), evaluator, monitors, run)
     return [evaluation] if guard is None else [evaluation, guard], data
+
+
+def _work(
+    settings: DistillSettings,
+    models: Models,
+    wrapped: WrappedModels,
+    data: TrainingData,
+    plan: Plan,
+    evaluator: Evaluator,
+) -> Work:
+    """Of a step and an evaluation, by the first sequences; where responses are yet to be sampled, by held-out ones."""
+    if data.keeps_responses:
+        examples = evaluator.eval_set.sequences(Role.TEACHER)
+    else:
+        examples = data.sequences(np.arange(min(plan.batch_size, len(data))), 0)
+
+    def as_many(count: int) -> list[TokenSequence]:
+        return [examples[i % len(examples)] for i in range(count)]
+
+    return work_of(
+        wrapped.student.model,
+        models.references,
+        step=as_many(min(plan.batch_size, len(data))),
+        live=models.cache is None,
+        eval_set=evaluator.eval_set,
+        samples=settings.evaluation.student_samples,
+        monitored=as_many(min(MONITORED, len(data)) if models.teacher is not None else 0),
+    )
 
 
 def _objective(settings: DistillSettings, models: Models, wrapped: WrappedModels, precision: Precision) -> Objective:

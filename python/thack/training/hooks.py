@@ -21,6 +21,7 @@ class Hook:
     """
 
     name = ""  # of its state in a checkpoint; empty: it has none
+    planned: frozenset[int] = frozenset()  # steps at which it is known to want an evaluation
 
     def wants_evaluation(self, step: int) -> bool:
         """Whether to evaluate after `step` optimizer steps."""
@@ -67,14 +68,14 @@ class Evaluation(Hook):
     def __init__(
         self, steps: Iterable[int], evaluator: Evaluator | None, monitors: TrainingMonitors | None, run: RunDirectory
     ) -> None:
-        self._steps = frozenset(steps)
+        self.planned = frozenset(steps)
         self._evaluator = evaluator
         self._monitors = monitors
         self._run = run
         self._costs = Costs()
 
     def wants_evaluation(self, step: int) -> bool:
-        return step in self._steps
+        return step in self.planned
 
     def evaluate(self, step: int, student: LanguageModel) -> Columns:
         training = {} if self._monitors is None else self._monitors.measure(student)

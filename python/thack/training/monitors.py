@@ -16,13 +16,14 @@ from thack.evaluation.monitor import FixedKL
 from thack.generation.sampler import GenerationRequest, respond
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
+from thack.runtime.progress import SILENT, Progress
 from thack.schema.metrics import PromptSums, TrainingKL
 from thack.schema.run import Costs, Order
 from thack.targets.keys import MONITOR_SAMPLE, Stream
 from thack.training.data import LiveTargets, TrainingData
 from thack.training.order import Permutation
 
-_PROMPTS = 256
+PROMPTS = 256
 
 
 class TrainingMonitors:
@@ -41,6 +42,7 @@ class TrainingMonitors:
         width: int,
         group: ProcessGroup,
         order: Order,
+        progress: Progress = SILENT,
     ) -> None:
         """`request` is that of an offline run's responses; `width`: ids on which teacher and student are compared.
 
@@ -48,13 +50,15 @@ class TrainingMonitors:
         """
         self._teacher, self._request, self._data = teacher, request, data
         self._width, self._group, self._order = width, group, order
+        self._progress = progress
         self._sets: dict[TrainingKL, FixedKL] = {}
         self._generated_tokens = 0
 
     def measure(self, student: LanguageModel) -> dict[TrainingKL, PromptSums]:
         """Sums over the sequences of each set, in an order that does not change."""
         if not self._sets:
-            responses = self._responses()
+            with self._progress.task("writing fresh responses", None):
+                responses = self._responses()
             self._sets = {
                 name: FixedKL(sequences, self._teacher, self._width, group=self._group)
                 for name, sequences in responses.items()
@@ -70,7 +74,7 @@ class TrainingMonitors:
     def _responses(self) -> dict[TrainingKL, list[TokenSequence]]:
         data, teacher, request, group = self._data, self._teacher, self._request, self._group
         every = Permutation(count=len(data), seed=request.seed, stream=Stream.MONITORS, epoch=0, order=self._order)
-        positions = np.sort(every.at(np.arange(min(_PROMPTS, len(data)))))
+        positions = np.sort(every.at(np.arange(min(PROMPTS, len(data)))))
         if isinstance(data, LiveTargets) and data.keeps_responses:
             prompts = [data.data[i] for i in positions]
             trained = respond(teacher, prompts, request, samples=-repeats(prompts), group=group)

@@ -21,9 +21,10 @@ from thack.errors import DivergedError, ModelError
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
 from thack.reporting.model_card import write_card
+from thack.runtime.device import peak_memory_bytes
 from thack.runtime.preemption import StopFlag
 from thack.runtime.process_group import ProcessGroup
-from thack.runtime.progress import SILENT, Progress
+from thack.runtime.progress import SILENT, Progress, Task
 from thack.schema.metrics import MetricsRow
 from thack.schema.run import Costs, TrainerState
 from thack.targets.keys import Stream, run_words
@@ -33,6 +34,7 @@ from thack.training.data import TrainingData
 from thack.training.hooks import Columns, Hook
 from thack.training.objective import Objective
 from thack.training.optimizer import Optimizer
+from thack.training.pace import Pace
 from thack.training.plan import Plan, Window
 from thack.training.run_directory import RunDirectory
 from thack.training.saver import Saver
@@ -61,6 +63,7 @@ class Trainer:
     before: Costs = field(default_factory=Costs, init=False)  # of earlier processes
     evaluated: Costs = field(default_factory=Costs, init=False)  # by evaluations of this process
     started: float = field(default=0.0, init=False)  # by `perf_counter`
+    pace: Pace = field(init=False)
 
     @property
     def model(self) -> LanguageModel:
@@ -85,6 +88,7 @@ class Trainer:
         """
         self._restore(start)
         self.model.train()
+        self.pace = Pace(self.plan.total_steps, set[int]().union(*(hook.planned for hook in self.hooks)))
         with (
             _own_randomness(),
             self._reading_ahead(),
@@ -106,10 +110,11 @@ class Trainer:
                 self.step += 1
 
                 self._log_step(window, {"loss": loss, "lr": rate, "grad_norm": norm, "tokens": num_tokens})
-                bar.advance(1, loss=round(loss, 4))
+                self._show(bar, loss, rate, num_tokens)
                 if self._wants_evaluation():
                     self.evaluate()
                 self._save_or_stop(saver, stop)
+        self._note(self.pace.summary())
         if self.clock.profile:
             self.progress.note(f"time: {self.clock}")
 
@@ -117,7 +122,8 @@ class Trainer:
         """Measure the student now, and log one row; hooks see it before it is written."""
         columns: Columns = {}
         began = perf_counter()
-        with self.models.for_inference() as student:
+        phase = self.progress.task(self.pace.evaluating(self.step), None)
+        with self.pace.evaluation(), phase, self.models.for_inference() as student:
             for hook in self.hooks:
                 columns |= hook.evaluate(self.step, student)
             for hook in self.hooks:
@@ -127,6 +133,7 @@ class Trainer:
         epoch = self.step / self.plan.steps_per_epoch
         values = columns | self.costs().columns()
         self.run.append(MetricsRow(event="evaluation", step=self.step, epoch=epoch, values=values))
+        self._note(self.pace.forecast(self.step))
 
     def publish(self) -> None:
         """Make model/ from the checkpoint that a hook calls the best, or from the last one; then wait for all ranks."""
@@ -203,6 +210,17 @@ class Trainer:
                 raise self._diverged(batch, loss, norm)
             self.optimizer.step(rate)
         return loss, norm
+
+    def _show(self, bar: Task, loss: float, rate: float, num_tokens: int) -> None:
+        """What a person watches: loss, speed, learning rate, memory, and the time left with its evaluations."""
+        self.pace.count(num_tokens)
+        fields = {"tok/s": round(self.pace.tokens_per_s), "lr": rate, "GB": peak_memory_bytes(self.model.device) / 1e9}
+        bar.advance(1, loss=round(loss, 4), **fields)
+        bar.left(self.pace.left(self.step))
+
+    def _note(self, line: str | None) -> None:
+        if line is not None:
+            self.progress.note(f"{self.run.name}: {line}")
 
     def _log_step(self, window: Window, values: dict[str, float]) -> None:
         columns = values | self.clock.columns() | self.costs().columns()

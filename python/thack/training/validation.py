@@ -34,13 +34,13 @@ class Validation(Hook):
     name = "validation"
 
     def __init__(self, steps: Iterable[int], sequences: Sequence[TokenSequence], group: ProcessGroup = ALONE) -> None:
-        self._steps = frozenset(steps)
+        self.planned = frozenset(steps)
         self._sequences = sequences
         self._group = group
         self._best = _Best()
 
     def wants_evaluation(self, step: int) -> bool:
-        return step in self._steps
+        return step in self.planned
 
     def evaluate(self, step: int, student: LanguageModel) -> Columns:
         if not self._sequences:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+import time
 
 import pytest
 from rich.console import Console
 
 from thack.cli import progress as module
 from thack.cli.progress import LineProgress, TerminalProgress, make_progress
+from thack.cli.session import emit, session, shown_progress
 from thack.runtime.progress import Progress
 
 
@@ -112,3 +114,54 @@ def test_a_short_bar_leaves_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     with terminal, terminal.task("quick", 1):
         pass
     assert terminal._display.tasks == []
+
+
+def test_what_does_not_fit_is_left_out_and_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr(module, "stderr", lambda: console)
+    terminal = TerminalProgress()
+    with terminal, terminal.task("a run with a long name", 12_345, "step") as task:
+        task.advance(1234, loss=1.2345, **{"tok/s": 12345, "lr": 0.001, "GB": 1.25})
+        with terminal.task("evaluating 3 of 12", None):
+            terminal._display.refresh()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    lines = [part for line in plain.splitlines() for part in line.split("\r") if part.strip()]
+    assert max(map(len, lines)) < 80
+    assert any("loss 1.234 · tok/s 12345" in line and "lr" not in line for line in lines)
+    assert any(line.startswith("evaluating 3 of 12") for line in lines)
+    assert len(terminal._display.tasks) <= 1, "a phase leaves no trace"
+
+
+def test_the_time_left_is_what_the_work_says(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with LineProgress().task("distill", 48, "step") as task:
+        clock[0] = 20.0
+        task.left(300.0)
+        task.advance(1)
+    assert "distill: 1/48 step · 0:20 · 5:00 left" in capsys.readouterr().err
+
+
+def test_a_phase_that_lasts_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with LineProgress().task("loading student", None):
+        pass
+    monkeypatch.setattr(module, "_SHORT_S", 0.01)
+    with LineProgress().task("loading teacher", None):
+        time.sleep(0.2)
+    assert capsys.readouterr().err == "loading teacher …\n"
+
+
+def test_results_are_printed_below_the_bars(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(module, "stderr", lambda: Console(file=screen, force_terminal=True, width=80))
+    monkeypatch.setattr(module, "_SHORT_S", 0.0)
+    session.reset()
+    with shown_progress() as progress:
+        with progress.task("tm", 16, "step") as task:
+            task.advance(16)
+        emit({}, lambda: screen.write("run: runs/tm"))
+    assert "\r" not in screen.getvalue().partition("run: runs/tm")[2], "nothing is drawn after the result"
+    assert screen.getvalue().partition("run: runs/tm")[0].endswith("\x1b[?25h")

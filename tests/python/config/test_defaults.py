@@ -132,6 +132,8 @@ EvaluateSettings
   device: text = "auto"
 EvaluationSettings
   count: a whole number, 0 or more = 12
+  every: a whole number, 0 or more = 0
+  max_share: a number, above 0 and at most 1 = 0.25
   spacing: log | linear = "log"
   batch_size: a whole number, 1 or more = 64
   student_samples: true or false = true

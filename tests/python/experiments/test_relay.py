@@ -31,6 +31,9 @@ class Drawn:
     def advance(self, amount: float = 1, **fields: object) -> None:
         self.events.append(("advance", amount, fields))
 
+    def left(self, seconds: float) -> None:
+        pass
+
     def note(self, message: str) -> None:
         self.events.append(("note", message))
 
@@ -54,12 +57,13 @@ def test_a_task_is_opened_advanced_and_closed(monkeypatch: pytest.MonkeyPatch) -
     with Relay(queue).task("training", 10, "steps") as task:
         task.advance(1, loss=3.0)  # a second after the last event: sent at once
         task.advance(2, loss=2.0)  # too soon: kept for the end
+        task.left(60.0)
     pid = os.getpid()
     assert sent(queue) == [
         Started(pid),
         Opened((pid, 0), "training", 10, "steps"),
         Advanced((pid, 0), 1.0, {"loss": 3.0}),
-        Advanced((pid, 0), 2.0, {"loss": 2.0}),
+        Advanced((pid, 0), 2.0, {"loss": 2.0}, 60.0),
         Closed((pid, 0)),
     ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from thack.config import DistillSettings, LossSettings
+from thack.config import DistillSettings, EvaluationSettings, LossSettings
 from thack.errors import DataError, MismatchError, UsageError
 from thack.experiments.costs import Cost
 from thack.experiments.plan import plan
@@ -39,7 +39,8 @@ def test_the_name_follows_content_and_upstream(tmp_path: Path) -> None:
 
 def test_names_do_not_move(tmp_path: Path) -> None:
     """Another key here means that every grid on disk would be computed again."""
-    settings = DistillSettings(out=Path("x"), loss=LossSettings(divergence="jsd"), epochs=7)
+    full = EvaluationSettings(max_share=1.0)  # as every grid has it, and as all runs were evaluated before
+    settings = DistillSettings(out=Path("x"), loss=LossSettings(divergence="jsd"), epochs=7, evaluation=full)
     first = plan_stage(tmp_path, "oracle", fail, inputs={"seed": 3, "sizes": {"b": 1, "a": 2}})
     second = plan_stage(tmp_path, "run", fail, needs=[first], settings=settings)
     assert (first.path.name, second.path.name) == ("oracle-de73bb5976", "run-e4f4ca19f4")
@@ -53,13 +54,14 @@ def test_the_record_has_all_settings_and_what_it_took(tmp_path: Path) -> None:
     record = stage.record()
     assert (record.name, record.key, record.operations) == ("a", stage.key, 5)
     assert record.settings["epochs"] == 7 and record.settings["loss.divergence"] == "forward_kl"
-    assert "student" not in record.settings and record.inputs == {"upstream": [], "settings": {"epochs": 7}}
+    chosen = {"epochs": 7, "evaluation": {"max_share": 0.25}}  # a grid has 1.0, which is as before
+    assert "student" not in record.settings and record.inputs == {"upstream": [], "settings": chosen}
     assert record.seconds >= 0 and record.cpu_seconds >= 0
 
 
 def test_places_and_defaults_do_not_count() -> None:
     settings = DistillSettings(out=Path("x"), student="y", cache="z", loss=LossSettings(divergence="jsd"), epochs=1)
-    assert chosen(settings) == {"loss": {"divergence": "jsd"}}
+    assert chosen(settings) == {"loss": {"divergence": "jsd"}, "evaluation": {"max_share": 0.25}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,9 @@ class Recorded:
     def advance(self, amount: float = 1, **fields: object) -> None:
         self.events.append((amount, fields))
 
+    def left(self, seconds: float) -> None:
+        pass
+
     def note(self, message: str) -> None:
         self.events.append(message)
 

@@ -29,6 +29,9 @@ class Recorder:
     def advance(self, amount: float = 1, **fields: object) -> None:
         self.events.append(("advance", amount))
 
+    def left(self, seconds: float) -> None:
+        pass
+
     def note(self, message: str) -> None:
         self.events.append(("note", message))
 
