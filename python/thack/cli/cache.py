@@ -11,7 +11,7 @@ from rich.text import Text
 
 from thack import api
 from thack.cli.command import Call, Flag, SettingsCommand, add_command
-from thack.cli.console import byte_size, count, duration, number, stdout
+from thack.cli.console import byte_size, count, duration, number, plural, stdout
 from thack.cli.session import emit, session, shown_progress
 from thack.config import CacheSettings
 from thack.errors import CacheError, UsageError
@@ -94,7 +94,8 @@ def inspect(directory: Directory) -> None:
         for name, value in found.dump().items():
             for key, one in value.items() if isinstance(value, dict) else [("", value)]:
                 label = f"{name}: {key}" if key else name.replace("_", " ")
-                table.add_row(Text(label, style="bold"), Text(_shown(name, one)))
+                if (text := _shown(name, one)) is not None:
+                    table.add_row(Text(label, style="bold"), Text(text))
         stdout().print(table)
 
     emit(found.dump(), show)
@@ -119,7 +120,7 @@ def verify(
 def _show_intact(found: Verification) -> None:
     sizes = f"{count(found.tokens)} tokens, {byte_size(found.bytes)}"
     what = "" if found.full else " (frames only; --full reads every byte)"
-    stdout().print(f"{count(found.shards)} shards, {sizes}, all intact{what}")
+    stdout().print(f"{plural(found.shards, 'shard')}, {sizes}, all intact{what}")
 
 
 def _damage(found: Verification) -> CacheError:
@@ -142,18 +143,23 @@ def probe(call: Call[CacheSettings]) -> None:
 
 def _show_probe(found: ProbeResult, *, sizing: bool) -> None:
     table = Table(box=None, pad_edge=False)
-    for name in ("kind", "ids", "retained mass", "KL if renormalised", "bytes/token", "this corpus", ""):
+    for name in ("kind", "ids", "retained mass", "KL lost", "bytes/token", "this corpus", ""):
         table.add_column(name, justify="left" if name in ("kind", "") else "right")
     chosen = found.recommended
     for row in found.rows:
         best = (row.kind, row.ids) == (chosen.kind, chosen.ids)
-        kl = "unbiased" if row.kind == "sampled" else number(row.kl_renormalised)
+        kl = "unbiased" if row.kind == "sampled" else number(row.kl_lost)
         size = byte_size(row.corpus_gb * 1e9)
         mark = f"← recommended for {found.epochs} epoch{'s' if found.epochs > 1 else ''}" if best else ""
         cells = (row.kind, count(row.ids), number(row.retained_mass), kl, count(row.bytes_per_token), size)
         table.add_row(*cells, mark, style="bold" if best else None)
     stdout().print(table)
     stdout().print(f"{chosen.why} · measured on {count(found.sampled_tokens)} tokens")
+    if dropped := [f"{number(row.kl_renormalised)} with {row.ids} ids" for row in found.rows if row.kind == "top-k"]:
+        stdout().print(
+            "KL lost: nats per token that tell the ids of the tail apart; top-k keeps their mass as one number."
+            f" Without the tail it would be {', '.join(dropped)}"
+        )
     if sizing:
         _show_sizing(found)
 
@@ -237,7 +243,10 @@ def import_hidden(call: Call[CacheSettings]) -> None:
     emit({"out": str(directory)}, lambda: stdout().print(f"cache: {directory}"))
 
 
-def _shown(name: str, value: object) -> str:
+def _shown(name: str, value: object) -> str | None:
+    """A value for people; None where it has no meaning for this kind of cache."""
+    if (name == "exact_tail" and value is None) or (name == "temperatures" and not value):
+        return None
     if value is None:
         return "not known" if name in ("finished", "truncated") else "not yet known: shards are missing"
     if name in ("finished", "truncated") and isinstance(value, float):

@@ -61,6 +61,8 @@ def run(call: Call[DistillSettings]) -> None:
 
     def show() -> None:
         stdout().print(f"run: {result.path} · {result.steps} steps · student: {result.model}")
+        if result.best is not None:
+            stdout().print(f"nearest to the teacher on held-out prompts: {result.best}")
         if call.settings.eval_data:
             stdout().print(f"next: thack verdict {result.path} · thack report {result.path}")
 

@@ -118,8 +118,11 @@ class ArchitectureSettings:
     intermediate_size: Annotated[
         int, AtLeast(0), Help("width of the MLP (0 = 8/3 of hidden_size, rounded up to a multiple of 16)")
     ] = 0
-    max_positions: Annotated[int, AtLeast(1), Help("longest sequence, prompt and response together")] = 256
-    tie_head: Annotated[bool, Help("share the weights of the embedding and the LM head")] = False
+    max_positions: Annotated[int, AtLeast(1), Help("longest sequence, prompt and response together")] = 2048
+    tie_head: Annotated[
+        bool | Literal["auto"],
+        Help("share the weights of the embedding and the LM head; auto: with more than 8192 tokens in the vocabulary"),
+    ] = "auto"
     dropout: Annotated[float, Between(0, 1, without_high=True), Help("dropout rate in training")] = 0.0
 
 

@@ -196,8 +196,9 @@ class Inspection:
         ids_per_token: K, or V for a dense target.
         vocab_size: V.
         bytes_per_token: of one record.
-        temperatures: at which the tail mass is stored.
-        exact_tail: the tail mass is exact, not estimated or absent.
+        temperatures: at which the tail mass of top-k is stored; none for other kinds.
+        exact_tail: top-k: the tail mass is the teacher's own, not estimated or absent; None: there is no tail.
+        precision: how far stored numbers may be from the teacher's.
         losses: for each divergence whether it is defined on these targets, and how well.
         sequences: number of sequences in the plan.
         tokens: response tokens; None while a shard is missing.
@@ -217,7 +218,8 @@ class Inspection:
     vocab_size: int
     bytes_per_token: int
     temperatures: tuple[float, ...]
-    exact_tail: bool
+    exact_tail: bool | None
+    precision: str
     losses: Mapping[str, str]
     sequences: int
     tokens: int | None
@@ -274,7 +276,10 @@ class TargetCost:
         ids: K, or V for a dense target.
         retained_mass: probability of the kept ids; 1 for an unbiased sample.
         tail_mass: probability of all other ids.
-        kl_renormalised: KL(p ‖ p restricted to the kept ids and renormalised) = −log(retained mass).
+        kl_lost: Σ_{v∉S} p_v log(p_v / even share of the tail mass): what tells the ids of the tail apart, and is lost
+            where the tail is kept as one number; 0 for a dense target and for an unbiased sample.
+        kl_renormalised: KL(p ‖ p restricted to the kept ids and renormalised) = −log(retained mass), which is lost
+            where the tail is dropped.
         noise: mean squared error Σ_v E(w_v − p_v)² of one unbiased sample.
         bytes_per_token: of one record.
         corpus_gb: size of the whole cache, in 10⁹ bytes.
@@ -284,6 +289,7 @@ class TargetCost:
     ids: int
     retained_mass: float = 1.0
     tail_mass: float = 0.0
+    kl_lost: float = 0.0
     kl_renormalised: float = 0.0
     noise: float = 0.0
     bytes_per_token: int

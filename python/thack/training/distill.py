@@ -29,7 +29,7 @@ from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
 from thack.training.data import CachedTargets, LiveTargets, TrainingData
 from thack.training.guard import Guard
-from thack.training.hooks import Evaluation, Hook
+from thack.training.hooks import BestProxy, Evaluation, Hook
 from thack.training.models import Models, load_models
 from thack.training.monitors import PROMPTS as MONITORED
 from thack.training.monitors import TrainingMonitors
@@ -56,11 +56,13 @@ class RunResult:
         path: The run's directory.
         model: The student in it.
         steps: Optimizer steps.
+        best: The student at its lowest proxy; None without held-out prompts and a teacher.
     """
 
     path: Path
     model: Path
     steps: int
+    best: Path | None = None
 
 
 def run_distill(settings: DistillSettings, progress: Progress = SILENT, *, name: str = "") -> RunResult:
@@ -82,7 +84,8 @@ def run_distill(settings: DistillSettings, progress: Progress = SILENT, *, name:
     """
     check_combination(settings)
     run = run_training(settings, "distill", lambda *given: prepare_distill(settings, *given), progress, name)
-    return RunResult(path=run.path, model=run.model, steps=run.last_step())
+    best = run.best if run.best.is_dir() else None
+    return RunResult(path=run.path, model=run.model, steps=run.last_step(), best=best)
 
 
 def prepare_distill(
@@ -209,8 +212,9 @@ def _hooks(
             models.teacher, request, data, width=models.width, group=run.group, progress=progress, order=plan.order
         )
     work = None if evaluator is None else _work(settings, models, wrapped, data, plan, evaluator)
-    evaluation = Evaluation(scheduled(settings.evaluation, plan.total_steps, work), evaluator, monitors, run)
-    return [evaluation] if guard is None else [evaluation, guard], data
+    steps = scheduled(settings.evaluation, plan.total_steps, work)
+    hooks = [Evaluation(steps, evaluator, monitors, run), BestProxy(steps), *([] if guard is None else [guard])]
+    return hooks, data
 
 
 def _work(

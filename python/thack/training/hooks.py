@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from thack.evaluation.evaluator import Evaluator
 from thack.models.protocol import LanguageModel
+from thack.schema import document
+from thack.schema.metrics import PROXY
 from thack.schema.run import Costs
 from thack.training.monitors import TrainingMonitors
 from thack.training.run_directory import RunDirectory
@@ -54,12 +57,52 @@ class Hook:
         """The checkpoint whose model becomes the run's; None: no opinion, which means the last one."""
         return None
 
+    def kept_step(self) -> int | None:
+        """The checkpoint that is published beside the run's model, as best/; None: none is."""
+        return None
+
     def state_dict(self) -> Mapping[str, object]:
         """What a checkpoint stores: plain values that nothing changes later."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore what `state_dict` gave."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lowest:
+    """The evaluation with the lowest proxy so far."""
+
+    step: int | None = None
+    nats: float = math.inf
+
+
+class BestProxy(Hook):
+    """Keeps the checkpoint that is nearest to the teacher on held-out prompts; it becomes best/ beside model/."""
+
+    name = "best"
+
+    def __init__(self, steps: Iterable[int]) -> None:
+        """`steps`: of the evaluations at which a checkpoint is saved."""
+        self._steps = frozenset(steps)
+        self._lowest = _Lowest()
+
+    def after_evaluation(self, step: int, columns: Mapping[str, float]) -> None:
+        nats = columns.get(str(PROXY), math.inf)
+        if step and step in self._steps and nats < self._lowest.nats:
+            self._lowest = _Lowest(step=step, nats=nats)
+
+    def protected_steps(self) -> frozenset[int]:
+        return frozenset() if self._lowest.step is None else frozenset({self._lowest.step})
+
+    def kept_step(self) -> int | None:
+        return self._lowest.step
+
+    def state_dict(self) -> Mapping[str, object]:
+        return {} if self._lowest.step is None else document.dump(self._lowest)
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        self._lowest = document.parse(_Lowest, state, "state of the best checkpoint") if state else _Lowest()
 
 
 class Evaluation(Hook):

@@ -91,6 +91,11 @@ class RunDirectory:
     def model(self) -> Path:
         return self.path / "model"
 
+    @property
+    def best(self) -> Path:
+        """The student at its lowest proxy."""
+        return self.path / "best"
+
     def locked(self, progress: Progress) -> AbstractContextManager[None]:
         """Until the block ends, no other start of a command writes here. The first rank holds the lock for all."""
         if not self.writes:
@@ -240,14 +245,14 @@ class RunDirectory:
         if self.mirror is not None:
             self.mirror.close()
 
-    def publish(self, checkpoint: Path) -> Path:
-        """model/: a checkpoint's model files alone, as transformers and vLLM load them.
+    def publish(self, checkpoint: Path, target: Path | None = None) -> Path:
+        """`target`, or model/: a checkpoint's model files alone, as transformers and vLLM load them.
 
         Weights are in the number format of the files that the run started from; checkpoints keep float32 to resume.
         """
         if self.writes:
             dtype = self._first_dtype()
-            with atomic_directory(self.model, replace=True) as temporary:
+            with atomic_directory(target or self.model, replace=True) as temporary:
                 for path in checkpoint.iterdir():
                     if path.name not in _NOT_MODEL:
                         _link(path, temporary / path.name)

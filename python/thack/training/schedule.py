@@ -85,7 +85,7 @@ def scheduled(settings: EvaluationSettings, total: int, work: Work | None = None
     if work is None or settings.count < 1:
         return full
     judged = _judged(full)
-    for count in range(settings.count, 0, -1):
+    for count in range(settings.count, min(settings.count, _USUAL.min_evaluations) - 1, -1):
         steps = evaluation_steps(total, count, settings.spacing)
         if _judged(steps) < min(judged, _USUAL.min_evaluations):
             break

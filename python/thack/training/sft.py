@@ -18,6 +18,7 @@ from thack.data.spool import SpooledSequences, spool
 from thack.data.stream import DataStream
 from thack.data.tokenizer import Tokenizer
 from thack.models.load import load_model, new_model
+from thack.models.native.architecture import ties_head
 from thack.models.protocol import LanguageModel
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.run import Order, RunFacts
@@ -28,6 +29,7 @@ from thack.training.optimizer import Optimizer
 from thack.training.order import order_of
 from thack.training.plan import Plan, plan_steps
 from thack.training.run_directory import RunDirectory
+from thack.training.schedule import num_weights
 from thack.training.setup import check_same_start, run_training, starting_point, training_precision
 from thack.training.sharding import WrappedModels, as_module, wrap_student
 from thack.training.trainer import Trainer
@@ -82,7 +84,7 @@ def prepare_sft(
     group, checkpoint = run.group, run.resumable(progress)
     earlier = run.earlier_facts(resumed=checkpoint is not None)
     with group.raise_on_all_ranks():
-        model = load_model(checkpoint, role="student", device=device) if checkpoint else _first_model(settings, records)
+        model = _model(settings, records, checkpoint, device, progress)
         as_module(model).to(device)
         follow_settings(model, settings.data, run.path)
         training, held_out = _pairs(settings, model.tokenizer, records, validation, progress, run.path)
@@ -157,7 +159,15 @@ def _pairs(
     return training, held_out
 
 
-def _first_model(settings: SftSettings, records: Pairs) -> LanguageModel:
+def _model(
+    settings: SftSettings, records: Pairs, checkpoint: Path | None, device: torch.device, progress: Progress
+) -> LanguageModel:
+    if checkpoint is None:
+        return _first_model(settings, records, progress)
+    return load_model(checkpoint, role="student", device=device)
+
+
+def _first_model(settings: SftSettings, records: Pairs, progress: Progress) -> LanguageModel:
     """The model to start from: a directory, or a new decoder with a given or a new tokenizer."""
     if settings.model:
         return load_model(settings.model, role="student")
@@ -168,4 +178,13 @@ def _first_model(settings: SftSettings, records: Pairs) -> LanguageModel:
         read = read_records(Path(data.path), data.on_bad_line, Columns.of(data)) if records is None else records
         texts = [text for r in read for text in (r.prompt, r.response) if text]
         tokenizer = Tokenizer.train(texts, settings.tokenizer_size)
-    return new_model(settings.architecture, tokenizer, settings.seed)
+    model = new_model(settings.architecture, tokenizer, settings.seed)
+    progress.note(_size(model, tied=ties_head(settings.architecture, tokenizer.size)))
+    return model
+
+
+def _size(model: LanguageModel, *, tied: bool) -> str:
+    """Its weights, and how many of them embedding and head are: with a large vocabulary, most of a small model's."""
+    table = model.head().weight.numel()
+    shared = f"embedding and head, shared, {table:,}" if tied else f"embedding {table:,}, head {table:,}"
+    return f"new model: {num_weights(model):,} weights ({shared})"

@@ -136,12 +136,15 @@ class Trainer:
         self._note(self.pace.forecast(self.step))
 
     def publish(self) -> None:
-        """Make model/ from the checkpoint that a hook calls the best, or from the last one; then wait for all ranks."""
+        """Make model/ of the checkpoint that a hook wants, or of the last; best/ of one that is kept; wait for all."""
         best = next((step for hook in self.hooks if (step := hook.best_step()) is not None), None)
         folder = self.run.checkpoints
         if self.run.writes:  # other nodes may not see the checkpoints yet
             self.run.publish(folder / f"step_{best:06d}" if best is not None else checkpoints(folder)[-1])
             write_card(self.run.path)
+            kept = next((step for hook in self.hooks if (step := hook.kept_step()) is not None), None)
+            if kept is not None and (folder / f"step_{kept:06d}").is_dir():
+                self.run.publish(folder / f"step_{kept:06d}", self.run.best)
         self.group.barrier()
 
     def costs(self) -> Costs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,10 +16,12 @@ import torch
 from thack.cache import Cache, inspect, probe, verify
 from thack.cache.capture.job import capture
 from thack.cache.sizing.estimation import estimate
-from thack.cache.sizing.probing import threshold
+from thack.cache.sizing.probing import _costs, recommend, threshold
 from thack.config import CacheSettings
 from thack.errors import CacheError, UsageError
 from thack.runtime.ranks import Rank
+from thack.schema.cache import TargetCost
+from thack.targets.types import TopKTarget
 
 from .conftest import VOCAB, FakeTeacher, make_sequences
 
@@ -85,6 +88,7 @@ def test_probe_compares_and_recommends(settings: CacheSettings, teacher: FakeTea
     sizing = {(row.kind, row.ids): row for row in found.sizing}
     assert sizing["dense", VOCAB].bytes == pytest.approx(1e12 * (4 * VOCAB + 2 + 4))
     assert sizing["dense", VOCAB].shards * settings.shard_bytes >= 1e12 * 4 * VOCAB
+    assert 0 < rows["top-k", 16].kl_lost < rows["top-k", 4].kl_lost and rows["dense", VOCAB].kl_lost == 0
     many = probe(replace(settings, epochs=10), teacher=teacher, sequences=make_sequences(9))
     assert many.recommended.kind == "dense"
 
@@ -164,3 +168,62 @@ def test_plans_are_bounded(settings: CacheSettings, teacher: FakeTeacher, first:
     for read in (inspect, verify):
         with pytest.raises(CacheError, match=problem):
             read(out)
+
+
+def test_what_top_k_loses_is_the_kl_inside_its_tail() -> None:
+    log_p_NV = torch.log_softmax(torch.randn(7, 300, generator=torch.Generator().manual_seed(0)).double() * 3, dim=1)
+    (found,) = [cost for cost in _costs(log_p_NV, 300, 1000) if (cost.kind, cost.ids) == ("top-k", 16)]
+    lost, dropped = [], []
+    for p_V in log_p_NV.exp().numpy():
+        tail = sorted(p_V, reverse=True)[16:]
+        lost.append(sum(p * math.log(p / (sum(tail) / len(tail))) for p in tail))
+        dropped.append(-math.log(1 - sum(tail)))
+    assert found.kl_lost == pytest.approx(sum(lost) / 7)
+    assert found.kl_renormalised == pytest.approx(sum(dropped) / 7)
+
+
+@pytest.mark.parametrize(
+    ("lost", "epochs", "expected"),
+    [
+        ({64: 0.01, 256: 0.001}, 1, ("sampled", 4)),
+        ({64: 0.01, 256: 0.001}, 4, ("top-k", 64)),
+        ({64: 0.3, 256: 0.01}, 4, ("top-k", 256)),
+        ({64: 0.3, 256: 0.1}, 4, ("top-k", 256)),
+    ],
+)
+def test_several_passes_take_top_k_with_its_tail(
+    lost: dict[int, float], epochs: int, expected: tuple[str, int]
+) -> None:
+    costs = [TargetCost(kind="top-k", ids=k, kl_lost=nats, bytes_per_token=1, corpus_gb=1) for k, nats in lost.items()]
+    costs += [TargetCost(kind="sampled", ids=k, bytes_per_token=1, corpus_gb=1) for k in (4, 64)]
+    found = recommend(costs, epochs, 50_000)
+    assert (found.kind, found.ids) == expected
+
+
+def test_inspect_says_what_is_rounded_and_no_tail_where_there_is_none(
+    settings: CacheSettings, teacher: FakeTeacher, tmp_path: Path
+) -> None:
+    top = inspect(capture(replace(settings, kind="top-k", top_k=8), teacher=teacher, sequences=make_sequences(9)))
+    assert top.exact_tail is True and top.temperatures == (1.0,)
+    assert "off by up to 0.3% of their range" in top.precision
+    other = replace(settings, out=tmp_path / "sampled", kind="sampled", sampled=4)
+    drawn = inspect(capture(other, teacher=teacher, sequences=make_sequences(9)))
+    assert drawn.exact_tail is None and drawn.temperatures == ()
+
+
+def test_stored_log_probs_are_as_near_as_inspect_says(settings: CacheSettings, teacher: FakeTeacher) -> None:
+    sequences = make_sequences(30)
+    directory = capture(replace(settings, kind="top-k", top_k=16), teacher=teacher, sequences=sequences)
+    _, target = Cache.open(directory).targets(range(len(sequences)))
+    assert isinstance(target, TopKTarget) and target.log_tail_N is not None
+    mass_N = target.log_probs_NK.exp().sum(1) + target.log_tail_N.exp()
+    assert (mass_N - 1).abs().max() < 4e-3 and (mass_N - 1).abs().max() > 1e-6
+    exact = target.normalised()
+    assert exact.log_tail_N is not None
+    total_N = exact.log_probs_NK.exp().sum(1) + exact.log_tail_N.exp()
+    torch.testing.assert_close(total_N, torch.ones_like(total_N), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        exact.log_probs_NK - exact.log_tail_N[:, None], target.log_probs_NK - target.log_tail_N[:, None]
+    )
+    without = replace(target, log_tail_N=None).normalised()
+    torch.testing.assert_close(without.log_probs_NK.exp().sum(1), torch.ones(len(target)), atol=1e-6, rtol=0)

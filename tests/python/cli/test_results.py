@@ -248,6 +248,7 @@ def test_inspect_is_a_table_of_facts(run: Run, calls: Calls) -> None:
         bytes_per_token=176,
         temperatures=(1.0, 2.0),
         exact_tail=True,
+        precision="log-probs in 8 bits",
         losses={"forward_kl": "a lower bound"},
         sequences=10,
         tokens=None,
@@ -323,7 +324,8 @@ def test_probe_marks_what_it_recommends(run: Run, calls: Calls) -> None:
     calls.answer("probe_cache", result)
     lines = run("cache", "probe", "--teacher", "t").out.splitlines()
     assert [line for line in lines if "← recommended for 1 epoch" in line and "sampled" in line and "unbiased" in line]
-    assert lines[-1] == "each position is seen once · measured on 900 tokens"
+    assert lines[-2] == "each position is seen once · measured on 900 tokens"
+    assert lines[-1].endswith("Without the tail it would be 0.0100 with 64 ids")
     out = run("cache", "probe", "--teacher", "t", "--tokens", "1e12").out
     assert "1,000,000,000,000 tokens:" in out and "20.0 TB" in out and "1 d 6 h" in out and "8 processes" in out
     assert calls["probe_cache"][1]["tokens"] == 1e12

@@ -23,8 +23,8 @@ ArchitectureSettings
   num_heads: a whole number, 1 or more = 4
   num_kv_heads: a whole number, 0 or more = 0
   intermediate_size: a whole number, 0 or more = 0
-  max_positions: a whole number, 1 or more = 256
-  tie_head: true or false = false
+  max_positions: a whole number, 1 or more = 2048
+  tie_head: true or false or auto = "auto"
   dropout: a number, at least 0 and below 1 = 0.0
 Axes
   source: a list, each offline | online-teacher | online-student | mixture = []

@@ -311,3 +311,10 @@ def test_bfloat16_is_as_far_from_float32_as_torch_has_it(tokenizer: Any, make_se
             found[way] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     error = {way: ((found[way] - found["float32"]).norm() / found["float32"].norm()).item() for way in found}
     assert error["ours"] < 0.02 and error["ours"] < 2 * error["torch"] + 1e-3
+
+
+def test_the_head_of_a_large_vocabulary_is_shared_unless_asked_for() -> None:
+    auto, apart = ArchitectureSettings(), ArchitectureSettings(tie_head=False)
+    assert [Architecture.new(auto, size).tie_head for size in (1024, 8192, 8193, 49_152)] == [False, False, True, True]
+    assert not Architecture.new(apart, 49_152).tie_head
+    assert Architecture.new(ArchitectureSettings(tie_head=True), 300).tie_head

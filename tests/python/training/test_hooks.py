@@ -10,8 +10,9 @@ import pytest
 
 from thack.errors import Preempted
 from thack.models.protocol import LanguageModel
+from thack.schema.metrics import PROXY
 from thack.training.checkpoint import checkpoints, read_snapshot, step_of
-from thack.training.hooks import Hook
+from thack.training.hooks import BestProxy, Hook
 from thack.training.validation import NLL, Validation, validation_nll
 
 from .small import make_trainer, model, rows, sequences, train
@@ -145,3 +146,17 @@ def test_validation_loss_is_a_mean_over_tokens_for_any_batch_size() -> None:
     student.train()
     validation_nll(student, pairs)
     assert student.training
+
+
+def test_the_checkpoint_with_the_lowest_proxy_is_protected_and_remembered() -> None:
+    hook = BestProxy([0, 2, 4, 8])
+    for step, nats in ((0, 0.1), (2, 3.0), (3, 0.5), (4, 2.0), (8, 2.5)):
+        hook.after_evaluation(step, {str(PROXY): nats})
+    assert hook.kept_step() == 4, "step 0 is the student as it was, and at step 3 nothing is saved"
+    again = BestProxy([])
+    again.load_state_dict(hook.state_dict())
+    assert again.protected_steps() == {4}
+    empty = BestProxy([2])
+    empty.after_evaluation(2, {})
+    again.load_state_dict(empty.state_dict())
+    assert empty.kept_step() is None and again.kept_step() is None and again.protected_steps() == frozenset()

@@ -66,6 +66,12 @@ def test_every_source_trains_and_writes_the_whole_run(world: Path, tmp_path: Pat
     assert (logged[-1]["generated_tokens"] > 0) == (kind != "offline")
     assert [p.name for p in checkpoints(result.path / "checkpoints")] == ["step_000003", "step_000010"]
     assert not any(path.name in ("optimizer.safetensors", "trainer.json") for path in result.model.iterdir())
+    lowest = min(evaluations[1:], key=lambda row: float(row[PROXY]))["step"]
+    assert result.best == result.path / "best"
+    weights = [
+        folder / "model.safetensors" for folder in (result.best, result.path / "checkpoints" / f"step_{lowest:06d}")
+    ]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
     per_prompt = [json.loads(line) for line in (result.path / "per_prompt.jsonl").read_text().splitlines()]
     for row, evaluation in zip(per_prompt, evaluations, strict=True):
         sums = row["proxy/forward_kl/reference_sampled"]

@@ -37,7 +37,7 @@ def test_a_short_run_keeps_its_share_or_what_a_verdict_needs(total: int, evaluat
     full, steps = evaluation_steps(total, 12, "log"), scheduled(EvaluationSettings(), total, work)
     assert steps[0] == 0 and steps[-1] == total
     assert after_warmup(steps) >= min(6, after_warmup(full))
-    fewer = [evaluation_steps(total, n, "log") for n in range(1, 12)]
+    fewer = [evaluation_steps(total, n, "log") for n in range(6, 12)]
     enough = [one for one in fewer if after_warmup(one) >= min(6, after_warmup(full))]
     fits = [one for one in enough if work.share(total, len(one) - 1) <= 0.25]
     if work.share(total, len(full) - 1) <= 0.25:
@@ -46,6 +46,12 @@ def test_a_short_run_keeps_its_share_or_what_a_verdict_needs(total: int, evaluat
         assert len(steps) == max(map(len, fits))
     else:
         assert len(steps) <= len(full)
+
+
+def test_six_stay_even_where_none_can_be_judged() -> None:
+    costly = Work(step=1.0, evaluation=1e9)
+    assert scheduled(EvaluationSettings(), 10, costly) == evaluation_steps(10, 6, "log")
+    assert scheduled(EvaluationSettings(count=3), 10, costly) == evaluation_steps(10, 3, "log")
 
 
 def test_every_so_many_steps() -> None:

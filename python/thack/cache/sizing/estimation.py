@@ -47,7 +47,7 @@ def estimate(
     Raises:
         UsageError: the data has no sequence, or the settings contradict each other.
     """
-    teacher = teacher or load_teacher(settings)
+    teacher = teacher or load_teacher(settings, progress)
     stored = capture_data(settings, teacher, sequences, progress)
     plan = make_plan(settings, teacher, stored)
     longest = response_limit(settings.data)

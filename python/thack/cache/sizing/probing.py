@@ -29,6 +29,8 @@ from thack.targets.vocabulary import log_probs
 _SEQUENCES = 64
 _TOP_K = (4, 16, 64, 256)
 _SAMPLED = (4, 16, 64)
+_USUAL_K = 64
+_LOST_NATS = 0.02  # inside the tail: less than the noise of any metric
 _DENSE_VOCABULARY = 4096  # with more ids, a dense record is larger than 16 KB
 _MOST_TOKENS = 1e18
 _STUDENT_TOKENS_PER_S = 100_000  # of one GPU in training: what a reader has to supply
@@ -69,14 +71,14 @@ def probe(
     """
     if not 0 <= tokens <= _MOST_TOKENS:
         raise UsageError(f"tokens = {tokens:g}: must be from 1 to {_MOST_TOKENS:g}", hint="such as 1e12")
-    teacher = teacher or load_teacher(settings)
+    teacher = teacher or load_teacher(settings, progress)
     data = capture_data(replace(settings, samples=1), teacher, sequences, progress)
     places = range(min(limit, len(data))) if settings.generate else _spread(len(data), limit)
     chosen = data.read(places)
     if settings.generate:
-        chosen = _with_responses(settings, teacher, chosen)
+        chosen = _with_responses(settings, teacher, chosen, progress)
     started = time.perf_counter()
-    log_p_NV = _score(teacher, chosen, settings)
+    log_p_NV = _score(teacher, chosen, settings, progress)
     rate = len(log_p_NV) / (time.perf_counter() - started)
     mean_length = np.mean([len(s.response_ids) for s in chosen])
     total = int(tokens) if tokens else int(mean_length * len(data) * (settings.samples if settings.generate else 1))
@@ -99,7 +101,8 @@ def probe(
 def recommend(costs: Sequence[TargetCost], epochs: int, vocab_size: int) -> Recommendation:
     """The kind of target for a planned number of passes, and why.
 
-    An unbiased sample is new noise if each position is used once; used again, it is noise that a student memorises.
+    An unbiased sample is new noise if each position is used once; used again, it is noise that a student memorises. So
+    several passes take top-k with its tail: 64 ids, or more where they lose more than `_LOST_NATS` inside the tail.
     """
     by_kind = {(cost.kind, cost.ids): cost for cost in costs}
     if epochs == 1 and ("sampled", 4) in by_kind:
@@ -107,32 +110,35 @@ def recommend(costs: Sequence[TargetCost], epochs: int, vocab_size: int) -> Reco
         return Recommendation(kind="sampled", ids=4, why=why)
     if vocab_size <= _DENSE_VOCABULARY:
         return Recommendation(kind="dense", ids=vocab_size, why="a small vocabulary: the exact distribution")
-    top = by_kind.get(("top-k", 64))
-    if top is not None and top.retained_mass >= 0.98:
-        return Recommendation(kind="top-k", ids=64, why=f"64 ids keep {top.retained_mass:.1%} of the mass")
-    why = "64 ids lose too much mass; a sample of 64 can be used in a few epochs"
-    return Recommendation(kind="sampled", ids=64, why=why)
+    enough = [by_kind["top-k", k] for k in _TOP_K if k >= _USUAL_K and ("top-k", k) in by_kind]
+    chosen = next((cost for cost in enough if cost.kl_lost <= _LOST_NATS), enough[-1])
+    why = f"{chosen.ids} ids have {chosen.retained_mass:.1%} of the mass; that of the others is kept as one number"
+    return Recommendation(kind="top-k", ids=chosen.ids, why=why)
 
 
-def _score(teacher: LanguageModel, sequences: Sequence[TokenSequence], settings: CacheSettings) -> Tensor:
+def _score(
+    teacher: LanguageModel, sequences: Sequence[TokenSequence], settings: CacheSettings, progress: Progress
+) -> Tensor:
     """log p of every response token's distribution, in the precision of a capture."""
     precision = inference_precision(teacher, settings.dtype)
     found = []
-    with evaluating(teacher), torch.inference_mode():
+    scored = progress.task("probe", len(sequences), "sequences")
+    with evaluating(teacher), torch.inference_mode(), scored as task:
         for part in by_length(sequences, settings.batch_size):
             batch = Batch.of(part, teacher.device)
             with precision.autocast(teacher):
                 logits_NV = teacher(batch)
             found.append(log_probs(logits_NV, teacher.tokenizer.size).cpu())
+            task.advance(len(part))
     return torch.cat(found)
 
 
 def _with_responses(
-    settings: CacheSettings, teacher: LanguageModel, prompts: Sequence[TokenSequence]
+    settings: CacheSettings, teacher: LanguageModel, prompts: Sequence[TokenSequence], progress: Progress
 ) -> list[TokenSequence]:
     settings = replace(settings, samples=1)
     plan = make_plan(settings, teacher, CaptureData(ListedSequences(prompts)))
-    return Scorer(teacher, plan, settings).generate_responses(prompts)
+    return Scorer(teacher, plan, settings).generate_responses(prompts, progress)
 
 
 def _spread(count: int, limit: int) -> list[int]:
@@ -151,12 +157,16 @@ def _costs(log_p_NV: Tensor, vocab_size: int, tokens: int) -> list[TargetCost]:
 
 def _top_k(descending_NV: Tensor, vocab_size: int, tokens: int, k: int) -> TargetCost:
     kept_N, tail_N = descending_NV[:, :k].sum(1), descending_NV[:, k:].sum(1)
+    tail_NV = descending_NV[:, k:]
+    even_N = tail_N * (max(1, vocab_size - k) / tail_N.clamp_min(1e-30)).log()  # Σ p log(1 / even share)
+    lost_N = torch.special.xlogy(tail_NV, tail_NV).sum(1) + even_N
     stride = bytes_per_token(TargetSpec(kind="top-k", k=k), vocab_size)
     return TargetCost(
         kind="top-k",
         ids=k,
         retained_mass=float(kept_N.mean()),
         tail_mass=float(tail_N.mean()),
+        kl_lost=float(lost_N.clamp_min(0).mean()),
         kl_renormalised=float(-kept_N.clamp(max=1).log().mean()),
         bytes_per_token=stride,
         corpus_gb=_gigabytes(stride, tokens),

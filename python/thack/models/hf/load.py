@@ -25,6 +25,7 @@ from thack.models.hf import adapters
 from thack.models.hf.bars import without_bars
 from thack.models.hf.model import HuggingFaceModel, unwrapped
 from thack.models.hub import locate
+from thack.models.native.architecture import ties_head
 from thack.models.protocol import LoadFacts
 from thack.reading import BadJson, parse_json
 
@@ -195,7 +196,7 @@ def new_t5(settings: ArchitectureSettings, tokenizer: Tokenizer, seed: int) -> H
         num_heads=settings.num_heads,
         dropout_rate=settings.dropout,
         feed_forward_proj="gated-gelu",
-        tie_word_embeddings=settings.tie_head,
+        tie_word_embeddings=ties_head(settings, tokenizer.size),
         pad_token_id=tokenizer.pad_id,
         eos_token_id=tokenizer.eos_id,
         decoder_start_token_id=tokenizer.pad_id,

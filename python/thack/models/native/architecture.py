@@ -14,6 +14,7 @@ from thack.config import ArchitectureSettings
 from thack.errors import ModelError, UsageError
 from thack.models.directory import check_sizes
 
+_LARGE_VOCABULARY = 8192  # tokens
 FAMILIES = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
 
 
@@ -69,7 +70,7 @@ class Architecture:
             num_kv_heads=kv_heads,
             head_dim=settings.hidden_size // heads,
             max_positions=settings.max_positions,
-            tie_head=settings.tie_head,
+            tie_head=ties_head(settings, vocab_size),
             dropout=settings.dropout,
         )
 
@@ -200,3 +201,8 @@ def _scaled(frequencies: Tensor, scaling: Mapping[str, Any] | None) -> Tensor:
     wavelengths = 2 * math.pi / frequencies
     smooth = ((old_context / wavelengths - low) / (high - low)).clamp(0.0, 1.0)
     return (1 - smooth) * frequencies / factor + smooth * frequencies
+
+
+def ties_head(settings: ArchitectureSettings, vocab_size: int) -> bool:
+    """Whether a new model shares embedding and head: with a large vocabulary they are most of a small model."""
+    return vocab_size > _LARGE_VOCABULARY if settings.tie_head == "auto" else settings.tie_head
