@@ -58,7 +58,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run(call: Call[CacheSettings]) -> None:
-    """Score responses with a teacher once, and store its distributions in checked shards."""
+    """Score responses with a teacher once, and store its log-probabilities in shards with checksums."""
     if call.values["dry_run"]:
         found = api.estimate_cache(call.settings, progress=call.progress)
         emit(found.dump(), lambda: _show_estimate(found))

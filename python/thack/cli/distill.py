@@ -56,7 +56,11 @@ def register(app: typer.Typer) -> None:
 
 
 def run(call: Call[DistillSettings]) -> None:
-    """Train a student to match a teacher, from a cache or live, and measure golden and proxy metrics on the way."""
+    """Train a student to match a teacher, from a cache or live.
+
+    The proxy metric is its distance to the teacher on held-out prompts, the golden metric that to an oracle.
+    A student hacks its teacher where the proxy falls while golden rises.
+    """
     result = api.distill(call.settings, progress=call.progress)
 
     def show() -> None:

@@ -20,6 +20,14 @@ _WRONG_TYPE = re.compile(r"invalid value for '(?P<name>[^']+)': Input should be 
 class KnownCommand(TyperCommand):
     """A command that tells the handler of errors its name and how it spells its parameters."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its parameters, of which a flag without a value shows none."""
+        found: list[Any] = super().get_params(ctx)
+        for parameter in found:
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+        return found
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The values of the parameters.
 

@@ -114,9 +114,13 @@ class CacheSettings:
         Help("directory of the teacher's hidden states, as an inference engine wrote them; empty: it computes them"),
     ] = ""
     data: Annotated[DataSettings, Help("prompts and responses")] = field(default_factory=DataSettings)
-    kind: Annotated[CachedKind, Help("what is stored of each distribution")] = "top-k"
-    top_k: Annotated[int, AtLeast(1), Help("top-k: ids per token, stored with the exact tail mass")] = 64
-    sampled: Annotated[int, AtLeast(1), Help("sampled: ids per token of an unbiased sample")] = 16
+    kind: Annotated[
+        CachedKind, Help("what is stored of each distribution; given, it decides, else `top_k` or `sampled` do")
+    ] = "top-k"
+    top_k: Annotated[int, AtLeast(1), Help("top-k: most likely ids per token, kept with the mass of all others")] = 64
+    sampled: Annotated[
+        int, AtLeast(1), Help("sampled: ids drawn per token, with weights whose expectation is the teacher")
+    ] = 16
     temperatures: Annotated[
         tuple[float, ...], Each(Above(0)), Help("top-k: also store the log of the tail mass at these temperatures")
     ] = ()

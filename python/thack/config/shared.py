@@ -28,7 +28,9 @@ class DataSettings:
         str, Help("key or column of the prompt or conversation; empty: prompt, messages, conversations or text")
     ] = ""
     response_key: Annotated[str, Help("key or column of the response; empty: response or completion")] = ""
-    max_prompt_tokens: Annotated[int, AtLeast(1), Help("longer prompts are dropped or cut, see on_long")] = 1024
+    max_prompt_tokens: Annotated[int, AtLeast(1), Help("longer prompts are dropped, or cut if data.on_long = cut")] = (
+        1024
+    )
     max_response_tokens: Annotated[
         int,
         AtLeast(0),

@@ -55,6 +55,7 @@ def test_every_command_has_help_with_an_example_in_80_columns(name: str, run: Ru
     assert max(map(len, out.splitlines())) <= 80
     cut = [line for line in out.splitlines() if "…" in line.replace("WORD=COLUMN,…", "")]
     assert not cut, "a word too long for its column"
+    assert "<bool>" not in out, "a flag without a value asks for none"
     assert "--json" in out and "--quiet" in out and "--verbose" in out
 
 
@@ -85,7 +86,7 @@ def test_every_flag_shows_the_help_and_the_default_of_its_setting(
     arguments = ["runs/a"] if name == "verdict" else []
     out = run(*name.split(), *arguments, "--help").out
     for _, flag, setting in (found for found in _flags() if found[0] == name):
-        line = next(line for line in out.splitlines() if f"{flag.flag} " in line)
+        line = next(line for line in out.splitlines() if f"│ {flag.flag} " in line)
         words = (flag.help or setting.field.help).split("`")[0].strip()
         assert words[1:40] in line, flag.flag
         if setting.default not in ("", ()) and not isinstance(setting.default, bool):
