@@ -31,7 +31,7 @@ class Work:
     evaluation: float
 
     def share(self, num_steps: int, num_evaluations: int) -> float:
-        """Of a run's work, the share of so many evaluations."""
+        """Of a run's work, the share of its evaluations."""
         evaluations = self.evaluation * num_evaluations
         return evaluations / (evaluations + self.step * num_steps)
 
