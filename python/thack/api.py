@@ -285,12 +285,19 @@ def verify_cache(directory: PathLike, *, full: bool = False, progress: Progress 
     return verify(directory, full=full, progress=progress)
 
 
-def export_cache(directory: PathLike, out: PathLike, *, progress: Progress = SILENT) -> list[Path]:
-    """Write a cache as plain safetensors that need nothing of thack to be read.
+def export_cache(
+    directory: PathLike,
+    out: PathLike,
+    *,
+    to: Literal["safetensors", "parquet", "axolotl"] = "safetensors",
+    progress: Progress = SILENT,
+) -> list[Path]:
+    """Write a cache as plain files that need nothing of thack to be read.
 
     Args:
         directory: Of the cache.
         out: Directory of the plain files; new or empty.
+        to: safetensors; parquet: a row for each sequence; axolotl: Parquet with the columns of its KD trainer.
         progress: Where progress goes.
 
     Returns:
@@ -302,7 +309,7 @@ def export_cache(directory: PathLike, out: PathLike, *, progress: Progress = SIL
     """
     from thack.cache import export_cache as export
 
-    return export(directory, out, progress)
+    return export(directory, out, progress, to)
 
 
 def import_cache(

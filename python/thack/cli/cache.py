@@ -76,7 +76,7 @@ def register(app: typer.Typer) -> None:
         example="thack cache import-hidden --hidden-states states/ --teacher ./teacher --data pairs.jsonl --out cache/",
         set_example="shard_tokens=65536",
     ).add_to(group)
-    add_command(group, "export", export, example="thack cache export cache/ plain/")
+    add_command(group, "export", export, example="thack cache export cache/ plain/ --to parquet")
     add_command(
         group,
         "import",
@@ -185,10 +185,14 @@ def _show_sizing(found: ProbeResult) -> None:
 def export(
     directory: Directory,
     target: Annotated[Path, typer.Argument(help="Directory for the plain files.", show_default=False)],
+    to: Annotated[
+        Literal["safetensors", "parquet", "axolotl"],
+        typer.Option(help="Kind of the files; axolotl: Parquet with the columns of its KD trainer."),
+    ] = "safetensors",
 ) -> None:
-    """Write a cache as plain safetensors that need nothing of thack to be read."""
+    """Write a cache as plain files that need nothing of thack to be read."""
     with shown_progress() as progress:
-        written = api.export_cache(directory, target, progress=progress)
+        written = api.export_cache(directory, target, to=to, progress=progress)
     files = [str(path) for path in written]
     emit({"files": files}, lambda: stdout().print(f"{count(len(files))} files in {target}"), out=target)
 
