@@ -9,7 +9,7 @@ own loop: Σ loss / (response tokens of the whole optimizer step), for any gradi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -119,9 +119,14 @@ class CacheCollator:
         self.pad_id = student.tokenizer.pad_id
         self.start_id = student.start_id
 
-    def __call__(self, sequences: Sequence[TokenSequence]) -> dict[str, Tensor | CachedLabels]:
-        """input_ids, attention_mask (decoder_input_ids …) and labels."""
-        sequences, target = self.cache.targets(cache_positions(sequences))
+    def __call__(self, rows: Sequence[TokenSequence | Mapping[str, Any]]) -> dict[str, Tensor | CachedLabels]:
+        """input_ids, attention_mask (decoder_input_ids …) and labels.
+
+        `rows` are sequences of a `CacheDataset`, or rows of any data set whose `position` is one in the cache.
+        """
+        sequences, target = self.cache.targets(
+            [row["position"] if isinstance(row, Mapping) else cache_positions([row])[0] for row in rows]
+        )
         batch = Batch.of(sequences)
         rows_N, inputs = inputs_of(batch, self.pad_id, self.start_id)
         cropped = crop(target, self.width)

@@ -17,7 +17,7 @@ _PLAIN = ("prompt_ids", "response_ids", "ids", "logprobs")
 _PACKED = ("input_ids", "compressed_logprobs", "bytepacked_indices")
 _LEGACY = ("packed_indices", "exact_values", "coeffs")
 _NOT_TRAINED = -100  # in `labels`
-_APPROXIMATION = 0.02  # of the mass of a token, by polynomial and bins
+_APPROXIMATION = 0.02  # of the mass of a token, by polynomial and bins, or by the 8 bits of a record
 
 
 def parquet_rows(path: Path, packed_config: Path | None = None) -> Iterator[SourceRow]:
@@ -38,9 +38,10 @@ def parquet_rows(path: Path, packed_config: Path | None = None) -> Iterator[Sour
                     index += 1
             return
         _check_plain(path, names)
+        slack = _APPROXIMATION if b"vocab_size" in (file.schema_arrow.metadata or {}) else 0.0  # records of a cache
         for batch in _batches(file, [*_PLAIN, *(["id"] if "id" in names else [])]):
             for place in range(len(batch)):  # one row at a time: every number in a list is an object
-                yield _from_columns(batch.slice(place, 1).to_pylist()[0], index, path)
+                yield replace(_from_columns(batch.slice(place, 1).to_pylist()[0], index, path), slack=slack)
                 index += 1
     except ThackError:
         raise
