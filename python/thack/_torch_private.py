@@ -7,6 +7,7 @@ the public form is used.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,3 +49,8 @@ def softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
 def scale_all_(tensors: Sequence[Tensor], factor: float) -> None:
     """`tensor.mul_(factor)` of many tensors in few calls."""
     torch._foreach_mul_(list(tensors), factor)
+
+
+def plain_results() -> Any:
+    """As `__torch_function__` of a subclass of Tensor: operations on it give plain tensors."""
+    return torch._C._disabled_torch_function_impl

@@ -2,6 +2,7 @@
 
 callback.py  HackingCallback: golden, proxy, health and the oracle-free detector, every N steps
 dataset.py   CacheDataset, CacheCollator, CacheLoss: their Trainer trains from a cache
+loader.py    CacheLoader: the batches of a cache for a loop of one's own, resumed within an epoch
 
 from thack import EvalSet, HackingCallback, References
 references = References.of(teacher=teacher, oracle=judge)
@@ -16,6 +17,16 @@ trainer = Trainer(student, args, train_dataset=CacheDataset(cache), data_collato
 """
 
 from thack.integrations.callback import CallbackSettings, HackingCallback
-from thack.integrations.dataset import CacheCollator, CacheDataset, CachedLabels, CacheLoss
+from thack.integrations.dataset import CacheCollator, CacheDataset, CacheLoss
+from thack.integrations.labels import CachedLabels
+from thack.integrations.loader import CacheLoader
 
-__all__ = ["CacheCollator", "CacheDataset", "CacheLoss", "CachedLabels", "CallbackSettings", "HackingCallback"]
+__all__ = [
+    "CacheCollator",
+    "CacheDataset",
+    "CacheLoader",
+    "CacheLoss",
+    "CachedLabels",
+    "CallbackSettings",
+    "HackingCallback",
+]

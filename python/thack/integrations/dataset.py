@@ -10,10 +10,10 @@ own loop: Σ loss / (response tokens of the whole optimizer step), for any gradi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -22,13 +22,14 @@ from thack.cache import Cache
 from thack.config import LossSettings
 from thack.data.sequence import TokenSequence, cache_positions
 from thack.errors import MismatchError, UsageError
+from thack.integrations.labels import CachedLabels
 from thack.integrations.state import is_sharded
+from thack.integrations.whole import TensorLabels, whole_inputs
 from thack.losses import token_losses
 from thack.models.batch import Batch
 from thack.models.hf import load as hf
 from thack.models.hf.model import inputs_of
 from thack.targets.crop import crop
-from thack.targets.types import Target
 from thack.targets.vocabulary import common_width
 
 
@@ -54,36 +55,6 @@ class CacheDataset(Dataset[TokenSequence]):
         return [self.cache.sequences(index) for index in indices]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CachedLabels:
-    """The response tokens of a batch with the teacher's target.
-
-    It takes the place of a label tensor: the Trainer moves it to the device and counts its tokens, as it would count
-    labels that are not −100.
-    """
-
-    rows_N: Tensor  # int64, index into B·T of the logits row that predicts each token
-    labels_N: Tensor  # int64
-    target: Target
-    width: int  # ids on which student and teacher are compared
-
-    def __len__(self) -> int:
-        return len(self.labels_N)
-
-    def to(self, device: torch.device | str, **_: Any) -> CachedLabels:
-        """The same labels on another device."""
-        rows_N, labels_N = (t.to(device, non_blocking=True) for t in (self.rows_N, self.labels_N))
-        return replace(self, rows_N=rows_N, labels_N=labels_N, target=self.target.to(device))
-
-    def __getitem__(self, _: Any) -> CachedLabels:
-        """The Trainer leaves the first column of causal labels out when it counts; every token here counts."""
-        return self
-
-    def ne(self, ignored: int) -> Tensor:
-        """One True per response token: there is no padding among them."""
-        return torch.ones(len(self), dtype=torch.bool, device=self.labels_N.device)
-
-
 class CacheCollator:
     """Sequences of a `CacheDataset` as inputs of `model`, with `CachedLabels`.
 
@@ -91,6 +62,8 @@ class CacheCollator:
         cache: A cache, or its directory.
         model: The transformers model that is trained.
         tokenizer: Where the model does not know its own: thack's, transformers' fast one, or a directory.
+        tensor_labels: Labels are a tensor, −100 where a token is not trained, that carries the target along: for a
+            trainer that reads labels itself, as TRL's SFTTrainer does.
 
     Raises:
         MismatchError: the student has another tokenizer than the cache.
@@ -98,7 +71,9 @@ class CacheCollator:
         UsageError: padding changes the model's logits.
     """
 
-    def __init__(self, cache: Cache | Path | str, model: Any, tokenizer: Any = None) -> None:
+    def __init__(
+        self, cache: Cache | Path | str, model: Any, tokenizer: Any = None, *, tensor_labels: bool = False
+    ) -> None:
         self.cache = cache if isinstance(cache, Cache) else Cache.open(cache)
         student = hf.wrap(model, tokenizer, role="student")
         padded = is_sharded(model) or student.scores_padded()
@@ -118,6 +93,9 @@ class CacheCollator:
         self.width = common_width(student.tokenizer.size, student=student.vocab_size, cache=meta.vocab_size)
         self.pad_id = student.tokenizer.pad_id
         self.start_id = student.start_id
+        self.tensor_labels = tensor_labels
+        if tensor_labels and student.is_encoder_decoder:
+            raise UsageError("tensor_labels: an encoder-decoder's labels are the response alone", hint="leave it out")
 
     def __call__(self, rows: Sequence[TokenSequence | Mapping[str, Any]]) -> dict[str, Tensor | CachedLabels]:
         """input_ids, attention_mask (decoder_input_ids …) and labels.
@@ -127,11 +105,16 @@ class CacheCollator:
         sequences, target = self.cache.targets(
             [row["position"] if isinstance(row, Mapping) else cache_positions([row])[0] for row in rows]
         )
-        batch = Batch.of(sequences)
-        rows_N, inputs = inputs_of(batch, self.pad_id, self.start_id)
-        cropped = crop(target, self.width)
-        labels = CachedLabels(rows_N=rows_N, labels_N=batch.labels_N, target=cropped, width=self.width)
-        return {**inputs, "labels": labels}
+        cropped, labels_N = (
+            crop(target, self.width),
+            torch.from_numpy(np.concatenate([s.response_ids for s in sequences])),
+        )
+        if self.tensor_labels:
+            inputs, labels_BT, rows_N = whole_inputs(sequences, self.pad_id)
+        else:
+            rows_N, inputs = inputs_of(Batch.of(sequences), self.pad_id, self.start_id)
+        cached = CachedLabels(rows_N=rows_N, labels_N=labels_N.long(), target=cropped, width=self.width)
+        return {**inputs, "labels": TensorLabels.of(labels_BT, cached) if self.tensor_labels else cached}
 
 
 class CacheLoss:
@@ -144,8 +127,9 @@ class CacheLoss:
     def __init__(self, settings: LossSettings | None = None) -> None:
         self.settings = settings or LossSettings()
 
-    def __call__(self, outputs: Any, labels: CachedLabels, num_items_in_batch: Any = None) -> Tensor:
+    def __call__(self, outputs: Any, labels: CachedLabels | TensorLabels, num_items_in_batch: Any = None) -> Tensor:
         """Σ loss / response tokens of the optimizer step (of this batch, where the Trainer does not count them)."""
+        labels = labels.cached if isinstance(labels, TensorLabels) else labels
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         logits_NV = logits.reshape(-1, logits.shape[-1]).index_select(0, labels.rows_N)[:, : labels.width]
         total = token_losses(logits_NV, labels.target, labels.labels_N, self.settings).sum()
