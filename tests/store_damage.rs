@@ -179,8 +179,7 @@ fn realised_log_probs_come_back() {
     let storage: Arc<dyn Storage> = Arc::new(Faulty::default());
     job::run(&storage).unwrap();
     let found = job::reader(&storage).read(&[7, 3], job::ALL).unwrap();
-    let written: Vec<f32> =
-        [7, 3].iter().flat_map(|&s| job::realised(s, job::tokens(s).1.len())).collect();
+    let written: Vec<f32> = [7, 3].iter().flat_map(|&s| job::realised(s, job::tokens(s).1.len())).collect();
     assert_eq!(found.realised.len(), written.len());
     for (&back, &given) in found.realised.iter().zip(&written) {
         let same = back.to_bits() == given.to_bits() || (back.is_nan() && given.is_nan());

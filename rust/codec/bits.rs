@@ -13,9 +13,15 @@ impl<'a> BitWriter<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// Appends the low `width` ≤ 32 bits of `value`.
+    /// Appends `value`, which has at most `width` ≤ 32 bits.
     pub fn put(&mut self, value: u32, width: u32) {
         let mut rest = u64::from(value) << (self.at % 8);
+        // Anywhere but at the end of the record, one word instead of a loop over its bytes.
+        if let Some(bytes) = self.bytes[self.at / 8..].first_chunk_mut::<8>() {
+            *bytes = (u64::from_le_bytes(*bytes) | rest).to_le_bytes();
+            self.at += width as usize;
+            return;
+        }
         let last = (self.at + width as usize).div_ceil(8);
         for byte in &mut self.bytes[self.at / 8..last] {
             *byte |= (rest & 0xff) as u8;
@@ -50,10 +56,14 @@ impl<'a> BitReader<'a> {
     /// The next `width` ≤ 32 bits.
     pub fn get(&mut self, width: u32) -> u32 {
         let first = self.at / 8;
-        let last = (self.at + width as usize).div_ceil(8);
         let mut value = 0u64;
-        for (i, &byte) in self.bytes[first..last].iter().enumerate() {
-            value |= u64::from(byte) << (8 * i);
+        if let Some(bytes) = self.bytes[first..].first_chunk::<8>() {
+            value = u64::from_le_bytes(*bytes);
+        } else {
+            let last = (self.at + width as usize).div_ceil(8);
+            for (i, &byte) in self.bytes[first..last].iter().enumerate() {
+                value |= u64::from(byte) << (8 * i);
+            }
         }
         value >>= self.at % 8;
         self.at += width as usize;

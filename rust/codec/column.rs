@@ -9,14 +9,16 @@ use super::bits::{BitReader, BitWriter};
 pub(super) fn put(writer: &mut BitWriter<'_>, values: &[u32], width: u32) {
     let mut shift = 0;
     while shift + 8 <= width {
-        for &value in values {
-            writer.put((value >> shift) & 0xff, 8);
+        for part in values.chunks(4) {
+            let gather = |word: u32, (i, &value): (usize, &u32)| word | ((value >> shift) & 0xff) << (8 * i);
+            writer.put(part.iter().enumerate().fold(0, gather), 8 * part.len() as u32);
         }
         shift += 8;
     }
     for bit in shift..width {
-        for &value in values {
-            writer.put((value >> bit) & 1, 1);
+        for part in values.chunks(32) {
+            let gather = |word: u32, (i, &value): (usize, &u32)| word | ((value >> bit) & 1) << i;
+            writer.put(part.iter().enumerate().fold(0, gather), part.len() as u32);
         }
     }
 }
@@ -26,14 +28,20 @@ pub(super) fn get(reader: &mut BitReader<'_>, values: &mut [u32], width: u32) {
     values.fill(0);
     let mut shift = 0;
     while shift + 8 <= width {
-        for value in &mut *values {
-            *value |= reader.get(8) << shift;
+        for part in values.chunks_mut(4) {
+            let word = reader.get(8 * part.len() as u32);
+            for (i, value) in part.iter_mut().enumerate() {
+                *value |= ((word >> (8 * i)) & 0xff) << shift;
+            }
         }
         shift += 8;
     }
     for bit in shift..width {
-        for value in &mut *values {
-            *value |= reader.get(1) << bit;
+        for part in values.chunks_mut(32) {
+            let word = reader.get(part.len() as u32);
+            for (i, value) in part.iter_mut().enumerate() {
+                *value |= ((word >> i) & 1) << bit;
+            }
         }
     }
 }

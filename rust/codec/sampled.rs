@@ -15,6 +15,8 @@ use super::error::{DecodeError, EncodeError};
 use super::ids::IdLayout;
 use super::minifloat;
 
+/// Ids of records that are encoded without an allocation.
+const FEW: usize = 64;
 const WEIGHT_BITS: u32 = 4;
 const LAST_CODE: u32 = (1 << WEIGHT_BITS) - 1;
 const FLOAT_BITS: u32 = 15;
@@ -79,14 +81,20 @@ impl SampledLayout {
         if count == 0 || count > self.k {
             return Err(EncodeError::BadCount { count: count as i64, k: self.k });
         }
-        let mut ids = row.ids[..count].to_vec();
-        if self.ids.check(&ids)? != count {
+        if self.ids.check(&row.ids[..count])? != count {
             return Err(EncodeError::IdsNotIncreasing { at: count });
         }
-        ids.resize(self.k, ids[count - 1]);
         check_numbers(&row)?;
+        // No allocation for records of a usual size: it would cost as much as all the rest.
+        let (mut few, mut many) = ([0; 2 * FEW], Vec::new());
+        if self.k > FEW {
+            many.resize(2 * self.k, 0);
+        }
+        let scratch = if self.k > FEW { &mut many[..] } else { &mut few[..2 * self.k] };
+        let (ids, codes) = scratch.split_at_mut(self.k);
+        ids[..count].copy_from_slice(&row.ids[..count]);
+        ids[count..].fill(row.ids[count - 1]);
         let rounding = Rounding::of(&row, dither);
-        let mut codes = vec![0u32; self.k];
         for (i, code) in codes[..count].iter_mut().enumerate() {
             *code = rounding.code(row.weights[i], dither.uniform(2 + i as u64));
         }
@@ -94,8 +102,8 @@ impl SampledLayout {
         writer.put(rounding.levels.tau, FLOAT_BITS);
         writer.put(rounding.levels.largest, FLOAT_BITS);
         writer.put(entropy_code(row.entropy, dither.uniform(1)), ENTROPY_BITS);
-        column::put(&mut writer, &codes, WEIGHT_BITS);
-        self.ids.put(&mut writer, &ids);
+        column::put(&mut writer, codes, WEIGHT_BITS);
+        self.ids.put(&mut writer, ids);
         Ok(())
     }
 
@@ -194,8 +202,9 @@ impl Rounding {
         } else {
             weight
         };
-        let above = self.table.iter().position(|&level| level > weight).unwrap_or(0);
-        if above == 0 {
+        // Levels do not decrease, so that counting them finds the first that is larger, without a branch for each.
+        let above = self.table.iter().filter(|&&level| level <= weight).count();
+        if above == 0 || above == self.table.len() {
             // At or above the largest, or (by a rounding error) below τ.
             return if weight <= self.table[0] { 0 } else { LAST_CODE };
         }

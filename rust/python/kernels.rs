@@ -137,7 +137,13 @@ fn topk_logsumexp(
         .zip(logsumexp)
         .zip(tails.chunks_mut(1 + temperatures.len()))
         .zip(optional(realised))
-        .map(|((((ids, log_probs), logsumexp), tails), realised)| Selected { ids, log_probs, logsumexp, tails, realised })
+        .map(|((((ids, log_probs), logsumexp), tails), realised)| Selected {
+            ids,
+            log_probs,
+            logsumexp,
+            tails,
+            realised,
+        })
         .collect();
     with_rows!(logits, format, rows => {
         check_rows(rows.len(), vocab, outputs.len())?;
@@ -249,8 +255,13 @@ fn threshold_sample(
         .zip(slice_mut(&mut taus)?)
         .zip(slice_mut(&mut entropies)?)
         .zip(optional(realised))
-        .map(|(((((ids, weights), count), tau), entropy), realised)| {
-            Sampled { ids, weights, count, tau, entropy, realised }
+        .map(|(((((ids, weights), count), tau), entropy), realised)| Sampled {
+            ids,
+            weights,
+            count,
+            tau,
+            entropy,
+            realised,
         })
         .collect();
     let keys = read_keys(slice(&keys)?, outputs.len())?;

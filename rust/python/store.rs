@@ -262,7 +262,9 @@ impl CacheReader {
         Bound<'py, PyByteArray>,
         Bound<'py, PyByteArray>,
     )> {
-        let batch = released(py, || Ok(self.0.read(&sequences, Parts { records: with_records, realised: with_realised })?))?;
+        let batch = released(py, || {
+            Ok(self.0.read(&sequences, Parts { records: with_records, realised: with_realised })?)
+        })?;
         let numbers = [&batch.examples, &batch.samples, &batch.prompt_lengths, &batch.response_lengths];
         let numbers: Vec<u8> =
             numbers.into_iter().flatten().flat_map(|number| number.to_le_bytes()).collect();

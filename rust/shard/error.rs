@@ -78,7 +78,9 @@ impl fmt::Display for Fault {
             Self::Length { expected, found } => write!(f, "{found} bytes long, written with {expected}"),
             Self::HeaderTooLarge { length } => write!(f, "a header of {length} bytes is too large"),
             Self::Header(what) => write!(f, "not a thack shard: {what}"),
-            Self::Version { found } => write!(f, "of format {found:?}; this thack reads thack-shard 1 and 1.1"),
+            Self::Version { found } => {
+                write!(f, "of format {found:?}; this thack reads thack-shard 1 and 1.1")
+            }
             Self::Metadata(error) => write!(f, "{error}"),
             Self::ChecksumTable => write!(f, "the table of checksums is damaged"),
             Self::Chunk { chunk } => {

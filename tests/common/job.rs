@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thack::codec::{Layout, TopKRows};
-use thack::shard::{CacheReader, Parts, Sequence, ShardError, ShardReader, ShardWriter, Storage, publish, sweep};
+use thack::shard::{
+    CacheReader, Parts, Sequence, ShardError, ShardReader, ShardWriter, Storage, publish, sweep,
+};
 
 pub(crate) const SHARDS: usize = 3;
 pub(crate) const PER_SHARD: u64 = 5;

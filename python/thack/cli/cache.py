@@ -252,9 +252,12 @@ def _shown(name: str, value: object) -> str | None:
     if (name == "exact_tail" and value is None) or (name == "temperatures" and not value):
         return None
     if value is None:
-        return "not known" if name in ("finished", "truncated") else "not yet known: shards are missing"
+        known = name not in ("finished", "truncated", "teacher_nll")
+        return "not yet known: shards are missing" if known else "not known"
     if name in ("finished", "truncated") and isinstance(value, float):
         return f"{value:.1%} of responses"
+    if name == "teacher_nll" and isinstance(value, float):
+        return f"{value:.4f}"
     if name == "bytes" and isinstance(value, int):
         return byte_size(value)
     if isinstance(value, bool):

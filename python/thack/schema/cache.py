@@ -184,6 +184,25 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherNll:
+    """−log p of the response tokens under the teacher, over the first few thousand responses of a cache.
+
+    Args:
+        tokens: whose log-probability is known.
+        absent: tokens whose log-probability the source did not say.
+        nats_per_token: mean over `tokens`; one below −32 nats counts as 32. None where there is none.
+        edges: in nats, of the bins of the histogram but the last.
+        counts: tokens of each bin; the last is of all that lie beyond.
+    """
+
+    tokens: int
+    absent: int
+    nats_per_token: float | None
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
     """What `thack cache inspect` shows.
 
@@ -207,6 +226,7 @@ class Inspection:
         made_by: how it was computed.
         finished: share of the responses that an end closes; None: the cache is incomplete, or does not say.
         truncated: share of the responses that reached the maximum length without one, or None.
+        teacher_nll: of the response tokens; None: the cache is incomplete, or of format 1.0.
     """
 
     directory: str
@@ -228,6 +248,7 @@ class Inspection:
     made_by: Origin
     finished: float | None = None
     truncated: float | None = None
+    teacher_nll: TeacherNll | None = None
 
     def dump(self) -> dict[str, object]:
         """Plain values, for JSON."""

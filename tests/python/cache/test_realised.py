@@ -19,6 +19,7 @@ from cache.conftest import FakeTeacher, make_sequences
 from thack import _native, kernels
 from thack.cache.capture.job import capture
 from thack.cache.exchange.importing import ImportSettings, import_cache
+from thack.cache.format.inspection import inspect
 from thack.cache.format.plan import read_plan
 from thack.cache.format.reader import Cache
 from thack.cache.format.verification import verify
@@ -66,6 +67,10 @@ def test_a_capture_keeps_what_the_teacher_gave_the_token(
     assert target.realised_logprob_N is not None
     np.testing.assert_array_equal(target.realised_logprob_N.numpy(), realised_N)
     assert cache.meta.bytes_per_token == cache.meta.stride + 2 and verify(cache.directory, full=True).ok
+    nll = inspect(cache.directory).teacher_nll
+    assert nll is not None and nll.tokens == sum(nll.counts) == cache.num_tokens and nll.absent == 0
+    assert nll.nats_per_token == pytest.approx(np.minimum(-wanted_N, 32).mean(), abs=MOST_ERROR)
+    assert nll.counts[-1] == (wanted_N <= -32).sum() and nll.counts[0] == (realised_N > -0.1).sum()
 
 
 @pytest.mark.parametrize("word", ["dense", "top-k:4", "sampled:4", "live/renormalised:4", "live/multinomial:4"])
@@ -167,6 +172,7 @@ def test_caches_of_every_version_are_read(version: str, kind: str) -> None:
     for name, value in wanted.items():
         np.testing.assert_array_equal(found[name], value)
     realised_N = cache.realised([0, 1])[1]
+    assert (inspect(directory).teacher_nll is None) == (version == "1.0")
     assert np.isnan(realised_N).all() == (version == "1.0") and len(realised_N) > 2
 
 

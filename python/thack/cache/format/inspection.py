@@ -6,6 +6,7 @@ from pathlib import Path
 
 from thack.cache.format.ends import count_ends
 from thack.cache.format.manifest import load_manifest, missing, read_manifest
+from thack.cache.format.nll import teacher_nll
 from thack.cache.format.plan import read_plan
 from thack.errors import UndefinedLoss
 from thack.schema import document
@@ -60,6 +61,7 @@ def inspect(directory: Path | str) -> Inspection:
         made_by=Origin(thack=plan.build, device=plan.device, dtype=plan.dtype, seed=plan.seed),
         finished=ends.finished_share if ends else None,
         truncated=ends.truncated_share if ends else None,
+        teacher_nll=None if lacking else teacher_nll(directory, plan),
     )
 
 

@@ -1,0 +1,148 @@
+"""A reader of shards in NumPy alone: docs/format.md as code, for whoever writes a reader of their own.
+
+It is slow and short. N records, K kept ids, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+CHUNK = 16 << 10  # bytes under one checksum
+TRAILER = 64
+VERSIONS = ("thack-shard 1", "thack-shard 1.1")
+STEPS, CUT, ZERO, ABSENT = 2047, 65_533, 65_534, 65_535  # of a realised log-probability
+_DTYPES = {"U8": "u1", "U16": "<u2", "I32": "<i4", "U32": "<u4", "I64": "<i8"}
+
+
+class ReferenceShard(NamedTuple):
+    """One shard: metadata, tensors as they are stored, and the decoded records.
+
+    `targets` has log_probs; or ids, log_probs, log_tail and log_tail_at; or ids, weights, counts, tau and entropy. In
+    format 1.1 also realised: float32 log p of each response token.
+    """
+
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, np.ndarray]
+    targets: Mapping[str, np.ndarray]
+
+
+def read_reference_shard(path: Path | str) -> ReferenceShard:
+    """Read a whole shard and check its checksums (not its BLAKE3 root).
+
+    Args:
+        path: of the shard.
+
+    Raises:
+        ValueError: it is not a shard of a version that is read, or a byte is not what was written.
+    """
+    data = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    trailer = data[-TRAILER:]
+    if len(data) < TRAILER + 8 or bytes(trailer[:12]) != b"thackend\x01\0\0\0":
+        raise ValueError(f"{path}: it has no trailer")
+    (own,), (table_sum,), (length,) = trailer[60:].view("<u4"), trailer[12:16].view("<u4"), trailer[16:24].view("<u8")
+    if length != len(data) or _crc32c(np.append(trailer[:60], np.zeros(4, np.uint8))[None])[0] != own:
+        raise ValueError(f"{path}: its trailer is damaged, or it is cut")
+    head = 8 + int(data[:8].view("<u8")[0])
+    header = json.loads(bytes(data[8:head]))
+    metadata = header.pop("__metadata__")
+    if metadata.get("format") not in VERSIONS:
+        raise ValueError(f"{path}: format {metadata.get('format')}; this reader knows {' and '.join(VERSIONS)}")
+    tensors = {}
+    for name, entry in header.items():
+        start, end = (head + offset for offset in entry["data_offsets"])
+        tensors[name] = np.frombuffer(data[start:end].tobytes(), _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    table = tensors["checksums"]
+    checked = head + header["checksums"]["data_offsets"][0]
+    last = checked // CHUNK * CHUNK
+    sums = [*_crc32c(data[:last].reshape(-1, CHUNK)), *(_crc32c(data[None, last:checked]) if last < checked else ())]
+    if _crc32c(table.view(np.uint8)[None])[0] != table_sum or list(table) != sums:
+        raise ValueError(f"{path}: a checksum is wrong")
+    targets = decode_reference(tensors["records"], metadata)
+    if "realised_log_probs" in tensors:
+        targets["realised"] = realised_of(tensors["realised_log_probs"])
+    return ReferenceShard(metadata, tensors, targets)
+
+
+def decode_reference(records: np.ndarray, metadata: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The rows of uint8 [N, stride] records, by the metadata that names their layout."""
+    vocab = int(metadata["vocab_size"])
+    if metadata["kind"] == "dense":
+        return {"log_probs": records.copy().view("<f4")}
+    k = int(metadata["k"])
+    bits = np.unpackbits(records, axis=1, bitorder="little")
+    if metadata["kind"] == "sampled":
+        return _sampled(bits, k, vocab)
+    width, tails = int(metadata["value_bits"]), int(metadata["tail"] != "none")
+    temperatures = len([part for part in metadata["temperatures"].split(",") if part])
+    scalars = records[:, : 2 * (2 + tails + temperatures)].copy().view("<f2").astype(np.float32)
+    top, spread, last = scalars[:, :1], scalars[:, 1:2], 2**width - 1
+    codes = _column(bits, at := 16 * (2 + tails + temperatures), k, width)
+    values = top - np.abs(spread) / np.float32(2 * last**2) * (codes * (codes + last)).astype(np.float32)
+    values[np.signbit(spread) & (codes == last)] = -np.inf
+    found = {"ids": _ids(bits, at + k * width, k, vocab), "log_probs": values, "log_tail_at": scalars[:, 2 + tails :].T}
+    return found | ({"log_tail": scalars[:, 2]} if tails else {})
+
+
+def _sampled(bits: np.ndarray, k: int, vocab: int) -> dict[str, np.ndarray]:
+    tau, largest = (_minifloat(_number(bits[:, at : at + 15])) for at in (0, 15))
+    codes, ids = _column(bits, 44, k, 4), _ids(bits, 44 + 4 * k, k, vocab)
+    counts = 1 + (np.diff(ids, axis=1) > 0).sum(1)  # unused places repeat the last id
+    scale = (largest - tau) / np.float32(225)
+    weights = tau[:, None] + scale[:, None] * (codes * codes).astype(np.float32)
+    weights = np.where(codes == 15, largest[:, None], weights)
+    weights[np.arange(k) >= counts[:, None]] = 0
+    entropy = _number(bits[:, 30:44]).astype(np.float32) / np.float32(1024)
+    return {"ids": ids, "weights": weights, "counts": counts, "tau": tau, "entropy": entropy}
+
+
+def realised_of(codes: np.ndarray) -> np.ndarray:
+    """float32 log-probabilities of uint16 codes; NaN: absent, the number just below −32: cut."""
+    values = np.float32(0) - codes.astype(np.float32) / np.float32(STEPS)
+    values[codes == CUT] = np.nextafter(np.float32(-32), np.float32(-np.inf))
+    values[codes == ZERO], values[codes == ABSENT] = -np.inf, np.nan
+    return values
+
+
+def _ids(bits: np.ndarray, at: int, k: int, vocab: int) -> np.ndarray:
+    """Elias–Fano: L low bits of each id as a column, then id >> L in unary. The smallest L of the smallest size."""
+    low = int(np.argmin([k * low + ((vocab - 1) >> low) for low in range(31)]))
+    start = at + k * low
+    places = np.nonzero(bits[:, start : start + k + ((vocab - 1) >> low)])[1].reshape(-1, k)
+    ids: np.ndarray = ((places - np.arange(k)) << low) | _column(bits, at, k, low)
+    return ids
+
+
+def _column(bits: np.ndarray, at: int, k: int, width: int) -> np.ndarray:
+    """K numbers of `width` bits: their whole bytes, one array after the other, then one plane for each bit left."""
+    values = np.zeros((len(bits), k), np.int64)
+    for shift in range(0, width - width % 8, 8):
+        part = bits[:, at + k * shift : at + k * (shift + 8)].reshape(-1, k, 8)
+        values |= (part.astype(np.int64) << np.arange(shift, shift + 8)).sum(2)
+    for bit in range(width - width % 8, width):
+        values |= bits[:, at + k * bit : at + k * (bit + 1)].astype(np.int64) << bit
+    return values
+
+
+def _number(bits: np.ndarray) -> np.ndarray:
+    return np.asarray((bits.astype(np.int64) << np.arange(bits.shape[1])).sum(1))
+
+
+def _minifloat(codes: np.ndarray) -> np.ndarray:
+    """6 bits of exponent, 9 of mantissa: 0, and 2^-63 … 1."""
+    return np.where(codes == 0, 0, ((codes + (64 << 9)) << 14).astype(np.uint32).view(np.float32)).astype(np.float32)
+
+
+def _crc32c(rows: np.ndarray) -> np.ndarray:
+    """CRC32C (Castagnoli, reflected) of each row of bytes."""
+    table: np.ndarray = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = (table >> 1) ^ np.where(table & 1, np.uint32(0x82F63B78), np.uint32(0))
+    crc = np.full(len(rows), 0xFFFFFFFF, np.uint32)
+    for column in rows.T:
+        crc = table[(crc ^ column) & 0xFF] ^ (crc >> 8)
+    return ~crc
