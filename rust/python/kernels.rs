@@ -72,7 +72,7 @@ struct Labels<'a> {
 }
 
 impl Labels<'_> {
-    fn new<'a>(ids: &'a PyBuffer<i32>, log_probs: usize, vocab: usize) -> Result<Labels<'a>> {
+    fn new(ids: &PyBuffer<i32>, log_probs: usize, vocab: usize) -> Result<Labels<'_>> {
         let ids = slice(ids)?;
         if ids.len() != log_probs {
             return Err(Error::new(Class::Usage, format!("{} labels for {log_probs} rows", ids.len())));
