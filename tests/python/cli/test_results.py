@@ -356,7 +356,14 @@ def test_export_and_import_pass_everything_on(run: Run, calls: Calls) -> None:
     assert arguments == (Path("rows"), Path("new"))
     del keywords["progress"]
     numbers = {"logprobs": "processed", "complete_ends": True}
-    assert keywords == {"tokenizer": Path("m"), "vocab_size": 9, "top_k": 0, "estimate_tail": False, **numbers}
+    assert keywords == {
+        "tokenizer": Path("m"),
+        "vocab_size": 9,
+        "top_k": 0,
+        "estimate_tail": False,
+        "packed_config": None,
+        **numbers,
+    }
 
 
 def test_slurm_prints_the_script(run: Run) -> None:
