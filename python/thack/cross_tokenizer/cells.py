@@ -1,0 +1,184 @@
+"""What two vocabularies say of each other: first student tokens, which of them are settled, and cells.
+
+    f(v)        first student token of the student's encoding of the bytes of teacher token v; roles map to roles
+    settled(v)  every continuation that the teacher's encoder allows after v leaves f(v) as it is
+    c(string)   a string that both have is a cell. One that only the teacher has belongs to the cell of f(v); one that
+                only the student has, to that of its first teacher token; and so on, to a string that both have
+
+Ids that are no text and have no role have first token −1 and cell −1.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from thack.cross_tokenizer.bpe import Bpe
+from thack.cross_tokenizer.encoder import Encoder
+from thack.errors import CacheError, MismatchError
+from thack.files import write_bytes
+from thack.reading import read_bytes
+from thack.schema.cross_tokenizer import CellsFacts
+from thack.schema.document import dump, parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """The comparison of two vocabularies.
+
+    Args:
+        first_V_T: int32 [teacher ids] f; −1: none.
+        settled_V_T: bool [teacher ids].
+        cell_teacher_V_T: int32 [teacher ids] cell of each; −1: none.
+        cell_student_V_S: int32 [student ids].
+        num_cells: cells are 0 … num_cells − 1.
+        facts: of which tokenizers, and the time it took.
+        teacher: encoder of the teacher.
+        student: encoder of the student.
+    """
+
+    first_V_T: np.ndarray
+    settled_V_T: np.ndarray
+    cell_teacher_V_T: np.ndarray
+    cell_student_V_S: np.ndarray
+    num_cells: int
+    facts: CellsFacts
+    teacher: Encoder
+    student: Encoder
+
+    def can_teacher(self, previous_N: np.ndarray, next_N: np.ndarray) -> np.ndarray:
+        """bool [N]: the teacher's encoder turns the bytes of both ids into these two; arrays broadcast."""
+        return self.teacher.can(previous_N, next_N)
+
+    def can_student(self, previous_N: np.ndarray, next_N: np.ndarray) -> np.ndarray:
+        """bool [N]: the same of the student's encoder."""
+        return self.student.can(previous_N, next_N)
+
+    @property
+    def settled_share(self) -> float:
+        """Settled ids, as a share of the teacher's ids that have a first student token."""
+        known = self.first_V_T >= 0
+        return float(self.settled_V_T[known].mean()) if known.any() else 0.0
+
+    def save(self, path: Path) -> None:
+        """Write an .npz file, without the encoders."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, facts=np.frombuffer(json.dumps(dump(self.facts)).encode(), np.uint8), **arrays)
+        write_bytes(path, buffer.getvalue())
+
+
+_ARRAYS = ("first_V_T", "settled_V_T", "cell_teacher_V_T", "cell_student_V_S")
+
+
+def load_cells(path: Path, teacher: Bpe, student: Bpe) -> Cells:
+    """Read what `Cells.save` wrote.
+
+    Raises:
+        CacheError: the file is damaged.
+        MismatchError: it is of other tokenizers.
+    """
+    try:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as content:
+            facts = parse(CellsFacts, json.loads(bytes(content["facts"])), str(path))
+            arrays = {name: np.array(content[name]) for name in _ARRAYS}
+    except (BadZipFile, KeyError, ValueError, zlib.error) as error:
+        raise CacheError(f"{path} is damaged ({error})", hint="remove it; it is computed again") from error
+    if (facts.teacher, facts.student) != (teacher.fingerprint, student.fingerprint):
+        raise MismatchError(f"{path} is of other tokenizers", hint="remove it; it is computed again")
+    return Cells(**arrays, num_cells=facts.num_cells, facts=facts, teacher=Encoder(teacher), student=Encoder(student))
+
+
+def build_cells(teacher: Bpe, student: Bpe) -> Cells:
+    """Compare two vocabularies.
+
+    Returns:
+        All of it; the same for the same two tokenizers.
+    """
+    started = time.process_time()
+    theirs, ours = Encoder(teacher), Encoder(student)
+    roles = role_map(teacher, student)
+    first_V_T = _first_tokens(teacher, ours)
+    for v, u in roles.items():
+        first_V_T[v] = u
+    cell_teacher_V_T, cell_student_V_S, num_cells = _cells(teacher, student, first_V_T, _first_tokens(student, theirs))
+    return Cells(
+        first_V_T=first_V_T,
+        settled_V_T=_settled(theirs, ours, first_V_T),
+        cell_teacher_V_T=cell_teacher_V_T,
+        cell_student_V_S=cell_student_V_S,
+        num_cells=num_cells,
+        facts=CellsFacts(
+            teacher=teacher.fingerprint,
+            student=student.fingerprint,
+            num_cells=num_cells,
+            cpu_s=time.process_time() - started,
+        ),
+        teacher=theirs,
+        student=ours,
+    )
+
+
+def role_map(teacher: Bpe, student: Bpe) -> dict[int, int]:
+    """The student's id of the same role for the teacher's ends. A tokenizer without an end of turn uses its EOS."""
+    found = {teacher.roles["eos"]: student.roles["eos"]}
+    if "turn" in teacher.roles:
+        found[teacher.roles["turn"]] = student.roles.get("turn", student.roles["eos"])
+    return found
+
+
+def _first_tokens(of: Bpe, encoder: Encoder) -> np.ndarray:
+    found = [-1 if not token else encoder.encode(token)[0] for token in of.bytes_V]
+    return np.array(found, np.int32)
+
+
+def _settled(teacher: Encoder, student: Encoder, first_V_T: np.ndarray) -> np.ndarray:
+    """By trying every continuation of one token; for small vocabularies."""
+    tokens = teacher.bpe.bytes_V
+    found = first_V_T >= 0
+    for v, token in enumerate(tokens):
+        if token is None or not found[v]:
+            continue
+        found[v] = all(
+            student.encode(token + after)[0] == first_V_T[v]
+            for w, after in enumerate(tokens)
+            if after and w not in teacher.bpe.added and teacher._can(v, w)
+        )
+    return found
+
+
+def _cells(
+    teacher: Bpe, student: Bpe, first_V_T: np.ndarray, first_V_S: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Follow every string to one that both have; roles last."""
+    theirs = {token: v for v, token in enumerate(teacher.bytes_V) if token}
+    ours = {token: u for u, token in enumerate(student.bytes_V) if token}
+
+    def root(token: bytes) -> bytes:
+        while not (token in theirs and token in ours):
+            first = (
+                student.bytes_V[first_V_T[theirs[token]]]
+                if token in theirs
+                else teacher.bytes_V[first_V_S[ours[token]]]
+            )
+            assert first is not None and len(first) < len(token)
+            token = first
+        return token
+
+    numbers: dict[bytes | int, int] = {}
+
+    def cells_of(bpe: Bpe) -> np.ndarray:
+        found = [numbers.setdefault(root(token), len(numbers)) if token else -1 for token in bpe.bytes_V]
+        return np.array(found, np.int32)
+
+    cell_teacher_V_T, cell_student_V_S = cells_of(teacher), cells_of(student)
+    for v, u in role_map(teacher, student).items():
+        cell_teacher_V_T[v] = cell_student_V_S[u] = numbers.setdefault(u, len(numbers))
+    return cell_teacher_V_T, cell_student_V_S, len(numbers)
