@@ -65,7 +65,8 @@ def plane(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[flo
         levels = baselines(arms)
         crop(axes, bottoms + levels, tops + levels)
         right, left = axes.get_xlim()
-        axes.set_xlim(max(lefts) * 1.06, max(min(right, left), 0.0))
+        end = max(min(right, left), 0.0) if max(lefts) > 0 else min(right, left)  # a proxy of 0 throughout has no width
+        axes.set_xlim(max(max(lefts) * 1.06, end + 1e-9), end)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(few_ticks())
     draw_baseline(axes, arms)
