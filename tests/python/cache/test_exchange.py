@@ -307,3 +307,10 @@ def test_a_stopped_export_leaves_nothing_and_runs_again(
     (tmp_path / "f").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
         export_cache(cache, tmp_path / "f")
+
+
+def test_the_realised_log_probability_is_kept_of_tokens_beyond_the_top(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "rows.jsonl", [answer("completion")])
+    _, target = Cache.open(import_cache(settings_for(source, tmp_path / "cache"))).targets([0])
+    assert target.realised_logprob_N is not None
+    np.testing.assert_allclose(target.realised_logprob_N, [-0.3, -2.9, -6.0], atol=2.5e-4)

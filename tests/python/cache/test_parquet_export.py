@@ -57,6 +57,8 @@ def test_every_number_is_read_back(kind: str, tmp_path: Path) -> None:
             assert isinstance(target, SampledTarget)
             wanted = {"ids": target.ids_NK, "weights": target.weights_NK, "counts": target.counts_N}
             wanted |= {"tau": target.tau_N, "entropy": target.entropy_N}
+        assert target.realised_logprob_N is not None
+        wanted["realised_logprob"] = target.realised_logprob_N
         assert set(row) == {"prompt_id", "sample", "prompt_ids", "response_ids", *wanted}
         for name, values in wanted.items():
             np.testing.assert_array_equal(np.asarray(row[name]), values.numpy(), err_msg=name)
@@ -69,11 +71,15 @@ def test_a_top_k_export_is_imported_again(tmp_path: Path) -> None:
     first = export_cache(cache.directory, tmp_path / "plain", to="parquet")[0]
     given = ImportSettings(source=first, out=tmp_path / "again", vocab_size=VOCAB, tokenizer="sha256:t")
     again = Cache.open(import_cache(given))
-    _, found = again.targets(range(len(again)))
+    sequences, found = again.targets(range(len(again)))
+    labels = np.concatenate([s.response_ids for s in sequences])
     _, wanted = cache.targets(range(len(again)))
     assert isinstance(found, TopKTarget) and isinstance(wanted, TopKTarget)
     torch.testing.assert_close(found.ids_NK, wanted.ids_NK)
     torch.testing.assert_close(found.log_probs_NK, wanted.log_probs_NK, rtol=0, atol=0.05)
+    assert found.realised_logprob_N is not None and wanted.realised_logprob_N is not None
+    kept = (wanted.ids_NK == torch.from_numpy(labels)[:, None]).any(1)
+    torch.testing.assert_close(found.realised_logprob_N[~kept], wanted.realised_logprob_N[~kept], rtol=0, atol=5e-4)
 
 
 def test_axolotls_columns_say_what_predicts_each_token(tmp_path: Path) -> None:

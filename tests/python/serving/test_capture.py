@@ -43,6 +43,8 @@ def check_equal(found: Path, wanted: Path) -> None:
     torch.testing.assert_close(target.log_probs_NK, exact.log_probs_NK, rtol=0, atol=0.05)
     assert target.log_tail_N is not None and exact.log_tail_N is not None
     torch.testing.assert_close(target.log_tail_N, exact.log_tail_N, rtol=0, atol=2e-3)
+    assert target.realised_logprob_N is not None and exact.realised_logprob_N is not None
+    torch.testing.assert_close(target.realised_logprob_N, exact.realised_logprob_N, rtol=0, atol=6e-4)
 
 
 def direct(settings: CacheSettings, teacher: LanguageModel, out: Path, responses: Path | None = None) -> Path:

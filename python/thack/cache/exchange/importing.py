@@ -18,7 +18,7 @@ from pathlib import Path
 
 from thack import _native, _version
 from thack.cache.capture.preparation import prepare_directory
-from thack.cache.exchange.packing import pack
+from thack.cache.exchange.packing import pack, realised
 from thack.cache.exchange.readers import SourceRow, read_rows
 from thack.cache.exchange.survey import Processing, Survey, completed, without_padded
 from thack.cache.format.ends import write_ends
@@ -290,7 +290,7 @@ def _write(directory: Path, plan: CachePlan, shard: int, rows: Iterator[SourceRo
             records = pack(row.entries, plan.layout, row.place)
             writer.records(records)
             s = row.sequence
-            writer.sequence((position, s.example, s.sample), s.prompt_id, s.prompt_ids, s.response_ids)
+            writer.sequence((position, s.example, s.sample), s.prompt_id, s.prompt_ids, s.response_ids, realised(row))
         writer.finish()
     except BaseException:
         writer.abandon()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from thack.cache.exchange.readers import SourceRow
 from thack.cache.exchange.survey import without_stand_ins
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.mass import heavy_row
@@ -43,3 +44,17 @@ def pack(entries: Sequence[Entry], layout: RecordLayout, place: str) -> bytearra
     if (wrong := heavy_row(records, layout)) is not None:
         raise DataError(f"{place}, response token {wrong.row}: stored with a mass of {wrong.mass:.3f}")
     return records
+
+
+def realised(row: SourceRow) -> np.ndarray:
+    """float32 [R]: log-probability of each response token; NaN where the source does not say it."""
+    labels = row.sequence.response_ids
+    found = np.full(len(labels), np.nan)
+    if row.given is not None:
+        found[: len(row.given)] = row.given  # an end that was put behind the response is not among them
+    for n, (ids, log_probs) in enumerate(row.entries):
+        own = log_probs[ids == labels[n]]
+        if len(own):
+            found[n] = own[0]
+    log_probs = np.minimum(without_stand_ins(found), 0)
+    return np.asarray(log_probs, np.float32)

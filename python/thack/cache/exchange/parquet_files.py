@@ -75,6 +75,8 @@ def _plain(sequences: Sequence[TokenSequence], target: Target) -> dict[str, Any]
 
 
 def _of_target(target: Target) -> Iterator[tuple[str, np.ndarray]]:
+    if target.realised_logprob_N is not None:
+        yield "realised_logprob", target.realised_logprob_N.numpy()
     if isinstance(target, DenseTarget):
         yield "logprobs", target.log_probs_NV.numpy()
         return

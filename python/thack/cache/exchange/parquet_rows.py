@@ -16,6 +16,7 @@ from thack.errors import DataError, ThackError, UsageError
 _PLAIN = ("prompt_ids", "response_ids", "ids", "logprobs")
 _PACKED = ("input_ids", "compressed_logprobs", "bytepacked_indices")
 _LEGACY = ("packed_indices", "exact_values", "coeffs")
+_REALISED = "realised_logprob"  # a list with a number for each response token, if there is one
 _NOT_TRAINED = -100  # in `labels`
 _APPROXIMATION = 0.02  # of the mass of a token, by polynomial and bins, or by the 8 bits of a record
 
@@ -39,7 +40,7 @@ def parquet_rows(path: Path, packed_config: Path | None = None) -> Iterator[Sour
             return
         _check_plain(path, names)
         slack = _APPROXIMATION if b"vocab_size" in (file.schema_arrow.metadata or {}) else 0.0  # records of a cache
-        for batch in _batches(file, [*_PLAIN, *(["id"] if "id" in names else [])]):
+        for batch in _batches(file, [*_PLAIN, *(name for name in ("id", _REALISED) if name in names)]):
             for place in range(len(batch)):  # one row at a time: every number in a list is an object
                 yield replace(_from_columns(batch.slice(place, 1).to_pylist()[0], index, path), slack=slack)
                 index += 1
@@ -123,7 +124,7 @@ def _from_columns(content: Mapping[str, Any], index: int, path: Path) -> SourceR
     if not ids or not content["prompt_ids"]:
         raise DataError(f"{path}: row {index}: an empty prompt or response")
     entries = [(np.asarray(a, np.int64), np.asarray(b, np.float64)) for a, b in zip(ids, values, strict=True)]
-    return row_of(
+    row = row_of(
         content,
         np.asarray(content["prompt_ids"]),
         np.asarray(content["response_ids"]),
@@ -131,3 +132,5 @@ def _from_columns(content: Mapping[str, Any], index: int, path: Path) -> SourceR
         index,
         f"row {index}",
     )
+    given = content.get(_REALISED)
+    return row if given is None else replace(row, given=np.asarray(given, np.float64))

@@ -29,6 +29,7 @@ class SourceRow:
     place: str  # in the source
     finish_reason: str = ""  # why a server stopped: "stop", "length", or not said
     slack: float = 0.0  # how far Σp may exceed 1 because the source approximates it
+    given: np.ndarray | None = None  # log-probability of each response token, where the source says it apart
 
     @property
     def width(self) -> int:
@@ -83,7 +84,7 @@ def _from_json(content: Mapping[str, Any], number: int) -> Iterator[SourceRow]:
     for choice in read_choices(content):
         place = f"line {number}, choice {choice.number}"
         row = row_of(content, choice.prompt, choice.response, choice.entries, number - 1, place, sample=choice.number)
-        yield replace(row, finish_reason=choice.finish_reason)
+        yield replace(row, finish_reason=choice.finish_reason, given=choice.realised)
 
 
 def _from_prompt(content: Mapping[str, Any], number: int) -> SourceRow:

@@ -1,9 +1,9 @@
 """The answers of a server that are in no shard yet: an append-only file, so that no answer is paid for twice.
 
 An entry is a header (CRC-32 of the rest, bytes of the body, position of the sequence, number of response tokens) and a
-body: the response's ids as int32 and its records, both little-endian. An entry of position −1 confirms all before it:
-the teacher was seen to be the same after they were given. Entries that were never confirmed are dropped when the file
-is opened, since another model may have given them.
+body: the response's ids as int32, the log-probability of each as float32, and its records, all little-endian. An entry
+of position −1 confirms all before it: the teacher was seen to be the same after they were given. Entries that were never
+confirmed are dropped when the file is opened, since another model may have given them.
 """
 
 from __future__ import annotations
@@ -46,10 +46,12 @@ class AnswerLog:
     def __len__(self) -> int:
         return len(self._places)
 
-    def add(self, position: int, response_ids: np.ndarray, records: bytes | bytearray | memoryview) -> None:
-        """Append one answer."""
+    def add(
+        self, position: int, response_ids: np.ndarray, realised: np.ndarray, records: bytes | bytearray | memoryview
+    ) -> None:
+        """Append one answer: ids, log-probability of each, and records."""
         assert len(records) == len(response_ids) * self._stride, "one record for each response token"
-        ids = np.ascontiguousarray(response_ids, "<i4").tobytes()
+        ids = np.ascontiguousarray(response_ids, "<i4").tobytes() + np.ascontiguousarray(realised, "<f4").tobytes()
         self._places[position] = self._append(position, len(response_ids), ids + bytes(records))
         self.unconfirmed += 1
 
@@ -61,12 +63,13 @@ class AnswerLog:
                 os.fsync(self._file.fileno())
             self.unconfirmed = 0
 
-    def get(self, position: int) -> tuple[np.ndarray, bytes]:
-        """int32 ids of the response, and its records."""
+    def get(self, position: int) -> tuple[np.ndarray, np.ndarray, bytes]:
+        """int32 ids of the response, float32 log-probability of each, and its records."""
         place = self._places[position]
         _, size, _, tokens = _HEADER.unpack(os.pread(self._file.fileno(), _HEADER.size, place))
         body = os.pread(self._file.fileno(), size, place + _HEADER.size)
-        return np.frombuffer(body[: 4 * tokens], "<i4").astype(np.int32), body[4 * tokens :]
+        ids, realised = (np.frombuffer(body, kind, tokens, 4 * tokens * n) for n, kind in enumerate(("<i4", "<f4")))
+        return ids.astype(np.int32), realised.astype(np.float32), body[8 * tokens :]
 
     def drop_unconfirmed(self) -> int:
         """Forget what was not confirmed; returns how many answers that were."""

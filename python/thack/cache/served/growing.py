@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
+
 from thack.cache.format.manifest import finish, shard_is_good
 from thack.cache.format.reader import Cache
 from thack.cache.format.records import decode
@@ -54,8 +56,11 @@ class GrowingCache:
         if self._cache is not None:
             return self._cache.targets(positions)[1]
         assert self._log is not None
-        records = bytearray().join(self._log.get(position)[1] for position in positions)
-        return decode(records, self._job.plan.layout)
+        answers = [self._log.get(position) for position in positions]
+        records = bytearray().join(records for _, _, records in answers)
+        return decode(
+            records, self._job.plan.layout, bytearray(np.concatenate([own for _, own, _ in answers]).tobytes())
+        )
 
     def close(self) -> None:
         """Ask for nothing more; keep what was paid for."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from thack import _native
 from thack.cache.capture.preparation import prepare_directory
-from thack.cache.exchange.packing import pack
+from thack.cache.exchange.packing import pack, realised
 from thack.cache.exchange.readers import SourceRow
 from thack.cache.exchange.survey import Processing, Survey
 from thack.cache.format.ends import count_ends
@@ -168,10 +168,12 @@ def new_survey(job: ServedJob) -> Survey:
 def add_answer(job: ServedJob, sequence: TokenSequence, choice: Choice, log: AnswerLog, survey: Survey) -> None:
     """Check an answer and put it into the log, as records."""
     answered = replace(sequence, response_ids=choice.response.astype("int32"))
-    row = SourceRow(answered, choice.entries, f"prompt {sequence.prompt_id}", choice.finish_reason)
+    row = SourceRow(
+        answered, choice.entries, f"prompt {sequence.prompt_id}", choice.finish_reason, given=choice.realised
+    )
     survey.add(row, job.settings.server.url)
     assert sequence.position is not None
-    log.add(sequence.position, answered.response_ids, pack(row.entries, job.plan.layout, row.place))
+    log.add(sequence.position, answered.response_ids, realised(row), pack(row.entries, job.plan.layout, row.place))
 
 
 def confirm(job: ServedJob, log: AnswerLog) -> None:
@@ -196,9 +198,9 @@ def commit(job: ServedJob, number: int, log: AnswerLog) -> CommittedShard:
     try:
         for position in job.plan.shard(number):
             s = job.sequences[position]
-            response_ids, records = log.get(position)
+            response_ids, of_tokens, records = log.get(position)
             writer.records(records)
-            writer.sequence((position, s.example, s.sample), s.prompt_id, s.prompt_ids, response_ids)
+            writer.sequence((position, s.example, s.sample), s.prompt_id, s.prompt_ids, response_ids, of_tokens)
         tokens, count, size, root, is_new = writer.finish()
     except BaseException:
         writer.abandon()
