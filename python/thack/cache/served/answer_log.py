@@ -2,8 +2,8 @@
 
 An entry is a header (CRC-32 of the rest, bytes of the body, position of the sequence, number of response tokens) and a
 body: the response's ids as int32, the log-probability of each as float32, and its records, all little-endian. An entry
-of position −1 confirms all before it: the teacher was seen to be the same after they were given. Entries that were never
-confirmed are dropped when the file is opened, since another model may have given them.
+of position −1 confirms all before it: the teacher was seen to be the same after they were given. Entries that were
+never confirmed are dropped when the file is opened, since another model may have given them.
 """
 
 from __future__ import annotations
