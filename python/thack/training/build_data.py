@@ -11,7 +11,6 @@ from thack.cache import Cache
 from thack.config import DistillSettings
 from thack.config.specs import target_spec
 from thack.data.lengths import response_limit
-from thack.data.prepare import prepare
 from thack.data.sequence import TokenSequence
 from thack.data.spool import spool
 from thack.data.stream import DataStream
@@ -90,7 +89,8 @@ def _check_cache(settings: DistillSettings, models: Models, cache: Cache, progre
             f"memorise their noise; cache top-k, or {_FEW_DRAWS} sampled ids and more"
         )
     if settings.data.path:
-        check_coverage(cache, prepare(settings.data, _reader(models), need_response=False).sequences)
+        stream = DataStream(settings.data, _reader(models), need_response=False)
+        check_coverage(cache, (s for chunk in stream for s in chunk.sequences))
 
 
 def _read(settings: DistillSettings, models: Models, progress: Progress) -> Sequence[TokenSequence]:
