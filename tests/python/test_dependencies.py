@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SHIPPED_WITH_TORCH = {"triton"}  # only where torch has it, and only imported there
+NAMED_OTHERWISE = {"pyyaml": "yaml"}  # what the package of this name is imported as
 OF_TYPE_CHECKERS = {"_typeshed"}  # there is no such module at run time
 
 
@@ -17,6 +18,7 @@ def test_every_third_party_import_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
     declared = {re.split(r"[\[<>=~;, ]", requirement)[0].replace("-", "_") for requirement in wanted}
+    declared |= {NAMED_OTHERWISE[name] for name in declared if name in NAMED_OTHERWISE}
     for path in (ROOT / "python" / "thack").rglob("*.py"):
         unknown = (
             _imported(path) - sys.stdlib_module_names - declared - SHIPPED_WITH_TORCH - OF_TYPE_CHECKERS - {"thack"}

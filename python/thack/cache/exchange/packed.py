@@ -151,7 +151,9 @@ def _yaml(text: str, path: Path) -> object:
     try:
         import yaml
     except ImportError as error:
-        raise UsageError(f"reading {path} needs pyyaml", hint="pip install pyyaml, or write it as JSON") from error
+        raise UsageError(
+            f"reading {path} needs pyyaml", hint="pip install 'thack[data]', or write it as JSON"
+        ) from error
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
