@@ -3,6 +3,9 @@
 The ids of prompt and response together are those of transformers' `apply_chat_template` on the conversation up to
 and with that turn. A conversation of which several turns are trained gives one sequence for each: what stands before
 a turn is its prompt, so that no text of a user or a tool is ever a label.
+
+An encoder-decoder reads two texts: the rendered prompt, with what the tokenizer puts around a text for its encoder, and
+the turn, which begins a text of its own.
 """
 
 from __future__ import annotations
@@ -120,11 +123,31 @@ class ChatEncoder:
         plain = iter(self._tokenizer.encode_batch([text for text in texts if not is_marked(text)]))
         return [encode_marked(text, self._tokenizer).ids if is_marked(text) else next(plain) for text in texts]
 
+    def encode_prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """int32 ids of rendered prompts, as the model reads them."""
+        encoded = self.encode(texts)
+        return [self._tokenizer.as_prompt(ids) for ids in encoded] if self._reads_apart else encoded
+
+    @property
+    def _reads_apart(self) -> bool:
+        return self._tokenizer.facts.encoder_decoder
+
     def encode_turns(self, turns: Sequence[RenderedTurn]) -> list[Pair]:
         """Prompt and response of every turn; the response is empty where the template writes none."""
+        if self._reads_apart:
+            return self._encode_apart(turns)
         wholes = self.encode([turn.text for turn in turns])
         prompts = self.encode([turn.text[: turn.boundary] for turn in turns])
         return [self._split(*each) for each in zip(turns, wholes, prompts, strict=True)]
+
+    def _encode_apart(self, turns: Sequence[RenderedTurn]) -> list[Pair]:
+        ranges = [turn.generated or (turn.boundary, len(turn.text)) for turn in turns]
+        prompts = self.encode_prompts([turn.text[:start] for turn, (start, _) in zip(turns, ranges, strict=True)])
+        responses = self.encode([turn.text[start:end] for turn, (start, end) in zip(turns, ranges, strict=True)])
+        return [
+            Pair(prompt, response if turn.generated else self._until_end(response), turn.continues)
+            for turn, prompt, response in zip(turns, prompts, responses, strict=True)
+        ]
 
     def _split(self, turn: RenderedTurn, whole: np.ndarray, prompt: np.ndarray) -> Pair:
         if turn.generated is not None:

@@ -11,12 +11,15 @@ from thack.data.chat import ChatEncoder, Pair, RenderedTurn, TrainOn, trained_tu
 from thack.data.control_tokens import encode_inside, encode_text
 from thack.data.eos import cut
 from thack.data.raw_text import pieces
-from thack.data.records import Conversation, Record
-from thack.data.template import TemplateRefusal
+from thack.data.records import Conversation, Record, RecordRefusal
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError
 
 Found = TypeVar("Found")
+_NO_TOKEN = (
+    "empty prompt, before which this tokenizer puts no BOS: a response needs a token to begin from. A text that is "
+    "trained as a whole is given as `text` alone"
+)
 
 
 class RecordEncoder:
@@ -34,27 +37,27 @@ class RecordEncoder:
         self._train_on = train_on
         self._text_tokens = text_tokens
 
-    def prompts(self, records: Sequence[Record]) -> list[np.ndarray | TemplateRefusal]:
-        """int32 ids of every prompt, as a model continues it; a refusal where the template does not accept one."""
+    def prompts(self, records: Sequence[Record]) -> list[np.ndarray | RecordRefusal]:
+        """int32 ids of every prompt, as a model reads it; a refusal where the template accepts none, or none is there."""
         for record in records:
             if record.is_text:
                 raise DataError(f"{record.name}: a raw `text` has no prompt", hint="give `prompt` or `messages`")
         texts = [record.prompt for record in records if record.conversation is None]
         ids = iter(self._text_prompts(texts))
         rendered = [self._rendered_prompt(r.conversation) for r in records if r.conversation is not None]
-        chats = iter(_fill(rendered, self._chat.encode))
+        chats = iter(_fill(rendered, self._chat.encode_prompts))
         return [next(ids if record.conversation is None else chats) for record in records]
 
-    def pairs(self, records: Sequence[Record]) -> list[list[Pair] | TemplateRefusal]:
+    def pairs(self, records: Sequence[Record]) -> list[list[Pair] | RecordRefusal]:
         """What is trained of every record: none where it has no response, several of several turns or pieces.
 
         Raises:
             DataError: response ids beyond the vocabulary.
         """
-        found: dict[int, list[Pair] | TemplateRefusal] = {}
+        found: dict[int, list[Pair] | RecordRefusal] = {}
         given = [i for i, record in enumerate(records) if record.response_ids is not None]
         for i, prompt in zip(given, self.prompts([records[i] for i in given]), strict=True):
-            found[i] = prompt if isinstance(prompt, TemplateRefusal) else [Pair(prompt, self._checked(records[i]))]
+            found[i] = prompt if isinstance(prompt, RecordRefusal) else [Pair(prompt, self._checked(records[i]))]
         rest = [i for i in range(len(records)) if i not in found]
         chats = [i for i in rest if records[i].conversation is not None]
         found |= zip(chats, self._turns([records[i] for i in chats]), strict=True)
@@ -64,24 +67,33 @@ class RecordEncoder:
         found |= zip(plain, self._plain([records[i] for i in plain]), strict=True)
         return [found[i] for i in range(len(records))]
 
-    def _rendered_prompt(self, conversation: Conversation) -> str | TemplateRefusal:
+    def _rendered_prompt(self, conversation: Conversation) -> str | RecordRefusal:
         try:
             return self._chat.render_prompt(conversation.until(conversation.num_prompt_turns))
-        except TemplateRefusal as refusal:
+        except RecordRefusal as refusal:
             return refusal
 
-    def _text_prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [self._tokenizer.as_prompt(ids) for ids in encode_text(self._tokenizer, texts)]
+    def _text_prompts(self, texts: Sequence[str]) -> list[np.ndarray | RecordRefusal]:
+        return [self._begun(ids) for ids in encode_text(self._tokenizer, texts)]
 
-    def _plain(self, records: Sequence[Record]) -> list[list[Pair]]:
+    def _begun(self, ids: np.ndarray) -> np.ndarray | RecordRefusal:
+        """A text as a prompt, which may be empty where the tokenizer puts a BOS before it."""
+        prompt = self._tokenizer.as_prompt(ids)
+        return prompt if len(prompt) else RecordRefusal(_NO_TOKEN)
+
+    def _plain(self, records: Sequence[Record]) -> list[list[Pair] | RecordRefusal]:
         """Pairs of texts, each response encoded behind its prompt and closed by an end."""
         ends = self._tokenizer.ends
         prompts = encode_text(self._tokenizer, [record.prompt for record in records])
         responses = self._behind(records, prompts)
-        return [
-            [Pair(self._tokenizer.as_prompt(prompt), ends.close(response))] if record.response else []
-            for record, prompt, response in zip(records, prompts, responses, strict=True)
-        ]
+        found: list[list[Pair] | RecordRefusal] = []
+        for record, ids, response in zip(records, prompts, responses, strict=True):
+            prompt = self._begun(ids)
+            if isinstance(prompt, RecordRefusal):
+                found.append(prompt)
+            else:
+                found.append([Pair(prompt, ends.close(response))] if record.response else [])
+        return found
 
     def _behind(self, records: Sequence[Record], prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Ids of the responses, as they stand behind their prompts. An encoder-decoder's begin a text of their own."""
@@ -98,20 +110,20 @@ class RecordEncoder:
     def _raw(self, record: Record) -> list[Pair]:
         return pieces(record.response or "", self._tokenizer, self._text_tokens)
 
-    def _turns(self, records: Sequence[Record]) -> list[list[Pair] | TemplateRefusal]:
+    def _turns(self, records: Sequence[Record]) -> list[list[Pair] | RecordRefusal]:
         rendered = [self._rendered_turns(record) for record in records]
-        flat = [turn for turns in rendered if not isinstance(turns, TemplateRefusal) for turn in turns]
+        flat = [turn for turns in rendered if not isinstance(turns, RecordRefusal) for turn in turns]
         encoded = iter(self._chat.encode_turns(flat))
-        found: list[list[Pair] | TemplateRefusal] = []
+        found: list[list[Pair] | RecordRefusal] = []
         for turns in rendered:
-            if isinstance(turns, TemplateRefusal):
+            if isinstance(turns, RecordRefusal):
                 found.append(turns)
             else:
                 pairs = [next(encoded) for _ in turns]
                 found.append([pair for pair in pairs if len(pair.response_ids)])
         return found
 
-    def _rendered_turns(self, record: Record) -> list[RenderedTurn] | TemplateRefusal:
+    def _rendered_turns(self, record: Record) -> list[RenderedTurn] | RecordRefusal:
         conversation = record.conversation
         assert conversation is not None
         try:
@@ -119,7 +131,7 @@ class RecordEncoder:
             if self._train_on == "last" and not record.response:
                 chosen = []  # the assistant says nothing
             return [self._chat.render_turn(conversation.until(turn + 1)) for turn in chosen]
-        except TemplateRefusal as refusal:
+        except RecordRefusal as refusal:
             return refusal
 
     def _checked(self, record: Record) -> np.ndarray:
@@ -139,8 +151,8 @@ class RecordEncoder:
 
 
 def _fill(
-    texts: Sequence[str | TemplateRefusal], encode: Callable[[Sequence[str]], list[np.ndarray]]
-) -> list[np.ndarray | TemplateRefusal]:
+    texts: Sequence[str | RecordRefusal], encode: Callable[[Sequence[str]], list[np.ndarray]]
+) -> list[np.ndarray | RecordRefusal]:
     """Ids of the texts in one call; refusals stay where they are."""
     ids = iter(encode([text for text in texts if isinstance(text, str)]))
     return [next(ids) if isinstance(text, str) else text for text in texts]
@@ -169,11 +181,11 @@ def encode_references(records: Sequence[Record], tokenizer: Tokenizer, maximum: 
 def accepted(records: Sequence[Record], tokenizer: Tokenizer) -> tuple[list[Record], list[str]]:
     """The records whose conversation the template accepts; and the others, each with its place and the reason."""
     found = list(zip(records, RecordEncoder(tokenizer).prompts(records), strict=True))
-    refused = [f"{record.name}: {ids}" for record, ids in found if isinstance(ids, TemplateRefusal)]
-    return [record for record, ids in found if not isinstance(ids, TemplateRefusal)], refused
+    refused = [f"{record.name}: {ids}" for record, ids in found if isinstance(ids, RecordRefusal)]
+    return [record for record, ids in found if not isinstance(ids, RecordRefusal)], refused
 
 
-def _accepted(record: Record, found: Found | TemplateRefusal) -> Found:
-    if isinstance(found, TemplateRefusal):
+def _accepted(record: Record, found: Found | RecordRefusal) -> Found:
+    if isinstance(found, RecordRefusal):
         raise DataError(f"{record.name}: {found}", hint="take it out of the data")
     return found

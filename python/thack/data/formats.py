@@ -56,9 +56,7 @@ def to_record(row: object, place: str = "", columns: Columns = OWN) -> Record:
 
 
 def _pair(row: Mapping[str, Any], place: str) -> Record:
-    prompt = _text(row, "prompt")
-    if not prompt:
-        raise BadLine("empty prompt; a text that is trained as a whole is given as `text` alone")
+    prompt = _text(row, "prompt") or ""
     return Record(
         prompt_id=_id(row, prompt),
         prompt=prompt,

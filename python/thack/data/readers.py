@@ -51,7 +51,7 @@ def read_data(path: Path, on_bad_line: str = "stop", columns: Columns = OWN) -> 
     for place, row in read_rows(Path(path)):
         try:
             record = to_record(row, place, columns)
-            identity = record.prompt or record.response or ""
+            identity = record.identity
             if prompts.setdefault(record.prompt_id, identity) != identity:
                 raise other_prompt(record.prompt_id)
             records.append(record)

@@ -9,6 +9,10 @@ from dataclasses import dataclass, field, replace
 Message = Mapping[str, object]  # role, content, tool_calls, …: plain JSON values, passed to the template as they are
 
 
+class RecordRefusal(ValueError):
+    """A record that cannot be encoded: why."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
     """What a chat template is given.
@@ -63,6 +67,11 @@ class Record:
     stopped: bool = False
     is_text: bool = False
     place: str = field(default="", compare=False)
+
+    @property
+    def identity(self) -> str:
+        """The text that an id stands for."""
+        return (self.response or "") if self.is_text else self.prompt
 
     @property
     def name(self) -> str:

@@ -68,7 +68,7 @@ def select(rows: Iterable[Record | BadLine], *, limit: int, one_each: bool, chec
                 continue
             is_long = record.conversation is not None or record.is_text
             flags.append(_VALID | (_LONG if is_long else 0))
-            names.add(record.prompt_id, record.prompt or record.response or "", number)
+            names.add(record.prompt_id, record.identity, number)
         found = np.frombuffer(flags, dtype=np.uint8)
         return _decided(found, names, limit=limit, one_each=one_each, check_ids=check_ids)
 

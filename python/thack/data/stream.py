@@ -19,13 +19,12 @@ from thack.data.eos import EndCounts, cut
 from thack.data.formats import to_record
 from thack.data.lengths import CHAT_TOKENS, TEXT_TOKENS
 from thack.data.readers import bad_line, no_records, other_prompt
-from thack.data.records import Record
+from thack.data.records import Record, RecordRefusal
 from thack.data.report import Report
 from thack.data.rows import BadLine, Rows, open_rows
 from thack.data.selection import Selection, select
 from thack.data.sequence import TokenSequence
 from thack.data.store import read_manifest
-from thack.data.template import TemplateRefusal
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError
 
@@ -119,12 +118,12 @@ class DataStream:
         """What became of the records so far."""
         return self._counts.report(self._tokenizer)
 
-    def _encoded(self, records: Sequence[Record], limit: int) -> list[list[Pair] | TemplateRefusal]:
+    def _encoded(self, records: Sequence[Record], limit: int) -> list[list[Pair] | RecordRefusal]:
         encoder = RecordEncoder(self._tokenizer, train_on=self._settings.train_on, text_tokens=limit)
         if self._need_response:
             return encoder.pairs(records)
         prompts = encoder.prompts(records)
-        return [p if isinstance(p, TemplateRefusal) else [Pair(p, _NOTHING)] for p in prompts]
+        return [p if isinstance(p, RecordRefusal) else [Pair(p, _NOTHING)] for p in prompts]
 
     def _selected(self) -> Selection:
         is_listed = isinstance(self._source, Sequence)
@@ -203,9 +202,9 @@ class Counts:
         """Count a record that is left out."""
         self.skipped.append(line)
 
-    def add(self, record: Record, pairs: list[Pair] | TemplateRefusal) -> list[TokenSequence]:
+    def add(self, record: Record, pairs: list[Pair] | RecordRefusal) -> list[TokenSequence]:
         """The pairs of one record, each within its maxima."""
-        if isinstance(pairs, TemplateRefusal):
+        if isinstance(pairs, RecordRefusal):
             self.skip(bad_line(record.name, pairs, self.settings.on_bad_line))
             return []
         self.missing += not pairs

@@ -13,13 +13,13 @@ from functools import cache
 from typing import Any
 
 from thack.data import template_sandbox
-from thack.data.records import Conversation
+from thack.data.records import Conversation, RecordRefusal
 from thack.data.template_meter import Meter
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # names of one thing; the first is the standard one
 
 
-class TemplateRefusal(ValueError):
+class TemplateRefusal(RecordRefusal):
     """A conversation that the template does not accept: why."""
 
 

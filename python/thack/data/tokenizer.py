@@ -224,11 +224,11 @@ class Tokenizer:
         """The ids of a text as a prompt: behind the BOS that the tokenizer puts before every text.
 
         What it puts behind one (an EOS) stays for an encoder-decoder model alone, since a decoder continues the prompt.
-        A text that begins with the BOS written out gets no second one.
+        A text that begins with the BOS written out gets no second one, nor a second EOS where it ends with one.
         """
         before, behind = self._around
         parts = [ids] if _begins(ids, before) or not len(before) else [before, ids]
-        if self.facts.encoder_decoder and len(behind):
+        if self.facts.encoder_decoder and not _begins(ids[::-1], behind[::-1]):
             parts.append(behind)
         return np.concatenate(parts) if len(parts) > 1 else ids
 

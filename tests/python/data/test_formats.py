@@ -91,7 +91,6 @@ BAD = {
     "no known key": ({"question": "a", "answer": "b"}, "no key `prompt`, .* it has question, answer"),
     "nothing": ({}, "it has no key at all"),
     "completion alone": ({"completion": "a"}, "no key `prompt` beside `completion`"),
-    "empty prompt": ({"prompt": ""}, "empty prompt; a text that is trained as a whole is given as `text`"),
     "empty text": ({"text": ""}, "empty text"),
     "no list": ({"messages": "hi"}, "`messages` is not a list of turns"),
     "no turn": ({"messages": []}, "`messages` is not a list of turns"),

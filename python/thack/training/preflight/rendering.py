@@ -11,8 +11,7 @@ from thack.config import DataSettings
 from thack.data.chat import shared_length
 from thack.data.compare import closing_token
 from thack.data.encode import RecordEncoder
-from thack.data.records import Record
-from thack.data.template import TemplateRefusal
+from thack.data.records import Record, RecordRefusal
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError
 from thack.schema.preflight import RenderingDifference, SpecialTokens
@@ -68,14 +67,14 @@ def _ids(record: Record, tokenizer: Tokenizer, settings: DataSettings, limit: in
     encoder = RecordEncoder(tokenizer, train_on=settings.train_on, text_tokens=limit)
     try:
         pairs = encoder.pairs([record])[0]
-        if isinstance(pairs, TemplateRefusal):
+        if isinstance(pairs, RecordRefusal):
             return str(pairs)
         if pairs:
             return np.concatenate([pairs[-1].prompt_ids, pairs[-1].response_ids])
         prompt = encoder.prompts([record])[0]
     except DataError as error:
         return error.message
-    return str(prompt) if isinstance(prompt, TemplateRefusal) else prompt
+    return str(prompt) if isinstance(prompt, RecordRefusal) else prompt
 
 
 def _difference(
