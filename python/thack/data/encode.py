@@ -38,7 +38,7 @@ class RecordEncoder:
         self._text_tokens = text_tokens
 
     def prompts(self, records: Sequence[Record]) -> list[np.ndarray | RecordRefusal]:
-        """int32 ids of every prompt, as a model reads it; a refusal where the template accepts none, or none is there."""
+        """int32 ids of every prompt, as a model reads it; a refusal where there is none, or no template accepts it."""
         for record in records:
             if record.is_text:
                 raise DataError(f"{record.name}: a raw `text` has no prompt", hint="give `prompt` or `messages`")
