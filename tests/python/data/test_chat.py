@@ -14,6 +14,7 @@ from thack.data.date import with_settings
 from thack.data.encode import RecordEncoder
 from thack.data.formats import to_record
 from thack.data.prepare import prepare
+from thack.data.records import RecordRefusal
 from thack.data.template import TemplateRefusal
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError, UsageError
@@ -64,7 +65,7 @@ def pairs(tokenizer: Tokenizer, *rows: dict[str, Any], train_on: Any = "last") -
     """(prompt ids, response ids) of every row, several of some; a refusal is raised."""
     found = []
     for encoded in RecordEncoder(tokenizer, train_on=train_on).pairs([to_record(row) for row in rows]):
-        if isinstance(encoded, TemplateRefusal):
+        if isinstance(encoded, RecordRefusal):
             raise encoded
         found += [(pair.prompt_ids.tolist(), pair.response_ids.tolist()) for pair in encoded]
     return found

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from thack.data.encode import RecordEncoder
 from thack.data.formats import to_record
-from thack.data.template import TemplateRefusal
+from thack.data.records import RecordRefusal
 from thack.data.tokenizer import Tokenizer as Ours
 
 from .small import write_files
@@ -77,9 +77,9 @@ def test_ids_and_mask_are_those_of_transformers(directory: Path, chat: str) -> N
             messages, tools=tools, return_dict=True, return_assistant_tokens_mask=template.marks_generation
         )
     except Exception:  # whatever the template raises
-        assert isinstance(found, TemplateRefusal)
+        assert isinstance(found, RecordRefusal)
         return
-    assert not isinstance(found, TemplateRefusal)
+    assert not isinstance(found, RecordRefusal)
     (pair,) = found
     ids = [*pair.prompt_ids.tolist(), *pair.response_ids.tolist()]
     if template.marks_generation:
@@ -108,9 +108,9 @@ def test_all_turns_are_what_the_template_marks(directory: Path) -> None:
     try:
         whole = theirs.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
     except Exception:  # a template for pictures
-        assert isinstance(found, TemplateRefusal)
+        assert isinstance(found, RecordRefusal)
         return
-    assert not isinstance(found, TemplateRefusal) and len(found) == 2
+    assert not isinstance(found, RecordRefusal) and len(found) == 2
     wholes = [[*pair.prompt_ids.tolist(), *pair.response_ids.tolist()] for pair in found]
     if any(ids != whole["input_ids"][: len(ids)] for ids in wholes):
         assert directory.name.rstrip("0123456789") in CLOSES_LAST_TURN_OTHERWISE
