@@ -9,19 +9,21 @@ from torch import Tensor
 
 from thack.config import LossSettings
 from thack.config.specs import loss_terms
+from thack.losses.cells import cell_divergence_
 from thack.losses.dense import dense_divergence
 from thack.losses.rows import cross_entropy_
 from thack.losses.sparse import rowwise, sparse_divergence
 from thack.schema.targets import Divergence
+from thack.targets.cells import CellTarget
 from thack.targets.types import DenseTarget, Target
 
 
-def divergence(student_logits_NV: Tensor, target: Target, divergence: Divergence) -> Tensor:
+def divergence(student_logits_NV: Tensor, target: Target | CellTarget, divergence: Divergence) -> Tensor:
     """A divergence between the teacher and the student, per response token.
 
     Args:
         student_logits_NV: V is the target's vocabulary; float32, bfloat16, float16, or float64.
-        target: dense, top-k or sampled.
+        target: dense, top-k or sampled; or of cells, for a student with another tokenizer.
         divergence: kind, parameter and temperature.
 
     Returns:
@@ -38,10 +40,14 @@ def divergence(student_logits_NV: Tensor, target: Target, divergence: Divergence
     """
     if isinstance(target, DenseTarget):
         return dense_divergence(student_logits_NV, target.log_probs_NV, divergence)
+    if isinstance(target, CellTarget):
+        return rowwise(student_logits_NV, partial(cell_divergence_, target=target, divergence=divergence))
     return sparse_divergence(student_logits_NV, target, divergence)
 
 
-def token_losses(student_logits_NV: Tensor, target: Target | None, labels_N: Tensor, settings: LossSettings) -> Tensor:
+def token_losses(
+    student_logits_NV: Tensor, target: Target | CellTarget | None, labels_N: Tensor, settings: LossSettings
+) -> Tensor:
     """The loss of each response token: weight · divergence + Σ add + ce_weight · (−log q(label)).
 
     Args:

@@ -26,6 +26,7 @@ from thack.config.specs import loss_terms
 from thack.losses.rows import replace_by_gradient
 from thack.models.native.functions import round_rows, rounded
 from thack.schema.targets import LossTerm
+from thack.targets.cells import CellTarget
 from thack.targets.projected import ProjectedTeacher, Projection
 from thack.targets.types import Target
 
@@ -40,7 +41,7 @@ def chunk_tokens(hidden: int, vocab_size: int) -> int:
 def fused_divergence(
     hidden_NH: Tensor,
     head: Projection,
-    target: Target | ProjectedTeacher | None,
+    target: Target | CellTarget | ProjectedTeacher | None,
     labels_N: Tensor,
     settings: LossSettings,
     *,
@@ -90,7 +91,7 @@ class HeadLoss:
     """All that the fused loss needs beside the tensors that get a gradient."""
 
     head: Projection
-    target: Target | ProjectedTeacher | None
+    target: Target | CellTarget | ProjectedTeacher | None
     labels_N: Tensor
     weights_N: Tensor | None
     terms: tuple[LossTerm, ...]

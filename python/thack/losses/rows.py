@@ -14,10 +14,12 @@ from torch import Tensor
 
 from thack import kernels
 from thack.kernels import SparseRows
+from thack.losses.cells import cell_divergence_
 from thack.losses.dense import value_and_gradient
 from thack.losses.sparse import at_temperature, check_defined, has_kernel
 from thack.losses.sweeps import sparse_by_sweeps_
 from thack.schema.targets import Divergence, LossTerm
+from thack.targets.cells import CellTarget
 from thack.targets.types import DenseTarget, SparseTarget, Target
 
 _FORWARD_KL = Divergence()
@@ -38,7 +40,7 @@ class Term:
 
 
 def replace_by_gradient(
-    logits_CV: Tensor, target: Target | None, labels_C: Tensor, terms: Sequence[LossTerm]
+    logits_CV: Tensor, target: Target | CellTarget | None, labels_C: Tensor, terms: Sequence[LossTerm]
 ) -> Tensor:
     """loss_C, the weighted sum of `terms`, with logits_CV overwritten by its gradient, row by row.
 
@@ -71,11 +73,13 @@ def replace_by_gradient(
     return total_C + loss_C
 
 
-def _plan(logits_CV: Tensor, target: Target | None, labels_C: Tensor, terms: Sequence[LossTerm]) -> list[Term]:
+def _plan(
+    logits_CV: Tensor, target: Target | CellTarget | None, labels_C: Tensor, terms: Sequence[LossTerm]
+) -> list[Term]:
     """The kernel takes the cross-entropy, which comes last, together with the divergence before it: one term."""
     pair = terms[-2:]
     joined = len(pair) == 2 and pair[1].divergence is None and has_kernel(logits_CV)
-    if joined and pair[0].divergence is not None and target is not None and not isinstance(target, DenseTarget):
+    if joined and pair[0].divergence is not None and isinstance(target, SparseTarget):
         apply_ = partial(
             _divergence_and_cross_entropy_,
             target=target,
@@ -87,12 +91,14 @@ def _plan(logits_CV: Tensor, target: Target | None, labels_C: Tensor, terms: Seq
     return [_term(term, target, labels_C) for term in terms]
 
 
-def _term(term: LossTerm, target: Target | None, labels_C: Tensor) -> Term:
+def _term(term: LossTerm, target: Target | CellTarget | None, labels_C: Tensor) -> Term:
     if term.divergence is None:
         return Term(term.weight, partial(cross_entropy_, labels_C=labels_C))
     assert target is not None, f"{term.divergence} compares with a teacher"
     if isinstance(target, DenseTarget):
         return Term(term.weight, partial(_dense_, target=target, divergence=term.divergence))
+    if isinstance(target, CellTarget):
+        return Term(term.weight, partial(cell_divergence_, target=target, divergence=term.divergence))
     return Term(term.weight, partial(_sparse_, target=target, divergence=term.divergence))
 
 

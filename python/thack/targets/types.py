@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Packed:
+class Packed:
     """Tensors whose first dimension is N."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -41,7 +41,7 @@ def _changed(value: object, change: Callable[[Tensor], Tensor]) -> object:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DenseTarget(_Packed):
+class DenseTarget(Packed):
     """The whole distribution.
 
     Args:
@@ -67,7 +67,7 @@ class DenseTarget(_Packed):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TopKTarget(_Packed):
+class TopKTarget(Packed):
     """K ids (usually the most likely), their log-probabilities, and the log of the mass of all others.
 
     Numbers of a cache are rounded: a row's mass, kept ids and tail together, is 1 within 0.4 %, and `normalised` makes
@@ -119,7 +119,7 @@ class TopKTarget(_Packed):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SampledTarget(_Packed):
+class SampledTarget(Packed):
     """An unbiased sparse estimate of p: E[Σ_k weights_k · 1(v = ids_k)] = p_v for every v.
 
     Args:

@@ -16,6 +16,7 @@ from thack.losses import token_losses
 from thack.losses.fused import fused_divergence
 from thack.models.precision import FLOAT32, Precision
 from thack.models.protocol import LanguageModel
+from thack.targets.cells import CellTarget
 from thack.targets.projected import ProjectedTeacher, Projection
 from thack.targets.types import Target
 
@@ -44,7 +45,9 @@ class Objective:
             return False
         return self.settings.fused is True or self.sparse or num_tokens * self.width >= WORTH_FUSING
 
-    def __call__(self, output_NX: Tensor, target: Target | ProjectedTeacher | None, labels_N: Tensor) -> Tensor:
+    def __call__(
+        self, output_NX: Tensor, target: Target | CellTarget | ProjectedTeacher | None, labels_N: Tensor
+    ) -> Tensor:
         """loss_N from logits_NV; from hidden_NH their sum, as one number."""
         if not self.fuses(len(labels_N)):
             if isinstance(target, ProjectedTeacher):
