@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from losses import cells_reference as reference
 from thack.config import LossSettings
 from thack.errors import MismatchError, UndefinedLoss
 from thack.losses import divergence, forward_kl, token_losses
@@ -18,6 +17,8 @@ from thack.schema.targets import Divergence
 from thack.targets import Projection
 from thack.targets.cells import CellTarget, StudentCells
 from thack.targets.types import DenseTarget, SampledTarget, TopKTarget
+
+from . import cells_reference as reference
 
 N, V, C, K = 12, 23, 9, 4
 #: Ids 3 and 11 are no text; cell 8 has no id of the student's; cell 0 has one.
