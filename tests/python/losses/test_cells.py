@@ -172,7 +172,7 @@ def test_equal_tokenizers_give_the_gradient_of_forward_kl(kind: str) -> None:
     ids_NK = p_NV.topk(K).indices.sort(1).values
     kept_NK = p_NV.gather(1, ids_NK)
     one = torch.ones(N)
-    teacher = {
+    teachers: dict[str, DenseTarget | TopKTarget | SampledTarget] = {
         "dense": DenseTarget(log_probs_NV=p_NV.log()),
         "top-k": TopKTarget(
             ids_NK=ids_NK.int(), log_probs_NK=kept_NK.log(), log_tail_N=(1 - kept_NK.sum(1)).log(), vocab_size=V
@@ -185,7 +185,8 @@ def test_equal_tokenizers_give_the_gradient_of_forward_kl(kind: str) -> None:
             entropy_N=0 * one,
             vocab_size=V,
         ),
-    }[kind]
+    }
+    teacher = teachers[kind]
     labels_N = torch.randint(V, (N,), generator=generator)
     z = logits(dtype=torch.float32)
     _, expected = value_and_slope(lambda x: forward_kl(x, teacher), z)
