@@ -16,11 +16,13 @@ _MKLDNN = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
 _LINEAR = getattr(_MKLDNN, "_linear_pointwise", None)
 
 HAS_ONEDNN = _LINEAR is not None
+# Without AVX-512 or the like, oneDNN has no product in bfloat16; torch's own is always there.
+ONEDNN_DTYPES = {torch.float32} | ({torch.bfloat16} if HAS_ONEDNN and _MKLDNN._is_mkldnn_bf16_supported() else set())
 _HAS_OUT_DTYPE = "dtype_out" in torch.ops.aten.mm.overloads()
 
 
 def onednn_product(a_IK: Tensor, b_JK: Tensor) -> Tensor:
-    """a · bᵀ by oneDNN: in float32 twice MKL's speed on AMD, the same rounding error. Only if `HAS_ONEDNN`."""
+    """a · bᵀ by oneDNN: in float32 twice MKL's speed on AMD, the same rounding. If `HAS_ONEDNN`, in `ONEDNN_DTYPES`."""
     assert _LINEAR is not None
     product: Tensor = _LINEAR(a_IK, b_JK, None, "none", [], "")
     return product

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from thack._torch_private import single_precision_product_
 from thack.errors import ModelError
+from thack.models.batch import Batch
 from thack.models.native.functions import linear
+from thack.models.precision import FLOAT32, Precision
 from thack.models.protocol import LanguageModel
 from thack.targets.select import teacher_log_probs
 from thack.targets.types import DenseTarget
@@ -44,6 +46,12 @@ class Projection:
                 hint="use `loss.fused = auto`, which computes its logits in full",
             )
         return cls(weight_VH=head.weight, bias_V=head.bias, scale=form.scale, softcap=form.softcap)
+
+    def wide_logits(self, hidden_NH: Tensor) -> Tensor:
+        """logits_NV in float32 at least, differentiable."""
+        dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
+        bias_V = None if self.bias_V is None else self.bias_V.to(dtype)
+        return self.shape(linear(hidden_NH.to(dtype), self.weight_VH.to(dtype), bias_V))
 
     def shape(self, raw_CV: Tensor) -> Tensor:
         """Scale and soft-capping, differentiable."""
@@ -82,11 +90,14 @@ class ProjectedTeacher:
         Raises:
             ModelError: a row of the teacher's logits holds NaN or +inf.
         """
-        head = self.head
         with torch.no_grad():
-            raw_CV = self._raw(self.hidden_NH[rows])
-            log_probs_CV = teacher_log_probs(head.shape(raw_CV), self.width or len(head.weight_VH))
+            log_probs_CV = teacher_log_probs(self.logits(rows), self.width or len(self.head.weight_VH))
         return DenseTarget(log_probs_NV=log_probs_CV)
+
+    def logits(self, rows: slice = slice(None)) -> Tensor:
+        """logits_CV of these response tokens, in float32 at least."""
+        with torch.no_grad():
+            return self.head.shape(self._raw(self.hidden_NH[rows]))
 
     def _raw(self, hidden_CH: Tensor) -> Tensor:
         """The LM head's product, in float32 at least (see `losses.fused`)."""
@@ -100,3 +111,24 @@ class ProjectedTeacher:
     def to_dense(self) -> DenseTarget:
         """All rows at once, where they are few."""
         return self.rows(slice(None))
+
+
+def before_head(teacher: LanguageModel, batch: Batch, precision: Precision, width: int = 0) -> ProjectedTeacher:
+    """The rows of a batch, scored up to the LM head; its `head_form` must not be None."""
+    with torch.no_grad(), precision.autocast(teacher):
+        hidden_NH = teacher(batch, project=False)
+    if precision.dtype != torch.float32:
+        hidden_NH = hidden_NH.to(precision.dtype)  # the factors of the head's product are in this format too
+    return ProjectedTeacher(hidden_NH=hidden_NH, head=Projection.of(teacher), width=width)
+
+
+def teacher_logits(teacher: LanguageModel, batch: Batch, precision: Precision = FLOAT32) -> Tensor:
+    """logits_NV of a capture and of a live teacher alike: in float32, where the model's own product would round them.
+
+    The model's own logits where it runs in float32, or where its head does more than scale and cap them.
+    """
+    rounds = precision.dtype != torch.float32 or teacher.head().weight.dtype in (torch.float16, torch.bfloat16)
+    if rounds and teacher.head_form is not None:
+        return before_head(teacher, batch, precision).logits()
+    with torch.no_grad(), precision.autocast(teacher):
+        return teacher(batch)

@@ -51,9 +51,8 @@ def build_data(
     assert teacher is not None
     offline = settings.source.kind == "offline"
     source = _source(settings, models, data, precision, group, progress)
-    live = _live_teacher(
-        settings, models, teacher, examples=data if offline else [], projects="teacher" not in models.plain_heads
-    )
+    projects = settings.loss.fused is False or "teacher" not in models.plain_heads
+    live = _live_teacher(settings, models, teacher, examples=data if offline else [], projects=projects)
     return LiveTargets(source, data, live, keeps_responses=not offline)
 
 

@@ -17,7 +17,7 @@ from thack.models.precision import FLOAT32, Precision
 from thack.models.protocol import LanguageModel
 from thack.schema.targets import TargetSpec
 from thack.targets.keys import OFFLINE_EPOCH, row_keys
-from thack.targets.projected import ProjectedTeacher, Projection
+from thack.targets.projected import ProjectedTeacher, before_head, teacher_logits
 from thack.targets.select import select, teacher_log_probs
 from thack.targets.types import Target
 
@@ -57,9 +57,9 @@ class LiveTeacher:
     def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | ProjectedTeacher:
         """The target of the rows of `batch`; `epoch` names the draws where they change with it."""
         if self._spec.kind == "dense" and not self._projects:
-            return self._before_its_head(batch)
+            return before_head(self._teacher, batch, self._precision, self._width)
         return select(
-            self._logits(batch),
+            teacher_logits(self._teacher, batch, self._precision),
             self._spec,
             width=self._width,
             seed=self._seed,
@@ -67,24 +67,14 @@ class LiveTeacher:
             prior_V=self._prior() if self._spec.tail_prior else None,
         )
 
-    def _logits(self, batch: Batch) -> Tensor:
-        with torch.no_grad(), self._precision.autocast(self._teacher):
-            return self._teacher(batch)
-
-    def _before_its_head(self, batch: Batch) -> ProjectedTeacher:
-        with torch.no_grad(), self._precision.autocast(self._teacher):
-            hidden_NH = self._teacher(batch, project=False)
-        if self._precision.dtype != torch.float32:
-            hidden_NH = hidden_NH.to(self._precision.dtype)  # the head's product is in this format too
-        return ProjectedTeacher(hidden_NH=hidden_NH, head=Projection.of(self._teacher), width=self._width)
-
     def _prior(self) -> Tensor:
         """The teacher's mean tail over the examples, Σ_n p_nv·1(v ∉ S_n), computed once."""
         if self._prior_V is None:
             total_V = torch.zeros(self._width, dtype=torch.float64)
             for start in range(0, len(self._examples), 64):
                 batch = Batch.of(self._examples[start : start + 64], self._teacher.device)
-                p_NV = teacher_log_probs(self._logits(batch), self._width).exp()
+                logits_NV = teacher_logits(self._teacher, batch, self._precision)
+                p_NV = teacher_log_probs(logits_NV, self._width).exp()
                 p_NV.scatter_(1, p_NV.topk(min(self._spec.k, self._width), dim=1).indices, 0.0)
                 total_V += p_NV.sum(0, dtype=torch.float64).cpu()
             # No id is impossible in a tail: every one gets at least a thousandth of an even share.

@@ -120,8 +120,6 @@ def _load(settings: DistillSettings, checkpoint: Path | None, device: torch.devi
 
 
 def _plain_heads(settings: LossSettings, models: Mapping[str, LanguageModel | None]) -> frozenset[str]:
-    if settings.fused is False:
-        return frozenset()
     rules = {"student": settings, "teacher": LossSettings()}
     return frozenset(role for role, model in models.items() if model is not None and has_plain_head(model, rules[role]))
 

@@ -26,10 +26,12 @@ WORTH_FUSING = 1 << 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """The loss of a step. `loss.fused` = auto fuses head and loss where targets are sparse or the logits are many.
+    """The loss of a step. `loss.fused` = auto fuses head and loss where targets are sparse, the logits are many, or the
+    student runs in 16 bits.
 
-    Both ways give the same number and gradient up to rounding. The choice depends on the settings and on the number of
-    tokens alone, so a resumed run takes the same one.
+    Both ways give the same number and gradient up to rounding, from logits in float32: rounded to 16 bits they would
+    move the gradient by up to a half near convergence. The choice depends on the settings and on the number of tokens
+    alone, so a resumed run takes the same one.
     """
 
     settings: LossSettings
@@ -40,20 +42,32 @@ class Objective:
     plain_head: bool = True  # whether logits are the head's product, scaled and capped
 
     def fuses(self, num_tokens: int) -> bool:
-        """Whether the loss of `num_tokens` tokens takes hidden states."""
+        """Whether the loss of `num_tokens` tokens is computed together with the head."""
         if not self.plain_head or self.settings.fused is False:
             return False
-        return self.settings.fused is True or self.sparse or num_tokens * self.width >= WORTH_FUSING
+        worth = self.sparse or self._rounds or num_tokens * self.width >= WORTH_FUSING
+        return self.settings.fused is True or worth
+
+    def takes_hidden(self, num_tokens: int) -> bool:
+        """Whether the loss of `num_tokens` tokens takes hidden states, and not the model's own logits."""
+        return self.fuses(num_tokens) or (self.plain_head and self._rounds)
+
+    @property
+    def _rounds(self) -> bool:
+        return self.precision.dtype != torch.float32
 
     def __call__(
         self, output_NX: Tensor, target: Target | CellTarget | ProjectedTeacher | None, labels_N: Tensor
     ) -> Tensor:
-        """loss_N from logits_NV; from hidden_NH their sum, as one number."""
-        if not self.fuses(len(labels_N)):
+        """loss_N from logits_NV, or from hidden_NH where it `takes_hidden`; fused their sum, as one number."""
+        num_tokens = len(labels_N)
+        hidden_NH = output_NX.to(self.precision.dtype) if self.takes_hidden(num_tokens) and self._rounds else output_NX
+        if not self.fuses(num_tokens):
             if isinstance(target, ProjectedTeacher):
                 target = target.to_dense()
-            return token_losses(output_NX[:, : self.width], target, labels_N, self.settings)
-        hidden_NH = output_NX if self.precision.dtype == torch.float32 else output_NX.to(self.precision.dtype)
+            wide = self.takes_hidden(num_tokens)
+            logits_NV = Projection.of(self.model).wide_logits(hidden_NH) if wide else output_NX
+            return token_losses(logits_NV[:, : self.width], target, labels_N, self.settings)
         head = Projection.of(self.model)
         return fused_divergence(hidden_NH, head, target, labels_N, self.settings, width=self.width)
 

@@ -195,7 +195,7 @@ class Trainer:
                 rows = Batch.of(micro, self.model.device)
                 target = self.data.target(micro, rows, epoch)
             with self.clock("forward"), objective.precision.autocast(self.model):
-                output_NX = self.model(rows, project=not objective.fuses(len(rows.labels_N)))
+                output_NX = self.model(rows, project=not objective.takes_hidden(len(rows.labels_N)))
             with self.clock("loss"), self._divergence_named(output_NX, batch):
                 part = objective(output_NX, target, rows.labels_N).sum() / (num_tokens if counts else math.inf)
             with self.clock("backward"):

@@ -22,6 +22,7 @@ from thack.config import (
 from thack.errors import DivergedError, ModelError, UndefinedLoss
 from thack.files import write_text
 from thack.models.batch import Batch
+from thack.models.precision import Precision
 from thack.runtime.progress import SILENT
 from thack.targets.types import DenseTarget, TopKTarget
 from thack.training import run_distill
@@ -98,16 +99,46 @@ def test_fine_tuning_fused_is_the_cross_entropy() -> None:
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
 
 
-def test_auto_fuses_sparse_targets_and_many_logits() -> None:
+def test_auto_fuses_sparse_targets_many_logits_and_16_bits() -> None:
     def objective(**changes: Any) -> Objective:
         found = Objective(settings=LossSettings(), model=small.model(), width=264, sparse=False)
         return replace(found, **changes)
 
     assert objective(sparse=True).fuses(1)
+    assert objective(precision=Precision(dtype=torch.bfloat16)).fuses(1)
     assert not objective().fuses(100) and objective().fuses(WORTH_FUSING // 264 + 1)
     assert objective(settings=LossSettings(fused=True)).fuses(1)
     assert not objective(settings=LossSettings(fused=False), sparse=True).fuses(10**9)
     assert not objective(plain_head=False, sparse=True).fuses(10**9)
+
+
+@pytest.mark.parametrize("fused", ["auto", False])
+@pytest.mark.parametrize("nats", [2e-3, 2e-4])
+def test_sixteen_bit_students_keep_the_gradient_near_convergence(fused: Any, nats: float) -> None:
+    """Against the definition in float64. From the model's own logits of 16 bits they are off by 14 and 43 %."""
+    student, batch = small.model(width=64), Batch.of(small.sequences(12))
+    precision = Precision(dtype=torch.bfloat16)
+    with torch.no_grad():
+        student.lm_head.weight.mul_(10)
+    objective = replace(supervised(student, precision), settings=LossSettings(fused=fused), width=264)
+    assert objective.takes_hidden(len(batch.labels_N))
+    with torch.no_grad(), precision.autocast(student):
+        hidden_NH = student(batch, project=False).bfloat16().double()
+    weight_VH = student.lm_head.weight.detach().double().requires_grad_()
+    noise_NH = torch.randn(hidden_NH.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    size = (2 * nats / (weight_VH.var().item() * hidden_NH.shape[1])) ** 0.5
+    log_p_NV = torch.log_softmax((hidden_NH + size * noise_NH) @ weight_VH.detach().t(), 1)
+    log_q_NV = torch.log_softmax(hidden_NH @ weight_VH.t(), 1)
+    expected = (log_p_NV.exp() * (log_p_NV - log_q_NV)).sum()
+    expected.backward()
+    assert 0.3 * nats < float(expected.detach()) / len(batch.labels_N) < 3 * nats
+
+    with precision.autocast(student):
+        output_NX = student(batch, project=not objective.takes_hidden(len(batch.labels_N)))
+    objective(output_NX, DenseTarget(log_probs_NV=log_p_NV.float()), batch.labels_N).sum().backward()
+    assert weight_VH.grad is not None and student.lm_head.weight.grad is not None
+    error = (student.lm_head.weight.grad.double() - weight_VH.grad).norm() / weight_VH.grad.norm()
+    assert error <= 0.02, float(error)
 
 
 def test_a_head_that_does_more_than_project_is_never_fused(monkeypatch: pytest.MonkeyPatch) -> None:

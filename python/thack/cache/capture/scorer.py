@@ -21,6 +21,7 @@ from thack.models.precision import Precision
 from thack.models.protocol import LanguageModel
 from thack.runtime.progress import SILENT, Progress
 from thack.targets.keys import row_keys
+from thack.targets.projected import teacher_logits
 from thack.targets.select import select
 from thack.targets.types import Target
 
@@ -62,8 +63,7 @@ class Scorer:
             _check_ids(s, layout.vocab_size)
         keys_N4, batch = row_keys(sequences), Batch.of(sequences, self._teacher.device)
         with torch.inference_mode():
-            with self._precision.autocast(self._teacher):
-                logits_NV = self._teacher(batch)
+            logits_NV = teacher_logits(self._teacher, batch, self._precision)
             device = logits_NV.device  # the last one, if the teacher is on several
             try:
                 target = select(

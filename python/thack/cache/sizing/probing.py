@@ -24,6 +24,7 @@ from thack.models.protocol import LanguageModel, evaluating
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.cache import CorpusSize, ProbeResult, Recommendation, TargetCost
 from thack.schema.targets import TargetSpec
+from thack.targets.projected import teacher_logits
 from thack.targets.vocabulary import log_probs
 
 _SEQUENCES = 64
@@ -126,8 +127,7 @@ def _score(
     with evaluating(teacher), torch.inference_mode(), scored as task:
         for part in by_length(sequences, settings.batch_size):
             batch = Batch.of(part, teacher.device)
-            with precision.autocast(teacher):
-                logits_NV = teacher(batch)
+            logits_NV = teacher_logits(teacher, batch, precision)
             found.append(log_probs(logits_NV, teacher.tokenizer.size).cpu())
             task.advance(len(part))
     return torch.cat(found)

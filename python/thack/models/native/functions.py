@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from thack._torch_private import HAS_ONEDNN, onednn_product, softmax_backward
+from thack._torch_private import HAS_ONEDNN, ONEDNN_DTYPES, onednn_product, softmax_backward
 
 
 def round_rows(rows: int) -> int:
@@ -77,7 +77,7 @@ def linear(x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Ten
     )
     cast = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if cast else weight_OI.dtype
-    if not usable or not (cast or x_MI.dtype == dtype == torch.float32):
+    if not usable or dtype not in ONEDNN_DTYPES or not (cast or x_MI.dtype == dtype == torch.float32):
         return F.linear(x_MI, weight_OI, bias_O)
     if torch.is_grad_enabled():
         product: Tensor = _Linear.apply(x_MI, weight_OI, dtype)
