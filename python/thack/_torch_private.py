@@ -17,7 +17,8 @@ _LINEAR = getattr(_MKLDNN, "_linear_pointwise", None)
 
 HAS_ONEDNN = _LINEAR is not None
 # Without AVX-512 or the like, oneDNN has no product in bfloat16; torch's own is always there.
-ONEDNN_DTYPES = {torch.float32} | ({torch.bfloat16} if HAS_ONEDNN and _MKLDNN._is_mkldnn_bf16_supported() else set())
+_HAS_BF16 = getattr(_MKLDNN, "_is_mkldnn_bf16_supported", lambda: False)
+ONEDNN_DTYPES = {torch.float32, torch.bfloat16} if _HAS_BF16() else {torch.float32}
 _HAS_OUT_DTYPE = "dtype_out" in torch.ops.aten.mm.overloads()
 
 
