@@ -77,16 +77,20 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path) -> None:
     ids=["full", "read-only", "without inodes"],
 )
 def test_directories_that_cannot_be_written_fail_first(tmp_path: Path, options: str, before: str, said: str) -> None:
-    """There is no teacher: whoever looked for it would say so."""
-    out = tmp_path / "small"
+    """What is missing is told before anything else; this teacher has all its files, and whoever loaded it would say so."""
+    out, teacher, data = tmp_path / "small", tmp_path / "broken", tmp_path / "pairs.jsonl"
     enter = namespace(out, options)
-    thack = [sys.executable, "-m", "thack", "cache-logits", "--teacher", str(tmp_path / "nowhere"), "--data", "x"]
+    teacher.mkdir()
+    (teacher / "config.json").write_text("{}")
+    (teacher / "model.safetensors").write_text("")
+    data.write_text('{"prompt": "a", "response": "b"}\n')
+    thack = [sys.executable, "-m", "thack", "cache-logits", "--teacher", str(teacher), "--data", str(data)]
     script = f'{before.format(out=out)} exec "$@"'
     done = subprocess.run(
         [*enter, "sh", "-c", script, "sh", *thack, "--out", str(out / "c")], capture_output=True, text=True
     )
     assert done.returncode == 1, done.stderr
-    assert said in done.stderr and "nowhere" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert said in done.stderr and "broken" not in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 def test_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:
