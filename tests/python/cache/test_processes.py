@@ -77,7 +77,7 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path) -> None:
     ids=["full", "read-only", "without inodes"],
 )
 def test_directories_that_cannot_be_written_fail_first(tmp_path: Path, options: str, before: str, said: str) -> None:
-    """What is missing is told before anything else; this teacher has all its files, and whoever loaded it would say so."""
+    """Missing files are told before; this teacher has all of its own, and whoever loaded it would say so."""
     out, teacher, data = tmp_path / "small", tmp_path / "broken", tmp_path / "pairs.jsonl"
     enter = namespace(out, options)
     teacher.mkdir()
