@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from thack.config import DistillSettings, TargetSettings
-from thack.config.specs import loss_terms, target_spec
+from thack.config.specs import cache_paths, loss_terms, mixes_caches, target_spec
 from thack.errors import UsageError
 from thack.schema.targets import LossTerm, TargetSpec, check_defined
 
@@ -29,6 +29,7 @@ def check_combination(settings: DistillSettings) -> None:
             "target applies only to a live teacher: with a cache, the target was fixed when the cache was written",
             hint="leave out `cache` and set `teacher` and `data.path`, or leave target as it is",
         )
+    check_caches_together(settings)
     check_guard(settings)
     check_target(target_spec(settings.target), loss_terms(settings.loss), has_responses=kind == "offline")
     if not settings.cache and not settings.data.path:
@@ -38,6 +39,41 @@ def check_combination(settings: DistillSettings) -> None:
         raise UsageError(
             "evaluating on an evaluation set needs a reference",
             hint="set `teacher`, `oracle`, `judge` or `human_references`; or leave out `eval_data`",
+        )
+
+
+def check_caches_together(settings: DistillSettings) -> None:
+    """Refuse settings of several caches that contradict each other.
+
+    Raises:
+        UsageError: names the settings.
+    """
+    paths, weights = cache_paths(settings), settings.cache_weights
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError(f"cache = {', '.join(map(str, paths))}: a cache is given twice", hint="give each cache once")
+    if len(paths) < 2:
+        named = {"cache_weights": weights, "cache_weight_key": settings.cache_weight_key}
+        for name, value in named.items():
+            if value:
+                raise UsageError(f"{name} is given with fewer than two caches", hint="give `cache` several directories")
+        return
+    if weights and len(weights) != len(paths):
+        raise UsageError(f"{len(weights)} cache_weights for {len(paths)} caches", hint="give one weight for each cache")
+    if weights and not sum(weights):
+        raise UsageError("cache_weights are all 0", hint="give at least one cache a weight above 0")
+    if settings.cache_weight_key and not settings.data.path:
+        raise UsageError("cache_weight_key names a column of the data", hint="set `data.path` to prompts with weights")
+    if mixes_caches(settings) and settings.cache_overlap != "refuse":
+        raise UsageError(
+            f"cache_overlap = {settings.cache_overlap} does not go with caches that are mixed",
+            details=("every prompt is in all of them",),
+            hint="leave out `cache_overlap`, or `cache_weights` and `cache_weight_key`",
+        )
+    if settings.guard.on and settings.guard.policy != "stop":
+        raise UsageError(
+            f"guard.policy = {settings.guard.policy} does not go with several caches",
+            details=("the responses that it adds would have the distributions of one teacher alone",),
+            hint="set `guard.policy = stop`, or train from one cache",
         )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from thack.checks.combinations import check_combination
-from thack.checks.inputs import check_cache, check_data, check_eval_data, check_model
+from thack.checks.inputs import check_caches, check_data, check_eval_data, check_model
 from thack.config import CacheSettings, DistillSettings, EvaluateSettings, GenerateSettings, LoadSettings, SftSettings
+from thack.config.specs import cache_paths, mixes_caches
 from thack.errors import UsageError
 from thack.files import check_output
 
@@ -62,7 +63,7 @@ def check_distill(settings: DistillSettings) -> DistillSettings:
     _check_models([settings.student])
     _check_models([settings.teacher, settings.oracle, settings.judge], settings.load)
     if settings.cache:
-        check_cache(settings.cache, settings.loss)
+        check_caches(cache_paths(settings), settings.loss, mixed=mixes_caches(settings))
     if settings.data.path:
         check_data(settings.data)
     if settings.eval_data:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from thack.cache.format.plan import read_plan
+from thack.cache.format.together import joint_spec
 from thack.config import DataSettings, LoadSettings, LossSettings
 from thack.config.specs import loss_terms
 from thack.data.columns import Columns
@@ -76,14 +78,15 @@ def check_eval_data(settings: DataSettings, path: str) -> None:
         )
 
 
-def check_cache(directory: str, loss: LossSettings) -> None:
-    """Refuse a directory that is no cache, and a loss that is not defined on what the cache keeps.
+def check_caches(directories: Sequence[Path], loss: LossSettings, *, mixed: bool) -> None:
+    """Refuse directories that are no caches or do not go together, and a loss that their targets do not define.
 
     Raises:
-        CacheError: it is no cache, or its plan is damaged.
-        UndefinedLoss: a divergence, or its temperature, is not defined on its targets.
+        CacheError: one is no cache, or its plan is damaged.
+        MismatchError: their tokenizers or records differ.
+        UndefinedLoss: a divergence, its temperature, or the mixture is not defined on their targets.
     """
-    spec = read_plan(Path(directory).expanduser()).layout.spec
+    spec = joint_spec({directory: read_plan(directory) for directory in directories}, mixed=mixed)
     for term in loss_terms(loss):
         if term.divergence is not None:
             check_defined(spec, term.divergence)

@@ -164,8 +164,11 @@ class SettingsCommand(Generic[S]):
     def _typed(self, values: Values, files: Sequence[Path], sets: Sequence[str]) -> list[str]:
         words: list[str] = []
         for flag in self.flags:
-            if (value := values[flag.parameter]) is not None:
-                words += [flag.flag] if isinstance(value, bool) else [flag.flag, str(value)]
+            value = values[flag.parameter]
+            if isinstance(value, bool):
+                words += [flag.flag]
+            elif value is not None:
+                words += [word for one in _each(value) for word in (flag.flag, str(one))]
         words += [word for file in files for word in ("--config", str(file))]
         return words + [word for text in sets for word in ("--set", text)]
 
@@ -182,7 +185,7 @@ class SettingsCommand(Generic[S]):
     def _overrides(self, values: Values) -> dict[str, object]:
         """The values of the flags by key, and what they imply."""
         kinds = {setting.key: setting.field.type for setting in describe(self.settings)}
-        used = [(flag, values[flag.parameter]) for flag in self.flags if values[flag.parameter] is not None]
+        used = [(flag, values[flag.parameter]) for flag in self.flags if values[flag.parameter] not in (None, [])]
         given = {flag.key: _value(flag, kinds[flag.key], value) for flag, value in used}
         implied: dict[str, object] = {}
         for flag, _ in used:
@@ -263,13 +266,24 @@ def _option(flag: Flag, setting: Setting, names: Names) -> Kind:
     if setting.default not in ("", ()) and not isinstance(setting.default, bool):
         shown = ",".join(map(str, setting.default)) if isinstance(setting.default, tuple) else setting.default
         text += f" [dim]\\[{shown}][/]"
-    typed = bool if kind is bool else str  # the loader reads numbers, and says what is wrong with them
+    typed: Kind = bool if kind is bool else str  # the loader reads numbers, and says what is wrong with them
+    if _is_repeatable(kind):
+        typed, text = list[str], f"{text[:-1]}; repeatable."
     metavar = None if kind is bool else "N" if flag.parse is None and _is_number(kind) else _metavar(setting)
     return Annotated[typed | None, typer.Option(flag.flag, help=text, metavar=metavar)]
 
 
 def _is_number(kind: Kind) -> bool:
     return kind in (int, float) or (is_union(kind) and bool({int, float} & {*get_args(kind)}))
+
+
+def _is_repeatable(kind: Kind) -> bool:
+    """Whether a setting is one text, or a list of them: its flag is given once for each."""
+    return is_union(kind) and any(origin_of(option) is tuple for option in get_args(kind))
+
+
+def _each(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _metavar(setting: Setting) -> str:
@@ -285,6 +299,8 @@ def _sentence(text: str) -> str:
 def _value(flag: Flag, kind: Kind, value: object) -> object:
     if flag.parse is not None:
         return flag.parse(str(value))
+    if isinstance(value, list):
+        return value[0] if len(value) == 1 else value
     if origin_of(kind) is tuple:
         return [_number(part) for part in map(str.strip, str(value).split(",")) if part]
     return _number(str(value)) if _is_number(kind) else value

@@ -14,6 +14,7 @@ EVAL_COUNT = "evaluations after the one at step 0; without it, fewer where they 
 FLAGS = (
     Flag(key="student"),
     Flag(key="cache"),
+    Flag(key="cache_weights", name="cache_weight"),
     Flag(key="teacher"),
     Flag(key="server.url", name="server"),
     Flag(key="server.model", name="model"),

@@ -19,6 +19,7 @@ from thack.config.shared import (
     Trackers,
 )
 from thack.config.training import (
+    CacheOverlap,
     CheckpointSettings,
     GuardSettings,
     LossSettings,
@@ -148,7 +149,21 @@ class DistillSettings:
     server: Annotated[ServerSettings, Help("a teacher behind a server scores given responses, each once")] = field(
         default_factory=ServerSettings
     )
-    cache: Annotated[str, Help("take targets from this cache instead of a live teacher")] = ""
+    cache: Annotated[
+        str | tuple[str, ...], Help("take targets from this cache, or from several, instead of a live teacher")
+    ] = ""
+    cache_weights: Annotated[
+        tuple[float, ...],
+        Each(AtLeast(0)),
+        Help("mix the distributions of the caches by these weights, one for each; empty: each sequence has one cache"),
+    ] = ()
+    cache_weight_key: Annotated[
+        str, Help("key or column of `data.path` with weights of a prompt's own, a list of one for each cache")
+    ] = ""
+    cache_overlap: Annotated[
+        CacheOverlap,
+        Help("a prompt in several caches that are not mixed: refuse; train on the first cache's, or on all"),
+    ] = "refuse"
     check_alignment: Annotated[
         bool, Help("refuse a cache whose rows fit the text better one token earlier or later; false: only warn")
     ] = True

@@ -178,7 +178,7 @@ def _is_text(cls: type[object], parts: Sequence[str]) -> bool:
     for part in parts:
         field = fields_of(kind).get(part) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
         kind = field.type if field else None
-    return kind in (str, Path)
+    return kind in (str, Path) or (is_union(kind) and str in get_args(kind))
 
 
 def _nest(parts: Sequence[str], value: object) -> dict[str, object]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
-from thack.config import CacheSettings, LossSettings, TargetSettings
+from thack.config import CacheSettings, DistillSettings, LossSettings, TargetSettings
 from thack.errors import UndefinedLoss
 from thack.schema.targets import CachedKind, Divergence, DivergenceKind, LossTerm, TargetSpec
 
@@ -30,6 +31,17 @@ def target_spec(settings: CacheSettings | TargetSettings) -> TargetSpec:
     k = settings.top_k if settings.kind == "top-k" else settings.sampled
     temperatures = tuple(sorted({float(t) for t in settings.temperatures} - {1.0}))
     return TargetSpec(kind=settings.kind, k=k, temperatures=temperatures)
+
+
+def cache_paths(settings: DistillSettings) -> tuple[Path, ...]:
+    """The directories of the caches that a run takes its targets from."""
+    given = (settings.cache,) if isinstance(settings.cache, str) else settings.cache
+    return tuple(Path(path).expanduser() for path in given if path)
+
+
+def mixes_caches(settings: DistillSettings) -> bool:
+    """Whether the distributions of the caches are mixed; False: every sequence has those of its own cache."""
+    return bool(settings.cache_weights or settings.cache_weight_key)
 
 
 def target_settings(spec: TargetSpec) -> TargetSettings:

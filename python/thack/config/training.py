@@ -10,6 +10,7 @@ from thack.schema.experiment import SourceKind
 from thack.schema.fields import FRACTION, Above, AtLeast, Between, Help
 from thack.schema.targets import DivergenceKind, TargetKind
 
+CacheOverlap = Literal["refuse", "first", "all"]  # of prompts, in several caches of one run
 _BETA = Between(0, 1, without_high=True)
 
 

@@ -97,10 +97,16 @@ def _settings(run: Path) -> DistillSettings:
 
 
 def _facts(facts: RunFacts, settings: DistillSettings) -> list[_Fact]:
-    teacher = facts.origins.get("teacher") or settings.teacher or settings.cache or "?"
+    caches = [settings.cache] if isinstance(settings.cache, str) else list(settings.cache)
+    teacher = facts.origins.get("teacher") or settings.teacher or ", ".join(caches) or "?"
+    stored = " (a cache)" if len(caches) == 1 else " (caches)"
     student = facts.origins.get("student") or settings.student or "?"
     return [
-        _Fact(name="teacher", code=teacher, text="" if settings.teacher else " (a cache)"),
+        _Fact(
+            name="teacher",
+            code=teacher,
+            text="" if settings.teacher else stored,
+        ),
         _Fact(name="student before", code=student),
         _Fact(name="loss", text=f"{settings.loss.divergence} at temperature {settings.loss.temperature:g}"),
         _Fact(name="responses", text=f"{settings.source.kind}, {facts.sequences} sequences"),

@@ -51,6 +51,25 @@ class CacheCosts:
     bytes: int
     seconds: float | None = None  # of all processes together; None: not known, as of an imported cache
 
+    def __add__(self, other: CacheCosts) -> CacheCosts:
+        known = self.seconds is not None and other.seconds is not None
+        return CacheCosts(
+            sequences=self.sequences + other.sequences,
+            tokens=self.tokens + other.tokens,
+            bytes=self.bytes + other.bytes,
+            seconds=(self.seconds or 0) + (other.seconds or 0) if known else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheFacts:
+    """One of several caches that a run takes its targets from."""
+
+    fingerprint: str
+    teacher: str  # fingerprint
+    path: str  # where it was; content decides
+    costs: CacheCosts
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
@@ -60,7 +79,9 @@ class RunFacts:
     origins: Mapping[str, str] = field(default_factory=dict)  # directory or org/name@commit by role
     tokenizer: str = ""  # fingerprint
     data: str | None = None  # fingerprint of the sequences; None: they are the cache's
-    cache: str | None = None  # fingerprint
+    cache: str | None = None  # fingerprint; of several, that of the list of theirs
+    caches: tuple[CacheFacts, ...] = ()  # of several, each in its order
+    cache_weights: str | None = None  # fingerprint of the weights of every prompt, where caches are mixed
     eval_set: str | None = None  # fingerprint
     compared_ids: int | None = None  # width of the vocabulary on which student and teacher are compared
     sequences: int = 0  # that are trained on
@@ -74,7 +95,7 @@ class RunFacts:
     parameters: Mapping[str, int] = field(default_factory=dict)  # how many, by role
     eval_prompts: int | None = None  # in the evaluation set; None: there is none
     eval_tokens: int = 0  # response tokens that models wrote for it
-    cache_costs: CacheCosts | None = None
+    cache_costs: CacheCosts | None = None  # of all caches together
 
     def changes(self, now: RunFacts) -> dict[str, tuple[object, object]]:
         """What a resumed run may not change, but does: before and now, by name.
@@ -94,7 +115,16 @@ class RunFacts:
 
 def _compared(facts: RunFacts) -> dict[str, object]:
     found: dict[str, object] = {f"models.{role}": value for role, value in facts.models.items() if role != "student"}
-    for name in ("tokenizer", "data", "cache", "eval_set", "compared_ids", "sequences", "validation_sequences"):
+    for name in (
+        "tokenizer",
+        "data",
+        "cache",
+        "cache_weights",
+        "eval_set",
+        "compared_ids",
+        "sequences",
+        "validation_sequences",
+    ):
         found[name] = getattr(facts, name)
     return found
 

@@ -13,6 +13,7 @@ from thack.data.sequence import TokenSequence
 from thack.errors import CacheError
 from thack.models.checkpoint import SAMPLED
 from thack.targets.types import DenseTarget, SampledTarget, Target
+from thack.training.prompts import cached_hashes, prompt_hashes
 
 SHIFTS = (-1, 0, 1)
 _SEQUENCES = 64
@@ -43,18 +44,19 @@ def check_alignment(cache: Cache, *, refuse: bool = True) -> str | None:
         return f"warning: {error.message}: {'; '.join(error.details)}"
 
 
-def check_coverage(cache: Cache, prompts: Iterable[TokenSequence]) -> None:
-    """Raise CacheError unless the cache has a response to every one of these prompts.
+def check_coverage(caches: Sequence[Cache], prompts: Iterable[TokenSequence]) -> None:
+    """Raise CacheError unless one of the caches has a response to every one of these prompts.
 
     Of each cached prompt 8 bytes are in memory: a hash of its id.
     """
-    cached = np.sort(np.fromiter((hash(cache.sequences(i).prompt_id) for i in range(len(cache))), np.int64, len(cache)))
+    cached = np.unique(np.concatenate([cached_hashes(cache) for cache in caches]))
     asked = lacking = 0
     missing: list[str] = []
     for s in prompts:
         asked += 1
-        place = np.searchsorted(cached, hash(s.prompt_id))
-        if place == len(cached) or cached[place] != hash(s.prompt_id):
+        (wanted,) = prompt_hashes([s.prompt_id])
+        place = np.searchsorted(cached, wanted)
+        if place == len(cached) or cached[place] != wanted:
             lacking += 1
             missing += [s.prompt_id] if lacking <= 3 else []
     if lacking:

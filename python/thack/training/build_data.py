@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 
 from thack.cache import Cache
 from thack.config import DistillSettings
-from thack.config.specs import target_spec
+from thack.config.specs import mixes_caches, target_spec
 from thack.data.lengths import response_limit
 from thack.data.sequence import TokenSequence
 from thack.data.spool import spool
 from thack.data.stream import DataStream
 from thack.data.tokenizer import Tokenizer
+from thack.errors import CacheError, MismatchError
 from thack.generation.sampler import GenerationRequest
 from thack.generation.sources import Mixture, Offline, Online, ResponseSource
 from thack.models.precision import Precision
@@ -26,8 +28,10 @@ from thack.training.ends import check_cache_end
 from thack.training.guard import Guard
 from thack.training.guarded_data import GuardedData
 from thack.training.live import LiveTeacher
-from thack.training.models import Models
+from thack.training.models import Models, stored_by
+from thack.training.prompts import PromptWeights, cached_hashes, read_weights
 from thack.training.served import ServedTargets, served_targets
+from thack.training.several import MixedCaches, RoutedCaches, first_of_each
 from thack.training.sharding import WrappedModel
 
 _FEW_DRAWS = 64  # sampled ids per token: fewer are noise that a student memorises over epochs
@@ -42,9 +46,9 @@ def build_data(
     progress: Progress,
 ) -> CachedTargets | LiveTargets | ServedTargets:
     """What to train on. `teacher` is the live one, `precision` the student's."""
-    if models.cache is not None:
-        _check_cache(settings, models, models.cache, progress)
-        return CachedTargets(models.cache, models.width)
+    if models.caches:
+        _check_caches(settings, models, progress)
+        return _cached_targets(settings, models)
     data = _read(settings, models, progress)
     if settings.server.url:
         return served_targets(settings, models, data, group.world_size, progress)
@@ -76,20 +80,69 @@ def response_request(settings: DistillSettings, precision: Precision) -> Generat
     )
 
 
-def _check_cache(settings: DistillSettings, models: Models, cache: Cache, progress: Progress) -> None:
+def _cache_weights(settings: DistillSettings, caches: Sequence[Cache]) -> PromptWeights | None:
+    """With which weights caches are mixed; None where they are not.
+
+    Raises:
+        DataError: the column that `cache_weight_key` names holds something else, or a prompt has no weights.
+    """
+    if not mixes_caches(settings):
+        return None
+    key = settings.cache_weight_key
+    weights = PromptWeights(settings.cache_weights, read_weights(settings.data, key, len(caches)) if key else {})
+    weights.check_given(cached_hashes(caches[0]))
+    return weights
+
+
+def _cached_targets(settings: DistillSettings, models: Models) -> CachedTargets:
+    caches, width = models.caches, models.width
+    weights = _cache_weights(settings, caches)
+    if weights is not None:
+        return CachedTargets(MixedCaches(caches, width, weights), width, weights.fingerprint)
+    if len(caches) > 1:
+        return CachedTargets(RoutedCaches(caches, width, first_of_each(caches, settings.cache_overlap)), width)
+    return CachedTargets(caches[0], width)
+
+
+def monitored(data: TrainingData, models: Models) -> TrainingData:
+    """The part of `data` whose targets are those of the live teacher: of several caches, the teacher's own."""
+    if not isinstance(data, CachedTargets) or not isinstance(data.cache, RoutedCaches) or models.teacher is None:
+        return data
+    return CachedTargets(data.cache.part(stored_by(models.caches, models.teacher)), models.width)
+
+
+def _check_caches(settings: DistillSettings, models: Models, progress: Progress) -> None:
+    for cache in models.caches:
+        name = f"{cache.directory}: " if len(models.caches) > 1 else ""
+        with _named(name):
+            notes = _examined(settings, models, cache)
+        for note in notes:
+            progress.note(note.replace("warning: ", f"warning: {name}", 1))
+    if settings.data.path:
+        stream = DataStream(settings.data, _reader(models), need_response=False)
+        check_coverage(models.caches, (s for chunk in stream for s in chunk.sequences))
+
+
+def _examined(settings: DistillSettings, models: Models, cache: Cache) -> list[str]:
+    """What a user should know of one cache; raises what its kind of fault is."""
     skipped = check_alignment(cache, refuse=settings.check_alignment)
-    if skipped:
-        progress.note(skipped)
-    for warning in check_cache_end(cache, models.student.tokenizer):
-        progress.note(f"warning: {warning}")
+    notes = [skipped] if skipped else []
+    notes += [f"warning: {warning}" for warning in check_cache_end(cache, models.student.tokenizer)]
     if cache.meta.kind == "sampled" and settings.epochs > 1 and cache.meta.k < _FEW_DRAWS:
-        progress.note(
+        notes.append(
             f"warning: {settings.epochs} epochs over {cache.meta.k} sampled ids per token: the student will "
             f"memorise their noise; cache top-k, or {_FEW_DRAWS} sampled ids and more"
         )
-    if settings.data.path:
-        stream = DataStream(settings.data, _reader(models), need_response=False)
-        check_coverage(cache, (s for chunk in stream for s in chunk.sequences))
+    return notes
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Put the name of a cache before what is wrong with it."""
+    try:
+        yield
+    except (CacheError, MismatchError) as error:
+        raise type(error)(f"{name}{error.message}", details=error.details, hint=error.hint) from error
 
 
 def _read(settings: DistillSettings, models: Models, progress: Progress) -> Sequence[TokenSequence]:

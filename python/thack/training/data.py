@@ -7,7 +7,6 @@ from typing import Protocol
 
 import numpy as np
 
-from thack.cache import Cache
 from thack.data.sequence import TokenSequence, cache_positions
 from thack.data.spool import SpooledSequences
 from thack.generation.sources import ResponseSource
@@ -81,36 +80,53 @@ class PairedData:
         return None
 
 
+class CachedSequences(Protocol):
+    """One cache, or several as one: sequences and targets by position."""
+
+    def __len__(self) -> int: ...
+
+    def sequences(self, position: int) -> TokenSequence:
+        """One sequence, without its targets."""
+
+    def targets(self, positions: Sequence[int]) -> tuple[list[TokenSequence], Target]:
+        """Sequences in the order of `positions`, and the targets of their response tokens."""
+
+    def prefetch(self, batches: Iterable[Sequence[int]]) -> Generator[tuple[list[TokenSequence], Target], None, None]:
+        """`targets` of each batch, read ahead by a thread."""
+
+
 class CachedTargets:
-    """Responses and targets of a cache, both by position: a target always belongs to its text (pitfall 21)."""
+    """Responses and targets of caches, both by position: a target always belongs to its text (pitfall 21)."""
 
     keeps_responses = False
     generated_tokens = 0
     teacher_tokens = 0
     lengths = None
 
-    def __init__(self, cache: Cache, width: int) -> None:
-        self._cache = cache
+    def __init__(self, cache: CachedSequences, width: int, weights: str | None = None) -> None:
+        """`weights`: fingerprint of those by which several caches are mixed."""
+        self.cache = cache
+        self.weights = weights
         self._width = width
         self._ahead: Generator[tuple[list[TokenSequence], Target], None, None] | None = None
 
     def __len__(self) -> int:
-        return len(self._cache)
+        return len(self.cache)
 
     def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
-        return [self._cache.sequences(int(i)) for i in positions]
+        return [self.cache.sequences(int(i)) for i in positions]
 
     def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
         """Read and decode them in a thread, a few ahead of the training that uses them."""
         if self._ahead is not None:
             self._ahead.close()
-        self._ahead = self._cache.prefetch(map(cache_positions, batches)) if batches else None
+        self._ahead = self.cache.prefetch(map(cache_positions, batches)) if batches else None
 
     def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target:
         wanted = cache_positions(sequences)
         found, target = (None, None) if self._ahead is None else next(self._ahead, (None, None))
         if found is None or cache_positions(found) != wanted:  # not expected
-            _, target = self._cache.targets(wanted)
+            _, target = self.cache.targets(wanted)
         assert target is not None
         return crop(target.to(batch.device), self._width)
 

@@ -24,7 +24,7 @@ from thack.runtime.progress import SILENT, Progress
 from thack.schema.metrics import Role
 from thack.schema.preflight import Preflight
 from thack.schema.run import Order, RunFacts
-from thack.training.build_data import build_data, guarded, response_request
+from thack.training.build_data import build_data, guarded, monitored, response_request
 from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
 from thack.training.data import CachedTargets, LiveTargets, TrainingData
@@ -181,12 +181,14 @@ def _with_data(facts: RunFacts, data: TrainingData, precision: dict[str, str], r
     fingerprint = data_fingerprint(data.data) if isinstance(data, LiveTargets | ServedTargets) else None
     if isinstance(data, ServedTargets):
         facts = replace(facts, cache=data.fingerprint)
+    if isinstance(data, CachedTargets):
+        facts = replace(facts, cache_weights=data.weights)
     return replace(facts, sequences=len(data), data=fingerprint, precision=precision, ranks=ranks)
 
 
 def _target(settings: DistillSettings, models: Models) -> str:
     """What is kept of the teacher: by the cache, or as asked for of a live one."""
-    return str(target_spec(settings.target) if models.cache is None else models.cache.layout.spec)
+    return str(models.cached or target_spec(settings.target))
 
 
 def _hooks(
@@ -200,16 +202,18 @@ def _hooks(
     progress: Progress,
 ) -> tuple[list[Hook], TrainingData]:
     """Evaluation and guard, and the data with what the guard can add to it."""
+    given, measured = data, monitored(data, models)
     guard = Guard(settings.guard, run, plan.steps_per_epoch) if settings.guard.on else None
     if guard is not None:
         data = guarded(data, guard, settings, models, wrapped.teacher)
+        measured = data if measured is given else measured
     if evaluator is not None:
         run.write_prompts(evaluator.eval_set)
     monitors = None
     if models.teacher is not None and evaluator is not None:
         request = replace(response_request(settings, models.precision), sampling=SamplingSettings())
         monitors = TrainingMonitors(
-            models.teacher, request, data, width=models.width, group=run.group, progress=progress, order=plan.order
+            models.teacher, request, measured, width=models.width, group=run.group, progress=progress, order=plan.order
         )
     work = None if evaluator is None else _work(settings, models, wrapped, data, plan, evaluator)
     steps = scheduled(settings.evaluation, plan.total_steps, work)
@@ -238,7 +242,7 @@ def _work(
         wrapped.student.model,
         models.references,
         step=as_many(min(plan.batch_size, len(data))),
-        live=models.cache is None,
+        live=not models.caches,
         eval_set=evaluator.eval_set,
         samples=settings.evaluation.student_samples,
         monitored=as_many(min(MONITORED, len(data)) if models.teacher is not None else 0),
@@ -246,7 +250,7 @@ def _work(
 
 
 def _objective(settings: DistillSettings, models: Models, wrapped: WrappedModels, precision: Precision) -> Objective:
-    kind = settings.target.kind if models.cache is None else models.cache.meta.kind
+    kind = settings.target.kind if models.cached is None else models.cached.kind
     return Objective(
         settings=settings.loss,
         model=wrapped.student.model,

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 import torch
 
 from thack.cache import Cache
+from thack.cache.format.together import joint_spec
 from thack.config import DistillSettings, LossSettings
+from thack.config.specs import cache_paths, mixes_caches
 from thack.data.compare import differences
 from thack.data.date import follow_settings
 from thack.data.lengths import holds_conversations
 from thack.errors import MismatchError
 from thack.evaluation.references import References
+from thack.files import canonical_json, digest
 from thack.models.checkpoint import fingerprint_like
 from thack.models.load import load_model
 from thack.models.precision import FLOAT32, Precision, inference_precision
@@ -22,7 +26,8 @@ from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.metrics import Role
-from thack.schema.run import RunFacts
+from thack.schema.run import CacheCosts, CacheFacts, RunFacts
+from thack.schema.targets import TargetSpec
 from thack.targets.vocabulary import common_width
 from thack.training.ends import check_same_end
 from thack.training.objective import has_plain_head
@@ -35,7 +40,8 @@ class Models:
 
     student: LanguageModel  # with the weights of the checkpoint that the run resumes from
     references: References  # oracle, teacher, judge
-    cache: Cache | None
+    caches: tuple[Cache, ...]
+    cached: TargetSpec | None  # what a batch from the caches keeps of a distribution; None: there is no cache
     width: int  # ids on which student and teacher are compared
     plain_heads: frozenset[str]  # roles whose logits are their head's product, which a fused loss needs
     precision: Precision = FLOAT32  # of the teacher, wherever it is not evaluated
@@ -51,10 +57,11 @@ class Models:
             models={role: model.fingerprint() for role, model in given.items()},
             origins={role: model.facts.origin for role, model in given.items()},
             tokenizer=self.student.tokenizer.fingerprint(),
-            cache=None if self.cache is None else self.cache.meta.fingerprint,
+            cache=_fingerprint(self.caches),
+            caches=_cache_facts(self.caches) if len(self.caches) > 1 else (),
             compared_ids=self.width,
             parameters={role: sum(p.numel() for p in as_module(model).parameters()) for role, model in given.items()},
-            cache_costs=None if self.cache is None else self.cache.costs(),
+            cache_costs=reduce(CacheCosts.__add__, (c.costs() for c in self.caches)) if self.caches else None,
         )
 
     def precisions(self, student: Precision, *, evaluates: bool) -> dict[str, str]:
@@ -62,9 +69,9 @@ class Models:
         found = {"student": str(student)}
         if self.teacher is not None:
             found["teacher"] = str(self.precision)
-        if self.cache is not None:
-            plan = self.cache.plan
-            found["cache"] = "unknown (imported)" if plan.device == "none" else plan.dtype
+        if self.caches:
+            formats = ("unknown (imported)" if c.plan.device == "none" else c.plan.dtype for c in self.caches)
+            found["cache"] = ", ".join(dict.fromkeys(formats))
         return found | ({"evaluation": FLOAT32.name} if evaluates else {})
 
 
@@ -98,22 +105,25 @@ def _load(settings: DistillSettings, checkpoint: Path | None, device: torch.devi
     for model in (student, *loaded.values()):
         follow_settings(model, settings.data, settings.out)
     references = References(**loaded, human=settings.human_references)
-    cache = Cache.open(Path(settings.cache)) if settings.cache else None
+    caches = tuple(Cache.open(path) for path in cache_paths(settings))
+    plans = {cache.directory: cache.plan for cache in caches}
+    cached = joint_spec(plans, mixed=mixes_caches(settings)) if caches else None
     widths = {"student": student.vocab_size}
     if references.teacher is not None:
         teacher = references.teacher.tokenizer
         check_same_tokenizer("teacher", teacher.fingerprint(), student, differences(student.tokenizer, teacher))
         check_same_end(teacher, student.tokenizer, chat=holds_conversations(settings.data))
         widths["teacher"] = references.teacher.vocab_size
-    if cache is not None:
-        check_same_tokenizer("cache", cache.meta.tokenizer, student)
-        check_same_teacher(cache, references.teacher)
-        widths["cache"] = cache.meta.vocab_size
-    heads = {"student": student, "teacher": None if cache is not None else references.teacher}
+    if caches:
+        check_same_tokenizer("cache", caches[0].meta.tokenizer, student)
+        check_same_teacher(caches, references.teacher)
+        widths["cache"] = min(cache.meta.vocab_size for cache in caches)
+    heads = {"student": student, "teacher": None if caches else references.teacher}
     return Models(
         student=student,
         references=references,
-        cache=cache,
+        caches=caches,
+        cached=cached,
         width=common_width(student.tokenizer.size, **widths),
         plain_heads=_plain_heads(settings.loss, heads),
     )
@@ -135,14 +145,39 @@ def check_same_tokenizer(role: str, fingerprint: str, student: LanguageModel, di
         )
 
 
-def check_same_teacher(cache: Cache, teacher: LanguageModel | None) -> None:
-    """A live teacher beside a cache is the reference of the proxy metric: it has to be the one that was cached."""
+def check_same_teacher(caches: Sequence[Cache], teacher: LanguageModel | None) -> None:
+    """A live teacher beside caches is the reference of the proxy metric: it has to be the one of one of them."""
     if teacher is None:
         return
-    own = fingerprint_like(cache.meta.teacher, teacher)
-    if cache.meta.teacher != own:
+    if not stored_by(caches, teacher):
+        cached = [cache.meta.teacher for cache in caches]
         raise MismatchError(
-            "the cache stores another teacher's distributions",
-            details=(f"cache    {cache.meta.teacher}", f"teacher  {own}"),
+            "the caches store other teachers' distributions"
+            if len(caches) > 1
+            else "the cache stores another teacher's distributions",
+            details=(*(f"cache    {found}" for found in cached), f"teacher  {fingerprint_like(cached[0], teacher)}"),
             hint="set `teacher` to the model that was cached, or cache this one",
         )
+
+
+def stored_by(caches: Sequence[Cache], teacher: LanguageModel) -> list[int]:
+    """Numbers of the caches that hold this teacher's distributions."""
+    stored = [cache.meta.teacher for cache in caches]
+    return [number for number, found in enumerate(stored) if found == fingerprint_like(found, teacher)]
+
+
+def _fingerprint(caches: Sequence[Cache]) -> str | None:
+    found = [cache.meta.fingerprint for cache in caches]
+    return digest(canonical_json(found)) if len(found) > 1 else next(iter(found), None)
+
+
+def _cache_facts(caches: Sequence[Cache]) -> tuple[CacheFacts, ...]:
+    return tuple(
+        CacheFacts(
+            fingerprint=cache.meta.fingerprint,
+            teacher=cache.meta.teacher,
+            path=str(cache.directory),
+            costs=cache.costs(),
+        )
+        for cache in caches
+    )

@@ -132,9 +132,9 @@ def test_a_live_teacher_beside_a_cache_is_compared_as_the_cache_knows_it(begun: 
     cache = Cache.open(begun.directory)
     prints = replace(cache.plan.fingerprints, teacher=FakeTeacher().fingerprint(full=full))
     cache._plan = replace(cache.plan, fingerprints=prints)
-    check_same_teacher(cache, FakeTeacher())
+    check_same_teacher([cache], FakeTeacher())
     with pytest.raises(MismatchError, match=f"cache +{'sha256' if full else 'sample'}:teacher-fake") as caught:
-        check_same_teacher(cache, FakeTeacher(name="b"))
+        check_same_teacher([cache], FakeTeacher(name="b"))
     assert f"teacher  {'sha256' if full else 'sample'}:teacher-b" in str(caught.value)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,22 @@ from thack.cache.format.layout import RecordLayout
 from thack.cache.format.plan import CachePlan
 from thack.schema.cache import Fingerprints
 from thack.schema.targets import TargetSpec
+
+
+def kept(word: str) -> Callable[[CachePlan], CachePlan]:
+    """A plan with other records."""
+    return lambda plan: replace(plan, layout=replace(plan.layout, spec=TargetSpec.parse(word)))
+
+
+CACHES: dict[str, Callable[[CachePlan], CachePlan]] = {
+    "sampled": lambda plan: plan,
+    "sampled-8": kept("sampled:8"),
+    "top-4": kept("top-k:4"),
+    "another-top-4": kept("top-k:4"),
+    "top-8": kept("top-k:8"),
+    "longer": lambda plan: replace(plan, firsts=(0, 7)),
+    "foreign": lambda plan: replace(plan, fingerprints=replace(plan.fingerprints, tokenizer="other")),
+}
 
 # Runs each command line of stdin in one process; prints code, stderr, and whether torch is there.
 _SCRIPT = """
@@ -55,14 +73,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan: dict[str, Any] = {"batch_size": 1, "seed": 0, "samples": 1, "device": "cpu", "dtype": "float32"}
     layout = RecordLayout(spec=TargetSpec.parse("sampled:4"), vocab_size=64)
     found = CachePlan(layout=layout, fingerprints=prints, firsts=(0, 1), threads=1, build="t", **plan)
-    (root / "sampled").mkdir()
-    (root / "sampled" / "plan.json").write_bytes(found.to_bytes())
+    for name, changed in CACHES.items():
+        (root / name).mkdir()
+        (root / name / "plan.json").write_bytes(changed(found).to_bytes())
     return root
 
 
 SFT = ["sft", "--out", "new"]
 DISTILL = ["distill", "--out", "new", "--student", "good"]
 CACHE = ["cache-logits", "--out", "new", "--teacher", "good", "--data", "good.jsonl"]
+MIXED, OVERLAP, KEY = ["--cache-weight", "2,1"], ["--set", "cache_overlap=all"], ["--set", "cache_weight_key=w"]
 MISTAKES: list[tuple[list[str], str]] = [
     (["distill"], "distilling needs a student"),
     (["distill", "--student", "nope", "--cache", "sampled"], "no such model directory: nope"),
@@ -72,6 +92,21 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*DISTILL, "--cache", "other"], "other is not a cache"),
     ([*DISTILL, "--cache", "sampled", "--divergence", "jsd"], "jsd is not defined on sampled targets"),
     ([*DISTILL, "--cache", "sampled", "--source", "online-teacher"], "does not go with a cache"),
+    ([*DISTILL, "--cache", "sampled", "--cache", "nope"], "nope does not exist"),
+    ([*DISTILL, "--cache", "sampled", "--cache", "./sampled"], "a cache is given twice"),
+    ([*DISTILL, "--cache", "sampled", "--cache", "top-4"], "top-4 holds other records than sampled"),
+    ([*DISTILL, "--cache", "top-4", "--cache", "top-8"], "top-8 holds other records than top-4"),
+    ([*DISTILL, "--cache", "sampled", "--cache", "foreign"], "different tokenizers"),
+    ([*DISTILL, *MIXED, "--cache", "top-4", "--cache", "another-top-4"], "top-k caches cannot be mixed"),
+    ([*DISTILL, *MIXED, "--cache", "sampled", "--cache", "longer"], "only caches of the same sequences"),
+    ([*DISTILL, *MIXED, "--cache", "sampled"], "cache_weights is given with fewer than two caches"),
+    ([*DISTILL, "--cache", "sampled", "--cache", "sampled-8", "--cache-weight", "1"], "1 cache_weights for 2 caches"),
+    ([*DISTILL, "--cache", "sampled", "--cache", "sampled-8", "--cache-weight", "0,0"], "all 0"),
+    (
+        [*DISTILL, *MIXED, "--cache", "sampled", "--cache", "sampled-8", *OVERLAP],
+        "does not go with caches that are mixed",
+    ),
+    ([*DISTILL, "--cache", "sampled", "--cache", "sampled-8", *KEY], "names a column of the data"),
     ([*DISTILL, "--divergence", "kl"], "must be forward_kl | reverse_kl"),
     ([*DISTILL, "--cache", "sampled", "--teacher", "good", "--eval-data", "none.jsonl"], "none.jsonl does not exist"),
     ([*DISTILL, "--cache", "sampled", "--teacher", "good", "--eval-data", "other"], "no evaluation set in other"),
@@ -121,7 +156,9 @@ def test_good_input_is_not_refused(place: Path) -> None:
     check_sft(SftSettings(out=place / "new", data=data))
     check_capture(CacheSettings(out=place / "new", teacher=str(place / "good"), data=data))
     check_capture(CacheSettings(out=place / "new", teacher="org/on-the-hub", data=data))
-    check_distill(DistillSettings(out=place / "new", student=str(place / "good"), cache=str(place / "sampled")))
+    for names in (["sampled"], ["sampled", "sampled-8"], ["top-4", "another-top-4"]):
+        caches = tuple(str(place / name) for name in names)
+        check_distill(DistillSettings(out=place / "new", student=str(place / "good"), cache=caches))
 
 
 def test_a_run_that_has_begun_is_resumed_without_what_it_began_with(place: Path, tmp_path: Path) -> None:

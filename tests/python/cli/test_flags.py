@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
@@ -76,6 +77,8 @@ def another(kind: Any, default: Any) -> tuple[str, Any]:
     if get_origin(kind) is Literal:
         word = next(choice for choice in get_args(kind) if choice != default)
         return word, word
+    if get_origin(kind) is UnionType and str in get_args(kind):  # one text, or a list of them
+        kind = str
     if get_origin(kind) is tuple:
         word, value = another(get_args(kind)[0], None)
         return word, (value,)
@@ -119,6 +122,14 @@ def test_flags_win_over_set_and_set_over_files(run: Run, tmp_path: Path) -> None
         run, "cache-logits", "--config", str(file), "--set", "top_k=4", "--set", "epochs=9", "--top-k", "8"
     )
     assert (found.top_k, found.epochs, found.seed) == (8, 9, 5)
+
+
+def test_a_flag_of_a_list_of_texts_is_repeated(run: Run) -> None:
+    assert settings(run, "distill", "--cache", "a", "--set", "cache_weights=[1]").cache == "a"
+    found = settings(run, "distill", "--cache", "a", "--cache", "b,c", "--cache-weight", "0.7,0.3")
+    assert found.cache == ("a", "b,c") and found.cache_weights == (0.7, 0.3)
+    assert settings(run, "distill", "--set", 'cache=["a", "b"]').cache == ("a", "b")
+    assert settings(run, "distill", "--set", "cache=1e3").cache == "1e3"
 
 
 def test_flags_imply_their_kind_unless_it_is_given(run: Run) -> None:

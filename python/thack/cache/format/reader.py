@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
 
 import numpy as np
 
 from thack import _native
+from thack.cache.format.ahead import read_ahead
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.manifest import read_manifest
 from thack.cache.format.plan import JOURNAL, SHARDS, CachePlan, read_plan
@@ -26,7 +25,6 @@ from thack.schema.run import CacheCosts
 from thack.targets.types import Target
 
 _RECENT_SEQUENCES = 1 << 16
-_Batch = tuple[list[TokenSequence], Target]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +191,15 @@ class Cache:
                 self._recent.popitem(last=False)
         return found
 
+    def many(self, positions: Sequence[int] | np.ndarray) -> list[TokenSequence]:
+        """The sequences at `positions`, as `targets` takes and returns them; none is kept in memory.
+
+        Raises:
+            UsageError: as `targets`.
+            CacheError: as `targets`.
+        """
+        return self._read(positions, with_records=False)[0]
+
     def targets(self, positions: Sequence[int] | np.ndarray) -> tuple[list[TokenSequence], Target]:
         """Read sequences and the teacher's targets for their response tokens.
 
@@ -248,32 +255,7 @@ class Cache:
             UsageError: as `targets`.
             CacheError: as `targets`.
         """
-        queue: Queue[_Batch | BaseException | None] = Queue(maxsize=depth)
-        stop = threading.Event()
-
-        def work() -> None:
-            try:
-                for batch in batches:
-                    if stop.is_set():
-                        return
-                    queue.put(self.targets(batch))
-                queue.put(None)
-            except BaseException as error:  # raised again in the thread that reads the queue
-                queue.put(error)
-
-        thread = threading.Thread(target=work, name="thack-prefetch", daemon=True)
-        thread.start()
-        try:
-            while (item := queue.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stop.set()
-            while thread.is_alive():
-                while not queue.empty():
-                    queue.get()
-                thread.join(timeout=0.01)
+        return read_ahead(self.targets, batches, depth)
 
     def _read(
         self, positions: Sequence[int] | np.ndarray, *, with_records: bool, with_realised: bool = False

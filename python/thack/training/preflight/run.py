@@ -84,7 +84,7 @@ def examine_run(
     found = _facts({role: model.tokenizer for role, model in present.items()}, records, settings.data)
     answered = [s for s in sequences if len(s.response_ids)]
     longest = max((len(s.response_ids) for s in answered), default=1)
-    maximum = longest if models.cache is not None else response_limit(settings.data)
+    maximum = longest if models.caches else response_limit(settings.data)
     ends = EndCounts.of_sequences(answered, models.student.tokenizer.ends, maximum=maximum)
     found = replace(
         found,
