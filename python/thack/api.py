@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from thack.experiments.demo import DemoResult
     from thack.experiments.forecast import Forecast
     from thack.experiments.grid import GridResult
-    from thack.schema.cache import CaptureEstimate, Inspection, ProbeResult, Verification
+    from thack.schema.cache_content import Inspection, Verification
+    from thack.schema.cache_size import CaptureEstimate, ProbeResult
     from thack.schema.data import ShownData
     from thack.schema.evaluation import EvaluationResult
     from thack.schema.generation import GenerateResult

@@ -15,7 +15,8 @@ from thack.cli.console import byte_size, count, duration, number, plural, stdout
 from thack.cli.session import emit, session, shown_progress
 from thack.config import CacheSettings
 from thack.errors import CacheError, UsageError
-from thack.schema.cache import ProbeResult, Verification
+from thack.schema.cache_content import Verification
+from thack.schema.cache_size import ProbeResult
 
 Directory = Annotated[Path, typer.Argument(help="Directory of the cache.", show_default=False)]
 

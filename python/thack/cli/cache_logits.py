@@ -12,7 +12,7 @@ from thack.cli.command import Call, Flag, SettingsCommand
 from thack.cli.console import byte_size, count, duration, stdout
 from thack.cli.session import emit
 from thack.config import CacheSettings
-from thack.schema.cache import CaptureEstimate
+from thack.schema.cache_size import CaptureEstimate
 
 FLAGS = (
     Flag(key="teacher"),

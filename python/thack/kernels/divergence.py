@@ -1,8 +1,9 @@
 """Divergences on sparse rows with their gradients, in two Rust sweeps over a row of logits on the CPU.
 
-`sparse_divergence` is differentiable and leaves the logits alone: it copies them, and the copy becomes the gradient.
-With `overwrite=True` the logits themselves do. `sparse_divergence_` knows nothing of autograd: it does the same on a
-buffer, label and weights included. `thack.losses` runs on any device and takes these on the CPU.
+`sparse_divergence` is differentiable and leaves the logits alone: it copies them into memory that is used again, and
+the copy becomes the gradient. With `overwrite=True` the logits themselves do. `sparse_divergence_` knows nothing of
+autograd: it does the same on a buffer, label and weights included. `thack.losses` runs on any device and takes these on
+the CPU.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from torch.autograd.function import once_differentiable
 from thack import _native
 from thack.errors import UsageError
 from thack.kernels.buffers import array, rows, use_torch_threads
+from thack.kernels.pages import Pages
 from thack.kernels.types import SparseRows
 from thack.schema.targets import Divergence
 
 _FORWARD_KL = Divergence()
+_PAGES = Pages()
 
 
 def sparse_divergence(
@@ -129,9 +132,7 @@ class _Sparse(torch.autograd.Function):
         weights_N: Tensor | None,
         overwrite: bool,
     ) -> Tensor:
-        grad_NV = logits_NV.detach()
-        if not overwrite:
-            grad_NV = grad_NV.clone(memory_format=torch.contiguous_format)
+        grad_NV = logits_NV.detach() if overwrite else _PAGES.copy(logits_NV.detach())
         loss_N = sparse_divergence_(grad_NV, teacher, divergence, weights_N=weights_N)
         if overwrite:  # an operation that kept the logits for its own backward raises there
             torch.autograd.graph.increment_version(grad_NV)

@@ -20,7 +20,7 @@ from thack.cache.sizing.probing import _costs, recommend, threshold
 from thack.config import CacheSettings
 from thack.errors import CacheError, UsageError
 from thack.runtime.ranks import Rank
-from thack.schema.cache import TargetCost
+from thack.schema.cache_size import TargetCost
 from thack.targets.types import TopKTarget
 
 from .conftest import VOCAB, FakeTeacher, make_sequences

@@ -25,7 +25,7 @@ from thack.cache.format.records import decode, encode
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.errors import CacheError, DataError, ModelError, ThackError, UsageError
-from thack.schema.cache import Verification
+from thack.schema.cache_content import Verification
 from thack.schema.targets import CachedKind, TargetSpec
 from thack.targets.types import TopKTarget
 

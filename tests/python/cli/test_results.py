@@ -19,17 +19,8 @@ from thack.experiments.forecast import Forecast
 from thack.experiments.grid import GridResult
 from thack.experiments.outcome import CellOutcome
 from thack.runtime.progress import SILENT
-from thack.schema.cache import (
-    CaptureEstimate,
-    CorpusSize,
-    Damage,
-    Inspection,
-    Origin,
-    ProbeResult,
-    Recommendation,
-    TargetCost,
-    Verification,
-)
+from thack.schema.cache_content import Damage, Inspection, Origin, Verification
+from thack.schema.cache_size import CaptureEstimate, CorpusSize, ProbeResult, Recommendation, TargetCost
 from thack.schema.data import ShownData, ShownPiece, ShownSequence
 from thack.schema.evaluation import EvalSetOrigin, EvaluatedModel, EvaluatedSet, EvaluationResult
 from thack.schema.generation import GenerateResult

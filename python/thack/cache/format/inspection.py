@@ -10,7 +10,7 @@ from thack.cache.format.nll import teacher_nll
 from thack.cache.format.plan import read_plan
 from thack.errors import UndefinedLoss
 from thack.schema import document
-from thack.schema.cache import Inspection, Origin
+from thack.schema.cache_content import Inspection, Origin
 from thack.schema.targets import DIVERGENCES, Divergence, DivergenceKind, TargetSpec, check_defined
 
 _MOST_SHARDS = 100  # of the missing ones that are listed

@@ -8,7 +8,7 @@ import numpy as np
 
 from thack import _native
 from thack.cache.format.plan import SHARDS, CachePlan
-from thack.schema.cache import TeacherNll
+from thack.schema.cache_content import TeacherNll
 
 _EDGES = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # nats
 _COUNTED = 4096  # responses at most: a cache may hold 10⁸

@@ -10,7 +10,8 @@ from thack.cache.format.mass import heavy_row
 from thack.cache.format.plan import SHARDS, CachePlan, read_plan, shard_path
 from thack.errors import CacheError, MismatchError
 from thack.runtime.progress import SILENT, Progress
-from thack.schema.cache import CacheManifest, Damage, ShardEntry, Verification
+from thack.schema.cache import CacheManifest, ShardEntry
+from thack.schema.cache_content import Damage, Verification
 
 _SEQUENCES = 64  # read at a time
 

@@ -17,7 +17,7 @@ from thack.data.lengths import response_limit
 from thack.data.sequence import TokenSequence
 from thack.models.protocol import LanguageModel
 from thack.runtime.progress import SILENT, Progress
-from thack.schema.cache import CaptureEstimate
+from thack.schema.cache_size import CaptureEstimate
 
 _BATCHES = 8
 _FRAME_BYTES = 8192  # of a shard, besides its records and ids

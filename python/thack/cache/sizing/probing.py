@@ -22,7 +22,7 @@ from thack.models.batch import Batch
 from thack.models.precision import inference_precision
 from thack.models.protocol import LanguageModel, evaluating
 from thack.runtime.progress import SILENT, Progress
-from thack.schema.cache import CorpusSize, ProbeResult, Recommendation, TargetCost
+from thack.schema.cache_size import CorpusSize, ProbeResult, Recommendation, TargetCost
 from thack.schema.targets import TargetSpec
 from thack.targets.projected import teacher_logits
 from thack.targets.vocabulary import log_probs
