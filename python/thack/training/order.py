@@ -37,7 +37,7 @@ class Permutation:
 
     Example:
         >>> order = Permutation(count=10**12, seed=0, stream=Stream.POSITIONS, epoch=0, order="keyed")
-        >>> order.at(np.arange(3)).max() < 10**12
+        >>> bool(order.at(np.arange(3)).max() < 10**12)
         True
     """
 
