@@ -164,8 +164,28 @@ def _shard(model: LanguageModel, plain: LanguageModel) -> LanguageModel:
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+            _add_up_idle(module)
     _empty(plain)
     return model
+
+
+def _add_up_idle(module: nn.Module) -> None:
+    """Zeros for a parameter without a gradient on this rank, such as an expert that got no token here.
+
+    Without them ranks would add up different parameters, and torch aborts. Unlike one process and replicas, the
+    optimizer then steps an expert that is idle on all ranks too, with a gradient of 0.
+
+    Raises:
+        UsageError: this torch cannot, and the module has experts.
+    """
+    fill: Any = getattr(module, "set_reduce_scatter_unused_params", None)
+    if fill is not None:
+        fill(True)
+    elif any(isinstance(m, nn.ModuleList | nn.ModuleDict) and "expert" in name for name, m in module.named_modules()):
+        raise UsageError(
+            "parallel.strategy = fsdp needs torch 2.15 for experts, which may get no token on a rank",
+            hint="use `parallel.strategy = ddp`",
+        )
 
 
 def apply_memory_options(model: LanguageModel, settings: MemorySettings) -> None:

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from thack.errors import UsageError
+from thack.training import sharding
+
 SCRIPT = """
 import sys
 import torch
@@ -29,6 +32,49 @@ with init_process_group(torch.device("cpu")) as group:
     torch.save([p.grad for p in parameters], f"{sys.argv[1]}/{rank}.pt")
 """
 
+EXPERTS = """
+import torch
+from torch import nn
+from thack.config import ParallelSettings
+from thack.runtime.process_group import init_process_group
+from thack.training import sharding
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleDict({str(i): nn.Linear(4, 4) for i in range(4)})
+
+    def forward(self, x, chosen):
+        return x + sum(self.experts[str(i)](x) for i in chosen)
+
+class Student(nn.Module):
+    device, tokenizer = torch.device("cpu"), object()
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.layers = nn.Linear(4, 4), nn.ModuleList(Block() for _ in range(2))
+
+    def forward(self, x, chosen):
+        x = self.first(x)
+        for layer in self.layers:
+            x = layer(x, chosen)
+        return x.square().sum()
+
+CHOSEN = {0: (0, 1), 1: (2,)}
+torch.manual_seed(0)
+plain, inputs = Student(), {rank: torch.randn(3, 4) for rank in range(2)}
+with init_process_group(torch.device("cpu")) as group:
+    rank = group.rank.rank
+    sum(plain(inputs[r], CHOSEN[r]) for r in range(2)).backward()
+    expected = {name: p.grad for name, p in plain.named_parameters()}
+    model = sharding.wrap_student(plain, ParallelSettings(strategy="fsdp"), group).model
+    model(inputs[rank], CHOSEN[rank]).backward()
+    for name, p in model.named_parameters():
+        right = expected[name]
+        found = p.grad.full_tensor()
+        torch.testing.assert_close(found, torch.zeros_like(found) if right is None else right)
+"""
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -36,20 +82,42 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.mark.parametrize(
-    ("case", "expected"),
-    [("different", [3.0, 1.0, 2.0, None]), ("one rank has none", [1.0, 1.0, None, None])],
-)
-def test_idle_parameters(tmp_path: Path, case: str, expected: list[float | None]) -> None:
+def run(script: str, *arguments: str) -> list[int]:
+    """Exit codes of two ranks."""
     port = free_port()
     ranks = []
     for rank in range(2):
         place = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = os.environ | {name: str(value) for name, value in place.items()}
-        ranks.append(subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path), case], env=environment))
-    assert [rank.wait(120) for rank in ranks] == [0, 0]
+        ranks.append(subprocess.Popen([sys.executable, "-c", script, *arguments], env=environment))
+    return [rank.wait(120) for rank in ranks]
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [("different", [3.0, 1.0, 2.0, None]), ("one rank has none", [1.0, 1.0, None, None])],
+)
+def test_idle_parameters(tmp_path: Path, case: str, expected: list[float | None]) -> None:
+    assert run(SCRIPT, str(tmp_path), case) == [0, 0]
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")
         assert [None if g is None else g.unique().tolist() for g in found] == [
             None if value is None else [value] for value in expected
         ]
+
+
+def test_sharded_experts_may_be_idle_on_a_rank() -> None:
+    """The gradients are those of one process, where torch alone aborts."""
+    from torch.distributed.fsdp import FSDPModule
+
+    if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
+        pytest.skip("this torch refuses experts: see below")
+    assert run(EXPERTS) == [0, 0]
+
+
+def test_a_torch_that_cannot_add_up_idle_experts_is_refused() -> None:
+    old = torch.nn.Module()  # without the method of FSDPModule
+    sharding._add_up_idle(old)
+    old.experts = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+    with pytest.raises(UsageError, match="needs torch 2.15 for experts"):
+        sharding._add_up_idle(old)
