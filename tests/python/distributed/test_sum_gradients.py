@@ -119,5 +119,5 @@ def test_a_torch_that_cannot_add_up_idle_experts_is_refused() -> None:
     old = torch.nn.Module()  # without the method of FSDPModule
     sharding._add_up_idle(old)
     old.experts = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
-    with pytest.raises(UsageError, match="needs torch 2.15 for experts"):
+    with pytest.raises(UsageError, match=r"needs torch 2\.15 for experts"):
         sharding._add_up_idle(old)
