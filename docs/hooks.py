@@ -47,7 +47,10 @@ def pages() -> dict[str, str]:
         "reference/settings.md": "\n".join(_settings()),
         "reference/errors.md": "\n".join(_errors()),
     }
-    return found | {page: _document(ROOT / source) for page, source in DOCUMENTS.items()}
+    notebooks = {
+        f"notebooks/{path.stem}.md": _notebook(path) for path in sorted((ROOT / "docs/notebooks").glob("*.py"))
+    }
+    return found | notebooks | {page: _document(ROOT / source) for page, source in DOCUMENTS.items()}
 
 
 def _commands() -> Iterator[str]:
@@ -134,6 +137,22 @@ def _document(path: Path) -> str:
         return f"[{text}]({own[target]}{anchor})" if target in own else text
 
     return _OUTSIDE.sub(page, path.read_text("utf-8"))
+
+
+def _notebook(path: Path) -> str:
+    """A notebook in jupytext's percent format as a page: its prose, its code, and how it is opened."""
+    _, *cells = re.split(r"^# %%", path.read_text("utf-8"), flags=re.MULTILINE)
+    parts = []
+    for cell in cells:
+        kind, _, text = cell.partition("\n")
+        prose = "[markdown]" in kind
+        parts.append(
+            re.sub(r"^# ?", "", text.strip(), flags=re.MULTILINE) if prose else f"```python\n{text.strip()}\n```"
+        )
+    opened = (
+        f"Open it: `jupytext --to notebook docs/notebooks/{path.name}`, in a checkout. A test runs it as it stands."
+    )
+    return "\n\n".join([parts[0], opened, *parts[1:]]) + "\n"
 
 
 def _plain(text: str) -> str:

