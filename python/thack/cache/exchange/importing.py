@@ -53,7 +53,7 @@ class ImportSettings:
         top_k: ids kept per token; 0: as many as every row has.
         estimate_tail: take 1 − Σ of the kept probabilities as the tail mass; False: the cache has no tail.
         logprobs: raw: log-softmax of the teacher's logits; processed: after a temperature, top-k, top-p or a mask, so
-            that forward KL alone is defined; auto: raw, and rows that leave no tail are refused.
+            that forward KL alone is defined; auto: raw, and rows that leave no tail or are of another text are refused.
         packed_config: how the bytes of a packed Parquet file are laid out; None: compression_config.yaml beside it.
         complete_ends: put an end behind each response that its server says it stopped, with all mass on it.
         shard_tokens: most response tokens of one shard, ≥ 1.

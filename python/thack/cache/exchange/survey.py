@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from thack.cache.exchange.readers import SourceRow
+from thack.cache.exchange.stale import FIRST_ROWS, StaleRows
 from thack.data.eos import Ends
 from thack.errors import DataError
 from thack.files import digest
@@ -24,7 +25,6 @@ _SUM_TOLERANCE = 1e-3
 _CERTAIN = 0.9  # rows with a likelier id say nothing of how their tail was treated
 _COMPLETE = 1e-5  # 1 − Σ of a row that leaves no tail
 _FEWEST_ROWS = 8  # uncertain rows, to call a source processed
-_FIRST_ROWS = 16  # a block of a server's prefix cache
 _UNLIKELY = -6.0  # nats: a mean log-probability that no text has under a teacher that wrote or understood it
 _SHIFTS = (-1, 0, 1)
 _FEWEST_HITS = 32
@@ -95,9 +95,13 @@ class Survey:
     complete: int = 0  # of those, rows that leave no tail
     completed: int = 0  # responses that were given an end
     padded: int = 0  # entries of ids that the tokenizer does not have
+    _stale: StaleRows = field(init=False)
     _first_rows: dict[str, tuple[str, str]] = field(default_factory=dict)  # row → its prefix and place
     _starts: array[float] = field(default_factory=lambda: array("d"))
     _masses: dict[int, tuple[int, int, float, float]] = field(default_factory=dict)  # shift → hits, n, Σ, Σ²
+
+    def __post_init__(self) -> None:
+        self._stale = StaleRows(self.vocab_size)
 
     def add(self, row: SourceRow, source: str) -> None:
         """Count one sequence.
@@ -110,6 +114,7 @@ class Survey:
         for n, (_, log_probs) in enumerate(row.entries):
             self._count_row(log_probs, f"{source}: {row.place}, response token {n}", row.slack)
         self._count_fit(row)
+        self._stale.add(row)
         self._check_first_row(row, source)
 
     def _count_row(self, log_probs: np.ndarray, place: str, slack: float) -> None:
@@ -141,7 +146,7 @@ class Survey:
                     mass = float(np.exp(found[0])) if len(found) else 0.0
                     hits, count, first, second = self._masses.get(shift, (0, 0, 0.0, 0.0))
                     self._masses[shift] = (hits + (mass > 0), count + 1, first + mass, second + mass * mass)
-            if n < _FIRST_ROWS:
+            if n < FIRST_ROWS:
                 found = log_probs[ids == labels[n]]
                 starts.append(float(found[0]) if len(found) else float(log_probs.min()))
         self._starts.append(float(np.mean(starts)))
@@ -166,9 +171,16 @@ class Survey:
         """Refuse a source that as a whole cannot be the teacher's raw rows.
 
         Raises:
-            DataError: its rows are shifted, or were processed and nothing says so.
+            DataError: its rows are shifted; or they are stale or were processed, and nothing is said of them.
         """
         self._check_shift(source)
+        if self._stale.count and self.processing == "auto":
+            raise DataError(
+                f"{source}: {self._stale.count:,} of {self.sequences:,} responses begin with rows of another text: "
+                "they are sure of other tokens, and the rows behind them are not",
+                details=[f"such as {', '.join(self._stale.places)}"],
+                hint="ask the server again without its prefix cache, or state `logprobs = raw` if they are right",
+            )
         if self.is_processed and self.processing == "auto":
             raise DataError(
                 f"{source}: the log-probabilities were processed: {self.complete:,} of {self.uncertain:,} uncertain "
