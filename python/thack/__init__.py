@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
         generate,
         import_cache,
         inspect_cache,
+        merge,
         preflight,
         probe_cache,
         read_curves,
@@ -61,8 +62,10 @@ if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
         GenerateSettings,
         GuardSettings,
         LoadSettings,
+        LoraSettings,
         LossSettings,
         MemorySettings,
+        MergeSettings,
         OptimizerSettings,
         ParallelSettings,
         RoleSettings,
@@ -83,15 +86,16 @@ _HOMES = {
     "thack._version": "__version__",
     "thack.api": (
         "cache_logits corpus demo distill doctor estimate_cache evaluate experiment explain export_cache "
-        "forecast generate import_cache inspect_cache preflight probe_cache read_curves recipe report score_detectors "
-        "sft show_data slurm_script verdict verify_cache write_cells"
+        "forecast generate import_cache inspect_cache merge preflight probe_cache read_curves recipe report "
+        "score_detectors sft show_data slurm_script verdict verify_cache write_cells"
     ),
     "thack.cache": "Cache",
     "thack.config": (
         "ArchitectureSettings Axes CacheSettings CheckpointSettings DataSettings DistillSettings "
         "DoctorSettings EvaluateSettings EvaluationSettings ExperimentSettings GenerateSettings GuardSettings "
-        "LoadSettings LossSettings MemorySettings OptimizerSettings ParallelSettings RoleSettings SamplingSettings "
-        "SftSettings ShowSettings SlurmSettings SourceSettings TargetSettings load_settings"
+        "LoadSettings LoraSettings LossSettings MemorySettings MergeSettings OptimizerSettings ParallelSettings "
+        "RoleSettings SamplingSettings SftSettings ShowSettings SlurmSettings SourceSettings TargetSettings "
+        "load_settings"
     ),
     "thack.errors": "ThackError",
     "thack.evaluation": "EvalSet References",
@@ -118,9 +122,11 @@ __all__ = [
     "GuardSettings",
     "HackingCallback",
     "LoadSettings",
+    "LoraSettings",
     "LossSettings",
     "Margins",
     "MemorySettings",
+    "MergeSettings",
     "OptimizerSettings",
     "OracleFreeVerdict",
     "ParallelSettings",
@@ -157,6 +163,7 @@ __all__ = [
     "kernels",
     "load_settings",
     "losses",
+    "merge",
     "preflight",
     "probe_cache",
     "read_curves",

@@ -19,6 +19,7 @@ from thack.config import (
     EvaluateSettings,
     ExperimentSettings,
     GenerateSettings,
+    MergeSettings,
     SftSettings,
     ShowSettings,
     SlurmSettings,
@@ -131,6 +132,35 @@ def show_data(settings: ShowSettings) -> ShownData:
         missing = "data" if settings.model else "a model"
         raise UsageError(f"nothing to show without {missing}", hint="set `model`, and `data.path` to a file")
     return show(settings, locate(settings.model).directory)
+
+
+def merge(settings: MergeSettings, *, progress: Progress = SILENT) -> str:
+    """Write an adapter of peft and its base model as one model, which transformers and vLLM open.
+
+    Args:
+        settings: The adapter and the output; see `MergeSettings`.
+        progress: Where progress goes.
+
+    Returns:
+        The fingerprint of the merged model.
+
+    Raises:
+        UsageError: There is no adapter, or `out` exists.
+        ModelError: The adapter or its base model cannot be loaded.
+
+    Example:
+        >>> thack.merge(thack.MergeSettings(model="runs/teacher", out=Path("merged")))
+        Traceback (most recent call last):
+        thack.errors.UsageError: runs/teacher holds no adapter: there is nothing to merge
+    """
+    settings = checked(settings)
+    if not settings.model:
+        raise UsageError("merging needs an adapter", hint="set `model` to its directory")
+    if settings.out.exists():
+        raise UsageError(f"`out` {settings.out} exists already", hint="give another directory")
+    from thack.models.load import merge
+
+    return merge(settings, progress).fingerprint()
 
 
 def generate(settings: GenerateSettings, *, progress: Progress = SILENT) -> GenerateResult:

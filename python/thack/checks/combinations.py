@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from thack.config import DistillSettings, TargetSettings
+from thack.config import DistillSettings, LoraSettings, ParallelSettings, TargetSettings
 from thack.config.specs import cache_paths, loss_terms, mixes_caches, target_spec
 from thack.errors import UsageError
 from thack.schema.targets import LossTerm, TargetSpec, check_defined
@@ -31,6 +31,7 @@ def check_combination(settings: DistillSettings) -> None:
         )
     check_caches_together(settings)
     check_guard(settings)
+    check_lora(settings.lora, settings.parallel)
     check_target(target_spec(settings.target), loss_terms(settings.loss), has_responses=kind == "offline")
     if not settings.cache and not settings.data.path:
         raise UsageError("distilling without a cache needs prompts", hint="set `data.path` to a file of prompts")
@@ -91,6 +92,20 @@ def check_guard(settings: DistillSettings) -> None:
         raise UsageError(
             "a guard compares training with held-out prompts, and needs a live teacher for both",
             hint="set `teacher` and `eval_data`",
+        )
+
+
+def check_lora(lora: LoraSettings, parallel: ParallelSettings) -> None:
+    """Refuse settings of an adapter that there is none of, and shards of a model that has one."""
+    if not lora.rank and lora != LoraSettings():
+        raise UsageError(
+            "`lora` is set, and lora.rank = 0 trains all weights", hint="set `lora.rank`, such as lora.rank = 16"
+        )
+    if lora.rank and parallel.strategy == "fsdp":
+        raise UsageError(
+            f"parallel.strategy = fsdp does not go with lora.rank = {lora.rank}",
+            details=("its groups of weights would mix frozen and trained ones",),
+            hint="use `parallel.strategy = ddp`: gradients and optimizer state are of the adapter alone",
         )
 
 

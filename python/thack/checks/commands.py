@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from thack.checks.combinations import check_combination
+from thack.checks.combinations import check_combination, check_lora
 from thack.checks.inputs import check_caches, check_data, check_eval_data, check_model
 from thack.config import CacheSettings, DistillSettings, EvaluateSettings, GenerateSettings, LoadSettings, SftSettings
 from thack.config.specs import cache_paths, mixes_caches
@@ -17,6 +17,11 @@ def check_sft(settings: SftSettings) -> SftSettings:
     """Settings of `sft` with which it can begin, or be resumed."""
     if not settings.data.path:
         raise UsageError("there is nothing to train on", hint="set `data.path` to a file of prompts with responses")
+    check_lora(settings.lora, settings.parallel)
+    if settings.lora.rank and not settings.model:
+        raise UsageError(
+            f"lora.rank = {settings.lora.rank} needs a base model", hint="set `model` to the directory of one"
+        )
     check_output(settings.out, "run")
     if not _is_begun(settings.out):
         _check_models([settings.model])

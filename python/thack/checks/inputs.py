@@ -14,7 +14,7 @@ from thack.data.formats import to_record
 from thack.data.readers import bad_line
 from thack.data.rows import BadLine, read_rows
 from thack.errors import DataError
-from thack.models.directory import read_config, require_safetensors
+from thack.models.directory import base_of, holds_adapter, read_config, require_safetensors
 from thack.models.hub import locate
 from thack.schema.targets import check_defined
 
@@ -29,8 +29,8 @@ def check_model(name: str, load: LoadSettings | None = None) -> None:
     if not directory.is_dir() and _may_be_on_the_hub(name):
         return
     directory = locate(name).directory
-    if (directory / "adapter_config.json").is_file() and (directory / "config.json").is_file():
-        return
+    if holds_adapter(directory):
+        directory = base_of(directory).directory
     read_config(directory)
     if load is None or not load.quantization:
         require_safetensors(directory)

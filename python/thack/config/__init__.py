@@ -6,6 +6,7 @@ from thack.config.commands import (
     DoctorSettings,
     EvaluateSettings,
     GenerateSettings,
+    MergeSettings,
     SftSettings,
     ShowSettings,
 )
@@ -27,6 +28,7 @@ from thack.config.toml import to_dict, to_toml
 from thack.config.training import (
     CheckpointSettings,
     GuardSettings,
+    LoraSettings,
     LossSettings,
     MemorySettings,
     OptimizerSettings,
@@ -53,8 +55,10 @@ __all__ = [
     "GuardSettings",
     "Kind",
     "LoadSettings",
+    "LoraSettings",
     "LossSettings",
     "MemorySettings",
+    "MergeSettings",
     "OptimizerSettings",
     "ParallelSettings",
     "RoleSettings",

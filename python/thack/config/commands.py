@@ -22,6 +22,7 @@ from thack.config.training import (
     CacheOverlap,
     CheckpointSettings,
     GuardSettings,
+    LoraSettings,
     LossSettings,
     MemorySettings,
     OptimizerSettings,
@@ -39,6 +40,7 @@ Judge = Annotated[
 HumanReferences = Annotated[
     bool, Help("a new evaluation set keeps the responses of its file; their columns start with human/")
 ]
+Lora = Annotated[LoraSettings, Help("an adapter instead of all weights")]
 Parallel = Annotated[ParallelSettings, Help("several processes")]
 Memory = Annotated[MemorySettings, Help("memory and speed")]
 Checkpoint = Annotated[CheckpointSettings, Help("checkpoints")]
@@ -68,11 +70,21 @@ class SftSettings:
     )
     checkpoint: Checkpoint = field(default_factory=CheckpointSettings)
     tracker: Trackers = ()
+    lora: Lora = field(default_factory=LoraSettings)
     parallel: Parallel = field(default_factory=ParallelSettings)
     memory: Memory = field(default_factory=MemorySettings)
     seed: Seed = 0
     dtype: DType = "auto"
     device: Device = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeSettings:
+    """Write an adapter and its base model as one model."""
+
+    model: Annotated[str, Help("directory of the adapter: a run with `lora.rank`, or what peft saved")] = ""
+    out: Annotated[Path, Help("directory of the merged model")] = Path("merged")
+    full_hash: Annotated[bool, Help("print a fingerprint of every number of the result, not of a sample")] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +209,7 @@ class DistillSettings:
     evaluation: Evaluation = field(default_factory=EvaluationSettings)
     checkpoint: Checkpoint = field(default_factory=CheckpointSettings)
     tracker: Trackers = ()
+    lora: Lora = field(default_factory=LoraSettings)
     parallel: Parallel = field(default_factory=ParallelSettings)
     memory: Memory = field(default_factory=MemorySettings)
     profile: Annotated[bool, Help("log the time of data, forward, loss, backward and optimizer")] = False

@@ -48,6 +48,20 @@ class LossSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSettings:
+    """Train an adapter of peft on a frozen base model, instead of all weights."""
+
+    rank: Annotated[int, AtLeast(0), Help("rank of the adapter's matrices (0 = no adapter: all weights train)")] = 0
+    alpha: Annotated[float, Above(0), Help("the adapter's product is scaled by alpha / rank")] = 32.0
+    dropout: Annotated[float, _BETA, Help("dropout on what the adapter reads")] = 0.0
+    target_modules: Annotated[
+        tuple[str, ...], Help("names of the layers that get an adapter; all-linear: every one but the head")
+    ] = ("all-linear",)
+    use_rslora: Annotated[bool, Help("rank-stabilised LoRA: scaled by alpha / √rank")] = False
+    use_dora: Annotated[bool, Help("DoRA: the magnitude of each weight's columns trains apart")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSettings:
     """Who writes the responses, and when."""
 

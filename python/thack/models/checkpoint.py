@@ -96,11 +96,13 @@ def weights_dtype(directory: Path) -> torch.dtype | None:
 
 
 def cast_directory(directory: Path, dtype: torch.dtype) -> None:
-    """Round the weights of a saved directory to a number format, in the files and in config.json."""
+    """Round the weights of a saved directory to a number format, in the files and in config.json, if it has one."""
     for path in directory.glob("*.safetensors"):
         tensors = read_tensors(path)
         rounded = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
         files.write_bytes(path, safetensors.torch.save(rounded, metadata={"format": "pt"}))
+    if not (directory / "config.json").is_file():  # an adapter
+        return
     config = read_config(directory)
     key = "dtype" if "dtype" in config else "torch_dtype"
     files.write_json(directory / "config.json", {**config, key: str(dtype).removeprefix("torch.")})

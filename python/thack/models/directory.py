@@ -8,7 +8,9 @@ from typing import Any
 
 from thack.data.model_files import read_object
 from thack.errors import ModelError
-from thack.models.hub import gguf_advice
+from thack.models.hub import Source, gguf_advice, locate
+
+ADAPTER = "adapter_config.json"
 
 _MOST = {  # of what a config.json counts, in any family's words; far beyond every model there is
     1 << 12: "num_hidden_layers num_layers num_decoder_layers n_layer n_layers encoder_layers decoder_layers",
@@ -55,17 +57,46 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 def _no_config(directory: Path) -> ModelError:
     """What to do with a directory that is no model by itself."""
-    adapter = directory / "adapter_config.json"
-    if adapter.is_file():
-        base = (read_object(directory, adapter.name) or {}).get("base_model_name_or_path") or "BASE"
-        return ModelError(
-            f"{directory} holds an adapter without its base model",
-            hint="merge the two and give the result: PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("
-            f"'{base}'), '{directory}').merge_and_unload().save_pretrained(OUT), with the tokenizer saved beside it",
-        )
     if any(directory.glob("*.gguf")):
         return ModelError(f"{directory} holds GGUF weights, and no config.json", hint=advice(directory))
     return ModelError(f"no config.json in {directory}", hint="give a directory as save_pretrained or thack writes it")
+
+
+def holds_adapter(directory: Path) -> bool:
+    """Whether the directory holds an adapter of peft, beside its base model or alone."""
+    return (directory / ADAPTER).is_file()
+
+
+def base_of(directory: Path) -> Source:
+    """The base model of an adapter: the directory itself where it holds both, else what adapter_config.json names.
+
+    A directory is looked for from here and from the adapter's own; a name on the hub in the snapshots of this machine.
+
+    Raises:
+        ModelError: it names none, it is not on this machine, or it holds an adapter of its own.
+    """
+    if (directory / "config.json").is_file():
+        return Source(directory=directory, origin=str(directory))
+    config = read_object(directory, ADAPTER) or {}
+    name, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not isinstance(name, str) or not name:
+        raise ModelError(f"{directory / ADAPTER} names no base model", hint="name it: base_model_name_or_path")
+    place = next((path for path in (Path(name), directory / name) if path.is_dir()), None)
+    label = f"{name}@{revision}" if place is None and isinstance(revision, str) else name
+    try:
+        found = locate(label if place is None else place, fetch=False)
+    except ModelError as error:
+        raise ModelError(
+            f"{directory} holds an adapter, and its base model {name} is not on this machine",
+            details=(error.message,),
+            hint=f"put it there (of the hub: hf download {name}), or correct base_model_name_or_path in {ADAPTER}",
+        ) from error
+    if holds_adapter(found.directory):
+        raise ModelError(
+            f"the base model of {directory} holds an adapter of its own: {found.directory}",
+            hint="merge that one first: thack merge --model BASE --out OUT, and name the result as the base",
+        )
+    return found
 
 
 def require_safetensors(directory: Path) -> None:

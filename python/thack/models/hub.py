@@ -25,8 +25,11 @@ class Source:
     origin: str
 
 
-def locate(name: Path | str) -> Source:
-    """The directory of that name, or the hub's snapshot of it; raises ModelError if there is neither."""
+def locate(name: Path | str, *, fetch: bool = True) -> Source:
+    """The directory of that name, or the hub's snapshot of it; raises ModelError if there is neither.
+
+    `fetch` False: of the hub, only what is on this machine already.
+    """
     directory = Path(name).expanduser()
     if directory.is_dir():
         return Source(directory=_model_in(directory), origin=str(name))
@@ -39,7 +42,7 @@ def locate(name: Path | str) -> Source:
             f"no such model directory: {name}",
             hint="give a directory that holds config.json, or a name on the hub, such as org/name",
         )
-    snapshot = _snapshot(match["name"], match["revision"])
+    snapshot = _snapshot(match["name"], match["revision"], fetch)
     return Source(directory=snapshot, origin=f"{match['name']}@{snapshot.name}")
 
 
@@ -63,7 +66,7 @@ def _model_in(directory: Path) -> Path:
     return directory / "model"
 
 
-def _snapshot(name: str, revision: str | None) -> Path:
+def _snapshot(name: str, revision: str | None, fetch: bool) -> Path:
     try:
         from huggingface_hub import constants, snapshot_download
         from huggingface_hub.errors import (
@@ -79,7 +82,8 @@ def _snapshot(name: str, revision: str | None) -> Path:
         ) from error
     label = name if revision is None else f"{name}@{revision}"
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
+        found = snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS), local_files_only=not fetch)
+        return Path(found)
     except GatedRepoError as error:
         raise ModelError(
             f"{label} is gated on the hub", hint="accept its terms there, and run: hf auth login"
@@ -89,6 +93,8 @@ def _snapshot(name: str, revision: str | None) -> Path:
     except RepositoryNotFoundError as error:
         raise ModelError(f"neither a directory nor a model on the hub: {name}", hint="check its name") from error
     except LocalEntryNotFoundError as error:
+        if not fetch:
+            raise ModelError(f"{label} is not on this machine", hint=f"fetch it: hf download {name}") from error
         if constants.HF_HUB_OFFLINE:
             raise ModelError(
                 f"{label} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it",

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from thack.config import ArchitectureSettings, LoadSettings
+from thack.config import ArchitectureSettings, LoadSettings, LoraSettings, MergeSettings
 from thack.data.model_files import check_directory, read_object
 from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError, UsageError
+from thack.files import atomic_directory
 from thack.models import checkpoint
-from thack.models.directory import read_config
+from thack.models.directory import base_of, holds_adapter, read_config
 from thack.models.hub import locate
 from thack.models.native.architecture import Architecture, UnsupportedArchitecture
 from thack.models.native.llama import Llama
@@ -80,12 +81,50 @@ def load_model(
     return model
 
 
+def load_student(
+    name: str,
+    lora: LoraSettings,
+    *,
+    seed: int,
+    checkpoint: Path | None,
+    device: torch.device | str,
+    progress: Progress = SILENT,
+) -> LanguageModel:
+    """The model to train: all of it, or, with `lora.rank`, an adapter on the frozen model `name`.
+
+    Args:
+        name: The directory or name that the run starts from.
+        lora: Of a new adapter.
+        seed: Of a new adapter's random factors.
+        checkpoint: Of the run, if it is resumed: a whole model, or an adapter.
+        device: Where its weights go.
+        progress: As of `load_model`.
+
+    Raises:
+        ModelError: as of `load_model`; or peft is not installed, or refuses the settings.
+        UsageError: the model holds an adapter of its own.
+    """
+    if not lora.rank:
+        return load_model(checkpoint or name, role="student", device=device, progress=progress)
+    source = locate(name)
+    facts = LoadFacts(origin=source.origin)
+    try:
+        from thack.models.hf import load as hf
+
+        with progress.task("loading student", None):
+            return hf.load_with_adapter(source.directory, lora, seed=seed, saved=checkpoint, device=device, facts=facts)
+    except ImportError as error:
+        raise ModelError("an adapter needs transformers and peft", hint="pip install 'thack[lora]'") from error
+    except ModelError as error:
+        raise ModelError(f"student: {error.message}", details=error.details, hint=error.hint) from error
+
+
 def _load(
     directory: Path, device: torch.device | str, dtype: torch.dtype, options: LoadSettings, facts: LoadFacts
 ) -> LanguageModel:
     check_directory(directory)
-    config = read_config(directory)
-    adapter = (directory / "adapter_config.json").is_file()
+    adapter = holds_adapter(directory)
+    config = read_config(base_of(directory).directory if adapter else directory)
     if options.backend == "transformers" or options.device_map or options.quantization or adapter:
         if options.backend == "native":
             raise UsageError(
@@ -106,6 +145,23 @@ def _load(
         if options.backend == "native":
             raise
         return _through_transformers(directory, reason, device, dtype, options, facts)
+
+
+def merge(settings: MergeSettings, progress: Progress = SILENT) -> LanguageModel:
+    """Write an adapter and its base model as one model, in the number format of the base's files; returns it.
+
+    Raises:
+        UsageError: `model` holds no adapter, or `out` exists.
+        ModelError: as of `load_model`.
+    """
+    if not holds_adapter(locate(settings.model).directory):
+        raise UsageError(
+            f"{settings.model} holds no adapter: there is nothing to merge", hint="it can be used as it is"
+        )
+    model = load_model(settings.model, options=LoadSettings(full_hash=settings.full_hash), progress=progress)
+    with atomic_directory(settings.out) as temporary:
+        model.save(temporary, dtype=model.facts.dtype)
+    return model
 
 
 def as_language_model(model: Any, tokenizer: Any = None, *, role: str = "model") -> LanguageModel:
@@ -191,5 +247,6 @@ def _through_transformers(
         from thack.models.hf import load as hf
     except ImportError as error:
         raise ModelError(reason.message, hint="transformers may load it: pip install 'thack[hf]'") from error
-    facts = replace(facts, dtype=checkpoint.weights_dtype(directory))
+    base = base_of(directory).directory if holds_adapter(directory) else directory
+    facts = replace(facts, dtype=checkpoint.weights_dtype(base))
     return hf.load(directory, device=device, dtype=dtype, options=options, facts=facts)

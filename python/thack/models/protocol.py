@@ -17,6 +17,19 @@ from thack.models.batch import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BaseFacts:
+    """The frozen model below an adapter that is trained.
+
+    Args:
+        origin: as `LoadFacts.origin`.
+        fingerprint: of the model without the adapter.
+    """
+
+    origin: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadFacts:
     """What is known of a model beside its configuration and weights; set once, by whoever loads or creates it.
 
@@ -26,6 +39,7 @@ class LoadFacts:
         dtype: the number format of the weights on disk, if it is one format; None: float32, several, or not from disk.
         generation_config: content of generation_config.json, which a saved model gets too.
         notes: what loading did that its directory does not say, such as merging an adapter; one sentence each.
+        base: the model below its adapter, of which the adapter alone is trained and saved; None: there is none.
     """
 
     origin: str = ""
@@ -33,6 +47,7 @@ class LoadFacts:
     dtype: torch.dtype | None = None
     generation_config: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    base: BaseFacts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,11 +41,13 @@ class _Card:
 
     name: str
     base_model: str  # of the hub; empty: the student came from elsewhere
+    adapter_of: str  # the frozen base model, of which the directory holds an adapter; empty: it holds a whole model
     facts: tuple[_Fact, ...]  # of a distillation
     num_pairs: int | None  # of a fine-tuning
     verdict: _Judged | None
     judge: str  # the command that judges the run
     model_class: str
+    adapter_class: str  # of peft
 
 
 def write_card(run: Path, found: Verdict | OracleFreeVerdict | None = None) -> Path | None:
@@ -62,7 +64,7 @@ def write_card(run: Path, found: Verdict | OracleFreeVerdict | None = None) -> P
         DataError: the run's manifest.json or config.toml cannot be read.
         UsageError: config.toml has settings that this version does not know.
     """
-    if not (run / "model" / "config.json").is_file():
+    if not any((run / "model" / name).is_file() for name in ("config.json", "adapter_config.json")):
         return None
     path = run / "model" / CARD
     write_text(path, model_card(run, found))
@@ -74,21 +76,37 @@ def model_card(run: Path, found: Verdict | OracleFreeVerdict | None = None) -> s
     manifest = _manifest(run / "manifest.json")
     base, _, commit = (manifest.facts.origins.get("student", "") if manifest else "").partition("@")
     distilled = manifest is not None and manifest.command == "distill"
-    encoder_decoder = bool(read_json(run / "model" / "config.json").get("is_encoder_decoder"))
+    adapter = _adapter(run / "model")
+    encoder_decoder = (
+        adapter["task_type"] == "SEQ_2_SEQ_LM"
+        if adapter
+        else bool(read_json(run / "model" / "config.json").get("is_encoder_decoder"))
+    )
     card = _Card(
         name=run.resolve().name,
         base_model=base if commit else "",
+        adapter_of=adapter.get("base_model_name_or_path", ""),
         facts=tuple(_facts(manifest.facts, _settings(run))) if manifest and distilled else (),
         num_pairs=None if manifest is None or distilled else manifest.facts.sequences,
         verdict=None if found is None else _judged(found),
         judge=f"thack verdict {shlex.quote(str(run))}",
         model_class="AutoModelForSeq2SeqLM" if encoder_decoder else "AutoModelForCausalLM",
+        adapter_class="AutoPeftModelForSeq2SeqLM" if encoder_decoder else "AutoPeftModelForCausalLM",
     )
     return render_markdown("card.md.jinja", card)
 
 
 def _manifest(path: Path) -> Manifest | None:
     return Manifest.parse(read_json(path), str(path)) if path.is_file() else None
+
+
+def _adapter(model: Path) -> dict[str, str]:
+    """What adapter_config.json says in words; empty where the directory holds a whole model."""
+    path = model / "adapter_config.json"
+    if not path.is_file():
+        return {}
+    found = read_json(path)
+    return {key: str(found.get(key) or "") for key in ("base_model_name_or_path", "task_type")}
 
 
 def _settings(run: Path) -> DistillSettings:

@@ -20,7 +20,7 @@ from thack.errors import MismatchError
 from thack.evaluation.references import References
 from thack.files import canonical_json, digest
 from thack.models.checkpoint import fingerprint_like
-from thack.models.load import load_model
+from thack.models.load import load_model, load_student
 from thack.models.precision import FLOAT32, Precision, inference_precision
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
@@ -53,7 +53,7 @@ class Models:
     def facts(self) -> RunFacts:
         """What they are, by content."""
         given = {"student": self.student} | {role.value: model for role, model in self.references}
-        return RunFacts(
+        facts = RunFacts(
             models={role: model.fingerprint() for role, model in given.items()},
             origins={role: model.facts.origin for role, model in given.items()},
             tokenizer=self.student.tokenizer.fingerprint(),
@@ -63,6 +63,7 @@ class Models:
             parameters={role: sum(p.numel() for p in as_module(model).parameters()) for role, model in given.items()},
             cache_costs=reduce(CacheCosts.__add__, (c.costs() for c in self.caches)) if self.caches else None,
         )
+        return with_base(facts, self.student)
 
     def precisions(self, student: Precision, *, evaluates: bool) -> dict[str, str]:
         """Number format of each model's products, decided for each, and of the teacher's when a cache was written."""
@@ -73,6 +74,16 @@ class Models:
             formats = ("unknown (imported)" if c.plan.device == "none" else c.plan.dtype for c in self.caches)
             found["cache"] = ", ".join(dict.fromkeys(formats))
         return found | ({"evaluation": FLOAT32.name} if evaluates else {})
+
+
+def with_base(facts: RunFacts, student: LanguageModel) -> RunFacts:
+    """`facts` with the frozen model below the student's adapter, which a resumed run must find again."""
+    base = student.facts.base
+    if base is None:
+        return facts
+    models, origins = {**facts.models, "base": base.fingerprint}, {**facts.origins, "base": base.origin}
+    trained = sum(p.numel() for p in as_module(student).parameters() if p.requires_grad)
+    return replace(facts, models=models, origins=origins, parameters={**facts.parameters, "adapter": trained})
 
 
 def load_models(
@@ -95,7 +106,14 @@ def load_models(
 
 
 def _load(settings: DistillSettings, checkpoint: Path | None, device: torch.device, progress: Progress) -> Models:
-    student = load_model(checkpoint or settings.student, role="student", device=device, progress=progress)
+    student = load_student(
+        settings.student,
+        settings.lora,
+        seed=settings.seed,
+        checkpoint=checkpoint,
+        device=device,
+        progress=progress,
+    )
     names = {Role.TEACHER: settings.teacher, Role.ORACLE: settings.oracle, Role.JUDGE: settings.judge}
     loaded = {
         role.value: load_model(name, role=role, device=device, options=settings.load, progress=progress)

@@ -30,7 +30,8 @@ def check_first_model(run: Path, places: list[str], now: Mapping[str, object]) -
     """
     place = run / "manifest.json"
     for key in (key for key in places if key in _FIRST):
-        recorded = Manifest.parse(read_json(place), str(place)).facts.models["student"]
+        models = Manifest.parse(read_json(place), str(place)).facts.models
+        recorded = models.get("base", models["student"])
         found = fingerprint_like(recorded, load_model(str(now[key]), role="student"))
         if found != recorded:
             raise MismatchError(

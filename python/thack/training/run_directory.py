@@ -262,6 +262,8 @@ class RunDirectory:
 
     def _first_dtype(self) -> torch.dtype | None:
         """The format of the model that the run started from, if it is a half precision; None where it is not there."""
+        if self.settings.lora.rank:
+            return None  # an adapter stays as it was trained
         first = self.settings.student if isinstance(self.settings, DistillSettings) else self.settings.model
         with suppress(ModelError):
             return weights_dtype(locate(first).directory) if first else None

@@ -104,7 +104,7 @@ class Saver:
             return
         places = {} if copy is None else dict(as_module(copy).named_parameters())
         for name, value in full_tensors(self._student.model):
-            if name in places:
+            if name in places and places[name].data_ptr() != value.data_ptr():  # the same: frozen, and not copied
                 places[name].copy_(value)
         if copy is not None:
             buffers = zip(as_module(copy).buffers(), as_module(self._student.plain).buffers(), strict=True)

@@ -17,13 +17,14 @@ from thack.data.sequence import data_fingerprint
 from thack.data.spool import SpooledSequences, spool
 from thack.data.stream import DataStream
 from thack.data.tokenizer import Tokenizer
-from thack.models.load import load_model, new_model
+from thack.models.load import load_student, new_model
 from thack.models.native.architecture import ties_head
 from thack.models.protocol import LanguageModel
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.run import Order, RunFacts
 from thack.training.checkpoint import Snapshot
 from thack.training.data import PairedData
+from thack.training.models import with_base
 from thack.training.objective import has_plain_head, supervised
 from thack.training.optimizer import Optimizer
 from thack.training.order import order_of
@@ -88,7 +89,7 @@ def prepare_sft(
         as_module(model).to(device)
         follow_settings(model, settings.data, run.path)
         training, held_out = _pairs(settings, model.tokenizer, records, validation, progress, run.path)
-        facts = RunFacts(
+        found = RunFacts(
             models={"student": model.fingerprint()},
             origins={"student": settings.model} if settings.model else {},
             tokenizer=model.tokenizer.fingerprint(),
@@ -97,6 +98,7 @@ def prepare_sft(
             validation_sequences=len(held_out),
             ranks=group.world_size,
         )
+        facts = with_base(found, model)
     check_same_start(group, facts)
     plain_head = has_plain_head(model, LossSettings())
     precision = training_precision(model, settings.dtype, settings.memory, group)
@@ -162,15 +164,13 @@ def _pairs(
 def _model(
     settings: SftSettings, records: Pairs, checkpoint: Path | None, device: torch.device, progress: Progress
 ) -> LanguageModel:
-    if checkpoint is None:
-        return _first_model(settings, records, progress)
-    return load_model(checkpoint, role="student", device=device)
+    if checkpoint is None and not settings.model:
+        return _new_model(settings, records, progress)
+    return load_student(settings.model, settings.lora, seed=settings.seed, checkpoint=checkpoint, device=device)
 
 
-def _first_model(settings: SftSettings, records: Pairs, progress: Progress) -> LanguageModel:
-    """The model to start from: a directory, or a new decoder with a given or a new tokenizer."""
-    if settings.model:
-        return load_model(settings.model, role="student")
+def _new_model(settings: SftSettings, records: Pairs, progress: Progress) -> LanguageModel:
+    """A new decoder with a given or a new tokenizer."""
     if settings.tokenizer:
         tokenizer = Tokenizer.load(settings.tokenizer)
     else:

@@ -140,6 +140,8 @@ def strategy(settings: ParallelSettings, student: LanguageModel) -> str:
     """`auto` shards a student that would fill more than half of this rank's GPU."""
     if settings.strategy != "auto":
         return settings.strategy
+    if student.facts.base is not None:  # FSDP's groups of weights would mix frozen and trained ones
+        return "ddp"
     if student.device.type != "cuda":
         return "ddp"
     needed = _BYTES_PER_PARAMETER * sum(p.numel() for p in student.parameters())
@@ -233,6 +235,9 @@ def clone(model: LanguageModel, weight: Callable[[nn.Parameter], nn.Parameter]) 
 
 
 def _on_cpu(parameter: nn.Parameter) -> nn.Parameter:
+    """A place for a trained weight; a frozen one, below an adapter, is in no checkpoint and needs none."""
+    if not parameter.requires_grad:
+        return parameter
     return nn.Parameter(torch.empty_like(parameter, device="cpu"), requires_grad=False)
 
 

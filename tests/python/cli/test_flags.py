@@ -19,6 +19,7 @@ from thack.cli import (
     evaluate,
     experiment,
     generate,
+    merge,
     sft,
     slurm,
     verdict,
@@ -31,6 +32,7 @@ from thack.config import (
     EvaluateSettings,
     ExperimentSettings,
     GenerateSettings,
+    MergeSettings,
     SftSettings,
     ShowSettings,
     SlurmSettings,
@@ -44,6 +46,7 @@ from .conftest import Calls, Run
 COMMANDS: dict[str, tuple[tuple[Flag, ...], type[Any]]] = {
     "data show": (data.FLAGS, ShowSettings),
     "sft": (sft.FLAGS, SftSettings),
+    "merge": (merge.FLAGS, MergeSettings),
     "generate": (generate.FLAGS, GenerateSettings),
     "cache-logits": (cache_logits.FLAGS, CacheSettings),
     "cache probe": (cache.PROBE_FLAGS, CacheSettings),

@@ -15,7 +15,8 @@ from .conftest import Run
 from .test_flags import COMMANDS as SETTINGS_COMMANDS
 
 COMMANDS = [
-    *("demo", "experiment", "corpus", "sft", "generate", "cache-logits", "distill", "evaluate", "verdict", "report"),
+    *("demo", "experiment", "corpus", "sft", "generate", "cache-logits", "distill", "merge", "evaluate"),
+    *("verdict", "report"),
     "data show",
     *("cache inspect", "cache verify", "cache probe", "cache export", "cache import", "slurm", "doctor"),
 ]

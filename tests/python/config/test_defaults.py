@@ -101,6 +101,7 @@ DistillSettings
   evaluation: EvaluationSettings
   checkpoint: CheckpointSettings
   tracker: a list, each tensorboard | wandb | trackio = []
+  lora: LoraSettings
   parallel: ParallelSettings
   memory: MemorySettings
   profile: true or false = false
@@ -192,6 +193,13 @@ LoadSettings
   dtype: text = ""
   quantization: text = ""
   full_hash: true or false = false
+LoraSettings
+  rank: a whole number, 0 or more = 0
+  alpha: a number, more than 0 = 32.0
+  dropout: a number, at least 0 and below 1 = 0.0
+  target_modules: a list, each text = ["all-linear"]
+  use_rslora: true or false = false
+  use_dora: true or false = false
 LossSettings
   divergence: forward_kl | reverse_kl | jsd | skewed_kl | total_variation = "forward_kl"
   beta: a number, between 0 and 1 = 0.5
@@ -205,6 +213,10 @@ MemorySettings
   checkpoint_activations: true or false = false
   master_weights: true or false = true
   compile: true or false = false
+MergeSettings
+  model: text = ""
+  out: a path = "merged"
+  full_hash: true or false = false
 OptimizerSettings
   learning_rate: a number, more than 0 = 0.001
   schedule: constant | cosine = "constant"
@@ -254,6 +266,7 @@ SftSettings
   optimizer: OptimizerSettings
   checkpoint: CheckpointSettings
   tracker: a list, each tensorboard | wandb | trackio = []
+  lora: LoraSettings
   parallel: ParallelSettings
   memory: MemorySettings
   seed: a whole number, between 0 and 2^64 − 1 = 0

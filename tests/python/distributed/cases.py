@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
+import peft  # noqa: F401 - once, before the processes are forked
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from thack.config import (
     ArchitectureSettings,
     CheckpointSettings,
     EvaluationSettings,
+    LoraSettings,
     LossSettings,
     OptimizerSettings,
     ParallelSettings,
@@ -71,6 +74,12 @@ def sft(world: Path, out: Path, parallel: ParallelSettings) -> None:
     run_sft(settings, records(12))
 
 
+def lora(world: Path, out: Path, parallel: ParallelSettings) -> None:
+    """An adapter on a frozen base: its gradients alone are summed."""
+    changes = {"lora": LoraSettings(rank=2), "epochs": 1, "teacher": "", "oracle": "", "eval_data": ""}
+    run_distill(distill_settings(world, out, batch_size=4, micro_batch_size=1, parallel=parallel, **changes))
+
+
 def stopped(world: Path, out: Path, parallel: ParallelSettings, resumes: bool = True) -> None:
     """The last rank alone gets a signal at step 2; all stop there, and resume."""
     append = RunDirectory.append
@@ -111,6 +120,7 @@ CASES: dict[str, Case] = {
     "student-fsdp": lambda world, out: online(world, out, FSDP, "online-student"),
     "mixture-fsdp": lambda world, out: online(world, out, SHARDED, "mixture", "student", fused=True),
     "sft-fsdp": lambda world, out: sft(world, out, FSDP),
+    "lora-ddp": lambda world, out: lora(world, out, DDP),
     "stopped-fsdp": lambda world, out: stopped(world, out, SHARDED),
     "refused": lambda world, out: refused(world, out, DDP),
 }

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from thack.runtime.runlog import read
 
 HERE = Path(__file__).parent
-RUNS = ["offline-ddp", "offline-fsdp", "teacher-ddp", "student-fsdp", "mixture-fsdp", "sft-fsdp"]
+RUNS = ["offline-ddp", "offline-fsdp", "teacher-ddp", "student-fsdp", "mixture-fsdp", "sft-fsdp", "lora-ddp"]
 FOUR = ["offline-ddp", "offline-fsdp", "mixture-fsdp", "stopped-fsdp"]
 PAIRS = [(2, name) for name in RUNS] + [(4, name) for name in FOUR]
 
@@ -68,7 +68,8 @@ def test_every_number_of_ranks_writes_the_files_of_one_process(launched: Path, w
         return {path.relative_to(run) for path in run.rglob("*") if path.is_file()}
 
     assert names(ours) == names(alone)
-    files = [Path("model/model.safetensors"), *(p for p in names(alone) if p.name == "optimizer.safetensors")]
+    weights = "adapter_model.safetensors" if name == "lora-ddp" else "model.safetensors"
+    files = [Path("model") / weights, *(p for p in names(alone) if p.name == "optimizer.safetensors")]
     for file in files:
         theirs = {key: value.shape for key, value in load_file(alone / file).items()}
         assert {key: value.shape for key, value in load_file(ours / file).items()} == theirs

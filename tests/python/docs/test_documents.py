@@ -33,6 +33,7 @@ DOCUMENTS = [
     "docs/how-to/log.md",
     "docs/how-to/extend.md",
     "docs/reference/python.md",
+    "docs/how-to/lora.md",
     "docs/cluster.md",
     "docs/concepts/verdict.md",
     "docs/concepts/hacking.md",

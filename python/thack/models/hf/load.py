@@ -14,19 +14,20 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from thack.config import ArchitectureSettings, LoadSettings
+from thack.config import ArchitectureSettings, LoadSettings, LoraSettings
 from thack.data.model_files import check_directory
 from thack.data.tokenizer import Tokenizer
+from thack.data.tokenizer_files import read_backend, read_facts
 from thack.errors import ModelError, UsageError
 from thack.files import write_json
 from thack.models import checkpoint
-from thack.models.directory import read_config, require_safetensors
+from thack.models.directory import base_of, holds_adapter, read_config, require_safetensors
 from thack.models.hf import adapters
 from thack.models.hf.bars import without_bars
 from thack.models.hf.model import HuggingFaceModel, unwrapped
-from thack.models.hub import locate
+from thack.models.hub import Source, locate
 from thack.models.native.architecture import ties_head
-from thack.models.protocol import LoadFacts
+from thack.models.protocol import BaseFacts, LoadFacts
 from thack.reading import BadJson, parse_json
 
 
@@ -40,19 +41,23 @@ def load(
 ) -> HuggingFaceModel:
     """Load a directory in evaluation mode, and test that thack can use the model as it is.
 
-    An adapter beside the base model is merged into it.
+    An adapter is merged into its base model: the one beside it, or the one that it names.
     """
     options, facts = options or LoadSettings(), facts or LoadFacts()
-    check_directory(directory)
-    read_config(directory)
-    require_safetensors(directory)
-    tokenizer = Tokenizer.load(directory)
+    has_adapter = holds_adapter(directory)
+    base = base_of(directory) if has_adapter else Source(directory=directory, origin=str(directory))
+    for place in {directory: None, base.directory: None}:
+        check_directory(place)
+    read_config(base.directory)
+    require_safetensors(base.directory)
+    tokenizer = _tokenizer(directory, base.directory)
     placement = _placement(options)
-    if adapters.holds_adapter(directory):
-        with adapters.base_only(directory) as base:
-            model = _network(base, directory, dtype, placement)
+    if has_adapter:
+        with adapters.base_only(base.directory) as place:
+            model = _network(place, base.directory, dtype, placement)
         model = adapters.merge_from(model, directory)
-        facts = replace(facts, notes=(*facts.notes, f"the adapter in {directory} is merged into its base model"))
+        into = "its base model" if base.directory == directory else f"its base model {base.origin}"
+        facts = replace(facts, notes=(*facts.notes, f"the adapter in {directory} is merged into {into}"))
     else:
         model = _network(directory, directory, dtype, placement)
     if _has_own_head(model):
@@ -62,6 +67,44 @@ def load(
     found = HuggingFaceModel(model if placement else model.to(device), tokenizer, facts).eval()
     found.scores_padded()
     return found
+
+
+def load_with_adapter(
+    directory: Path,
+    settings: LoraSettings,
+    *,
+    seed: int,
+    saved: Path | None,
+    device: torch.device | str,
+    facts: LoadFacts,
+) -> HuggingFaceModel:
+    """A frozen base model in float32 with an adapter that trains: the one in `saved`, or a new one.
+
+    Raises:
+        UsageError: the directory holds an adapter of its own.
+        ModelError: as of `load`; or peft is not installed, or refuses the settings.
+    """
+    if holds_adapter(directory):
+        raise UsageError(
+            f"lora.rank = {settings.rank} does not go with {directory}, which holds an adapter of its own",
+            hint="merge that one first: thack merge --model DIR --out OUT, and train on the result",
+        )
+    base = load(directory, device=device, dtype=torch.float32, facts=facts)
+    below = BaseFacts(origin=facts.origin, fingerprint=base.fingerprint())
+    base.release()
+    source = Source(directory=directory, origin=facts.origin)
+    network = adapters.attach(base.model, settings, base=source, seed=seed, saved=saved)
+    return HuggingFaceModel(network, base.tokenizer, replace(base.facts, base=below)).to(device).eval()
+
+
+def _tokenizer(directory: Path, base: Path) -> Tokenizer:
+    """Of the model; an adapter that has one of its own brings it, and what ends its base's responses ends its own."""
+    if directory == base or not (directory / "tokenizer.json").is_file():
+        return Tokenizer.load(base)
+    backend = read_backend(directory)
+    facts, ends = read_facts(directory, backend), Tokenizer.load(base).facts.ends
+    others = (facts.ends.others | ends.ids) - {facts.ends.eos}
+    return Tokenizer(backend, replace(facts, ends=replace(facts.ends, others=others)))
 
 
 def _network(place: Path, directory: Path, dtype: torch.dtype, placement: dict[str, Any]) -> Any:

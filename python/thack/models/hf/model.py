@@ -258,11 +258,17 @@ class HuggingFaceModel(nn.Module):
         raise ModelError("no start token for the decoder is defined", hint="set decoder_start_token_id in config.json")
 
     def save(self, directory: Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write the directory as transformers does, with the tokenizer's files; an adapter of peft is merged."""
+        """Write the directory as transformers does, with the tokenizer's files.
+
+        An adapter that is trained is written alone, as peft does; any other is merged.
+        """
         directory.mkdir(parents=True, exist_ok=True)
-        model = adapters.merged_copy(self.model) if adapters.is_peft(self.model) else self.model
         with without_bars():
-            model.save_pretrained(directory, max_shard_size="1000GB")
+            if self.facts.base is not None:
+                adapters.save(self.model, directory)
+            else:
+                model = adapters.merged_copy(self.model) if adapters.is_peft(self.model) else self.model
+                model.save_pretrained(directory, max_shard_size="1000GB")
         if dtype is not None:
             checkpoint.cast_directory(directory, dtype)
         checkpoint.add_ends(directory, self.tokenizer.ends)
