@@ -10,9 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import peft  # noqa: F401 - once, before the processes are forked
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

@@ -200,7 +200,7 @@ class TestAdapters:
         _, base, alone = both
         for path in base.glob("adapter_*"):
             path.unlink()
-        change(base / "generation_config.json", eos_token_id=[1, 7])
+        change(base / "generation_config.json", eos_token_id=[1, 7], _from_model_config=False)
         for path in base.glob("tokenizer*.json"):
             (alone / path.name).write_bytes(path.read_bytes())
         change(alone / "tokenizer_config.json", chat_template="{{ messages[0].content }}")
