@@ -152,6 +152,7 @@ def merge(settings: MergeSettings, *, progress: Progress = SILENT) -> str:
         >>> thack.merge(thack.MergeSettings(model="runs/teacher", out=Path("merged")))
         Traceback (most recent call last):
         thack.errors.UsageError: runs/teacher holds no adapter: there is nothing to merge
+          it can be used as it is
     """
     settings = checked(settings)
     if not settings.model:
