@@ -18,6 +18,7 @@ ORDER = (
     *(
         "corpus",
         "sft",
+        "merge",
         "show_data",
         "generate",
         "cache_logits",
