@@ -83,7 +83,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     """
     for left in reversed(range(8)):
         try:
-            _write_bytes(path, data)
+            _write_parts(path, [data])
             break
         except FileNotFoundError:
             # A process that finished a cache removes temporary files there, perhaps this one: try again.
@@ -92,13 +92,24 @@ def write_bytes(path: Path, data: bytes) -> None:
     fsync_directory(path.parent)
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """Replace `path` by the parts one after the other, atomically and durably; one of them is in memory at a time.
+
+    Raises:
+        ThackError: The file cannot be written.
+    """
+    _write_parts(path, parts)
+    fsync_directory(path.parent)
+
+
+def _write_parts(path: Path, parts: Iterable[bytes]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     with explained(path):
         try:
             descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+                for part in parts:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

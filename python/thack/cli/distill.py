@@ -50,7 +50,7 @@ def register(app: typer.Typer) -> None:
         settings=DistillSettings,
         run=run,
         flags=FLAGS,
-        example="thack distill --cache cache/ --student ./student --eval-data held_out.jsonl --out runs/a",
+        example="thack distill --cache a/ --cache b/ --cache-weight 0.7,0.3 --student ./student --out runs/a",
         set_example="loss.temperature=2",
         many=True,
     ).add_to(app)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from thack.data.eos import EndCounts
@@ -12,7 +13,7 @@ from thack.data.rows import RESPONSES
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError
-from thack.files import claim_output, digest, write_bytes, write_json
+from thack.files import claim_output, write_json, write_parts
 from thack.reading import read_json
 from thack.schema import document
 from thack.schema.generation import GenerationFacts, ResponsesManifest
@@ -22,36 +23,47 @@ MANIFEST = "manifest.json"
 
 def write_responses(
     directory: Path,
-    sequences: Sequence[TokenSequence],
+    answered: Iterable[tuple[Record, TokenSequence]],
     tokenizer: Tokenizer,
     *,
-    records: Mapping[str, Record],
     facts: GenerationFacts,
-) -> ResponsesManifest:
-    """Write responses.jsonl, and after it the manifest with the hash of its content.
+) -> tuple[ResponsesManifest, EndCounts]:
+    """Write responses.jsonl as they come, and after it the manifest with the hash of its content.
 
     Args:
         directory: new, empty, or of an interrupted call with the same arguments.
-        sequences: prompts with their responses.
+        answered: prompts with their responses, each with its record: a prompt is written as it was given, text or
+            messages.
         tokenizer: of the ids.
-        records: of the prompts, by `prompt_id`: they are written as they were given, text or messages.
         facts: what decides the responses.
+
+    Returns:
+        The manifest, and how the responses ended.
     """
     claim_output(directory, "responses")
-    lines = b"".join(_line(s, tokenizer, records[s.prompt_id]) for s in sequences)
-    write_bytes(directory / RESPONSES, lines)
-    ends = EndCounts.of_sequences(sequences, tokenizer.ends, maximum=facts.max_response_tokens)
+    content, tokens, ends = hashlib.sha256(), 0, EndCounts()
+
+    def lines() -> Iterator[bytes]:
+        nonlocal tokens, ends
+        for record, s in answered:
+            line = _line(s, tokenizer, record)
+            content.update(line)
+            tokens += len(s.response_ids)
+            ends += EndCounts.of([s.response_ids], tokenizer.ends, maximum=facts.max_response_tokens)
+            yield line
+
+    write_parts(directory / RESPONSES, lines())
     manifest = ResponsesManifest(
         tokenizer=tokenizer.fingerprint(),
-        content=digest(lines),
-        responses=len(sequences),
-        tokens=sum(len(s.response_ids) for s in sequences),
+        content=f"sha256:{content.hexdigest()}",
+        responses=ends.responses,
+        tokens=tokens,
         finished=ends.finished_share,
         truncated=ends.truncated_share,
         facts=facts,
     )
     write_json(directory / MANIFEST, manifest.dump())
-    return manifest
+    return manifest, ends
 
 
 def find_responses(directory: Path, facts: GenerationFacts) -> ResponsesManifest | None:

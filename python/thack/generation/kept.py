@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from time import monotonic
 
@@ -36,13 +37,14 @@ class KeptResponses:
             MismatchError: the file holds responses that depend on something else.
         """
         self._path = path
-        self._batches: dict[tuple[int, tuple[int, ...]], KeptBatch] = {}
+        self._places: dict[bytes, int] = {}  # where the line of each batch begins
+        self.num_responses = 0  # that are kept
         self._synced = monotonic()
         header = KeptFacts(facts=dict(facts))
         found, size = _read(path)
         if found is not None:
             _check(path, found[0], header)
-            self._batches = {(batch.stream, batch.rows): batch for batch in found[1]}
+            self._places, self.num_responses = found[1], found[2]
             with open(path, "r+b") as file:
                 file.truncate(size)
         else:
@@ -50,16 +52,17 @@ class KeptResponses:
         self._log = RunLog(path)
         if found is None:
             self._log.append(header.dump())
-
-    @property
-    def num_responses(self) -> int:
-        """How many are kept."""
-        return sum(len(batch.rows) for batch in self._batches.values())
+        self._size = path.stat().st_size
 
     def find(self, stream: int, rows: Sequence[int]) -> list[np.ndarray] | None:
         """The responses of a batch, int32 each; None if it is not kept."""
-        batch = self._batches.get((stream, tuple(rows)))
-        return None if batch is None else [np.asarray(ids, dtype=np.int32) for ids in batch.responses]
+        place = self._places.get(_key(stream, rows))
+        if place is None:
+            return None
+        with explained(self._path), open(self._path, "rb") as file:
+            file.seek(place)
+            batch = KeptBatch.parse(json.loads(file.readline()), str(self._path))
+        return [np.asarray(ids, dtype=np.int32) for ids in batch.responses]
 
     def add(self, stream: int, rows: Sequence[int], responses: Sequence[np.ndarray]) -> None:
         """Keep a batch.
@@ -70,8 +73,10 @@ class KeptResponses:
             responses: one for each, token ids.
         """
         batch = KeptBatch(stream=stream, rows=tuple(rows), responses=tuple(tuple(r.tolist()) for r in responses))
-        self._batches[stream, batch.rows] = batch
+        self._places[_key(stream, rows)] = self._size
         self._log.append(batch.dump())
+        self._size = self._path.stat().st_size
+        self.num_responses += len(batch.rows)
         if monotonic() - self._synced > _SYNC_S:
             with explained(self._path):
                 self._log.sync()
@@ -107,11 +112,18 @@ class KeptStream:
         self.responses.add(self.number, rows, responses)
 
 
-def _read(path: Path) -> tuple[tuple[KeptFacts, list[KeptBatch]] | None, int]:
-    """What the file begins with, its batches up to the first damaged line, and the length of that in bytes."""
+def _key(stream: int, rows: Sequence[int]) -> bytes:
+    """A short name of a batch: a file may hold many."""
+    return blake2b(np.asarray([stream, *rows], dtype="<i8").tobytes(), digest_size=16).digest()
+
+
+def _read(path: Path) -> tuple[tuple[KeptFacts, dict[bytes, int], int] | None, int]:
+    """What the file begins with, where its batches are up to the first damaged line, how many responses they hold,
+    and the length of all that in bytes.
+    """
     header: KeptFacts | None = None
-    batches: list[KeptBatch] = []
-    size = 0
+    places: dict[bytes, int] = {}
+    responses = size = 0
     try:
         with open(path, "rb") as file:
             for line in file:
@@ -119,13 +131,15 @@ def _read(path: Path) -> tuple[tuple[KeptFacts, list[KeptBatch]] | None, int]:
                 if header is None:
                     header = KeptFacts.parse(raw, str(path))
                 elif line.endswith(b"\n"):
-                    batches.append(KeptBatch.parse(raw, str(path)))
+                    batch = KeptBatch.parse(raw, str(path))
+                    places[_key(batch.stream, batch.rows)] = size
+                    responses += len(batch.rows)
                 size += len(line)
     except FileNotFoundError:
         pass
     except (ValueError, RecursionError, DataError):  # torn, or zeros that a power loss left
         pass
-    return (None if header is None else (header, batches)), size
+    return (None if header is None else (header, places, responses)), size
 
 
 def _check(path: Path, there: KeptFacts, now: KeptFacts) -> None:

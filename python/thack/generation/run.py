@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import closing
 
 from thack.config import GenerateSettings, to_dict
 from thack.data.date import follow_settings
-from thack.data.eos import EndCounts
+from thack.data.index import IndexedSequences, index_data
 from thack.data.lengths import response_limit
-from thack.data.prepare import prepare
-from thack.data.sequence import TokenSequence, data_fingerprint
+from thack.data.records import Record
+from thack.data.sequence import TokenSequence
 from thack.data.store import find_responses, write_responses
 from thack.files import claim_output
 from thack.generation.kept import KeptResponses
@@ -26,6 +26,7 @@ from thack.schema import document
 from thack.schema.generation import GenerateResult, GenerationFacts, ResponsesManifest
 
 PARTIAL = "responses.partial.jsonl"  # until all are complete
+_WINDOW = 1 << 14  # prompts that are read, and sorted by length, together
 
 
 def run_generate(settings: GenerateSettings, progress: Progress = SILENT) -> GenerateResult:
@@ -82,31 +83,31 @@ class _Generation:
         model = load_model(settings.model, role="model", device=device, options=settings.load, progress=progress)
         follow_settings(model, settings.data, settings.out)
         precision = inference_precision(model, settings.dtype)
-        prepared = prepare(settings.data, model.tokenizer, need_response=False)
-        for line in prepared.report.lines():
+        data = index_data(settings.data, model.tokenizer, need_response=False, directory=None)
+        for line in data.footer.lines:
             progress.note(line)
-        facts = _facts(settings, model, prepared.sequences, precision)
+        facts = _facts(settings, model, data.fingerprint, precision)
         partial = settings.out / PARTIAL
         if (manifest := find_responses(settings.out, facts)) is not None:
             partial.unlink(missing_ok=True)
             progress.note(f"{settings.out} is already complete")
             return manifest
-        self._total = settings.samples * len(prepared.sequences)
+        self._total = settings.samples * len(data)
         self._kept = KeptResponses(partial, document.dump(facts) | {"batch_size": settings.batch_size})
         if found := self._kept.num_responses:
             progress.note(f"resuming: {found:,} of {self._total:,} responses are kept")
         with closing(self._kept):
-            sequences = self._sample(model, prepared.sequences, precision, facts.max_response_tokens)
-            ends = EndCounts.of_sequences(sequences, model.tokenizer.ends, maximum=facts.max_response_tokens)
+            answered = self._sample(model, data, precision, facts.max_response_tokens)
+            manifest, ends = write_responses(settings.out, answered, model.tokenizer, facts=facts)
             for warning in ends.warnings():
                 progress.note(f"warning: {warning}")
-            manifest = write_responses(settings.out, sequences, model.tokenizer, records=prepared.records, facts=facts)
             self._kept.remove()
         return manifest
 
     def _sample(
-        self, model: LanguageModel, prompts: Sequence[TokenSequence], precision: Precision, longest: int
-    ) -> list[TokenSequence]:
+        self, model: LanguageModel, data: IndexedSequences, precision: Precision, longest: int
+    ) -> Iterator[tuple[Record, TokenSequence]]:
+        """Every sample of every prompt, in order. A window of prompts is in memory, which batches by length are of."""
         assert self._kept is not None
         settings = self._settings
         precision.round_weights(model)  # its fingerprint is taken, and nothing reads it in float32
@@ -117,19 +118,19 @@ class _Generation:
             batch_size=settings.batch_size,
             precision=precision,
         )
-        sequences: list[TokenSequence] = []
         for sample in range(settings.samples):
-            kept = self._kept.stream(sample)
-            sequences += respond(model, prompts, request, samples=sample, progress=self._progress, kept=kept)
-        return sequences
+            for window, first in enumerate(range(0, len(data), _WINDOW)):
+                read = list(data.with_records(range(first, min(first + _WINDOW, len(data)))))
+                prompts = [s for _, s in read]
+                kept = self._kept.stream(sample + settings.samples * window)
+                found = respond(model, prompts, request, samples=sample, progress=self._progress, kept=kept)
+                yield from ((record, s) for (record, _), s in zip(read, found, strict=True))
 
 
-def _facts(
-    settings: GenerateSettings, model: LanguageModel, prompts: Sequence[TokenSequence], precision: Precision
-) -> GenerationFacts:
+def _facts(settings: GenerateSettings, model: LanguageModel, data: str, precision: Precision) -> GenerationFacts:
     return GenerationFacts(
         model=model.fingerprint(),
-        data=data_fingerprint(prompts),
+        data=data,
         seed=settings.seed,
         samples=settings.samples,
         sampling=to_dict(settings.sampling),

@@ -61,6 +61,27 @@ def facts(name: str, values: Mapping[str, object]) -> Table:
     return table([name, "value"], [[code(key), code(typed(value))] for key, value in values.items()])
 
 
+def caches(report: ReportInput) -> list[Folded]:
+    """What each of the caches holds and has cost, of every run that takes its targets from several; each set once."""
+    head = ["cache", "teacher", "sequences", "tokens", "bytes", "seconds"]
+    found: dict[tuple[str, ...], Folded] = {}
+    for run in report.runs:
+        each = () if run.facts is None else run.facts.caches
+        rows: list[Row] = [
+            [
+                code(one.path),
+                code(one.teacher),
+                *(f"{count:,}" for count in (one.costs.sequences, one.costs.tokens, one.costs.bytes)),
+                DASH if one.costs.seconds is None else f"{one.costs.seconds:,.0f}",
+            ]
+            for one in each
+        ]
+        if rows:
+            title = f"{len(rows)} caches of {run.label}"
+            found.setdefault(tuple(one.fingerprint for one in each), Folded(title=title, table=table(head, rows)))
+    return list(found.values())
+
+
 def environments(report: ReportInput) -> list[Folded]:
     """Each environment of the runs, once."""
     found = list({typed(dict(run.environment)): run.environment for run in report.runs if run.environment}.values())

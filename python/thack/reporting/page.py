@@ -118,7 +118,7 @@ def runs_page(
         farthest=farthest(report),
         costs=tables.costs(report, colours),
         settings=details.differing_settings(report),
-        folded_settings=(*([shared] if shared else []), *details.environments(report)),
+        folded_settings=(*([shared] if shared else []), *details.caches(report), *details.environments(report)),
         columns=tuple(details.columns(report)),
     )
     return render("runs.html.jinja", page)

@@ -14,6 +14,8 @@ from thack.errors import DataError
 from thack.files import explained, write_bytes
 from thack.reading import BadJson, lines, parse_line
 
+_BLOCK = 1 << 16  # bytes
+
 
 class RunLog:
     """Appends rows to a log. Every row is flushed. The torn last line of a killed run is removed first."""
@@ -94,9 +96,17 @@ def truncate_after(path: Path, step: int) -> None:
 
 
 def _remove_torn_line(path: Path) -> None:
-    content = path.read_bytes()
-    if content and not content.endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)
+    with open(path, "r+b") as file:
+        end = size = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            end = start + newline + 1 if newline >= 0 else start
+            if newline >= 0:
+                break
+        if end < size:
+            file.truncate(end)
 
 
 def _finite(value: object) -> object:

@@ -385,7 +385,7 @@ def test_responses_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
     facts = GenerationFacts(model="m", data="d", seed=0, samples=1, sampling={}, max_response_tokens=4, dtype="float32")
     s = TokenSequence(example=0, prompt_id="a", prompt_ids=np.array([1]), response_ids=np.array([5, END_ID]))
     chatting = Tokenizer.load(write_tokenizer(tmp_path / "t", template=CHATML))
-    write_responses(tmp_path / "r", [s], chatting, records={"a": record}, facts=facts)
+    write_responses(tmp_path / "r", [(record, s)], chatting, facts=facts)
     other = Tokenizer.train(["another"], 264)
     with pytest.raises(MismatchError, match="another tokenizer"):
         prepare(DataSettings(path=str(tmp_path / "r")), other, need_response=True)

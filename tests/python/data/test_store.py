@@ -41,7 +41,8 @@ def written(tmp_path: Path) -> Path:
         "p0": Record(prompt_id="p0", prompt="read"),
         "p1": Record(prompt_id="p1", prompt="read", conversation=Conversation(messages=turns)),
     }
-    write_responses(tmp_path / "out", sequences, TOKENIZER, records=records, facts=FACTS)
+    answered = [(records[s.prompt_id], s) for s in sequences]
+    write_responses(tmp_path / "out", answered, TOKENIZER, facts=FACTS)
     return tmp_path / "out"
 
 

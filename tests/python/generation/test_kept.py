@@ -10,7 +10,7 @@ import pytest
 
 from thack.config import GenerateSettings
 from thack.errors import MismatchError, Preempted
-from thack.generation import sampler
+from thack.generation import run, sampler
 from thack.generation.kept import KeptResponses
 from thack.generation.run import PARTIAL, run_generate
 from thack.runtime.preemption import StopRequest
@@ -105,3 +105,25 @@ def test_a_file_without_its_first_line_is_begun_again(tmp_path: Path) -> None:
         assert again.find(1, [0, 1]) is None and again.find(2, [0]) is None
         again.remove()
         assert not (tmp_path / "x").exists()
+
+
+def test_windows_of_prompts_write_the_same_and_resume(
+    settings: GenerateSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More prompts than one window: fewer are in memory, and the file is the same."""
+    run_generate(settings)
+    monkeypatch.setattr(run, "_WINDOW", 4)
+    read: list[int] = []
+    respond = sampler.respond
+
+    def counted(model: object, prompts: list[object], *given: object, **named: object) -> object:
+        read.append(len(prompts))
+        return respond(model, prompts, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run, "respond", counted)
+    out = replace(settings, out=tmp_path / "windows")
+    with pytest.raises(Preempted):
+        stopped_after(3, out, monkeypatch)
+    assert stopped_after(99, out, monkeypatch) == 2 * 5 - 3  # batches of 3, 1, 3, 1 and 2 prompts
+    assert content(out.out) == content(settings.out)
+    assert max(read) == 4

@@ -17,6 +17,8 @@ from thack.cache.capture.job import capture
 from thack.config import CacheSettings, DataSettings, DistillSettings, GuardSettings
 from thack.data import Record
 from thack.errors import CacheError, DataError, MismatchError, Preempted, UsageError
+from thack.reporting import details
+from thack.reporting.inputs import load
 from thack.runtime.progress import SILENT
 from thack.schema.run import Manifest
 from thack.targets.types import DenseTarget
@@ -161,6 +163,8 @@ def test_the_teacher_of_any_cache_is_the_proxy(world: Path, tmp_path: Path) -> N
     result = run_distill(settings_of(world, tmp_path / "run", "ac", teacher=str(world / "teacher"), **run))
     evaluations = [row for row in rows(result.path) if row["event"] == "evaluation"]
     assert {"train_kl/monitor", "proxy/forward_kl/reference_sampled/token_mean"} <= evaluations[-1].keys()
+    (found,) = details.caches(load([result.path], tmp_path / "report"))
+    assert found.title == "2 caches of run" and len(found.table.rows) == 2
     with pytest.raises(MismatchError, match="the caches store other teachers' distributions"):
         run_distill(settings_of(world, tmp_path / "other", "ac", teacher=str(world / "student"), **run))
 
