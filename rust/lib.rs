@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows Python except the `python` module, which the feature of that name switches on.
 
+pub mod bpe;
 pub mod codec;
 pub mod error;
 pub mod kernels;

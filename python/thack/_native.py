@@ -7,6 +7,7 @@ from pathlib import Path
 from thack._thack import (
     INTERFACE,
     TEMPORARY,
+    BpeVocabulary,
     CacheReader,
     RecordLayout,
     ShardWriter,
@@ -28,6 +29,7 @@ from thack.errors import ThackError
 __all__ = [
     "INTERFACE",
     "TEMPORARY",
+    "BpeVocabulary",
     "CacheReader",
     "RecordLayout",
     "ShardWriter",

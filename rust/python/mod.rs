@@ -1,5 +1,6 @@
 //! The only place that names PyO3: short methods, the GIL released around the work.
 
+mod bpe;
 mod buffers;
 mod divergence;
 mod kernels;
@@ -50,6 +51,7 @@ const INTERFACE: &str = include_str!("../../python/thack/_thack.pyi");
 fn _thack(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("INTERFACE", INTERFACE)?;
+    bpe::register(module)?;
     kernels::register(module)?;
     divergence::register(module)?;
     store::register(module)?;

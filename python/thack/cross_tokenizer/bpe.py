@@ -16,6 +16,7 @@ from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
+_LETTER = "\u02bc"  # stands for a byte that is no UTF-8: a letter without case
 _SPACE = "\u2581"  # SentencePiece writes a space so
 
 
@@ -145,3 +146,12 @@ def pre_tokenizer_of(json_text: str) -> Backend:
     """A tokenizer with this pre-tokenizer alone."""
     model = {"type": "BPE", "vocab": {}, "merges": []}
     return Backend.from_str(json.dumps({"version": "1.0", "model": model, "pre_tokenizer": json.loads(json_text)}))
+
+
+def characters(data: bytes) -> tuple[str, list[int]]:
+    """The characters, a letter for each byte that belongs to none; and where each begins, the end last."""
+    text = data.decode("utf-8", "surrogateescape")
+    places = [0]
+    for c in text:
+        places.append(places[-1] + (1 if "\udc80" <= c <= "\udcff" else len(c.encode())))
+    return "".join(_LETTER if "\udc80" <= c <= "\udcff" else c for c in text), places

@@ -105,10 +105,10 @@ def build_cells(teacher: Bpe, student: Bpe) -> Cells:
     started = time.process_time()
     theirs, ours = Encoder(teacher), Encoder(student)
     roles = role_map(teacher, student)
-    first_V_T = _first_tokens(teacher, ours)
+    first_V_T = ours.first_tokens(theirs)
     for v, u in roles.items():
         first_V_T[v] = u
-    cell_teacher_V_T, cell_student_V_S, num_cells = _cells(teacher, student, first_V_T, _first_tokens(student, theirs))
+    cell_teacher_V_T, cell_student_V_S, num_cells = _cells(teacher, student, first_V_T, theirs.first_tokens(ours))
     return Cells(
         first_V_T=first_V_T,
         settled_V_T=_settled(theirs, ours, first_V_T),
@@ -134,24 +134,12 @@ def role_map(teacher: Bpe, student: Bpe) -> dict[int, int]:
     return found
 
 
-def _first_tokens(of: Bpe, encoder: Encoder) -> np.ndarray:
-    found = [-1 if not token else encoder.encode(token)[0] for token in of.bytes_V]
-    return np.array(found, np.int32)
-
-
 def _settled(teacher: Encoder, student: Encoder, first_V_T: np.ndarray) -> np.ndarray:
-    """By trying every continuation of one token; for small vocabularies."""
-    tokens = teacher.bpe.bytes_V
-    found = first_V_T >= 0
-    for v, token in enumerate(tokens):
-        if token is None or not found[v]:
-            continue
-        found[v] = all(
-            student.encode(token + after)[0] == first_V_T[v]
-            for w, after in enumerate(tokens)
-            if after and w not in teacher.bpe.added and teacher._can(v, w)
-        )
-    return found
+    if teacher.bpe.fingerprint == student.bpe.fingerprint:
+        return first_V_T >= 0
+    found = np.empty(len(first_V_T), np.uint8)
+    teacher.native.settled(student.native, first_V_T, found)
+    return found.astype(bool)
 
 
 def _cells(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Iterable
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
-from thack.cross_tokenizer.bpe import Bpe, pre_tokenizer_of
-
-_LETTER = "\u02bc"  # stands for a byte that is no UTF-8: a letter without case
+from thack._native import BpeVocabulary
+from thack.cross_tokenizer.bpe import Bpe, characters, pre_tokenizer_of
+from thack.cross_tokenizer.shapes import splits_of
 
 
 class Encoder:
@@ -22,7 +23,6 @@ class Encoder:
         self.bpe = bpe
         self._merge = {(int(a), int(b)): (rank, int(c)) for rank, (a, b, c) in enumerate(bpe.merges_M3)}
         self._pre = None if bpe.pre_tokenizer is None else pre_tokenizer_of(bpe.pre_tokenizer).pre_tokenizer
-        self._can = lru_cache(maxsize=1 << 20)(self._pair)
 
     def encode(self, data: bytes) -> list[int]:
         """The ids of these bytes."""
@@ -30,20 +30,39 @@ class Encoder:
         return [i for a, b in pairwise(starts) for i in self._piece(data[a:b])]
 
     def can(self, previous_N: np.ndarray, next_N: np.ndarray) -> np.ndarray:
-        """bool [N]: whether the encoder turns the bytes of a·b into [a, b].
+        """bool [N]: whether the encoder turns the bytes of a·b into [a, b]; arrays broadcast.
 
-        True where either is no text or −1: nothing is known of such a pair.
+        True where either is an added token, no text, or −1: nothing is known of such a pair.
         """
-        pairs = np.broadcast(previous_N, next_N)
-        found = [self._can(int(a), int(b)) for a, b in pairs]
-        return np.array(found, bool).reshape(pairs.shape)
+        previous, following = np.broadcast_arrays(np.asarray(previous_N, np.int32), np.asarray(next_N, np.int32))
+        found = np.empty(previous.shape, np.uint8)
+        self.native.can(np.ascontiguousarray(previous), np.ascontiguousarray(following), found)
+        return found.astype(bool)
 
-    def _pair(self, a: int, b: int) -> bool:
-        left, right = self._bytes(a), self._bytes(b)
-        return left is None or right is None or self.encode(left + right) == [a, b]
+    def first_tokens(self, other: Encoder) -> np.ndarray:
+        """int32 [ids of the other] the first id of the encoding of each token of another tokenizer; −1: no text."""
+        found = np.empty(other.bpe.size, np.int32)
+        self.native.first_tokens(other.native, found)
+        for i in np.flatnonzero(found < 0):  # pieces that the pairs do not tell
+            if token := other.bpe.bytes_V[i]:
+                found[i] = self.encode(token)[0]
+        return found
 
-    def _bytes(self, i: int) -> bytes | None:
-        return None if i < 0 or i in self.bpe.added else self.bpe.bytes_V[i]
+    @cached_property
+    def native(self) -> BpeVocabulary:
+        """The vocabulary with its pair test, built once."""
+        bpe, splits = self.bpe, splits_of(self.bpe)
+        tokens = [token or b"" for token in bpe.bytes_V]
+        return BpeVocabulary(
+            np.frombuffer(b"".join(tokens), np.uint8),
+            np.cumsum([len(token) for token in tokens], dtype=np.int64),
+            np.ascontiguousarray(bpe.merges_M3),
+            _flags(bpe.added, bpe.size),
+            _flags(bpe.byte_ids, bpe.size),
+            splits.shape_V,
+            splits.table_SS,
+            bpe.ignore_merges,
+        )
 
     def split(self, data: bytes) -> list[int]:
         """Where the pieces begin that are merged apart."""
@@ -81,10 +100,7 @@ class Encoder:
         return [by_byte[unit[i : i + 1]] for i in range(len(unit))]
 
 
-def characters(data: bytes) -> tuple[str, list[int]]:
-    """The characters, a letter for each byte that belongs to none; and where each begins, the end last."""
-    text = data.decode("utf-8", "surrogateescape")
-    places = [0]
-    for c in text:
-        places.append(places[-1] + (1 if "\udc80" <= c <= "\udcff" else len(c.encode())))
-    return "".join(_LETTER if "\udc80" <= c <= "\udcff" else c for c in text), places
+def _flags(ids: Iterable[int], size: int) -> np.ndarray:
+    found = np.zeros(size, np.uint8)
+    found[list(ids)] = 1
+    return found
