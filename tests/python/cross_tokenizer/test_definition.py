@@ -24,7 +24,7 @@ TOKENIZERS = [small(290), small(320, code=True), small(320, digits=True)]
 def random_bpe(merges: list[tuple[int, int]], *, pre_tokenizer: str | None, ignore_merges: bool) -> Bpe:
     """The alphabet alone, and a token for each new merge of the ids that `merges` takes modulo those known so far."""
     tokens = [bytes([byte]) for byte in ALPHABET]
-    ids = []
+    ids: list[tuple[int, int, int]] = []
     for left, right in merges:
         a, b = left % len(tokens), right % len(tokens)
         merged = tokens[a] + tokens[b]
