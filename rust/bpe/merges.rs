@@ -214,7 +214,7 @@ impl Merges {
     /// while the sides are not complete:
     ///     across = rank of the merge of the two that meet
     ///     if it comes before the merges that take them in (at equal ranks the left one comes first): false
-    ///     go on to the side that is merged first
+    ///     take the next edge of the side that is merged first
     /// ```
     pub(super) fn keeps_apart<'a>(&self, left: u32, right: u32, token: impl Fn(u32) -> &'a [u8]) -> bool {
         if !self.reaches(left) || !self.reaches(right) {

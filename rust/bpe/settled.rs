@@ -12,7 +12,7 @@ use super::Vocabulary;
 /// for each prefix of v whose student encoding does not begin with f(v), and the empty one:
 ///     for each student token x that begins with the rest of v, is longer, and may stand behind that encoding:
 ///         for each way in which teacher tokens behind v cover the rest of x:
-///             if the student's encoding goes on behind x to their end: not settled
+///             if the student's encoding continues behind x to their end: not settled
 /// ```
 pub fn settled(teacher: &Vocabulary, student: &Vocabulary, first: &[i32]) -> Vec<bool> {
     let pair = Pair { teacher, student };
@@ -52,7 +52,7 @@ impl Pair<'_> {
     }
 
     /// Whether teacher tokens behind `v` cover `rest`, which ends the student token `x`, and the student's encoding
-    /// goes on behind `x` to their end.
+    /// continues behind `x` to their end.
     fn covers(&self, v: u32, rest: &[u8], x: u32) -> bool {
         let sorted = &self.teacher.sorted;
         let longer = sorted.beginning_with(rest).map(|place| sorted.id(place));
