@@ -16,6 +16,8 @@ from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
+# Changes few texts; `align` refuses a response whose bytes it changes.
+_HARMLESS = ("NFC",)
 _LETTER = "\u02bc"  # stands for a byte that is no UTF-8: a letter without case
 _SPACE = "\u2581"  # SentencePiece writes a space so
 
@@ -92,6 +94,21 @@ def read_bpe(tokenizer: Tokenizer) -> Bpe:
     )
 
 
+def _parts(content: object) -> list[dict[str, object]]:
+    """A normalizer's parts, sequences taken apart."""
+    if not isinstance(content, dict):
+        return []
+    inner = content.get("normalizers") if content.get("type") == "Sequence" else None
+    return [content] if inner is None else [p for part in inner for p in _parts(part)]
+
+
+def _writes_spaces(part: Mapping[str, object]) -> bool:
+    """SentencePiece's own sign for a space, which is a space again in a token's bytes."""
+    if part["type"] == "Prepend":
+        return part.get("prepend") == _SPACE
+    return part["type"] == "Replace" and (part.get("pattern"), part.get("content")) == ({"String": " "}, _SPACE)
+
+
 def _roles(tokenizer: Tokenizer) -> dict[str, int]:
     ends = tokenizer.ends
     found = {"eos": tokenizer.eos_id}
@@ -105,6 +122,12 @@ def _refuse(model: Mapping[str, object], content: Mapping[str, object]) -> None:
             f"a {kind} tokenizer cannot be compared with another one: only BPE is",
             hint="give teacher and student one tokenizer, or take a student with a byte-level BPE",
         )
+    for part in _parts(content.get("normalizer")):
+        if part["type"] not in _HARMLESS and not _writes_spaces(part):
+            raise MismatchError(
+                f"the normalizer {part['type']} changes the bytes of a text, by which tokenizers are compared",
+                hint="take a student whose tokenizer keeps the text as it is",
+            )
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise MismatchError(

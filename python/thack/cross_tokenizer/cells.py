@@ -151,13 +151,12 @@ def _cells(
 
     def root(token: bytes) -> bytes:
         while not (token in theirs and token in ours):
-            first = (
-                student.bytes_V[first_V_T[theirs[token]]]
-                if token in theirs
-                else teacher.bytes_V[first_V_S[ours[token]]]
-            )
-            assert first is not None and len(first) < len(token)
-            token = first
+            is_theirs = token in theirs
+            first = int(first_V_T[theirs[token]] if is_theirs else first_V_S[ours[token]])
+            shorter = (student if is_theirs else teacher).bytes_V[first] if first >= 0 else None
+            if shorter is None or len(shorter) >= len(token):
+                break  # a byte that the other lacks: a cell of its own
+            token = shorter
         return token
 
     numbers: dict[bytes | int, int] = {}

@@ -40,12 +40,12 @@ class Encoder:
         return found.astype(bool)
 
     def first_tokens(self, other: Encoder) -> np.ndarray:
-        """int32 [ids of the other] the first id of the encoding of each token of another tokenizer; −1: no text."""
+        """int32 [ids of the other] the first id of the encoding of each token of another tokenizer; −1: none."""
         found = np.empty(other.bpe.size, np.int32)
         self.native.first_tokens(other.native, found)
         for i in np.flatnonzero(found < 0):  # pieces that the pairs do not tell
             if token := other.bpe.bytes_V[i]:
-                found[i] = self.encode(token)[0]
+                found[i] = next(iter(self.encode(token)), -1)
         return found
 
     @cached_property
@@ -89,7 +89,8 @@ class Encoder:
     def _symbols(self, data: bytes) -> list[int]:
         known = self.bpe.id_of
         if not self.bpe.byte_ids:
-            return [known[data[i : i + 1]] for i in range(len(data))]
+            # Bytes that occur in no UTF-8 may be missing; the library drops them.
+            return [known[byte] for byte in (data[i : i + 1] for i in range(len(data))) if byte in known]
         text, places = characters(data)
         units = [data[a:b] for a, b in pairwise(places)]
         assert len(units) == len(text)
