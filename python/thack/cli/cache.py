@@ -15,7 +15,7 @@ from thack.cli.console import byte_size, count, duration, number, plural, stdout
 from thack.cli.session import emit, session, shown_progress
 from thack.config import CacheSettings
 from thack.errors import CacheError, UsageError
-from thack.schema.cache_content import Verification
+from thack.schema.cache_content import TeacherNll, Verification
 from thack.schema.cache_size import ProbeResult
 
 Directory = Annotated[Path, typer.Argument(help="Directory of the cache.", show_default=False)]
@@ -47,6 +47,7 @@ HIDDEN_FLAGS = (
     Flag(key="seed"),
     Flag(key="device"),
 )
+_BAR = 30  # characters of the longest bar: the table fits into 80 columns
 TOKENS = Annotated[
     float | None, typer.Option(metavar="N", help="Size a corpus of this many response tokens, such as 1e12.")
 ]
@@ -92,7 +93,7 @@ def inspect(directory: Directory) -> None:
 
     def show() -> None:
         table = Table(box=None, show_header=False, pad_edge=False)
-        for name, value in found.dump().items():
+        for name, value in (found.dump() | {"teacher_nll": _nll(found.teacher_nll)}).items():
             for key, one in value.items() if isinstance(value, dict) else [("", value)]:
                 label = f"{name}: {key}" if key else name.replace("_", " ")
                 if (text := _shown(name, one)) is not None:
@@ -100,6 +101,17 @@ def inspect(directory: Directory) -> None:
         stdout().print(table)
 
     emit(found.dump(), show)
+
+
+def _nll(found: TeacherNll | None) -> dict[str, object] | None:
+    """For people: the numbers, and a bar for each bin of the histogram."""
+    if found is None:
+        return None
+    numbers = {name: getattr(found, name) for name in ("tokens", "impossible", "absent", "nats_per_token")}
+    ends = [f"to {edge:g} nats" for edge in found.edges[1:]] + ["beyond"]
+    share = [number / max(found.tokens, 1) for number in found.counts]
+    bars = [f"{part:6.1%} {'█' * round(_BAR * part / max(*share, 1e-9))}".rstrip() for part in share]
+    return numbers | dict(zip(ends, bars, strict=True))
 
 
 def verify(

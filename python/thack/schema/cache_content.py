@@ -64,7 +64,8 @@ class TeacherNll:
     """−log p of the response tokens under the teacher, over the first few thousand responses of a cache.
 
     Args:
-        tokens: whose log-probability is known.
+        tokens: whose log-probability is known, and not −∞.
+        impossible: tokens of log-probability −∞: the teacher cannot say them.
         absent: tokens whose log-probability the source did not say.
         nats_per_token: mean over `tokens`; one below −32 nats counts as 32. None where there is none.
         edges: in nats, of the bins of the histogram but the last.
@@ -72,6 +73,7 @@ class TeacherNll:
     """
 
     tokens: int
+    impossible: int
     absent: int
     nats_per_token: float | None
     edges: tuple[float, ...]

@@ -23,6 +23,7 @@ from thack.cache.format.inspection import inspect
 from thack.cache.format.plan import read_plan
 from thack.cache.format.reader import Cache
 from thack.cache.format.verification import verify
+from thack.cli.cache import inspect as print_inspection
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import CacheError, ModelError
@@ -68,9 +69,10 @@ def test_a_capture_keeps_what_the_teacher_gave_the_token(
     np.testing.assert_array_equal(target.realised_logprob_N.numpy(), realised_N)
     assert cache.meta.bytes_per_token == cache.meta.stride + 2 and verify(cache.directory, full=True).ok
     nll = inspect(cache.directory).teacher_nll
-    assert nll is not None and nll.tokens == sum(nll.counts) == cache.num_tokens and nll.absent == 0
-    assert nll.nats_per_token == pytest.approx(np.minimum(-wanted_N, 32).mean(), abs=MOST_ERROR)
-    assert nll.counts[-1] == (wanted_N <= -32).sum() and nll.counts[0] == (realised_N > -0.1).sum()
+    assert nll is not None and nll.tokens == sum(nll.counts) == cache.num_tokens - nll.impossible and nll.absent == 0
+    assert nll.impossible == (labels_N == 7).sum()
+    assert nll.nats_per_token == pytest.approx(np.minimum(-wanted_N, 32)[labels_N != 7].mean(), abs=MOST_ERROR)
+    assert nll.counts[-1] == cut_N.sum() and nll.counts[0] == (realised_N > -0.1).sum()
 
 
 @pytest.mark.parametrize("word", ["dense", "top-k:4", "sampled:4", "live/renormalised:4", "live/multinomial:4"])
@@ -199,3 +201,10 @@ def test_a_later_version_is_refused_by_name(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes().replace(b"thack-shard 1.1", b"thack-shard 1.2"))
     with pytest.raises(CacheError, match=r'of format "thack-shard 1\.2"; this thack reads thack-shard 1 and 1\.1'):
         _native.verify_shard(shard, False)
+
+
+def test_people_see_a_histogram_in_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    print_inspection(GOLDEN / "1.1" / "dense")
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.startswith("teacher_nll")]
+    assert len(lines) == 4 + 9 and max(map(len, lines)) <= 80
+    assert max(line.count("█") for line in lines) == 30 and "impossible" in lines[1]

@@ -20,19 +20,22 @@ def teacher_nll(directory: Path, plan: CachePlan) -> TeacherNll | None:
     if not plan.minor:
         return None
     reader = _native.CacheReader(directory / SHARDS, list(plan.firsts), plan.identity() | plan.layout.metadata())
-    total, count, absent = 0.0, 0, 0
+    total, impossible, absent = 0.0, 0, 0
     counts = np.zeros(len(_EDGES), np.int64)
     last = min(plan.num_sequences, _COUNTED)
     for first in range(0, last, _STEP):
         found = reader.read(range(first, min(first + _STEP, last)), False, True)[5]
         nll = -np.frombuffer(found, np.float32).astype(np.float64)
         known = nll[~np.isnan(nll)]
+        finite = known[np.isfinite(known)]
         absent += len(nll) - len(known)
-        count += len(known)
-        total += float(np.minimum(known, _EDGES[-1]).sum())
-        counts += np.bincount(np.searchsorted(_EDGES, known, side="right") - 1, minlength=len(_EDGES))
+        impossible += len(known) - len(finite)
+        total += float(np.minimum(finite, _EDGES[-1]).sum())
+        counts += np.bincount(np.searchsorted(_EDGES, finite, side="right") - 1, minlength=len(_EDGES))
+    count = int(counts.sum())
     return TeacherNll(
         tokens=count,
+        impossible=impossible,
         absent=absent,
         nats_per_token=total / count if count else None,
         edges=_EDGES,
