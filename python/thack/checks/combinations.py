@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from thack.config import DistillSettings, LoraSettings, ParallelSettings, TargetSettings
 from thack.config.specs import cache_paths, loss_terms, mixes_caches, target_spec
 from thack.errors import UsageError
-from thack.schema.targets import LossTerm, TargetSpec, check_defined
+from thack.schema.targets import LossTerm, TargetSpec, check_cells_defined, check_defined
 
 
 def check_combination(settings: DistillSettings) -> None:
@@ -75,6 +75,40 @@ def check_caches_together(settings: DistillSettings) -> None:
             f"guard.policy = {settings.guard.policy} does not go with several caches",
             details=("the responses that it adds would have the distributions of one teacher alone",),
             hint="set `guard.policy = stop`, or train from one cache",
+        )
+
+
+def check_across(settings: DistillSettings) -> None:
+    """Refuse what is not defined for a student with another tokenizer than the teacher's.
+
+    Raises:
+        UsageError, UndefinedLoss: names the setting.
+    """
+    hint = "leave it out, or use a student with the teacher's tokenizer"
+    for term in loss_terms(settings.loss):
+        if term.divergence is not None:
+            check_cells_defined(term.divergence)
+    if settings.source.kind != "offline":
+        raise UsageError(
+            f"source.kind = {settings.source.kind}: the student's tokenizer is not the teacher's, and newly sampled "
+            "responses are not rewritten between tokenizers",
+            hint="use `source.kind = offline`, with responses that the teacher wrote",
+        )
+    if settings.guard.on:
+        raise UsageError("guard.on needs newly sampled responses, in the student's tokenizer", hint=hint)
+    if len(cache_paths(settings)) > 1:
+        raise UsageError("cache: several caches, and the student has another tokenizer", hint="train from one cache")
+    if settings.server.url:
+        raise UsageError("server.url: a server scores ids of the student's tokenizer", hint=hint)
+    if settings.eval_data:
+        raise UsageError(
+            "eval_data: golden and proxy compare distributions id by id, and the student's ids are not the teacher's",
+            hint="leave out `eval_data`",
+        )
+    if settings.data.train_on != "last":
+        raise UsageError(
+            f"data.train_on = {settings.data.train_on}: prompts of several turns are not rewritten between tokenizers",
+            hint="use `data.train_on = last`",
         )
 
 

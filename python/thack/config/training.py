@@ -42,6 +42,10 @@ class LossSettings:
     weight: Annotated[float, AtLeast(0), Help("weight of the divergence, where the loss is a sum")] = 1.0
     add: Annotated[tuple[str, ...], Help('further divergences with weights: ["reverse_kl:0.5", "jsd(0.3):1"]')] = ()
     ce_weight: Annotated[float, AtLeast(0), Help("weight of the cross-entropy on the response tokens")] = 0.0
+    cross_tokenizer: Annotated[
+        Literal["auto", "cell", "cell-next", "refuse"],
+        Help("student with another tokenizer: compare cells, with the teacher's next row inside them, or refuse it"),
+    ] = "auto"
     fused: Annotated[
         bool | Literal["auto"], Help("compute LM head and loss together, chunk by chunk, never all logits at once")
     ] = "auto"

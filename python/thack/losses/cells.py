@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thack.errors import MismatchError, UndefinedLoss
-from thack.schema.targets import Divergence
+from thack.errors import MismatchError
+from thack.schema.targets import Divergence, check_cells_defined
 from thack.targets.cells import CellTarget, CellTensors
 
 
@@ -62,22 +62,6 @@ def cell_divergence_(logits_NV: Tensor, target: CellTarget, divergence: Divergen
     if z_NV is not logits_NV:
         logits_NV.copy_(z_NV)
     return loss_N
-
-
-def check_cells_defined(divergence: Divergence) -> None:
-    """Refuse what is not linear in the teacher's probabilities: masses of cells are all that is known of them."""
-    if divergence.kind != "forward_kl":
-        raise UndefinedLoss(
-            f"{divergence.kind} is not defined where teacher and student have different tokenizers",
-            details=("what is known of the teacher is the mass of each cell, and only forward KL is linear in it",),
-            hint="use `loss.divergence = forward_kl`, or a student with the teacher's tokenizer",
-        )
-    if divergence.temperature != 1:
-        raise UndefinedLoss(
-            f"temperature {divergence.temperature:g} is not defined between different tokenizers",
-            details=("the mass of a cell at another temperature does not follow from its mass",),
-            hint="use `loss.temperature = 1`, or a student with the teacher's tokenizer",
-        )
 
 
 def _loss_(z_NV: Tensor, target: CellTarget, cells: CellTensors) -> Tensor:

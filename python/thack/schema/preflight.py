@@ -93,6 +93,18 @@ class TeacherFit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CellShares:
+    """What another tokenizer costs, by the first responses; shares from 0 to 1."""
+
+    rows: int  # of the student
+    common: float  # rows at which a token of both begins
+    settled: float  # mass of ids that settle which student token begins
+    outside: float  # of the common rows: the realised student token is in another cell than the teacher's
+    left_out: float  # mass of ids that the student has no text for
+    forbidden: float  # mass of pairs that the student's encoder never writes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
     """Checks of a teacher, a student and data. What was not given is absent."""
 
@@ -107,6 +119,7 @@ class Preflight:
     difference: RenderingDifference | None = None
     data: DataCounts | None = None
     fit: TeacherFit | None = None
+    cells: CellShares | None = None  # where the tokenizers differ
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -130,4 +143,7 @@ class Preflight:
             found |= {f"teacher_nll/{shift}": value for shift, value in self.fit.shifts.items()}
             found |= {"teacher_nll/shuffled": self.fit.shuffled} if self.fit.shuffled is not None else {}
             found["padded_mass"] = self.fit.padded_mass
+        if self.cells is not None:
+            shares = {name: value for name, value in document.dump(self.cells).items() if isinstance(value, float)}
+            found |= {f"cells/{name}": value for name, value in shares.items()}
         return found

@@ -78,6 +78,7 @@ class RunFacts:
     models: Mapping[str, str]  # fingerprint by role
     origins: Mapping[str, str] = field(default_factory=dict)  # directory or org/name@commit by role
     tokenizer: str = ""  # fingerprint
+    teacher_tokenizer: str = ""  # fingerprint, where it is another one than the student's
     data: str | None = None  # fingerprint of the sequences; None: they are the cache's
     cache: str | None = None  # fingerprint; of several, that of the list of theirs
     caches: tuple[CacheFacts, ...] = ()  # of several, each in its order
@@ -117,6 +118,7 @@ def _compared(facts: RunFacts) -> dict[str, object]:
     found: dict[str, object] = {f"models.{role}": value for role, value in facts.models.items() if role != "student"}
     for name in (
         "tokenizer",
+        "teacher_tokenizer",
         "data",
         "cache",
         "cache_weights",

@@ -351,3 +351,19 @@ def _check_truncated(spec: TargetSpec, divergence: Divergence) -> None:
             details=(f"asked  {temperature:g}", f"kept   {kept}"),
             hint=f"use `loss.temperature = 1`, or {others}",
         )
+
+
+def check_cells_defined(divergence: Divergence) -> None:
+    """Refuse what is not linear in the teacher's probabilities: masses of cells are all that is known of them."""
+    if divergence.kind != "forward_kl":
+        raise UndefinedLoss(
+            f"{divergence.kind} is not defined where teacher and student have different tokenizers",
+            details=("what is known of the teacher is the mass of each cell, and only forward KL is linear in it",),
+            hint="use `loss.divergence = forward_kl`, or a student with the teacher's tokenizer",
+        )
+    if divergence.temperature != 1:
+        raise UndefinedLoss(
+            f"temperature {divergence.temperature:g} is not defined between different tokenizers",
+            details=("the mass of a cell at another temperature does not follow from its mass",),
+            hint="use `loss.temperature = 1`, or a student with the teacher's tokenizer",
+        )

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from thack.cross_tokenizer import Alignment, Cells
+from thack.schema.preflight import CellShares
 from thack.targets.cells import CellTarget, StudentCells
 from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
 
@@ -72,6 +73,18 @@ class CellCounts:
     settled: float = 0.0
     left_out: float = 0.0
     forbidden: float = 0.0
+
+    def shares(self) -> CellShares:
+        """The same as shares."""
+        mass = max(self.mass, 1e-30)
+        return CellShares(
+            rows=self.student_rows,
+            common=self.common_rows / max(self.student_rows, 1),
+            settled=self.settled / mass,
+            outside=self.outside / max(self.common_rows, 1),
+            left_out=self.left_out / mass,
+            forbidden=self.forbidden / mass,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ def build_data(
     group: ProcessGroup,
     progress: Progress,
 ) -> CachedTargets | LiveTargets | ServedTargets:
-    """What to train on. `teacher` is the live one, `precision` the student's."""
+    """What to train on, in the teacher's ids. `teacher` is the live one, `precision` the student's."""
     if models.caches:
         _check_caches(settings, models, progress)
         return _cached_targets(settings, models)
@@ -95,7 +95,7 @@ def _cache_weights(settings: DistillSettings, caches: Sequence[Cache]) -> Prompt
 
 
 def _cached_targets(settings: DistillSettings, models: Models) -> CachedTargets:
-    caches, width = models.caches, models.width
+    caches, width = models.caches, models.teacher_width
     weights = _cache_weights(settings, caches)
     if weights is not None:
         return CachedTargets(MixedCaches(caches, width, weights), width, weights.fingerprint)
@@ -127,7 +127,8 @@ def _examined(settings: DistillSettings, models: Models, cache: Cache) -> list[s
     """What a user should know of one cache; raises what its kind of fault is."""
     skipped = check_alignment(cache, refuse=settings.check_alignment)
     notes = [skipped] if skipped else []
-    notes += [f"warning: {warning}" for warning in check_cache_end(cache, models.student.tokenizer)]
+    reader = models.student.tokenizer if models.foreign is None else models.foreign.tokenizer
+    notes += [f"warning: {warning}" for warning in check_cache_end(cache, reader)]
     if cache.meta.kind == "sampled" and settings.epochs > 1 and cache.meta.k < _FEW_DRAWS:
         notes.append(
             f"warning: {settings.epochs} epochs over {cache.meta.k} sampled ids per token: the student will "
@@ -161,6 +162,8 @@ def reading_tokenizer(student: Tokenizer, teacher: Tokenizer | None) -> Tokenize
 
 
 def _reader(models: Models) -> Tokenizer:
+    if models.foreign is not None:
+        return models.foreign.tokenizer
     return reading_tokenizer(models.student.tokenizer, None if models.teacher is None else models.teacher.tokenizer)
 
 
@@ -196,7 +199,7 @@ def _live_teacher(
 ) -> LiveTeacher:
     return LiveTeacher(
         teacher.model,
-        models.width,
+        models.teacher_width,
         target_spec(settings.target),
         seed=settings.seed,
         examples=examples,

@@ -11,10 +11,13 @@ from thack.data.sequence import TokenSequence, cache_positions
 from thack.data.spool import SpooledSequences
 from thack.generation.sources import ResponseSource
 from thack.models.batch import Batch
+from thack.targets.cells import CellTarget
 from thack.targets.crop import crop
 from thack.targets.projected import ProjectedTeacher
 from thack.targets.types import Target
 from thack.training.live import LiveTeacher
+
+AnyTarget = Target | CellTarget | ProjectedTeacher
 
 
 class TrainingData(Protocol):
@@ -45,7 +48,7 @@ class TrainingData(Protocol):
     def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
         """The next batches that `target` will be asked for, in this order, to be read ahead; () ends that."""
 
-    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | ProjectedTeacher | None:
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> AnyTarget | None:
         """The teacher's distributions for the rows of `batch`; None: train on the tokens alone."""
 
 

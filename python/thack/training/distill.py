@@ -6,6 +6,7 @@ cache or a live teacher). The responses of a cache are fixed, so only offline ru
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from thack.checks import check_combination
 from thack.config import DistillSettings, SamplingSettings
 from thack.config.specs import target_spec
+from thack.cross_tokenizer import Cells
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.evaluator import Evaluator
@@ -24,6 +26,7 @@ from thack.runtime.progress import SILENT, Progress
 from thack.schema.metrics import Role
 from thack.schema.preflight import Preflight
 from thack.schema.run import Order, RunFacts
+from thack.training.across import RewrittenData, open_cells, rewritten
 from thack.training.build_data import build_data, guarded, monitored, response_request
 from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
@@ -37,13 +40,15 @@ from thack.training.objective import Objective
 from thack.training.optimizer import Optimizer
 from thack.training.order import order_of
 from thack.training.plan import Plan, plan_steps
-from thack.training.preflight import COUNTED, examine_run
+from thack.training.preflight import CELLS, COUNTED, examine_run
 from thack.training.run_directory import RunDirectory
 from thack.training.schedule import Work, scheduled, work_of
 from thack.training.served import ServedTargets
 from thack.training.setup import check_same_start, run_training, starting_point, training_precision
 from thack.training.sharding import WrappedModels, as_module, wrap_student, wrap_teacher
 from thack.training.trainer import Trainer
+
+Data = CachedTargets | LiveTargets | ServedTargets | RewrittenData
 
 _CHECKED = 256  # sequences that are looked at as a run starts
 
@@ -101,8 +106,9 @@ def prepare_distill(
     check_same_start(group, facts)
     precision = training_precision(models.student, settings.dtype, settings.memory, group)
     wrapped = _wrap(settings, models, run)
+    cells = open_cells(models, run, progress)
     with group.raise_on_all_ranks():
-        data = build_data(settings, models, wrapped.teacher, precision, group, progress)
+        data = _data(settings, models, cells, build_data(settings, models, wrapped.teacher, precision, group, progress))
         plan = _plan(settings, data, order_of(len(data)) if earlier is None else earlier.order)
         optimizer = Optimizer(as_module(wrapped.student.model), settings.optimizer)
         start = starting_point(wrapped.student, optimizer.adamw, checkpoint)
@@ -130,19 +136,37 @@ def prepare_distill(
     return trainer, start
 
 
+def _data(
+    settings: DistillSettings, models: Models, cells: Cells | None, given: CachedTargets | LiveTargets | ServedTargets
+) -> Data:
+    """`given` as the student reads it."""
+    if cells is None or models.foreign is None:
+        return given
+    assert not isinstance(given, ServedTargets), "a server scores the student's ids"
+    return rewritten(given, cells, settings, models, models.foreign)
+
+
 def _preflight(
     settings: DistillSettings,
     models: Models,
     wrapped: WrappedModels,
-    data: CachedTargets | LiveTargets | ServedTargets,
+    data: Data,
     progress: Progress,
 ) -> Preflight:
     """Checks of meaning; what they find is a note. All ranks score the same rows, since a teacher may be sharded."""
-    count = min(_CHECKED, len(data))
-    sequences = data.data[:count] if not isinstance(data, CachedTargets) else data.sequences(np.arange(count), 0)
+    count, cells = min(_CHECKED, len(data)), None
+    sequences: Sequence[TokenSequence]
+    if isinstance(data, RewrittenData):
+        sequences, cells = data.measure()
+    else:
+        sequences = data.data[:count] if not isinstance(data, CachedTargets) else data.sequences(np.arange(count), 0)
     with progress.task("checking models and data", None):
-        found = examine_run(settings, models, None if wrapped.teacher is None else wrapped.teacher.model, sequences)
+        found = examine_run(
+            settings, models, None if wrapped.teacher is None else wrapped.teacher.model, sequences, cells
+        )
     for finding in found.findings:
+        if cells is not None and finding.state == "ok" and finding.name in CELLS:
+            progress.note(f"{finding.name}: {finding.value}")
         if finding.state != "ok" and finding.name not in COUNTED:
             advice = f" ({finding.advice})" if finding.advice else ""
             progress.note(f"warning: {finding.name}: {finding.value}{advice}")
@@ -178,7 +202,8 @@ def _with_eval_set(facts: RunFacts, evaluator: Evaluator | None) -> RunFacts:
 
 
 def _with_data(facts: RunFacts, data: TrainingData, precision: dict[str, str], ranks: int) -> RunFacts:
-    fingerprint = data_fingerprint(data.data) if isinstance(data, LiveTargets | ServedTargets) else None
+    given = data.given if isinstance(data, RewrittenData) else data
+    fingerprint = data_fingerprint(given.data) if isinstance(given, LiveTargets | ServedTargets) else None
     if isinstance(data, ServedTargets):
         facts = replace(facts, cache=data.fingerprint)
     if isinstance(data, CachedTargets):

@@ -17,9 +17,7 @@ from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
 from thack.reading import read_json
 from thack.targets.keys import training_epoch
-from thack.targets.projected import ProjectedTeacher
-from thack.targets.types import Target
-from thack.training.data import TrainingData
+from thack.training.data import AnyTarget, TrainingData
 from thack.training.guard import Guard
 from thack.training.live import LiveTeacher
 
@@ -72,7 +70,7 @@ class GuardedData:
     def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
         self._given.expect(batches if self._source is None else ())
 
-    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | ProjectedTeacher | None:
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> AnyTarget | None:
         if epoch < self._guard.first_epoch:
             return self._given.target(sequences, batch, epoch)
         self._scored += len(batch.labels_N)

@@ -11,11 +11,14 @@ import torch
 
 from thack.cache import Cache
 from thack.cache.format.together import joint_spec
+from thack.cache.format.tokenizer import read_tokenizer
+from thack.checks.combinations import check_across
 from thack.config import DistillSettings, LossSettings
 from thack.config.specs import cache_paths, mixes_caches
 from thack.data.compare import differences
 from thack.data.date import follow_settings
 from thack.data.lengths import holds_conversations
+from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError
 from thack.evaluation.references import References
 from thack.files import canonical_json, digest
@@ -35,6 +38,14 @@ from thack.training.sharding import as_module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignTokenizer:
+    """The tokenizer of a teacher whose student has another one."""
+
+    tokenizer: Tokenizer
+    width: int  # ids of the teacher's distributions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
     """The models of a run, each in its role."""
 
@@ -42,9 +53,15 @@ class Models:
     references: References  # oracle, teacher, judge
     caches: tuple[Cache, ...]
     cached: TargetSpec | None  # what a batch from the caches keeps of a distribution; None: there is no cache
-    width: int  # ids on which student and teacher are compared
+    width: int  # ids of the student that are compared with the teacher's
+    foreign: ForeignTokenizer | None = None  # the teacher's, where it is another one than the student's
     plain_heads: frozenset[str]  # roles whose logits are their head's product, which a fused loss needs
     precision: Precision = FLOAT32  # of the teacher, wherever it is not evaluated
+
+    @property
+    def teacher_width(self) -> int:
+        """Ids of the teacher's distributions that are compared."""
+        return self.width if self.foreign is None else self.foreign.width
 
     @property
     def teacher(self) -> LanguageModel | None:
@@ -59,6 +76,7 @@ class Models:
             tokenizer=self.student.tokenizer.fingerprint(),
             cache=_fingerprint(self.caches),
             caches=_cache_facts(self.caches) if len(self.caches) > 1 else (),
+            teacher_tokenizer="" if self.foreign is None else self.foreign.tokenizer.fingerprint(),
             compared_ids=self.width,
             parameters={role: sum(p.numel() for p in as_module(model).parameters()) for role, model in given.items()},
             cache_costs=reduce(CacheCosts.__add__, (c.costs() for c in self.caches)) if self.caches else None,
@@ -127,12 +145,15 @@ def _load(settings: DistillSettings, checkpoint: Path | None, device: torch.devi
     plans = {cache.directory: cache.plan for cache in caches}
     cached = joint_spec(plans, mixed=mixes_caches(settings)) if caches else None
     widths = {"student": student.vocab_size}
-    if references.teacher is not None:
+    foreign = _foreign(settings, student, references.teacher, caches)
+    if foreign is not None and caches:
+        check_same_teacher(caches, references.teacher)
+    elif foreign is None and references.teacher is not None:
         teacher = references.teacher.tokenizer
         check_same_tokenizer("teacher", teacher.fingerprint(), student, differences(student.tokenizer, teacher))
         check_same_end(teacher, student.tokenizer, chat=holds_conversations(settings.data))
         widths["teacher"] = references.teacher.vocab_size
-    if caches:
+    if caches and foreign is None:
         check_same_tokenizer("cache", caches[0].meta.tokenizer, student)
         check_same_teacher(caches, references.teacher)
         widths["cache"] = min(cache.meta.vocab_size for cache in caches)
@@ -143,6 +164,7 @@ def _load(settings: DistillSettings, checkpoint: Path | None, device: torch.devi
         caches=caches,
         cached=cached,
         width=common_width(student.tokenizer.size, **widths),
+        foreign=foreign,
         plain_heads=_plain_heads(settings.loss, heads),
     )
 
@@ -161,6 +183,32 @@ def check_same_tokenizer(role: str, fingerprint: str, student: LanguageModel, di
             details=(*differing, f"{role:<8} {fingerprint}", f"student  {own}"),
             hint=f"the same id would be another token: use a {role} and a student that share a tokenizer",
         )
+
+
+def _foreign(
+    settings: DistillSettings, student: LanguageModel, teacher: LanguageModel | None, caches: Sequence[Cache]
+) -> ForeignTokenizer | None:
+    """The teacher's tokenizer where it is another one than the student's; None also where that is not wanted."""
+    given = "" if teacher is None else teacher.tokenizer.fingerprint()
+    stored = caches[0].meta.tokenizer if caches else given
+    if settings.loss.cross_tokenizer == "refuse" or stored in ("", student.tokenizer.fingerprint()):
+        return None
+    check_across(settings)
+    tokenizer = teacher.tokenizer if teacher is not None and given == stored else _cached_tokenizer(caches[0])
+    widths = {} if teacher is None or given != stored else {"teacher": teacher.vocab_size}
+    widths |= {"cache": caches[0].meta.vocab_size} if caches else {}
+    return ForeignTokenizer(tokenizer=tokenizer, width=common_width(tokenizer.size, **widths))
+
+
+def _cached_tokenizer(cache: Cache) -> Tokenizer:
+    found = read_tokenizer(cache.directory, cache.meta.tokenizer)
+    if found is None:
+        raise MismatchError(
+            "the cache has another tokenizer than the student, and does not hold it",
+            details=(f"cache    {cache.meta.tokenizer}",),
+            hint="set `teacher` to the model that was cached, or copy its tokenizer files to `tokenizer/` in the cache",
+        )
+    return found
 
 
 def check_same_teacher(caches: Sequence[Cache], teacher: LanguageModel | None) -> None:

@@ -26,8 +26,8 @@ from thack.training.guarded_data import _samples
 from thack.training.run_directory import RunDirectory
 
 from .small import rows, sequences
-from .test_runs import signal_at, world  # noqa: F401
-from .world import distill_settings
+from .test_runs import world  # noqa: F401
+from .world import distill_settings, signal_at
 
 ALWAYS = 50.0  # as a slope ratio: below it whatever the student does
 

@@ -17,8 +17,7 @@ from thack.errors import MismatchError, Preempted, UsageError
 from thack.training import run_distill
 
 from .small import rows
-from .test_runs import signal_at
-from .world import build_world, distill_settings
+from .world import build_world, distill_settings, signal_at
 
 PLACES = ("student", "teacher", "oracle", "eval_data", "cache")
 

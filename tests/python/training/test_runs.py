@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +27,12 @@ from thack.errors import CacheError, MismatchError, Preempted, ThackError, Usage
 from thack.evaluation import EvalSet
 from thack.models.load import load_model
 from thack.runtime.status import read_status
-from thack.schema.metrics import GuardRow, MetricsRow, Role
+from thack.schema.metrics import Role
 from thack.training import RunResult, checkpoint, final_model, order, run_distill, run_sft
 from thack.training.checkpoint import checkpoints, step_of
-from thack.training.run_directory import RunDirectory
 
 from .small import rows, tokenizer
-from .world import DATA, build_world, distill_settings, records, write
+from .world import DATA, build_world, distill_settings, records, signal_at, write
 
 GOLDEN = "golden/forward_kl/reference_sampled/token_mean"
 PROXY = "proxy/forward_kl/reference_sampled/token_mean"
@@ -169,17 +166,6 @@ def test_pitfall_20_a_run_does_not_go_on_with_what_changed_behind_its_names(
     run_distill(settings)
     now, then = (json.loads(text) for text in ((settings.out / "manifest.json").read_text(), before["manifest.json"]))
     assert now == then  # also of the student, which was read from a checkpoint
-
-
-def signal_at(patch: pytest.MonkeyPatch, step: int) -> None:
-    append = RunDirectory.append
-
-    def wrapped(run: RunDirectory, row: MetricsRow | GuardRow) -> None:
-        append(run, row)
-        if row.step == step and isinstance(row, MetricsRow) and row.event == "train":
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    patch.setattr(RunDirectory, "append", wrapped)
 
 
 def test_pitfall_27_a_damaged_checkpoint_is_skipped(world: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from thack.training.prompts import PromptWeights, read_weights
 from thack.training.several import MixedCaches, RoutedCaches, first_of_each
 
 from .small import rows
-from .test_runs import signal_at
+from .world import signal_at
 from .world import DATA, build_world, distill_settings, records, write
 
 WIDTH = 264

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from thack.cache.capture.job import capture
@@ -21,6 +24,8 @@ from thack.config import (
 from thack.data import Record
 from thack.evaluation import EvalSet, References
 from thack.runtime.progress import SILENT
+from thack.schema.metrics import GuardRow, MetricsRow
+from thack.training.run_directory import RunDirectory
 
 from .small import model
 
@@ -77,3 +82,15 @@ def distill_settings(world: Path, out: Path, kind: Any = "offline", **changes: A
         device="cpu",
     )
     return replace(settings, **changes)
+
+
+def signal_at(patch: pytest.MonkeyPatch, step: int) -> None:
+    """SIGTERM once the row of this step is logged."""
+    append = RunDirectory.append
+
+    def wrapped(run: RunDirectory, row: MetricsRow | GuardRow) -> None:
+        append(run, row)
+        if row.step == step and isinstance(row, MetricsRow) and row.event == "train":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    patch.setattr(RunDirectory, "append", wrapped)

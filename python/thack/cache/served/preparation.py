@@ -13,6 +13,7 @@ from thack.cache.format.ends import write_ends
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.partition import ShardLimits, partition
 from thack.cache.format.plan import CachePlan, publish_plan
+from thack.cache.format.tokenizer import write_tokenizer
 from thack.config import CacheSettings, SamplingSettings, ServerSettings
 from thack.data.date import with_settings
 from thack.data.lengths import response_limit
@@ -109,6 +110,7 @@ def prepare_served(
     tail = tail_of(identity, settings)
     plan = _plan(settings, tokenizer, identity, stored, tail)
     write_ends(directory, tokenizer.ends, response_limit(settings.data))
+    write_tokenizer(directory, tokenizer)
     return ServedJob(
         directory=directory,
         settings=settings,

@@ -4,7 +4,7 @@ Nothing later in a run would notice an end of turn that the student never learns
 predict another token than their own. `examine` is `thack doctor` with models; `examine_run` is the same in a run.
 """
 
-from thack.training.preflight.findings import COUNTED
+from thack.training.preflight.findings import CELLS, COUNTED
 from thack.training.preflight.run import examine, examine_run
 
-__all__ = ["COUNTED", "examine", "examine_run"]
+__all__ = ["CELLS", "COUNTED", "examine", "examine_run"]

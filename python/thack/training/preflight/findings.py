@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from thack.schema.preflight import Finding, Preflight, TeacherFit
+from thack.schema.preflight import CellShares, Finding, Preflight, TeacherFit
 
 COUNTED = ("truncated", "without end", "dropped")  # lines that reading the data has reported already
+
+CELLS = ("another tokenizer", "mass left out", "outside cells")  # lines that say what a run will do
 
 _CLEAR = 4.0  # standard errors by which a wrong shift must win
 _SURE = 2.0  # standard errors by which other prompts must cost more
@@ -15,6 +17,8 @@ _ENOUGH = 8  # sequences, below which a rise that is not sure says nothing
 _UNSURE = 0.5  # entropy as a share of the most: such a teacher hardly knows the data, whatever its prompts
 _MANY_TRUNCATED = 0.1  # share
 _MUCH_MASS = 1e-3  # on padded ids
+_MUCH_OUTSIDE = 0.05  # share of realised tokens
+_MUCH_LEFT_OUT = 0.2  # share of the mass
 
 
 def findings(found: Preflight, *, teacher: str, chat: bool) -> tuple[Finding, ...]:
@@ -25,8 +29,11 @@ def findings(found: Preflight, *, teacher: str, chat: bool) -> tuple[Finding, ..
         teacher: the teacher's directory, for what to type.
         chat: whether the data holds conversations.
     """
-    lines = [*_special(found), *_vocabulary(found), *_heads(found)]
-    lines += [*_template(found, teacher, chat=chat), *_ends(found), *_data(found)]
+    if found.cells is not None:  # each renders and ends by its own tokenizer
+        lines = [*_special(found), *_cells(found.cells), *_data(found)]
+    else:
+        lines = [*_special(found), *_vocabulary(found), *_heads(found)]
+        lines += [*_template(found, teacher, chat=chat), *_ends(found), *_data(found)]
     return (*lines, *_fit(found.fit, found.tokenizer_ids)) if found.fit is not None else tuple(lines)
 
 
@@ -48,6 +55,29 @@ def _vocabulary(found: Preflight) -> Iterator[Finding]:
         value="; ".join(found.vocabulary),
         state="wrong",
         advice="the same id is another token: take a `student` that shares the teacher's tokenizer",
+    )
+
+
+def _cells(shares: CellShares) -> Iterator[Finding]:
+    yield Finding(
+        name="another tokenizer",
+        value=f"the loss compares cells: {shares.common:.1%} of {shares.rows:,} student tokens begin where a teacher "
+        f"token does, {shares.settled:.1%} of the teacher's mass settles the student's next token",
+    )
+    lost = shares.left_out + shares.forbidden
+    yield Finding(
+        name="mass left out",
+        value=f"{shares.forbidden:.1%} in pairs that the student's encoder never writes, {shares.left_out:.1%} in ids "
+        "that it has no text for",
+        state="note" if lost > _MUCH_LEFT_OUT else "ok",
+        advice="a student with a closer tokenizer loses less" if lost > _MUCH_LEFT_OUT else "",
+    )
+    much = shares.outside > _MUCH_OUTSIDE
+    yield Finding(
+        name="outside cells",
+        value=f"{shares.outside:.1%} of the student's tokens are in another cell than the teacher's: a bias",
+        state="note" if much else "ok",
+        advice="compare with `loss.weight = 0` and `loss.ce_weight = 1`, or take a closer tokenizer" if much else "",
     )
 
 

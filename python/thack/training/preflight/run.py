@@ -22,7 +22,7 @@ from thack.models.load import load_model
 from thack.models.precision import inference_precision
 from thack.models.protocol import LanguageModel
 from thack.runtime.device import apply_threads, choose_device
-from thack.schema.preflight import DataCounts, Preflight
+from thack.schema.preflight import CellShares, DataCounts, Preflight
 from thack.training.build_data import reading_tokenizer
 from thack.training.models import Models
 from thack.training.preflight.findings import findings
@@ -68,7 +68,11 @@ def examine(settings: DoctorSettings) -> Preflight:
 
 
 def examine_run(
-    settings: DistillSettings, models: Models, teacher: LanguageModel | None, sequences: Sequence[TokenSequence]
+    settings: DistillSettings,
+    models: Models,
+    teacher: LanguageModel | None,
+    sequences: Sequence[TokenSequence],
+    cells: CellShares | None = None,
 ) -> Preflight:
     """The same as a run starts, on its models and the first of its sequences.
 
@@ -76,20 +80,24 @@ def examine_run(
         settings: of the run.
         models: of the run.
         teacher: the teacher as it scores, which may be sharded: all ranks call this together.
-        sequences: what the run trains on; without responses where they are newly sampled.
+        sequences: what the run trains on, as the teacher reads it; without responses where they are newly sampled.
+        cells: what was measured of them, where the student has another tokenizer.
     """
     given = {"teacher": models.teacher, "student": models.student}
     present = {role: model for role, model in given.items() if model is not None}
     records = first_records(settings.data)[:_RUN_SEQUENCES]
-    found = _facts({role: model.tokenizer for role, model in present.items()}, records, settings.data)
+    tokenizers = {role: model.tokenizer for role, model in present.items()}
+    found = _facts(tokenizers, records if cells is None else [], settings.data)
     answered = [s for s in sequences if len(s.response_ids)]
     longest = max((len(s.response_ids) for s in answered), default=1)
     maximum = longest if models.caches else response_limit(settings.data)
-    ends = EndCounts.of_sequences(answered, models.student.tokenizer.ends, maximum=maximum)
+    reader = models.student.tokenizer if models.foreign is None else models.foreign.tokenizer
+    ends = EndCounts.of_sequences(answered, reader.ends, maximum=maximum)
     found = replace(
         found,
         rows={role: model.vocab_size for role, model in present.items()},
         data=_counts(sequences, ends),
+        cells=cells,
         fit=None if teacher is None else teacher_fit(teacher, answered[:_RUN_SEQUENCES], models.precision),
     )
     return _judged(found, settings.teacher, records)

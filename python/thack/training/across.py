@@ -1,0 +1,142 @@
+"""What a student with another tokenizer trains on: the teacher's sequences rewritten, and targets of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+
+from thack.config import DistillSettings
+from thack.cross_tokenizer import Cells, Rewriter, RewrittenSequence, build_cells, load_cells, read_bpe, rewritten_from
+from thack.data.sequence import TokenSequence
+from thack.data.spool import spool
+from thack.data.stream import DataStream
+from thack.errors import CacheError
+from thack.models.batch import Batch
+from thack.runtime.progress import Progress
+from thack.schema.preflight import CellShares
+from thack.targets.across import AlignedResponse, CellCarrier, CellCounts, CellVariant
+from thack.targets.cells import CellTarget
+from thack.targets.projected import ProjectedTeacher
+from thack.training.data import CachedTargets, LiveTargets
+from thack.training.models import ForeignTokenizer, Models
+from thack.training.run_directory import RunDirectory
+
+FILE = "cells.npz"  # in the run's directory
+_MEASURED = 64  # sequences whose cells are counted as a run starts
+
+
+class RewrittenData:
+    """The data of a teacher, for a student with another tokenizer.
+
+    Args:
+        given: the teacher's sequences and targets.
+        rewriter: from the teacher's to the student's.
+        carrier: makes the targets.
+    """
+
+    keeps_responses = False
+    generated_tokens = 0
+    lengths = None
+
+    def __init__(self, given: CachedTargets | LiveTargets, rewriter: Rewriter, carrier: CellCarrier) -> None:
+        self.given = given
+        self._rewriter, self._carrier = rewriter, carrier
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    @property
+    def teacher_tokens(self) -> int:
+        return self.given.teacher_tokens
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        return [self._rewriter(s) for s in self.given.sequences(positions, epoch)]
+
+    def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
+        self.given.expect(_sources(batch) for batch in batches) if batches else self.given.expect(())
+
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> CellTarget:
+        return self._target(sequences, batch.device, epoch)
+
+    def measure(self) -> tuple[list[TokenSequence], CellShares]:
+        """The first sequences as the teacher reads them, and what another tokenizer costs there."""
+        counts = CellCounts()
+        found = self.sequences(np.arange(min(_MEASURED, len(self))), 0)
+        for start in range(0, len(found), 8):
+            self._target(found[start : start + 8], torch.device("cpu"), 0, counts)
+        return _sources(found), counts.shares()
+
+    def _target(
+        self, sequences: Sequence[TokenSequence], device: torch.device, epoch: int, counts: CellCounts | None = None
+    ) -> CellTarget:
+        sources = _sources(sequences)
+        # A cache's records are carried where they are read; only the result travels.
+        batch = Batch.of(sources, "cpu" if isinstance(self.given, CachedTargets) else device)
+        target = self.given.target(sources, batch, epoch)
+        if isinstance(target, ProjectedTeacher):
+            target = target.to_dense()
+        return self._carrier.target(target, [_aligned(rewritten_from(s)) for s in sequences], counts).to(device)
+
+
+def _sources(sequences: Iterable[TokenSequence]) -> list[TokenSequence]:
+    return [rewritten_from(s).source for s in sequences]
+
+
+def _aligned(s: RewrittenSequence) -> AlignedResponse:
+    return AlignedResponse(teacher_ids=s.source.response_ids, student_ids=s.response_ids, alignment=s.alignment)
+
+
+def rewritten(
+    given: CachedTargets | LiveTargets,
+    cells: Cells,
+    settings: DistillSettings,
+    models: Models,
+    foreign: ForeignTokenizer,
+) -> RewrittenData:
+    """`given` for the run's student. Prompts come from `data.path` where it is set, else from the teacher's."""
+    rewriter = Rewriter(foreign.tokenizer, models.student.tokenizer, cells, _prompts(settings, models))
+    carrier = CellCarrier(cells=cells, student_width=models.width, variant=_variant(settings))
+    return RewrittenData(given, rewriter, carrier)
+
+
+def _variant(settings: DistillSettings) -> CellVariant:
+    return "cell-next" if settings.loss.cross_tokenizer == "cell-next" else "cell"
+
+
+def open_cells(models: Models, run: RunDirectory, progress: Progress) -> Cells | None:
+    """The comparison of the two vocabularies, computed once for the run; None where there is nothing to compare."""
+    foreign = models.foreign
+    if foreign is None:
+        return None
+    path = run.path / FILE
+    with run.group.raise_on_all_ranks():
+        teacher, student = read_bpe(foreign.tokenizer), read_bpe(models.student.tokenizer)
+        if run.writes and not path.is_file():
+            with progress.task("comparing the tokenizers", None):
+                build_cells(teacher, student).save(path)
+    with run.group.raise_on_all_ranks():
+        return load_cells(path, teacher, student)
+
+
+class _Prompts:
+    """The student's ids of each prompt of the data, by its id."""
+
+    def __init__(self, stream: DataStream, settings: DistillSettings) -> None:
+        self._sequences = spool(stream, settings.out)
+        self._place = {s.prompt_id: n for n, s in enumerate(self._sequences)}
+
+    def __call__(self, prompt_id: str) -> np.ndarray:
+        if prompt_id not in self._place:
+            raise CacheError(
+                f"prompt {prompt_id} is in the cache, and not in the data",
+                hint="set `data.path` to the data that was cached, with the same `data.limit`",
+            )
+        return self._sequences[self._place[prompt_id]].prompt_ids
+
+
+def _prompts(settings: DistillSettings, models: Models) -> _Prompts | None:
+    if not settings.data.path:
+        return None
+    return _Prompts(DataStream(settings.data, models.student.tokenizer, need_response=False), settings)

@@ -1,0 +1,202 @@
+"""A student with another tokenizer than its teacher's: from a cache, and from a live teacher."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from thack.cache import Cache
+from thack.cache.capture.job import capture
+from thack.config import ArchitectureSettings, CacheSettings, DistillSettings, LossSettings, TargetSettings
+from thack.cross_tokenizer import Rewriter, build_cells, read_bpe
+from thack.data.tokenizer import Tokenizer
+from thack.errors import MismatchError, Preempted, UndefinedLoss, UsageError
+from thack.models.load import load_model, new_decoder
+from thack.runtime.progress import SILENT
+from thack.training import run_distill
+
+from .small import rows
+from .world import DATA, distill_settings, records, signal_at, write
+
+SIZE = ArchitectureSettings(hidden_size=16, num_layers=2, num_heads=2, max_positions=64)
+
+
+@cache
+def theirs() -> Tokenizer:
+    return Tokenizer.train(["dive back, five of them: give some def of it"] * 9, 282)
+
+
+@cache
+def other() -> Tokenizer:
+    return Tokenizer.train([f"def f{i}(x) give {i % 3} back" for i in range(9)], 280)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """teacher/, student/ with another tokenizer, prompts.jsonl with responses, and a cache of each kind."""
+    root = tmp_path_factory.mktemp("across")
+    teacher = new_decoder(SIZE, theirs(), 1)
+    with torch.no_grad():
+        teacher.lm_head.weight.mul_(20)
+    teacher.save(root / "teacher")
+    new_decoder(SIZE, other(), 2).save(root / "student")
+    write(root / "prompts.jsonl", records(10))
+    data = replace(DATA, path=str(root / "prompts.jsonl"), max_response_tokens=30)
+    kinds: dict[str, dict[str, Any]] = {"dense": {}, "top-k": {"top_k": 16}, "sampled": {"sampled": 8}}
+    for kind, keeps in kinds.items():
+        given = CacheSettings(out=root / kind, teacher=str(root / "teacher"), data=data, device="cpu")
+        capture(replace(given, kind=kind, **keeps), SILENT)  # type: ignore[arg-type]
+    return root
+
+
+def across(world: Path, out: Path, kind: str, **changes: Any) -> DistillSettings:
+    cached = "" if kind == "live" else str(world / kind)
+    data = replace(DATA, path=str(world / "prompts.jsonl"), max_response_tokens=30)
+    given: dict[str, Any] = {"oracle": "", "eval_data": "", "teacher": "", "cache": cached} | changes
+    if kind == "live":
+        given |= {"teacher": str(world / "teacher"), "data": data}
+    return distill_settings(world, out, "offline", **given)
+
+
+def losses(path: Path) -> list[float]:
+    return [float(row["loss"]) for row in rows(path) if row["event"] == "train"]
+
+
+class Said:
+    """A progress that keeps its notes."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.task = SILENT.task
+
+    def note(self, message: str) -> None:
+        self.lines.append(message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "variant"), [("dense", "cell"), ("top-k", "cell-next"), ("sampled", "auto"), ("live", "auto")]
+)
+def test_trains_and_says_what_it_does(world: Path, tmp_path: Path, kind: str, variant: Any) -> None:
+    said = Said()
+    settings = across(world, tmp_path / "run", kind, loss=LossSettings(cross_tokenizer=variant), epochs=3)
+    result = run_distill(settings, said)
+    found = losses(result.path)
+    assert np.mean(found[-5:]) < np.mean(found[:5])
+    text = "\n".join(said.lines)
+    assert "another tokenizer: the loss compares cells" in text
+    assert "mass left out" in text and "outside cells" in text
+    facts = json.loads((result.path / "manifest.json").read_text())["facts"]
+    assert facts["teacher_tokenizer"] == theirs().fingerprint() != facts["tokenizer"] == other().fingerprint()
+    assert 0 < facts["preflight"]["cells/common"] < 1
+    assert (result.path / "cells.npz").is_file()
+    assert load_model(result.model).tokenizer.fingerprint() == other().fingerprint()
+
+
+def test_a_cache_and_the_live_teacher_train_alike(world: Path, tmp_path: Path) -> None:
+    cached = run_distill(across(world, tmp_path / "cached", "dense"))
+    live = run_distill(across(world, tmp_path / "live", "live"))
+    np.testing.assert_allclose(losses(cached.path), losses(live.path), rtol=2e-3)
+    drawn = across(world, tmp_path / "drawn", "live", target=TargetSettings(kind="sampled", k=8))
+    np.testing.assert_allclose(
+        losses(run_distill(drawn).path),
+        losses(run_distill(across(world, tmp_path / "sampled", "sampled")).path),
+        rtol=2e-2,
+    )
+
+
+@pytest.mark.parametrize("kind", ["top-k", "live"])
+def test_stopped_and_resumed(world: Path, tmp_path: Path, kind: str) -> None:
+    whole = run_distill(across(world, tmp_path / "whole", kind))
+    settings = across(world, tmp_path / "cut", kind)
+    with pytest.MonkeyPatch.context() as patch:
+        signal_at(patch, 4)
+        with pytest.raises(Preempted):
+            run_distill(settings)
+    assert losses(run_distill(settings).path) == losses(whole.path)
+
+
+def test_fused_or_not(world: Path, tmp_path: Path) -> None:
+    fused, plain = (
+        run_distill(across(world, tmp_path / str(fused), "top-k", steps=3, loss=LossSettings(fused=fused)))
+        for fused in (True, False)
+    )
+    np.testing.assert_allclose(losses(fused.path), losses(plain.path), rtol=1e-4)
+
+
+def test_prompts_of_the_data_are_those_of_the_cache(world: Path, tmp_path: Path) -> None:
+    data = replace(DATA, path=str(world / "prompts.jsonl"), max_response_tokens=30)
+    given = run_distill(across(world, tmp_path / "given", "top-k", data=data, steps=3))
+    decoded = run_distill(across(world, tmp_path / "decoded", "top-k", steps=3))
+    assert losses(given.path) == losses(decoded.path)
+
+
+def test_rewritten_sequences_hold_the_same_text(world: Path) -> None:
+    cells = build_cells(read_bpe(theirs()), read_bpe(other()))
+    rewrite = Rewriter(theirs(), other(), cells)
+    cached = Cache.open(world / "top-k")
+    for n, record in enumerate(records(10)):
+        s = rewrite(cached.sequences(n))
+        assert other().decode(s.prompt_ids) == record.prompt
+        assert other().decode(s.response_ids) == record.response
+        assert s.response_ids[-1] == other().eos_id
+        assert s.source.position == s.position == n
+
+
+def test_a_response_is_cut_at_a_control_token(world: Path) -> None:
+    cells = build_cells(read_bpe(theirs()), read_bpe(other()))
+    rewrite = Rewriter(theirs(), other(), cells)
+    s = Cache.open(world / "top-k").sequences(0)
+    pad = np.int32(theirs().pad_id)
+    held = replace(s, response_ids=np.concatenate([s.response_ids[:3], [pad], s.response_ids[3:]]))
+    found = rewrite(held)
+    assert other().decode(found.response_ids) == theirs().decode(s.response_ids[:3])
+    assert len(found.source.response_ids) == len(s.response_ids) + 1
+    with pytest.raises(MismatchError, match="begins with '<pad>', which is no text"):
+        rewrite(replace(s, response_ids=np.array([pad, *s.response_ids])))
+    with pytest.raises(MismatchError, match="holds '<pad>', which is no text"):
+        rewrite(replace(s, prompt_ids=np.array([pad, *s.prompt_ids])))
+
+
+def test_a_response_that_was_cut_inside_a_character(world: Path) -> None:
+    cells = build_cells(read_bpe(theirs()), read_bpe(other()))
+    ids = theirs().encode("日")[:2]
+    s = replace(Cache.open(world / "top-k").sequences(0), response_ids=ids)
+    found = Rewriter(theirs(), other(), cells)(s)
+    bytes_V = read_bpe(other()).bytes_V
+    assert b"".join(bytes_V[int(i)] or b"" for i in found.response_ids) == "日".encode()[:2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"loss": LossSettings(cross_tokenizer="refuse")}, MismatchError, "another tokenizer than the student"),
+        ({"loss": LossSettings(divergence="reverse_kl")}, UndefinedLoss, "reverse_kl is not defined"),
+        ({"loss": LossSettings(temperature=2.0)}, UndefinedLoss, "temperature 2 is not defined"),
+        ({"loss": LossSettings(add=("jsd:1",))}, UndefinedLoss, "jsd is not defined"),
+        ({"eval_data": "held_out.jsonl", "human_references": True}, UsageError, "eval_data"),
+        ({"data": replace(DATA, train_on="all")}, UsageError, "train_on = all"),
+    ],
+)
+def test_what_is_refused(world: Path, tmp_path: Path, changes: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        run_distill(across(world, tmp_path / "run", "dense" if "loss" in changes else "top-k", **changes))
+
+
+def test_a_cache_without_its_tokenizer_needs_the_teacher(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "top-k", tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache" / "tokenizer")
+    settings = across(world, tmp_path / "run", "top-k", cache=str(tmp_path / "cache"), steps=2)
+    with pytest.raises(MismatchError, match="does not hold it"):
+        run_distill(settings)
+    assert run_distill(replace(settings, teacher=str(world / "teacher"))).steps == 2
+    other().save(tmp_path / "cache" / "tokenizer")
+    with pytest.raises(MismatchError, match="not the tokenizer whose ids are cached"):
+        run_distill(replace(settings, out=tmp_path / "other"))
