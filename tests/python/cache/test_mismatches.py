@@ -279,9 +279,9 @@ def test_a_moved_and_touched_cache_is_the_same(begun: Begun, tmp_path: Path) -> 
 
 
 def test_a_student_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
-    """What distill says: both fingerprints."""
+    """What distill says where it may not compare cells: both fingerprints."""
     import thack
-    from thack.config import ArchitectureSettings
+    from thack.config import ArchitectureSettings, LossSettings
     from thack.data.tokenizer import Tokenizer
     from thack.models.load import new_decoder
 
@@ -294,8 +294,9 @@ def test_a_student_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
     cache = thack.cache_logits(
         CacheSettings(teacher=teacher, data=DataSettings(path=str(data)), out=tmp_path / "cache", top_k=4)
     )
+    refuse = LossSettings(cross_tokenizer="refuse")
     with pytest.raises(ThackError) as caught:
-        thack.distill(DistillSettings(student=student, cache=str(cache), out=tmp_path / "run"))
+        thack.distill(DistillSettings(student=student, cache=str(cache), out=tmp_path / "run", loss=refuse))
     assert len(re.findall(r"sha256:[0-9a-f]{8}", str(caught.value))) >= 2, str(caught.value)
     with pytest.raises(ThackError) as caught:
         thack.distill(DistillSettings(student=teacher, teacher=student, cache=str(cache), out=tmp_path / "run2"))

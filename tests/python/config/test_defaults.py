@@ -208,6 +208,7 @@ LossSettings
   weight: a number, 0 or more = 1.0
   add: a list, each text = []
   ce_weight: a number, 0 or more = 0.0
+  cross_tokenizer: auto | cell | cell-next | refuse = "auto"
   fused: true or false or auto = "auto"
 MemorySettings
   checkpoint_activations: true or false = false

@@ -16,7 +16,7 @@ import torch
 from thack.cache import Cache
 from thack.cache.capture.job import capture
 from thack.config import ArchitectureSettings, CacheSettings, DistillSettings, LossSettings, TargetSettings
-from thack.cross_tokenizer import Rewriter, build_cells, read_bpe
+from thack.cross_tokenizer import Cells, Rewriter, build_cells, read_bpe
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError, Preempted, UndefinedLoss, UsageError
 from thack.models.load import load_model, new_decoder
@@ -25,6 +25,17 @@ from thack.training import run_distill
 
 from .small import rows
 from .world import DATA, distill_settings, records, signal_at, write
+
+
+@pytest.fixture(autouse=True)
+def compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("thack.training.across.build_cells", lambda teacher, student: compared())
+
+
+@cache
+def compared() -> Cells:
+    return build_cells(read_bpe(theirs()), read_bpe(other()))
+
 
 SIZE = ArchitectureSettings(hidden_size=16, num_layers=2, num_heads=2, max_positions=64)
 
@@ -101,21 +112,20 @@ def test_trains_and_says_what_it_does(world: Path, tmp_path: Path, kind: str, va
 
 
 def test_a_cache_and_the_live_teacher_train_alike(world: Path, tmp_path: Path) -> None:
-    cached = run_distill(across(world, tmp_path / "cached", "dense"))
-    live = run_distill(across(world, tmp_path / "live", "live"))
+    cached = run_distill(across(world, tmp_path / "cached", "dense", steps=3))
+    live = run_distill(across(world, tmp_path / "live", "live", steps=3))
     np.testing.assert_allclose(losses(cached.path), losses(live.path), rtol=2e-3)
-    drawn = across(world, tmp_path / "drawn", "live", target=TargetSettings(kind="sampled", k=8))
+    drawn = across(world, tmp_path / "drawn", "live", target=TargetSettings(kind="sampled", k=8), steps=3)
     np.testing.assert_allclose(
         losses(run_distill(drawn).path),
-        losses(run_distill(across(world, tmp_path / "sampled", "sampled")).path),
+        losses(run_distill(across(world, tmp_path / "sampled", "sampled", steps=3)).path),
         rtol=2e-2,
     )
 
 
-@pytest.mark.parametrize("kind", ["top-k", "live"])
-def test_stopped_and_resumed(world: Path, tmp_path: Path, kind: str) -> None:
-    whole = run_distill(across(world, tmp_path / "whole", kind))
-    settings = across(world, tmp_path / "cut", kind)
+def test_stopped_and_resumed(world: Path, tmp_path: Path) -> None:
+    whole = run_distill(across(world, tmp_path / "whole", "sampled", steps=6))
+    settings = across(world, tmp_path / "cut", "sampled", steps=6)
     with pytest.MonkeyPatch.context() as patch:
         signal_at(patch, 4)
         with pytest.raises(Preempted):
@@ -139,8 +149,7 @@ def test_prompts_of_the_data_are_those_of_the_cache(world: Path, tmp_path: Path)
 
 
 def test_rewritten_sequences_hold_the_same_text(world: Path) -> None:
-    cells = build_cells(read_bpe(theirs()), read_bpe(other()))
-    rewrite = Rewriter(theirs(), other(), cells)
+    rewrite = Rewriter(theirs(), other(), compared())
     cached = Cache.open(world / "top-k")
     for n, record in enumerate(records(10)):
         s = rewrite(cached.sequences(n))
@@ -151,8 +160,7 @@ def test_rewritten_sequences_hold_the_same_text(world: Path) -> None:
 
 
 def test_a_response_is_cut_at_a_control_token(world: Path) -> None:
-    cells = build_cells(read_bpe(theirs()), read_bpe(other()))
-    rewrite = Rewriter(theirs(), other(), cells)
+    rewrite = Rewriter(theirs(), other(), compared())
     s = Cache.open(world / "top-k").sequences(0)
     pad = np.int32(theirs().pad_id)
     held = replace(s, response_ids=np.concatenate([s.response_ids[:3], [pad], s.response_ids[3:]]))
@@ -166,10 +174,9 @@ def test_a_response_is_cut_at_a_control_token(world: Path) -> None:
 
 
 def test_a_response_that_was_cut_inside_a_character(world: Path) -> None:
-    cells = build_cells(read_bpe(theirs()), read_bpe(other()))
     ids = theirs().encode("日")[:2]
     s = replace(Cache.open(world / "top-k").sequences(0), response_ids=ids)
-    found = Rewriter(theirs(), other(), cells)(s)
+    found = Rewriter(theirs(), other(), compared())(s)
     bytes_V = read_bpe(other()).bytes_V
     assert b"".join(bytes_V[int(i)] or b"" for i in found.response_ids) == "日".encode()[:2]
 

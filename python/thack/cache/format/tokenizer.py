@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError
+from thack.files import write_bytes
 
 FOLDER = "tokenizer"
+_LAST = "tokenizer.json"
 
 
 def write_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
-    """Write it, unless it is there. Every rank writes the same, and the first one's stays."""
+    """Write it, unless it is there. Every rank writes the same; tokenizer.json is the last file."""
     target = directory / FOLDER
-    if target.exists():
+    if (target / _LAST).is_file():
         return
-    temporary = directory / f".{FOLDER}.{os.uname().nodename}.{os.getpid()}"
-    tokenizer.save(temporary)
-    try:
-        temporary.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with TemporaryDirectory() as scratch:
+        tokenizer.save(Path(scratch))
+        files = [path for path in sorted(Path(scratch).rglob("*")) if path.is_file()]
+        for path in sorted(files, key=lambda path: path.name == _LAST):
+            place = target / path.relative_to(scratch)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(place, path.read_bytes())
 
 
 def read_tokenizer(directory: Path, fingerprint: str) -> Tokenizer | None:
@@ -34,7 +33,7 @@ def read_tokenizer(directory: Path, fingerprint: str) -> Tokenizer | None:
     Raises:
         MismatchError: it is not the one whose ids are cached.
     """
-    if not (directory / FOLDER).is_dir():
+    if not (directory / FOLDER / _LAST).is_file():
         return None
     found = Tokenizer.load(directory / FOLDER)
     if found.fingerprint() != fingerprint:
