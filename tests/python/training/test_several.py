@@ -27,8 +27,7 @@ from thack.training.prompts import PromptWeights, read_weights
 from thack.training.several import MixedCaches, RoutedCaches, first_of_each
 
 from .small import rows
-from .world import signal_at
-from .world import DATA, build_world, distill_settings, records, write
+from .world import DATA, build_world, distill_settings, records, signal_at, write
 
 WIDTH = 264
 
