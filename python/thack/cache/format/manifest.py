@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from thack import _native
-from thack.cache.format.plan import SHARDS, CachePlan, shard_path
+from thack.cache.format.plan import SHARDS, TOKENIZER, CachePlan, shard_path
 from thack.errors import CacheError, DataError, MismatchError
 from thack.files import canonical_json
 from thack.reading import read_json
@@ -97,8 +97,9 @@ def finish(directory: Path, plan: CachePlan) -> CacheManifest | None:
         _native.publish(directory / NAME, canonical_json(manifest.dump()))
     except MismatchError:
         _explain(directory, plan, manifest)
-    _native.sweep(directory)
-    _native.sweep(directory / SHARDS)
+    for folder in (directory, directory / SHARDS, directory / TOKENIZER):
+        if folder.is_dir():
+            _native.sweep(folder)
     return manifest
 
 

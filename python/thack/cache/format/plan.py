@@ -27,6 +27,7 @@ FORMAT = 1
 MINOR = 1  # 1: shards hold the log-probability of each realised token; 0: they do not
 NAME = "plan.json"
 SHARDS = "shards"
+TOKENIZER = "tokenizer"
 JOURNAL = "journal"  # a file for each process that wrote shards
 _KIND = "cache plan"
 _RECORDED = ("threads", "dtype")  # chosen by the first process; others use its choice

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from thack.cache.format.plan import TOKENIZER
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError
 from thack.files import write_bytes
 
-FOLDER = "tokenizer"
 _LAST = "tokenizer.json"
 
 
 def write_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
     """Write it, unless it is there. Every rank writes the same; tokenizer.json is the last file."""
-    target = directory / FOLDER
+    target = directory / TOKENIZER
     if (target / _LAST).is_file():
         return
     with TemporaryDirectory() as scratch:
@@ -33,12 +33,12 @@ def read_tokenizer(directory: Path, fingerprint: str) -> Tokenizer | None:
     Raises:
         MismatchError: it is not the one whose ids are cached.
     """
-    if not (directory / FOLDER / _LAST).is_file():
+    if not (directory / TOKENIZER / _LAST).is_file():
         return None
-    found = Tokenizer.load(directory / FOLDER)
+    found = Tokenizer.load(directory / TOKENIZER)
     if found.fingerprint() != fingerprint:
         raise MismatchError(
-            f"{directory / FOLDER} is not the tokenizer whose ids are cached",
+            f"{directory / TOKENIZER} is not the tokenizer whose ids are cached",
             details=(f"found   {found.fingerprint()}", f"cached  {fingerprint}"),
             hint="put the teacher's tokenizer there",
         )
