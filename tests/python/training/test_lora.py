@@ -39,8 +39,7 @@ from thack.training import run_distill, run_sft
 from thack.training.checkpoint import checkpoints
 
 from .small import model, rows, sequences, tokenizer
-from .test_runs import signal_at
-from .world import DATA, build_world, distill_settings, records
+from .world import DATA, build_world, distill_settings, records, signal_at
 
 # peft asks transformers under a name that is about to go.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
