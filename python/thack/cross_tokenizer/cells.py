@@ -5,6 +5,9 @@
     c(string)   a string that both have is a cell. One that only the teacher has belongs to the cell of f(v); one that
                 only the student has, to that of its first teacher token; and so on, to a string that both have
 
+Continuations are tried up to the token that covers the student token that crosses the end of v. In rare cases a longer
+one changes f(v) and no shorter one does; such a token counts as settled.
+
 Ids that are no text and have no role have first token −1 and cell −1.
 """
 
@@ -139,7 +142,22 @@ def _settled(teacher: Encoder, student: Encoder, first_V_T: np.ndarray) -> np.nd
         return first_V_T >= 0
     found = np.empty(len(first_V_T), np.uint8)
     teacher.native.settled(student.native, first_V_T, found)
-    return found.astype(bool)
+    return found.astype(bool) & ~_changed_by_visible(teacher, student, first_V_T)
+
+
+def _changed_by_visible(teacher: Encoder, student: Encoder, first_V_T: np.ndarray) -> np.ndarray:
+    """bool [teacher ids]: white space that the student splits otherwise before a character that is none.
+
+    `\\s+(?!\\S)` does so although no token crosses the end.
+    """
+    tokens = teacher.bpe.bytes_V
+    visible = np.array([v for v, token in enumerate(tokens) if token and not token[:1].isspace()], np.int32)
+    found = np.zeros(len(tokens), bool)
+    for v, token in enumerate(tokens):
+        if token and token[-1:].isspace() and first_V_T[v] >= 0:
+            changed = student.encode(token + b"\x01")[0] != first_V_T[v]
+            found[v] = changed and teacher.can(np.int32(v), visible).any()
+    return found
 
 
 def _cells(

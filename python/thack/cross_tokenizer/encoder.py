@@ -32,6 +32,7 @@ class Encoder:
     def can(self, previous_N: np.ndarray, next_N: np.ndarray) -> np.ndarray:
         """bool [N]: whether the encoder turns the bytes of a·b into [a, b]; arrays broadcast.
 
+        Behind white space, with nothing or with a character of another kind behind it, since texts split so.
         True where either is an added token, no text, or −1: nothing is known of such a pair.
         """
         previous, following = np.broadcast_arrays(np.asarray(previous_N, np.int32), np.asarray(next_N, np.int32))

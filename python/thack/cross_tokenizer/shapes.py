@@ -31,6 +31,7 @@ _KEPT = frozenset(" \n\r'/")
 _CLASS = {"Lu": "X", "Ll": "x", "Lt": "\u01c5", "Lm": "\u02b0", "Lo": "\xaa"}
 _LETTERS = frozenset(_CLASS.values())
 _MARK = "\u0300"
+_VISIBLE = "\x01"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LONGEST = 3  # a run of one character
 
@@ -145,9 +146,22 @@ def splits_of(bpe: Bpe) -> Splits:
     for a, left in enumerate(shapes):
         for b, right in enumerate(shapes) if whole[a] else ():
             if whole[b]:
-                pieces = pre.pre_tokenize_str(left + right)
-                if len(pieces) <= 1:
-                    table_SS[a, b] = JOINED
-                elif len(pieces) == 2 and pieces[1][1][0] == len(left):
-                    table_SS[a, b] = CUT
+                table_SS[a, b] = _split(pre, left, right)
     return Splits(shape_V=shape_V, table_SS=table_SS)
+
+
+def _split(pre: Any, left: str, right: str) -> int:
+    """How two shapes are split, with nothing behind them; or behind white space, with a character that is none.
+
+    `\\s+(?!\\S)` splits spaces by what stands behind them. Two pieces allow all that one piece allows.
+    """
+    found = _pieces(pre, left, right, "")
+    if found != CUT and left and right.isspace() and _pieces(pre, left, right, _VISIBLE) == CUT:
+        return CUT
+    return found
+
+
+def _pieces(pre: Any, left: str, right: str, behind: str) -> int:
+    ends = [end for _, (_, end) in pre.pre_tokenize_str(left + right + behind)]
+    inside = [end for end in ends if end < len(left) + len(right)]
+    return JOINED if not inside else CUT if inside == [len(left)] else OTHER
