@@ -142,7 +142,8 @@ def _settled(teacher: Encoder, student: Encoder, first_V_T: np.ndarray) -> np.nd
         return first_V_T >= 0
     found = np.empty(len(first_V_T), np.uint8)
     teacher.native.settled(student.native, first_V_T, found)
-    return found.astype(bool) & ~_changed_by_visible(teacher, student, first_V_T)
+    settled_V_T: np.ndarray = found.astype(bool) & ~_changed_by_visible(teacher, student, first_V_T)
+    return settled_V_T
 
 
 def _changed_by_visible(teacher: Encoder, student: Encoder, first_V_T: np.ndarray) -> np.ndarray:
@@ -156,7 +157,7 @@ def _changed_by_visible(teacher: Encoder, student: Encoder, first_V_T: np.ndarra
     for v, token in enumerate(tokens):
         if token and token[-1:].isspace() and first_V_T[v] >= 0:
             changed = student.encode(token + b"\x01")[0] != first_V_T[v]
-            found[v] = changed and teacher.can(np.int32(v), visible).any()
+            found[v] = changed and teacher.can(np.array(v), visible).any()
     return found
 
 
