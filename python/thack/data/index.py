@@ -11,7 +11,6 @@ files, the tokenizer and the settings. Processes that find it read what they nee
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import weakref
 from collections.abc import Iterator, Sequence
@@ -31,6 +30,7 @@ from thack.data.stream import DataStream
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError
 from thack.files import canonical_json, digest, explained, file_digest, fsync_directory
+from thack.reading import LINE_BYTES, parse_json
 from thack.schema import document
 
 _ROW = np.dtype([("address", "<u8"), ("prompt", "<u4"), ("response", "<u4")])
@@ -216,11 +216,11 @@ def _read_footer(path: Path) -> IndexFooter:
     with open(path, "rb") as file:
         file.seek(max(0, size - 8))
         length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= size - 8:
+        if not 0 < length <= min(size - 8, LINE_BYTES):
             raise DataError(f"{path} is damaged", hint="remove it, and the next start makes another")
         file.seek(size - 8 - length)
         try:
-            footer = document.parse(IndexFooter, json.loads(file.read(length)), str(path))
+            footer = document.parse(IndexFooter, parse_json(file.read(length)), str(path))
         except ValueError as error:
             raise DataError(f"{path} is damaged", hint="remove it, and the next start makes another") from error
     if footer.sequences * _ROW.itemsize + length + 8 != size:

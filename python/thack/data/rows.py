@@ -181,7 +181,7 @@ def _cells(names: list[str], row: list[str]) -> object:
 
 
 def _begins_a_list(path: Path) -> bool:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return file.read(4096).lstrip().startswith(b"[")
 
 

@@ -20,6 +20,7 @@ from thack.data.template import ChatTemplate
 from thack.data.tokenizer_files import TokenizerFacts, read_backend, read_facts
 from thack.data.turn_end import turn_end
 from thack.errors import DataError, UsageError
+from thack.reading import parse_json
 
 PAD, EOS = "<pad>", "</s>"
 
@@ -283,7 +284,7 @@ class Tokenizer:
 
     def meaning(self) -> dict[str, object]:
         """All that decides which ids a text has, as plain values."""
-        content = json.loads(self._backend.to_str())
+        content = parse_json(self._backend.to_str(), strict=False)
         found = {key: content.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
         return found | {"added": sorted((t["id"], t["content"]) for t in content.get("added_tokens") or [])}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from thack.config import DistillSettings
 from thack.config.experiment import ExperimentSettings, RoleSettings
 from thack.experiments.roles import model_directory
-from thack.reading import read_json
+from thack.models.directory import read_config
 
 _FILL = 0.6
 _SAMPLING = 4.0
@@ -88,6 +88,6 @@ class CostEstimator:
 
 
 def _stored_parameters(directory: Path) -> float:
-    config = read_json(directory / "config.json")
+    config = read_config(directory)
     width = 2 if "16" in str(config.get("torch_dtype", config.get("dtype", ""))) else 4
     return sum(path.stat().st_size for path in directory.glob("*.safetensors")) / width

@@ -6,8 +6,9 @@ batch; what a kill left torn is dropped, and sampled again to the same ids. The 
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 
 from thack.errors import DataError, MismatchError
 from thack.files import explained
+from thack.reading import MOST_BYTES, BadJson, line_at, open_regular, parse_line
 from thack.runtime.runlog import RunLog
 from thack.schema.generation import KeptBatch, KeptFacts
 
@@ -61,7 +63,7 @@ class KeptResponses:
             return None
         with explained(self._path), open(self._path, "rb") as file:
             file.seek(place)
-            batch = KeptBatch.parse(json.loads(file.readline()), str(self._path))
+            batch = KeptBatch.parse(parse_line(file.readline()), str(self._path))
         return [np.asarray(ids, dtype=np.int32) for ids in batch.responses]
 
     def add(self, stream: int, rows: Sequence[int], responses: Sequence[np.ndarray]) -> None:
@@ -124,21 +126,19 @@ def _read(path: Path) -> tuple[tuple[KeptFacts, dict[bytes, int], int] | None, i
     header: KeptFacts | None = None
     places: dict[bytes, int] = {}
     responses = size = 0
-    try:
-        with open(path, "rb") as file:
-            for line in file:
-                raw = json.loads(line)
-                if header is None:
-                    header = KeptFacts.parse(raw, str(path))
-                elif line.endswith(b"\n"):
-                    batch = KeptBatch.parse(raw, str(path))
-                    places[_key(batch.stream, batch.rows)] = size
-                    responses += len(batch.rows)
-                size += len(line)
-    except FileNotFoundError:
-        pass
-    except (ValueError, RecursionError, DataError):  # torn, or zeros that a power loss left
-        pass
+    if not os.path.lexists(path):
+        return None, 0
+    with open_regular(path) as file, suppress(BadJson, DataError):  # torn, or zeros that a power loss left
+        while (found := line_at(file, MOST_BYTES))[1]:
+            line, length = found
+            raw = parse_line(line)
+            if header is None:
+                header = KeptFacts.parse(raw, str(path))
+            elif isinstance(line, bytes) and line.endswith(b"\n"):
+                batch = KeptBatch.parse(raw, str(path))
+                places[_key(batch.stream, batch.rows)] = size
+                responses += len(batch.rows)
+            size += length
     return (None if header is None else (header, places, responses)), size
 
 

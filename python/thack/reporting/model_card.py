@@ -9,6 +9,7 @@ from pathlib import Path
 from thack.config import DistillSettings, load_settings
 from thack.detection import OracleFreeVerdict, Verdict
 from thack.files import write_text
+from thack.models.directory import read_config
 from thack.reading import read_json
 from thack.reporting.markdown import render_markdown
 from thack.reporting.prose import MEANING, reasons
@@ -80,7 +81,7 @@ def model_card(run: Path, found: Verdict | OracleFreeVerdict | None = None) -> s
     encoder_decoder = (
         adapter["task_type"] == "SEQ_2_SEQ_LM"
         if adapter
-        else bool(read_json(run / "model" / "config.json").get("is_encoder_decoder"))
+        else bool(read_config(run / "model").get("is_encoder_decoder"))
     )
     card = _Card(
         name=run.resolve().name,

@@ -39,6 +39,7 @@ from pathlib import Path
 
 from thack.errors import DataError, ThackError
 from thack.files import digest, explained
+from thack.reading import BadJson, parse_json
 from thack.runtime import preemption
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.remains import remove_remains
@@ -191,8 +192,9 @@ class _Watch:
 def _look(lock: Path) -> tuple[bytes, int] | None:
     """Content and time of a lock. It is opened, since NFS answers a bare stat from memory."""
     try:
-        with open(lock, "rb") as file:
-            return file.read(_MOST_BYTES), os.fstat(file.fileno()).st_mtime_ns
+        # A FIFO of that name must not be waited for.
+        with open(lock, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            return file.read(_MOST_BYTES) or b"", os.fstat(file.fileno()).st_mtime_ns
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError:  # not readable, a directory, a stale handle: like a lock without a name
@@ -203,8 +205,8 @@ def _look(lock: Path) -> tuple[bytes, int] | None:
 
 def _parsed(content: bytes) -> LockOwner | None:
     try:
-        owner = LockOwner.parse(json.loads(content))
-    except (ValueError, RecursionError, DataError):
+        owner = LockOwner.parse(parse_json(content))
+    except (BadJson, DataError):
         return None
     return owner if 0 < owner.pid < 1 << 31 else None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from thack.errors import DataError
 from thack.files import explained, write_bytes
-from thack.reading import BadJson, lines, parse_line
+from thack.reading import BadJson, lines, open_regular, parse_line
 
 _BLOCK = 1 << 16  # bytes
 
@@ -96,6 +96,8 @@ def truncate_after(path: Path, step: int) -> None:
 
 
 def _remove_torn_line(path: Path) -> None:
+    with open_regular(path):  # refuses a pipe, for whose end one would wait
+        pass
     with open(path, "r+b") as file:
         end = size = file.seek(0, os.SEEK_END)
         while end:

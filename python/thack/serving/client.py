@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from thack.config import ServerSettings
 from thack.errors import ServerError, UsageError
+from thack.reading import parse_json
 
 if TYPE_CHECKING:
     import httpx
@@ -120,7 +120,7 @@ def _library() -> Any:
 
 def _object(content: bytes) -> Mapping[str, Any]:
     """ValueError unless it is a JSON object; NaN and Infinity are read, and refused where they stand for numbers."""
-    found = json.loads(content)
+    found = parse_json(content, strict=False)
     if not isinstance(found, dict):
         raise ValueError("the answer is no JSON object")
     return found
@@ -129,7 +129,7 @@ def _object(content: bytes) -> Mapping[str, Any]:
 def _said(content: bytes) -> str:
     """The message of an error, in one line."""
     try:
-        found = json.loads(content)
+        found = parse_json(content, strict=False)
         inner = found.get("error", found) if isinstance(found, dict) else found
         text = str(inner.get("message", inner)) if isinstance(inner, dict) else str(inner)
     except ValueError:

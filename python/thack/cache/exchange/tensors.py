@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from thack.errors import DataError
+from thack.reading import open_regular, parse_json
 
 _DTYPES = {
     "BF16": "<u2",  # the upper half of a float32
@@ -33,16 +33,16 @@ class TensorFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._file = open_regular(path)
         try:
             with safe_open(path, "np") as file:  # checks the header; maps the file, and reads no page of it
                 names = list(file.keys())
+            self._base = 8 + int.from_bytes(self._read(0, 8), "little")
+            header = parse_json(self._read(8, self._base - 8), strict=False)
         except (SafetensorError, OSError, ValueError) as error:
+            self._file.close()
             raise DataError(f"{path}: not a safetensors file ({error})") from error
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
-        length = int.from_bytes(self._read(0, 8), "little")
-        header = json.loads(self._read(8, length))
         self._tensors = {name: header[name] for name in names}
-        self._base = 8 + length
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
