@@ -71,6 +71,7 @@ class ColumnarRows:
             self._first += len(self._rows)
             while (batch := next(self._batches)).num_rows <= number - self._first:
                 self._first += batch.num_rows
+            batch.validate(full=True)  # offsets are of the file, and may lead out of it
             self._rows = batch.to_pylist()
 
 

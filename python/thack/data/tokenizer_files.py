@@ -145,7 +145,8 @@ def _text(token: object) -> str:
     """The text of a special token, which files write as a text or as an object."""
     if isinstance(token, dict):
         token = token.get("content")
-    return token if isinstance(token, str) else ""
+    is_text = isinstance(token, str) and not any("\ud800" <= letter <= "\udfff" for letter in token)
+    return str(token) if is_text else ""  # half of a surrogate pair is no text
 
 
 def _special_id(backend: Backend, token: object, configured: object) -> int | None:

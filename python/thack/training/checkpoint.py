@@ -147,7 +147,7 @@ def read_snapshot(directory: Path) -> Snapshot:
     place, responses = directory / "trainer.json", directory / "responses.json"
     return Snapshot(
         state=TrainerState.parse(read_json(place), str(place)),
-        responses=[_sequence(row) for row in read_json(responses)] if responses.exists() else None,
+        responses=_read_responses(responses) if responses.exists() else None,
     )
 
 
@@ -225,6 +225,13 @@ def _listing(directory: Path) -> dict[str, _File]:
     return {
         str(path.relative_to(directory)): _File(bytes=path.stat().st_size, digest=file_digest(path)) for path in paths
     }
+
+
+def _read_responses(path: Path) -> list[TokenSequence]:
+    try:
+        return [_sequence(row) for row in read_json(path)]
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise error if isinstance(error, DataError) else DataError(f"{path}: not responses ({error})") from error
 
 
 def _sequence(row: Mapping[str, Any]) -> TokenSequence:

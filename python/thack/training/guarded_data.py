@@ -117,7 +117,12 @@ def _samples(given: Sequence[TokenSequence], number: int) -> np.ndarray:
 
 
 def _read(path: Path, epoch: int, count: int) -> list[np.ndarray]:
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("epoch") != epoch or len(found.get("responses", ())) != count:
+    try:
+        found = read_json(path)
+        responses = [np.asarray(ids, dtype=np.int32) for ids in found["responses"]]
+        fits = found["epoch"] == epoch and len(responses) == count and all(ids.ndim == 1 for ids in responses)
+    except (LookupError, TypeError, ValueError, ArithmeticError):
+        fits = False
+    if not fits:
         raise DataError(f"{path} is not a set of this run", hint="remove it: it is sampled again")
-    return [np.asarray(ids, dtype=np.int32) for ids in found["responses"]]
+    return responses

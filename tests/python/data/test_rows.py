@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from thack.data import read_records
@@ -86,3 +87,18 @@ def test_lines_that_are_no_json_name_their_place(tmp_path: Path) -> None:
     reasons = [str(row) for _, row in read_rows(path)][1:]
     assert places == [f"{path}:1", f"{path}:3", f"{path}:4"]
     assert reasons[0] == "not UTF-8 (byte 0)" and reasons[1].startswith("not JSON (expecting")
+
+
+def test_an_arrow_file_whose_offsets_lead_out_of_it_is_refused(tmp_path: Path) -> None:
+    import pyarrow
+
+    table = pyarrow.table({"prompt": [f"prompt {i}" for i in range(20)]})
+    path = tmp_path / "rows.arrow"
+    with pyarrow.ipc.new_stream(str(path), table.schema) as file:
+        file.write_table(table)
+    offsets = np.arange(0, 9, 8, dtype="<i4").tobytes()  # 0, 8: the first two
+    content = path.read_bytes()
+    assert content.count(offsets) == 1
+    path.write_bytes(content.replace(offsets, np.array([0, 1 << 30], "<i4").tobytes()))
+    with pytest.raises(DataError, match="not an Arrow file, or damaged"):
+        list(read_rows(path))

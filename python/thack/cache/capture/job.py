@@ -28,7 +28,7 @@ from thack.data.sequence import TokenSequence
 from thack.errors import CacheError, ThackError
 from thack.models.protocol import LanguageModel
 from thack.runtime.lock import locked
-from thack.runtime.preemption import StopFlag
+from thack.runtime.preemption import StopFlag, StopRequest
 from thack.runtime.progress import SILENT, Progress, Task
 from thack.runtime.ranks import Rank, current_rank
 from thack.runtime.runlog import RunLog
@@ -146,7 +146,7 @@ def _write_shard(
 ) -> None:
     sequences = job.data.read(job.plan.shard(number))
     if job.settings.generate:
-        sequences = scorer.generate_responses(sequences, progress)
+        sequences = _generated(job, scorer, sequences, stop, progress)
     packer.begin(number)
     for batch in scorer.batches(sequences):
         if stop.requested:
@@ -154,6 +154,19 @@ def _write_shard(
         packer.put(batch, scorer.score(batch))
         task.advance(len(batch))
     packer.end()
+
+
+def _generated(
+    job: CaptureJob, scorer: Scorer, sequences: Sequence[TokenSequence], stop: StopFlag, progress: Progress
+) -> list[TokenSequence]:
+    """The sequences of a shard with the teacher's responses, which take long: a stop ends them at once."""
+    try:
+        with stop.interruptible():
+            return scorer.generate_responses(sequences, progress)
+    except (StopRequest, KeyboardInterrupt) as error:
+        if stop.requested is None:
+            raise
+        raise stop.error(f"the finished shards in {job.directory}") from error
 
 
 @contextmanager

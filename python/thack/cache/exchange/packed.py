@@ -24,10 +24,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from thack.errors import DataError, UsageError
-from thack.reading import read_json, read_text
+from thack.reading import DEPTH, read_json, read_text
 from thack.schema import document
 
 FloatName = Literal["float16", "bfloat16", "float32", "float64"]
+_MOST_BYTES = 1 << 16  # of a layout
 _TERMS = {"sqrt": np.sqrt, "exp": np.exp}
 
 
@@ -136,7 +137,7 @@ def read_layout(source: Path, given: Path | None) -> PackedLayout:
             f"{source} is packed, and nothing says how: {path} does not exist",
             hint="set `packed_config` to the compression config that the capture was made with",
         )
-    raw = read_json(path, strict=False) if path.suffix == ".json" else _yaml(read_text(path), path)
+    raw = read_json(path, strict=False) if path.suffix == ".json" else _yaml(read_text(path, _MOST_BYTES), path)
     inner = raw.get("teacher", raw) if isinstance(raw, Mapping) else raw
     found = inner.get("logprob_compressor", inner) if isinstance(inner, Mapping) else inner
     if not isinstance(found, Mapping) or "legacy_logit_compression" in found or "vocab_size" in found:
@@ -155,8 +156,15 @@ def _yaml(text: str, path: Path) -> object:
             f"reading {path} needs pyyaml", hint="pip install 'thack[data]', or write it as JSON"
         ) from error
     try:
+        level = 0
+        for event in yaml.parse(text):
+            level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if level > DEPTH or isinstance(event, yaml.AliasEvent):  # nested aliases grow without end
+                raise DataError(f"{path}: nested too deep, or with aliases", hint="write out what they stand for")
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
 
 

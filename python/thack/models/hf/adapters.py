@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from thack.config import LoraSettings
+from thack.data.model_files import read_object
 from thack.errors import ModelError, UsageError
 from thack.models.directory import ADAPTER
 from thack.models.hub import Source
@@ -108,6 +109,7 @@ def _read(model: Any, directory: Path, *, trains: bool) -> Any:
             f"{directory} holds {ADAPTER}, but no {WEIGHTS}",
             hint=f"save the adapter again with save_pretrained, or remove {ADAPTER} to use the base model alone",
         )
+    read_object(directory, ADAPTER)  # refuses what is no object, or out of bounds
     try:
         with _without_remarks():  # peft fills what is missing with its start values and a warning
             warnings.filterwarnings("error", message=".*missing adapter keys")
@@ -115,7 +117,9 @@ def _read(model: Any, directory: Path, *, trains: bool) -> Any:
             return PeftModel.from_pretrained(
                 model, str(directory), is_trainable=trains, autocast_adapter_dtype=not trains
             )
-    except (ValueError, RuntimeError, KeyError, OSError, UserWarning) as error:
+    except Exception as error:  # whatever peft makes of a damaged file
+        if isinstance(error, ModelError):
+            raise
         raise ModelError(
             f"peft cannot load the adapter in {directory}", details=str(error).strip().splitlines()[:3]
         ) from error
