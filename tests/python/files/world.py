@@ -211,7 +211,7 @@ def _logs(root: Path) -> None:
     with closing(KeptParts(root / ".evaluation.json.partial.jsonl", "key")) as parts:
         parts.of("human", lambda: Part(sums={}))
     with AnswerLog(root / "answers.log", 4) as log:
-        log.add(0, np.array([1, 2], np.int32), b"12345678")
+        log.add(0, np.array([1, 2], np.int32), np.zeros(2, np.float32), b"12345678")
         log.confirm()
     owner = LockOwner(host="h", pid=1, boot="b", start="s", nonce="n", since="2026-11-29", command="thack sft")
     _json(root, {".run.lock": owner.dump(), ".run.lock.taken": owner.dump()})
