@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as Backend
 
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError
+from thack.reading import parse_json
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 # Changes few texts; `align` refuses a response whose bytes it changes.
@@ -168,7 +169,9 @@ def _fallback_bytes(text: str) -> bytes:
 def pre_tokenizer_of(json_text: str) -> Backend:
     """A tokenizer with this pre-tokenizer alone."""
     model = {"type": "BPE", "vocab": {}, "merges": []}
-    return Backend.from_str(json.dumps({"version": "1.0", "model": model, "pre_tokenizer": json.loads(json_text)}))
+    return Backend.from_str(
+        json.dumps({"version": "1.0", "model": model, "pre_tokenizer": parse_json(json_text, strict=False)})
+    )
 
 
 def characters(data: bytes) -> tuple[str, list[int]]:

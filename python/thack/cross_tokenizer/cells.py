@@ -27,7 +27,7 @@ from thack.cross_tokenizer.bpe import Bpe
 from thack.cross_tokenizer.encoder import Encoder
 from thack.errors import CacheError, MismatchError
 from thack.files import write_bytes
-from thack.reading import read_bytes
+from thack.reading import parse_json, read_bytes
 from thack.schema.cross_tokenizer import CellsFacts
 from thack.schema.document import dump, parse
 
@@ -90,7 +90,7 @@ def load_cells(path: Path, teacher: Bpe, student: Bpe) -> Cells:
     """
     try:
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as content:
-            facts = parse(CellsFacts, json.loads(bytes(content["facts"])), str(path))
+            facts = parse(CellsFacts, parse_json(bytes(content["facts"])), str(path))
             arrays = {name: np.array(content[name]) for name in _ARRAYS}
     except (BadZipFile, KeyError, ValueError, zlib.error) as error:
         raise CacheError(f"{path} is damaged ({error})", hint="remove it; it is computed again") from error

@@ -20,6 +20,7 @@ import numpy as np
 
 from thack.cross_tokenizer.bpe import Bpe, characters, pre_tokenizer_of
 from thack.errors import MismatchError
+from thack.reading import parse_json
 
 OTHER, JOINED, CUT = 0, 1, 2
 _ATOM = re.compile(
@@ -83,7 +84,7 @@ def alphabet_of(bpe: Bpe) -> Alphabet:
     Raises:
         MismatchError: it looks at more than an alphabet can say; names the part.
     """
-    parts = _parts(None if bpe.pre_tokenizer is None else json.loads(bpe.pre_tokenizer))
+    parts = _parts(None if bpe.pre_tokenizer is None else parse_json(bpe.pre_tokenizer, strict=False))
     patterns = "|".join(_pattern(part) for part in parts)
     cased = re.search(r"\\p\{[LM][ultmo]?\}", patterns.replace(r"\p{L}", "")) is not None
     contractions = "'s" in patterns
