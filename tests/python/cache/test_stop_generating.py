@@ -17,7 +17,8 @@ from thack.cache.capture.scorer import Scorer
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import Interrupted, Preempted
-from training.world import DATA, model, records, write
+from training.small import model
+from training.world import DATA, records, write
 
 
 @pytest.mark.parametrize(("name", "error"), [("SIGTERM", Preempted), ("SIGINT", Interrupted)])

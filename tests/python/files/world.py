@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from cache.test_exchange import line, write_jsonl
 from data.small import ANSWER, CHATML, USER, write_tokenizer
@@ -189,7 +189,7 @@ def build(root: Path) -> Path:
 def _models(root: Path) -> None:
     shutil.copytree(root / "teacher", root / "shards")
     (root / "shards/model.safetensors").rename(root / "shards/model-00001-of-00001.safetensors")
-    names = load_model(root / "teacher").state_dict()
+    names = load_file(root / "shards/model-00001-of-00001.safetensors")
     index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
     write_json(root / "shards/model.safetensors.index.json", {"metadata": {"total_size": 1}, **index})
     chat = write_tokenizer(root / "chat", template=CHATML + "{# strftime_now #}")
@@ -225,10 +225,12 @@ def _rows(root: Path) -> None:
 
     rows = [{"prompt": f"prompt {i}", "response": "yes", "id": str(i)} for i in range(3)]
     _json(root, {"rows.json": rows})
-    for name, found in {"rows.jsonl": rows, "chats.jsonl": [CHAT, CHAT]}.items():
+    chats = [CHAT, CHAT]
+    named: dict[str, Sequence[Mapping[str, object]]] = {"rows.jsonl": rows, "chats.jsonl": chats}
+    for name, found in named.items():
         (root / name).write_text("".join(json.dumps(row) + "\n" for row in found))
     for end, separator in {".csv": ",", ".tsv": "\t"}.items():
-        lines = [rows[0].keys(), *(row.values() for row in rows)]
+        lines = [list(rows[0]), *(list(row.values()) for row in rows)]
         (root / f"rows{end}").write_text("".join(separator.join(cells) + "\n" for cells in lines))
     table = pyarrow.Table.from_pylist(rows)
     parquet.write_table(table, root / "rows.parquet")
