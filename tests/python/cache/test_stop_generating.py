@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ def test_a_stop_ends_the_generation_of_a_shard(
         calls.append(len(sequences))
         if len(calls) == 2:
             os.kill(os.getpid(), getattr(signal, name))
+            time.sleep(1)  # Python answers a signal at its next look, at the latest here
             calls.append(-1)  # a flag that is read between batches would come this far
         return real(self, sequences, *rest)
 

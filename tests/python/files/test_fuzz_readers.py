@@ -79,7 +79,7 @@ def test_what_is_damaged_is_read_or_refused(kind: Kind, world: Path) -> None:
     valid = path.read_bytes()
     contents = list(WHOLE)
     contents += [
-        damaged(valid, rng, path.suffix.startswith(".json")) for _ in range(int(os.environ.get("THACK_FUZZ", "25")))
+        damaged(valid, rng, path.suffix.startswith(".json")) for _ in range(int(os.environ.get("THACK_FUZZ", "8")))
     ]
     try:
         for content in contents:
