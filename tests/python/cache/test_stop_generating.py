@@ -18,6 +18,7 @@ from thack.cache.capture.scorer import Scorer
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import Interrupted, Preempted
+from thack.runtime import preemption
 from training.small import model
 from training.world import DATA, records, write
 
@@ -42,6 +43,7 @@ def test_a_stop_ends_the_generation_of_a_shard(
             calls.append(-1)  # a flag that is read between batches would come this far
         return real(self, sequences, *rest)
 
+    monkeypatch.setattr(preemption._process, "raised_at", -60.0)  # a signal just after another is one with it
     with monkeypatch.context() as patch:
         patch.setattr(Scorer, "generate_responses", generate)
         with pytest.raises(error, match=f"stopped by {'Ctrl-C' if name == 'SIGINT' else name}") as stopped:
