@@ -201,7 +201,12 @@ def _models(root: Path) -> None:
     shutil.copytree(root / "teacher", root / "adapted")
     adapter = {"peft_type": "LORA", "base_model_name_or_path": "x", "r": 1, "target_modules": ["q_proj"]}
     _json(root / "adapted", {"adapter_config.json": adapter})
-    save_file({"base_model.a": torch.zeros(1)}, root / "adapted/adapter_model.safetensors")
+    factors = {}
+    for name in (name for name in names if "q_proj" in name):
+        outputs, inputs = names[name].shape
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        factors |= {f"{stem}.lora_A.weight": torch.zeros(1, inputs), f"{stem}.lora_B.weight": torch.zeros(outputs, 1)}
+    save_file(factors, root / "adapted/adapter_model.safetensors")
 
 
 def _logs(root: Path) -> None:
