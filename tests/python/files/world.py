@@ -201,7 +201,7 @@ def _models(root: Path) -> None:
     shutil.copytree(root / "teacher", root / "adapted")
     adapter = {"peft_type": "LORA", "base_model_name_or_path": "x", "r": 1, "target_modules": ["q_proj"]}
     _json(root / "adapted", {"adapter_config.json": adapter})
-    factors = {}
+    factors: dict[str, torch.Tensor] = {}
     for name in (name for name in names if "q_proj" in name):
         outputs, inputs = names[name].shape
         stem = f"base_model.model.{name.removesuffix('.weight')}"
