@@ -81,7 +81,10 @@ DistillSettings
   student: text = ""
   teacher: text = ""
   server: ServerSettings
-  cache: text = ""
+  cache: text or a list, each text = ""
+  cache_weights: a list, each a number, 0 or more = []
+  cache_weight_key: text = ""
+  cache_overlap: refuse | first | all = "refuse"
   check_alignment: true or false = true
   data: DataSettings
   oracle: text = ""
