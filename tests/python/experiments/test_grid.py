@@ -91,8 +91,8 @@ def test_the_cost_of_a_target_is_told(grid: tuple[Path, GridResult]) -> None:
     """Of top-8 with a tail, whose shape by a shared prior costs nothing; of the whole distribution, 4 bytes an id."""
     rows = json.loads((grid[0] / "experiment.json").read_text())["runs"]
     sizes = {row["arm"]: row["bytes_per_token"] for row in rows}
-    assert sizes["offline"] == sizes["online-teacher"] == 4 * 270
-    assert 0 < sizes["top-8 + tail"] == sizes["top-8 + shared tail prior"] < 40
+    assert sizes["offline"] == sizes["online-teacher"] == 4 * 270 + 2  # and the realised token
+    assert 0 < sizes["top-8 + tail"] == sizes["top-8 + shared tail prior"] < 42
 
 
 def test_a_second_start_makes_nothing(

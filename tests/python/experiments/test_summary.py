@@ -66,7 +66,7 @@ def test_finished_failed_and_missing_cells(planned: list[PlannedRun], tmp_path: 
     assert first.outcome == run_outcome(verdict(), alarm=True)
     assert first.axes == found.base == planned[0].cell.arm
     assert (tmp_path / "out" / first.path) == planned[0].run.path
-    assert (first.seconds, first.cpu_seconds, first.bytes_per_token) == (3.0, 1.5, 4 * 270)
+    assert (first.seconds, first.cpu_seconds, first.bytes_per_token) == (3.0, 1.5, 4 * 270 + 2)
     assert (second.state, second.outcome, second.seconds) == ("failed", None, None)
     assert second.error is not None and "no luck" in second.error
     assert found.figures == ("F5",) and found.title == chosen.title and found.seeds == (0,)

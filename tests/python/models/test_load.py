@@ -135,7 +135,7 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "said"),
         [
-            (LoadSettings(quantization="{oops"), "load.quantization is not JSON"),
+            (LoadSettings(quantization="{oops"), "load.quantization: not JSON"),
             (LoadSettings(dtype="int8"), "not a number format"),
             (LoadSettings(dtype="float31"), "not a number format"),
             (LoadSettings(backend="native", device_map="auto"), "does not go with load.device_map"),
