@@ -80,6 +80,7 @@ def test_generated_responses_depend_on_seed_and_prompt_alone(
         samples: int,
         progress: object,
         group: object,
+        kept: object,
     ) -> list[np.ndarray]:
         responses = []
         for example in examples:

@@ -167,6 +167,8 @@ def test_a_draw_depends_on_its_key_alone(sampler: Sampler, monkeypatch: pytest.M
     monkeypatch.setattr(torch_reference, "_CHUNK", 7 * z_NV.shape[1])
     parts = sampler(z_NV, 16, seed=5, keys_N4=words_N4)
     for field, column in whole._asdict().items():
+        if column is None:  # no labels were given
+            continue
         assert torch.equal(column, getattr(turned, field).flip(0)) and torch.equal(column, getattr(parts, field))
         assert torch.equal(column, torch.cat([getattr(one, field) for one in single]))
     assert not torch.equal(whole.ids_NK, sampler(z_NV, 16, seed=6, keys_N4=words_N4).ids_NK)
