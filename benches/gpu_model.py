@@ -54,6 +54,10 @@ class Ids(Tokenizer):
     def fingerprint(self) -> str:
         return f"sha256:{self.size} ids"
 
+    def save(self, directory: Path) -> None:
+        """Nothing: there is no text."""
+        directory.mkdir(parents=True, exist_ok=True)
+
 
 def measure_capture(shapes: Shapes) -> Iterator[Measurement]:
     """The teacher in bfloat16: what a batch costs beside the forward that it needs anyway, and a whole capture."""

@@ -94,7 +94,7 @@ def base_of(directory: Path) -> Source:
     if holds_adapter(found.directory):
         raise ModelError(
             f"the base model of {directory} holds an adapter of its own: {found.directory}",
-            hint="merge that one first: thack merge --model BASE --out OUT, and name the result as the base",
+            hint="merge that one first (thack merge), and name the result as the base",
         )
     return found
 

@@ -80,7 +80,7 @@ def test_what_would_fill_the_memory_is_refused(source: str) -> None:
     started = time.thread_time()
     with pytest.raises(TemplateRefusal, match="the chat template fails on the conversation: it "):
         render(source)
-    assert time.thread_time() - started < 2
+    assert time.thread_time() - started < 8  # 2 without coverage
 
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}BODY{% endfor %}{% endfor %}"

@@ -105,7 +105,7 @@ class Step:
             batch = Batch.of(sequences(), device)
             target = live_target(kind, device, projects=False) if kind else None
             with precision.autocast(self.student):
-                output_NX = self.student(batch, project=not objective.fuses(NUM_TOKENS))
+                output_NX = self.student(batch, project=not objective.takes_hidden(NUM_TOKENS))
             loss = objective(output_NX, target, batch.labels_N).sum() / NUM_TOKENS
             loss.backward()
             self.losses.append(float(loss.detach()))

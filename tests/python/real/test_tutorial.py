@@ -21,4 +21,4 @@ def test_the_tutorial_ends_in_a_verdict_and_a_report(
     assert len(blocks) == 8
     for block in blocks:
         run_block(block, capfd)
-    assert {path.name for path in (tmp_path / "runs" / "a").iterdir()} >= {"verdict.json", "report.html", "model"}
+    assert {path.name for path in (tmp_path / "runs" / "a").iterdir()} >= {"report.html", "model", "metrics.jsonl"}

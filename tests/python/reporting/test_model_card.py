@@ -116,4 +116,4 @@ def test_files_that_cannot_be_read_are_errors(run: Path, name: str, text: str, e
 def test_a_config_with_infinities_is_read(run: Path) -> None:
     path = run / "model" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "time_step_limit": [0.0, float("inf")]}))  # as Mamba2's
-    assert "AutoModelForCausalLM" in model_card(run)
+    assert "AutoModelForSeq2SeqLM" in model_card(run)

@@ -87,7 +87,7 @@ def load_with_adapter(
     if holds_adapter(directory):
         raise UsageError(
             f"lora.rank = {settings.rank} does not go with {directory}, which holds an adapter of its own",
-            hint="merge that one first: thack merge --model DIR --out OUT, and train on the result",
+            hint="merge that one first (thack merge), and train on the result",
         )
     base = load(directory, device=device, dtype=torch.float32, facts=facts)
     below = BaseFacts(origin=facts.origin, fingerprint=base.fingerprint())
