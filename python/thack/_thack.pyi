@@ -9,6 +9,7 @@ _Buffer = bytes | bytearray | memoryview | np.ndarray[Any, Any]
 __all__ = [
     "INTERFACE",
     "TEMPORARY",
+    "BpeVocabulary",
     "CacheReader",
     "RecordLayout",
     "ShardWriter",
