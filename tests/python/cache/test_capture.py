@@ -6,6 +6,7 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,13 +149,14 @@ def test_another_plan_in_the_same_directory_is_refused(settings: CacheSettings, 
 
 
 def test_settings_that_make_no_sense_are_refused(settings: CacheSettings, teacher: FakeTeacher) -> None:
-    for change in (
+    changes: list[dict[str, Any]] = [
         {"kind": "top-k", "top_k": 0},
         {"kind": "top-k", "top_k": VOCAB + 1},
         {"kind": "sampled", "sampled": 0},
         {"kind": "sampled", "sampled": 4, "temperatures": (2.0,)},
         {"kind": "top-k", "top_k": 4, "temperatures": (0.0,)},
-    ):
+    ]
+    for change in changes:
         with pytest.raises(UsageError):
             capture(replace(settings, **change), teacher=teacher, sequences=make_sequences(3))
 
