@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import Any
@@ -80,7 +81,8 @@ def test_what_would_fill_the_memory_is_refused(source: str) -> None:
     started = time.thread_time()
     with pytest.raises(TemplateRefusal, match="the chat template fails on the conversation: it "):
         render(source)
-    assert time.thread_time() - started < 8  # 2 without coverage
+    limit_s = 8 if sys.gettrace() else 2  # a tracer, such as coverage, follows every line of the meter
+    assert time.thread_time() - started < limit_s
 
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}BODY{% endfor %}{% endfor %}"
