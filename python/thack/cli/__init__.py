@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from thack.runtime.preemption import StopRequest, ignore_signals, install, stop_error
 from thack.runtime.streams import protect_streams
+from thack.runtime.threads import let_idle_threads_sleep
 
 __all__ = ["main"]
 
@@ -19,6 +20,7 @@ def main() -> NoReturn:
     try:
         install()
         protect_streams()
+        let_idle_threads_sleep()
         from thack.cli.app import run
 
         code = run(sys.argv[1:])

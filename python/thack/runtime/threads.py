@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from thack.errors import UsageError
@@ -39,6 +39,17 @@ def threads(environ: Mapping[str, str] = os.environ) -> int:
         hint = f"give a whole number from 1 to {_MOST:,}, or unset it"
         raise UsageError(f"THACK_NUM_THREADS is {wanted[:20]!r}", hint=hint)
     return number
+
+
+def let_idle_threads_sleep(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Make OpenMP's threads sleep while they wait for each other, unless the user decided; before torch is imported.
+
+    They spin by default. On cores that other work shares, a thread then waits by spinning for one that does not run:
+    with five other jobs on two cores a training step took four times the CPU time and six times as long. On a quiet
+    machine a step of a small model takes at most a tenth longer (benches/LOG.md).
+    """
+    if not any(name in environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+        environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _whole(text: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,27 @@ def test_a_quota_rounds_up_to_whole_threads(quota: int, period: int, tmp_path_fa
     found = threads._cgroup_quota(root)
     assert found is not None and found >= 1
     assert (found - 1) * period < quota <= found * period or found == 1
+
+
+def test_idle_threads_sleep_before_torch_is_loaded() -> None:
+    code = "from thack.cli import main; import sys; sys.argv = ['thack', 'doctor', '--show-settings']; main()"
+    seen = "import atexit, os; atexit.register(lambda: print(os.environ.get('OMP_WAIT_POLICY')));"
+    for chosen, policy in (
+        ({}, "PASSIVE"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
+        ({"GOMP_SPINCOUNT": "9"}, "None"),
+    ):
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+        done = subprocess.run([sys.executable, "-c", seen + code], env=clean | chosen, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == policy
+
+
+def test_openmp_reads_the_policy_that_was_set() -> None:
+    code = "import os; from thack.runtime.threads import let_idle_threads_sleep as f; f(); import torch"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    shown = {"OMP_DISPLAY_ENV": "true"}
+    done = subprocess.run([sys.executable, "-c", code], env=clean | shown, capture_output=True, text=True, check=True)
+    if "OMP_WAIT_POLICY" not in done.stderr:
+        pytest.skip("this build of torch brings no OpenMP that shows its settings")
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
