@@ -394,6 +394,7 @@ def import_cache(
         vocab_size=vocab_size,
         tokenizer=ids.fingerprint(),
         tokenizer_size=ids.size,
+        tokenizer_files=ids,
         ends=ids.ends,
         top_k=top_k,
         estimate_tail=estimate_tail,

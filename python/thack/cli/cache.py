@@ -107,7 +107,8 @@ def _nll(found: TeacherNll | None) -> dict[str, object] | None:
     """For people: the numbers, and a bar for each bin of the histogram."""
     if found is None:
         return None
-    numbers = {name: getattr(found, name) for name in ("tokens", "impossible", "absent", "nats_per_token")}
+    names = ("tokens", "impossible", "absent", "nats_per_token", "nats_per_byte")
+    numbers = {name: getattr(found, name) for name in names}
     ends = [f"to {edge:g} nats" for edge in found.edges[1:]] + ["beyond"]
     share = [number / max(found.tokens, 1) for number in found.counts]
     bars = [f"{part:6.1%} {'█' * round(_BAR * part / max(*share, 1e-9))}".rstrip() for part in share]

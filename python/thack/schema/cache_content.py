@@ -68,6 +68,9 @@ class TeacherNll:
         impossible: tokens of log-probability −∞: the teacher cannot say them.
         absent: tokens whose log-probability the source did not say.
         nats_per_token: mean over `tokens`; one below −32 nats counts as 32. None where there is none.
+        nats_per_byte: the same sum over the bytes of text, in UTF-8 and without control tokens, of the responses whose
+            tokens are all among `tokens`: it compares teachers of different tokenizers. None: there is none, or the
+            cache holds no tokenizer that reads its ids.
         edges: in nats, of the bins of the histogram but the last.
         counts: tokens of each bin; the last is of all that lie beyond.
     """
@@ -76,6 +79,7 @@ class TeacherNll:
     impossible: int
     absent: int
     nats_per_token: float | None
+    nats_per_byte: float | None
     edges: tuple[float, ...]
     counts: tuple[int, ...]
 

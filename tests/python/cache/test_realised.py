@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from cache.conftest import FakeTeacher, make_sequences
-from thack import _native, kernels
+from thack import _native, api, kernels
 from thack.cache.capture.job import capture
 from thack.cache.exchange.importing import ImportSettings, import_cache
 from thack.cache.format.inspection import inspect
@@ -26,6 +26,7 @@ from thack.cache.format.verification import verify
 from thack.cli.cache import inspect as print_inspection
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
+from thack.data.tokenizer import Tokenizer
 from thack.errors import CacheError, ModelError
 from thack.kernels import torch_reference
 from thack.models.batch import Batch
@@ -142,6 +143,30 @@ def through_a_shard(directory: Path, realised_N: np.ndarray) -> np.ndarray:
     return np.frombuffer(found, np.float32)
 
 
+def test_nll_per_byte_is_of_the_text_of_responses_that_are_wholly_known(tmp_path: Path) -> None:
+    """Control tokens cost nats and have no bytes; a response with an impossible token is left out."""
+    tokenizer = Tokenizer.train(["naïve café, naïve thé"] * 3, 270)
+    tokenizer.save(tmp_path / "teacher")
+    texts, rows = ["naïve", "café, thé"], []
+    for number, text in enumerate([*texts, "thé"]):
+        ids = [*tokenizer.encode(text).tolist(), tokenizer.eos_id]
+        scores: list[dict[str, float] | None] = [{str(i): -0.25 * (n + 1), "5": -9.0} for n, i in enumerate(ids)]
+        if number == len(texts):
+            scores[0] = {str(ids[0]): float("-inf"), "5": -0.1}
+        rows.append({"prompt_token_ids": [7, *ids], "prompt_length": 1, "prompt_logprobs": [None, *scores]})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = api.import_cache(
+        tmp_path / "rows.jsonl", tmp_path / "cache", tokenizer=tmp_path / "teacher", vocab_size=tokenizer.size, top_k=1
+    )
+    nll = inspect(out).teacher_nll
+    counts = [len(tokenizer.encode(text)) + 1 for text in texts]
+    nats = sum(0.25 * n * (n + 1) / 2 for n in counts)
+    assert nll is not None and nll.impossible == 1
+    assert nll.nats_per_byte == pytest.approx(nats / sum(len(text.encode()) for text in texts), abs=MOST_ERROR)
+    shutil.rmtree(out / "tokenizer")
+    assert (without := inspect(out).teacher_nll) is not None and without.nats_per_byte is None
+
+
 def test_a_positive_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"token 0 cannot be written: realised log-probability is 0\.5"):
         through_a_shard(tmp_path, np.array([0.5], np.float32))
@@ -206,5 +231,5 @@ def test_a_later_version_is_refused_by_name(tmp_path: Path) -> None:
 def test_people_see_a_histogram_in_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
     print_inspection(GOLDEN / "1.1" / "dense")
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.startswith("teacher_nll")]
-    assert len(lines) == 4 + 9 and max(map(len, lines)) <= 80
+    assert len(lines) == 5 + 9 and max(map(len, lines)) <= 80
     assert max(line.count("█") for line in lines) == 30 and "impossible" in lines[1]

@@ -26,8 +26,10 @@ from thack.cache.format.layout import RecordLayout
 from thack.cache.format.manifest import finish, shard_is_good
 from thack.cache.format.partition import ShardLimits, partition
 from thack.cache.format.plan import CachePlan, publish_plan, shard_path
+from thack.cache.format.tokenizer import write_tokenizer
 from thack.data.eos import EndCounts, Ends
 from thack.data.sequence import TokenSequence, data_fingerprint
+from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, UsageError
 from thack.runtime.lock import locked
 from thack.runtime.progress import SILENT, Progress
@@ -48,6 +50,7 @@ class ImportSettings:
         vocab_size: width of the teacher's logits, ≥ 1.
         tokenizer: fingerprint of the tokenizer whose ids these are.
         tokenizer_size: number of its ids; 0: as many as `vocab_size`. Padded ids, at or above it, take no part.
+        tokenizer_files: the tokenizer itself, which the cache then holds; None: it holds none.
         ends: which of its ids end a response; None: how responses end is not counted.
         teacher: fingerprint of the teacher, if it is known.
         top_k: ids kept per token; 0: as many as every row has.
@@ -65,6 +68,7 @@ class ImportSettings:
     vocab_size: int
     tokenizer: str
     tokenizer_size: int = 0
+    tokenizer_files: Tokenizer | None = None
     ends: Ends | None = None
     teacher: str = "imported"
     top_k: int = 0
@@ -128,6 +132,8 @@ def _import(settings: ImportSettings, progress: Progress) -> None:
         progress.note(note)
     if settings.ends is not None:
         write_ends(settings.out, settings.ends, 0)
+    if settings.tokenizer_files is not None:
+        write_tokenizer(settings.out, settings.tokenizer_files)
     plan = publish_plan(settings.out, _plan(settings, survey))
     wanted = [shard for shard in range(plan.num_shards) if not shard_is_good(settings.out, plan, shard)]
     if wanted:
