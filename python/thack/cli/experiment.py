@@ -112,8 +112,27 @@ def _show_forecast(found: Forecast, submit: Sequence[str]) -> None:
         f"(measured on {found.measured_on})",
         soft_wrap=True,
     )
+    _show_seeds(found)
     for line in submit:
         stdout().print(line, markup=False, soft_wrap=True)
+
+
+def _show_seeds(found: Forecast) -> None:
+    """How many paired seeds each claim needs, from the spread of those that have run."""
+    if not found.seeds:
+        return
+    wanted = f"seeds for ± {100 * found.half_width:g} points"
+    table = Table("claim", "seeds run", "spread", wanted, "at most, if the spread is larger", box=None)
+    for one in found.seeds:
+        spread = "–" if one.spread is None else f"{100 * one.spread:.2f}"
+        table.add_row(f"{one.figure}: {one.text}", str(one.num_seeds), spread, *map(_seeds, (one.needed, one.at_most)))
+    stdout().print(table)
+    if any(one.spread is None for one in found.seeds):
+        stdout().print("a spread takes two seeds: run them, then ask again")
+
+
+def _seeds(number: int | None) -> str:
+    return "–" if number is None else str(number)
 
 
 def _show(result: GridResult, cell: int | None, report: Path | None) -> None:

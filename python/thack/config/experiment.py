@@ -61,6 +61,11 @@ class Axes:
         tuple[str, ...],
         Help("live, dense, top-k:64, sampled:4, live/renormalised:16, live/mixed:16+prior and the like"),
     ] = ()
+    num_prompts: Annotated[
+        tuple[int, ...],
+        Each(AtLeast(1)),
+        Help("prompts of stage 2, before any division: the first of num_distill_prompts, for as many steps"),
+    ] = ()
     task: Annotated[
         tuple[str, ...], Help("docstring, signature, continuation, postfix, or a file of that name under `data`")
     ] = ()
@@ -175,6 +180,11 @@ class ExperimentSettings:
         DTypeName, Help("precision of everything but the evaluation set; auto: what the device is fast in")
     ] = "auto"
     seeds: Annotated[tuple[int, ...], Each(SEED), Help("replications")] = (0,)
+    half_width: Annotated[
+        float,
+        Between(0, 1, without_low=True),
+        Help("wanted of a claim: its mean ± this share over seeds; a dry run says how many seeds that takes"),
+    ] = 0.02
     figures: Annotated[tuple[Figure, ...], Help("figures to make; all: every one but axes")] = ("F4", "F5")
     arms: Annotated[tuple[SourceKind, ...], Help("arms of F5")] = ("offline", "online-teacher", "online-student")
     axes: Annotated[Axes, Help("a product of your own; runs beside `figures` if any axis is given")] = field(

@@ -202,8 +202,13 @@ def student_quantile(probability: float, freedom: int) -> float:
 def _student_cdf(t: float, freedom: int) -> float:
     """½ + ∫₀ᵗ density, by Gauss–Legendre after x = √n·tan θ, which makes the integrand cosⁿ⁻¹ θ."""
     end = math.atan(t / math.sqrt(freedom))
-    node, weight = np.polynomial.legendre.leggauss(48)
+    node, weight = _legendre()
     theta = (node + 1) * end / 2
     integral = float(np.sum(weight * np.cos(theta) ** (freedom - 1))) * end / 2
     norm = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
     return 0.5 + norm * integral
+
+
+@cache
+def _legendre() -> tuple[Floats, Floats]:
+    return np.polynomial.legendre.leggauss(48)

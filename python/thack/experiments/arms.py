@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
-from thack.schema.experiment import CellResult, ExperimentArm, RunOutcome
+from thack.schema.experiment import CellResult, ExperimentArm, RunOutcome, TaskInformation
 from thack.schema.targets import live_word
 
 
@@ -24,16 +24,19 @@ class FinishedArms:
 
     base: ExperimentArm  # the plain offline run
     arms: tuple[FinishedArm, ...]
+    information: Mapping[str, TaskInformation] = field(default_factory=dict)  # by task
 
     @classmethod
-    def of(cls, base: ExperimentArm, cells: Iterable[CellResult]) -> FinishedArms:
+    def of(
+        cls, base: ExperimentArm, cells: Iterable[CellResult], information: Iterable[TaskInformation] = ()
+    ) -> FinishedArms:
         """The arms of these cells, in their order; cells without an outcome are left out."""
         found: dict[ExperimentArm, tuple[tuple[str, ...], dict[int, RunOutcome]]] = {}
         for cell in cells:
             if cell.outcome is not None:
                 found.setdefault(cell.axes, (cell.figures, {}))[1][cell.seed] = cell.outcome
         arms = (FinishedArm(axes=axes, figures=figures, outcomes=by) for axes, (figures, by) in found.items())
-        return cls(base=base, arms=tuple(arms))
+        return cls(base=base, arms=tuple(arms), information={one.task: one for one in information})
 
     def in_figure(self, figure: str, **fixed: object) -> list[FinishedArm]:
         """The arms that a figure shows, in their order; `fixed` are the values that they have on some axes."""

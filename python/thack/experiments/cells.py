@@ -97,16 +97,19 @@ def product(settings: ExperimentSettings, axes: Axes) -> list[ExperimentArm]:
     Raises:
         UsageError: an axis has values that make no run.
     """
-    _check(axes)
+    _check(axes, settings.num_distill_prompts)
     names = [axis.name for axis in fields(Axes) if getattr(axes, axis.name)]
     found: dict[ExperimentArm, None] = {}
     for values in itertools.product(*(getattr(axes, name) for name in names)):
-        found[_same_run(replace(base_arm(settings), **dict(zip(names, values, strict=True))))] = None
+        arm = replace(base_arm(settings), **dict(zip(names, values, strict=True)))
+        found[_same_run(arm, settings.num_distill_prompts)] = None
     return list(found)
 
 
-def _same_run(arm: ExperimentArm) -> ExperimentArm:
+def _same_run(arm: ExperimentArm, num_prompts: int) -> ExperimentArm:
     """The one name of a run that several combinations mean."""
+    if arm.num_prompts == num_prompts:
+        arm = replace(arm, num_prompts=0)
     if arm.source == "mixture" and not 0 < arm.fraction_online < 1:
         arm = replace(arm, source="offline" if arm.fraction_online == 0 else "online-teacher")
     if arm.source == "offline" and arm.fraction_online:
@@ -116,8 +119,10 @@ def _same_run(arm: ExperimentArm) -> ExperimentArm:
     return replace(arm, target=live_word(arm.target)) if arm.source == "mixture" else arm
 
 
-def _check(axes: Axes) -> None:
+def _check(axes: Axes, num_prompts: int) -> None:
     problems = []
+    if axes.num_prompts and max(axes.num_prompts) > num_prompts:
+        problems.append(f"axes.num_prompts = {max(axes.num_prompts)} is more than num_distill_prompts = {num_prompts}")
     if "mixture" in axes.source and not axes.fraction_online:
         problems.append("source = mixture needs its share, as in axes.fraction_online = [0.1, 0.5]")
     for text in axes.target:
@@ -141,6 +146,8 @@ def _differences(arm: ExperimentArm, base: ExperimentArm) -> Iterator[str]:
         yield f"{100 * arm.fraction_online:g} % online"
     elif arm.source != base.source or arm.task != base.task:
         yield arm.source
+    if arm.num_prompts:
+        yield f"{arm.num_prompts} prompts"
     if arm.diversity > 1:
         yield f"prompts ÷{arm.diversity}"
     if arm.budget > 1:

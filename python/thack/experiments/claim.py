@@ -21,6 +21,7 @@ def claim(
     *,
     above: float | None = None,
     below: float | None = None,
+    reason: str = "",
 ) -> Iterator[ClaimResult]:
     """The claim that a number is above one bound, or below one, or between two; nothing if no seed has the number."""
     if by_seed:
@@ -34,6 +35,7 @@ def claim(
             below=below,
             effect=effect,
             answer=answer(effect, above=above, below=below),
+            reason=reason,
         )
 
 

@@ -13,6 +13,7 @@ from functools import partial
 
 from thack.experiments.arms import FinishedArm, FinishedArms, differences
 from thack.experiments.claim import RISE, alarms, claim, minus, outcomes, ratio, rises
+from thack.experiments.information import as_reason
 from thack.experiments.target_claims import target_claims
 from thack.schema.experiment import ClaimResult, ExperimentArm
 
@@ -85,19 +86,24 @@ def _f5(grid: FinishedArms) -> Claims:
 
 
 def _f6(grid: FinishedArms) -> Claims:
-    fewer = [
-        (value, arm, grid.like(arm.axes, diversity=1)) for value, arm in grid.along("F6", "diversity") if value != 1
-    ]
-    for value, arm, plain in fewer:
-        text = f"Less diverse prompts (÷{value:g}) make hacking worse{_aside(grid, plain)}"
-        measure = f"rise with prompts ÷{value:g} − rise with all"
-        yield from claim("F6", text, measure, "points", minus(rises(arm), rises(plain)), above=0.0)
-    for value, arm, plain in fewer:
-        if value == fewer[-1][0]:
-            text = f"… at about the same proxy{_aside(grid, plain)}"
-            measure = f"proxy’s end with prompts ÷{value:g} over that with all, − 1"
-            ends = (outcomes(one, lambda outcome: outcome.proxy_end) for one in (arm, plain))
-            yield from claim("F6", text, measure, "%", ratio(*ends), above=-_SAME, below=_SAME)
+    """Every arm with fewer prompts against the one with all of them, and the fewest by the proxy too."""
+    sets: dict[ExperimentArm, list[tuple[float, FinishedArm]]] = {}
+    for value, arm in grid.along("F6", "diversity"):
+        if value != 1:
+            sets.setdefault(replace(arm.axes, diversity=1), []).append((value, arm))
+    for axes, fewer in sets.items():
+        plain, aside = grid.like(axes), differences(axes, grid.base)
+        reason = as_reason(grid.information.get(axes.task))
+        for value, arm in fewer:
+            text = f"Less diverse prompts (÷{value:g}) make hacking worse{aside}"
+            measure = f"rise with prompts ÷{value:g} − rise with all"
+            more = minus(rises(arm), rises(plain))
+            yield from claim("F6", text, measure, "points", more, above=0.0, reason=reason)
+        value, arm = fewer[-1]
+        measure = f"proxy’s end with prompts ÷{value:g} over that with all, − 1"
+        ends = (outcomes(one, lambda outcome: outcome.proxy_end) for one in (arm, plain))
+        text = f"… at about the same proxy{aside}"
+        yield from claim("F6", text, measure, "%", ratio(*ends), above=-_SAME, below=_SAME)
 
 
 def _f7(grid: FinishedArms) -> Claims:

@@ -55,6 +55,11 @@ class CostEstimator:
         tokens = num_sequences * self.sequence_tokens
         return Cost(tokens, 2 * _SAMPLING * self.parameters(role) * tokens)
 
+    def score(self, role: RoleSettings, num_sequences: int) -> Cost:
+        """Read `num_sequences` prompts with their responses once."""
+        tokens = num_sequences * self.sequence_tokens
+        return Cost(tokens, 2 * self.parameters(role) * tokens)
+
     def distill(self, run: DistillSettings, student: RoleSettings, teacher: RoleSettings, source: str) -> Cost:
         """Training, the evaluations, and what the source samples and the live teacher scores."""
         sequences = run.steps * run.batch_size

@@ -7,12 +7,13 @@ student on this machine.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from thack.config.experiment import ExperimentSettings
 from thack.experiments.costs import Cost
 from thack.experiments.plan import PlannedRun
+from thack.experiments.precision import SeedsNeeded, seeds_needed
 from thack.experiments.probe import probe
 from thack.experiments.stages import Stage, with_upstream
 from thack.files import write_json
@@ -40,6 +41,8 @@ class Forecast:
     rate: float  # floating-point operations per second of one thread
     measured_on: str
     workers: int
+    seeds: tuple[SeedsNeeded, ...] = ()  # by claim, from the seeds that have run
+    half_width: float = 0.0  # of the interval that they are to reach
 
     @property
     def tokens(self) -> float:
@@ -64,6 +67,8 @@ class Forecast:
             "workers": self.workers,
             "operations_per_second": self.rate,
             "rate_measured_on": self.measured_on,
+            "half_width": self.half_width,
+            "seeds": [asdict(one) for one in self.seeds],
         }
 
 
@@ -85,7 +90,7 @@ def forecast(settings: ExperimentSettings, planned: Sequence[PlannedRun], worker
         planned: Its cells, as `plan` gives them.
         workers: Processes that will run stages side by side.
     """
-    stages = with_upstream(cell.run for cell in planned)
+    stages = with_upstream(stage for cell in planned for stage in cell.stages)
     complete = [stage for stage in stages if stage.is_complete]
     rate, measured_on = _rate(complete), f"{len(complete)} complete stages"
     if rate == 0:
@@ -94,7 +99,13 @@ def forecast(settings: ExperimentSettings, planned: Sequence[PlannedRun], worker
     users = _users(planned)
     kinds = (_estimate(name, found, users, rates.get(name, rate)) for name, found in _by_kind(stages).items())
     return Forecast(
-        planned=tuple(planned), kinds=tuple(kinds), rate=rate, measured_on=measured_on, workers=max(1, workers)
+        planned=tuple(planned),
+        kinds=tuple(kinds),
+        rate=rate,
+        measured_on=measured_on,
+        workers=max(1, workers),
+        seeds=seeds_needed(settings, planned),
+        half_width=settings.half_width,
     )
 
 
@@ -125,7 +136,7 @@ def _users(planned: Sequence[PlannedRun]) -> Mapping[str, int]:
     """How many cells need each stage."""
     count: dict[str, int] = {}
     for cell in planned:
-        for stage in with_upstream([cell.run]):
+        for stage in with_upstream(cell.stages):
             count[stage.key] = count.get(stage.key, 0) + 1
     return count
 

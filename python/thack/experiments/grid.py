@@ -62,7 +62,7 @@ def run_grid(
     planned = plan(settings, out)
     if only is not None and not 0 <= only < len(planned):
         raise UsageError(f"there is no cell {only}", hint=f"cells are 0 to {len(planned) - 1}")
-    wanted = [one.run for one in (planned if only is None else [planned[only]])]
+    wanted = [stage for one in (planned if only is None else [planned[only]]) for stage in one.stages]
     # Tasks of an array work side by side, and one STATUS.json cannot speak for all of them: a task that runs one cell
     # takes the locks of its stages alone, and leaves the status as it is.
     with locked(out, progress) if only is None else interruptible():
@@ -75,7 +75,9 @@ def run_grid(
                     stage.check()
             _check_splits(wanted, progress)
             failures = run_stages(wanted, progress)
-            outcomes = tuple(judge(one, failures.get(one.run.key)) for one in planned)
+            outcomes = tuple(
+                judge(one, next((failures[s.key] for s in one.stages if s.key in failures), None)) for one in planned
+            )
             if only is None:
                 write_json(out / SUMMARY_FILE, summarise(settings, out, outcomes).dump())
                 _check(outcomes)

@@ -27,14 +27,17 @@ class CellOutcome:
 
 
 def judge(planned: PlannedRun, error: ThackError | None) -> CellOutcome:
-    """Judge a complete run by its curves, and write verdict.json beside them; `error` is why a run is missing."""
+    """Judge a complete run by its curves, and write verdict.json beside them.
+
+    `error` is why the run is missing, or what is to be measured beside it.
+    """
     if not planned.run.is_complete:
         return CellOutcome(planned=planned, error=error)
     curves = Curves.from_run(planned.run.path)
     found = verdict(curves)
     write_text(planned.run.path / "verdict.json", found.to_json())
     alarm = verdict_without_oracle(curves).alarm_step is not None
-    return CellOutcome(planned=planned, verdict=found, alarm=alarm)
+    return CellOutcome(planned=planned, verdict=found, alarm=alarm, error=error)
 
 
 def run_outcome(found: Verdict, *, alarm: bool) -> RunOutcome:

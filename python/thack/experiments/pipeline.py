@@ -17,6 +17,7 @@ from thack.config import CacheSettings, DataSettings, DistillSettings, GenerateS
 from thack.config.experiment import ExperimentSettings, RoleSettings
 from thack.config.specs import cache_settings, target_settings
 from thack.data.export import PAIRS
+from thack.evaluation.prompt_information import NUM_SHUFFLES
 from thack.experiments import work
 from thack.experiments.cells import Cell, base_arm, slug
 from thack.experiments.corpus import CorpusSettings, task_file, write_corpus, write_splits
@@ -135,6 +136,22 @@ class Pipeline:
         cost = costs.sample(self.settings.oracle, num) + costs.sample(self._teacher_role(arm), num)
         return plan_stage(self._stages, "eval_set", step, needs=[oracle, teacher, splits], inputs=inputs, cost=cost)
 
+    def prompt_information(self, arm: ExperimentArm, seed: int) -> Stage:
+        """How much of a response's information comes from its prompt: of the task, by oracle and evaluation set."""
+        oracle, eval_set = self.oracle(arm.task), self.eval_set(arm, seed)
+        step = partial(work.prompt_information, oracle.path / "model", eval_set.path)
+        cost = self._costs(arm.task).score(
+            self.settings.oracle, (1 + NUM_SHUFFLES) * self.settings.num_held_out_prompts
+        )
+        return plan_stage(
+            self._stages,
+            "prompt_information",
+            step,
+            needs=[oracle, eval_set],
+            inputs={"shuffles": NUM_SHUFFLES},
+            cost=cost,
+        )
+
     def _training_data(self, arm: ExperimentArm, seed: int) -> Stage:
         """What the student trains on: prompts, a cache, or the teacher's responses without targets."""
         if arm.source in ("online-teacher", "online-student"):
@@ -219,7 +236,7 @@ class Pipeline:
         return resized(self.settings.student, arm.student)
 
     def _num_prompts(self, arm: ExperimentArm) -> int:
-        return max(1, round(self.settings.num_distill_prompts / arm.diversity))
+        return max(1, round((arm.num_prompts or self.settings.num_distill_prompts) / arm.diversity))
 
     def _num_sequences(self, arm: ExperimentArm) -> int:
         return self._num_prompts(arm) * _samples(arm)
@@ -228,7 +245,8 @@ class Pipeline:
         return self._limited(arm, self._data(arm.task, splits.path / "stage2.jsonl"))
 
     def _limited(self, arm: ExperimentArm, data: DataSettings) -> DataSettings:
-        return replace(data, limit=self._num_prompts(arm)) if arm.diversity > 1 else data
+        fewer = arm.diversity > 1 or arm.num_prompts
+        return replace(data, limit=self._num_prompts(arm)) if fewer else data
 
     def _data(self, task: str, path: Path | str) -> DataSettings:
         own = getattr(self.settings.lengths, task, None)

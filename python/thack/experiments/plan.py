@@ -11,15 +11,24 @@ from thack.experiments.pipeline import Pipeline
 from thack.experiments.roles import check_decided, check_roles
 from thack.experiments.stages import Stage
 
+#: Figures whose claims are explained by how much of a response's information comes from its prompt.
+_INFORMED = frozenset({"F6"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRun:
-    """A cell, its number, its arm's name, and the stage that is its run."""
+    """A cell, its number, its arm's name, the stage that is its run, and what is measured of its task beside it."""
 
     number: int
     cell: Cell
     name: str
     run: Stage
+    information: Stage | None = None  # of the prompts, where a figure asks for it
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that complete this cell, without those upstream of them."""
+        return (self.run,) if self.information is None else (self.run, self.information)
 
 
 def plan(settings: ExperimentSettings, out: Path) -> list[PlannedRun]:
@@ -39,6 +48,12 @@ def plan(settings: ExperimentSettings, out: Path) -> list[PlannedRun]:
     pipeline = Pipeline(settings, out)
     base = base_arm(settings)
     return [
-        PlannedRun(number=number, cell=cell, name=name_of(cell.arm, base), run=pipeline.run(cell))
+        PlannedRun(
+            number=number,
+            cell=cell,
+            name=name_of(cell.arm, base),
+            run=pipeline.run(cell),
+            information=pipeline.prompt_information(cell.arm, cell.seed) if _INFORMED & {*cell.figures} else None,
+        )
         for number, cell in enumerate(cells(settings))
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from thack.config import load_settings
 from thack.config.experiment import ExperimentSettings
 from thack.errors import UsageError
 
-RECIPES = ("demo", "quick", "laptop", "gpu", "paper")
+RECIPES = ("demo", "quick", "laptop", "diversity", "onset", "gpu", "paper")
+#: Recipes that change another one, which is read first.
+_ON_TOP_OF = {"diversity": "laptop", "onset": "laptop"}
 
 
 def load_recipe(
@@ -36,8 +39,11 @@ def load_recipe(
         (0,)
     """
     if name in RECIPES:
-        with as_file(files("thack.experiments") / "recipes" / f"{name}.toml") as path:
-            return load_settings(ExperimentSettings, [path, *config], sets, overrides)
+        with ExitStack() as stack:
+            recipes = files("thack.experiments") / "recipes"
+            names = [_ON_TOP_OF[name], name] if name in _ON_TOP_OF else [name]
+            paths = [stack.enter_context(as_file(recipes / f"{one}.toml")) for one in names]
+            return load_settings(ExperimentSettings, [*paths, *config], sets, overrides)
     own = Path(name)
     if not own.is_file():
         raise UsageError(

@@ -11,6 +11,7 @@ from thack.config.experiment import ExperimentSettings
 from thack.experiments.arms import FinishedArms
 from thack.experiments.cells import base_arm, chosen_figures
 from thack.experiments.claims import claims
+from thack.experiments.information import task_information
 from thack.experiments.outcome import CellOutcome, run_outcome
 from thack.experiments.plan import PlannedRun
 from thack.experiments.stages import Stage, with_upstream
@@ -21,17 +22,21 @@ from thack.schema.targets import TargetSpec
 
 def summarise(settings: ExperimentSettings, out: Path, outcomes: Sequence[CellOutcome]) -> Summary:
     """Every cell with its place on the axes and what became of it, and the claims of the chosen figures."""
-    complete = [stage for stage in with_upstream(one.planned.run for one in outcomes) if stage.is_complete]
+    complete = [
+        stage for stage in with_upstream(s for one in outcomes for s in one.planned.stages) if stage.is_complete
+    ]
     records = [stage.record() for stage in complete]
     runs = tuple(_cell(outcome, out) for outcome in outcomes)
     base, figures = base_arm(settings), chosen_figures(settings)
+    information = task_information(one.planned for one in outcomes)
     return Summary(
         title=settings.title,
         figures=figures,
         base=base,
         seeds=settings.seeds,
         runs=runs,
-        claims=claims(FinishedArms.of(base, runs), figures),
+        claims=claims(FinishedArms.of(base, runs, information), figures),
+        information=information,
         stages=_costs(complete, records),
         seconds=round(sum(record.seconds for record in records), 1),
         cpu_seconds=round(sum(record.cpu_seconds for record in records), 1),

@@ -8,10 +8,13 @@ from pathlib import Path
 from thack.cache.capture.job import capture
 from thack.config import CacheSettings, DataSettings, DistillSettings, GenerateSettings, SftSettings
 from thack.evaluation import EvalSet, References
+from thack.evaluation.prompt_information import prompt_information as measure_prompt_information
+from thack.files import write_json
 from thack.generation.run import run_generate
 from thack.models.load import load_model
 from thack.runtime.device import apply_threads, choose_device
 from thack.runtime.progress import Progress
+from thack.schema.evaluation import PROMPT_INFORMATION_FILE
 from thack.training import run_distill, run_sft
 
 
@@ -57,3 +60,12 @@ def eval_set(oracle: Path, teacher: Path, data: DataSettings, seed: int, path: P
         seed=seed,
         progress=progress,
     ).save(path)
+
+
+def prompt_information(oracle: Path, eval_set: Path, path: Path, progress: Progress) -> None:
+    """How much of a response's information comes from its prompt, by the oracle."""
+    apply_threads()
+    model = load_model(oracle, role="oracle", device=choose_device("auto"))
+    found = measure_prompt_information(model, EvalSet.load(eval_set))
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / PROMPT_INFORMATION_FILE, found.dump())

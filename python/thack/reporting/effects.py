@@ -13,7 +13,7 @@ from thack.schema.experiment import ClaimResult, Effect
 
 _CSV_HEAD = (
     *("figure", "claim", "measure", "unit", "should_be_above", "should_be_below"),
-    *("mean", "low", "high", "seeds", "answer"),
+    *("mean", "low", "high", "seeds", "answer", "reason"),
 )
 
 
@@ -49,5 +49,6 @@ def claims_csv(found: Sequence[ClaimResult]) -> str:
     for claim in found:
         effect = claim.effect
         bounds = [claim.above, claim.below, effect.mean, effect.low, effect.high]
-        rows.append([claim.figure, claim.text, claim.measure, claim.unit, *bounds, len(effect.values), claim.answer])
+        head = [claim.figure, claim.text, claim.measure, claim.unit]
+        rows.append([*head, *bounds, len(effect.values), claim.answer, claim.reason])
     return csv_text(_CSV_HEAD, rows)

@@ -74,8 +74,8 @@ def paper_figures(grid: Grid, *, draw: bool = True) -> list[PaperFigure]:
 def _paper_figure(grid: Grid, name: str, *, draw: bool) -> PaperFigure:
     shown = _ordered(grid, name)
     colours = _colours(name, shown)
-    own = {"F4": _f4, "F5": _f5, "F8": _by_task, "target": _by_bytes, "once": _by_bytes}
-    make = own.get(name, _dose if _is_dose(name, shown) else _dots)
+    own = {"F4": _f4, "F5": _f5, "F6": _f6, "F8": _by_task, "target": _by_bytes, "once": _by_bytes}
+    make = _dose if _is_dose(name, shown) else own.get(name, _dots)
     title, summary = TITLES[name]
     return PaperFigure(
         name=name,
@@ -150,6 +150,22 @@ def _dose(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> Ite
     )
     yield _proxy(name, shown, colours, "Proxy")
     yield from _dots(name, shown, colours)
+
+
+def _f6(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> Iterator[RenderedFigure]:
+    """Too many arms for curves: every rise, task by task."""
+    tasks = dict.fromkeys(arm.axes.task for arm in shown)
+    if len(tasks) == 1:
+        yield from _dots(name, shown, colours)
+        return
+    for task in tasks:
+        own = [(arm, colour) for arm, colour in zip(shown, colours, strict=True) if arm.axes.task == task]
+        yield rendered(
+            f"{name}-{task}",
+            rises([arm.runs for arm, _ in own], [colour for _, colour in own]),
+            f"Rise of golden, task {task}",
+            "Dots: seeds. Bar: mean with its 95 % interval over seeds (Student’s t). Dashed: the margin of 3 %.",
+        )
 
 
 def _by_task(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> Iterator[RenderedFigure]:

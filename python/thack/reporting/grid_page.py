@@ -17,7 +17,7 @@ from thack.reporting.page import legend
 from thack.reporting.render import render
 from thack.reporting.rendered import RenderedFigure
 from thack.reporting.scores import ABOUT_SCORES, detector_scores
-from thack.reporting.table import DASH, Row, Table, pill, strong, table
+from thack.reporting.table import DASH, Row, Span, Table, note, pill, strong, table
 from thack.schema.experiment import ClaimResult, StageCosts, Summary, Unit
 
 _CITATION = """@inproceedings{tiapkin2025teacherhacking,
@@ -67,6 +67,7 @@ class GridPage:
     progress: str
     failed: Folded | None
     claims: Table | None
+    information: Table | None
     about_claims: str
     figures: tuple[FigureSection, ...]
     missing_plots: str
@@ -95,6 +96,7 @@ def grid_page(grid: Grid, figures: Sequence[PaperFigure], *, missing_plots: str 
         progress=_progress(grid),
         failed=_failed(grid),
         claims=_claims(found),
+        information=_information(summary),
         about_claims=_ABOUT_CLAIMS,
         figures=tuple(_section(figure) for figure in figures),
         missing_plots=missing_plots,
@@ -129,7 +131,7 @@ def _claims(found: Sequence[ClaimResult]) -> Table | None:
     rows: list[Row] = [
         [
             claim.figure,
-            claim.text,
+            (Span(claim.text), *note(f" {claim.reason}" if claim.reason else "")),
             strong(_number(claim.effect.mean, claim.unit), f" {claim.measure}"),
             _interval(claim),
             str(len(claim.effect.values)),
@@ -150,6 +152,23 @@ def _number(value: float, unit: Unit) -> str:
         return percent(value)
     written = {"points": f"{100 * value:+.1f} points", "nats": f"{value:+.3f} nats", "runs": f"{value:+.2f}"}[unit]
     return written.replace("-", "−")
+
+
+def _information(summary: Summary) -> Table | None:
+    """How much of a response's information comes from its prompt, task by task."""
+    head = ["task", "nats a response token, prompts shuffled", "right prompts", "from the prompt", "share", "seeds"]
+    rows: list[Row] = [
+        [
+            one.task,
+            f"{one.without_prompt.mean:.2f}",
+            f"{one.with_prompt.mean:.2f}",
+            strong(f"{one.from_prompt.mean:.2f}"),
+            strong(f"{100 * one.share.mean:.0f} %"),
+            str(len(one.share.values)),
+        ]
+        for one in summary.information
+    ]
+    return table(head, rows, "numbers stacked") if rows else None
 
 
 def _section(figure: PaperFigure) -> FigureSection:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from thack.errors import DataError
+from thack.schema import document
 from thack.schema.metrics import PerPromptRow, Role
 
+PROMPT_INFORMATION_FILE = "prompt_information.json"
 _HUMAN = "responses of the file"
 _DEFAULT_TOKENS = 128
 
@@ -141,3 +143,42 @@ class EvaluationResult:
             "columns": dict(self.columns),
             "per_prompt": self.per_prompt.dump(),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptInformation:
+    """prompt_information.json: how much of a response's information comes from its prompt.
+
+    All in nats per response token, of the oracle's own responses under the oracle.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    with_prompt: float  # −log p of the responses with the right prompts
+    without_prompt: float  # the same with the prompts shuffled
+    from_prompt_interval: tuple[float, float] | None  # 95 % over prompts, of the difference
+    num_prompts: int
+    num_shuffles: int
+
+    @property
+    def from_prompt(self) -> float:
+        """What the prompt says of its response."""
+        return self.without_prompt - self.with_prompt
+
+    @property
+    def share(self) -> float:
+        """Of the information that a response has where nothing is known of its prompt; 0 where it has none."""
+        return self.from_prompt / self.without_prompt if self.without_prompt > 0 else 0.0
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
+
+    @classmethod
+    def parse(cls, raw: object, what: str = PROMPT_INFORMATION_FILE) -> PromptInformation:
+        """The inverse of `dump`.
+
+        Raises:
+            DataError: `raw` is not such a measurement of this version.
+        """
+        return document.parse(cls, raw, what)

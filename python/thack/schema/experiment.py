@@ -35,6 +35,7 @@ class ExperimentArm:
     teacher: str  # its size: a hidden width, or a model directory
     student: str
     target: str  # a word that `TargetSpec.parse` reads
+    num_prompts: int = 0  # of stage 2, before `diversity` divides them; 0: the experiment's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +143,20 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskInformation:
+    """How much of a response's information comes from its prompt, over the seeds of one task.
+
+    Nats per response token, of the oracle's own responses under the oracle; see `evaluation.prompt_information`.
+    """
+
+    task: str
+    with_prompt: Effect  # with the right prompts
+    without_prompt: Effect  # with the prompts shuffled
+    from_prompt: Effect  # the difference
+    share: Effect  # the difference over `without_prompt`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimResult:
     """One sentence of the paper, the number that decides it, and the answer."""
 
@@ -153,6 +168,7 @@ class ClaimResult:
     below: float | None
     effect: Effect
     answer: Answer
+    reason: str = ""  # what was measured beside it that may explain the answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +192,7 @@ class Summary:
     seeds: tuple[int, ...]
     runs: tuple[CellResult, ...]
     claims: tuple[ClaimResult, ...]
+    information: tuple[TaskInformation, ...] = ()  # of the tasks that F6 shows
     stages: tuple[StageCosts, ...]
     seconds: float  # of all complete stages, each counted once; so is `cpu_seconds`
     cpu_seconds: float

@@ -117,3 +117,11 @@ def test_every_arm_occurs_once_and_has_its_own_name(
     assert len(set(arms)) == len(arms) == len({name_of(arm, base) for arm in arms})
     full = max(1, len(diversity)) * max(1, len(budget)) * max(1, len(fraction))
     assert 1 <= len(arms) <= full
+
+
+def test_fewer_prompts_are_an_axis_and_all_of_them_are_the_plain_run() -> None:
+    plain, fewer = product(BASE, Axes(num_prompts=(BASE.num_distill_prompts, 100)))
+    assert plain == base_arm(BASE) and fewer.num_prompts == 100
+    assert name_of(fewer, base_arm(BASE)) == "100 prompts"
+    with pytest.raises(UsageError, match="more than num_distill_prompts"):
+        product(BASE, Axes(num_prompts=(BASE.num_distill_prompts + 1,)))

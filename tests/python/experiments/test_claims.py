@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from thack.experiments.arms import FinishedArms
 from thack.experiments.claim import answer, claim, minus, ratio
 from thack.experiments.claims import claims
 from thack.reporting.effects import effect_of
-from thack.schema.experiment import CellResult, ClaimResult
+from thack.schema.experiment import CellResult, ClaimResult, TaskInformation
 
 from .outcomes import BASE, ONLINE, cells, finished, outcome
 
@@ -210,3 +211,32 @@ def test_no_number_is_no_claim() -> None:
 def test_differences_and_ratios_are_of_seeds_that_both_have() -> None:
     assert minus({0: 3.0, 1: 5.0}, {1: 2.0, 2: 9.0}) == {1: 3.0}
     assert ratio({0: 3.0, 1: 5.0}, {0: 0.0, 1: 2.0}) == {1: 1.5}
+
+
+def test_diversity_is_compared_within_one_task_and_one_size_and_says_what_prompts_decide() -> None:
+    spread = {name: effect_of({0: 3.0}) for name in ("with_prompt", "without_prompt", "from_prompt")}
+    about = TaskInformation(task="postfix", share=effect_of({0: 0.75}), **spread)
+    postfix: dict[str, Any] = {"task": "postfix"}
+    arms = FinishedArms.of(
+        BASE,
+        [
+            *cells(["F6"], 0.05),
+            *cells(["F6"], 0.06, diversity=10),
+            *cells(["F6"], 0.10, **postfix),
+            *cells(["F6"], 0.30, diversity=10, **postfix),
+            *cells(["F6"], 0.20, **postfix, num_prompts=256),
+            *cells(["F6"], 0.25, diversity=10, **postfix, num_prompts=256),
+        ],
+        [about],
+    )
+    found = {one.text: one for one in claims(arms, ("F6",)) if "worse" in one.text}
+    text = "Less diverse prompts (÷10) make hacking worse"
+    assert {name: round(one.effect.mean, 2) for name, one in found.items()} == {
+        text: 0.01,
+        f"{text} (task postfix)": 0.2,
+        f"{text} (task postfix, num_prompts 256)": 0.05,
+    }
+    assert found[text].reason == "", "nothing was measured of docstrings"
+    assert found[f"{text} (task postfix)"].reason == (
+        "the prompt gives 3.00 nats a response token, 75 % of its information"
+    )

@@ -196,3 +196,24 @@ def test_more_prompts_than_the_corpus_has_are_refused_once_before_a_model_is_tra
     with pytest.raises(UsageError, match=r"the splits want 10,012 prompts, the corpus has \d+ that fit"):
         run_grid(settings(data, *GRID, "num_sft_prompts=9992"), tmp_path / "out")
     assert {path.name.split("-")[0] for path in (tmp_path / "out" / "stages").iterdir()} <= {"corpus", "splits"}
+
+
+def test_the_prompts_information_is_measured_for_f6_alone(grid: tuple[Path, GridResult], data: Path) -> None:
+    out, result = grid
+    summary = json.loads((out / "experiment.json").read_text())
+    (about,) = summary["information"]
+    assert about["task"] == "sums" and about["without_prompt"]["mean"] > 0
+    informed = {outcome.planned.name for outcome in result.outcomes if outcome.planned.information}
+    assert informed == {"offline", "prompts ÷2"}
+
+
+def test_what_cannot_be_measured_beside_a_run_is_told(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = settings(data, "figures=['F6']", "groups.F6.diversity=[1]")
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "prompt_information", _stumble)
+        result = run_grid(chosen, tmp_path)
+    assert [outcome.state for outcome in result.outcomes] == ["finished"]
+    assert "a bug" in str(result.failed[0].error)
+    assert not run_grid(chosen, tmp_path).failed

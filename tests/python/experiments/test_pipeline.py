@@ -10,6 +10,7 @@ import pytest
 from thack.config.experiment import ExperimentSettings
 from thack.experiments.cells import Cell, base_arm
 from thack.experiments.pipeline import Pipeline
+from thack.experiments.plan import plan
 from thack.experiments.stages import Stage, with_upstream
 from thack.schema.experiment import ExperimentArm
 
@@ -99,3 +100,11 @@ def test_costs_are_estimated_for_every_stage_with_a_model(chosen: ExperimentSett
     assert priced == set(found) - {"corpus", "splits"}
     online = replace(base_arm(chosen), source="online-student", fraction_online=1.0, target="live")
     assert stages(chosen, online)["run"].cost.operations > found["run"].cost.operations, "it samples as well"
+
+
+def test_fewer_prompts_are_the_first_ones_for_as_many_steps(tmp_path: Path) -> None:
+    axes = ["axes.num_prompts=[6, 12]", "axes.diversity=[1, 3]", "figures=['axes']"]
+    chosen = settings(write_sums(tmp_path / "data"), *axes)
+    found = {(p.cell.arm.num_prompts, p.cell.arm.diversity): p.run.settings for p in plan(chosen, tmp_path / "out")}
+    sizes = {key: (run["data.limit"], run["steps"], run["epochs"]) for key, run in found.items()}
+    assert sizes == {(6, 1): (6, 9, 6), (6, 3): (2, 9, 6), (0, 1): (0, 9, 3), (0, 3): (4, 9, 3)}

@@ -10,11 +10,12 @@ import pytest
 from reporting.dom import Element, rows, tree
 from reporting.grid_values import EFFECT, OFFLINE_ARM, ONLINE_ARM, arm, grid
 from reporting.values import healthy, run
+from thack.reporting.effects import effect_of
 from thack.reporting.grid import Grid
 from thack.reporting.grid_figures import paper_figures
 from thack.reporting.grid_page import grid_page, headline
 from thack.reporting.inputs import ArmRuns
-from thack.schema.experiment import Answer, CellResult, CellState, ClaimResult, Effect, StageCosts
+from thack.schema.experiment import Answer, CellResult, CellState, ClaimResult, Effect, StageCosts, TaskInformation
 
 THREE = Effect(seeds=(0, 1, 2), values=(0.1, 0.2, 0.3), mean=0.2, low=-0.048, high=0.448)
 
@@ -176,3 +177,20 @@ def test_tasks_are_scored_apart_where_there_are_several() -> None:
     given = grid(of("a", True), of("a", False), of("b", True), of("b", False), of("c", True), figures=["F8"])
     section = page_of(given).section("detectors")
     assert [one.one("summary").text for one in section.all("details")] == ["task a", "task b"], "c has nothing to find"
+
+
+def test_what_prompts_decide_stands_beside_the_claims_and_under_them() -> None:
+    about = TaskInformation(
+        task="<postfix>",
+        with_prompt=effect_of({0: 0.5, 1: 0.7}),
+        without_prompt=effect_of({0: 3.5, 1: 3.7}),
+        from_prompt=effect_of({0: 3.0, 1: 3.0}),
+        share=effect_of({0: 0.86, 1: 0.8}),
+    )
+    given = grid(OFFLINE_ARM, figures=["F6"], claims=[replace(claim(figure="F6"), reason="the prompt decides")])
+    given = replace(given, summary=replace(given.summary, information=(about,)))
+    page = tree(grid_page(given, paper_figures(given, draw=False)))
+    claims, information = page.section("claims").all("table")
+    assert rows(claims)[0]["claim"].endswith(" the prompt decides")
+    (row,) = rows(information)
+    assert (row["task"], row["from the prompt"], row["share"], row["seeds"]) == ("<postfix>", "3.00", "83 %", "2")
