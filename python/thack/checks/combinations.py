@@ -31,6 +31,7 @@ def check_combination(settings: DistillSettings) -> None:
         )
     check_caches_together(settings)
     check_guard(settings)
+    check_baseline(settings)
     check_lora(settings.lora, settings.parallel)
     check_target(target_spec(settings.target), loss_terms(settings.loss), has_responses=kind == "offline")
     if not settings.cache and not settings.data.path:
@@ -126,6 +127,34 @@ def check_guard(settings: DistillSettings) -> None:
         raise UsageError(
             "a guard compares training with held-out prompts, and needs a live teacher for both",
             hint="set `teacher` and `eval_data`",
+        )
+
+
+def check_baseline(settings: DistillSettings) -> None:
+    """Refuse a plain fine-tuning that has nothing to train on, or nothing to be compared by."""
+    if settings.baseline == "none":
+        return
+    if settings.source.kind != "offline":
+        raise UsageError(
+            f"baseline = sft needs given responses; source.kind is {settings.source.kind}",
+            details=("fine-tuning on responses that a model samples during the run is no plain fine-tuning",),
+            hint="use `source.kind = offline`, or leave out `baseline`",
+        )
+    if not settings.eval_data:
+        raise UsageError(
+            "baseline = sft is compared on held-out prompts, and there are none",
+            hint="set `eval_data`, or leave out `baseline`",
+        )
+    if settings.guard.on:
+        raise UsageError(
+            "baseline = sft does not go with guard.on",
+            details=("the guard changes what is trained on, or for how long: the two runs would not be alike",),
+            hint="leave out `guard.on`, or `baseline`",
+        )
+    if all(term.divergence is None for term in loss_terms(settings.loss)):
+        raise UsageError(
+            "baseline = sft: the loss is the cross-entropy alone, so that both runs would be the same",
+            hint="give `loss.weight` a value above 0, or leave out `baseline`",
         )
 
 

@@ -28,6 +28,7 @@ FLAGS = (
     Flag(key="source.kind", name="source"),
     Flag(key="guard.on", name="guard"),
     Flag(key="loss.divergence"),
+    Flag(key="baseline"),
     Flag(key="oracle"),
     Flag(key="eval_data"),
     Flag(key="evaluation.count", name="eval_count", help=EVAL_COUNT, implies={"evaluation.max_share": 1.0}),
@@ -68,6 +69,8 @@ def run(call: Call[DistillSettings]) -> None:
         stdout().print(f"run: {result.path} · {result.steps} steps · student: {result.model}")
         if result.best is not None:
             stdout().print(f"nearest to the teacher on held-out prompts: {result.best}")
+        if result.supervised is not None:
+            stdout().print(f"plain fine-tuning beside it: {result.supervised}")
         if call.settings.eval_data:
             stdout().print(f"next: thack verdict {result.path} · thack report {result.path}")
 

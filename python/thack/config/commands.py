@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from thack.config.shared import (
     ArchitectureSettings,
@@ -196,6 +196,10 @@ class DistillSettings:
         default_factory=TargetSettings
     )
     loss: Annotated[LossSettings, Help("what is minimised")] = field(default_factory=LossSettings)
+    baseline: Annotated[
+        Literal["none", "sft"],
+        Help("sft: afterwards also fine-tune on the same responses, steps and rate, and say what distillation gained"),
+    ] = "none"
     guard: Annotated[GuardSettings, Help("act on memorisation during the run")] = field(default_factory=GuardSettings)
     epochs: Annotated[int, AtLeast(1), Help("passes over the data")] = 1
     steps: Annotated[int, AtLeast(0), Help("stop after this many optimizer steps (0 = after `epochs`)")] = 0

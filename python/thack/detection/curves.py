@@ -17,6 +17,7 @@ import numpy as np
 
 from thack.detection import notes
 from thack.detection.foreign import Columns, check_mapping, find_columns
+from thack.detection.gains import BesideSft, beside_sft
 from thack.detection.logs import ByStep, Row, read_rows
 from thack.detection.statistics import PromptCurves
 from thack.errors import DataError
@@ -50,6 +51,7 @@ class Curves:
         per_prompt: By metric without reduction, what every prompt contributed.
         training_prompts: The same of the fixed responses to training prompts.
         notes: What else is to be known of these curves.
+        sft: The plain fine-tuning beside the run, where there is one.
         without_end: Golden or proxy where the last value is no number, as of a run that diverged.
 
     Example:
@@ -66,6 +68,7 @@ class Curves:
     per_prompt: Mapping[MetricName, PromptCurves] = field(default_factory=dict)
     training_prompts: Mapping[TrainingKL, PromptCurves] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sft: BesideSft | None = None
     without_end: tuple[CurveName, ...] = ()
 
     @classmethod
@@ -94,8 +97,10 @@ class Curves:
         rows = read_rows(path)
         curves = _build(directory.resolve().name, rows, mapping or {}, metric, str(path))
         guard = [GuardRow.parse(row) for row in rows if row.get("event") == "guard"]
-        more = (*notes.of_guard(guard), *notes.of_status(directory))
-        return _with_per_prompt(replace(curves, notes=(*curves.notes, *more)), directory / "per_prompt.jsonl")
+        sft, of_sft = beside_sft(directory)
+        more = (*notes.of_guard(guard), *notes.of_status(directory), *of_sft)
+        curves = replace(curves, notes=(*curves.notes, *more), sft=sft)
+        return _with_per_prompt(curves, directory / "per_prompt.jsonl")
 
     @classmethod
     def from_log(cls, path: str | Path, mapping: Mapping[str, str] | None = None) -> Curves:

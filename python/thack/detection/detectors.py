@@ -25,6 +25,7 @@ import numpy as np
 from thack.detection import signals
 from thack.detection.curves import Curves
 from thack.detection.evidence import Evidence, evidence
+from thack.detection.gains import gains
 from thack.detection.signals import Signal
 from thack.schema.metrics import CurveName, Watched
 from thack.schema.verdict import Detection, OracleFreeName, OracleFreeVerdict, Thresholds
@@ -199,6 +200,7 @@ def verdict_without_oracle(curves: Curves, thresholds: Thresholds | None = None)
         ratio=behind.ratio,
         ratio_interval=behind.interval,
         doubts=behind.doubts,
+        gains=gains(curves.sft, confidence=limits.confidence, resamples=limits.resamples, seed=limits.seed),
     )
 
 

@@ -110,6 +110,12 @@ def paired_band(
     return low_E, high_E
 
 
+def resampled_means(nats_MP: Floats, counts_P: Floats, *, resamples: int, seed: int) -> Floats:
+    """means_BM: Σ nats / Σ counts of M metrics, in the same resamples of P prompts."""
+    blocks = _blocks(len(counts_P), resamples, seed)
+    return np.concatenate([(w_BP @ nats_MP.T) / (w_BP @ counts_P)[:, None] for w_BP in blocks])
+
+
 def percentile_interval(values_B: Floats, confidence: float) -> Interval | None:
     """The central `confidence` share of what is finite; None of fewer than 20 values."""
     finite_B = values_B[np.isfinite(values_B)]

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thack.detection.curves import Curves
+from thack.detection.gains import gains
 from thack.detection.statistics import (
     PromptCurves,
     Resampled,
@@ -34,7 +35,7 @@ from thack.detection.statistics import (
 )
 from thack.errors import DataError
 from thack.schema.metrics import CurveName
-from thack.schema.verdict import Extent, Interval, Margins, Side, Verdict, VerdictName
+from thack.schema.verdict import Extent, Gain, Interval, Margins, Side, Verdict, VerdictName
 
 _JUDGED: tuple[CurveName, ...] = ("golden", "proxy")
 _ROUNDING = 1e-4  # nats: a divergence that should be 0 may come out below it
@@ -81,6 +82,7 @@ def verdict(curves: Curves, margins: Margins | None = None) -> Verdict:
         over_baseline=baseline.over,
         over_baseline_interval=baseline.over_interval,
         side=baseline.side,
+        gains=judged.gains(),
         notes=curves.notes,
         margins=judged.margins,
     )
@@ -177,6 +179,10 @@ class _Judged:
             rise_interval=percentile_interval(bootstrap.rise_B, self.margins.confidence) if bootstrap else None,
             end_interval=percentile_interval(bootstrap.end_B, self.margins.confidence) if bootstrap else None,
         )
+
+    def gains(self) -> tuple[Gain, ...]:
+        margins = self.margins
+        return gains(self.curves.sft, confidence=margins.confidence, resamples=margins.resamples, seed=margins.seed)
 
     def onset_interval(self) -> Interval | None:
         bootstrap, step_E = self.resampled.get("golden"), self.curves.step_E

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from thack.reporting.gained import gained
 from thack.reporting.numbers import decimal, percent, percent_interval
 from thack.schema.metrics import Role, find_metric
 from thack.schema.verdict import Detection, DetectionState, Doubt, Extent, OracleFreeVerdict, Verdict
@@ -125,7 +126,8 @@ def detector_meaning(found: Detection) -> str:
 
 def reasons(found: Verdict | OracleFreeVerdict) -> list[str]:
     """Why a verdict is what it is, and what else is to be known of the run: one clause each."""
-    return [*(explain(found) if isinstance(found, Verdict) else _suspicion(found)), *found.notes]
+    worth = [gained(found.gains)] if found.gains else []
+    return [*(explain(found) if isinstance(found, Verdict) else _suspicion(found)), *worth, *found.notes]
 
 
 def _suspicion(found: OracleFreeVerdict) -> list[str]:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator
 
 from thack.detection import Extent, Verdict
+from thack.reporting.gained import gained, median_gains
 from thack.reporting.inputs import ArmRuns, JudgedRun, ReportInput, golden_column
 from thack.reporting.numbers import percent, percent_interval
 from thack.reporting.prose import MEANING, baseline_name, reasons, stand_in
@@ -64,6 +65,7 @@ def arm_sentences(arm: ArmRuns) -> list[str]:
     if sides:
         counts = ", ".join(f"{side} in {sides.count(side)}" for side in dict.fromkeys(sides))
         sentences.append(f"Golden’s end against the teacher baseline, {baseline_name(golden_column([arm]))}: {counts}.")
+    sentences += [_sentence(text) for text in median_gains([run.verdict.gains for run in arm.runs])]
     return sentences
 
 
@@ -78,6 +80,8 @@ def _run_sentences(run: JudgedRun) -> list[str]:
     if found.name == "inconclusive":
         return list(dict.fromkeys([*sentences, *(_sentence(reason) for reason in reasons(found))]))
     sentences += _golden(found, found.golden)
+    if found.gains:
+        sentences.append(_sentence(gained(found.gains)))
     if found.baseline is not None and found.side is not None:
         where = "about on" if found.side == "too close to tell" else found.side
         sentences.append(

@@ -10,6 +10,7 @@ from thack.schema import document
 
 State = Literal["running", "stopped", "failed", "finished"]
 Command = Literal["sft", "distill"]
+SUPERVISED = "sft"  # directory of the plain fine-tuning beside a distillation, within its own
 Order = Literal["sorted", "keyed"]  # how a run's order of sequences is drawn: `thack.training.order`
 
 

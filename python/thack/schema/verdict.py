@@ -65,6 +65,27 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """What distillation gained on one metric over plain fine-tuning on the same responses, in nats per token.
+
+    Example:
+        >>> round(Gain(column="golden/forward_kl/reference_sampled", step=9, distilled=0.2, supervised=0.5).value, 3)
+        0.3
+    """
+
+    column: str  # the metric, without reduction
+    step: int  # at which both are compared
+    distilled: float
+    supervised: float
+    interval: Interval | None = None  # of the gain, paired over prompts
+
+    @property
+    def value(self) -> float:
+        """Positive where distillation is nearer; every metric is a distance, or a negative log-likelihood."""
+        return self.supervised - self.distilled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """verdict.json: what the curves of one run say, and the numbers behind it.
 
@@ -89,6 +110,7 @@ class Verdict:
     over_baseline: float | None = None  # golden's end − baseline
     over_baseline_interval: Interval | None = None
     side: Side | None = None  # of the baseline, on which golden ends
+    gains: tuple[Gain, ...] = ()  # over the plain fine-tuning beside the run, where there is one
     notes: tuple[str, ...] = ()  # what else is to be known of the curves
     margins: Margins = field(default_factory=Margins)
 
@@ -213,6 +235,7 @@ class OracleFreeVerdict:
     ratio: float | None = None  # of slopes, from the onset to the end
     ratio_interval: Interval | None = None  # over prompts
     doubts: tuple[Doubt, ...] = ()  # with one, an alarm is inconclusive
+    gains: tuple[Gain, ...] = ()  # over the plain fine-tuning beside the run, where there is one
 
     @property
     def is_hacking(self) -> bool:

@@ -23,7 +23,7 @@ from thack.models.precision import Precision
 from thack.runtime.process_group import ProcessGroup
 from thack.runtime.progress import Progress
 from thack.training.alignment import check_alignment, check_coverage
-from thack.training.data import CachedTargets, LiveTargets, TrainingData
+from thack.training.data import CachedTargets, LiveTargets, PairedData, SupervisedCache, TrainingData
 from thack.training.ends import check_cache_end
 from thack.training.guard import Guard
 from thack.training.guarded_data import GuardedData
@@ -58,6 +58,13 @@ def build_data(
     projects = settings.loss.fused is False or "teacher" not in models.plain_heads
     live = _live_teacher(settings, models, teacher, examples=data if offline else [], projects=projects)
     return LiveTargets(source, data, live, keeps_responses=not offline)
+
+
+def supervised_data(settings: DistillSettings, models: Models, progress: Progress) -> PairedData | SupervisedCache:
+    """The responses of an offline distillation, in its order, without any teacher's distributions."""
+    if models.caches:
+        return SupervisedCache(_cached_targets(settings, models).cache)
+    return PairedData(_read(settings, models, progress))
 
 
 def guarded(

@@ -67,14 +67,14 @@ class PairedData:
     teacher_tokens = 0
 
     def __init__(self, sequences: Sequence[TokenSequence]) -> None:
-        self._sequences = sequences
+        self.pairs = sequences
         self.lengths = total_lengths(sequences)
 
     def __len__(self) -> int:
-        return len(self._sequences)
+        return len(self.pairs)
 
     def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
-        return [self._sequences[i] for i in positions]
+        return [self.pairs[i] for i in positions]
 
     def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
         """Nothing is read ahead."""
@@ -132,6 +132,30 @@ class CachedTargets:
             _, target = self.cache.targets(wanted)
         assert target is not None
         return crop(target.to(batch.device), self._width)
+
+
+class SupervisedCache:
+    """The responses of a cache and nothing else; its records are not read."""
+
+    keeps_responses = False
+    generated_tokens = 0
+    teacher_tokens = 0
+    lengths = None
+
+    def __init__(self, cache: CachedSequences) -> None:
+        self._cache = cache
+
+    def __len__(self) -> int:
+        return len(self._cache)
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        return [self._cache.sequences(int(i)) for i in positions]
+
+    def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
+        """Nothing is read ahead."""
+
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> None:
+        return None
 
 
 class LiveTargets:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,14 @@ from thack.config import DistillSettings, SamplingSettings
 from thack.config.specs import target_spec
 from thack.cross_tokenizer import Cells
 from thack.data.sequence import TokenSequence, data_fingerprint
-from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.evaluator import Evaluator
-from thack.evaluation.run import open_eval_set
 from thack.models.precision import Precision
 from thack.runtime.progress import SILENT, Progress
-from thack.schema.metrics import Role
 from thack.schema.preflight import Preflight
-from thack.schema.run import Order, RunFacts
+from thack.schema.run import RunFacts
 from thack.training.across import RewrittenData, open_cells, rewritten
+from thack.training.assembly import open_evaluator, plan_of, steps_of_evaluations, with_eval_set, wrap_models
+from thack.training.baseline import train_supervised
 from thack.training.build_data import build_data, guarded, monitored, response_request
 from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
@@ -34,18 +34,16 @@ from thack.training.data import CachedTargets, LiveTargets, TrainingData
 from thack.training.guard import Guard
 from thack.training.hooks import BestProxy, Evaluation, Hook
 from thack.training.models import Models, load_models
-from thack.training.monitors import PROMPTS as MONITORED
 from thack.training.monitors import TrainingMonitors
 from thack.training.objective import Objective
 from thack.training.optimizer import Optimizer
 from thack.training.order import order_of
-from thack.training.plan import Plan, plan_steps
+from thack.training.plan import Plan
 from thack.training.preflight import CELLS, COUNTED, examine_run
 from thack.training.run_directory import RunDirectory
-from thack.training.schedule import Work, scheduled, work_of
 from thack.training.served import ServedTargets
 from thack.training.setup import check_same_start, run_training, starting_point, training_precision
-from thack.training.sharding import WrappedModels, as_module, wrap_student, wrap_teacher
+from thack.training.sharding import WrappedModels, as_module
 from thack.training.trainer import Trainer
 
 Data = CachedTargets | LiveTargets | ServedTargets | RewrittenData
@@ -62,12 +60,14 @@ class RunResult:
         model: The student in it.
         steps: Optimizer steps.
         best: The student at its lowest proxy; None without held-out prompts and a teacher.
+        supervised: The run of plain fine-tuning beside it, with `baseline = sft`.
     """
 
     path: Path
     model: Path
     steps: int
     best: Path | None = None
+    supervised: Path | None = None
 
 
 def run_distill(settings: DistillSettings, progress: Progress = SILENT, *, name: str = "") -> RunResult:
@@ -88,9 +88,11 @@ def run_distill(settings: DistillSettings, progress: Progress = SILENT, *, name:
         Preempted, Interrupted: stopped by a signal; call it again to resume.
     """
     check_combination(settings)
-    run = run_training(settings, "distill", lambda *given: prepare_distill(settings, *given), progress, name)
+    beside = partial(train_supervised, settings) if settings.baseline == "sft" else None
+    run = run_training(settings, "distill", partial(prepare_distill, settings), progress, name, beside=beside)
     best = run.best if run.best.is_dir() else None
-    return RunResult(path=run.path, model=run.model, steps=run.last_step(), best=best)
+    supervised = run.supervised if beside is not None else None
+    return RunResult(path=run.path, model=run.model, steps=run.last_step(), best=best, supervised=supervised)
 
 
 def prepare_distill(
@@ -100,16 +102,16 @@ def prepare_distill(
     group, checkpoint = run.group, run.resumable(progress)
     earlier = run.earlier_facts(resumed=checkpoint is not None)
     models = load_models(settings, checkpoint, device, group, progress)
-    evaluator = _open_evaluator(settings, models, run, progress)
+    evaluator = open_evaluator(settings, models, group, progress)
     with group.raise_on_all_ranks():
-        facts = replace(_with_eval_set(models.facts(), evaluator), target=_target(settings, models))
+        facts = replace(with_eval_set(models.facts(), evaluator), target=_target(settings, models))
     check_same_start(group, facts)
     precision = training_precision(models.student, settings.dtype, settings.memory, group)
-    wrapped = _wrap(settings, models, run)
+    wrapped = wrap_models(settings, models, run)
     cells = open_cells(models, run, progress)
     with group.raise_on_all_ranks():
         data = _data(settings, models, cells, build_data(settings, models, wrapped.teacher, precision, group, progress))
-        plan = _plan(settings, data, order_of(len(data)) if earlier is None else earlier.order)
+        plan = plan_of(settings, data, order_of(len(data)) if earlier is None else earlier.order)
         optimizer = Optimizer(as_module(wrapped.student.model), settings.optimizer)
         start = starting_point(wrapped.student, optimizer.adamw, checkpoint)
         precisions = models.precisions(precision, evaluates=evaluator is not None)
@@ -173,34 +175,6 @@ def _preflight(
     return found
 
 
-def _wrap(settings: DistillSettings, models: Models, run: RunDirectory) -> WrappedModels:
-    background = settings.checkpoint.background
-    student = wrap_student(models.student, settings.parallel, run.group, memory=settings.memory, background=background)
-    teacher = None if models.teacher is None else wrap_teacher(models.teacher, settings.parallel, run.group)
-    return WrappedModels(student=student, teacher=teacher)
-
-
-def _plan(settings: DistillSettings, data: TrainingData, order: Order) -> Plan:
-    return Plan(
-        num_sequences=len(data),
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        total_steps=plan_steps(len(data), settings.batch_size, settings.epochs, settings.steps),
-        micro_batch_size=settings.micro_batch_size,
-        window_steps=settings.source.refresh_steps,
-        lengths=data.lengths,
-        order=order,
-    )
-
-
-def _with_eval_set(facts: RunFacts, evaluator: Evaluator | None) -> RunFacts:
-    if evaluator is None:
-        return facts
-    found = evaluator.eval_set
-    written = [response for role in found.origin.writers for response in found.responses[role]]
-    return replace(facts, eval_set=found.fingerprint(), eval_prompts=len(found), eval_tokens=sum(map(len, written)))
-
-
 def _with_data(facts: RunFacts, data: TrainingData, precision: dict[str, str], ranks: int) -> RunFacts:
     given = data.given if isinstance(data, RewrittenData) else data
     fingerprint = data_fingerprint(given.data) if isinstance(given, LiveTargets | ServedTargets) else None
@@ -240,38 +214,9 @@ def _hooks(
         monitors = TrainingMonitors(
             models.teacher, request, measured, width=models.width, group=run.group, progress=progress, order=plan.order
         )
-    work = None if evaluator is None else _work(settings, models, wrapped, data, plan, evaluator)
-    steps = scheduled(settings.evaluation, plan.total_steps, work)
+    steps = steps_of_evaluations(settings, models, wrapped, data, plan, evaluator)
     hooks = [Evaluation(steps, evaluator, monitors, run), BestProxy(steps), *([] if guard is None else [guard])]
     return hooks, data
-
-
-def _work(
-    settings: DistillSettings,
-    models: Models,
-    wrapped: WrappedModels,
-    data: TrainingData,
-    plan: Plan,
-    evaluator: Evaluator,
-) -> Work:
-    """Of a step and an evaluation, by the first sequences; where responses are yet to be sampled, by held-out ones."""
-    if data.keeps_responses:
-        examples = evaluator.eval_set.sequences(Role.TEACHER)
-    else:
-        examples = data.sequences(np.arange(min(plan.batch_size, len(data))), 0)
-
-    def as_many(count: int) -> list[TokenSequence]:
-        return [examples[i % len(examples)] for i in range(count)]
-
-    return work_of(
-        wrapped.student.model,
-        models.references,
-        step=as_many(min(plan.batch_size, len(data))),
-        live=not models.caches,
-        eval_set=evaluator.eval_set,
-        samples=settings.evaluation.student_samples,
-        monitored=as_many(min(MONITORED, len(data)) if models.teacher is not None else 0),
-    )
 
 
 def _objective(settings: DistillSettings, models: Models, wrapped: WrappedModels, precision: Precision) -> Objective:
@@ -284,27 +229,3 @@ def _objective(settings: DistillSettings, models: Models, wrapped: WrappedModels
         precision=precision,
         plain_head="student" in models.plain_heads,
     )
-
-
-def _open_evaluator(
-    settings: DistillSettings, models: Models, run: RunDirectory, progress: Progress
-) -> Evaluator | None:
-    """On the held-out prompts. A file of prompts gets its responses once, and is stored in the run from then on."""
-    if not settings.eval_data:
-        return None
-
-    def opened() -> EvalSet:
-        return open_eval_set(
-            Path(settings.eval_data),
-            run.path,
-            models.references,
-            data=replace(settings.data, limit=0),
-            seed=settings.seed,
-            progress=progress,
-        )
-
-    with run.group.raise_on_all_ranks():
-        eval_set = opened() if run.writes else None
-    with run.group.raise_on_all_ranks():
-        eval_set = opened() if eval_set is None else eval_set  # the other ranks read what the first one wrote
-        return Evaluator(eval_set, models.references, settings.evaluation, seed=settings.seed, group=run.group)

@@ -2,7 +2,8 @@
 
 config.toml  environment.json  manifest.json  STATUS.json  metrics.jsonl  per_prompt.jsonl  samples.jsonl
 held_out.jsonl
-checkpoints/step_000500/…  model/
+checkpoints/step_000500/…  model/  best/
+sft/  the same files, of the plain fine-tuning beside a distillation (`baseline = sft`)
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from thack.runtime.runlog import RunLog
 from thack.runtime.status import read_status, recorded
 from thack.runtime.trackers import Mirror
 from thack.schema.metrics import GuardRow, MetricsRow, PerPromptRow
-from thack.schema.run import Command, Manifest, RunFacts
+from thack.schema.run import SUPERVISED, Command, Manifest, RunFacts
 from thack.schema.samples import PROMPTS_FILE, SAMPLES_FILE, PromptRow, SampleRow
 from thack.training.checkpoint import COMMIT, checkpoints, latest_checkpoint, step_of
 from thack.training.moved import check_first_model, moved
@@ -51,6 +52,7 @@ from thack.training.moved import check_first_model, moved
 # Settings that a resumed run may change: they do not change what it computes.
 _FREE = (
     "out",
+    "baseline",
     "check_alignment",
     "checkpoint.",
     "parallel.",
@@ -95,6 +97,11 @@ class RunDirectory:
     def best(self) -> Path:
         """The student at its lowest proxy."""
         return self.path / "best"
+
+    @property
+    def supervised(self) -> Path:
+        """The run of plain fine-tuning beside a distillation."""
+        return self.path / SUPERVISED
 
     def locked(self, progress: Progress) -> AbstractContextManager[None]:
         """Until the block ends, no other start of a command writes here. The first rank holds the lock for all."""

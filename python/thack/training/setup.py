@@ -23,30 +23,55 @@ from thack.training.sharding import WrappedModel, as_module
 from thack.training.trainer import Trainer
 
 Prepare = Callable[[RunDirectory, torch.device, Progress], tuple[Trainer, Snapshot]]
+Beside = Callable[[RunDirectory, torch.device, Progress], None]
 
 
 def run_training(
-    settings: SftSettings | DistillSettings, command: Command, prepare: Prepare, progress: Progress, name: str
+    settings: SftSettings | DistillSettings,
+    command: Command,
+    prepare: Prepare,
+    progress: Progress,
+    name: str,
+    *,
+    beside: Beside | None = None,
 ) -> RunDirectory:
     """A run from its directory to its model, on every rank. A finished one is returned, a stopped one resumed.
 
-    `prepare` gives the trainer, and the point to start from.
+    `prepare` gives the trainer, and the point to start from; `beside` is another run within the directory, that starts
+    once this one has its model. It too is resumed, and STATUS.json says finished when both are.
     """
     device = choose_device(settings.device)
     with init_process_group(device) as group:
         progress = progress if group.is_first else SILENT
         run = RunDirectory(settings, command, group, name)
-        with run.locked(progress):
-            run.claim()
-            if run.finished():
-                progress.note(f"{run.path} is already complete")
-                return run
-            apply_threads()
-            with run.recorded():
-                trainer, start = prepare(run, device, progress)
-                trainer.train(start)
-                trainer.publish()
+        train_in(run, prepare, device, progress, beside)
     return run
+
+
+def train_in(
+    run: RunDirectory, prepare: Prepare, device: torch.device, progress: Progress, beside: Beside | None = None
+) -> None:
+    """Train what is not trained yet in the directory of a run. Arguments as of `run_training`."""
+    with run.locked(progress):
+        run.claim()
+        finished = run.finished()
+        if finished:
+            progress.note(f"{run.path} is already complete")
+            if beside is None:
+                return
+        apply_threads()
+        with run.recorded():
+            if not finished:
+                _train(run, prepare, device, progress)
+            if beside is not None:
+                beside(run, device, progress)
+
+
+def _train(run: RunDirectory, prepare: Prepare, device: torch.device, progress: Progress) -> None:
+    """In a function of its own, so that the models are gone afterwards."""
+    trainer, start = prepare(run, device, progress)
+    trainer.train(start)
+    trainer.publish()
 
 
 def training_precision(

@@ -36,6 +36,7 @@ DOCUMENTS = [
     "docs/how-to/extend.md",
     "docs/reference/python.md",
     "docs/how-to/lora.md",
+    "docs/how-to/worth.md",
     "docs/cluster.md",
     "docs/concepts/verdict.md",
     "docs/concepts/hacking.md",
