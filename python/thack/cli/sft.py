@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
         run=run,
         flags=FLAGS,
         example="thack sft --data pairs.jsonl --model ./base --out runs/teacher",
-        set_example="lora.rank=16",
+        set_example="lora.rank=16, or router_loss=true for a mixture of experts",
         many=True,
     ).add_to(app)
 

@@ -13,6 +13,7 @@ from thack.config.shared import (
     DType,
     EvaluationSettings,
     LoadSettings,
+    RouterLoss,
     SamplingSettings,
     Seed,
     ServerSettings,
@@ -39,6 +40,10 @@ Judge = Annotated[
 ]
 HumanReferences = Annotated[
     bool, Help("a new evaluation set keeps the responses of its file; their columns start with human/")
+]
+Balance = Annotated[
+    RouterLoss,
+    Help("mixture of experts: add the model's balancing loss of routers; auto: where its config.json asks for it"),
 ]
 Lora = Annotated[LoraSettings, Help("an adapter instead of all weights")]
 Parallel = Annotated[ParallelSettings, Help("several processes")]
@@ -71,6 +76,7 @@ class SftSettings:
     checkpoint: Checkpoint = field(default_factory=CheckpointSettings)
     tracker: Trackers = ()
     lora: Lora = field(default_factory=LoraSettings)
+    router_loss: Balance = "auto"
     parallel: Parallel = field(default_factory=ParallelSettings)
     memory: Memory = field(default_factory=MemorySettings)
     seed: Seed = 0
@@ -214,6 +220,7 @@ class DistillSettings:
     checkpoint: Checkpoint = field(default_factory=CheckpointSettings)
     tracker: Trackers = ()
     lora: Lora = field(default_factory=LoraSettings)
+    router_loss: Balance = "auto"
     parallel: Parallel = field(default_factory=ParallelSettings)
     memory: Memory = field(default_factory=MemorySettings)
     profile: Annotated[bool, Help("log the time of data, forward, loss, backward and optimizer")] = False

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from thack.schema.fields import FRACTION, SEED, Above, AtLeast, Between, Help
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
+RouterLoss = bool | Literal["auto"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
 
 Seed = Annotated[int, SEED, Help("seed of every random number")]

@@ -35,6 +35,7 @@ from thack.losses import cross_entropy
 from thack.models.batch import Batch
 from thack.models.load import as_language_model
 from thack.models.protocol import LanguageModel, evaluating
+from thack.models.routers import counting_experts
 from thack.runtime.process_group import ALONE, ProcessGroup
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.metrics import (
@@ -181,18 +182,19 @@ class Evaluator:
     ) -> Part:
         """Distance of `model` from reference `role` on that reference's own responses."""
         totals, width = PromptTotals(len(self.eval_set)), self._width(model)
-        for number, sequences in self._batches(self.eval_set.sequences(role)):
-            batch = Batch.of(sequences, model.device)
-            reference_NV = self._reference(role, number, batch, width)
-            model_NV = self._log_probs_of(model, batch, width, baseline=baseline)
-            nats_N3 = three_divergences(reference_NV, model_NV)
-            totals.add(sequences, nats_N3)
-            if role is self._shown and not baseline:
-                self._kept_responses.add(role, sequences, nats_N3[:, 0])
-            if health is not None:
-                health.add(sequences, reference_NV, model_NV, nats_N3[:, 0])
+        with counting_experts(model.routers if health else None) as experts_LE:
+            for number, sequences in self._batches(self.eval_set.sequences(role)):
+                batch = Batch.of(sequences, model.device)
+                reference_NV = self._reference(role, number, batch, width)
+                model_NV = self._log_probs_of(model, batch, width, baseline=baseline)
+                nats_N3 = three_divergences(reference_NV, model_NV)
+                totals.add(sequences, nats_N3)
+                if role is self._shown and not baseline:
+                    self._kept_responses.add(role, sequences, nats_N3[:, 0])
+                if health is not None:
+                    health.add(sequences, reference_NV, model_NV, nats_N3[:, 0])
         sums = self._named(totals, role, "reference_sampled", baseline=baseline)
-        return Part(sums=sums, health=health.columns(role, self.group) if health else {})
+        return Part(sums=sums, health=health.columns(role, self.group, experts_LE) if health else {})
 
     def _likelihood(self, model: LanguageModel, *, baseline: bool = False) -> Part:
         """−log q of every token that people wrote, on the ids that the tokenizer knows."""

@@ -15,6 +15,9 @@ N response tokens, V vocabulary. Columns of metrics.jsonl, all under `health/`, 
       calibration_error      Σ_bins |confidence − accuracy| · share of tokens (ECE, arXiv 1706.04599), 15 bins; the
                              accuracy of the student's first choice is its probability under the reference, so that
                              the luck of one sampled token plays no part
+      expert_load_max        mixture of experts: tokens of the busiest expert of any layer, over an even share
+      expert_load_min        the same of the idlest one
+      idle_experts           share of experts that got no token
       forward_kl/tokens_a_b  KL(reference‖student) over response positions a … b, nats per token: late positions
                              show whether the student drifts
 
@@ -32,6 +35,7 @@ from torch import Tensor
 
 from thack.data.eos import EndCounts, Ends
 from thack.data.sequence import TokenSequence
+from thack.models.routers import expert_health
 from thack.runtime.process_group import ALONE, ProcessGroup
 from thack.schema.metrics import HealthName, Role
 
@@ -84,10 +88,12 @@ class FixedHealth:
         self._nats_S += np.bincount(span_N, weights=nats_N, minlength=len(SPANS))
         self._tokens_S += np.bincount(span_N, minlength=len(SPANS))
 
-    def columns(self, role: Role, group: ProcessGroup = ALONE) -> dict[HealthName, float]:
+    def columns(
+        self, role: Role, group: ProcessGroup = ALONE, experts_LE: Tensor | None = None
+    ) -> dict[HealthName, float]:
         """The columns of reference `role`; spans that no response reaches are left out.
 
-        Over all ranks, each of which added its own batches.
+        Over all ranks, each of which added its own batches; `experts_LE`: tokens that each expert got of this rank's.
         """
         sums = group.all_reduce_sum(self._rows, self._entropy_nats, self._reference_entropy_nats, self._shared)
         num_rows, entropy_nats, reference_entropy_nats, shared = sums
@@ -99,6 +105,8 @@ class FixedHealth:
             "top_10_overlap": shared / num_rows,
             "calibration_error": float(np.abs(confidence - accuracy).sum() / rows.sum()),
         }
+        if experts_LE is not None:
+            values |= expert_health(torch.from_numpy(group.all_reduce_array(experts_LE.numpy())))
         found = {HealthName(quantity=quantity, role=role): value for quantity, value in values.items()}
         for span, nats, tokens in zip(SPANS, nats_S, tokens_S, strict=True):
             if tokens:

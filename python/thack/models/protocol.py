@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from thack.data.tokenizer import Tokenizer
 from thack.models.batch import Batch
+from thack.models.routers import Routers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,7 @@ class LanguageModel(Protocol):
     is_encoder_decoder: bool
     training: bool
     facts: LoadFacts
+    routers: Routers | None  # of a mixture of experts; None: there are no experts
 
     @property
     def head_form(self) -> HeadForm | None:

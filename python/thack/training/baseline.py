@@ -25,7 +25,7 @@ from thack.training.objective import supervised
 from thack.training.optimizer import Optimizer
 from thack.training.order import order_of
 from thack.training.run_directory import RunDirectory
-from thack.training.setup import check_same_start, starting_point, train_in, training_precision
+from thack.training.setup import balance, check_same_start, starting_point, train_in, training_precision
 from thack.training.sharding import as_module
 from thack.training.trainer import Trainer
 
@@ -67,6 +67,7 @@ def prepare_supervised(
     check_same_start(group, facts)
     precision = training_precision(models.student, settings.dtype, settings.memory, group)
     wrapped = wrap_models(settings, models, run)
+    balance(wrapped.student.model, settings.router_loss, progress)
     with group.raise_on_all_ranks():
         data = supervised_data(settings, models, progress)
         plan = plan_of(settings, data, order_of(len(data)) if earlier is None else earlier.order)

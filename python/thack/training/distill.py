@@ -42,7 +42,7 @@ from thack.training.plan import Plan
 from thack.training.preflight import CELLS, COUNTED, examine_run
 from thack.training.run_directory import RunDirectory
 from thack.training.served import ServedTargets
-from thack.training.setup import check_same_start, run_training, starting_point, training_precision
+from thack.training.setup import balance, check_same_start, run_training, starting_point, training_precision
 from thack.training.sharding import WrappedModels, as_module
 from thack.training.trainer import Trainer
 
@@ -108,6 +108,7 @@ def prepare_distill(
     check_same_start(group, facts)
     precision = training_precision(models.student, settings.dtype, settings.memory, group)
     wrapped = wrap_models(settings, models, run)
+    balance(wrapped.student.model, settings.router_loss, progress)
     cells = open_cells(models, run, progress)
     with group.raise_on_all_ranks():
         data = _data(settings, models, cells, build_data(settings, models, wrapped.teacher, precision, group, progress))

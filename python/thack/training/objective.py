@@ -56,6 +56,10 @@ class Objective:
     def _rounds(self) -> bool:
         return self.precision.dtype != torch.float32
 
+    def router_loss(self) -> Tensor | None:
+        """The balancing loss of routers in the forwards since the last call; None: none is added."""
+        return None if self.model.routers is None else self.model.routers.take_loss()
+
     def __call__(
         self, output_NX: Tensor, target: Target | CellTarget | ProjectedTeacher | None, labels_N: Tensor
     ) -> Tensor:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from thack.config import DistillSettings, DTypeName, MemorySettings, SftSettings
+from thack.config import DistillSettings, DTypeName, MemorySettings, RouterLoss, SftSettings
 from thack.errors import MismatchError
 from thack.files import canonical_json, digest
 from thack.models.precision import Precision, inference_precision
 from thack.models.protocol import LanguageModel
+from thack.models.routers import balance_routers
 from thack.runtime.device import apply_threads, choose_device
 from thack.runtime.process_group import ProcessGroup, init_process_group
 from thack.runtime.progress import SILENT, Progress
@@ -83,6 +84,16 @@ def training_precision(
         return chosen
     as_module(student).to(chosen.dtype)
     return Precision(dtype=chosen.dtype, reason=chosen.reason, casts=False)
+
+
+def balance(student: LanguageModel, choice: RouterLoss, progress: Progress) -> None:
+    """Let training add the balancing loss of a mixture of experts, and say so.
+
+    Raises:
+        UsageError: it is asked for, and the model defines none.
+    """
+    if balance_routers(student.routers, choice):
+        progress.note("router loss: the model's own balancing loss is added (`router_loss`)")
 
 
 def starting_point(student: WrappedModel, optimizer: torch.optim.Optimizer, checkpoint: Path | None) -> Snapshot:

@@ -31,7 +31,7 @@ from thack.training.order import order_of
 from thack.training.plan import Plan, plan_steps
 from thack.training.run_directory import RunDirectory
 from thack.training.schedule import num_weights
-from thack.training.setup import check_same_start, run_training, starting_point, training_precision
+from thack.training.setup import balance, check_same_start, run_training, starting_point, training_precision
 from thack.training.sharding import WrappedModels, as_module, wrap_student
 from thack.training.trainer import Trainer
 from thack.training.validation import Validation, is_held_out
@@ -104,6 +104,7 @@ def prepare_sft(
     precision = training_precision(model, settings.dtype, settings.memory, group)
     background = settings.checkpoint.background
     student = wrap_student(model, settings.parallel, group, memory=settings.memory, background=background)
+    balance(student.model, settings.router_loss, progress)
     with group.raise_on_all_ranks():
         data = PairedData(training)
         plan = _plan(settings, data, order_of(len(data)) if earlier is None else earlier.order)

@@ -32,6 +32,7 @@ from thack.training.checkpoint import Snapshot, checkpoints
 from thack.training.clock import Clock
 from thack.training.data import TrainingData
 from thack.training.hooks import Columns, Hook
+from thack.training.losses import Losses
 from thack.training.objective import Objective
 from thack.training.optimizer import Optimizer
 from thack.training.pace import Pace
@@ -104,13 +105,13 @@ class Trainer:
                     window, batch = self._next_batch()
                 rate = self.optimizer.learning_rate(self.step, self.plan.total_steps)
                 num_tokens = sum(len(s.response_ids) for s in batch)
-                loss = self._backward(batch, num_tokens, window.epoch)
-                loss, norm = self._update(loss, rate, batch)
+                losses = self._backward(batch, num_tokens, window.epoch)
+                losses, norm = self._update(losses, rate, batch)
                 self.scored_tokens += num_tokens if self.data.teacher_tokens else 0
                 self.step += 1
 
-                self._log_step(window, {"loss": loss, "lr": rate, "grad_norm": norm, "tokens": num_tokens})
-                self._show(bar, loss, rate, num_tokens)
+                self._log_step(window, losses.columns() | {"lr": rate, "grad_norm": norm, "tokens": num_tokens})
+                self._show(bar, losses.loss, rate, num_tokens)
                 if self._wants_evaluation():
                     self.evaluate()
                 self._save_or_stop(saver, stop)
@@ -186,9 +187,9 @@ class Trainer:
             for micro, _ in self.plan.micro_batches(window.batch(self.sequences, step), self.group.rank):
                 yield micro
 
-    def _backward(self, batch: Sequence[TokenSequence], num_tokens: int, epoch: int) -> float:
-        """Forwards and backwards of this rank's part of the step; returns its part of the loss."""
-        loss, rank, objective = 0.0, self.group.rank, self.objective
+    def _backward(self, batch: Sequence[TokenSequence], num_tokens: int, epoch: int) -> Losses:
+        """Forwards and backwards of this rank's part of the step; returns its part of the losses."""
+        losses, rank, objective = Losses(), self.group.rank, self.objective
         for number, (micro, counts) in enumerate(self.plan.micro_batches(batch, rank)):
             _seed_dropout(self.plan.seed, self.step, number, rank.rank)
             with self.clock("data"):
@@ -197,22 +198,24 @@ class Trainer:
             with self.clock("forward"), objective.precision.autocast(self.model):
                 output_NX = self.model(rows, project=not objective.takes_hidden(len(rows.labels_N)))
             with self.clock("loss"), self._divergence_named(output_NX, batch):
-                part = objective(output_NX, target, rows.labels_N).sum() / (num_tokens if counts else math.inf)
+                share = 1 / num_tokens if counts else 0.0
+                part = objective(output_NX, target, rows.labels_N).sum() * share
+                balance = objective.router_loss()
             with self.clock("backward"):
-                part.backward()
-            loss += float(part.detach())
-        return loss
+                (part if balance is None else part + balance * (len(rows.labels_N) * share)).backward()
+            losses += Losses.of(part, balance, len(rows.labels_N) * share)
+        return losses
 
-    def _update(self, loss: float, rate: float, batch: Sequence[TokenSequence]) -> tuple[float, float]:
-        """One optimizer step with the gradients of all ranks; returns the loss of all and the gradient's norm."""
+    def _update(self, losses: Losses, rate: float, batch: Sequence[TokenSequence]) -> tuple[Losses, float]:
+        """One optimizer step with the gradients of all ranks; returns the losses of all and the gradient's norm."""
         with self.clock("optimizer"):
             sum_gradients(self.optimizer.parameters, self.group)
-            (loss,) = self.group.all_reduce_sum(loss)
+            losses = losses.summed(self.group)
             norm = self.optimizer.clip()
-            if not (math.isfinite(loss) and math.isfinite(norm)):  # before NaN is in the weights
-                raise self._diverged(batch, loss, norm)
+            if not (math.isfinite(losses.loss) and math.isfinite(norm)):  # before NaN is in the weights
+                raise self._diverged(batch, losses.loss, norm)
             self.optimizer.step(rate)
-        return loss, norm
+        return losses, norm
 
     def _show(self, bar: Task, loss: float, rate: float, num_tokens: int) -> None:
         """What a person watches: loss, speed, learning rate, memory, and the time left with its evaluations."""

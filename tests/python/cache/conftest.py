@@ -41,6 +41,7 @@ class FakeTeacher(torch.nn.Module):
     """Logits are a fixed function of the previous token and the position; peaked enough to have heads."""
 
     is_encoder_decoder = False
+    routers = None
     facts = LoadFacts()
     head_form = HeadForm()
     full_hash = False

@@ -32,6 +32,7 @@ class Looked:
 
     tokenizer = TOKENIZER
     is_encoder_decoder = False
+    routers = None
     vocab_size = TOKENIZER.size
     max_positions = 64
     training = False

@@ -41,6 +41,7 @@ from thack.models.hf.head import measured_form
 from thack.models.hf.probe import Generation
 from thack.models.native.architecture import Architecture
 from thack.models.protocol import DecodeState, HeadForm, LoadFacts
+from thack.models.routers import Routers
 
 _UNLIMITED = 1 << 30  # positions of models whose position encoding has no table
 _POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_target_positions", "max_source_positions")
@@ -70,6 +71,7 @@ class HuggingFaceModel(nn.Module):
         self._generation: Generation | None = None
         self._head_form: HeadForm | None = None
         self._head_is_measured = False
+        self.routers = Routers.of(unwrapped(model))
         self._check_widths()
         self.start_id = self._decoder_start() if self.is_encoder_decoder else None
         self._hook = self.head().register_forward_pre_hook(self._take_rows)
@@ -143,7 +145,10 @@ class HuggingFaceModel(nn.Module):
     def _forward(self, batch: Batch, *, project: bool) -> Tensor:
         rows_N, inputs = inputs_of(batch, self.tokenizer.pad_id, self.start_id)
         self._check_length(max(t.shape[1] for t in inputs.values()))
-        logits_NV, hidden_NH, _ = self._call(rows_N, project=project, use_cache=False, **inputs)
+        asked = {} if self.routers is None else self.routers.inputs
+        logits_NV, hidden_NH, output = self._call(rows_N, project=project, use_cache=False, **inputs, **asked)
+        if self.routers is not None and asked:
+            self.routers.take(output, inputs.get("attention_mask"), len(rows_N))
         return logits_NV if project else hidden_NH
 
     def scores_padded(self) -> bool:

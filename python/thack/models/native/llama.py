@@ -26,6 +26,7 @@ from thack.models.native.architecture import Architecture
 from thack.models.native.decode import CachedDecoding, prefill
 from thack.models.native.functions import attend, dropout, linear, rms_norm, round_rows, swiglu, unpack_heads
 from thack.models.protocol import HeadForm, LoadFacts
+from thack.models.routers import Routers
 
 WRITTEN_OUT_UP_TO = 192  # positions; beyond, T² scores cost more than flash attention's overhead
 
@@ -152,6 +153,7 @@ class Llama(nn.Module):
         self.architecture = architecture
         self.tokenizer = tokenizer.for_architecture(encoder_decoder=False)
         self.facts = facts or LoadFacts()
+        self.routers: Routers | None = None
         self.embedding: nn.Embedding = Embedding(architecture.vocab_size, architecture.hidden_size)
         self.blocks = nn.ModuleList(Block(architecture) for _ in range(architecture.num_layers))
         self.norm = RMSNorm(architecture.hidden_size, architecture.rms_eps)
