@@ -88,7 +88,10 @@ class LanguageModel(Protocol):
     is_encoder_decoder: bool
     training: bool
     facts: LoadFacts
-    routers: Routers | None  # of a mixture of experts; None: there are no experts
+
+    @property
+    def routers(self) -> Routers | None:
+        """Of a mixture of experts; None: there are no experts."""
 
     @property
     def head_form(self) -> HeadForm | None:

@@ -144,6 +144,8 @@ class StoredStates(nn.Module):
         MismatchError: the states are not the teacher's.
     """
 
+    routers = None  # they have chosen already
+
     def __init__(self, teacher: LanguageModel, states: StateFiles, sequences: Sequence[TokenSequence]) -> None:
         super().__init__()
         if teacher.is_encoder_decoder:
