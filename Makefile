@@ -14,7 +14,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install docs demo demo-quick test test-rust test-python lint lint-rust lint-python format bench compat check-gpu wheel sdist \
+.PHONY: install docs notebooks demo demo-quick test test-rust test-python lint lint-rust lint-python format bench compat check-gpu wheel sdist \
 	check-wheel release-check asan fuzz clean help
 
 help: ## this list
@@ -51,6 +51,10 @@ $(STAMPS)/real: pyproject.toml $(STAMPS)/packages
 
 $(STAMPS)/docs: pyproject.toml $(STAMPS)/packages
 	$(RUN) $(BIN)/uv pip install --quiet --group docs
+	@touch $@
+
+$(STAMPS)/notebooks: pyproject.toml $(STAMPS)/packages
+	$(RUN) $(BIN)/uv pip install --quiet --group notebooks
 	@touch $@
 
 $(STAMPS)/dist: pyproject.toml $(STAMPS)/packages
@@ -119,6 +123,14 @@ bench: $(STAMPS)/native ## every benchmark; see benches/LOG.md for dated numbers
 
 docs: $(STAMPS)/native $(STAMPS)/docs ## the documentation site in site/; a dead link is an error
 	$(RUN) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Each in a folder of its own under target/, where they leave their runs.
+notebooks: $(STAMPS)/native $(STAMPS)/dev $(STAMPS)/notebooks ## executes docs/notebooks from the first cell to the last
+	rm -rf target/notebooks
+	for source in docs/notebooks/*.py; do to=target/notebooks/$$(basename $$source .py) && mkdir -p $$to \
+	&& $(BIN)/jupytext --quiet --to ipynb --output $$to/notebook.ipynb $$source || exit 1; done
+	$(RUN) OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/pytest -n $(WORKERS) -q -p no:cacheprovider --nbmake \
+	--nbmake-timeout=300 target/notebooks
 
 check-gpu: $(STAMPS)/native $(STAMPS)/dev ## GPU tests and benchmarks in 8 minutes; without a card the tests alone, simulated
 	$(RUN) $(BIN)/python benches/check_gpu.py
