@@ -149,7 +149,9 @@ def _notebook(path: Path) -> str:
         parts.append(
             re.sub(r"^# ?", "", text.strip(), flags=re.MULTILINE) if prose else f"```python\n{text.strip()}\n```"
         )
-    opened = f"Open it: `jupytext --to notebook docs/notebooks/{path.name}`, in a checkout. `make notebooks` executes it."
+    opened = (
+        f"Open it: `jupytext --to notebook docs/notebooks/{path.name}`, in a checkout. `make notebooks` executes it."
+    )
     return "\n\n".join([parts[0], opened, *parts[1:]]) + "\n"
 
 
