@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from thack.checks.losses import check_mix, check_mix_defined, check_policy
 from thack.config import DistillSettings, LoraSettings, ParallelSettings, TargetSettings
 from thack.config.specs import cache_paths, loss_terms, mixes_caches, target_spec
 from thack.errors import UsageError
@@ -33,7 +34,11 @@ def check_combination(settings: DistillSettings) -> None:
     check_guard(settings)
     check_baseline(settings)
     check_lora(settings.lora, settings.parallel)
+    check_mix(settings.loss)
+    check_policy(settings)
     check_target(target_spec(settings.target), loss_terms(settings.loss), has_responses=kind == "offline")
+    if not settings.cache:
+        check_mix_defined(settings.loss, target_spec(settings.target))
     if not settings.cache and not settings.data.path:
         raise UsageError("distilling without a cache needs prompts", hint="set `data.path` to a file of prompts")
     given = settings.teacher or settings.oracle or settings.judge or settings.human_references
@@ -89,6 +94,15 @@ def check_across(settings: DistillSettings) -> None:
     for term in loss_terms(settings.loss):
         if term.divergence is not None:
             check_cells_defined(term.divergence)
+        if term.policy is not None:
+            raise UsageError(
+                "loss.policy: the student's tokens are not the teacher's, whose tokenizer differs", hint=hint
+            )
+    if settings.loss.mix in ("confidence", "entropy"):
+        raise UsageError(
+            f"loss.mix = {settings.loss.mix}: the student's positions are not the teacher's, whose tokenizer differs",
+            hint=hint,
+        )
     if settings.source.kind != "offline":
         raise UsageError(
             f"source.kind = {settings.source.kind}: the student's tokenizer is not the teacher's, and newly sampled "

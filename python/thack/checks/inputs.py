@@ -7,6 +7,7 @@ from pathlib import Path
 
 from thack.cache.format.plan import read_plan
 from thack.cache.format.together import joint_spec
+from thack.checks.losses import check_mix_defined, check_realised
 from thack.config import DataSettings, LoadSettings, LossSettings
 from thack.config.specs import loss_terms
 from thack.data.columns import Columns
@@ -84,9 +85,13 @@ def check_caches(directories: Sequence[Path], loss: LossSettings, *, mixed: bool
     Raises:
         CacheError: one is no cache, or its plan is damaged.
         MismatchError: their tokenizers or records differ.
-        UndefinedLoss: a divergence, its temperature, or the mixture is not defined on their targets.
+        UndefinedLoss: a divergence, its temperature, a mix, or the mixture is not defined on their targets.
     """
-    spec = joint_spec({directory: read_plan(directory) for directory in directories}, mixed=mixed)
+    plans = {directory: read_plan(directory) for directory in directories}
+    for directory, plan in plans.items():
+        check_realised(loss, directory, plan)
+    spec = joint_spec(plans, mixed=mixed)
+    check_mix_defined(loss, spec)
     for term in loss_terms(loss):
         if term.divergence is not None:
             check_defined(spec, term.divergence)

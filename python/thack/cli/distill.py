@@ -29,6 +29,8 @@ FLAGS = (
     Flag(key="guard.on", name="guard"),
     Flag(key="loss.divergence"),
     Flag(key="baseline"),
+    Flag(key="loss.policy.estimator", name="policy", implies={"loss.policy.weight": 1.0, "loss.weight": 0.0}),
+    Flag(key="loss.mix", implies={"loss.ce_weight": 1.0}),
     Flag(key="oracle"),
     Flag(key="eval_data"),
     Flag(key="evaluation.count", name="eval_count", help=EVAL_COUNT, implies={"evaluation.max_share": 1.0}),

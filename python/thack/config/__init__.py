@@ -34,6 +34,7 @@ from thack.config.training import (
     MemorySettings,
     OptimizerSettings,
     ParallelSettings,
+    PolicySettings,
     SourceSettings,
     TargetSettings,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "MergeSettings",
     "OptimizerSettings",
     "ParallelSettings",
+    "PolicySettings",
     "RoleSettings",
     "RouterLoss",
     "SamplingSettings",

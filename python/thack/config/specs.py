@@ -8,6 +8,7 @@ from typing import cast
 
 from thack.config import CacheSettings, DistillSettings, LossSettings, TargetSettings
 from thack.errors import UndefinedLoss
+from thack.schema.policy import PolicyGradient
 from thack.schema.targets import CachedKind, Divergence, DivergenceKind, LossTerm, TargetSpec
 
 
@@ -74,21 +75,45 @@ def divergence_of(settings: LossSettings, kind: DivergenceKind | None = None) ->
 
 
 def loss_terms(settings: LossSettings) -> tuple[LossTerm, ...]:
-    """The sum that `settings` name: weight · divergence + Σ add + ce_weight · cross-entropy, without terms of weight 0.
+    """The sum that `settings` name: weight · divergence + Σ add + policy + ce_weight · cross-entropy, but weights of 0.
 
     Raises:
         UndefinedLoss: an entry of `add` is not DIVERGENCE:WEIGHT, or no term has a weight.
     """
     found = [LossTerm(weight=settings.weight, divergence=divergence_of(settings))]
-    for text in settings.add:
-        found.append(LossTerm.parse(text, parameters=_parameters(settings), temperature=settings.temperature))
-    found.append(LossTerm(weight=settings.ce_weight, divergence=None))
+    found += added_terms(settings)
+    if settings.policy.weight:
+        found.append(LossTerm(weight=settings.policy.weight, policy=policy_gradient(settings)))
+    found.append(LossTerm(weight=settings.ce_weight))
     kept = tuple(term for term in found if term.weight)
     if not kept:
         raise UndefinedLoss(
-            "the loss has no term of weight above 0", hint="set loss.weight, loss.add or loss.ce_weight"
+            "the loss has no term of weight above 0",
+            hint="set loss.weight, loss.add, loss.policy.weight or loss.ce_weight",
         )
     return kept
+
+
+def added_terms(settings: LossSettings) -> list[LossTerm]:
+    """The terms that `loss.add` names.
+
+    Raises:
+        UndefinedLoss: an entry is not DIVERGENCE:WEIGHT.
+    """
+    parameters, temperature = _parameters(settings), settings.temperature
+    return [LossTerm.parse(text, parameters=parameters, temperature=temperature) for text in settings.add]
+
+
+def policy_gradient(settings: LossSettings) -> PolicyGradient:
+    """The policy gradient that `settings` name.
+
+    Raises:
+        UndefinedLoss: a combination that has no meaning.
+    """
+    given = settings.policy
+    return PolicyGradient(
+        estimator=given.estimator, importance=given.importance, clip=given.clip, discount=given.discount
+    )
 
 
 def _parameters(settings: LossSettings) -> dict[str, float]:

@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 from thack.config.shared import SamplingSettings
 from thack.schema.experiment import SourceKind
 from thack.schema.fields import FRACTION, Above, AtLeast, Between, Help
+from thack.schema.policy import Estimator, Importance
 from thack.schema.targets import DivergenceKind, TargetKind
 
+MixKind = Literal["sum", "confidence", "entropy", "curriculum"]
 CacheOverlap = Literal["refuse", "first", "all"]  # of prompts, in several caches of one run
 _BETA = Between(0, 1, without_high=True)
 
@@ -28,8 +30,26 @@ class OptimizerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySettings:
+    """On-policy distillation by the log-probability of each token that the student wrote."""
+
+    weight: Annotated[float, AtLeast(0), Help("weight of the policy gradient in the loss (0 = none)")] = 0.0
+    estimator: Annotated[
+        Estimator, Help("k1: policy gradient with advantage log p − log q (reverse KL); k3: p/q − 1 − log p/q, derived")
+    ] = "k1"
+    importance: Annotated[
+        Importance,
+        Help("weight of samples of an earlier student: q / q then, at most 1 + clip; PPO's clipped surrogate; or none"),
+    ] = "truncated"
+    clip: Annotated[float, AtLeast(0), Help("how far an importance weight may be from 1; ppo: usually 0.2")] = 1.0
+    discount: Annotated[
+        float, FRACTION, Help("k1: share of each later token's advantage (0 = none, 1 = reverse KL of whole responses)")
+    ] = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LossSettings:
-    """What is minimised: weight · divergence + the terms of `add` + ce_weight · cross-entropy."""
+    """What is minimised: weight · divergence + the terms of `add` + policy + ce_weight · cross-entropy."""
 
     divergence: Annotated[DivergenceKind, Help("divergence between teacher and student")] = "forward_kl"
     beta: Annotated[float, FRACTION, Help("jsd: M = β·teacher + (1−β)·student; the loss shrinks as β nears 0 or 1")] = (
@@ -42,6 +62,19 @@ class LossSettings:
     weight: Annotated[float, AtLeast(0), Help("weight of the divergence, where the loss is a sum")] = 1.0
     add: Annotated[tuple[str, ...], Help('further divergences with weights: ["reverse_kl:0.5", "jsd(0.3):1"]')] = ()
     ce_weight: Annotated[float, AtLeast(0), Help("weight of the cross-entropy on the response tokens")] = 0.0
+    mix: Annotated[
+        MixKind,
+        Help("soft and hard terms: their sum; or by position: hard where the teacher is sure of the token, or of any"),
+    ] = "sum"
+    entropy_order: Annotated[
+        float, Between(0, 1, without_low=True), Help("mix = entropy: order of the entropy; 1 is Shannon's")
+    ] = 1.0
+    curriculum: Annotated[
+        float, Between(0, 1, without_low=True), Help("mix = curriculum: share of the steps in which soft replaces hard")
+    ] = 1.0
+    policy: Annotated[PolicySettings, Help("on-policy distillation by realised log-probabilities")] = field(
+        default_factory=PolicySettings
+    )
     cross_tokenizer: Annotated[
         Literal["auto", "cell", "cell-next", "refuse"],
         Help("student with another tokenizer: compare cells, with the teacher's next row inside them, or refuse it"),

@@ -22,10 +22,11 @@ class TokenSequence:
     response_ids: np.ndarray  # int32 [R], R ≥ 1; empty where only the prompt is given
     sample: int = 0  # which of several responses to the same prompt
     position: int | None = None  # index in the cache that the sequence was read from; None: not from a cache
+    log_probs: np.ndarray | None = None  # float32 [R], of each response token under its writer, where that is needed
 
     def with_response(self, response_ids: np.ndarray, sample: int) -> TokenSequence:
         """The same prompt with another response, which no cache stores."""
-        return replace(self, response_ids=response_ids, sample=sample, position=None)
+        return replace(self, response_ids=response_ids, sample=sample, position=None, log_probs=None)
 
 
 def cache_positions(sequences: Iterable[TokenSequence]) -> list[int]:

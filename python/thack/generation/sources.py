@@ -12,14 +12,17 @@ from typing import Protocol
 
 import numpy as np
 
+from thack.data.batching import by_length
 from thack.data.eos import EndCounts
 from thack.data.sequence import TokenSequence, repeats
 from thack.errors import UsageError
 from thack.generation.sampler import GenerationRequest, respond
-from thack.models.protocol import LanguageModel
+from thack.models.batch import Batch
+from thack.models.protocol import LanguageModel, evaluating
 from thack.runtime.process_group import ALONE, ProcessGroup
 from thack.runtime.progress import SILENT, Progress
 from thack.targets.keys import Stream, run_words, training_epoch
+from thack.targets.realised import scored_log_probs
 
 _ENOUGH = 64  # responses, before their ends are judged
 
@@ -64,6 +67,7 @@ class Online:
         prompts: by position in the data set; their responses are not used.
         request: how to sample; its epoch is replaced.
         group: the ranks that share the work.
+        scored_width: ids over which the writer's log-probability of each token is kept; 0: it is not.
         progress: is told once if many responses reach the maximum length.
     """
 
@@ -74,7 +78,10 @@ class Online:
         request: GenerationRequest,
         group: ProcessGroup = ALONE,
         progress: Progress = SILENT,
+        *,
+        scored_width: int = 0,
     ) -> None:
+        self._scored_width = scored_width
         self._writer = writer
         self._prompts = prompts
         self._samples = repeats(self._prompts)  # a prompt that occurs twice gets two responses
@@ -96,7 +103,21 @@ class Online:
         found = respond(self._writer, asked, request, samples=self._samples[positions], group=self._group)
         self.generated_tokens += sum(len(s.response_ids) for s in found)
         self._count_ends(found)
-        return [replace(s, sample=given.sample) for s, given in zip(found, asked, strict=True)]
+        found = [replace(s, sample=given.sample) for s, given in zip(found, asked, strict=True)]
+        return self._scored(found) if self._scored_width else found
+
+    def _scored(self, found: Sequence[TokenSequence]) -> list[TokenSequence]:
+        """With the log-probability of each token under its writer, batch by batch, shared among the ranks."""
+        scored: list[TokenSequence] = []
+        with evaluating(self._writer):
+            for number, part in enumerate(by_length(found, self._request.batch_size)):
+                if self._group.owns(number):
+                    batch = Batch.of(part, self._writer.device)
+                    log_q_N = scored_log_probs(self._writer, batch, self._scored_width, self._request.precision)
+                    split = log_q_N.float().cpu().split([len(s.response_ids) for s in part])
+                    scored += [replace(s, log_probs=row_R.numpy()) for s, row_R in zip(part, split, strict=True)]
+        by_name = {(s.example, s.sample): s.log_probs for s in self._group.all_gather(scored)}
+        return [replace(s, log_probs=by_name[s.example, s.sample]) for s in found]
 
     def _count_ends(self, found: Sequence[TokenSequence]) -> None:
         self.ends += EndCounts.of_sequences(found, self._writer.tokenizer.ends, maximum=self._request.max_new_tokens)

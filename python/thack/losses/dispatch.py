@@ -11,9 +11,9 @@ from thack.config import LossSettings
 from thack.config.specs import loss_terms
 from thack.losses.cells import cell_divergence_
 from thack.losses.dense import dense_divergence
-from thack.losses.rows import cross_entropy_
+from thack.losses.rows import Sides, cross_entropy_, policy_, sides_of
 from thack.losses.sparse import rowwise, sparse_divergence
-from thack.schema.targets import Divergence
+from thack.schema.targets import Divergence, LossTerm
 from thack.targets.cells import CellTarget
 from thack.targets.types import DenseTarget, Target
 
@@ -46,15 +46,20 @@ def divergence(student_logits_NV: Tensor, target: Target | CellTarget, divergenc
 
 
 def token_losses(
-    student_logits_NV: Tensor, target: Target | CellTarget | None, labels_N: Tensor, settings: LossSettings
+    student_logits_NV: Tensor,
+    target: Target | CellTarget | None,
+    labels_N: Tensor,
+    settings: LossSettings,
+    sides: Sides | None = None,
 ) -> Tensor:
-    """The loss of each response token: weight · divergence + Σ add + ce_weight · (−log q(label)).
+    """The loss of each response token: weight · divergence + Σ add + policy + ce_weight · (−log q(label)).
 
     Args:
         student_logits_NV: as of `divergence`.
         target: None where the cross-entropy is the only term.
         labels_N: int64, the response tokens; their cross-entropy is at temperature 1.
         settings: the terms and their weights.
+        sides: what is known of the tokens' writer, and where sums are left; None: the student wrote them as it is.
 
     Returns:
         loss_N in nats (times T² of each divergence), differentiable in the logits.
@@ -68,17 +73,30 @@ def token_losses(
         >>> round(float(token_losses(torch.zeros(1, 2), None, torch.tensor([1]), settings)), 4)
         0.6931
     """
+    sides = sides or sides_of(settings)
+    hard_N = sides.hard_share(target, labels_N)
     total_N: Tensor | None = None
     for term in loss_terms(settings):
-        if term.divergence is None:
-            loss_N = cross_entropy(student_logits_NV, labels_N)
-        else:
-            assert target is not None, f"{term.divergence} compares with a teacher"
-            loss_N = divergence(student_logits_NV, target, term.divergence)
+        loss_N = _term(student_logits_NV, target, labels_N, term, sides)
         loss_N = loss_N if term.weight == 1 else term.weight * loss_N
+        if hard_N is not None:
+            loss_N = loss_N * (hard_N if term.is_cross_entropy else 1 - hard_N)
         total_N = loss_N if total_N is None else total_N + loss_N
     assert total_N is not None
     return total_N
+
+
+def _term(
+    logits_NV: Tensor, target: Target | CellTarget | None, labels_N: Tensor, term: LossTerm, sides: Sides
+) -> Tensor:
+    if term.is_cross_entropy:
+        return cross_entropy(logits_NV, labels_N)
+    assert target is not None, f"{term} compares with a teacher"
+    if term.divergence is not None:
+        return divergence(logits_NV, target, term.divergence)
+    assert term.policy is not None and not isinstance(target, CellTarget), "checked before a run"
+    apply_ = partial(policy_, target=target, labels_C=labels_N, policy=term.policy, sides=sides)
+    return rowwise(logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)), apply_)
 
 
 def cross_entropy(logits_NV: Tensor, labels_N: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from thack._torch_private import single_precision_product_
 from thack.config import LossSettings
 from thack.config.specs import loss_terms
-from thack.losses.rows import replace_by_gradient
+from thack.losses.rows import Sides, replace_by_gradient, sides_of
 from thack.models.native.functions import round_rows, rounded
 from thack.schema.targets import LossTerm
 from thack.targets.cells import CellTarget
@@ -47,6 +47,7 @@ def fused_divergence(
     *,
     width: int = 0,
     weights_N: Tensor | None = None,
+    sides: Sides | None = None,
     chunk: int = 0,
 ) -> Tensor:
     """Σ_n weights_n · loss_n, equal to `token_losses` on the whole logits.
@@ -59,6 +60,7 @@ def fused_divergence(
         settings: the terms of the loss and their weights.
         width: ids that are compared; 0: all rows of the head.
         weights_N: 1 if None. Apply weights here: the backward rescales by one scalar only.
+        sides: as of `token_losses`.
         chunk: tokens per chunk; 0: `chunk_tokens`.
 
     Returns:
@@ -78,6 +80,7 @@ def fused_divergence(
         target=target,
         labels_N=labels_N,
         weights_N=weights_N,
+        sides=sides or sides_of(settings),
         terms=loss_terms(settings),
         width=width or len(head.weight_VH),
         chunk=chunk or chunk_tokens(hidden_NH.shape[1], len(head.weight_VH)),
@@ -94,6 +97,7 @@ class HeadLoss:
     target: Target | CellTarget | ProjectedTeacher | None
     labels_N: Tensor
     weights_N: Tensor | None
+    sides: Sides
     terms: tuple[LossTerm, ...]
     width: int
     chunk: int
@@ -106,7 +110,7 @@ class HeadLoss:
         """Σ weighted loss of one chunk, with the head's raw product overwritten by its gradient."""
         slope_CV = self.head.shape_(raw_CV)
         target = None if self.target is None else self.target.rows(rows)
-        loss_C = replace_by_gradient(raw_CV, target, self.labels_N[rows], self.terms)
+        loss_C = replace_by_gradient(raw_CV, target, self.labels_N[rows], self.terms, self.sides.rows(rows))
         if slope_CV is not None:
             raw_CV *= slope_CV
         elif self.head.scale != 1:

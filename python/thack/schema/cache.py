@@ -1,8 +1,8 @@
-"""Files of a cache beside its shards: manifest.json, ends.json, and the journal of a capture."""
+"""Files of a cache beside its shards: manifest.json, ends.json, writer.json, and the journal of a capture."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -124,6 +124,34 @@ class ResponseEnds:
 
     @classmethod
     def parse(cls, raw: object, what: str = "ends.json") -> ResponseEnds:
+        """The inverse of `dump`.
+
+        Raises:
+            DataError: a key is missing, or a value of another type.
+        """
+        return document.parse(cls, raw, what)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseWriter:
+    """writer.json: who wrote the responses of a cache.
+
+    Args:
+        model: its fingerprint.
+        sampling: the settings of the same name.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    model: str
+    sampling: Mapping[str, object]
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
+
+    @classmethod
+    def parse(cls, raw: object, what: str = "writer.json") -> ResponseWriter:
         """The inverse of `dump`.
 
         Raises:

@@ -81,6 +81,7 @@ class RunFacts:
     tokenizer: str = ""  # fingerprint
     teacher_tokenizer: str = ""  # fingerprint, where it is another one than the student's
     data: str | None = None  # fingerprint of the sequences; None: they are the cache's
+    written_by: str = ""  # fingerprint of the model that wrote the responses of the data; empty: it is not known
     cache: str | None = None  # fingerprint; of several, that of the list of theirs
     caches: tuple[CacheFacts, ...] = ()  # of several, each in its order
     cache_weights: str | None = None  # fingerprint of the weights of every prompt, where caches are mixed

@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 from thack.errors import UndefinedLoss, UsageError
+from thack.schema.policy import PolicyGradient
 
 CachedKind = Literal["dense", "top-k", "sampled"]
 TargetKind = Literal["dense", "top-k", "renormalised", "sampled", "multinomial", "mixed"]
@@ -266,10 +267,15 @@ class Divergence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossTerm:
-    """One term of a weighted sum: a divergence, or the cross-entropy on the tokens where it is None."""
+    """One term of a weighted sum: a divergence, a policy gradient, or the cross-entropy on the tokens if neither."""
 
     weight: float
-    divergence: Divergence | None
+    divergence: Divergence | None = None
+    policy: PolicyGradient | None = None
+
+    @property
+    def is_cross_entropy(self) -> bool:
+        return self.divergence is None and self.policy is None
 
     @classmethod
     def parse(
@@ -298,7 +304,7 @@ class LossTerm:
         )
 
     def __str__(self) -> str:
-        return f"{self.divergence or 'cross_entropy'}:{self.weight!r}"
+        return f"{self.divergence or self.policy or 'cross_entropy'}:{self.weight!r}"
 
 
 def check_defined(spec: TargetSpec, divergence: Divergence) -> None:

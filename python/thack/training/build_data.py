@@ -10,7 +10,7 @@ import numpy as np
 
 from thack.cache import Cache
 from thack.config import DistillSettings
-from thack.config.specs import mixes_caches, target_spec
+from thack.config.specs import mixes_caches, policy_gradient, target_spec
 from thack.data.lengths import response_limit
 from thack.data.sequence import TokenSequence
 from thack.data.spool import spool
@@ -23,6 +23,7 @@ from thack.models.precision import Precision
 from thack.runtime.process_group import ProcessGroup
 from thack.runtime.progress import Progress
 from thack.training.alignment import check_alignment, check_coverage
+from thack.training.behaviour import keeps_log_probs
 from thack.training.data import CachedTargets, LiveTargets, PairedData, SupervisedCache, TrainingData
 from thack.training.ends import check_cache_end
 from thack.training.guard import Guard
@@ -190,7 +191,16 @@ def _source(
     writer = models.student if by_student else models.teacher
     assert writer is not None
     request = response_request(settings, precision if by_student else models.precision)
-    online = Online(writer, data, replace(request, batch_size=source.batch_size), group=group, progress=progress)
+    policy = settings.loss.policy
+    keeps = policy.weight and keeps_log_probs(policy_gradient(settings.loss), source.refresh_steps)
+    online = Online(
+        writer,
+        data,
+        replace(request, batch_size=source.batch_size),
+        group=group,
+        progress=progress,
+        scored_width=models.width if keeps else 0,
+    )
     if source.kind == "mixture":
         return Mixture(Offline(data), online, fraction=source.online_fraction, seed=settings.seed)
     return online

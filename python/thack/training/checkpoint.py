@@ -235,5 +235,7 @@ def _read_responses(path: Path) -> list[TokenSequence]:
 
 
 def _sequence(row: Mapping[str, Any]) -> TokenSequence:
-    ids = {key: np.asarray(row[key], dtype=np.int32) for key in ("prompt_ids", "response_ids")}
+    ids: dict[str, np.ndarray] = {key: np.asarray(row[key], dtype=np.int32) for key in ("prompt_ids", "response_ids")}
+    if row.get("log_probs") is not None:
+        ids["log_probs"] = np.asarray(row["log_probs"], dtype=np.float32)
     return TokenSequence(**{**row, **ids})

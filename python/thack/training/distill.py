@@ -16,7 +16,7 @@ import torch
 
 from thack.checks import check_combination
 from thack.config import DistillSettings, SamplingSettings
-from thack.config.specs import target_spec
+from thack.config.specs import policy_gradient, target_spec
 from thack.cross_tokenizer import Cells
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.evaluation.evaluator import Evaluator
@@ -27,6 +27,7 @@ from thack.schema.run import RunFacts
 from thack.training.across import RewrittenData, open_cells, rewritten
 from thack.training.assembly import open_evaluator, plan_of, steps_of_evaluations, with_eval_set, wrap_models
 from thack.training.baseline import train_supervised
+from thack.training.behaviour import Writer
 from thack.training.build_data import build_data, guarded, monitored, response_request
 from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
@@ -45,6 +46,7 @@ from thack.training.served import ServedTargets
 from thack.training.setup import balance, check_same_start, run_training, starting_point, training_precision
 from thack.training.sharding import WrappedModels, as_module
 from thack.training.trainer import Trainer
+from thack.training.writers import check_start_wrote
 
 Data = CachedTargets | LiveTargets | ServedTargets | RewrittenData
 
@@ -105,6 +107,9 @@ def prepare_distill(
     evaluator = open_evaluator(settings, models, group, progress)
     with group.raise_on_all_ranks():
         facts = replace(with_eval_set(models.facts(), evaluator), target=_target(settings, models))
+        if settings.loss.policy.weight and settings.source.kind == "offline" and checkpoint is None:
+            for line in check_start_wrote(settings, models):
+                progress.note(line)
     check_same_start(group, facts)
     precision = training_precision(models.student, settings.dtype, settings.memory, group)
     wrapped = wrap_models(settings, models, run)
@@ -133,6 +138,7 @@ def prepare_distill(
         run=run,
         checkpoint=settings.checkpoint,
         hooks=hooks,
+        writer=_writer(settings, models, precision),
         clock=Clock(settings.profile),
         progress=progress,
     )
@@ -218,6 +224,13 @@ def _hooks(
     steps = steps_of_evaluations(settings, models, wrapped, data, plan, evaluator)
     hooks = [Evaluation(steps, evaluator, monitors, run), BestProxy(steps), *([] if guard is None else [guard])]
     return hooks, data
+
+
+def _writer(settings: DistillSettings, models: Models, precision: Precision) -> Writer | None:
+    if not settings.loss.policy.weight:
+        return None
+    policy = policy_gradient(settings.loss)
+    return Writer(policy=policy, width=models.width, start=models.start, precision=precision)
 
 
 def _objective(settings: DistillSettings, models: Models, wrapped: WrappedModels, precision: Precision) -> Objective:

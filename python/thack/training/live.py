@@ -65,6 +65,7 @@ class LiveTeacher:
             seed=self._seed,
             keys_N4=row_keys(sequences, epoch if self._redraws else OFFLINE_EPOCH),
             prior_V=self._prior() if self._spec.tail_prior else None,
+            labels_N=batch.labels_N,
         )
 
     def _prior(self) -> Tensor:

@@ -14,7 +14,7 @@ from thack.cache.format.together import joint_spec
 from thack.cache.format.tokenizer import read_tokenizer
 from thack.checks.combinations import check_across
 from thack.config import DistillSettings, LossSettings
-from thack.config.specs import cache_paths, mixes_caches
+from thack.config.specs import cache_paths, mixes_caches, policy_gradient
 from thack.data.compare import differences
 from thack.data.date import follow_settings
 from thack.data.lengths import holds_conversations
@@ -32,6 +32,7 @@ from thack.schema.metrics import Role
 from thack.schema.run import CacheCosts, CacheFacts, RunFacts
 from thack.schema.targets import TargetSpec
 from thack.targets.vocabulary import common_width
+from thack.training.behaviour import needs_start
 from thack.training.ends import check_same_end
 from thack.training.objective import has_plain_head
 from thack.training.sharding import as_module
@@ -57,6 +58,7 @@ class Models:
     foreign: ForeignTokenizer | None = None  # the teacher's, where it is another one than the student's
     plain_heads: frozenset[str]  # roles whose logits are their head's product, which a fused loss needs
     precision: Precision = FLOAT32  # of the teacher, wherever it is not evaluated
+    start: LanguageModel | None = None  # the student as the run began, which scores the responses that it wrote
 
     @property
     def teacher_width(self) -> int:
@@ -70,6 +72,7 @@ class Models:
     def facts(self) -> RunFacts:
         """What they are, by content."""
         given = {"student": self.student} | {role.value: model for role, model in self.references}
+        given |= {} if self.start is None else {"start": self.start}
         facts = RunFacts(
             models={role: model.fingerprint() for role, model in given.items()},
             origins={role: model.facts.origin for role, model in given.items()},
@@ -141,6 +144,7 @@ def _load(settings: DistillSettings, checkpoint: Path | None, device: torch.devi
     for model in (student, *loaded.values()):
         follow_settings(model, settings.data, settings.out)
     references = References(**loaded, human=settings.human_references)
+    start = _start(settings, device, progress)
     caches = tuple(Cache.open(path) for path in cache_paths(settings))
     plans = {cache.directory: cache.plan for cache in caches}
     cached = joint_spec(plans, mixed=mixes_caches(settings)) if caches else None
@@ -166,7 +170,19 @@ def _load(settings: DistillSettings, checkpoint: Path | None, device: torch.devi
         width=common_width(student.tokenizer.size, **widths),
         foreign=foreign,
         plain_heads=_plain_heads(settings.loss, heads),
+        start=start,
     )
+
+
+def _start(settings: DistillSettings, device: torch.device, progress: Progress) -> LanguageModel | None:
+    """A second copy of the student, where a policy gradient asks how likely the given responses were to it.
+
+    A new adapter changes nothing: its base model is the start.
+    """
+    policy = settings.loss.policy
+    if not policy.weight or settings.source.kind != "offline" or not needs_start(policy_gradient(settings.loss)):
+        return None
+    return load_model(settings.student, role="start", device=device, progress=progress)
 
 
 def _plain_heads(settings: LossSettings, models: Mapping[str, LanguageModel | None]) -> frozenset[str]:

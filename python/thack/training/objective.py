@@ -5,17 +5,27 @@ N response tokens, H hidden width, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from thack.config import LossSettings
+from thack.config.specs import added_terms
 from thack.errors import UndefinedLoss
 from thack.losses import token_losses
 from thack.losses.fused import fused_divergence
+from thack.losses.mix import SUMS as MIX_SUMS
+from thack.losses.mix import columns as mix_columns
+from thack.losses.mix import curriculum
+from thack.losses.policy import ON_POLICY, Behaviour
+from thack.losses.policy import SUMS as POLICY_SUMS
+from thack.losses.policy import columns as policy_columns
+from thack.losses.rows import sides_of
+from thack.losses.tally import Tally
 from thack.models.precision import FLOAT32, Precision
 from thack.models.protocol import LanguageModel
+from thack.runtime.process_group import ProcessGroup
 from thack.targets.cells import CellTarget
 from thack.targets.projected import ProjectedTeacher, Projection
 from thack.targets.types import Target
@@ -40,6 +50,7 @@ class Objective:
     sparse: bool  # what the targets will be
     precision: Precision = FLOAT32  # of the student's products, the head's included
     plain_head: bool = True  # whether logits are the head's product, scaled and capped
+    tally: Tally = field(default_factory=Tally)  # of the tokens of a step
 
     def fuses(self, num_tokens: int) -> bool:
         """Whether the loss of `num_tokens` tokens is computed together with the head."""
@@ -60,10 +71,37 @@ class Objective:
         """The balancing loss of routers in the forwards since the last call; None: none is added."""
         return None if self.model.routers is None else self.model.routers.take_loss()
 
+    def at(self, step: int, total_steps: int) -> Objective:
+        """The objective of one step: under a curriculum the weights of its hard and soft terms change."""
+        if self.settings.mix != "curriculum":
+            return self
+        soft, given = curriculum(step, total_steps, self.settings.curriculum), self.settings
+        add = tuple(str(replace(term, weight=soft * term.weight)) for term in added_terms(given))
+        policy = replace(given.policy, weight=soft * given.policy.weight)
+        settings = replace(
+            given, weight=soft * given.weight, add=add, policy=policy, ce_weight=(1 - soft) * given.ce_weight
+        )
+        return replace(self, settings=settings)
+
+    def columns(self, group: ProcessGroup) -> dict[str, float]:
+        """What the losses of a step left behind, over all ranks, as columns of metrics.jsonl."""
+        if not (self.settings.policy.weight or self.settings.mix in ("confidence", "entropy")):
+            return {}
+        names = (*POLICY_SUMS, *MIX_SUMS)
+        sums = self.tally.take()
+        found = dict(zip(names, group.all_reduce_sum(*(sums.get(name, 0.0) for name in names)), strict=True))
+        policy = policy_columns(found) if found["tokens"] else {}
+        return policy | (mix_columns(found) if found["mixed"] else {})
+
     def __call__(
-        self, output_NX: Tensor, target: Target | CellTarget | ProjectedTeacher | None, labels_N: Tensor
+        self,
+        output_NX: Tensor,
+        target: Target | CellTarget | ProjectedTeacher | None,
+        labels_N: Tensor,
+        behaviour: Behaviour = ON_POLICY,
     ) -> Tensor:
         """loss_N from logits_NV, or from hidden_NH where it `takes_hidden`; fused their sum, as one number."""
+        sides = replace(sides_of(self.settings), behaviour=behaviour, tally=self.tally)
         num_tokens = len(labels_N)
         hidden_NH = output_NX.to(self.precision.dtype) if self.takes_hidden(num_tokens) and self._rounds else output_NX
         if not self.fuses(num_tokens):
@@ -71,9 +109,9 @@ class Objective:
                 target = target.to_dense()
             wide = self.takes_hidden(num_tokens)
             logits_NV = Projection.of(self.model).wide_logits(hidden_NH) if wide else output_NX
-            return token_losses(logits_NV[:, : self.width], target, labels_N, self.settings)
+            return token_losses(logits_NV[:, : self.width], target, labels_N, self.settings, sides)
         head = Projection.of(self.model)
-        return fused_divergence(hidden_NH, head, target, labels_N, self.settings, width=self.width)
+        return fused_divergence(hidden_NH, head, target, labels_N, self.settings, width=self.width, sides=sides)
 
 
 def supervised(model: LanguageModel, precision: Precision = FLOAT32, *, plain_head: bool = True) -> Objective:

@@ -15,6 +15,7 @@ from thack.data.columns import Columns
 from thack.data.date import follow_settings
 from thack.data.sequence import data_fingerprint
 from thack.data.spool import SpooledSequences, spool
+from thack.data.store import read_manifest
 from thack.data.stream import DataStream
 from thack.data.tokenizer import Tokenizer
 from thack.models.load import load_student, new_model
@@ -94,6 +95,7 @@ def prepare_sft(
             origins={"student": settings.model} if settings.model else {},
             tokenizer=model.tokenizer.fingerprint(),
             data=data_fingerprint(chain(training, held_out)),
+            written_by=_written_by(settings, records),
             sequences=len(training),
             validation_sequences=len(held_out),
             ranks=group.world_size,
@@ -127,6 +129,12 @@ def prepare_sft(
         progress=progress,
     )
     return trainer, start
+
+
+def _written_by(settings: SftSettings, records: Pairs) -> str:
+    """The model whose responses are trained on, where the data says it."""
+    found = read_manifest(Path(settings.data.path)) if records is None and settings.data.path else None
+    return "" if found is None else found.facts.model
 
 
 def _plan(settings: SftSettings, data: PairedData, order: Order) -> Plan:

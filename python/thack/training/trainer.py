@@ -7,7 +7,7 @@ whole step). So it does not depend on how a step is split into micro-batches (gr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -18,6 +18,8 @@ from torch import Tensor
 from thack.config import CheckpointSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import DivergedError, ModelError
+from thack.losses.policy import EFFECTIVE_SAMPLES, ON_POLICY
+from thack.losses.tally import Tally
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
 from thack.reporting.model_card import write_card
@@ -28,6 +30,7 @@ from thack.runtime.progress import SILENT, Progress, Task
 from thack.schema.metrics import MetricsRow
 from thack.schema.run import Costs, TrainerState
 from thack.targets.keys import Stream, run_words
+from thack.training.behaviour import Writer
 from thack.training.checkpoint import Snapshot, checkpoints
 from thack.training.clock import Clock
 from thack.training.data import TrainingData
@@ -54,6 +57,7 @@ class Trainer:
     run: RunDirectory
     checkpoint: CheckpointSettings
     hooks: Sequence[Hook] = ()
+    writer: Writer | None = None  # of the responses, for a policy gradient
     clock: Clock = field(default_factory=Clock)
     progress: Progress = SILENT
 
@@ -110,8 +114,10 @@ class Trainer:
                 self.scored_tokens += num_tokens if self.data.teacher_tokens else 0
                 self.step += 1
 
-                self._log_step(window, losses.columns() | {"lr": rate, "grad_norm": norm, "tokens": num_tokens})
-                self._show(bar, losses.loss, rate, num_tokens)
+                left = self.objective.columns(self.group)
+                noted = losses.columns() | {"lr": rate, "grad_norm": norm, "tokens": num_tokens}
+                self._log_step(window, noted | left)
+                self._show(bar, losses.loss, rate, num_tokens, left)
                 if self._wants_evaluation():
                     self.evaluate()
                 self._save_or_stop(saver, stop)
@@ -189,17 +195,19 @@ class Trainer:
 
     def _backward(self, batch: Sequence[TokenSequence], num_tokens: int, epoch: int) -> Losses:
         """Forwards and backwards of this rank's part of the step; returns its part of the losses."""
-        losses, rank, objective = Losses(), self.group.rank, self.objective
+        losses, rank, objective = Losses(), self.group.rank, self.objective.at(self.step, self.plan.total_steps)
         for number, (micro, counts) in enumerate(self.plan.micro_batches(batch, rank)):
             _seed_dropout(self.plan.seed, self.step, number, rank.rank)
             with self.clock("data"):
                 rows = Batch.of(micro, self.model.device)
                 target = self.data.target(micro, rows, epoch)
+                behaviour = ON_POLICY if self.writer is None else self.writer.behaviour(micro, rows, target)
             with self.clock("forward"), objective.precision.autocast(self.model):
                 output_NX = self.model(rows, project=not objective.takes_hidden(len(rows.labels_N)))
             with self.clock("loss"), self._divergence_named(output_NX, batch):
                 share = 1 / num_tokens if counts else 0.0
-                part = objective(output_NX, target, rows.labels_N).sum() * share
+                once = objective if counts else replace(objective, tally=Tally())
+                part = once(output_NX, target, rows.labels_N, behaviour).sum() * share
                 balance = objective.router_loss()
             with self.clock("backward"):
                 (part if balance is None else part + balance * (len(rows.labels_N) * share)).backward()
@@ -217,10 +225,12 @@ class Trainer:
             self.optimizer.step(rate)
         return losses, norm
 
-    def _show(self, bar: Task, loss: float, rate: float, num_tokens: int) -> None:
+    def _show(self, bar: Task, loss: float, rate: float, num_tokens: int, left: Mapping[str, float]) -> None:
         """What a person watches: loss, speed, learning rate, memory, and the time left with its evaluations."""
         self.pace.count(num_tokens)
         fields = {"tok/s": round(self.pace.tokens_per_s), "lr": rate, "GB": peak_memory_bytes(self.model.device) / 1e9}
+        if (effective := left.get(EFFECTIVE_SAMPLES)) is not None:
+            fields["ESS"] = round(effective, 3)
         bar.advance(1, loss=round(loss, 4), **fields)
         bar.left(self.pace.left(self.step))
 

@@ -211,6 +211,10 @@ LossSettings
   weight: a number, 0 or more = 1.0
   add: a list, each text = []
   ce_weight: a number, 0 or more = 0.0
+  mix: sum | confidence | entropy | curriculum = "sum"
+  entropy_order: a number, above 0 and at most 1 = 1.0
+  curriculum: a number, above 0 and at most 1 = 1.0
+  policy: PolicySettings
   cross_tokenizer: auto | cell | cell-next | refuse = "auto"
   fused: true or false or auto = "auto"
 MemorySettings
@@ -232,6 +236,12 @@ OptimizerSettings
 ParallelSettings
   strategy: auto | ddp | fsdp = "auto"
   shard_teacher: true or false = false
+PolicySettings
+  weight: a number, 0 or more = 0.0
+  estimator: k1 | k3 = "k1"
+  importance: none | truncated | ppo = "truncated"
+  clip: a number, 0 or more = 1.0
+  discount: a number, between 0 and 1 = 0.0
 RoleSettings
   model: text = ""
   train: true or false = true

@@ -37,6 +37,8 @@ DOCUMENTS = [
     "docs/reference/python.md",
     "docs/how-to/lora.md",
     "docs/how-to/worth.md",
+    "docs/how-to/hard-soft.md",
+    "docs/how-to/on-policy.md",
     "docs/cluster.md",
     "docs/concepts/verdict.md",
     "docs/concepts/hacking.md",

@@ -21,6 +21,7 @@ from thack.cache.exchange.packed import read_layout
 from thack.cache.exchange.readers import read_rows
 from thack.cache.format.ends import read_ends
 from thack.cache.format.reader import Cache
+from thack.cache.format.writer import read_writer
 from thack.cache.served.answer_log import AnswerLog
 from thack.config import CheckpointSettings, DataSettings, DistillSettings, load_settings
 from thack.data.date import with_settings
@@ -113,6 +114,7 @@ KINDS = (
     *(Kind(f"cache/{name}", _whole_cache) for name in ("plan.json", "manifest.json")),
     Kind("cache/journal/rank-00000.jsonl", lambda path: Cache.open(path.parents[1]).costs()),
     Kind("cache/ends.json", lambda path: read_ends(path.parent)),
+    Kind("cache/writer.json", lambda path: read_writer(path.parent)),
     Kind("cache/shards/shard-00000.safetensors", lambda path: Cache.open(path.parents[1]).targets([0, 1])),
     Kind("cache/thack.json", lambda path: directory_kind(path.parent)),
     Kind("cache/data.index", _index),

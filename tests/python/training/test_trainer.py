@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from thack.errors import DivergedError, Interrupted, Preempted
+from thack.losses.policy import ON_POLICY
 from thack.models.batch import Batch
 from thack.schema.metrics import GuardRow, MetricsRow
 from thack.training.checkpoint import checkpoints, step_of
@@ -107,9 +108,11 @@ def test_a_diverged_step_stops_before_the_weights_are_touched(tmp_path: Path) ->
     calls = []
 
     class Poisoned(Objective):
-        def __call__(self, output_NX: torch.Tensor, target: Any, labels_N: torch.Tensor) -> torch.Tensor:
+        def __call__(
+            self, output_NX: torch.Tensor, target: Any, labels_N: torch.Tensor, behaviour: Any = ON_POLICY
+        ) -> torch.Tensor:
             calls.append(1)
-            return super().__call__(output_NX, target, labels_N) * (float("nan") if len(calls) == 4 else 1.0)
+            return super().__call__(output_NX, target, labels_N, behaviour) * (float("nan") if len(calls) == 4 else 1.0)
 
     trainer.objective = Poisoned(**{f.name: getattr(trainer.objective, f.name) for f in fields(trainer.objective)})
     with pytest.raises(DivergedError, match="diverged at step 4: loss nan") as error:

@@ -15,6 +15,7 @@ from thack.cache.format.partition import ShardLimits, partition
 from thack.cache.format.plan import NAME as PLAN
 from thack.cache.format.plan import SHARDS, CachePlan, publish_plan, read_plan
 from thack.cache.format.tokenizer import write_tokenizer
+from thack.cache.format.writer import record_writer
 from thack.config import CacheSettings, to_dict
 from thack.config.specs import target_spec
 from thack.data.date import follow_settings
@@ -72,6 +73,8 @@ def prepare_job(
     plan = make_plan(settings, teacher, data, full_hash=_begun_with_full_hash(directory))
     write_ends(directory, teacher.tokenizer.ends, response_limit(settings.data))
     write_tokenizer(directory, teacher.tokenizer)
+    if sequences is None or settings.generate:
+        record_writer(directory, settings, plan.fingerprints.teacher)
     return CaptureJob(
         directory=directory,
         settings=settings,

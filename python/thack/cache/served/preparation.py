@@ -14,6 +14,7 @@ from thack.cache.format.layout import RecordLayout
 from thack.cache.format.partition import ShardLimits, partition
 from thack.cache.format.plan import CachePlan, publish_plan
 from thack.cache.format.tokenizer import write_tokenizer
+from thack.cache.format.writer import record_writer
 from thack.config import CacheSettings, SamplingSettings, ServerSettings
 from thack.data.date import with_settings
 from thack.data.lengths import response_limit
@@ -103,6 +104,7 @@ def prepare_served(
             f"a {teacher.dialect.name} server gives log-probabilities of the tokens that it generates alone",
             hint="use `generate = true`; or vLLM or SGLang, which score given responses",
         )
+    given = sequences is not None
     if sequences is None:
         sequences = read_data(settings, tokenizer, progress)
     stored = with_samples(sequences, settings)
@@ -111,6 +113,8 @@ def prepare_served(
     plan = _plan(settings, tokenizer, identity, stored, tail)
     write_ends(directory, tokenizer.ends, response_limit(settings.data))
     write_tokenizer(directory, tokenizer)
+    if not given or settings.generate:
+        record_writer(directory, settings, plan.fingerprints.teacher)
     return ServedJob(
         directory=directory,
         settings=settings,

@@ -1,0 +1,98 @@
+"""Losses that need more of their responses, or of a record, than a divergence does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from thack.cache.format.plan import CachePlan
+from thack.config import DistillSettings, LossSettings, PolicySettings, SamplingSettings
+from thack.config.specs import policy_gradient
+from thack.errors import UndefinedLoss, UsageError
+from thack.schema.targets import TargetSpec
+
+
+def check_policy(settings: DistillSettings) -> None:
+    """Refuse a policy gradient on responses that the student did not write.
+
+    Raises:
+        UsageError, UndefinedLoss: names the setting.
+    """
+    policy, kind = settings.loss.policy, settings.source.kind
+    if not policy.weight:
+        if policy != PolicySettings():
+            raise UsageError(
+                "`loss.policy` is set, and loss.policy.weight = 0 leaves it out",
+                hint="set `loss.policy.weight`, such as loss.policy.weight = 1",
+            )
+        return
+    policy_gradient(settings.loss)
+    if kind not in ("offline", "online-student"):
+        raise UsageError(
+            f"loss.policy.weight = {policy.weight:g} does not go with source.kind = {kind}",
+            details=("a policy gradient is of tokens that the student itself wrote",),
+            hint="use `source.kind = online-student`, or responses of the student's start with `source.kind = offline`",
+        )
+    if kind == "online-student" and settings.source.sampling != SamplingSettings():
+        raise UsageError(
+            "loss.policy needs responses from the student's own distribution, and source.sampling changes it",
+            hint="leave out `source.sampling`",
+        )
+    if settings.guard.on:
+        raise UsageError(
+            "guard.on does not go with loss.policy: the responses that it adds are the teacher's",
+            hint="leave out `guard.on`, or use a divergence alone",
+        )
+
+
+def check_mix(loss: LossSettings) -> None:
+    """Refuse weights by position with nothing to weigh.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    plain = LossSettings()
+    for name, kind in (("entropy_order", "entropy"), ("curriculum", "curriculum")):
+        if loss.mix != kind and getattr(loss, name) != getattr(plain, name):
+            raise UsageError(f"loss.{name} belongs to loss.mix = {kind}, not {loss.mix}", hint="leave it out")
+    if loss.mix != "sum" and not (loss.ce_weight and (loss.weight or loss.add or loss.policy.weight)):
+        raise UsageError(
+            f"loss.mix = {loss.mix} weighs response token and teacher's distribution, and one of them has no weight",
+            hint="set `loss.ce_weight = 1` and leave `loss.weight` at 1",
+        )
+
+
+def check_mix_defined(loss: LossSettings, spec: TargetSpec) -> None:
+    """Refuse a mix that needs an entropy which a target does not know.
+
+    Raises:
+        UndefinedLoss: says what to use instead.
+    """
+    if loss.mix != "entropy":
+        return
+    order, hint = loss.entropy_order, "use `loss.mix = confidence`, or a dense target"
+    if spec.kind == "top-k" and spec.tail in ("none", "processed"):
+        raise UndefinedLoss(
+            "loss.mix = entropy: top-k targets without their own tail do not know the entropy", hint=hint
+        )
+    if order == 1 or spec.kind in ("dense", "mixed"):
+        return
+    if spec.kind == "top-k" and 1 / order in spec.temperatures:
+        return
+    raise UndefinedLoss(
+        f"loss.entropy_order = {order:g}: {spec.kind} targets do not know the entropy of that order",
+        hint="use `loss.entropy_order = 1`, a dense target, "
+        f"or top-k targets of a cache with `temperatures = [{1 / order:g}]`",
+    )
+
+
+def check_realised(loss: LossSettings, directory: Path, plan: CachePlan) -> None:
+    """Refuse a loss of realised log-probabilities on a cache that holds none.
+
+    Raises:
+        UndefinedLoss: the cache is of format 1.0.
+    """
+    if (loss.policy.weight or loss.mix == "confidence") and not plan.minor:
+        raise UndefinedLoss(
+            f"{directory} is a cache of format 1.0, which does not hold the log-probability of the response token",
+            hint="write it again with `thack cache-logits`, or use a live `teacher`",
+        )
