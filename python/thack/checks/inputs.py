@@ -14,7 +14,7 @@ from thack.data.columns import Columns
 from thack.data.formats import to_record
 from thack.data.readers import bad_line
 from thack.data.rows import BadLine, read_rows
-from thack.errors import DataError
+from thack.errors import DataError, UsageError
 from thack.models.directory import base_of, holds_adapter, read_config, require_safetensors
 from thack.models.hub import locate
 from thack.schema.targets import check_defined
@@ -53,6 +53,11 @@ def check_data(settings: DataSettings, path: str = "") -> None:
     Raises:
         DataError: names the file and the row.
     """
+    if settings.teacher_template and "{prompt}" not in settings.teacher_template:
+        raise UsageError(
+            "data.teacher_template has no {prompt}: the teacher would read the same text before every response",
+            hint='for example "Answer in one line.\\n{prompt}"',
+        )
     file = Path(path or settings.path)
     if file.exists() and not (file.is_file() or file.is_dir()):
         return  # a pipe can be read once only

@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
         run=run,
         flags=FLAGS,
         example="thack distill --cache a/ --cache b/ --cache-weight 0.7,0.3 --student ./student --out runs/a",
-        set_example="loss.temperature=2",
+        set_example="loss.temperature=2, or data.teacher_system=TEXT for a text that the teacher alone reads",
         many=True,
     ).add_to(app)
 

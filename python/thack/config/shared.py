@@ -29,6 +29,13 @@ class DataSettings:
         str, Help("key or column of the prompt or conversation; empty: prompt, messages, conversations or text")
     ] = ""
     response_key: Annotated[str, Help("key or column of the response; empty: response or completion")] = ""
+    teacher_prompt_key: Annotated[
+        str, Help("key or column of a prompt that the teacher alone reads; empty: teacher_prompt, where there is one")
+    ] = ""
+    teacher_system: Annotated[str, Help("conversations: system text that the teacher alone reads")] = ""
+    teacher_template: Annotated[
+        str, Help('text around the prompt that the teacher alone reads, such as "Answer in one line.\\n{prompt}"')
+    ] = ""
     max_prompt_tokens: Annotated[int, AtLeast(1), Help("longer prompts are dropped, or cut if data.on_long = cut")] = (
         1024
     )

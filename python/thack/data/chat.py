@@ -75,11 +75,13 @@ class Pair:
         prompt_ids: int32 [P].
         response_ids: int32 [R].
         continues: the response continues the prompt with which a model is asked for it.
+        teacher_prompt_ids: int32: what the teacher reads in place of the prompt; None: the prompt.
     """
 
     prompt_ids: np.ndarray
     response_ids: np.ndarray
     continues: bool = True
+    teacher_prompt_ids: np.ndarray | None = None
 
 
 class ChatEncoder:

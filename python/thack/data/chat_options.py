@@ -24,6 +24,8 @@ class ChatOptions:
         now: what a template takes for the present; None: the time of the call.
         end: token that ends a response given as text; empty: the tokenizer's.
         control_tokens: what a control token that is written out in a text becomes.
+        teacher_system: system text that the teacher alone reads.
+        teacher_template: text around a prompt, with `{prompt}`, that the teacher alone reads.
     """
 
     template: str = ""
@@ -31,6 +33,8 @@ class ChatOptions:
     now: datetime | None = None
     end: str = ""
     control_tokens: Literal["control", "text"] = "control"
+    teacher_system: str = ""
+    teacher_template: str = ""
 
     @classmethod
     def of(cls, settings: DataSettings) -> ChatOptions:
@@ -51,6 +55,8 @@ class ChatOptions:
             now=_date(settings.date),
             end=settings.end,
             control_tokens=settings.control_tokens,
+            teacher_system=settings.teacher_system,
+            teacher_template=settings.teacher_template,
         )
 
     def facts(self) -> list[str]:

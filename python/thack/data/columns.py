@@ -17,15 +17,19 @@ class Columns:
     Args:
         prompt: of the prompt or the conversation: a text, or a list of turns.
         response: of the response.
+        teacher_prompt: of a prompt that the teacher alone reads.
     """
 
     prompt: str = ""
     response: str = ""
+    teacher_prompt: str = ""
 
     @classmethod
     def of(cls, settings: DataSettings) -> Columns:
         """Those that `settings` name."""
-        return cls(prompt=settings.prompt_key, response=settings.response_key)
+        return cls(
+            prompt=settings.prompt_key, response=settings.response_key, teacher_prompt=settings.teacher_prompt_key
+        )
 
     def renamed(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """`row` under the names of the formats.
@@ -42,6 +46,8 @@ class Columns:
             response = _taken(row, "response_key", self.response)
             found = {key: value for key, value in found.items() if key not in (*_RESPONSES, self.response)}
             found["completion" if isinstance(response, list) else "response"] = response
+        if self.teacher_prompt:
+            found["teacher_prompt"] = _taken(row, "teacher_prompt_key", self.teacher_prompt)
         return found
 
 

@@ -12,6 +12,7 @@ from thack.data.control_tokens import encode_inside, encode_text
 from thack.data.eos import cut
 from thack.data.raw_text import pieces
 from thack.data.records import Conversation, Record, RecordRefusal
+from thack.data.teacher_prompt import for_teacher, with_teacher_side
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError
 
@@ -48,8 +49,42 @@ class RecordEncoder:
         chats = iter(_fill(rendered, self._chat.encode_prompts))
         return [next(ids if record.conversation is None else chats) for record in records]
 
+    def teacher_prompts(self, records: Sequence[Record]) -> list[np.ndarray | RecordRefusal | None]:
+        """int32 ids of what the teacher reads in place of each prompt; None where it reads the prompt."""
+        asked = self._for_teacher(records)
+        found = iter(self.prompts([record for record in asked if isinstance(record, Record)]))
+        return [next(found) if isinstance(record, Record) else record for record in asked]
+
+    def _for_teacher(self, records: Sequence[Record]) -> list[Record | RecordRefusal | None]:
+        found: list[Record | RecordRefusal | None] = []
+        for record in records:
+            try:
+                found.append(for_teacher(record, self._tokenizer.options))
+            except RecordRefusal as refusal:
+                found.append(refusal)
+        return found
+
     def pairs(self, records: Sequence[Record]) -> list[list[Pair] | RecordRefusal]:
         """What is trained of every record: none where it has no response, several of several turns or pieces.
+
+        Where the teacher reads another prompt, each pair holds that too.
+
+        Raises:
+            DataError: response ids beyond the vocabulary.
+        """
+        asked = self._for_teacher(records)
+        theirs = iter(self._pairs([record for record in asked if isinstance(record, Record)]))
+        found: list[list[Pair] | RecordRefusal] = []
+        for own, record in zip(self._pairs(records), asked, strict=True):
+            if record is None:
+                found.append(own)
+            else:
+                teacher = next(theirs) if isinstance(record, Record) else record
+                found.append(with_teacher_side(own, teacher, self._tokenizer))
+        return found
+
+    def _pairs(self, records: Sequence[Record]) -> list[list[Pair] | RecordRefusal]:
+        """As one of the two models reads them.
 
         Raises:
             DataError: response ids beyond the vocabulary.
@@ -165,6 +200,16 @@ def encode_prompts(records: Sequence[Record], tokenizer: Tokenizer) -> list[np.n
         DataError: the template does not accept a conversation.
     """
     return [_accepted(*each) for each in zip(records, RecordEncoder(tokenizer).prompts(records), strict=True)]
+
+
+def encode_teacher_prompts(records: Sequence[Record], tokenizer: Tokenizer) -> list[np.ndarray | None]:
+    """int32 ids of what the teacher reads in place of each prompt; None where it reads the prompt.
+
+    Raises:
+        DataError: a prompt of the teacher's own is of another form, or its template does not accept it.
+    """
+    found = zip(records, RecordEncoder(tokenizer).teacher_prompts(records), strict=True)
+    return [_accepted(*each) for each in found]
 
 
 def encode_references(records: Sequence[Record], tokenizer: Tokenizer, maximum: int) -> list[np.ndarray | None]:

@@ -64,8 +64,19 @@ def _pair(row: Mapping[str, Any], place: str) -> Record:
         response_ids=_ids(row),
         stopped=row.get("finish_reason") == "stop",
         sample=_sample(row),
+        teacher_prompt=_teacher_prompt(row),
         place=place,
     )
+
+
+def _teacher_prompt(row: Mapping[str, Any]) -> str | tuple[Message, ...] | None:
+    """A text, or turns."""
+    if isinstance(row.get("teacher_prompt"), list):
+        turns = _messages(row, "teacher_prompt")
+        if turns[-1]["role"] == "assistant":
+            raise BadLine("`teacher_prompt` ends with a turn of the assistant: it stands before the response")
+        return turns
+    return _text(row, "teacher_prompt")
 
 
 def _response(row: Mapping[str, Any]) -> str | None:
@@ -79,7 +90,14 @@ def _raw_text(row: Mapping[str, Any], place: str) -> Record:
     text = _text(row, "text")
     if not text:
         raise BadLine("empty text")
-    return Record(prompt_id=_id(row, text), prompt="", response=text, is_text=True, place=place)
+    return Record(
+        prompt_id=_id(row, text),
+        prompt="",
+        response=text,
+        is_text=True,
+        teacher_prompt=_teacher_prompt(row),
+        place=place,
+    )
 
 
 def _conversational_pair(row: Mapping[str, Any], place: str) -> Record:
@@ -120,6 +138,7 @@ def _conversation(
         conversation=conversation,
         stopped=row.get("finish_reason") == "stop",
         sample=_sample(row),
+        teacher_prompt=_teacher_prompt(row),
         place=place,
     )
 

@@ -45,6 +45,10 @@ class Sequences(Protocol):
     def fingerprint(self) -> str:
         """`data_fingerprint` of all of them."""
 
+    @property
+    def has_teacher_prompts(self) -> bool:
+        """Whether the teacher reads a prompt of its own before some responses."""
+
     def __len__(self) -> int: ...
 
     def lengths(self) -> Iterator[np.ndarray]:
@@ -63,6 +67,7 @@ class IndexFooter:
         fingerprint: of the sequences.
         limit: longest response.
         lines: what became of the records, as it is shown.
+        teacher_prompts: sequences with a prompt of the teacher's own.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -71,6 +76,7 @@ class IndexFooter:
     fingerprint: str
     limit: int
     lines: tuple[str, ...]
+    teacher_prompts: int = 0
 
 
 class IndexedSequences:
@@ -85,6 +91,10 @@ class IndexedSequences:
     @property
     def fingerprint(self) -> str:
         return self.footer.fingerprint
+
+    @property
+    def has_teacher_prompts(self) -> bool:
+        return self.footer.teacher_prompts > 0
 
     def __len__(self) -> int:
         return self.footer.sequences
@@ -208,6 +218,7 @@ def _write_rows(file: BinaryIO, stream: DataStream, samples: int) -> IndexFooter
         fingerprint=f"sha256:{content.hexdigest()}",
         limit=stream.limit,
         lines=tuple(stream.report.lines()),
+        teacher_prompts=stream.report.teacher_prompts,
     )
 
 

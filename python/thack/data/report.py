@@ -22,6 +22,7 @@ class Report:
         without_response: records without one where it is needed.
         with_control_tokens: records whose own text holds a control token that becomes one.
         pieces: sequences cut from raw texts.
+        teacher_prompts: sequences with a prompt that the teacher alone reads.
         other_beginnings: responses that the chat template begins in another way than it prompts a model for one.
         notes: what the tokenizer's files leave in doubt.
         ends: how the kept responses end; raw texts, which are cut on purpose, not among them.
@@ -37,6 +38,7 @@ class Report:
     with_control_tokens: int = 0
     pieces: int = 0
     other_beginnings: int = 0
+    teacher_prompts: int = 0
     notes: tuple[str, ...] = ()
     ends: EndCounts = field(default_factory=EndCounts)
     skipped: tuple[str, ...] = ()
@@ -48,6 +50,7 @@ class Report:
             "responses cut": self.cut_responses,
             "without response, dropped": self.without_response,
             "pieces of raw texts": self.pieces,
+            "with a prompt of the teacher's own": self.teacher_prompts,
             "unreadable lines skipped": len(self.skipped),
         }
         kept = f"{self.kept:,} of {self.records:,} records"

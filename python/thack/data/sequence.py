@@ -23,6 +23,7 @@ class TokenSequence:
     sample: int = 0  # which of several responses to the same prompt
     position: int | None = None  # index in the cache that the sequence was read from; None: not from a cache
     log_probs: np.ndarray | None = None  # float32 [R], of each response token under its writer, where that is needed
+    teacher_prompt_ids: np.ndarray | None = None  # int32: what the teacher reads before the response; None: the prompt
 
     def with_response(self, response_ids: np.ndarray, sample: int) -> TokenSequence:
         """The same prompt with another response, which no cache stores."""
@@ -70,3 +71,6 @@ def fingerprint_parts(sequences: Iterable[TokenSequence], samples: int = 1) -> I
             yield b"%d %d %d %d " % (len(name), len(s.prompt_ids), len(s.response_ids), sample)
             yield name
             yield ids
+            if s.teacher_prompt_ids is not None:
+                yield b"teacher %d " % len(s.teacher_prompt_ids)
+                yield s.teacher_prompt_ids.astype("<i4").tobytes()

@@ -18,7 +18,8 @@ from thack.data.stream import DataStream
 from thack.files import explained
 
 _IN_MEMORY = 1 << 23  # tokens, where a sequence counts as 64 more
-_HEAD = struct.Struct("<qqiii")  # example, sample, bytes of the prompt's id, tokens of prompt and response
+# example, sample, bytes of the prompt's id, tokens of prompt, response and the teacher's own prompt (−1: none)
+_HEAD = struct.Struct("<qqiiii")
 _BLOCK = 1 << 20  # bytes written at a time
 
 
@@ -53,8 +54,11 @@ class SpooledSequences(Sequence[TokenSequence]):
         if self._content is None or self._starts is None:
             self._content, self._starts = _Appended(self._directory), _Appended(self._directory)
         name = s.prompt_id.encode()
-        head = _HEAD.pack(s.example, s.sample, len(name), len(s.prompt_ids), len(s.response_ids))
-        ids = s.prompt_ids.astype("<i4").tobytes() + s.response_ids.astype("<i4").tobytes()
+        teacher = s.teacher_prompt_ids
+        counts = (len(s.prompt_ids), len(s.response_ids), -1 if teacher is None else len(teacher))
+        head = _HEAD.pack(s.example, s.sample, len(name), *counts)
+        parts = (s.prompt_ids, s.response_ids, *(() if teacher is None else (teacher,)))
+        ids = b"".join(part.astype("<i4").tobytes() for part in parts)
         self._starts.append(self._content.size.to_bytes(8, "little"))
         self._content.append(head + name + ids)
 
@@ -79,15 +83,17 @@ class SpooledSequences(Sequence[TokenSequence]):
         assert self._starts is not None, "nothing is in the file"
         start = int.from_bytes(self._starts.read(8 * place, 8), "little")
         head = self._content.read(start, _HEAD.size)
-        example, sample, name_bytes, prompt, response = _HEAD.unpack(head)
-        rest = self._content.read(start + _HEAD.size, name_bytes + 4 * (prompt + response))
+        example, sample, name_bytes, prompt, response, teacher = _HEAD.unpack(head)
+        size = name_bytes + 4 * (prompt + response + max(teacher, 0))
+        rest = self._content.read(start + _HEAD.size, size)
         ids = np.frombuffer(rest, dtype="<i4", offset=name_bytes)
         return TokenSequence(
             example=example,
             sample=sample,
             prompt_id=rest[:name_bytes].decode(),
             prompt_ids=ids[:prompt],
-            response_ids=ids[prompt:],
+            response_ids=ids[prompt : prompt + response],
+            teacher_prompt_ids=None if teacher < 0 else ids[prompt + response :],
         )
 
 

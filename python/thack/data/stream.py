@@ -122,8 +122,8 @@ class DataStream:
         encoder = RecordEncoder(self._tokenizer, train_on=self._settings.train_on, text_tokens=limit)
         if self._need_response:
             return encoder.pairs(records)
-        prompts = encoder.prompts(records)
-        return [p if isinstance(p, RecordRefusal) else [Pair(p, _NOTHING)] for p in prompts]
+        both = zip(encoder.prompts(records), encoder.teacher_prompts(records), strict=True)
+        return [_prompt_alone(prompt, teacher) for prompt, teacher in both]
 
     def _selected(self) -> Selection:
         is_listed = isinstance(self._source, Sequence)
@@ -185,6 +185,7 @@ class Counts:
     missing: int = 0
     pieces: int = 0
     other_beginnings: int = 0
+    teacher_prompts: int = 0
     with_control_tokens: int = 0
     is_plain: bool = False
     ends: EndCounts = field(default_factory=EndCounts)
@@ -210,9 +211,10 @@ class Counts:
         self.missing += not pairs
         found = []
         for pair in pairs:
-            prompt = self._fit_prompt(pair.prompt_ids)
+            prompt = self._fit_prompt(pair.prompt_ids, pair.teacher_prompt_ids)
             if prompt is None:
                 continue
+            self.teacher_prompts += pair.teacher_prompt_ids is not None
             response = cut(pair.response_ids, self.limit)
             self.cut_responses += len(response) < len(pair.response_ids)
             self.pieces += record.is_text
@@ -224,6 +226,7 @@ class Counts:
                     prompt_ids=prompt,
                     response_ids=response,
                     sample=record.sample,
+                    teacher_prompt_ids=pair.teacher_prompt_ids,
                 )
             )
             self.kept += 1
@@ -231,9 +234,15 @@ class Counts:
             self._ending += [s for s in found if len(s.response_ids)]
         return found
 
-    def _fit_prompt(self, prompt: np.ndarray) -> np.ndarray | None:
-        """A prompt within its maximum: longer ones are dropped, or lose their beginning (the end is the question)."""
+    def _fit_prompt(self, prompt: np.ndarray, teacher: np.ndarray | None) -> np.ndarray | None:
+        """A prompt within its maximum: longer ones are dropped, or lose their beginning (the end is the question).
+
+        A longer prompt of the teacher's own is never cut: what it sees beyond the student may be at its beginning.
+        """
         most = self.settings.max_prompt_tokens
+        if teacher is not None and not 0 < len(teacher) <= most:
+            self.dropped += 1
+            return None
         if len(prompt) == 0 or (len(prompt) > most and self.settings.on_long == "drop"):
             self.dropped += 1
             return None
@@ -258,10 +267,21 @@ class Counts:
             with_control_tokens=self.with_control_tokens,
             pieces=self.pieces,
             other_beginnings=self.other_beginnings,
+            teacher_prompts=self.teacher_prompts,
             notes=(doubt,) if doubt else (),
             ends=self.ends,
             skipped=tuple(self.skipped),
         )
+
+
+def _prompt_alone(
+    prompt: np.ndarray | RecordRefusal, teacher: np.ndarray | RecordRefusal | None
+) -> list[Pair] | RecordRefusal:
+    if isinstance(prompt, RecordRefusal):
+        return prompt
+    if isinstance(teacher, RecordRefusal):
+        return RecordRefusal(f"as the teacher reads it: {teacher}")
+    return [Pair(prompt, _NOTHING, teacher_prompt_ids=teacher)]
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from thack.config import SamplingSettings
 from thack.data import Record, read_records
-from thack.data.encode import encode_prompts, encode_references
+from thack.data.encode import encode_prompts, encode_references, encode_teacher_prompts
 from thack.data.eos import EndCounts
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
@@ -43,6 +43,7 @@ class EvalSet:
         ids: A stable id per prompt, all different.
         texts: The prompts as text.
         prompts: The prompts as token ids, int32; empty before `with_responses`.
+        teacher_prompts: What the teacher reads in their place, int32; empty: the prompts.
         responses: By role, one response per prompt, int32 token ids.
         origin: How the responses were made.
 
@@ -56,6 +57,7 @@ class EvalSet:
     ids: tuple[str, ...]
     texts: tuple[str, ...]
     prompts: tuple[np.ndarray, ...] = ()
+    teacher_prompts: tuple[np.ndarray, ...] = ()
     responses: Mapping[Role, tuple[np.ndarray, ...]] = field(default_factory=dict)
     origin: EvalSetOrigin = field(default_factory=EvalSetOrigin)
     records: tuple[Record, ...] = field(default=(), compare=False, repr=False)  # what it was read from; not saved
@@ -140,7 +142,7 @@ class EvalSet:
             examples = np.arange(len(eval_set))
             written = None if kept is None else kept.stream(stream)
             responses[role] = tuple(
-                generate(model, eval_set.prompts, request, examples=examples, progress=progress, kept=written)
+                generate(model, eval_set.prompts_of(role), request, examples=examples, progress=progress, kept=written)
             )
             for warning in EndCounts.of(responses[role], model.tokenizer.ends, maximum=max_new_tokens).warnings():
                 progress.note(f"warning: responses of the {role}: {warning}")
@@ -154,7 +156,10 @@ class EvalSet:
         texts = [Record(prompt_id=key, prompt=text) for key, text in zip(self.ids, self.texts, strict=True)]
         encoded = encode_prompts(self.records or texts, tokenizer)
         written = encode_references(self.records or texts, tokenizer, max_human_tokens) if max_human_tokens else []
-        keep = [i for i, ids in enumerate(encoded) if 0 < len(ids) <= max_prompt_tokens]
+        own = encode_teacher_prompts(self.records or texts, tokenizer)
+        teacher = [ids if other is None else other for ids, other in zip(encoded, own, strict=True)]
+        both = zip(encoded, teacher, strict=True)
+        keep = [i for i, ids in enumerate(both) if min(map(len, ids)) > 0 and max(map(len, ids)) <= max_prompt_tokens]
         if not keep:
             raise DataError(f"all {len(self)} prompts are empty or longer than {max_prompt_tokens} tokens")
         origin = EvalSetOrigin(tokenizer=tokenizer.fingerprint(), dropped_prompts=len(encoded) - len(keep))
@@ -172,6 +177,7 @@ class EvalSet:
             ids=tuple(self.ids[i] for i in keep),
             texts=tuple(self.texts[i] for i in keep),
             prompts=tuple(encoded[i] for i in keep),
+            teacher_prompts=() if all(ids is None for ids in own) else tuple(teacher[i] for i in keep),
             responses={Role.HUMAN: kept_human} if written else {},
             origin=origin,
             records=tuple(self.records[i] for i in keep) if self.records else (),
@@ -215,12 +221,18 @@ class EvalSet:
         """The fixed responses of one writer, in the evaluation set's order."""
         return self.sequences_of(self.responses[writer])
 
+    def prompts_of(self, reader: Role) -> tuple[np.ndarray, ...]:
+        """The prompts as a role reads them: the teacher may have its own."""
+        return self.teacher_prompts if reader is Role.TEACHER and self.teacher_prompts else self.prompts
+
     def sequences_of(self, responses: Sequence[np.ndarray]) -> list[TokenSequence]:
         """Any responses to the evaluation set's prompts, in the evaluation set's order."""
-        rows = zip(self.ids, self.prompts, responses, strict=True)
+        rows = zip(self.ids, self.prompts, self.teacher_prompts or [None] * len(self), responses, strict=True)
         return [
-            TokenSequence(example=i, prompt_id=key, prompt_ids=prompt, response_ids=response)
-            for i, (key, prompt, response) in enumerate(rows)
+            TokenSequence(
+                example=i, prompt_id=key, prompt_ids=prompt, response_ids=response, teacher_prompt_ids=teacher
+            )
+            for i, (key, prompt, teacher, response) in enumerate(rows)
         ]
 
     def fingerprint(self) -> str:
@@ -269,6 +281,7 @@ class EvalSet:
             ids=tuple(row["id"] for row in rows),
             texts=tuple(row["prompt"] for row in rows),
             prompts=tuple(_ids(row["prompt_ids"]) for row in rows if "prompt_ids" in row),
+            teacher_prompts=tuple(_ids(row["teacher_prompt_ids"]) for row in rows if "teacher_prompt_ids" in row),
             responses={writer: tuple(_ids(row[writer]) for row in rows) for writer in writers},
             origin=origin,
         )
@@ -280,6 +293,8 @@ class EvalSet:
         row: dict[str, object] = {"id": self.ids[i], "prompt": self.texts[i]}
         if self.prompts:
             row["prompt_ids"] = self.prompts[i].tolist()
+        if self.teacher_prompts:
+            row["teacher_prompt_ids"] = self.teacher_prompts[i].tolist()
         return row | {writer: written[i].tolist() for writer, written in self.responses.items()}
 
 

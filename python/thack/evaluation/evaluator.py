@@ -307,12 +307,14 @@ class Evaluator:
     def _scores(self, role: Role, batch: Batch, width: int) -> Tensor:
         """log_probs_NV of a reference, counted."""
         self._scored += len(batch.labels_N)
-        return _log_probs(self._models[role], batch, width, role)
+        return _log_probs(self._models[role], batch.for_teacher() if role is Role.TEACHER else batch, width, role)
 
     def _log_probs_of(self, model: LanguageModel, batch: Batch, width: int, *, baseline: bool) -> Tensor:
         """log_probs_NV of the model that is measured: the student, or the teacher in its place, which is counted."""
         self._scored += len(batch.labels_N) if baseline else 0
-        return _log_probs(model, batch, width, "teacher" if baseline else "student")
+        if baseline:
+            return _log_probs(model, batch.for_teacher(), width, "teacher")
+        return _log_probs(model, batch, width, "student")
 
     def _batches(self, sequences: Sequence[TokenSequence]) -> Iterator[tuple[int, list[TokenSequence]]]:
         """This rank's of the fixed, numbered batches of similar length: the same sequences always meet in one."""

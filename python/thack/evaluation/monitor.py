@@ -50,7 +50,7 @@ class FixedKL:
         batch = Batch.of(part, student.device)
         teacher_NV = self._kept.get(number)
         if teacher_NV is None:
-            teacher_NV = log_probs(self.teacher(batch), self.width)
+            teacher_NV = log_probs(self.teacher(batch.for_teacher()), self.width)
             self.scored_tokens += len(batch.labels_N)
             if sum(kept.nbytes for kept in self._kept.values()) + teacher_NV.nbytes <= self.memory_bytes:
                 self._kept[number] = teacher_NV

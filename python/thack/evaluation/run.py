@@ -135,6 +135,8 @@ def open_eval_set(
     human = [record.response for record in eval_set.records] if references.human else None
     tokenizer = references.tokenizer
     rendering = [] if tokenizer is None else tokenizer.options.facts()
+    own = [record.teacher_prompt for record in eval_set.records]
+    rendering += [canonical_json(own).decode()] if any(own) else []
     key = digest(canonical_json([eval_set.fingerprint(), writers, human, lengths, seed, *rendering]))
     frozen = beside / f"eval_set-{key.removeprefix('sha256:')[:8]}"
     with locked(frozen, progress):  # two evaluations beside each other share it

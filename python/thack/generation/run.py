@@ -12,6 +12,7 @@ from thack.data.lengths import response_limit
 from thack.data.records import Record
 from thack.data.sequence import TokenSequence
 from thack.data.store import find_responses, write_responses
+from thack.data.teacher_prompt import refuse_teacher_prompts
 from thack.files import claim_output
 from thack.generation.kept import KeptResponses
 from thack.generation.sampler import GenerationRequest, respond
@@ -86,6 +87,7 @@ class _Generation:
         data = index_data(settings.data, model.tokenizer, need_response=False, directory=None)
         for line in data.footer.lines:
             progress.note(line)
+        refuse_teacher_prompts(data.has_teacher_prompts, "generate writes from the prompt that all models read")
         facts = _facts(settings, model, data.fingerprint, precision)
         partial = settings.out / PARTIAL
         if (manifest := find_responses(settings.out, facts)) is not None:

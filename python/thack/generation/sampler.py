@@ -126,11 +126,16 @@ def respond(
     progress: Progress = SILENT,
     group: ProcessGroup = ALONE,
     kept: KeptStream | None = None,
+    as_teacher: bool = False,
 ) -> list[TokenSequence]:
-    """`generate` for sequences: every prompt with its new response and the sample number that names it."""
+    """`generate` for sequences: every prompt with its new response and the sample number that names it.
+
+    `as_teacher`: the model reads the prompts that the teacher alone reads.
+    """
+    own = [s.teacher_prompt_ids if as_teacher else None for s in prompts]
     responses = generate(
         model,
-        [s.prompt_ids for s in prompts],
+        [s.prompt_ids if ids is None else ids for s, ids in zip(prompts, own, strict=True)],
         request,
         examples=[s.example for s in prompts],
         samples=samples,

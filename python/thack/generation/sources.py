@@ -69,6 +69,7 @@ class Online:
         group: the ranks that share the work.
         scored_width: ids over which the writer's log-probability of each token is kept; 0: it is not.
         progress: is told once if many responses reach the maximum length.
+        by_teacher: the writer reads the prompts that the teacher alone reads.
     """
 
     def __init__(
@@ -80,8 +81,10 @@ class Online:
         progress: Progress = SILENT,
         *,
         scored_width: int = 0,
+        by_teacher: bool = False,
     ) -> None:
         self._scored_width = scored_width
+        self._by_teacher = by_teacher
         self._writer = writer
         self._prompts = prompts
         self._samples = repeats(self._prompts)  # a prompt that occurs twice gets two responses
@@ -100,7 +103,8 @@ class Online:
         if not asked:
             return []
         request = replace(self._request, epoch=training_epoch(epoch))
-        found = respond(self._writer, asked, request, samples=self._samples[positions], group=self._group)
+        samples, group = self._samples[positions], self._group
+        found = respond(self._writer, asked, request, samples=samples, group=group, as_teacher=self._by_teacher)
         self.generated_tokens += sum(len(s.response_ids) for s in found)
         self._count_ends(found)
         found = [replace(s, sample=given.sample) for s, given in zip(found, asked, strict=True)]
@@ -113,6 +117,7 @@ class Online:
             for number, part in enumerate(by_length(found, self._request.batch_size)):
                 if self._group.owns(number):
                     batch = Batch.of(part, self._writer.device)
+                    batch = batch.for_teacher() if self._by_teacher else batch
                     log_q_N = scored_log_probs(self._writer, batch, self._scored_width, self._request.precision)
                     split = log_q_N.float().cpu().split([len(s.response_ids) for s in part])
                     scored += [replace(s, log_probs=row_R.numpy()) for s, row_R in zip(part, split, strict=True)]

@@ -7,7 +7,7 @@ M input tokens of all sequences, N response tokens of all sequences.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ class Batch:
     labels_N: Tensor  # int64: the response tokens, sequence after sequence
     lengths_B: Tensor  # int64: response lengths
     sequence_of_N: Tensor  # int64: the sequence each label belongs to
+    teacher_prompts: tuple[np.ndarray, ...] | None = None  # what the teacher reads; None: the prompts
     _layouts: dict[tuple[str, int, int], CausalLayout | EncoderDecoderLayout] = field(default_factory=dict)
 
     @classmethod
@@ -70,7 +71,14 @@ class Batch:
             labels_N=_tensor(np.concatenate(responses), device),
             lengths_B=_tensor(lengths_B, device),
             sequence_of_N=_tensor(np.repeat(np.arange(len(responses)), lengths_B), device),
+            teacher_prompts=_teacher_prompts(sequences),
         )
+
+    def for_teacher(self) -> Batch:
+        """The same responses behind the prompts that the teacher reads."""
+        if self.teacher_prompts is None:
+            return self
+        return replace(self, prompts=self.teacher_prompts, teacher_prompts=None, _layouts={})
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -96,6 +104,12 @@ class Batch:
         layout = self._layouts[key]
         assert isinstance(layout, EncoderDecoderLayout)
         return layout
+
+
+def _teacher_prompts(sequences: Sequence[TokenSequence]) -> tuple[np.ndarray, ...] | None:
+    if all(s.teacher_prompt_ids is None for s in sequences):
+        return None
+    return tuple(s.prompt_ids if s.teacher_prompt_ids is None else s.teacher_prompt_ids for s in sequences)
 
 
 def _causal(

@@ -118,4 +118,17 @@ def open_evaluator(
         eval_set = opened() if group.is_first else None
     with group.raise_on_all_ranks():
         eval_set = opened() if eval_set is None else eval_set  # the other ranks read what the first one wrote
+        _note_teacher_prompts(models, eval_set, progress)
         return Evaluator(eval_set, models.references, settings.evaluation, seed=settings.seed, group=group)
+
+
+def _note_teacher_prompts(models: Models, eval_set: EvalSet, progress: Progress) -> None:
+    """What the measures of a run mean whose cache's teacher has read prompts of its own."""
+    if models.training_teacher is models.teacher:
+        return
+    progress.note("train_kl is not measured: the cache's teacher read prompts of its own, which a cache does not hold")
+    if not eval_set.teacher_prompts:
+        progress.note(
+            "warning: the proxy's teacher reads the student's prompts, and the cache's teacher read its own: give the "
+            "evaluation set `teacher_prompt`, or set `data.teacher_system` or `data.teacher_template` as for the cache"
+        )

@@ -16,7 +16,7 @@ from thack.data.sequence import TokenSequence
 from thack.data.spool import spool
 from thack.data.stream import DataStream
 from thack.data.tokenizer import Tokenizer
-from thack.errors import CacheError, MismatchError
+from thack.errors import CacheError, MismatchError, UsageError
 from thack.generation.sampler import GenerationRequest
 from thack.generation.sources import Mixture, Offline, Online, ResponseSource
 from thack.models.precision import Precision
@@ -133,6 +133,12 @@ def _check_caches(settings: DistillSettings, models: Models, progress: Progress)
 
 def _examined(settings: DistillSettings, models: Models, cache: Cache) -> list[str]:
     """What a user should know of one cache; raises what its kind of fault is."""
+    if settings.guard.on and settings.guard.policy != "stop" and cache.plan.teacher_prompts:
+        raise UsageError(
+            f"guard.policy = {settings.guard.policy} needs new responses of the teacher, which read prompts of its own",
+            details=("a cache holds the student's prompts alone",),
+            hint="set `guard.policy = stop`, or train from a live `teacher` with the data",
+        )
     skipped = check_alignment(cache, refuse=settings.check_alignment)
     notes = [skipped] if skipped else []
     reader = models.student.tokenizer if models.foreign is None else models.foreign.tokenizer
@@ -200,6 +206,7 @@ def _source(
         group=group,
         progress=progress,
         scored_width=models.width if keeps else 0,
+        by_teacher=not by_student,
     )
     if source.kind == "mixture":
         return Mixture(Offline(data), online, fraction=source.online_fraction, seed=settings.seed)

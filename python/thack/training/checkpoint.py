@@ -235,7 +235,6 @@ def _read_responses(path: Path) -> list[TokenSequence]:
 
 
 def _sequence(row: Mapping[str, Any]) -> TokenSequence:
-    ids: dict[str, np.ndarray] = {key: np.asarray(row[key], dtype=np.int32) for key in ("prompt_ids", "response_ids")}
-    if row.get("log_probs") is not None:
-        ids["log_probs"] = np.asarray(row["log_probs"], dtype=np.float32)
-    return TokenSequence(**{**row, **ids})
+    kinds = {"prompt_ids": np.int32, "response_ids": np.int32, "teacher_prompt_ids": np.int32, "log_probs": np.float32}
+    arrays = {key: np.asarray(row[key], dtype=kind) for key, kind in kinds.items() if row.get(key) is not None}
+    return TokenSequence(**{**row, **arrays})

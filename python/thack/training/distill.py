@@ -169,9 +169,10 @@ def _preflight(
         sequences, cells = data.measure()
     else:
         sequences = data.data[:count] if not isinstance(data, CachedTargets) else data.sequences(np.arange(count), 0)
+    scores = wrapped.teacher is not None and models.training_teacher is not None
     with progress.task("checking models and data", None):
         found = examine_run(
-            settings, models, None if wrapped.teacher is None else wrapped.teacher.model, sequences, cells
+            settings, models, wrapped.teacher.model if scores and wrapped.teacher else None, sequences, cells
         )
     for finding in found.findings:
         if cells is not None and finding.state == "ok" and finding.name in CELLS:
@@ -216,10 +217,16 @@ def _hooks(
     if evaluator is not None:
         run.write_prompts(evaluator.eval_set)
     monitors = None
-    if models.teacher is not None and evaluator is not None:
+    if models.training_teacher is not None and evaluator is not None:
         request = replace(response_request(settings, models.precision), sampling=SamplingSettings())
         monitors = TrainingMonitors(
-            models.teacher, request, measured, width=models.width, group=run.group, progress=progress, order=plan.order
+            models.training_teacher,
+            request,
+            measured,
+            width=models.width,
+            group=run.group,
+            progress=progress,
+            order=plan.order,
         )
     steps = steps_of_evaluations(settings, models, wrapped, data, plan, evaluator)
     hooks = [Evaluation(steps, evaluator, monitors, run), BestProxy(steps), *([] if guard is None else [guard])]

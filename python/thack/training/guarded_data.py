@@ -80,7 +80,7 @@ class GuardedData:
         given = self._given.sequences(np.arange(len(self._given)), 0)
         settings, seed = self._guard.settings, self._request.seed
         if settings.policy == "raise-online":
-            online = Online(self._teacher, given, self._request)
+            online = Online(self._teacher, given, self._request, by_teacher=True)
             return Mixture(Offline(given), online, fraction=settings.online_fraction, seed=seed)
         return Growing(Offline(given), self._sets(given), self._guard.schedule(), seed=seed)
 
@@ -94,7 +94,7 @@ class GuardedData:
                 found = [s.with_response(ids, int(n)) for s, ids, n in zip(given, responses, samples, strict=True)]
             else:
                 request = replace(self._request, epoch=training_epoch(epoch))
-                found = respond(self._teacher, given, request, samples=samples)
+                found = respond(self._teacher, given, request, samples=samples, as_teacher=True)
                 self._write(path, epoch, found)
             tokens = sum(len(s.response_ids) for s in found)
             if self._guard.count_set(number, epoch, tokens):

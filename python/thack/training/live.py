@@ -56,6 +56,7 @@ class LiveTeacher:
 
     def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | ProjectedTeacher:
         """The target of the rows of `batch`; `epoch` names the draws where they change with it."""
+        batch = batch.for_teacher()
         if self._spec.kind == "dense" and not self._projects:
             return before_head(self._teacher, batch, self._precision, self._width)
         return select(
@@ -73,7 +74,7 @@ class LiveTeacher:
         if self._prior_V is None:
             total_V = torch.zeros(self._width, dtype=torch.float64)
             for start in range(0, len(self._examples), 64):
-                batch = Batch.of(self._examples[start : start + 64], self._teacher.device)
+                batch = Batch.of(self._examples[start : start + 64], self._teacher.device).for_teacher()
                 logits_NV = teacher_logits(self._teacher, batch, self._precision)
                 p_NV = teacher_log_probs(logits_NV, self._width).exp()
                 p_NV.scatter_(1, p_NV.topk(min(self._spec.k, self._width), dim=1).indices, 0.0)

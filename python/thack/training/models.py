@@ -69,6 +69,14 @@ class Models:
     def teacher(self) -> LanguageModel | None:
         return self.references.teacher
 
+    @property
+    def training_teacher(self) -> LanguageModel | None:
+        """The live teacher, where it can score the sequences that are trained on.
+
+        None where a cache's teacher has read prompts of its own: a cache holds the student's alone.
+        """
+        return None if any(cache.plan.teacher_prompts for cache in self.caches) else self.teacher
+
     def facts(self) -> RunFacts:
         """What they are, by content."""
         given = {"student": self.student} | {role.value: model for role, model in self.references}

@@ -77,10 +77,11 @@ class TrainingMonitors:
         positions = np.sort(every.at(np.arange(min(PROMPTS, len(data)))))
         if isinstance(data, LiveTargets) and data.keeps_responses:
             prompts = [data.data[i] for i in positions]
-            trained = respond(teacher, prompts, request, samples=-repeats(prompts), group=group)
+            trained = respond(teacher, prompts, request, samples=-repeats(prompts), group=group, as_teacher=True)
             self._generated_tokens += sum(len(s.response_ids) for s in trained)
         else:
             trained = prompts = data.sequences(positions, 0)
-        new = respond(teacher, prompts, request, samples=MONITOR_SAMPLE - repeats(prompts), group=group)
+        samples = MONITOR_SAMPLE - repeats(prompts)
+        new = respond(teacher, prompts, request, samples=samples, group=group, as_teacher=True)
         self._generated_tokens += sum(len(s.response_ids) for s in new)
         return {TrainingKL.MONITOR: trained, TrainingKL.FRESH: new}

@@ -39,6 +39,7 @@ DOCUMENTS = [
     "docs/how-to/worth.md",
     "docs/how-to/hard-soft.md",
     "docs/how-to/on-policy.md",
+    "docs/how-to/teacher-prompt.md",
     "docs/cluster.md",
     "docs/concepts/verdict.md",
     "docs/concepts/hacking.md",

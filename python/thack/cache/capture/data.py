@@ -30,6 +30,10 @@ class ListedSequences:
     def fingerprint(self) -> str:
         return digest(fingerprint_parts(self._sequences, self._samples))
 
+    @property
+    def has_teacher_prompts(self) -> bool:
+        return any(s.teacher_prompt_ids is not None for s in self._sequences)
+
     def __len__(self) -> int:
         return len(self._sequences)
 
@@ -58,6 +62,11 @@ class CaptureData:
     def fingerprint(self) -> str:
         """Of the sequences of the cache, in their order."""
         return self._given.fingerprint
+
+    @property
+    def has_teacher_prompts(self) -> bool:
+        """Whether the teacher reads a prompt of its own before some responses."""
+        return self._given.has_teacher_prompts
 
     def __len__(self) -> int:
         return len(self._given) * self._samples

@@ -148,6 +148,7 @@ def make_plan(
         dtype=inference_precision(teacher, settings.dtype).name,
         threads=threads(),
         build=_version.__version__,
+        teacher_prompts=data.has_teacher_prompts,
     )
 
 

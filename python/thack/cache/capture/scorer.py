@@ -61,7 +61,7 @@ class Scorer:
         layout = self._plan.layout
         for s in sequences:
             _check_ids(s, layout.vocab_size)
-        keys_N4, batch = row_keys(sequences), Batch.of(sequences, self._teacher.device)
+        keys_N4, batch = row_keys(sequences), Batch.of(sequences, self._teacher.device).for_teacher()
         with torch.inference_mode():
             logits_NV = teacher_logits(self._teacher, batch, self._precision)
             device = logits_NV.device  # the last one, if the teacher is on several
@@ -96,7 +96,7 @@ class Scorer:
             group = [s for s in sequences if s.sample == sample]
             if not group:
                 continue
-            generated = respond(self._teacher, group, request, samples=sample, progress=progress)
+            generated = respond(self._teacher, group, request, samples=sample, progress=progress, as_teacher=True)
             responses |= {given.position: s.response_ids for given, s in zip(group, generated, strict=True)}
         return [replace(s, response_ids=responses[s.position]) for s in sequences]
 

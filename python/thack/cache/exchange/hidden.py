@@ -21,6 +21,7 @@ from thack.cache.capture.preparation import load_teacher, read_data
 from thack.cache.exchange.tensors import TensorFile
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
+from thack.data.teacher_prompt import refuse_teacher_prompts
 from thack.errors import DataError, MismatchError, ModelError, UsageError
 from thack.files import digest
 from thack.models.batch import Batch
@@ -60,6 +61,8 @@ def import_hidden(
         raise UsageError("generate = true: hidden states are of responses that were given", hint="leave out `generate`")
     teacher = teacher or load_teacher(settings, progress)
     data = read_data(settings, teacher, progress) if sequences is None else sequences
+    own = any(s.teacher_prompt_ids is not None for s in data)
+    refuse_teacher_prompts(own, "hidden states are looked up by the prompt that all models read")
     states = StateFiles(Path(settings.hidden_states).expanduser())
     states.check_covers(data)
     stored = StoredStates(teacher, states, data)

@@ -52,6 +52,7 @@ class CachePlan:
         dtype: number format that the teacher runs in.
         threads: CPU threads of torch.
         build: version of thack.
+        teacher_prompts: the teacher read prompts of its own before some responses; shards hold the student's.
         minor: version of the format below `FORMAT`; a new cache gets the last one.
     """
 
@@ -65,6 +66,7 @@ class CachePlan:
     dtype: str
     threads: int
     build: str
+    teacher_prompts: bool = False
     minor: int = MINOR
 
     @property
@@ -109,6 +111,7 @@ class CachePlan:
             "dtype": self.dtype,
             "threads": self.threads,
             "build": self.build,
+            **({"teacher_prompts": True} if self.teacher_prompts else {}),
         }
 
     @classmethod
@@ -135,6 +138,7 @@ class CachePlan:
             dtype=_typed(raw, "dtype", str),
             threads=_typed(raw, "threads", int),
             build=_typed(raw, "build", str),
+            teacher_prompts=_typed(raw, "teacher_prompts", bool) if "teacher_prompts" in raw else False,
             minor=minor,
         )
         for group, known in ((raw, found.dump()), (raw["fingerprints"], document.dump(found.fingerprints))):
@@ -223,7 +227,8 @@ def publish_plan(directory: Path, plan: CachePlan) -> CachePlan:
 def _same_plan(directory: Path, plan: CachePlan) -> CachePlan:
     found = read_plan(directory)
     ours, theirs = flattened(plan.dump()), flattened(found.dump())
-    theirs = {"minor": 0, **theirs}
+    optional = {"minor": 0, "teacher_prompts": False}
+    ours, theirs = optional | ours, optional | theirs
     differing = [key for key in ours if key not in _RECORDED and ours[key] != theirs[key]]
     if differing:
         width = max(map(len, differing))

@@ -20,6 +20,7 @@ from thack.data.date import with_settings
 from thack.data.lengths import response_limit
 from thack.data.prepare import prepare
 from thack.data.sequence import TokenSequence, data_fingerprint
+from thack.data.teacher_prompt import refuse_teacher_prompts
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError, UsageError
 from thack.files import canonical_json, digest
@@ -107,6 +108,8 @@ def prepare_served(
     given = sequences is not None
     if sequences is None:
         sequences = read_data(settings, tokenizer, progress)
+    own = any(s.teacher_prompt_ids is not None for s in sequences)
+    refuse_teacher_prompts(own, "a server is asked with the prompt that all models read")
     stored = with_samples(sequences, settings)
     identity = same_teacher(directory, teacher, settings.server)
     tail = tail_of(identity, settings)

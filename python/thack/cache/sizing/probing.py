@@ -126,7 +126,7 @@ def _score(
     scored = progress.task("probe", len(sequences), "sequences")
     with evaluating(teacher), torch.inference_mode(), scored as task:
         for part in by_length(sequences, settings.batch_size):
-            batch = Batch.of(part, teacher.device)
+            batch = Batch.of(part, teacher.device).for_teacher()
             logits_NV = teacher_logits(teacher, batch, precision)
             found.append(log_probs(logits_NV, teacher.tokenizer.size).cpu())
             task.advance(len(part))

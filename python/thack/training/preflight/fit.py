@@ -73,7 +73,7 @@ def _mean(scores: Sequence[_Score], values: Sequence[float]) -> float:
 
 
 def _score(teacher: LanguageModel, sequence: TokenSequence) -> _Score:
-    batch = Batch.of([sequence], teacher.device)
+    batch = Batch.of([sequence], teacher.device).for_teacher()
     logits_NV = teacher(batch).float()
     if torch.isnan(logits_NV).any():
         raise ModelError(f"the teacher's logits hold NaN (prompt {sequence.prompt_id})", hint="check its weights")
