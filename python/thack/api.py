@@ -483,6 +483,7 @@ def verdict(
     mapping: Mapping[str, str] | None = None,
     margins: Margins | None = None,
     thresholds: Thresholds | None = None,
+    online: PathLike | None = None,
 ) -> Verdict | OracleFreeVerdict:
     """Judge a run by its golden and proxy curves; without a golden curve, by the detector that needs no oracle.
 
@@ -493,6 +494,7 @@ def verdict(
         mapping: For such a log: its columns by what they measure, such as `{"golden": "eval/kl"}`.
         margins: What counts as a rise.
         thresholds: When a detector raises an alarm; used without a golden curve.
+        online: A run of the same student on newly sampled responses and exact targets, for the cause of a rise.
 
     Returns:
         The verdict with its numbers; `explain` gives it in words.
@@ -513,7 +515,8 @@ def verdict(
     curves = read_curves(path, mapping)
     found: Verdict | OracleFreeVerdict
     if curves.has("golden"):
-        found = judge(curves, margins or Margins())
+        path_of = None if online is None else read_curves(online, mapping)
+        found = judge(curves, margins or Margins(), online=path_of)
     else:
         found = verdict_without_oracle(curves, thresholds or Thresholds())
     if path.is_dir() and os.access(path, os.W_OK):  # not somebody else's run, nor an archive

@@ -37,6 +37,15 @@ PARAMETERS = {
         bool | None,
         typer.Option("--fail-on-hacking", help="Exit with 3 where hacking is found, or suspected without an oracle."),
     ],
+    "online": Annotated[
+        Path | None,
+        typer.Option(
+            "--online",
+            metavar="RUN",
+            help="The same student on newly sampled responses and exact targets: golden at equal proxy tells the "
+            "cause of a rise.",
+        ),
+    ],
     "score": Annotated[
         bool | None,
         typer.Option("--score", help="Score the detectors that need no oracle on these runs, which have one."),
@@ -74,7 +83,8 @@ def run(call: Call[VerdictSettings]) -> None:
         return
     if call.values["chosen_on"]:
         raise UsageError("`chosen_on` chooses thresholds for `score`", hint="add `score`, or leave it out")
-    found = [api.verdict(one, mapping=mapping, margins=margins, thresholds=thresholds) for one in runs]
+    online = call.values["online"]
+    found = [api.verdict(one, mapping=mapping, margins=margins, thresholds=thresholds, online=online) for one in runs]
     documents = [one.dump() | {"reasons": api.explain(one)} for one in found]
     emit(documents[0] if len(documents) == 1 else documents, lambda: _show(found))
     hacking = [f"{one.name} in {one.run}" for one in found if one.is_hacking]
@@ -127,6 +137,9 @@ def _show_scores(scores: Sequence[Score]) -> None:
             rise,
         )
     stdout().print(table)
+    for one in scores:
+        for cause, (hits, rising) in one.by_cause.items():
+            stdout().print(f"{one.detector}: {hits} of {rising} found whose cause is {cause}", style="dim")
     stdout().print(
         "lead: how much before golden's minimum the alarm came, in doublings of the step; golden at the alarm:"
         " above its minimum (medians)",

@@ -10,6 +10,7 @@ transformers `trainer_state.json`, with a mapping from curves to its columns.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from thack.detection.gains import BesideSft, beside_sft
 from thack.detection.logs import ByStep, Row, read_rows
 from thack.detection.statistics import PromptCurves
 from thack.errors import DataError
+from thack.reading import read_json
 from thack.runtime import runlog
 from thack.schema.metrics import (
     GOLDEN,
@@ -34,6 +36,7 @@ from thack.schema.metrics import (
     TrainingKL,
     find_metric,
 )
+from thack.schema.run import Manifest
 
 _JUDGED: tuple[CurveName, ...] = ("golden", "proxy")
 
@@ -53,6 +56,7 @@ class Curves:
         notes: What else is to be known of these curves.
         sft: The plain fine-tuning beside the run, where there is one.
         without_end: Golden or proxy where the last value is no number, as of a run that diverged.
+        target: What was kept of the teacher, as a word that `TargetSpec.parse` reads; empty: not known.
 
     Example:
         >>> curves = Curves.from_run(run)
@@ -70,6 +74,7 @@ class Curves:
     notes: tuple[str, ...] = ()
     sft: BesideSft | None = None
     without_end: tuple[CurveName, ...] = ()
+    target: str = ""
 
     @classmethod
     def from_run(
@@ -99,7 +104,8 @@ class Curves:
         guard = [GuardRow.parse(row) for row in rows if row.get("event") == "guard"]
         sft, of_sft = beside_sft(directory)
         more = (*notes.of_guard(guard), *notes.of_status(directory), *of_sft)
-        curves = replace(curves, notes=(*curves.notes, *more), sft=sft)
+        target = _target(directory / "manifest.json")
+        curves = replace(curves, notes=(*curves.notes, *more), sft=sft, target=target)
         return _with_per_prompt(curves, directory / "per_prompt.jsonl")
 
     @classmethod
@@ -153,6 +159,14 @@ class Curves:
             return Series(step=np.empty(0), value=np.empty(0))
         seen_E = np.isfinite(value_E)
         return Series(step=self.step_E[seen_E], value=value_E[seen_E])
+
+
+def _target(path: Path) -> str:
+    """Of a run's manifest; empty where there is none of this version, or it does not say."""
+    with suppress(DataError):
+        facts = Manifest.parse(read_json(path), str(path)).facts if path.is_file() else None
+        return facts.target if facts else ""
+    return ""
 
 
 def _build(name: str, rows: Sequence[Row], mapping: Mapping[str, str], metric: MetricName, place: str) -> Curves:

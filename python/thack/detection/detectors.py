@@ -158,8 +158,14 @@ def watch(history: Sequence[Watched], *, threshold: float | None = None) -> Dete
     limits = Thresholds()
     if threshold is not None:
         limits = replace(limits, slope_ratio=threshold, fresh_slope_ratio=threshold)
-    found = deciding([detector(curves, limits) for detector in _DECIDING])
+    found = memorisation(curves, limits)
     return found if found.fired else None
+
+
+def memorisation(curves: Curves, thresholds: Thresholds | None = None) -> Detection:
+    """What the detector that decides found."""
+    limits = thresholds or Thresholds()
+    return deciding([detector(curves, limits) for detector in _DECIDING])
 
 
 def deciding(detections: Sequence[Detection]) -> Detection:

@@ -10,8 +10,8 @@ at twice the step. An alarm comes at an evaluation, so a lead is never finer tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -23,7 +23,7 @@ from thack.detection.signals import Signal
 from thack.detection.verdict_table import verdict
 from thack.errors import UsageError
 from thack.schema import document
-from thack.schema.verdict import Margins, Thresholds, Verdict
+from thack.schema.verdict import Detection, Margins, Thresholds, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +64,7 @@ class Score:
     roc: tuple[tuple[float, float], ...]  # (false-alarm rate, hit rate), from (0, 0) to (1, 1)
     leads: tuple[float, ...]  # log2(onset / alarm step) per hit
     rises: tuple[float, ...]  # golden at the alarm over its minimum, − 1, per hit
+    by_cause: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # hits and rising runs, by cause
 
     @property
     def misses(self) -> int:
@@ -124,7 +125,23 @@ def score(detector: Detector, cases: Sequence[Case], thresholds: Thresholds) -> 
         roc=roc_curve(worst_R, rises_R),
         leads=tuple(float(np.log2(_onset(case) / (one.alarm_step or 1.0))) for case, one in hits),
         rises=tuple(_rise_at(case, one.alarm_step or 0.0) for case, one in hits),
+        by_cause=_by_cause(decided, detections),
     )
+
+
+def _by_cause(decided: Sequence[Case], detections: Sequence[Detection]) -> dict[str, tuple[int, int]]:
+    """Hits and rising runs for each cause that golden at equal proxy has shown.
+
+    A cause that rests on signals of the run itself is left out: a detector would be scored against itself.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for case, detection in zip(decided, detections, strict=True):
+        cause = case.truth.cause
+        if cause is not None and cause.basis == "online path":
+            name = ", ".join(cause.names) or "another cause"
+            hits, rising = found.get(name, (0, 0))
+            found[name] = (hits + detection.fired, rising + 1)
+    return found
 
 
 def worst_value(detector: Detector, found: Signal) -> float:

@@ -23,7 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from thack.detection.causes import cause_of, excess
 from thack.detection.curves import Curves
+from thack.detection.detectors import memorisation
 from thack.detection.gains import gains
 from thack.detection.statistics import (
     PromptCurves,
@@ -35,18 +37,20 @@ from thack.detection.statistics import (
 )
 from thack.errors import DataError
 from thack.schema.metrics import CurveName
-from thack.schema.verdict import Extent, Gain, Interval, Margins, Side, Verdict, VerdictName
+from thack.schema.verdict import Cause, Extent, Gain, Interval, Margins, Side, Verdict, VerdictName
 
 _JUDGED: tuple[CurveName, ...] = ("golden", "proxy")
 _ROUNDING = 1e-4  # nats: a divergence that should be 0 may come out below it
 
 
-def verdict(curves: Curves, margins: Margins | None = None) -> Verdict:
-    """Judge one run by its curves.
+def verdict(curves: Curves, margins: Margins | None = None, *, online: Curves | None = None) -> Verdict:
+    """Judge one run by its curves, and name the cause of a rise.
 
     Args:
         curves: With golden; without it, or without the proxy where it is needed, the verdict is inconclusive.
         margins: What counts as a rise; by default `Margins()`.
+        online: A run of the same student on newly sampled responses of the same teacher and exact targets, measured on
+            the same evaluation set. Where it is known, golden is compared with its golden at equal proxy.
 
     Returns:
         The name of the verdict and every number behind it.
@@ -83,8 +87,24 @@ def verdict(curves: Curves, margins: Margins | None = None) -> Verdict:
         over_baseline_interval=baseline.over_interval,
         side=baseline.side,
         gains=judged.gains(),
+        cause=_cause(judged, golden, baseline, name, online) if rises and golden else None,
         notes=curves.notes,
         margins=judged.margins,
+    )
+
+
+def _cause(judged: _Judged, golden: Extent, baseline: _Baseline, name: VerdictName, online: Curves | None) -> Cause:
+    found = None if online is None else excess(judged.curves, online, golden.end_step, judged.margins)
+    way = None if baseline.value is None else baseline.value - golden.minimum
+    return cause_of(
+        name,
+        excess=found,
+        memorisation=memorisation(judged.curves).state,
+        target=judged.curves.target,
+        side=baseline.side,
+        below_baseline=judged.is_below_baseline(golden),
+        covered=None if way is None or way <= 0 else (golden.end - golden.minimum) / way,
+        margin=judged.margins.rise,
     )
 
 
@@ -209,6 +229,18 @@ class _Judged:
             over=golden.end - value,
             over_interval=percentile_interval(self.resampled["golden"].end_B - baseline_B, confidence),
         )
+
+    def is_below_baseline(self, golden: Extent) -> bool | None:
+        """Whether golden's minimum is surely below the baseline; by the values alone where there is no interval."""
+        seen = self.curves.of("baseline")
+        if not len(seen):
+            return None
+        if "baseline" not in self.resampled or "golden" not in self.resampled:
+            return bool(golden.minimum < seen.value[-1])
+        at = int(np.flatnonzero(self.curves.step_E == golden.minimum_step)[0])
+        under_B = self.resampled["golden"].at_BE[:, at] - self.resampled["baseline"].end_B
+        interval = percentile_interval(under_B, self.margins.confidence)
+        return interval is not None and interval[1] < 0
 
     def proxy_after(
         self, golden: Extent | None, proxy: Extent | None

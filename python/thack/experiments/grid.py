@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from thack.config import to_toml
 from thack.config.experiment import ExperimentSettings
 from thack.errors import DataError, ThackError, UsageError
 from thack.experiments.outcome import CellOutcome, judge
-from thack.experiments.plan import plan
+from thack.experiments.plan import PlannedRun, plan
 from thack.experiments.stages import Stage, with_upstream
 from thack.experiments.summary import summarise
-from thack.experiments.workers import run_stages
+from thack.experiments.workers import Failures, run_stages
 from thack.files import claim_output, write_json, write_text
 from thack.runtime.lock import locked
 from thack.runtime.preemption import interruptible
@@ -75,13 +75,19 @@ def run_grid(
                     stage.check()
             _check_splits(wanted, progress)
             failures = run_stages(wanted, progress)
-            outcomes = tuple(
-                judge(one, next((failures[s.key] for s in one.stages if s.key in failures), None)) for one in planned
-            )
+            outcomes = tuple(_judged(one, planned, failures) for one in planned)
             if only is None:
                 write_json(out / SUMMARY_FILE, summarise(settings, out, outcomes).dump())
                 _check(outcomes)
     return GridResult(settings=settings, outcomes=outcomes, seconds=time.monotonic() - started)
+
+
+def _judged(one: PlannedRun, planned: Sequence[PlannedRun], failures: Failures) -> CellOutcome:
+    """One cell, compared with its online path where that is another complete run of the grid."""
+    error = next((failures[stage.key] for stage in one.stages if stage.key in failures), None)
+    wanted = replace(one.cell, arm=one.cell.arm.online_path, figures=())
+    others = (o.run for o in planned if o is not one and replace(o.cell, figures=()) == wanted)
+    return judge(one, error, next((run.path for run in others if run.is_complete), None))
 
 
 class _CellsFailedError(ThackError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from thack.detection import Curves, Verdict, verdict, verdict_without_oracle
 from thack.errors import ThackError
@@ -26,15 +27,16 @@ class CellOutcome:
         return "finished" if self.verdict else "failed" if self.error else "missing"
 
 
-def judge(planned: PlannedRun, error: ThackError | None) -> CellOutcome:
+def judge(planned: PlannedRun, error: ThackError | None, online: Path | None = None) -> CellOutcome:
     """Judge a complete run by its curves, and write verdict.json beside them.
 
-    `error` is why the run is missing, or what is to be measured beside it.
+    `error` is why the run is missing, or what is to be measured beside it; `online` is the complete run of its online
+    path, if the grid has one.
     """
     if not planned.run.is_complete:
         return CellOutcome(planned=planned, error=error)
     curves = Curves.from_run(planned.run.path)
-    found = verdict(curves)
+    found = verdict(curves, online=None if online is None else Curves.from_run(online))
     write_text(planned.run.path / "verdict.json", found.to_json())
     alarm = verdict_without_oracle(curves).alarm_step is not None
     return CellOutcome(planned=planned, verdict=found, alarm=alarm, error=error)
@@ -51,4 +53,5 @@ def run_outcome(found: Verdict, *, alarm: bool) -> RunOutcome:
         proxy_change=found.proxy_change,
         over_baseline=found.over_baseline,
         alarm=alarm,
+        causes=found.cause.names if found.cause else (),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,16 +60,24 @@ def load_grid(directory: Path) -> Grid:
     for cell in summary.runs:
         if cell.state == "finished":
             by_name.setdefault(cell.arm, []).append(cell)
-    return Grid(summary=summary, arms=tuple(_arm(directory, name, cells) for name, cells in by_name.items()))
+    paths = {(cell.axes, cell.seed): cell.path for cell in summary.runs if cell.state == "finished"}
+    arms = (_arm(directory, name, cells, paths) for name, cells in by_name.items())
+    return Grid(summary=summary, arms=tuple(arms))
 
 
-def _arm(directory: Path, name: str, cells: list[CellResult]) -> GridArm:
-    runs = tuple(
-        read_run(directory / cell.path, RunLabel(path=cell.path, arm=name, seed=cell.seed), None) for cell in cells
-    )
+def _arm(
+    directory: Path, name: str, cells: list[CellResult], paths: Mapping[tuple[ExperimentArm, int], str]
+) -> GridArm:
+    """One arm; each of its runs is compared with its online path, where that is another run of `paths`."""
+    runs = []
+    for cell in cells:
+        online = paths.get((cell.axes.online_path, cell.seed))
+        other = directory / online if online and online != cell.path else None
+        label = RunLabel(path=cell.path, arm=name, seed=cell.seed)
+        runs.append(read_run(directory / cell.path, label, None, online=other))
     return GridArm(
         axes=cells[0].axes,
         figures=cells[0].figures,
         bytes_per_token=cells[0].bytes_per_token,
-        runs=ArmRuns(name, runs),
+        runs=ArmRuns(name, tuple(runs)),
     )

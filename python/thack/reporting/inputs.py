@@ -184,8 +184,8 @@ def _label_of(path: Path, labels: RunLabels) -> RunLabel | None:
     return found
 
 
-def read_run(path: Path, label: RunLabel | None, margins: Margins | None) -> JudgedRun:
-    """Read and judge one run; `label` names its arm and seed where its directory does not."""
+def read_run(path: Path, label: RunLabel | None, margins: Margins | None, *, online: Path | None = None) -> JudgedRun:
+    """Read and judge one run; `label` names its arm and seed where its directory does not, `online` its online path."""
     curves = Curves.from_run(path) if path.is_dir() else Curves.from_log(path)
     directory = path if path.is_dir() else path.parent
     name = path.resolve().name if path.is_dir() else path.stem
@@ -200,7 +200,7 @@ def read_run(path: Path, label: RunLabel | None, margins: Margins | None) -> Jud
         arm=arm,
         seed=seed,
         curves=curves,
-        verdict=verdict(curves, margins),
+        verdict=verdict(curves, margins, online=None if online is None else Curves.from_run(online)),
         suspicion=verdict_without_oracle(curves),
         config=_with_target(_config(directory / "config.toml"), facts),
         environment={**_json(directory / "environment.json"), **_precisions(facts)},

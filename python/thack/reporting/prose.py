@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from thack.reporting.causes import causes
 from thack.reporting.gained import gained
 from thack.reporting.numbers import decimal, percent, percent_interval
 from thack.schema.metrics import Role, find_metric
@@ -209,6 +210,7 @@ def explain(found: Verdict) -> list[str]:
     elif found.name != "healthy":
         reasons.append(_proxy(found, found.proxy))
     reasons.append(_baseline(found, found.golden))
+    reasons += causes(found.cause) if found.cause else []
     if found.num_prompts is None:
         reasons.append("no values per prompt were logged: no intervals, the margins decide alone")
     return reasons

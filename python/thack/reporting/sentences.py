@@ -30,7 +30,8 @@ def headline(report: ReportInput) -> str:
             at = "" if alarm is None or run.suspicion.name == "inconclusive" else f" (alarm at step {alarm:.10g})"
             return f"Without an oracle: {run.suspicion.headline}{at}"
         onset = f" from step {run.verdict.onset_step:.10g} on" if run.verdict.onset_step is not None else ""
-        return f"This student {_VERBS[run.verdict.name][0]}{onset}"
+        cause = run.verdict.cause.names if run.verdict.cause else ()
+        return f"This student {_VERBS[run.verdict.name][0]}{onset}{': ' if cause else ''}{', '.join(cause)}"
     groups: dict[str, list[str]] = {}
     for arm in report.arms:
         groups.setdefault(arm.verdict, []).append(arm.name)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from thack.schema import document
@@ -36,6 +36,12 @@ class ExperimentArm:
     student: str
     target: str  # a word that `TargetSpec.parse` reads
     num_prompts: int = 0  # of stage 2, before `diversity` divides them; 0: the experiment's
+
+    @property
+    def online_path(self) -> ExperimentArm:
+        """The arm whose responses are newly sampled from the teacher for the same student, on exact targets."""
+        changes = {"fraction_online": 1.0, "diversity": 1, "budget": 1, "num_prompts": 0, "target": "live"}
+        return replace(self, source="online-teacher", **changes)  # type: ignore[arg-type]  # of several types
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +117,7 @@ class RunOutcome:
     proxy_change: float | None  # relative, from golden's minimum to the end
     over_baseline: float | None  # golden's end − KL(oracle‖teacher), in nats per token
     alarm: bool  # of the detector that decides without an oracle
+    causes: tuple[str, ...] = ()  # of a rise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

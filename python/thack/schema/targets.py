@@ -178,9 +178,27 @@ class TargetSpec:
         parts += [f"{self.tail_draws} tail draws"] if self.tail_draws else []
         return " + ".join(parts + (["drawn again every epoch"] if self.redraw else []))
 
+    @property
+    def biased(self) -> bool:
+        """Whether its optimum is another distribution than the teacher's: something is left out, or guessed."""
+        return self.kind in ("top-k", "renormalised") or self.tail_prior > 0
+
     def as_live(self) -> TargetSpec:
         """The same of a live teacher: what is meant where responses are newly written and no cache can be."""
         return replace(self, live=True)
+
+
+def find_target(text: str) -> TargetSpec | None:
+    """What a word names; None for an empty one, or one of another version.
+
+    Example:
+        >>> find_target("top-k:4") == TargetSpec(kind="top-k", k=4), find_target("")
+        (True, None)
+    """
+    try:
+        return TargetSpec.parse(text)
+    except UsageError:
+        return None
 
 
 def live_word(text: str) -> str:

@@ -64,6 +64,24 @@ class Extent:
         return find_metric(self.column)
 
 
+DetectionState = Literal["alarm", "quiet", "not enough data"]
+CauseName = Literal["memorised responses", "wrong target", "pull of the teacher"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """Why golden rises, and what that rests on."""
+
+    names: tuple[CauseName, ...]  # empty: none of the three explains the rise
+    basis: Literal["online path", "signals"]  # what decided: golden at equal proxy, or memorisation and target alone
+    excess: float | None = None  # golden's end over that of the online path at equal proxy, − 1
+    excess_interval: Interval | None = None  # over prompts, paired
+    memorisation: DetectionState = "not enough data"  # of the detector that decides without an oracle
+    target: str = ""  # what is kept of the teacher, as a word that `TargetSpec.parse` reads; empty: not known
+    below_baseline: bool | None = None  # whether golden's minimum is surely below the baseline; None: no baseline
+    covered: float | None = None  # share of the way from golden's minimum up to the baseline that the rise has covered
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
     """What distillation gained on one metric over plain fine-tuning on the same responses, in nats per token.
@@ -111,6 +129,7 @@ class Verdict:
     over_baseline_interval: Interval | None = None
     side: Side | None = None  # of the baseline, on which golden ends
     gains: tuple[Gain, ...] = ()  # over the plain fine-tuning beside the run, where there is one
+    cause: Cause | None = None  # of a rise
     notes: tuple[str, ...] = ()  # what else is to be known of the curves
     margins: Margins = field(default_factory=Margins)
 
@@ -120,12 +139,13 @@ class Verdict:
 
     @property
     def headline(self) -> str:
-        """`HACKING from step 79 [48, 130]`, or the name alone."""
+        """`HACKING from step 79 [48, 130]: memorised responses`, or the name alone."""
         if self.onset_step is None:
             return self.name
         name = self.name.upper() if self.is_hacking else self.name
         between = f" [{self.onset_interval[0]:.10g}, {self.onset_interval[1]:.10g}]" if self.onset_interval else ""
-        return f"{name} from step {self.onset_step:.10g}{between}"
+        cause = f": {', '.join(self.cause.names)}" if self.cause and self.cause.names else ""
+        return f"{name} from step {self.onset_step:.10g}{between}{cause}"
 
     def dump(self) -> dict[str, object]:
         """Plain values, for JSON."""
@@ -189,9 +209,6 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         check_bounds(self, "thresholds")
-
-
-DetectionState = Literal["alarm", "quiet", "not enough data"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

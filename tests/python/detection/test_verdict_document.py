@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 from thack.detection import Curves, Margins, verdict
+from thack.detection.causes import cause_of
 from thack.detection.statistics import PromptCurves
+from thack.reporting.causes import CAUSES
 from thack.schema.metrics import GOLDEN, PROXY, CurveName, MetricName
+from thack.schema.verdict import Side, VerdictName
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "concepts" / "verdict.md").read_text(encoding="utf-8")
 STEP_E = np.array([0, *(40 * 2**i for i in range(7))], dtype=float)
@@ -126,6 +129,59 @@ def test_the_verdict_is_that_of_the_first_row_that_fits(names: tuple[str, str, s
 
 def test_every_row_decides_something() -> None:
     assert {first_fit(names) for names in COMBINATIONS} == set(range(len(rows("verdict"))))
+
+
+CAUSE_CELLS = (
+    {"": {"higher", "equal", "unknown"}, "higher": {"higher"}, "not higher": {"equal"}},
+    {"": {"alarm", "quiet", "not enough data"}, "alarm": {"alarm"}, "quiet": {"quiet"}},
+    {
+        "": {"", "dense", "live/top-k:16", "live/renormalised:16", "sampled:4", "live/mixed:16+prior"},
+        "renormalised": {"live/renormalised:16"},
+        "not known": {""},
+        "biased": {"live/top-k:16", "live/renormalised:16", "live/mixed:16+prior"},
+    },
+    {
+        "": {"regressing", "below", "above", "minimum above", "over-fitting"},
+        "regressing to the teacher": {"regressing"},
+        "a pull is possible": {"below", "regressing"},
+    },
+)
+LINES: dict[str, tuple[VerdictName, Side, bool]] = {
+    "regressing": ("regressing to the teacher", "below", True),
+    "below": ("hacking", "below", True),
+    "above": ("hacking", "above", True),
+    "minimum above": ("hacking", "above", False),
+    "over-fitting": ("over-fitting", "below", True),
+}
+
+
+def test_the_cause_is_that_of_the_first_row_that_fits() -> None:
+    found, used = rows("named"), set()
+    excess = {"higher": (0.1, (0.05, 0.2)), "equal": (0.0, (-0.1, 0.02)), "unknown": None}
+    for names in itertools.product(*(sorted(cells[""]) for cells in CAUSE_CELLS)):
+        fits = [
+            all(name in cells[cell] for name, cells, cell in zip(names, CAUSE_CELLS, conditions, strict=True))
+            for _, *conditions in found
+        ]
+        used.add(fits.index(True))
+        path, memorisation, target, line = names
+        name, side, below = LINES[line]
+        cause = cause_of(
+            name,
+            excess=excess[path],
+            memorisation=memorisation,  # type: ignore[arg-type]  # of the table
+            target=target,
+            side=side,
+            below_baseline=below,
+            covered=None,
+            margin=Margins().rise,
+        )
+        assert (", ".join(cause.names) or "none") == found[fits.index(True)][0], names
+    assert used == set(range(len(found))), "every row decides something"
+
+
+def test_each_cause_is_told_with_what_to_do() -> None:
+    assert [row[0] for row in rows("cause")] == list(CAUSES)
 
 
 def test_the_numbers_of_the_table_are_the_margins() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from detection.synthetic import Noise, write_run
 from thack.errors import DataError, ModelError, ThackError, UsageError
 from thack.experiments import work
 from thack.experiments.demo import run_experiment
-from thack.experiments.grid import GridResult, run_grid
+from thack.experiments.grid import GridResult, _judged, run_grid
 from thack.experiments.plan import plan
 from thack.experiments.recipe import load_recipe
 from thack.experiments.stages import with_upstream
@@ -217,3 +218,19 @@ def test_what_cannot_be_measured_beside_a_run_is_told(
     assert [outcome.state for outcome in result.outcomes] == ["finished"]
     assert "a bug" in str(result.failed[0].error)
     assert not run_grid(chosen, tmp_path).failed
+
+
+def test_a_rise_is_compared_with_the_online_path_of_its_seed(data: Path, tmp_path: Path) -> None:
+    planned = plan(settings(data, "figures=['F5', 'F6']", "groups.F6.diversity=[1, 2]", "seeds=[0, 1]"), tmp_path)
+    for one in planned:
+        kind = "hacking" if one.cell.arm.source == "offline" else "healthy"
+        write_run(one.run.path, kind, seed=one.cell.seed, num_prompts=64, noise=Noise(prompt=0.02, checkpoint=0.0))
+        (one.run.path / "stage.json").write_text("{}")
+    alone = [one for one in planned if one.cell.arm.source == "offline"]
+    for among, basis in ((planned, "online path"), (alone, "signals")):
+        for one in alone:
+            found = _judged(one, among, {}).verdict
+            assert found is not None and found.cause is not None
+            assert (found.cause.basis, found.cause.names) == (basis, ("memorised responses",))
+            assert (found.cause.excess is not None) == (basis == "online path")
+    assert {one.cell.arm.diversity for one in alone} == {1, 2}, "fewer prompts have the path of all of them"

@@ -10,7 +10,7 @@ import pytest
 
 from thack.errors import DataError, UsageError
 from thack.schema.metrics import GOLDEN, Series
-from thack.schema.verdict import Detection, Extent, Margins, OracleFreeVerdict, Thresholds, Verdict
+from thack.schema.verdict import Cause, Detection, Extent, Margins, OracleFreeVerdict, Thresholds, Verdict
 
 GOLDEN_EXTENT = Extent(
     column=str(GOLDEN), start=2.0, minimum=1.0, minimum_step=79.0, end=1.1, end_step=960.0, rise=0.1,
@@ -57,6 +57,9 @@ def test_headlines() -> None:
     assert FOUND.headline == "HACKING from step 79 [48, 130]"
     assert replace(FOUND, name="over-fitting", onset_interval=None).headline == "over-fitting from step 79"
     assert replace(FOUND, name="healthy", onset_step=None).headline == "healthy"
+    cause = Cause(names=("memorised responses", "wrong target"), basis="signals")
+    told = "HACKING from step 79 [48, 130]: memorised responses, wrong target"
+    assert replace(FOUND, cause=cause).headline == told
 
 
 def test_the_metric_of_an_extent() -> None:

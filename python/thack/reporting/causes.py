@@ -1,0 +1,62 @@
+"""The cause of a rise in plain words: what it is, what it rests on, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from thack.reporting.numbers import percent, percent_interval
+from thack.schema.targets import find_target
+from thack.schema.verdict import Cause, CauseName, DetectionState
+
+#: What happens, and what to do about it.
+CAUSES: Mapping[CauseName, tuple[str, str]] = {
+    "memorised responses": (
+        "the student learns by heart what it trains on",
+        "train on newly sampled responses (source.kind = online-teacher, or a share of them, or --guard), cache more "
+        "responses per prompt and more prompts, or stop at the onset",
+    ),
+    "wrong target": (
+        "what is kept of the teacher is another distribution than the teacher's, and the student learns it",
+        "keep exact targets, top-k with its tail and a larger k, or, where each response is seen once, unbiased "
+        "sampled ids; other prompts do not help",
+    ),
+    "pull of the teacher": (
+        "the student had become better than its teacher, and every step towards the teacher makes it worse",
+        "stop at the onset, or take a better teacher; newly sampled responses do not help",
+    ),
+}
+_MEMORISATION: Mapping[DetectionState, str] = {
+    "alarm": "the detector of memorisation raises an alarm",
+    "quiet": "the detector of memorisation is quiet",
+    "not enough data": "the detector of memorisation has no data",
+}
+
+
+def causes(found: Cause) -> list[str]:
+    """Each cause with what to do, and what it rests on: one clause each.
+
+    Example:
+        >>> causes(Cause(names=("pull of the teacher",), basis="signals", covered=0.5))[0][:33]
+        'cause: pull of the teacher: the s'
+    """
+    named = [f"cause: {name}: {CAUSES[name][0]}. What to do: {CAUSES[name][1]}" for name in found.names]
+    return [*(named or [_none(found)]), f"the cause rests on this: {'; '.join(_evidence(found))}"]
+
+
+def _none(found: Cause) -> str:
+    hint = "" if found.excess is not None else ": compare it with a run on newly sampled responses (`online`)"
+    return f"cause: none of memorised responses, a wrong target and the pull of the teacher is established{hint}"
+
+
+def _evidence(found: Cause) -> list[str]:
+    equal = []
+    if found.excess is not None:
+        interval = f", {percent_interval(found.excess_interval)}" if found.excess_interval else ""
+        decides = "" if found.basis == "online path" else ", which does not decide"
+        equal = [f"golden is {percent(found.excess)} from that of the online path at equal proxy{interval}{decides}"]
+    spec = find_target(found.target)
+    target = "not known" if spec is None else spec.label
+    below = {True: "is", False: "is not surely", None: ""}[found.below_baseline]
+    line = [] if found.below_baseline is None else [f"golden's minimum {below} below the teacher baseline"]
+    covered = f", and the rise has covered {100 * found.covered:.0f} % of the way up to it" if found.covered else ""
+    return [*equal, _MEMORISATION[found.memorisation], f"the target: {target}", *(f"{one}{covered}" for one in line)]
