@@ -134,7 +134,7 @@ def golden_at(proxy: float, golden_E: Floats, proxy_E: Floats) -> float | None:
         return None
     after = int(reached[0])
     far, near = np.log(proxy_E[after - 1 : after + 1])
-    part = (far - np.log(proxy)) / (far - near)
+    part = (far - np.log(proxy)) / (far - near) if far > near else 1.0  # too close to tell apart
     return float((1 - part) * golden_E[after - 1] + part * golden_E[after])
 
 
