@@ -6,7 +6,7 @@ The table is in docs/concepts/verdict.md. Two kinds of evidence decide:
   online path is the same student on newly sampled responses and exact targets. A student that merely approaches its
   teacher lies on that path; one that has memorised responses, or learned a wrong target, lies above it.
 - *signals of the run itself*, where no online path is known, or its comparison does not decide: the detector of
-  memorisation, the kind of target, and where golden lies beside KL(oracle‖teacher).
+  memorisation, the kind of target, and golden compared with KL(oracle‖teacher).
 
 E evaluations, B resamples, P prompts.
 """
