@@ -11,7 +11,7 @@ from thack.schema.verdict import Cause, CauseName, DetectionState
 #: What happens, and what to do about it.
 CAUSES: Mapping[CauseName, tuple[str, str]] = {
     "memorised responses": (
-        "the student learns by heart what it trains on",
+        "the student learns the responses that it trains on, and not what others to the same prompts would be",
         "train on newly sampled responses (source.kind = online-teacher, or a share of them, or --guard), cache more "
         "responses per prompt and more prompts, or stop at the onset",
     ),
