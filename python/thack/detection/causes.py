@@ -21,7 +21,7 @@ from thack.detection.curves import Curves
 from thack.detection.statistics import percentile_interval, prompt_weights
 from thack.schema.metrics import CurveName, Floats
 from thack.schema.targets import TargetSpec, find_target
-from thack.schema.verdict import Cause, CauseName, DetectionState, Interval, Margins, Side, VerdictName
+from thack.schema.verdict import Cause, CauseName, DetectionState, Interval, Margins, VerdictName
 
 Excess = tuple[float, Interval | None]  # golden's end over the online path's at equal proxy, − 1; its interval
 
@@ -32,7 +32,7 @@ def cause_of(
     excess: Excess | None,
     memorisation: DetectionState,
     target: str,
-    side: Side | None,
+    above_baseline: bool,
     below_baseline: bool | None,
     covered: float | None,
     margin: float,
@@ -44,14 +44,14 @@ def cause_of(
         excess: At equal proxy; None: no online path is known, or it never comes as close to the teacher.
         memorisation: What the detector that decides without an oracle found.
         target: The word of the target; empty: not known.
-        side: Of the baseline, on which golden ends.
+        above_baseline: Whether golden surely ends above the baseline by the margin.
         below_baseline: Whether golden's minimum is surely below the baseline.
         covered: Share of the way from golden's minimum to the baseline that the rise has covered.
         margin: The excess that counts, as a rise that counts.
     """
     higher = None if excess is None else _is_higher(excess, margin)
     # Towards a worse teacher golden rises at most to the baseline, and the proxy falls.
-    may_be_pulled = bool(below_baseline) and side != "above" and verdict != "over-fitting"
+    may_be_pulled = bool(below_baseline) and not above_baseline and verdict != "over-fitting"
     if verdict == "regressing to the teacher":
         names: tuple[CauseName, ...] = ("pull of the teacher",)
     elif higher is False:

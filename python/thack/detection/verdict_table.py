@@ -101,7 +101,7 @@ def _cause(judged: _Judged, golden: Extent, baseline: _Baseline, name: VerdictNa
         excess=found,
         memorisation=memorisation(judged.curves).state,
         target=judged.curves.target,
-        side=baseline.side,
+        above_baseline=baseline.is_above(judged.margins.rise),
         below_baseline=judged.is_below_baseline(golden),
         covered=None if way is None or way <= 0 else (golden.end - golden.minimum) / way,
         margin=judged.margins.rise,
@@ -121,6 +121,10 @@ class _Baseline:
     def over_range(self) -> Interval | None:
         """The interval, or the point where there is none."""
         return self.over_interval or (None if self.over is None else (self.over, self.over))
+
+    def is_above(self, margin: float) -> bool:
+        """Whether golden surely ends above it by more than a share of it: a copy of the teacher does not."""
+        return self.value is not None and self.over_range is not None and self.over_range[0] > margin * self.value
 
     @property
     def side(self) -> Side | None:

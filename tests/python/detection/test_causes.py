@@ -27,7 +27,7 @@ USUAL: dict[str, Any] = {
     "excess": None,
     "memorisation": "quiet",
     "target": "dense",
-    "side": "below",
+    "above_baseline": False,
     "below_baseline": True,
     "covered": 0.5,
     "margin": 0.03,
@@ -50,9 +50,9 @@ USUAL: dict[str, Any] = {
         ({"excess": HIGH, "verdict": "over-fitting"}, [MEMORISED]),
         ({"excess": EQUAL}, [PULL]),
         ({"excess": EQUAL, "memorisation": "alarm", "target": "live/renormalised:4"}, [PULL]),
-        ({"excess": EQUAL, "side": "above"}, []),  # a copy of the teacher lies on the baseline, not above it
+        ({"excess": EQUAL, "above_baseline": True}, []),  # a copy of the teacher lies on the baseline, not above it
         ({"excess": EQUAL, "below_baseline": False}, []),
-        ({"excess": EQUAL, "below_baseline": None, "side": None}, []),
+        ({"excess": EQUAL, "below_baseline": None}, []),
         ({"excess": EQUAL, "verdict": "over-fitting"}, []),
         ({"excess": (0.1, None)}, [MEMORISED]),
         ({"excess": (0.0, None)}, [PULL]),
@@ -66,8 +66,7 @@ USUAL: dict[str, Any] = {
         ({"memorisation": "not enough data"}, []),
         ({"target": ""}, []),  # a wrong target is not excluded
         ({"target": "a word of another version"}, []),
-        ({"side": "above"}, []),
-        ({"side": "too close to tell"}, [PULL]),  # the way is covered
+        ({"above_baseline": True}, []),
         ({"below_baseline": False}, []),
         ({"verdict": "over-fitting"}, []),
         ({"verdict": "regressing to the teacher"}, [PULL]),
@@ -188,6 +187,16 @@ def test_the_way_to_the_baseline_that_the_rise_has_covered() -> None:
     way = found.baseline - found.golden.minimum
     assert found.cause.covered == pytest.approx((found.golden.end - found.golden.minimum) / way)
     assert found.cause.below_baseline is True
+
+
+@pytest.mark.parametrize(("end", "names"), [(1.27, (PULL,)), (1.32, ())])
+def test_a_copy_may_end_a_little_above_the_baseline(end: float, names: tuple[str, ...]) -> None:
+    """As of a run seen: 0.002 nats above, surely, since the comparison is paired; 3 % above is no copy."""
+    proxy_E = proxy_of(np.array(STEPS, dtype=float), 0.22)
+    golden_E = np.where(np.array(STEPS) <= 79, on_the_path(proxy_E, 0.0), end)
+    run = simulated("copy", golden_E, proxy_E, seed=0, target="dense", fresh=0.9)
+    found = verdict(run, Margins(resamples=200))
+    assert found.side == "above" and found.cause is not None and found.cause.names == names
 
 
 def test_the_excess_is_paired_over_prompts() -> None:

@@ -15,7 +15,7 @@ from thack.detection.causes import cause_of
 from thack.detection.statistics import PromptCurves
 from thack.reporting.causes import CAUSES
 from thack.schema.metrics import GOLDEN, PROXY, CurveName, MetricName
-from thack.schema.verdict import Side, VerdictName
+from thack.schema.verdict import VerdictName
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "concepts" / "verdict.md").read_text(encoding="utf-8")
 STEP_E = np.array([0, *(40 * 2**i for i in range(7))], dtype=float)
@@ -146,12 +146,12 @@ CAUSE_CELLS = (
         "a pull is possible": {"below", "regressing"},
     },
 )
-LINES: dict[str, tuple[VerdictName, Side, bool]] = {
-    "regressing": ("regressing to the teacher", "below", True),
-    "below": ("hacking", "below", True),
-    "above": ("hacking", "above", True),
-    "minimum above": ("hacking", "above", False),
-    "over-fitting": ("over-fitting", "below", True),
+LINES: dict[str, tuple[VerdictName, bool, bool]] = {
+    "regressing": ("regressing to the teacher", False, True),
+    "below": ("hacking", False, True),
+    "above": ("hacking", True, True),
+    "minimum above": ("hacking", True, False),
+    "over-fitting": ("over-fitting", False, True),
 }
 
 
@@ -165,13 +165,13 @@ def test_the_cause_is_that_of_the_first_row_that_fits() -> None:
         ]
         used.add(fits.index(True))
         path, memorisation, target, line = names
-        name, side, below = LINES[line]
+        name, above, below = LINES[line]
         cause = cause_of(
             name,
             excess=excess[path],
             memorisation=memorisation,  # type: ignore[arg-type]  # of the table
             target=target,
-            side=side,
+            above_baseline=above,
             below_baseline=below,
             covered=None,
             margin=Margins().rise,
