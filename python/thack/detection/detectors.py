@@ -9,9 +9,9 @@ What each needs (columns of metrics.jsonl):
     fresh gap                 train_kl/fresh, train_kl/monitor
     forecast error            proxy
 
-The fresh slope ratio decides, since it scored best (docs/findings.md, `scoring.py`); where a log has no train_kl/fresh,
-the slope ratio against held-out prompts does. Both found every onset; held-out prompts that happen to be harder than
-the training prompts can give the latter a false alarm. The others are shown beside them.
+The fresh slope ratio decides, since it scored best (docs/research/detectors.md, `scoring.py`). Where a log has no
+train_kl/fresh, the slope ratio against held-out prompts does. Both found every onset; held-out prompts that happen to
+be harder than the training prompts can give the latter a false alarm. The others are shown beside them.
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ DOCUMENTS = [
     "docs/concepts/detectors.md",
     "docs/concepts/determinism.md",
     "docs/grid.md",
+    *(f"docs/research/{path.name}" for path in sorted((ROOT / "docs/research").glob("*.md"))),
 ]
 _BLOCK = re.compile(r"^```([a-z][a-z -]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
