@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from thack.config.commands import DistillSettings
 from thack.config.shared import ArchitectureSettings, DTypeName, EvaluationSettings
 from thack.config.training import CheckpointSettings, OptimizerSettings
-from thack.schema.experiment import SourceKind
+from thack.schema.experiment import Method, SourceKind
 from thack.schema.fields import FRACTION, SEED, AtLeast, Between, Each, Help
 from thack.schema.targets import DivergenceKind
 
@@ -65,6 +65,10 @@ class Axes:
         tuple[int, ...],
         Each(AtLeast(1)),
         Help("prompts of stage 2, before any division: the first of num_distill_prompts, for as many steps"),
+    ] = ()
+    method: Annotated[
+        tuple[Method, ...],
+        Help("distill; sft: the responses alone; hard-soft: both, by entropy; policy-gradient: k1 on-policy; guard"),
     ] = ()
     task: Annotated[
         tuple[str, ...], Help("docstring, signature, continuation, postfix, or a file of that name under `data`")

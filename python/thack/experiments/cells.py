@@ -110,6 +110,8 @@ def _same_run(arm: ExperimentArm, num_prompts: int) -> ExperimentArm:
     """The one name of a run that several combinations mean."""
     if arm.num_prompts == num_prompts:
         arm = replace(arm, num_prompts=0)
+    if arm.method == "policy-gradient":
+        arm = replace(arm, source="online-student")
     if arm.source == "mixture" and not 0 < arm.fraction_online < 1:
         arm = replace(arm, source="offline" if arm.fraction_online == 0 else "online-teacher")
     if arm.source == "offline" and arm.fraction_online:
@@ -125,6 +127,10 @@ def _check(axes: Axes, num_prompts: int) -> None:
         problems.append(f"axes.num_prompts = {max(axes.num_prompts)} is more than num_distill_prompts = {num_prompts}")
     if "mixture" in axes.source and not axes.fraction_online:
         problems.append("source = mixture needs its share, as in axes.fraction_online = [0.1, 0.5]")
+    if axes.source and {"guard", "policy-gradient"} & {*axes.method}:
+        problems.append(
+            "method guard is of fixed responses, policy-gradient of the student's own: leave axes.source out"
+        )
     for text in axes.target:
         try:
             TargetSpec.parse(text)
@@ -152,6 +158,8 @@ def _differences(arm: ExperimentArm, base: ExperimentArm) -> Iterator[str]:
         yield f"prompts ÷{arm.diversity}"
     if arm.budget > 1:
         yield f"{arm.budget} generations"
+    if arm.method != base.method:
+        yield arm.method.replace("-", " ")
     if arm.loss != base.loss:
         yield {"reverse_kl": "reverse KL", "jsd": "JSD", "forward_kl": "forward KL"}.get(arm.loss, arm.loss)
     if arm.teacher != base.teacher:

@@ -24,7 +24,7 @@ from thack.experiments.corpus import CorpusSettings, task_file, write_corpus, wr
 from thack.experiments.costs import CostEstimator
 from thack.experiments.roles import model_directory, resized, sampled_digest
 from thack.experiments.stages import Stage, plan_stage
-from thack.schema.experiment import ExperimentArm
+from thack.schema.experiment import ExperimentArm, Method
 from thack.schema.targets import TargetSpec
 
 Role = Literal["oracle", "teacher", "student"]
@@ -196,6 +196,7 @@ class Pipeline:
         plain = self.settings.distill
         per_epoch = -(-self.settings.num_distill_prompts // plain.batch_size)
         steps = plain.steps or plain.epochs * per_epoch
+        plain = _trained_by(arm.method, plain)
         return replace(
             plain,
             data=self._limited(arm, self._data(arm.task, "")),
@@ -277,3 +278,18 @@ def _samples(arm: ExperimentArm) -> int:
 def _fraction(arm: ExperimentArm) -> float:
     """The share of online responses in a run's settings; its default unless the source is a mixture."""
     return arm.fraction_online if arm.source == "mixture" else 0.5
+
+
+def _trained_by(method: Method, plain: DistillSettings) -> DistillSettings:
+    """The settings of a method, on top of the experiment's."""
+    loss = plain.loss
+    match method:
+        case "sft":
+            return replace(plain, loss=replace(loss, weight=0.0, ce_weight=1.0))
+        case "hard-soft":
+            return replace(plain, loss=replace(loss, ce_weight=1.0, mix="entropy"))
+        case "policy-gradient":
+            return replace(plain, loss=replace(loss, weight=0.0, policy=replace(loss.policy, weight=1.0)))
+        case "guard":
+            return replace(plain, guard=replace(plain.guard, on=True))
+    return plain

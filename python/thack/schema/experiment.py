@@ -17,6 +17,7 @@ PLAN_FILE = "cells.json"
 STAGE_FILE = "stage.json"
 
 SourceKind = Literal["offline", "online-teacher", "online-student", "mixture"]  # who writes the responses, and when
+Method = Literal["distill", "sft", "hard-soft", "policy-gradient", "guard"]  # what a student is trained by
 CellState = Literal["finished", "failed", "missing"]
 Unit = Literal["%", "points", "nats", "runs"]  # shares are stored as they are: 0.03 for 3 % or 3 points
 Answer = Literal["holds", "does not hold", "inconclusive"]
@@ -36,12 +37,13 @@ class ExperimentArm:
     student: str
     target: str  # a word that `TargetSpec.parse` reads
     num_prompts: int = 0  # of stage 2, before `diversity` divides them; 0: the experiment's
+    method: Method = "distill"
 
     @property
     def online_path(self) -> ExperimentArm:
         """The arm whose responses are newly sampled from the teacher for the same student, on exact targets."""
         changes = {"fraction_online": 1.0, "diversity": 1, "budget": 1, "num_prompts": 0, "target": "live"}
-        return replace(self, source="online-teacher", **changes)  # type: ignore[arg-type]  # of several types
+        return replace(self, source="online-teacher", method="distill", **changes)  # type: ignore[arg-type]  # of several types
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,3 +125,13 @@ def test_fewer_prompts_are_an_axis_and_all_of_them_are_the_plain_run() -> None:
     assert name_of(fewer, base_arm(BASE)) == "100 prompts"
     with pytest.raises(UsageError, match="more than num_distill_prompts"):
         product(BASE, Axes(num_prompts=(BASE.num_distill_prompts + 1,)))
+
+
+def test_methods_are_an_axis_each_with_the_responses_that_it_needs() -> None:
+    arms = product(BASE, Axes(method=("distill", "sft", "hard-soft", "policy-gradient", "guard")))
+    assert arms[0] == base_arm(BASE)
+    assert [arm.source for arm in arms] == [*["offline"] * 3, "online-student", "offline"]
+    names = [name_of(arm, base_arm(BASE)) for arm in arms[1:]]
+    assert names == ["sft", "hard soft", "online-student, policy gradient", "guard"]
+    with pytest.raises(UsageError, match=r"leave axes\.source out"):
+        product(BASE, Axes(method=("guard",), source=("online-teacher",)))

@@ -18,6 +18,7 @@ from thack.experiments.recipe import load_recipe
 from thack.experiments.stages import with_upstream
 from thack.runtime.progress import SILENT
 from thack.runtime.status import read_status
+from thack.schema.experiment import Method
 
 from .small import settings, write_sums
 
@@ -234,3 +235,14 @@ def test_a_rise_is_compared_with_the_online_path_of_its_seed(data: Path, tmp_pat
             assert (found.cause.basis, found.cause.names) == (basis, ("memorised responses",))
             assert (found.cause.excess is not None) == (basis == "online path")
     assert {one.cell.arm.diversity for one in alone} == {1, 2}, "fewer prompts have the path of all of them"
+
+
+def test_every_method_trains_its_student(data: Path, tmp_path: Path) -> None:
+    methods: list[Method] = ["sft", "hard-soft", "policy-gradient", "guard"]
+    result = run_grid(settings(data, "figures=['axes']", f"axes.method={methods}"), tmp_path)
+    assert [outcome.error for outcome in result.outcomes] == [None] * 4
+    settings_of = {o.planned.cell.arm.method: o.planned.run.record().settings for o in result.outcomes}
+    assert [settings_of[m]["loss.weight"] for m in methods] == [0.0, 1.0, 0.0, 1.0]
+    assert [settings_of[m]["loss.ce_weight"] for m in methods] == [1.0, 1.0, 0.0, 0.0]
+    assert settings_of["hard-soft"]["loss.mix"] == "entropy" and settings_of["guard"]["guard.on"] is True
+    assert settings_of["policy-gradient"]["loss.policy.weight"] == 1.0
