@@ -68,6 +68,7 @@ if TYPE_CHECKING:  # what `__getattr__` imports, for type checkers and editors
         MergeSettings,
         OptimizerSettings,
         ParallelSettings,
+        PushSettings,
         RoleSettings,
         SamplingSettings,
         SftSettings,
@@ -86,7 +87,7 @@ _HOMES = {
     "thack._version": "__version__",
     "thack.api": (
         "cache_logits corpus demo distill doctor estimate_cache evaluate experiment explain export_cache "
-        "forecast generate import_cache inspect_cache merge preflight probe_cache read_curves recipe report "
+        "forecast generate import_cache inspect_cache merge preflight probe_cache push read_curves recipe report "
         "score_detectors sft show_data slurm_script verdict verify_cache write_cells"
     ),
     "thack.cache": "Cache",
@@ -94,8 +95,8 @@ _HOMES = {
         "ArchitectureSettings Axes CacheSettings CheckpointSettings DataSettings DistillSettings "
         "DoctorSettings EvaluateSettings EvaluationSettings ExperimentSettings GenerateSettings GuardSettings "
         "LoadSettings LoraSettings LossSettings MemorySettings MergeSettings OptimizerSettings ParallelSettings "
-        "RoleSettings SamplingSettings SftSettings ShowSettings SlurmSettings SourceSettings TargetSettings "
-        "load_settings"
+        "PushSettings RoleSettings SamplingSettings SftSettings ShowSettings SlurmSettings SourceSettings "
+        "TargetSettings load_settings"
     ),
     "thack.errors": "ThackError",
     "thack.evaluation": "EvalSet References",
@@ -130,6 +131,7 @@ __all__ = [
     "OptimizerSettings",
     "OracleFreeVerdict",
     "ParallelSettings",
+    "PushSettings",
     "References",
     "RoleSettings",
     "SamplingSettings",
@@ -166,6 +168,7 @@ __all__ = [
     "merge",
     "preflight",
     "probe_cache",
+    "push",
     "read_curves",
     "recipe",
     "report",

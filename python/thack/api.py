@@ -20,6 +20,7 @@ from thack.config import (
     ExperimentSettings,
     GenerateSettings,
     MergeSettings,
+    PushSettings,
     SftSettings,
     ShowSettings,
     SlurmSettings,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from thack.schema.evaluation import EvaluationResult
     from thack.schema.generation import GenerateResult
     from thack.schema.preflight import Finding, Preflight
+    from thack.schema.publication import PushResult
     from thack.training import RunResult
 
 PathLike = str | Path
@@ -162,6 +164,35 @@ def merge(settings: MergeSettings, *, progress: Progress = SILENT) -> str:
     from thack.models.load import merge
 
     return merge(settings, progress).fingerprint()
+
+
+def push(settings: PushSettings, *, progress: Progress = SILENT) -> PushResult:
+    """Upload a model with its card to the Hugging Face hub, and on request its cache with a card of its own.
+
+    Args:
+        settings: What is pushed, and where; see `PushSettings`. The token is huggingface_hub's own.
+        progress: Where progress goes.
+
+    Returns:
+        The commits, and what was left out.
+
+    Raises:
+        UsageError: No model or repository, or a public repository without `public`.
+        ModelError, CacheError: The model or the cache is not complete.
+        ServerError: The hub cannot be reached, or refuses.
+
+    Example:
+        >>> thack.push(thack.PushSettings(model="runs/teacher", to="org name"))
+        Traceback (most recent call last):
+        thack.errors.UsageError: to = 'org name' is no repository
+          it has the form ORG/NAME
+    """
+    from thack.checks import check_push
+
+    settings = check_push(checked(settings))
+    from thack.reporting.push import push as run
+
+    return run(settings, progress)
 
 
 def generate(settings: GenerateSettings, *, progress: Progress = SILENT) -> GenerateResult:

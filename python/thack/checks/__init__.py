@@ -4,7 +4,7 @@ No module here imports torch, so that a mistake is told at once. What only a loa
 """
 
 from thack.checks.combinations import check_combination
-from thack.checks.commands import check_capture, check_distill, check_evaluate, check_generate, check_sft
+from thack.checks.commands import check_capture, check_distill, check_evaluate, check_generate, check_push, check_sft
 
 __all__ = [
     "check_capture",
@@ -12,5 +12,6 @@ __all__ = [
     "check_distill",
     "check_evaluate",
     "check_generate",
+    "check_push",
     "check_sft",
 ]

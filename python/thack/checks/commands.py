@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from thack.cache.format.plan import read_plan
 from thack.checks.combinations import check_combination, check_lora
 from thack.checks.inputs import check_caches, check_data, check_eval_data, check_model
-from thack.config import CacheSettings, DistillSettings, EvaluateSettings, GenerateSettings, LoadSettings, SftSettings
+from thack.config import (
+    CacheSettings,
+    DistillSettings,
+    EvaluateSettings,
+    GenerateSettings,
+    LoadSettings,
+    PushSettings,
+    SftSettings,
+)
 from thack.config.specs import cache_paths, mixes_caches
 from thack.errors import UsageError
 from thack.files import check_output
+from thack.models.upload import check_name
 
 
 def check_sft(settings: SftSettings) -> SftSettings:
@@ -26,6 +36,25 @@ def check_sft(settings: SftSettings) -> SftSettings:
     if not _is_begun(settings.out):
         _check_models([settings.model])
         check_data(settings.data)
+    return settings
+
+
+def check_push(settings: PushSettings) -> PushSettings:
+    """Settings of `push` with which it can begin."""
+    if not settings.model:
+        raise UsageError("nothing to push", hint="set `model` to a run, or to the directory of a model")
+    if not settings.to:
+        raise UsageError("no repository is given", hint="set `to`, such as ORG/NAME")
+    check_name(settings.to, "to")
+    if settings.cache_to and not settings.cache:
+        raise UsageError(
+            "cache_to is given, and no cache", hint="set `cache` to its directory, or leave out `cache_to`"
+        )
+    if settings.cache_to:
+        check_name(settings.cache_to, "cache_to")
+    check_model(settings.model)
+    if settings.cache:
+        read_plan(Path(settings.cache).expanduser())
     return settings
 
 

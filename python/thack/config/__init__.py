@@ -7,6 +7,7 @@ from thack.config.commands import (
     EvaluateSettings,
     GenerateSettings,
     MergeSettings,
+    PushSettings,
     SftSettings,
     ShowSettings,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "OptimizerSettings",
     "ParallelSettings",
     "PolicySettings",
+    "PushSettings",
     "RoleSettings",
     "RouterLoss",
     "SamplingSettings",

@@ -94,6 +94,22 @@ class MergeSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PushSettings:
+    """Upload a model with its card to the Hugging Face hub, and on request its cache with a card of its own."""
+
+    model: Annotated[str, Help("run, or directory of a model with a README.md")] = ""
+    to: Annotated[str, Help("repository of the model, ORG/NAME; it is made if need be")] = ""
+    merge: Annotated[bool, Help("push an adapter and its base model as one model")] = False
+    cache: Annotated[str, Help("also push this cache, as a data set; it holds prompts and responses as ids")] = ""
+    cache_to: Annotated[str, Help("repository of the cache; empty: that of the model with -cache behind it")] = ""
+    public: Annotated[bool, Help("let anyone read it; else a new repository is private, and a public one refused")] = (
+        False
+    )
+    revision: Annotated[str, Help("branch; empty: the main one")] = ""
+    endpoint: Annotated[str, Help("address of the hub; empty: the one that HF_ENDPOINT names, or the public one")] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShowSettings:
     """Show how data becomes token ids for a model."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ CARD = "README.md"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Fact:
+class Fact:
     """One line of the card: a name, then code, then text."""
 
     name: str
@@ -43,7 +44,7 @@ class _Card:
     name: str
     base_model: str  # of the hub; empty: the student came from elsewhere
     adapter_of: str  # the frozen base model, of which the directory holds an adapter; empty: it holds a whole model
-    facts: tuple[_Fact, ...]  # of a distillation
+    facts: tuple[Fact, ...]  # of a distillation
     num_pairs: int | None  # of a fine-tuning
     verdict: _Judged | None
     judge: str  # the command that judges the run
@@ -72,22 +73,34 @@ def write_card(run: Path, found: Verdict | OracleFreeVerdict | None = None) -> P
     return path
 
 
-def model_card(run: Path, found: Verdict | OracleFreeVerdict | None = None) -> str:
-    """The text of a card: front matter for the hub, then plain words. Arguments and errors as of `write_card`."""
+def model_card(
+    run: Path,
+    found: Verdict | OracleFreeVerdict | None = None,
+    *,
+    model: Path | None = None,
+    more: Sequence[Fact] = (),
+) -> str:
+    """The text of a card: front matter for the hub, then plain words. Arguments and errors as of `write_card`.
+
+    Args:
+        run: As of `write_card`.
+        found: As of `write_card`.
+        model: Directory of the model that is described; None: that of the run.
+        more: Further facts, behind those of the run.
+    """
+    model = model or run / "model"
     manifest = _manifest(run / "manifest.json")
     base, _, commit = (manifest.facts.origins.get("student", "") if manifest else "").partition("@")
     distilled = manifest is not None and manifest.command == "distill"
-    adapter = _adapter(run / "model")
+    adapter = _adapter(model)
     encoder_decoder = (
-        adapter["task_type"] == "SEQ_2_SEQ_LM"
-        if adapter
-        else bool(read_config(run / "model").get("is_encoder_decoder"))
+        adapter["task_type"] == "SEQ_2_SEQ_LM" if adapter else bool(read_config(model).get("is_encoder_decoder"))
     )
     card = _Card(
         name=run.resolve().name,
         base_model=base if commit else "",
         adapter_of=adapter.get("base_model_name_or_path", ""),
-        facts=tuple(_facts(manifest.facts, _settings(run))) if manifest and distilled else (),
+        facts=(*_facts(manifest.facts, _settings(run)), *more) if manifest and distilled else (),
         num_pairs=None if manifest is None or distilled else manifest.facts.sequences,
         verdict=None if found is None else _judged(found),
         judge=f"thack verdict {shlex.quote(str(run))}",
@@ -115,23 +128,29 @@ def _settings(run: Path) -> DistillSettings:
     return load_settings(DistillSettings, [path] if path.is_file() else [])
 
 
-def _facts(facts: RunFacts, settings: DistillSettings) -> list[_Fact]:
+def _facts(facts: RunFacts, settings: DistillSettings) -> list[Fact]:
     caches = [settings.cache] if isinstance(settings.cache, str) else list(settings.cache)
     teacher = facts.origins.get("teacher") or settings.teacher or ", ".join(caches) or "?"
     stored = " (a cache)" if len(caches) == 1 else " (caches)"
     student = facts.origins.get("student") or settings.student or "?"
     return [
-        _Fact(
+        Fact(
             name="teacher",
-            code=teacher,
+            code=_shown(teacher),
             text="" if settings.teacher else stored,
         ),
-        _Fact(name="student before", code=student),
-        _Fact(name="loss", text=f"{settings.loss.divergence} at temperature {settings.loss.temperature:g}"),
-        _Fact(name="responses", text=f"{settings.source.kind}, {facts.sequences} sequences"),
-        *(_Fact(name=f"{role}'s fingerprint", code=value) for role, value in facts.models.items() if role != "student"),
-        *(_Fact(name=f"precision of {role}", text=text) for role, text in facts.precision.items()),
+        Fact(name="student before", code=_shown(student)),
+        Fact(name="loss", text=f"{settings.loss.divergence} at temperature {settings.loss.temperature:g}"),
+        Fact(name="responses", text=f"{settings.source.kind}, {facts.sequences} sequences"),
+        *(Fact(name=f"{role}'s fingerprint", code=value) for role, value in facts.models.items() if role != "student"),
+        *(Fact(name=f"precision of {role}", text=text) for role, text in facts.precision.items()),
     ]
+
+
+def _shown(place: str) -> str:
+    """A name on the hub, or a directory as it was given; of an absolute path the end: the rest names a machine."""
+    path = Path(place)
+    return "/".join(path.parts[-2:]) if path.is_absolute() else place
 
 
 def _judged(found: Verdict | OracleFreeVerdict) -> _Judged:
