@@ -165,7 +165,7 @@ def check_baseline(settings: DistillSettings) -> None:
             details=("the guard changes what is trained on, or for how long: the two runs would not be alike",),
             hint="leave out `guard.on`, or `baseline`",
         )
-    if all(term.divergence is None for term in loss_terms(settings.loss)):
+    if all(term.divergence is None and term.policy is None for term in loss_terms(settings.loss)):
         raise UsageError(
             "baseline = sft: the loss is the cross-entropy alone, so that both runs would be the same",
             hint="give `loss.weight` a value above 0, or leave out `baseline`",

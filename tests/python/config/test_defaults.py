@@ -65,6 +65,9 @@ DataSettings
   path: text = ""
   prompt_key: text = ""
   response_key: text = ""
+  teacher_prompt_key: text = ""
+  teacher_system: text = ""
+  teacher_template: text = ""
   max_prompt_tokens: a whole number, 1 or more = 1024
   max_response_tokens: a whole number, 0 or more = 0
   on_long: drop | cut = "drop"
@@ -95,6 +98,7 @@ DistillSettings
   source: SourceSettings
   target: TargetSettings
   loss: LossSettings
+  baseline: none | sft = "none"
   guard: GuardSettings
   epochs: a whole number, 1 or more = 1
   steps: a whole number, 0 or more = 0
@@ -105,6 +109,7 @@ DistillSettings
   checkpoint: CheckpointSettings
   tracker: a list, each tensorboard | wandb | trackio = []
   lora: LoraSettings
+  router_loss: true or false or auto = "auto"
   parallel: ParallelSettings
   memory: MemorySettings
   profile: true or false = false
@@ -242,6 +247,15 @@ PolicySettings
   importance: none | truncated | ppo = "truncated"
   clip: a number, 0 or more = 1.0
   discount: a number, between 0 and 1 = 0.0
+PushSettings
+  model: text = ""
+  to: text = ""
+  merge: true or false = false
+  cache: text = ""
+  cache_to: text = ""
+  public: true or false = false
+  revision: text = ""
+  endpoint: text = ""
 RoleSettings
   model: text = ""
   train: true or false = true
@@ -281,6 +295,7 @@ SftSettings
   checkpoint: CheckpointSettings
   tracker: a list, each tensorboard | wandb | trackio = []
   lora: LoraSettings
+  router_loss: true or false or auto = "auto"
   parallel: ParallelSettings
   memory: MemorySettings
   seed: a whole number, between 0 and 2^64 − 1 = 0
