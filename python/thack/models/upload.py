@@ -106,15 +106,16 @@ def upload(
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """huggingface_hub's own progress bars would break into ours, and fill the logs of jobs."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    import huggingface_hub.utils
 
-    hidden = are_progress_bars_disabled()
-    disable_progress_bars()
+    bars: Any = huggingface_hub.utils
+    hidden = bars.are_progress_bars_disabled()
+    bars.disable_progress_bars()
     try:
         yield
     finally:
         if not hidden:
-            enable_progress_bars()
+            bars.enable_progress_bars()
 
 
 def _refused(target: Repository, error: Exception) -> ServerError:
