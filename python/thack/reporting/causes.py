@@ -36,10 +36,14 @@ def causes(found: Cause) -> list[str]:
     """Each cause with what to do, and what it rests on: one clause each.
 
     Example:
-        >>> causes(Cause(names=("pull of the teacher",), basis="signals", covered=0.5))[0][:33]
-        'cause: pull of the teacher: the s'
+        >>> causes(Cause(names=("pull of the teacher",), basis="signals", covered=0.5))[1]
+        'what to do: stop at the onset, or take a better teacher; newly sampled responses do not help'
     """
-    named = [f"cause: {name}: {CAUSES[name][0]}. What to do: {CAUSES[name][1]}" for name in found.names]
+    named = [
+        clause
+        for name in found.names
+        for clause in (f"cause, {name}: {CAUSES[name][0]}", f"what to do: {CAUSES[name][1]}")
+    ]
     return [*(named or [_none(found)]), f"the cause rests on this: {'; '.join(_evidence(found))}"]
 
 

@@ -79,7 +79,9 @@ def test_each_row_of_the_table(changes: dict[str, Any], names: list[str]) -> Non
     decided = changes.get("excess") not in (None, UNSURE)
     assert found.basis == ("online path" if decided else "signals")
     told = causes(found)
-    assert sum("What to do" in line for line in told) == len(names) and told[-1].startswith("the cause rests on")
+    assert sum(line.startswith("what to do") for line in told) == len(names) and told[-1].startswith(
+        "the cause rests on"
+    )
     assert bool(names) != any("none of" in line for line in told)
 
 
