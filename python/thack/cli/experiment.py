@@ -120,6 +120,7 @@ def _show_forecast(found: Forecast, submit: Sequence[str]) -> None:
 def _show_seeds(found: Forecast) -> None:
     """How many paired seeds each claim needs, from the spread of those that have run."""
     if not found.seeds:
+        stdout().print("how many seeds a claim needs is told once two of them have run", style="dim")
         return
     wanted = f"seeds for ± {100 * found.half_width:g} points"
     table = Table("claim", "seeds run", "spread", wanted, "at most, if the spread is larger", box=None)

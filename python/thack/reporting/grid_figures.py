@@ -108,7 +108,8 @@ def _colours(name: str, shown: Sequence[GridArm]) -> list[Colour]:
 
 
 def _is_dose(name: str, shown: Sequence[GridArm]) -> bool:
-    return name in ("F6", "F7", "fraction") and len(shown) <= (4 if name == "F6" else 5)
+    alike = len({(arm.axes.task, arm.axes.num_prompts) for arm in shown}) == 1
+    return name in ("F6", "F7", "fraction") and alike and len(shown) <= (4 if name == "F6" else 5)
 
 
 def _f4(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> Iterator[RenderedFigure]:

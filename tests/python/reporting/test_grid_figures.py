@@ -142,3 +142,9 @@ def test_ends_by_bytes_of_exact_targets_alone_has_no_legend() -> None:
     )
     (axes,) = ends_by_bytes([alone]).axes
     assert axes.get_legend() is None and len(axes.lines) == 1
+
+
+def test_diversity_on_several_tasks_is_a_plot_for_each() -> None:
+    tasks = [arm(f"{task} ÷{n}", ["F6"], diversity=n, task=task) for task in ("postfix", "signature") for n in (1, 5)]
+    found = only(paper_figures(grid(*tasks, figures=["F6"])))
+    assert [plot.name for plot in found.plots] == ["F6-postfix", "F6-signature"]
