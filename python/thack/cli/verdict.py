@@ -137,9 +137,6 @@ def _show_scores(scores: Sequence[Score]) -> None:
             rise,
         )
     stdout().print(table)
-    for one in scores:
-        for cause, (hits, rising) in one.by_cause.items():
-            stdout().print(f"{one.detector}: {hits} of {rising} found whose cause is {cause}", style="dim")
     stdout().print(
         "lead: how much before golden's minimum the alarm came, in doublings of the step; golden at the alarm:"
         " above its minimum (medians)",

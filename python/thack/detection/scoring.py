@@ -23,6 +23,7 @@ from thack.detection.signals import Signal
 from thack.detection.verdict_table import verdict
 from thack.errors import UsageError
 from thack.schema import document
+from thack.schema.targets import find_target
 from thack.schema.verdict import Detection, Margins, Thresholds, Verdict
 
 
@@ -132,13 +133,15 @@ def score(detector: Detector, cases: Sequence[Case], thresholds: Thresholds) -> 
 def _by_cause(decided: Sequence[Case], detections: Sequence[Detection]) -> dict[str, tuple[int, int]]:
     """Hits and rising runs for each cause that golden at equal proxy has shown.
 
-    A cause that rests on signals of the run itself is left out: a detector would be scored against itself.
+    A cause that a detector's alarm had a part in would score the detector against itself. So one that rests on signals
+    of the run is left out, and runs on a biased target count together, whatever was named.
     """
     found: dict[str, tuple[int, int]] = {}
     for case, detection in zip(decided, detections, strict=True):
         cause = case.truth.cause
         if cause is not None and cause.basis == "online path":
-            name = ", ".join(cause.names) or "another cause"
+            spec = find_target(cause.target)
+            name = "a biased target" if spec and spec.biased else ", ".join(cause.names) or "another cause"
             hits, rising = found.get(name, (0, 0))
             found[name] = (hits + detection.fired, rising + 1)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from thack.detection import DETECTORS, Case, Curves, Thresholds, choose_threshol
 from thack.detection.scoring import area, roc_curve, score, with_chosen
 from thack.errors import UsageError
 from thack.schema.metrics import CurveName
+from thack.schema.verdict import Cause
 
 
 def case(path: Path, kind: str, seed: int) -> Case:
@@ -118,3 +120,22 @@ def test_the_median_of_two_lies_between_them() -> None:
     found = score(slope_ratio, [], Thresholds())
     assert found.median_rise is None
     assert replace(found, rises=(0.1, 0.3)).median_rise == pytest.approx(0.2)
+
+
+def test_hits_are_counted_by_the_causes_that_golden_at_equal_proxy_told(cases: list[Case]) -> None:
+    def caused(case: Case, **changes: Any) -> Case:
+        usual: dict[str, Any] = {"names": ("memorised responses",), "basis": "online path", "target": "dense"}
+        return replace(case, truth=replace(case.truth, cause=Cause(**{**usual, **changes})))
+
+    rising, healthy = cases[:3], cases[3:]
+    given = [
+        caused(rising[0]),
+        caused(rising[1], basis="signals"),  # named by the detector itself
+        caused(rising[2], names=("wrong target",), target="top-k:4"),
+        caused(rising[0], names=()),
+        *healthy,
+    ]
+    found = score(slope_ratio, given, Thresholds(slope_ratio=0.5))
+    assert found.by_cause == {"memorised responses": (1, 1), "a biased target": (1, 1), "another cause": (1, 1)}
+    never = score(slope_ratio, given, Thresholds(slope_ratio=-9))
+    assert set(never.by_cause.values()) == {(0, 1)}
