@@ -35,6 +35,8 @@ Axes
   teacher: a list, each text = []
   student: a list, each text = []
   target: a list, each text = []
+  num_prompts: a list, each a whole number, 1 or more = []
+  method: a list, each distill | sft | hard-soft | policy-gradient | guard = []
   task: a list, each text = []
 CacheSettings
   out: a path = "cache"
@@ -170,6 +172,7 @@ ExperimentSettings
   distill: DistillSettings
   dtype: auto | float32 | bfloat16 = "auto"
   seeds: a list, each a whole number, between 0 and 2^64 − 1 = [0]
+  half_width: a number, above 0 and at most 1 = 0.02
   figures: a list, each all | F4 | F5 | F6 | F7 | F8 | fraction | loss | sizes | target | once | axes = ["F4", "F5"]
   arms: a list, each offline | online-teacher | online-student | mixture =
     ["offline", "online-teacher", "online-student"]
