@@ -178,12 +178,6 @@ def check_lora(lora: LoraSettings, parallel: ParallelSettings) -> None:
         raise UsageError(
             "`lora` is set, and lora.rank = 0 trains all weights", hint="set `lora.rank`, such as lora.rank = 16"
         )
-    if lora.rank and parallel.strategy == "fsdp":
-        raise UsageError(
-            f"parallel.strategy = fsdp does not go with lora.rank = {lora.rank}",
-            details=("its groups of weights would mix frozen and trained ones",),
-            hint="use `parallel.strategy = ddp`: gradients and optimizer state are of the adapter alone",
-        )
 
 
 def check_server(settings: DistillSettings) -> None:

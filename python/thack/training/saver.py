@@ -103,8 +103,8 @@ class Saver:
         if copy is None and not self._student.sharded:
             return
         places = {} if copy is None else dict(as_module(copy).named_parameters())
-        for name, value in full_tensors(self._student.model):
-            if name in places and places[name].data_ptr() != value.data_ptr():  # the same: frozen, and not copied
+        for name, value in full_tensors(self._student.model, trained=True):  # frozen ones are in no checkpoint
+            if name in places:
                 places[name].copy_(value)
         if copy is not None:
             buffers = zip(as_module(copy).buffers(), as_module(self._student.plain).buffers(), strict=True)

@@ -27,7 +27,7 @@ from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup, collective
 
 _BUCKET_BYTES = 1 << 26
-_BYTES_PER_PARAMETER = 16  # weight, gradient and Adam's two moments in float32
+_BYTES_PER_PARAMETER = 16  # weight, gradient and Adam's two moments in float32; of a frozen one the weight alone
 
 
 class WrappedModel:
@@ -93,14 +93,18 @@ def as_module(model: LanguageModel) -> nn.Module:
     return model
 
 
-def full_tensors(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
-    """(name, full weight) one after the other, on every rank; only one of them is gathered at a time."""
+def full_tensors(model: LanguageModel, *, trained: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """(name, full weight) one after the other, on every rank; only one of them is gathered at a time.
+
+    `trained`: without those that are frozen below an adapter.
+    """
     for module in as_module(model).modules():
         reshard: Any = getattr(module, "reshard", None)
         if reshard is not None:  # the root keeps its full weights after a forward
             reshard()
     for name, parameter in as_module(model).named_parameters():
-        yield name, full_tensor(parameter.detach())
+        if parameter.requires_grad or not trained:
+            yield name, full_tensor(parameter.detach())
 
 
 def full_tensor(value: Tensor) -> Tensor:
@@ -140,11 +144,11 @@ def strategy(settings: ParallelSettings, student: LanguageModel) -> str:
     """`auto` shards a student that would fill more than half of this rank's GPU."""
     if settings.strategy != "auto":
         return settings.strategy
-    if student.facts.base is not None:  # FSDP's groups of weights would mix frozen and trained ones
-        return "ddp"
     if student.device.type != "cuda":
         return "ddp"
-    needed = _BYTES_PER_PARAMETER * sum(p.numel() for p in student.parameters())
+    needed = sum(
+        p.numel() * (_BYTES_PER_PARAMETER if p.requires_grad else p.element_size()) for p in student.parameters()
+    )
     return "fsdp" if needed > torch.cuda.get_device_properties(student.device).total_memory // 2 else "ddp"
 
 

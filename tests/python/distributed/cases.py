@@ -34,6 +34,7 @@ from thack.training.run_directory import RunDirectory
 from training.world import DATA, distill_settings, records
 
 Case = Callable[[Path, Path], None]  # world, out
+Train = Callable[[Path, Path, ParallelSettings], None]
 DDP, FSDP = ParallelSettings(strategy="ddp"), ParallelSettings(strategy="fsdp")
 SHARDED = ParallelSettings(strategy="fsdp", shard_teacher=True)
 
@@ -75,11 +76,18 @@ def sft(world: Path, out: Path, parallel: ParallelSettings) -> None:
 
 def lora(world: Path, out: Path, parallel: ParallelSettings) -> None:
     """An adapter on a frozen base: its gradients alone are summed."""
-    changes = {"lora": LoraSettings(rank=2), "epochs": 1, "teacher": "", "oracle": "", "eval_data": ""}
+    changes = {
+        "lora": LoraSettings(rank=2),
+        "epochs": 1,
+        "teacher": "",
+        "oracle": "",
+        "eval_data": "",
+        "checkpoint": EVERY,
+    }
     run_distill(distill_settings(world, out, batch_size=4, micro_batch_size=1, parallel=parallel, **changes))
 
 
-def stopped(world: Path, out: Path, parallel: ParallelSettings, resumes: bool = True) -> None:
+def stopped(world: Path, out: Path, parallel: ParallelSettings, resumes: bool = True, run: Train = offline) -> None:
     """The last rank alone gets a signal at step 2; all stop there, and resume."""
     append = RunDirectory.append
 
@@ -92,9 +100,9 @@ def stopped(world: Path, out: Path, parallel: ParallelSettings, resumes: bool = 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunDirectory, "append", wrapped)
         with pytest.raises(Preempted, match="SIGTERM"):
-            offline(world, out, parallel)
+            run(world, out, parallel)
     if resumes:
-        offline(world, out, parallel)
+        run(world, out, parallel)
 
 
 def refused(world: Path, out: Path, parallel: ParallelSettings) -> None:
@@ -120,6 +128,8 @@ CASES: dict[str, Case] = {
     "mixture-fsdp": lambda world, out: online(world, out, SHARDED, "mixture", "student", fused=True),
     "sft-fsdp": lambda world, out: sft(world, out, FSDP),
     "lora-ddp": lambda world, out: lora(world, out, DDP),
+    "lora-fsdp": lambda world, out: lora(world, out, FSDP),
+    "lora-stopped": lambda world, out: stopped(world, out, FSDP, run=lora),
     "stopped-fsdp": lambda world, out: stopped(world, out, SHARDED),
     "refused": lambda world, out: refused(world, out, DDP),
 }

@@ -14,7 +14,16 @@ from safetensors.torch import load_file
 from thack.runtime.runlog import read
 
 HERE = Path(__file__).parent
-RUNS = ["offline-ddp", "offline-fsdp", "teacher-ddp", "student-fsdp", "mixture-fsdp", "sft-fsdp", "lora-ddp"]
+RUNS = [
+    "offline-ddp",
+    "offline-fsdp",
+    "teacher-ddp",
+    "student-fsdp",
+    "mixture-fsdp",
+    "sft-fsdp",
+    "lora-ddp",
+    "lora-fsdp",
+]
 FOUR = ["offline-ddp", "offline-fsdp", "mixture-fsdp", "stopped-fsdp"]
 PAIRS = [(2, name) for name in RUNS] + [(4, name) for name in FOUR]
 
@@ -68,7 +77,7 @@ def test_every_number_of_ranks_writes_the_files_of_one_process(launched: Path, w
         return {path.relative_to(run) for path in run.rglob("*") if path.is_file()}
 
     assert names(ours) == names(alone)
-    weights = "adapter_model.safetensors" if name == "lora-ddp" else "model.safetensors"
+    weights = "adapter_model.safetensors" if name.startswith("lora") else "model.safetensors"
     files = [Path("model") / weights, *(p for p in names(alone) if p.name == "optimizer.safetensors")]
     for file in files:
         theirs = {key: value.shape for key, value in load_file(alone / file).items()}
@@ -77,15 +86,16 @@ def test_every_number_of_ranks_writes_the_files_of_one_process(launched: Path, w
     assert json.loads((ours / "manifest.json").read_text())["facts"]["ranks"] == world_size
 
 
-@pytest.mark.parametrize(("world_size", "name"), [(2, "stopped-fsdp"), (4, "stopped-fsdp")])
+@pytest.mark.parametrize(("world_size", "name"), [(2, "stopped-fsdp"), (4, "stopped-fsdp"), (2, "lora-stopped")])
 def test_pitfall_28_a_signal_to_one_rank_stops_all_and_they_resume_to_the_bit(
     launched: Path, world_size: int, name: str
 ) -> None:
     cut = launched / str(world_size) / name
-    whole = cut.with_name(name.replace("stopped", "offline"))
+    whole = cut.with_name({"stopped-fsdp": "offline-fsdp", "lora-stopped": "lora-fsdp"}[name])
     for event in ("train", "evaluation"):
         assert rows(cut, event) == rows(whole, event)
-    ours, theirs = (load_file(run / "model" / "model.safetensors") for run in (cut, whole))
+    weights = "adapter_model.safetensors" if name.startswith("lora") else "model.safetensors"
+    ours, theirs = (load_file(run / "model" / weights) for run in (cut, whole))
     assert all(bool((ours[key] == theirs[key]).all()) for key in theirs)
 
 
