@@ -8,6 +8,7 @@ from thack.checks.losses import check_mix, check_mix_defined, check_policy
 from thack.config import DistillSettings, LoraSettings, ParallelSettings, TargetSettings
 from thack.config.specs import cache_paths, loss_terms, mixes_caches, target_spec
 from thack.errors import UsageError
+from thack.reading import BadJson, parse_json
 from thack.schema.targets import LossTerm, TargetSpec, check_cells_defined, check_defined
 
 
@@ -173,10 +174,26 @@ def check_baseline(settings: DistillSettings) -> None:
 
 
 def check_lora(lora: LoraSettings, parallel: ParallelSettings) -> None:
-    """Refuse settings of an adapter that there is none of, and shards of a model that has one."""
+    """Refuse settings of an adapter that there is none of, and shards of a quantised model below one."""
     if not lora.rank and lora != LoraSettings():
         raise UsageError(
             "`lora` is set, and lora.rank = 0 trains all weights", hint="set `lora.rank`, such as lora.rank = 16"
+        )
+    if lora.quantization:
+        try:
+            is_object = isinstance(parse_json(lora.quantization), dict)
+        except BadJson:
+            is_object = False
+        if not is_object:
+            raise UsageError(
+                "lora.quantization is not a JSON object",
+                hint='for example {"quant_method": "bitsandbytes", "load_in_4bit": true}',
+            )
+    if lora.quantization and parallel.strategy == "fsdp":
+        raise UsageError(
+            "parallel.strategy = fsdp does not go with lora.quantization",
+            details=("packed weights of 4 or 8 bits are not split into shards",),
+            hint="use `parallel.strategy = ddp`: gradients and optimizer state are of the adapter alone",
         )
 
 

@@ -96,6 +96,13 @@ class LoraSettings:
     ] = ("all-linear",)
     use_rslora: Annotated[bool, Help("rank-stabilised LoRA: scaled by alpha / √rank")] = False
     use_dora: Annotated[bool, Help("DoRA: the magnitude of each weight's columns trains apart")] = False
+    quantization: Annotated[
+        str,
+        Help(
+            "quantisation config of transformers for the frozen base model, as JSON, such as "
+            '{"quant_method": "bitsandbytes", "load_in_4bit": true}'
+        ),
+    ] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

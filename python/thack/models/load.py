@@ -119,6 +119,15 @@ def load_student(
         raise ModelError(f"student: {error.message}", details=error.details, hint=error.hint) from error
 
 
+def without_adapter(student: LanguageModel) -> LanguageModel:
+    """The frozen model below the adapter that `student` trains, without a second copy of its weights."""
+    from thack.models.hf.model import HuggingFaceModel
+    from thack.models.hf.without_adapter import WithoutAdapter
+
+    assert isinstance(student, HuggingFaceModel), "an adapter is peft's, on a model of transformers"
+    return WithoutAdapter(student)
+
+
 def _load(
     directory: Path, device: torch.device | str, dtype: torch.dtype, options: LoadSettings, facts: LoadFacts
 ) -> LanguageModel:

@@ -13,7 +13,7 @@ from thack.cache import Cache
 from thack.cache.format.together import joint_spec
 from thack.cache.format.tokenizer import read_tokenizer
 from thack.checks.combinations import check_across
-from thack.config import DistillSettings, LossSettings
+from thack.config import DistillSettings, LoadSettings, LossSettings
 from thack.config.specs import cache_paths, mixes_caches, policy_gradient
 from thack.data.compare import differences
 from thack.data.date import follow_settings
@@ -23,11 +23,13 @@ from thack.errors import MismatchError
 from thack.evaluation.references import References
 from thack.files import canonical_json, digest
 from thack.models.checkpoint import fingerprint_like
-from thack.models.load import load_model, load_student
+from thack.models.hub import locate
+from thack.models.load import load_model, load_student, without_adapter
 from thack.models.precision import FLOAT32, Precision, inference_precision
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
 from thack.runtime.progress import SILENT, Progress
+from thack.runtime.ranks import current_rank
 from thack.schema.metrics import Role
 from thack.schema.run import CacheCosts, CacheFacts, RunFacts
 from thack.schema.targets import TargetSpec
@@ -144,11 +146,14 @@ def _load(settings: DistillSettings, checkpoint: Path | None, device: torch.devi
         progress=progress,
     )
     names = {Role.TEACHER: settings.teacher, Role.ORACLE: settings.oracle, Role.JUDGE: settings.judge}
+    if shared := _shares_weights(settings):
+        progress.note("teacher: the student without its adapter, one copy of the weights")
+        del names[Role.TEACHER]
     loaded = {
         role.value: load_model(name, role=role, device=device, options=settings.load, progress=progress)
         for role, name in names.items()
         if name
-    }
+    } | ({Role.TEACHER.value: without_adapter(student)} if shared else {})
     for model in (student, *loaded.values()):
         follow_settings(model, settings.data, settings.out)
     references = References(**loaded, human=settings.human_references)
@@ -191,6 +196,19 @@ def _start(settings: DistillSettings, device: torch.device, progress: Progress) 
     if not policy.weight or settings.source.kind != "offline" or not needs_start(policy_gradient(settings.loss)):
         return None
     return load_model(settings.student, role="start", device=device, progress=progress)
+
+
+def _shares_weights(settings: DistillSettings) -> bool:
+    """Whether the teacher is the frozen model below the student's adapter, loaded alike, and whole on this rank."""
+    if not settings.lora.rank or not settings.teacher:
+        return False
+    alike = settings.load == LoadSettings(quantization=settings.lora.quantization) and settings.memory.master_weights
+    whole = current_rank().world_size == 1 or (
+        settings.parallel.strategy == "ddp" and not settings.parallel.shard_teacher
+    )
+    return (
+        alike and whole and locate(settings.teacher).directory.resolve() == locate(settings.student).directory.resolve()
+    )
 
 
 def _plain_heads(settings: LossSettings, models: Mapping[str, LanguageModel | None]) -> frozenset[str]:

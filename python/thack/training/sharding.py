@@ -144,8 +144,8 @@ def strategy(settings: ParallelSettings, student: LanguageModel) -> str:
     """`auto` shards a student that would fill more than half of this rank's GPU."""
     if settings.strategy != "auto":
         return settings.strategy
-    if student.device.type != "cuda":
-        return "ddp"
+    if student.device.type != "cuda" or not all(p.is_floating_point() for p in student.parameters()):
+        return "ddp"  # packed weights below an adapter are not split
     needed = sum(
         p.numel() * (_BYTES_PER_PARAMETER if p.requires_grad else p.element_size()) for p in student.parameters()
     )

@@ -211,6 +211,7 @@ LoraSettings
   target_modules: a list, each text = ["all-linear"]
   use_rslora: true or false = false
   use_dora: true or false = false
+  quantization: text = ""
 LossSettings
   divergence: forward_kl | reverse_kl | jsd | skewed_kl | total_variation = "forward_kl"
   beta: a number, between 0 and 1 = 0.5

@@ -27,14 +27,14 @@ from thack.config import (
     LoraSettings,
     MergeSettings,
     OptimizerSettings,
-    ParallelSettings,
     SftSettings,
 )
 from thack.data import Record
 from thack.data.stream import DataStream
 from thack.errors import MismatchError, ModelError, Preempted, UsageError
 from thack.models.batch import Batch
-from thack.models.load import load_model, load_student, new_decoder
+from thack.models.load import load_model, load_student, new_decoder, without_adapter
+from thack.runtime.progress import SILENT
 from thack.training import run_distill, run_sft
 from thack.training.checkpoint import checkpoints
 
@@ -220,8 +220,6 @@ def test_only_the_adapter_gets_gradients(world: Path) -> None:
 def test_what_does_not_combine_is_refused_by_name(
     world: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match=r"parallel\.strategy = fsdp does not go with lora\.rank = 4"):
-        check_combination(lora_settings(world, tmp_path, parallel=ParallelSettings(strategy="fsdp")))
     with pytest.raises(UsageError, match=r"lora\.rank = 0 trains all weights"):
         check_combination(lora_settings(world, tmp_path, lora=LoraSettings(alpha=8.0)))
     with pytest.raises(UsageError, match=r"lora\.rank = 4 needs a base model"):
@@ -244,3 +242,47 @@ def test_a_head_that_shares_the_embedding_gets_no_adapter(tmp_path: Path) -> Non
     new_decoder(tied, tokenizer(), 0).save(tmp_path)
     with pytest.raises(UsageError, match=r"lora\.target_modules names the head or the embedding"):
         load_student(str(tmp_path), replace(LORA, target_modules=("lm_head",)), seed=0, checkpoint=None, device="cpu")
+
+
+def test_a_teacher_that_is_the_student_without_its_adapter_shares_its_weights(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a second copy of the same model would: the same losses, with dropout in the adapter alone."""
+    data = replace(DATA, path=str(world / "prompts.jsonl"), teacher_template="give {prompt}")
+    changes = {"cache": "", "data": data, "eval_data": str(world / "prompts.jsonl"), "lora": replace(LORA, dropout=0.2)}
+    notes: list[str] = []
+    monkeypatch.setattr(type(SILENT), "note", lambda self, text: notes.append(text))
+    one = lora_settings(world, tmp_path / "one", teacher=str(world / "student"), **changes)
+    run_distill(one)
+    assert "teacher: the student without its adapter, one copy of the weights" in notes
+    shutil.copytree(world / "student", tmp_path / "copy")
+    run_distill(replace(one, out=tmp_path / "two", teacher=str(tmp_path / "copy")))
+    for ours, theirs in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        for key in ("loss", "grad_norm", "proxy/forward_kl/reference_sampled/token_mean"):
+            if key in theirs:
+                assert ours[key] == pytest.approx(theirs[key], rel=2e-3, abs=1e-7), (ours["step"], key)
+    facts = [json.loads((tmp_path / name / "manifest.json").read_text())["facts"] for name in ("one", "two")]
+    assert facts[0]["models"] == facts[1]["models"]
+    assert facts[0]["parameters"] == facts[1]["parameters"]
+    with monkeypatch.context() as patch:
+        signal_at(patch, 2)
+        with pytest.raises(Preempted):
+            run_distill(replace(one, out=tmp_path / "stopped"))
+    run_distill(replace(one, out=tmp_path / "stopped"))
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "one")
+
+
+def test_no_second_copy_of_a_weight_is_made(world: Path) -> None:
+    student = load_student(str(world / "student"), LORA, seed=0, checkpoint=None, device="cpu")
+    teacher = without_adapter(student)
+    own = {p.data_ptr() for p in student.parameters()}
+    assert all(p.data_ptr() in own and not p.requires_grad for p in teacher.parameters())
+    batch = Batch.of(sequences(3))
+    with torch.no_grad():
+        for parameter in student.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+        student.train()
+        expected_NV = load_model(world / "student")(batch)
+        torch.testing.assert_close(teacher(batch), expected_NV, rtol=1e-4, atol=1e-5)
+        assert student.training and not torch.allclose(student(batch), expected_NV, atol=1e-3)

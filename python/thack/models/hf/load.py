@@ -78,7 +78,7 @@ def load_with_adapter(
     device: torch.device | str,
     facts: LoadFacts,
 ) -> HuggingFaceModel:
-    """A frozen base model in float32 with an adapter that trains: the one in `saved`, or a new one.
+    """A frozen base model, in float32 or quantised, with an adapter that trains: the one in `saved`, or a new one.
 
     Raises:
         UsageError: the directory holds an adapter of its own.
@@ -89,12 +89,20 @@ def load_with_adapter(
             f"lora.rank = {settings.rank} does not go with {directory}, which holds an adapter of its own",
             hint="merge that one first (thack merge), and train on the result",
         )
-    base = load(directory, device=device, dtype=torch.float32, facts=facts)
+    base = load(directory, device=device, dtype=torch.float32, options=_of_base(settings, device), facts=facts)
     below = BaseFacts(origin=facts.origin, fingerprint=base.fingerprint())
     base.release()
     source = Source(directory=directory, origin=facts.origin)
     network = adapters.attach(base.model, settings, base=source, seed=seed, saved=saved)
     return HuggingFaceModel(network, base.tokenizer, replace(base.facts, base=below)).to(device).eval()
+
+
+def _of_base(settings: LoraSettings, device: torch.device | str) -> LoadSettings:
+    """How the frozen model below an adapter is loaded. What is quantised is put on its device as it is read."""
+    if not settings.quantization:
+        return LoadSettings()
+    on_a_gpu = torch.device(device).type != "cpu"
+    return LoadSettings(quantization=settings.quantization, device_map=str(device) if on_a_gpu else "")
 
 
 def _tokenizer(directory: Path, base: Path) -> Tokenizer:
