@@ -2,19 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use super::{DecodeError, DenseLayout, LayoutError, SampledLayout, SampledRowMut, TopKLayout, TopKRowMut};
+use super::{
+    DecodeError, DenseLayout, LayoutError, ProjectedLayout, SampledLayout, SampledRowMut, TopKLayout,
+    TopKRowMut,
+};
 
 /// No vocabulary is larger, and no record keeps more ids: bounds what a reader allocates.
 const MAX_VOCABULARY: u64 = 1 << 24;
 const MAX_IDS: u64 = 1 << 16;
 const MAX_TEMPERATURES: usize = 16;
 
-/// One of the three kinds of record.
+/// One of the four kinds of record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     Dense(DenseLayout),
     TopK(TopKLayout),
     Sampled(SampledLayout),
+    Projected(ProjectedLayout),
 }
 
 impl Layout {
@@ -31,6 +35,15 @@ impl Layout {
         match text("kind") {
             "dense" => Ok(Self::Dense(DenseLayout::new(vocab_size as u32))),
             "sampled" => Ok(Self::Sampled(SampledLayout::new(k()?, vocab_size as u32))),
+            "projected" => {
+                let width = number("k", 1, MAX_IDS)? as usize;
+                let bits = match text("value_bits") {
+                    "16" => 16,
+                    "8" => 8,
+                    _ => return Err(bad("value_bits")),
+                };
+                Ok(Self::Projected(ProjectedLayout::new(width, vocab_size as u32, bits)))
+            }
             "top-k" => {
                 let has_tail = match text("tail") {
                     // An estimate is stored like an exact tail; its name tells them apart.
@@ -53,6 +66,7 @@ impl Layout {
             Self::Dense(layout) => layout.stride(),
             Self::TopK(layout) => layout.stride(),
             Self::Sampled(layout) => layout.stride(),
+            Self::Projected(layout) => layout.stride(),
         }
     }
 
@@ -63,6 +77,7 @@ impl Layout {
             Self::Dense(layout) => layout.vocab_size(),
             Self::TopK(layout) => layout.vocab_size(),
             Self::Sampled(layout) => layout.vocab_size(),
+            Self::Projected(layout) => layout.vocab_size(),
         }
     }
 
@@ -73,6 +88,7 @@ impl Layout {
             Self::Dense(layout) => (0, layout.vocab_size() as usize),
             Self::TopK(layout) => (layout.k(), layout.k() + layout.num_temperatures()),
             Self::Sampled(layout) => (layout.k(), layout.k()),
+            Self::Projected(layout) => (0, layout.width()),
         };
         Decoder { layout: *self, ids: vec![0; ids], codes: vec![0; ids], values: vec![0.0; values] }
     }
@@ -102,6 +118,7 @@ impl Decoder {
         let (ids, codes) = (&mut self.ids[..], &mut self.codes[..]);
         match &self.layout {
             Layout::Dense(layout) => layout.decode(record, &mut self.values),
+            Layout::Projected(layout) => layout.decode(record, &mut self.values).map(|_| ()),
             Layout::TopK(layout) => {
                 let (log_probs, log_tail_at) = self.values.split_at_mut(layout.k());
                 layout.decode(record, codes, TopKRowMut { ids, log_probs, log_tail: &mut 0.0, log_tail_at })

@@ -11,6 +11,7 @@
 //! | dense | V × f32 log-probabilities, unchanged |
 //! | top-k | f16 top, f16 range, f16 log-tail, f16 log-tail per temperature, K quantised log-probs, K ids |
 //! | sampled | τ and largest weight in 15 bits, entropy in 14, K × 4-bit weights, K ids |
+//! | projected | f32 entropy, f32 scale, d numbers of a projection of p in f16 or FP8 |
 //!
 //! Beside each record a shard holds the log-probability of the realised token in 16 bits ([`realised`]).
 
@@ -33,6 +34,7 @@ mod error;
 mod ids;
 mod layout;
 mod minifloat;
+mod projected;
 pub mod realised;
 mod rows;
 mod sampled;
@@ -45,6 +47,7 @@ pub use dither::Dither;
 pub use error::{DecodeError, EncodeError, LayoutError};
 pub use ids::IdLayout;
 pub use layout::{Decoder, Layout};
+pub use projected::ProjectedLayout;
 pub use rows::{At, SampledRows, SampledRowsMut, TopKRows, TopKRowsMut};
 pub use sampled::{SampledLayout, SampledRow, SampledRowMut};
 pub use shape::{TopKRow, TopKRowMut};

@@ -1,8 +1,8 @@
 //! Many rows at once, as they come from arrays of the caller: ids as i32, one row after the other.
 
 use super::{
-    DecodeError, DenseLayout, Dither, EncodeError, SampledLayout, SampledRow, SampledRowMut, TopKLayout,
-    TopKRow, TopKRowMut,
+    DecodeError, DenseLayout, Dither, EncodeError, ProjectedLayout, SampledLayout, SampledRow, SampledRowMut,
+    TopKLayout, TopKRow, TopKRowMut,
 };
 
 /// Top-k rows to write.
@@ -152,6 +152,38 @@ impl SampledLayout {
             };
             self.decode(record, &mut codes, row).map_err(|error| (n, error))?;
             put_ids(&ids, &mut rows.ids[n * k..][..k]);
+        }
+        Ok(())
+    }
+}
+
+impl ProjectedLayout {
+    /// Writes rows of `[N, d]` numbers.
+    pub fn encode_rows(
+        &self,
+        entropies: &[f32],
+        numbers: &[f32],
+        records: &mut [u8],
+    ) -> Result<(), At<EncodeError>> {
+        let rows = entropies.iter().zip(numbers.chunks_exact(self.width()));
+        for (n, ((&entropy, numbers), record)) in
+            rows.zip(records.chunks_exact_mut(self.stride())).enumerate()
+        {
+            self.encode(entropy, numbers, record).map_err(|error| (n, error))?;
+        }
+        Ok(())
+    }
+
+    /// Reads rows.
+    pub fn decode_rows(
+        &self,
+        records: &[u8],
+        entropies: &mut [f32],
+        numbers: &mut [f32],
+    ) -> Result<(), At<DecodeError>> {
+        let rows = entropies.iter_mut().zip(numbers.chunks_exact_mut(self.width()));
+        for (n, ((entropy, numbers), record)) in rows.zip(records.chunks_exact(self.stride())).enumerate() {
+            *entropy = self.decode(record, numbers).map_err(|error| (n, error))?;
         }
         Ok(())
     }

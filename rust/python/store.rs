@@ -169,6 +169,41 @@ impl RecordLayout {
         };
         released(py, || layout.decode_rows(records, rows).map_err(unreadable))
     }
+
+    /// `numbers` is f32 [N, d].
+    fn encode_projected(
+        &self,
+        py: Python<'_>,
+        entropies: PyBuffer<f32>,
+        numbers: PyBuffer<f32>,
+    ) -> PyResult<Py<PyByteArray>> {
+        let Layout::Projected(layout) = self.0 else { return Err(wrong_kind("projected")) };
+        let rows = entropies.item_count();
+        expect(&numbers, rows * layout.width())?;
+        let (entropies, numbers) = (slice(&entropies)?, slice(&numbers)?);
+        let records = released(py, || {
+            let mut records = vec![0; rows * layout.stride()];
+            layout.encode_rows(entropies, numbers, &mut records).map_err(unwritable)?;
+            Ok(records)
+        })?;
+        Ok(PyByteArray::new(py, &records).unbind())
+    }
+
+    fn decode_projected(
+        &self,
+        py: Python<'_>,
+        records: PyBuffer<u8>,
+        mut entropies: PyBuffer<f32>,
+        mut numbers: PyBuffer<f32>,
+    ) -> PyResult<()> {
+        let Layout::Projected(layout) = self.0 else { return Err(wrong_kind("projected")) };
+        let records = slice(&records)?;
+        let rows = records.len() / layout.stride();
+        expect(&entropies, rows)?;
+        expect(&numbers, rows * layout.width())?;
+        let (entropies, numbers) = (slice_mut(&mut entropies)?, slice_mut(&mut numbers)?);
+        released(py, || layout.decode_rows(records, entropies, numbers).map_err(unreadable))
+    }
 }
 
 /// A shard being written. Dropped without `finish`, it removes its temporary file.

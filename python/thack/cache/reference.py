@@ -22,8 +22,8 @@ _DTYPES = {"U8": "u1", "U16": "<u2", "I32": "<i4", "U32": "<u4", "I64": "<i8"}
 class ReferenceShard(NamedTuple):
     """One shard: metadata, tensors as they are stored, and the decoded records.
 
-    `targets` has log_probs; or ids, log_probs, log_tail and log_tail_at; or ids, weights, counts, tau and entropy. In
-    format 1.1 also realised: float32 log p of each response token.
+    `targets` has log_probs; or ids, log_probs, log_tail and log_tail_at; or ids, weights, counts, tau and entropy; or
+    mean and entropy. In format 1.1 also realised: float32 log p of each response token.
     """
 
     metadata: Mapping[str, str]
@@ -75,6 +75,8 @@ def decode_reference(records: np.ndarray, metadata: Mapping[str, str]) -> dict[s
         checks.check_numbers(dense := {"log_probs": records.copy().view("<f4")})
         return dense
     k = int(metadata["k"])
+    if metadata["kind"] == "projected":
+        return _projected(records, int(metadata["value_bits"]))
     bits = np.unpackbits(records, axis=1, bitorder="little")
     if metadata["kind"] == "sampled":
         return _sampled(bits, k, vocab)
@@ -91,6 +93,18 @@ def decode_reference(records: np.ndarray, metadata: Mapping[str, str]) -> dict[s
     checks.check_ids(found["ids"], vocab, repeats=False)
     checks.check_numbers(found)
     return found
+
+
+def _projected(records: np.ndarray, bits: int) -> dict[str, np.ndarray]:
+    numbers, codes = records[:, :8].copy().view("<f4"), records[:, 8:].copy()
+    shares = codes.view("<f2").astype(np.float32) if bits == 16 else _e4m3(codes) / np.float32(448)
+    return {"mean": shares * numbers[:, 1:], "entropy": numbers[:, 0]}
+
+
+def _e4m3(codes: np.ndarray) -> np.ndarray:
+    exponent, mantissa = (codes >> 3 & 15).astype(np.int32), (codes & 7).astype(np.float32)
+    size = np.where(exponent == 0, mantissa / 512, np.ldexp(1 + mantissa / 8, exponent - 7))
+    return np.where(codes & 128, -size, size).astype(np.float32)
 
 
 def _sampled(bits: np.ndarray, k: int, vocab: int) -> dict[str, np.ndarray]:

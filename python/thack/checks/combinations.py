@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from thack.checks.frozen_head import check_frozen_head
 from thack.checks.losses import check_mix, check_mix_defined, check_policy
 from thack.config import DistillSettings, LoraSettings, ParallelSettings, TargetSettings
 from thack.config.specs import cache_paths, loss_terms, mixes_caches, target_spec
@@ -39,6 +40,7 @@ def check_combination(settings: DistillSettings) -> None:
     check_policy(settings)
     check_target(target_spec(settings.target), loss_terms(settings.loss), has_responses=kind == "offline")
     if not settings.cache:
+        check_frozen_head(settings, target_spec(settings.target))
         check_mix_defined(settings.loss, target_spec(settings.target))
     if not settings.cache and not settings.data.path:
         raise UsageError("distilling without a cache needs prompts", hint="set `data.path` to a file of prompts")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from thack.cache.format.plan import read_plan
 from thack.checks.combinations import check_combination, check_lora
+from thack.checks.frozen_head import check_frozen_head, check_projected
 from thack.checks.inputs import check_caches, check_data, check_eval_data, check_model
 from thack.config import (
     CacheSettings,
@@ -81,9 +82,11 @@ def check_capture(settings: CacheSettings, *, writes: bool = True) -> CacheSetti
             f"samples = {settings.samples} needs generate = true",
             hint="several responses per prompt are either generated or given in the data",
         )
+    check_projected(settings)
     if writes:
         check_output(settings.out.expanduser(), "cache")
     _check_models([settings.teacher], settings.load)
+    _check_models([settings.student])
     check_data(settings.data)
     return settings
 
@@ -97,7 +100,8 @@ def check_distill(settings: DistillSettings) -> DistillSettings:
     _check_models([settings.student])
     _check_models([settings.teacher, settings.oracle, settings.judge], settings.load)
     if settings.cache:
-        check_caches(cache_paths(settings), settings.loss, mixed=mixes_caches(settings))
+        spec = check_caches(cache_paths(settings), settings.loss, mixed=mixes_caches(settings))
+        check_frozen_head(settings, spec)
     if settings.data.path:
         check_data(settings.data)
     if settings.eval_data:

@@ -17,7 +17,7 @@ from thack.data.rows import BadLine, read_rows
 from thack.errors import DataError, UsageError
 from thack.models.directory import base_of, holds_adapter, read_config, require_safetensors
 from thack.models.hub import locate
-from thack.schema.targets import check_defined
+from thack.schema.targets import TargetSpec, check_defined
 
 
 def check_model(name: str, load: LoadSettings | None = None) -> None:
@@ -84,8 +84,11 @@ def check_eval_data(settings: DataSettings, path: str) -> None:
         )
 
 
-def check_caches(directories: Sequence[Path], loss: LossSettings, *, mixed: bool) -> None:
+def check_caches(directories: Sequence[Path], loss: LossSettings, *, mixed: bool) -> TargetSpec:
     """Refuse directories that are no caches or do not go together, and a loss that their targets do not define.
+
+    Returns:
+        What a batch from them keeps of a distribution.
 
     Raises:
         CacheError: one is no cache, or its plan is damaged.
@@ -100,3 +103,4 @@ def check_caches(directories: Sequence[Path], loss: LossSettings, *, mixed: bool
     for term in loss_terms(loss):
         if term.divergence is not None:
             check_defined(spec, term.divergence)
+    return spec

@@ -22,6 +22,7 @@ Directory = Annotated[Path, typer.Argument(help="Directory of the cache.", show_
 
 PROBE_FLAGS = (
     Flag(key="teacher"),
+    Flag(key="student"),
     Flag(key="data.path", name="data"),
     Flag(key="data.prompt_key"),
     Flag(key="data.response_key"),
@@ -42,6 +43,7 @@ HIDDEN_FLAGS = (
     Flag(key="top_k", implies={"kind": "top-k"}),
     Flag(key="temperatures"),
     Flag(key="sampled", implies={"kind": "sampled"}),
+    Flag(key="student", implies={"kind": "projected"}),
     Flag(key="data.limit"),
     Flag(key="batch_size"),
     Flag(key="seed"),
@@ -157,15 +159,16 @@ def probe(call: Call[CacheSettings]) -> None:
 
 def _show_probe(found: ProbeResult, *, sizing: bool) -> None:
     table = Table(box=None, pad_edge=False)
-    for name in ("kind", "ids", "retained mass", "KL lost", "bytes/token", "this corpus", ""):
+    for name in ("kind", "ids", "retained mass", "KL lost", "gradient error", "bytes/token", "this corpus", ""):
         table.add_column(name, justify="left" if name in ("kind", "") else "right")
     chosen = found.recommended
     for row in found.rows:
         best = (row.kind, row.ids) == (chosen.kind, chosen.ids)
         kl = "unbiased" if row.kind == "sampled" else number(row.kl_lost)
+        moved = number(row.gradient_error) if found.hard_gradient_error else "–"
         size = byte_size(row.corpus_gb * 1e9)
         mark = f"← recommended for {found.epochs} epoch{'s' if found.epochs > 1 else ''}" if best else ""
-        cells = (row.kind, count(row.ids), number(row.retained_mass), kl, count(row.bytes_per_token), size)
+        cells = (row.kind, count(row.ids), number(row.retained_mass), kl, moved, count(row.bytes_per_token), size)
         table.add_row(*cells, mark, style="bold" if best else None)
     stdout().print(table)
     stdout().print(f"{chosen.why} · measured on {count(found.sampled_tokens)} tokens")
@@ -173,6 +176,11 @@ def _show_probe(found: ProbeResult, *, sizing: bool) -> None:
         stdout().print(
             "KL lost: nats per token that tell the ids of the tail apart; top-k keeps their mass as one number."
             f" Without the tail it would be {', '.join(dropped)}"
+        )
+    if found.hard_gradient_error:
+        stdout().print(
+            f"gradient error: how far a record moves the student's gradient, ‖Wᵀp̂ − Wᵀp‖ a token, through the"
+            f" {found.head}'s head; the response token alone: {number(found.hard_gradient_error)}"
         )
     if sizing:
         _show_sizing(found)

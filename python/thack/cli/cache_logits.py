@@ -30,6 +30,7 @@ FLAGS = (
     Flag(key="top_k", implies={"kind": "top-k"}),
     Flag(key="temperatures"),
     Flag(key="sampled", implies={"kind": "sampled"}),
+    Flag(key="student", implies={"kind": "projected"}),
     Flag(key="data.limit"),
     Flag(key="generate"),
     Flag(key="samples"),

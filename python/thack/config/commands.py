@@ -32,7 +32,7 @@ from thack.config.training import (
     TargetSettings,
 )
 from thack.schema.fields import Above, AtLeast, Between, Each, Help
-from thack.schema.targets import CachedKind
+from thack.schema.targets import CachedKind, ProjectedFormat
 
 Run = Annotated[Path, Help("directory of the run; the same command resumes it")]
 Judge = Annotated[
@@ -156,6 +156,12 @@ class CacheSettings:
     sampled: Annotated[
         int, AtLeast(1), Help("sampled: ids drawn per token, with weights whose expectation is the teacher")
     ] = 16
+    student: Annotated[
+        str, Help("projected: directory of the student, whose head is to stay frozen; `cache probe` measures by it too")
+    ] = ""
+    projected: Annotated[
+        ProjectedFormat, Help("projected: number format of the stored vector; float8 has a scale for each token")
+    ] = "float16"
     temperatures: Annotated[
         tuple[float, ...], Each(Above(0)), Help("top-k: also store the log of the tail mass at these temperatures")
     ] = ()

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import cast
 
 from thack.config import CacheSettings, DistillSettings, LossSettings, TargetSettings
-from thack.errors import UndefinedLoss
+from thack.errors import UndefinedLoss, UsageError
 from thack.schema.policy import PolicyGradient
 from thack.schema.targets import CachedKind, Divergence, DivergenceKind, LossTerm, TargetSpec
 
 
-def target_spec(settings: CacheSettings | TargetSettings) -> TargetSpec:
+def target_spec(settings: CacheSettings | TargetSettings, head_width: int = 1) -> TargetSpec:
     """What the settings of a cache, or of a live teacher's target, keep of each distribution.
+
+    Args:
+        settings: of one of them.
+        head_width: hidden width of the student, which is the number of values of a projected target.
 
     Raises:
         UsageError: a combination that cannot be made.
@@ -21,7 +25,7 @@ def target_spec(settings: CacheSettings | TargetSettings) -> TargetSpec:
     if isinstance(settings, TargetSettings):
         return TargetSpec(
             kind=settings.kind,
-            k=0 if settings.kind == "dense" else settings.k,
+            k=0 if settings.kind == "dense" else head_width if settings.kind == "projected" else settings.k,
             live=True,
             redraw=settings.redraw,
             tail_draws=settings.tail_draws,
@@ -29,6 +33,9 @@ def target_spec(settings: CacheSettings | TargetSettings) -> TargetSpec:
         )
     if settings.kind == "dense":
         return TargetSpec()
+    if settings.kind == "projected":
+        bits = 16 if settings.projected == "float16" else 8
+        return TargetSpec(kind="projected", k=head_width, value_bits=bits)
     k = settings.top_k if settings.kind == "top-k" else settings.sampled
     temperatures = tuple(sorted({float(t) for t in settings.temperatures} - {1.0}))
     return TargetSpec(kind=settings.kind, k=k, temperatures=temperatures)
@@ -56,6 +63,11 @@ def target_settings(spec: TargetSpec) -> TargetSettings:
 
 def cache_settings(settings: CacheSettings, spec: TargetSpec) -> CacheSettings:
     """`settings` with what `spec` keeps; `spec` is one that a cache holds."""
+    if spec.kind == "projected":
+        raise UsageError(
+            f"{spec}: a projected cache is of one student's head, which a word does not name",
+            hint="use `kind = projected` with `student`",
+        )
     kind = cast(CachedKind, spec.kind)
     settings = replace(settings, kind=kind, temperatures=spec.temperatures)
     if kind == "dense":

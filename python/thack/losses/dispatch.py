@@ -9,13 +9,14 @@ from torch import Tensor
 
 from thack.config import LossSettings
 from thack.config.specs import loss_terms
+from thack.errors import UndefinedLoss
 from thack.losses.cells import cell_divergence_
 from thack.losses.dense import dense_divergence
 from thack.losses.rows import Sides, cross_entropy_, policy_, sides_of
 from thack.losses.sparse import rowwise, sparse_divergence
 from thack.schema.targets import Divergence, LossTerm
 from thack.targets.cells import CellTarget
-from thack.targets.types import DenseTarget, Target
+from thack.targets.types import DenseTarget, FrozenHeadTarget, Target
 
 
 def divergence(student_logits_NV: Tensor, target: Target | CellTarget, divergence: Divergence) -> Tensor:
@@ -38,6 +39,11 @@ def divergence(student_logits_NV: Tensor, target: Target | CellTarget, divergenc
         >>> round(float(divergence(torch.zeros(1, 2), target, Divergence(kind="jsd"))), 6)
         0.0
     """
+    if isinstance(target, FrozenHeadTarget):
+        raise UndefinedLoss(
+            "a projected target is compared with hidden states, not with logits",
+            hint="use `loss.fused = auto`, which computes the loss together with the head",
+        )
     if isinstance(target, DenseTarget):
         return dense_divergence(student_logits_NV, target.log_probs_NV, divergence)
     if isinstance(target, CellTarget):

@@ -13,7 +13,7 @@ chunk and is never repeated in the backward. Chunks smaller than H make the dW p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,12 +23,15 @@ from torch.autograd.function import once_differentiable
 from thack._torch_private import single_precision_product_
 from thack.config import LossSettings
 from thack.config.specs import loss_terms
+from thack.errors import MismatchError, UndefinedLoss
+from thack.losses.frozen_head import linear_part
 from thack.losses.rows import Sides, replace_by_gradient, sides_of
+from thack.losses.tally import Tally
 from thack.models.native.functions import round_rows, rounded
-from thack.schema.targets import LossTerm
+from thack.schema.targets import LossTerm, TargetSpec, check_defined
 from thack.targets.cells import CellTarget
 from thack.targets.projected import ProjectedTeacher, Projection
-from thack.targets.types import Target
+from thack.targets.types import FrozenHeadTarget, Target
 
 _CHUNK_ELEMENTS = 1 << 24
 
@@ -86,7 +89,30 @@ def fused_divergence(
         chunk=chunk or chunk_tokens(hidden_NH.shape[1], len(head.weight_VH)),
     )
     total: Tensor = _Fused.apply(hidden_NH, head.weight_VH, head.bias_V, work)
-    return total
+    return total if not isinstance(target, FrozenHeadTarget) else total + _linear(hidden_NH, target, work)
+
+
+def _linear(hidden_NH: Tensor, target: FrozenHeadTarget, work: HeadLoss) -> Tensor:
+    """The part of forward KL that does not pass through the logits, with the weights of its term and its tokens."""
+    head = work.head
+    if head.weight_VH.requires_grad or head.bias_V is not None or head.softcap is not None:
+        raise UndefinedLoss(
+            "a projected target needs a frozen head without bias or bound",
+            hint="set `lora.rank`, which trains an adapter below the head",
+        )
+    if target.vocab_size != work.width:
+        raise MismatchError(
+            "the projected target is of other ids than are compared",
+            details=(f"target   {target.vocab_size:,}", f"student  {work.width:,}"),
+        )
+    weight = sum(term.weight for term in work.terms if term.divergence is not None)
+    for term in work.terms:
+        if term.divergence is not None:
+            check_defined(TargetSpec(kind="projected", k=target.mean_NH.shape[1], value_bits=16), term.divergence)
+    loss_N = weight * linear_part(hidden_NH, target, head.scale)
+    hard_N = replace(work.sides, tally=Tally()).hard_share(target, work.labels_N)  # counted with the logits already
+    loss_N = loss_N if hard_N is None else loss_N * (1 - hard_N)
+    return (loss_N if work.weights_N is None else loss_N * work.weights_N).sum()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from thack.config.training import MixKind
 from thack.kernels import SparseRows
 from thack.losses.cells import cell_divergence_
 from thack.losses.dense import value_and_gradient
+from thack.losses.frozen_head import log_sum_exp_
 from thack.losses.mix import hard_share
 from thack.losses.policy import ON_POLICY, Behaviour, count, floored, policy_loss
 from thack.losses.sparse import at_temperature, check_defined, has_kernel
@@ -27,7 +28,7 @@ from thack.schema.policy import PolicyGradient
 from thack.schema.targets import Divergence, LossTerm
 from thack.targets.cells import CellTarget
 from thack.targets.realised import realised_log_probs
-from thack.targets.types import DenseTarget, SparseTarget, Target
+from thack.targets.types import DenseTarget, FrozenHeadTarget, SparseTarget, Target
 
 _FORWARD_KL = Divergence()
 
@@ -158,6 +159,8 @@ def _term(term: LossTerm, target: Target | CellTarget | None, labels_C: Tensor, 
         apply_ = partial(policy_, target=target, labels_C=labels_C, policy=term.policy, sides=sides)
         return Term(term.weight, apply_)
     assert term.divergence is not None
+    if isinstance(target, FrozenHeadTarget):
+        return Term(term.weight, log_sum_exp_)  # the part that is linear in the hidden states: `losses.fused`
     if isinstance(target, DenseTarget):
         return Term(term.weight, partial(_dense_, target=target, divergence=term.divergence))
     if isinstance(target, CellTarget):

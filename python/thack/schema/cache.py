@@ -19,6 +19,7 @@ class Fingerprints:
     tokenizer: str
     data: str  # of the token ids, their order and the names of the prompts
     settings: str  # of those that change what is stored
+    head: str = ""  # of the head that projected records are of; empty, and not written: they are of none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from thack.schema import document
 from thack.schema.targets import CachedKind
@@ -47,7 +48,7 @@ class TargetCost:
 
     Args:
         kind: of the target.
-        ids: K, or V for a dense target.
+        ids: K, or V for a dense target, or the numbers of a projected one.
         retained_mass: probability of the kept ids; 1 for an unbiased sample.
         tail_mass: probability of all other ids.
         kl_lost: Σ_{v∉S} p_v log(p_v / even share of the tail mass): what tells the ids of the tail apart, and is lost
@@ -55,6 +56,7 @@ class TargetCost:
         kl_renormalised: KL(p ‖ p restricted to the kept ids and renormalised) = −log(retained mass), which is lost
             where the tail is dropped.
         noise: mean squared error Σ_v E(w_v − p_v)² of one unbiased sample.
+        gradient_error: ‖Wᵀp̂ − Wᵀp‖ of what the record says, p̂, through a head W: how far it moves a student's gradient.
         bytes_per_token: of one record.
         corpus_gb: size of the whole cache, in 10⁹ bytes.
     """
@@ -66,6 +68,7 @@ class TargetCost:
     kl_lost: float = 0.0
     kl_renormalised: float = 0.0
     noise: float = 0.0
+    gradient_error: float = 0.0
     bytes_per_token: int
     corpus_gb: float
 
@@ -120,6 +123,8 @@ class ProbeResult:
         sizing: each kind of target, for the whole corpus.
         processes_per_node: teachers that one node is taken to run.
         student_tokens_per_s: response tokens per second that one GPU in training is taken to use.
+        hard_gradient_error: ‖W_y − Wᵀp‖ of the response token y alone, as supervised fine-tuning has it.
+        head: whose head W is.
     """
 
     sampled_sequences: int
@@ -133,6 +138,8 @@ class ProbeResult:
     sizing: tuple[CorpusSize, ...]
     processes_per_node: int
     student_tokens_per_s: int
+    hard_gradient_error: float = 0.0
+    head: Literal["teacher", "student"] = "teacher"
 
     def dump(self) -> dict[str, object]:
         """Plain values, for JSON."""

@@ -13,6 +13,7 @@ The words of the axis `target`:
     live/mixed:16+4                      top-k; the tail by 4 unbiased draws
     live/mixed:16+prior+4                half the tail by each; +prior=0.3 is another share of the prior
     live/sampled:16+redraw               fixed responses with new draws in every epoch: what no cache can do
+    projected:2048                       the mean row of a student's frozen head, of that many numbers
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from typing import Literal, get_args
 from thack.errors import UndefinedLoss, UsageError
 from thack.schema.policy import PolicyGradient
 
-CachedKind = Literal["dense", "top-k", "sampled"]
-TargetKind = Literal["dense", "top-k", "renormalised", "sampled", "multinomial", "mixed"]
+CachedKind = Literal["dense", "top-k", "sampled", "projected"]
+TargetKind = Literal["dense", "top-k", "renormalised", "sampled", "multinomial", "mixed", "projected"]
+ProjectedFormat = Literal["float16", "float8"]
 Tail = Literal["exact", "estimated", "processed", "none"]
 DivergenceKind = Literal["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation"]
 
@@ -38,7 +40,7 @@ DEFAULT_PARAMETERS: Mapping[str, float] = MappingProxyType({"jsd": 0.5, "skewed_
 _CACHED = get_args(CachedKind)
 _DRAWN = ("sampled", "multinomial", "mixed")
 _WORD = re.compile(
-    r"(?P<kind>top-k|renormalised|sampled|multinomial|mixed):(?P<k>[1-9]\d*)"
+    r"(?P<kind>top-k|renormalised|sampled|multinomial|mixed|projected):(?P<k>[1-9]\d*)"
     r"(?P<prior>\+prior(=(?P<share>[\d.e-]+))?)?(\+(?P<draws>[1-9]\d*))?(?P<redraw>\+redraw)?"
 )
 _WORDS = "live, dense, top-k:64, sampled:4, live/renormalised:16, live/mixed:16+prior"
@@ -52,14 +54,14 @@ class TargetSpec:
     Args:
         kind: dense: all of it; top-k: the k most likely ids and the tail mass; renormalised: top-k scaled to a sum
             of 1; sampled: k ids by threshold sampling; multinomial: k independent draws; mixed: top-k, the tail
-            spread by draws and a prior.
-        k: ids kept per token; 0 if dense.
-        live: computed by a live teacher; False: read from a cache (dense, top-k and sampled only).
+            spread by draws and a prior; projected: Wᵀp of a student's frozen head W, and the entropy.
+        k: ids kept per token; 0 if dense; projected: numbers of Wᵀp, the student's hidden width.
+        live: computed by a live teacher; False: read from a cache (dense, top-k, sampled and projected only).
         redraw: drawn again in every epoch, where the responses stay the same (live and drawn kinds only).
         tail_draws: mixed: unbiased draws from the tail.
         tail_prior: mixed: share of the tail's mass that follows the mean tail of the training data, in [0, 1].
         temperatures: top-k: further temperatures at which the log of the tail mass is stored, 0.05 to 100.
-        value_bits: top-k: bits of a stored log-probability.
+        value_bits: top-k: bits of a stored log-probability; projected: of a stored number, 16 or 8.
         tail: top-k: whether the tail mass is exact, estimated as 1 − Σ of the kept, the same of log-probabilities that
             a server had processed (temperature, top-p, masks), or absent (imports).
 
@@ -91,6 +93,8 @@ class TargetSpec:
             raise UsageError(f"no cache holds {self.label}", hint="use a live teacher")
         if self.redraw and self.kind not in _DRAWN:
             raise UsageError(f"redraw: a {self.kind} target draws nothing")
+        if self.kind == "projected" and not self.live and self.value_bits not in (16, 8):
+            raise UsageError(f"value_bits = {self.value_bits}: projected numbers take 16 or 8")
         self._check_temperatures()
         self._check_tail()
 
@@ -141,6 +145,7 @@ class TargetSpec:
                 redraw=bool(found["redraw"]),
                 tail_draws=draws,
                 tail_prior=share,
+                value_bits=16 if found["kind"] == "projected" else 8,
             )
         except ValueError as error:
             hint = error.hint if isinstance(error, UsageError) else None
@@ -172,6 +177,7 @@ class TargetSpec:
                 "sampled": f"{self.k} sampled ids",
                 "multinomial": f"{self.k} multinomial draws",
                 "mixed": f"top-{self.k}",
+                "projected": f"exact, through a frozen head of {self.k} numbers",
             }[self.kind]
         ]
         parts += ["shared tail prior"] if self.tail_prior else []
@@ -335,6 +341,12 @@ def check_defined(spec: TargetSpec, divergence: Divergence) -> None:
         _check_unbiased(spec, divergence)
     if spec.kind in ("top-k", "renormalised"):
         _check_truncated(spec, divergence)
+    if spec.kind == "projected" and (divergence.kind != "forward_kl" or divergence.temperature != 1):
+        raise UndefinedLoss(
+            f"{divergence} is not defined on projected targets",
+            details=("Wᵀp gives the expected logit alone, and only forward KL at temperature 1 is linear in p",),
+            hint="use `loss.divergence = forward_kl` and `loss.temperature = 1`, or another kind of target",
+        )
 
 
 def _check_unbiased(spec: TargetSpec, divergence: Divergence) -> None:

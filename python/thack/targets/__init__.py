@@ -2,10 +2,11 @@
 
 from thack.targets.projected import ProjectedTeacher, Projection
 from thack.targets.select import select
-from thack.targets.types import DenseTarget, SampledTarget, SparseTarget, Target, TopKTarget
+from thack.targets.types import DenseTarget, FrozenHeadTarget, SampledTarget, SparseTarget, Target, TopKTarget
 
 __all__ = [
     "DenseTarget",
+    "FrozenHeadTarget",
     "ProjectedTeacher",
     "Projection",
     "SampledTarget",

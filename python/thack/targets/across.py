@@ -30,7 +30,7 @@ from torch import Tensor
 from thack.cross_tokenizer import Alignment, Cells
 from thack.schema.preflight import CellShares
 from thack.targets.cells import CellTarget, StudentCells
-from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
+from thack.targets.types import DenseTarget, FrozenHeadTarget, SampledTarget, Target, TopKTarget
 
 CellVariant = Literal["cell", "cell-next"]
 _TESTED = 1e-5  # dense rows: pairs of ids with less mass than this are not tested
@@ -117,6 +117,7 @@ class CellCarrier:
         Returns:
             On the device of `teacher`.
         """
+        assert not isinstance(teacher, FrozenHeadTarget), "of a head whose ids are the teacher's"
         rows = _Rows.of(responses)
         counts = CellCounts() if counts is None else counts
         if isinstance(teacher, DenseTarget):
@@ -264,6 +265,7 @@ def _kept(teacher: TopKTarget | SampledTarget) -> tuple[np.ndarray, np.ndarray]:
 
 def _next_rows(teacher: Target, rows_U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Kept ids and masses of these rows; of a dense target, the most likely ones."""
+    assert not isinstance(teacher, FrozenHeadTarget), "of a head whose ids are the teacher's"
     if not isinstance(teacher, DenseTarget):
         ids_NK, mass_NK = _kept(teacher)
         return ids_NK[rows_U], mass_NK[rows_U]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from thack.errors import MismatchError
-from thack.targets.types import DenseTarget, Target
+from thack.targets.types import DenseTarget, FrozenHeadTarget, Target
 
 
 def crop(target: Target, width: int) -> Target:
@@ -27,6 +27,12 @@ def crop(target: Target, width: int) -> Target:
         if realised_N is not None:
             realised_N = realised_N - torch.logsumexp(kept_NV, dim=1)
         return DenseTarget(log_probs_NV=torch.log_softmax(kept_NV, dim=1), realised_logprob_N=realised_N)
+    if isinstance(target, FrozenHeadTarget):
+        raise MismatchError(
+            "a projected target is of all ids that its cache compares, and the student has fewer",
+            details=(f"cache    {target.vocab_size:,}", f"student  {width:,}"),
+            hint="write the cache again with this student",
+        )
     highest = int(target.ids_NK.max())
     if highest >= width:
         raise MismatchError(

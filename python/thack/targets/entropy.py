@@ -4,7 +4,7 @@
     Tsallis      S_γ = (Σ p^γ − 1) / (1 − γ)                   of order γ < 1, which tends to H as γ → 1
 
 dense      both exactly.
-sampled    H is part of the record; S_γ is not known.
+sampled    H is part of the record; S_γ is not known. So are they of a projected target.
 top-k      Σ p^γ exactly where the log-tail at T = 1/γ is stored. Of H, the kept ids' part exactly; that of a tail of
            mass t, whose ids have at most the smallest kept probability p_K, lies between −t·log min(t, p_K) and
            −t·log(t / (V − K)).
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from thack.errors import UndefinedLoss
-from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
+from thack.targets.types import DenseTarget, FrozenHeadTarget, SampledTarget, Target, TopKTarget
 
 
 def entropy_bounds(target: Target, order: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -39,11 +39,12 @@ def entropy_bounds(target: Target, order: float = 1.0) -> tuple[Tensor, Tensor]:
         (0.6931, True)
     """
     if isinstance(target, DenseTarget):
-        found_N = _of_log_probs(target.log_probs_NV, order)
+        found_N = entropy_of(target.log_probs_NV, order)
         return found_N, found_N
-    if isinstance(target, SampledTarget):
+    if isinstance(target, SampledTarget | FrozenHeadTarget):
         if order != 1:
-            raise _undefined(f"entropy of order {order:g} is not known of sampled targets", "loss.entropy_order = 1")
+            kind = "sampled" if isinstance(target, SampledTarget) else "projected"
+            raise _undefined(f"entropy of order {order:g} is not known of {kind} targets", "loss.entropy_order = 1")
         return target.entropy_N, target.entropy_N
     if target.log_tail_N is None or target.processed:
         raise _undefined(
@@ -63,7 +64,7 @@ def _of_top_k(target: TopKTarget, log_tail_N: Tensor, order: float) -> tuple[Ten
         total_N = log_powers_N.exp() + (order * target.log_probs_NK).exp().sum(dim=1)
         found_N = (total_N - 1) / (1 - order)
         return found_N, found_N
-    kept_N = _of_log_probs(target.log_probs_NK, 1.0)
+    kept_N = entropy_of(target.log_probs_NK, 1.0)
     tail_N, others = log_tail_N.exp(), max(target.vocab_size - target.log_probs_NK.shape[1], 1)
     lowest_N = torch.minimum(log_tail_N, target.log_probs_NK.amin(dim=1))
     none_N = torch.zeros_like(tail_N)
@@ -72,7 +73,8 @@ def _of_top_k(target: TopKTarget, log_tail_N: Tensor, order: float) -> tuple[Ten
     return kept_N + torch.minimum(low_N, high_N), kept_N + high_N
 
 
-def _of_log_probs(log_p_NV: Tensor, order: float) -> Tensor:
+def entropy_of(log_p_NV: Tensor, order: float = 1.0) -> Tensor:
+    """The entropy of each row of log-probabilities; what has no mass adds 0."""
     if order == 1:
         return -torch.where(log_p_NV > float("-inf"), log_p_NV.exp() * log_p_NV, 0).sum(dim=1)
     return ((order * log_p_NV).exp().sum(dim=1) - 1) / (1 - order)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from thack.errors import UndefinedLoss
-from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
+from thack.targets.types import DenseTarget, FrozenHeadTarget, SampledTarget, Target, TopKTarget
 
 _NO_ID = torch.iinfo(torch.int32).max
 
@@ -44,6 +44,14 @@ def concatenate(targets: Sequence[Target]) -> Target:
             log_tail_at={at: torch.cat([t.log_tail_at[at] for t in kept]) for at in first.log_tail_at},
             realised_logprob_N=realised_N,
         )
+    if isinstance(first, FrozenHeadTarget):
+        projected = [t for t in targets if isinstance(t, FrozenHeadTarget)]
+        return replace(
+            first,
+            mean_NH=torch.cat([t.mean_NH for t in projected]),
+            entropy_N=torch.cat([t.entropy_N for t in projected]),
+            realised_logprob_N=realised_N,
+        )
     drawn = [t for t in targets if isinstance(t, SampledTarget)]
     widest = max(t.ids_NK.shape[1] for t in drawn)
     return SampledTarget(
@@ -64,9 +72,10 @@ def mix(targets: Sequence[Target], weights_NC: Tensor) -> Target:
     sampled: the ids of all targets, each with Σ_c w_c · weight_c: an unbiased estimate of p, since expectation is
              linear. Its entropy is Σ_c w_c H(p_c), as that of p is not known: the loss is an unbiased estimate of
              Σ_c w_c KL(p_c‖q), which has the gradient of KL(p‖q). Its τ is the largest w_c τ_c.
+    projected: Wᵀp = Σ_c w_c Wᵀp_c, with the same entropy, and so the same loss.
 
     Args:
-        targets: all dense or all sampled, of one vocabulary and with N rows each.
+        targets: all dense, all sampled or all projected, of one vocabulary and with N rows each.
         weights_NC: ≥ 0; each row sums to 1.
 
     Raises:
@@ -76,6 +85,15 @@ def mix(targets: Sequence[Target], weights_NC: Tensor) -> Target:
     if all(isinstance(t, DenseTarget) for t in targets):
         dense = [t.log_probs_NV for t in targets if isinstance(t, DenseTarget)]
         return DenseTarget(log_probs_NV=_mixed(dense, weights_NC), realised_logprob_N=realised_N)
+    projected = [t for t in targets if isinstance(t, FrozenHeadTarget)]
+    if len(projected) == len(targets):
+        means_NHC = torch.stack([t.mean_NH for t in projected], dim=2)
+        return replace(
+            projected[0],
+            mean_NH=(means_NHC * weights_NC.float()[:, None]).sum(dim=2),
+            entropy_N=_mean_entropy(projected, weights_NC),
+            realised_logprob_N=realised_N,
+        )
     drawn = [t for t in targets if isinstance(t, SampledTarget)]
     if len(drawn) < len(targets):
         raise UndefinedLoss(
@@ -90,10 +108,14 @@ def mix(targets: Sequence[Target], weights_NC: Tensor) -> Target:
         weights_NK=weights_NK,
         counts_N=counts_N,
         tau_N=(torch.stack([t.tau_N for t in drawn], dim=1) * weights_NC.float()).amax(dim=1),
-        entropy_N=(torch.stack([t.entropy_N for t in drawn], dim=1) * weights_NC.float()).sum(dim=1),
+        entropy_N=_mean_entropy(drawn, weights_NC),
         vocab_size=drawn[0].vocab_size,
         realised_logprob_N=realised_N,
     )
+
+
+def _mean_entropy(targets: Sequence[SampledTarget | FrozenHeadTarget], weights_NC: Tensor) -> Tensor:
+    return (torch.stack([t.entropy_N for t in targets], dim=1) * weights_NC.float()).sum(dim=1)
 
 
 def _mixed(log_probs: Sequence[Tensor], weights_NC: Tensor) -> Tensor:

@@ -6,6 +6,7 @@
                   (pitfall 1)
     sampled       k ids by threshold sampling, unbiased
     multinomial   k independent draws, as counts, unbiased
+    projected     Wᵀp of a student's frozen head W, and the entropy (`losses.frozen_head`)
     mixed         the k most likely ids exactly; the tail's mass t as t·[(1 − λ)·draws + λ·prior], with
                   tail_draws ids drawn from the tail without bias (τ each), λ = tail_prior, and the prior the mean
                   tail of the training data, one vector for the whole run
@@ -24,6 +25,8 @@ from torch import Tensor
 from thack import kernels
 from thack.errors import ModelError, UsageError
 from thack.schema.targets import TargetSpec
+from thack.targets.entropy import entropy_of
+from thack.targets.frozen_head import FrozenHead
 from thack.targets.keys import MULTINOMIAL_SAMPLE
 from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
 from thack.targets.vocabulary import log_probs
@@ -40,6 +43,7 @@ def select(
     keys_N4: Tensor | None = None,
     prior_V: Tensor | None = None,
     labels_N: Tensor | None = None,
+    head: FrozenHead | None = None,
 ) -> Target:
     """What `spec` keeps of each row. A cache and a live teacher with the same seed get the same target.
 
@@ -52,13 +56,14 @@ def select(
         prior_V: the shape of the tail, positive, over `width` ids; needed where spec.tail_prior > 0.
         labels_N: the token that followed each row, below width, on any device: its log-probability is kept. None: of
             no row.
+        head: of the student, of `width` rows; needed by projected targets.
 
     Returns:
         A target on the device of the logits.
 
     Raises:
         ModelError: a row holds NaN or +inf, or too few finite logits, or a label is not below `width`.
-        UsageError: keys_N4 or prior_V is missing where it is needed.
+        UsageError: keys_N4, prior_V or head is missing where it is needed.
 
     Example:
         >>> from thack.schema.targets import TargetSpec
@@ -68,14 +73,19 @@ def select(
     """
     if spec.kind == "top-k":
         return _top_k(logits_NV[:, :width], spec, labels_N)
-    if spec.kind not in ("dense", "renormalised") and keys_N4 is None:
+    if spec.kind not in ("dense", "renormalised", "projected") and keys_N4 is None:
         raise UsageError(f"keys_N4 is missing: a {spec.kind} target draws by the keys of its rows")
     if spec.kind == "sampled":
         assert keys_N4 is not None
         found = kernels.threshold_sample(logits_NV[:, :width], spec.k, seed=seed, keys_N4=keys_N4, labels_N=labels_N)
         return SampledTarget(**found._asdict(), vocab_size=width)
     log_p_NV = teacher_log_probs(logits_NV, width)
-    target = _of_log_probs(log_p_NV, spec, prior_V, seed, keys_N4)
+    if spec.kind == "projected":
+        if head is None:
+            raise UsageError("head is missing: a projected target is of a student's head")
+        target: Target = head.project(log_p_NV)
+    else:
+        target = _of_log_probs(log_p_NV, spec, prior_V, seed, keys_N4)
     return target if labels_N is None else replace(target, realised_logprob_N=_realised(log_p_NV, labels_N))
 
 
@@ -158,7 +168,7 @@ def _multinomial(log_p_NV: Tensor, draws: int, seed: int, keys_N4: Tensor) -> Sa
         weights_NK=weights_NK,
         counts_N=is_new_ND.sum(1).int(),
         tau_N=torch.full((len(ids_ND),), 1 / draws, device=ids_ND.device),
-        entropy_N=_entropy(log_p_NV),
+        entropy_N=entropy_of(log_p_NV),
         vocab_size=log_p_NV.shape[1],
     )
 
@@ -185,8 +195,3 @@ def _mixed(log_p_NV: Tensor, spec: TargetSpec, prior_V: Tensor | None, seed: int
         shape_NV.scatter_add_(1, drawn.ids_NK.long(), (1 - spec.tail_prior) * drawn.weights_NK)
     mixed_NV = (shape_NV * tail_N1).scatter(1, kept_NK, top.log_probs_NK.exp())
     return DenseTarget(log_probs_NV=mixed_NV.clamp_min_(torch.finfo(torch.float32).tiny).log_())
-
-
-def _entropy(log_p_NV: Tensor) -> Tensor:
-    """H(p)_N = −Σ p log p, in nats; 0·log 0 counts as 0."""
-    return -torch.where(log_p_NV > float("-inf"), log_p_NV.exp() * log_p_NV, 0.0).sum(1)

@@ -152,5 +152,30 @@ class SampledTarget(Packed):
         return self.ids_NK.shape[0]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenHeadTarget(Packed):
+    """What forward KL needs of a distribution p where the student's head W is frozen (`losses.frozen_head`).
+
+    Args:
+        mean_NH: float32, Wᵀp = Σ_v p_v W_v, the expected row of the head; H is the student's hidden width.
+        entropy_N: float32, H(p) in nats.
+        vocab_size: number of ids of the distribution.
+        realised_logprob_N: as of `DenseTarget`.
+
+    Example:
+        >>> target = FrozenHeadTarget(mean_NH=torch.zeros(2, 8), entropy_N=torch.zeros(2), vocab_size=10)
+        >>> len(target)
+        2
+    """
+
+    mean_NH: Tensor
+    entropy_N: Tensor
+    vocab_size: int
+    realised_logprob_N: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.mean_NH.shape[0]
+
+
 SparseTarget = TopKTarget | SampledTarget
-Target = DenseTarget | TopKTarget | SampledTarget
+Target = DenseTarget | TopKTarget | SampledTarget | FrozenHeadTarget

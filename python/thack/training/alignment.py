@@ -17,7 +17,7 @@ from thack.cache import Cache
 from thack.data.sequence import TokenSequence
 from thack.errors import CacheError
 from thack.models.checkpoint import SAMPLED
-from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
+from thack.targets.types import DenseTarget, FrozenHeadTarget, SampledTarget, Target, TopKTarget
 from thack.training.prompts import cached_hashes, prompt_hashes
 
 SHIFTS = (-1, 0, 1)
@@ -46,6 +46,8 @@ def check_alignment(cache: Cache, *, refuse: bool = True) -> str | None:
             later.
     """
     sequences, target = cache.targets(range(min(_SEQUENCES, len(cache))))
+    if isinstance(target, FrozenHeadTarget):
+        return "alignment check skipped: projected records do not say what they give to a token"
     captured = cache.meta.teacher.startswith(("sha256:", SAMPLED))
     try:
         check_realised(sequences, target)
@@ -177,5 +179,6 @@ def _moved(sequences: Sequence[TokenSequence], shift: int) -> tuple[Tensor, Tens
 def _mass(target: Target, rows: Tensor, labels: Tensor) -> Tensor:
     if isinstance(target, DenseTarget):
         return target.log_probs_NV[rows, labels].exp()
+    assert not isinstance(target, FrozenHeadTarget), "not compared"
     values = target.weights_NK if isinstance(target, SampledTarget) else target.log_probs_NK.exp()
     return torch.where(target.ids_NK[rows] == labels.unsqueeze(1), values[rows], 0).sum(dim=1)

@@ -22,6 +22,7 @@ from thack.generation.sources import Mixture, Offline, Online, ResponseSource
 from thack.models.precision import Precision
 from thack.runtime.process_group import ProcessGroup
 from thack.runtime.progress import Progress
+from thack.targets.frozen_head import FrozenHead
 from thack.training.alignment import check_alignment, check_coverage
 from thack.training.behaviour import keeps_log_probs
 from thack.training.data import CachedTargets, LiveTargets, PairedData, SupervisedCache, TrainingData
@@ -221,12 +222,15 @@ def _live_teacher(
     examples: Sequence[TokenSequence],
     projects: bool = True,
 ) -> LiveTeacher:
+    head = FrozenHead.of(models.student, models.width) if settings.target.kind == "projected" else None
+    spec = target_spec(settings.target, 1 if head is None else head.weight_VH.shape[1])
     return LiveTeacher(
         teacher.model,
         models.teacher_width,
-        target_spec(settings.target),
+        spec,
         seed=settings.seed,
         examples=examples,
         projects=projects,
         precision=models.precision,
+        head=head,
     )

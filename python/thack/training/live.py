@@ -16,6 +16,7 @@ from thack.models.batch import Batch
 from thack.models.precision import FLOAT32, Precision
 from thack.models.protocol import LanguageModel
 from thack.schema.targets import TargetSpec
+from thack.targets.frozen_head import FrozenHead
 from thack.targets.keys import OFFLINE_EPOCH, row_keys
 from thack.targets.projected import ProjectedTeacher, before_head, teacher_logits
 from thack.targets.select import select, teacher_log_probs
@@ -35,6 +36,7 @@ class LiveTeacher:
         examples: responses of the data set, for the prior; empty where all responses are newly sampled.
         projects: False leaves a dense target before the teacher's LM head, for a loss that projects it in chunks.
         precision: of the teacher's products.
+        head: of the student, for projected targets.
     """
 
     def __init__(
@@ -47,11 +49,12 @@ class LiveTeacher:
         examples: Sequence[TokenSequence] = (),
         projects: bool = True,
         precision: Precision = FLOAT32,
+        head: FrozenHead | None = None,
     ) -> None:
         self._teacher, self._width, self._spec, self._seed = teacher, width, spec, seed
         self._examples = examples[:_PRIOR_SEQUENCES]
         self._redraws = spec.redraw or not examples
-        self._projects, self._precision = projects, precision
+        self._projects, self._precision, self._head = projects, precision, head
         self._prior_V: Tensor | None = None
 
     def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> Target | ProjectedTeacher:
@@ -67,6 +70,7 @@ class LiveTeacher:
             keys_N4=row_keys(sequences, epoch if self._redraws else OFFLINE_EPOCH),
             prior_V=self._prior() if self._spec.tail_prior else None,
             labels_N=batch.labels_N,
+            head=self._head,
         )
 
     def _prior(self) -> Tensor:

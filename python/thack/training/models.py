@@ -19,7 +19,7 @@ from thack.data.compare import differences
 from thack.data.date import follow_settings
 from thack.data.lengths import holds_conversations
 from thack.data.tokenizer import Tokenizer
-from thack.errors import MismatchError
+from thack.errors import MismatchError, UsageError
 from thack.evaluation.references import References
 from thack.files import canonical_json, digest
 from thack.models.checkpoint import fingerprint_like
@@ -33,6 +33,7 @@ from thack.runtime.ranks import current_rank
 from thack.schema.metrics import Role
 from thack.schema.run import CacheCosts, CacheFacts, RunFacts
 from thack.schema.targets import TargetSpec
+from thack.targets.frozen_head import FrozenHead
 from thack.targets.vocabulary import common_width
 from thack.training.behaviour import needs_start
 from thack.training.ends import check_same_end
@@ -174,6 +175,7 @@ def _load(settings: DistillSettings, checkpoint: Path | None, device: torch.devi
         check_same_tokenizer("cache", caches[0].meta.tokenizer, student)
         check_same_teacher(caches, references.teacher)
         widths["cache"] = min(cache.meta.vocab_size for cache in caches)
+        check_same_head(caches, student)
     heads = {"student": student, "teacher": None if caches else references.teacher}
     return Models(
         student=student,
@@ -266,6 +268,30 @@ def check_same_teacher(caches: Sequence[Cache], teacher: LanguageModel | None) -
             details=(*(f"cache    {found}" for found in cached), f"teacher  {fingerprint_like(cached[0], teacher)}"),
             hint="set `teacher` to the model that was cached, or cache this one",
         )
+
+
+def check_same_head(caches: Sequence[Cache], student: LanguageModel) -> None:
+    """Raise MismatchError unless projected caches are of this student's head.
+
+    Raises:
+        ModelError: its head is not a plain product.
+        UsageError: its head trains.
+    """
+    for cache in caches:
+        if not (stored := cache.plan.fingerprints.head):
+            continue
+        if student.head().weight.requires_grad:
+            raise UsageError(
+                "a projected cache is of a frozen head, and the student's head trains",
+                hint="leave `lora.target_modules` at all-linear, which does not reach the head",
+            )
+        found = FrozenHead.of(student, cache.meta.vocab_size).fingerprint
+        if found != stored:
+            raise MismatchError(
+                f"{cache.directory} is of another head than the student's",
+                details=(f"cache    {stored}", f"student  {found}"),
+                hint="write the cache with this `student`, or train the one that it was written with",
+            )
 
 
 def stored_by(caches: Sequence[Cache], teacher: LanguageModel) -> list[int]:

@@ -11,7 +11,7 @@ from thack import _native
 from thack.cache.format.plan import read_plan
 from thack.cache.format.records import decode
 from thack.cache.reference import read_reference_shard
-from thack.targets.types import DenseTarget, SampledTarget, Target
+from thack.targets.types import DenseTarget, FrozenHeadTarget, SampledTarget, Target
 
 SMALL = 1 << 17  # bytes of a shard that the reader in NumPy, which is slow, has to read
 
@@ -46,6 +46,8 @@ def arrays(target: Target) -> dict[str, np.ndarray]:
     elif isinstance(target, SampledTarget):
         found = {"ids": target.ids_NK.numpy(), "weights": target.weights_NK.numpy(), "counts": target.counts_N.numpy()}
         found |= {"tau": target.tau_N.numpy(), "entropy": target.entropy_N.numpy()}
+    elif isinstance(target, FrozenHeadTarget):
+        found = {"mean": target.mean_NH.numpy(), "entropy": target.entropy_N.numpy()}
     else:
         found = {"ids": target.ids_NK.numpy(), "log_probs": target.log_probs_NK.numpy()}
         found |= {} if target.log_tail_N is None else {"log_tail": target.log_tail_N.numpy()}

@@ -45,9 +45,11 @@ CacheSettings
   server: ServerSettings
   hidden_states: text = ""
   data: DataSettings
-  kind: dense | top-k | sampled = "top-k"
+  kind: dense | top-k | sampled | projected = "top-k"
   top_k: a whole number, 1 or more = 64
   sampled: a whole number, 1 or more = 16
+  student: text = ""
+  projected: float16 | float8 = "float16"
   temperatures: a list, each a number, more than 0 = []
   generate: true or false = false
   samples: a whole number, 1 or more = 1
@@ -332,7 +334,7 @@ SourceSettings
   batch_size: a whole number, 1 or more = 256
   sampling: SamplingSettings
 TargetSettings
-  kind: dense | top-k | renormalised | sampled | multinomial | mixed = "dense"
+  kind: dense | top-k | renormalised | sampled | multinomial | mixed | projected = "dense"
   k: a whole number, 1 or more = 16
   redraw: true or false = false
   tail_draws: a whole number, 0 or more = 0

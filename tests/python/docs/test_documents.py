@@ -38,6 +38,7 @@ DOCUMENTS = [
     "docs/how-to/lora.md",
     "docs/how-to/worth.md",
     "docs/how-to/hard-soft.md",
+    "docs/how-to/frozen-head.md",
     "docs/how-to/on-policy.md",
     "docs/how-to/teacher-prompt.md",
     "docs/cluster.md",

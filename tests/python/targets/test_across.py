@@ -16,7 +16,7 @@ from thack.schema.targets import Divergence, TargetSpec
 from thack.targets.across import AlignedResponse, CellCarrier, CellCounts, CellVariant
 from thack.targets.cells import CellTarget
 from thack.targets.select import select
-from thack.targets.types import Target
+from thack.targets.types import FrozenHeadTarget, Target
 
 TEACHER, STUDENT = small(290), small(300, code=True)
 KL = Divergence()
@@ -92,6 +92,7 @@ def student_encode(data: bytes) -> list[int]:
 def kept_probabilities(teacher: Target) -> Tensor:
     if hasattr(teacher, "log_probs_NV"):
         return teacher.log_probs_NV.exp()
+    assert not isinstance(teacher, FrozenHeadTarget)
     values = teacher.weights_NK if hasattr(teacher, "weights_NK") else teacher.log_probs_NK.exp()
     return torch.zeros(ROWS, TEACHER.size).scatter_add_(1, teacher.ids_NK.long(), values)
 

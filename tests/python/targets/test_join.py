@@ -11,7 +11,7 @@ from thack.errors import UndefinedLoss
 from thack.losses.sparse import sparse_divergence
 from thack.schema.targets import Divergence
 from thack.targets.join import concatenate, mix
-from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
+from thack.targets.types import DenseTarget, FrozenHeadTarget, SampledTarget, Target, TopKTarget
 
 N, V = 6, 24
 
@@ -51,6 +51,7 @@ def spread(target: Target) -> Tensor:
     """p_NV, or its estimate, in float64."""
     if isinstance(target, DenseTarget):
         return target.log_probs_NV.double().exp()
+    assert not isinstance(target, FrozenHeadTarget)
     values = target.weights_NK if isinstance(target, SampledTarget) else target.log_probs_NK.exp()
     return torch.zeros(len(target), V, dtype=torch.float64).scatter_add_(1, target.ids_NK.long(), values.double())
 

@@ -13,7 +13,7 @@ from thack import kernels
 from thack.errors import ModelError, UsageError
 from thack.losses import forward_kl
 from thack.schema.targets import TargetSpec
-from thack.targets import DenseTarget, SampledTarget, Target, TopKTarget, select
+from thack.targets import DenseTarget, FrozenHeadTarget, SampledTarget, Target, TopKTarget, select
 from thack.targets.keys import MULTINOMIAL_SAMPLE
 
 V = 40
@@ -37,6 +37,7 @@ def probabilities(target: Target) -> np.ndarray:
     """The distribution that a target stands for, float64 [N, V], without its tail."""
     if isinstance(target, DenseTarget):
         return target.log_probs_NV.double().exp().numpy()
+    assert not isinstance(target, FrozenHeadTarget)
     weights = target.log_probs_NK.exp() if isinstance(target, TopKTarget) else target.weights_NK
     out = torch.zeros(len(target), target.vocab_size, dtype=torch.float64)
     return out.scatter_add_(1, target.ids_NK.long(), weights.double()).numpy()

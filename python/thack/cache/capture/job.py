@@ -129,7 +129,7 @@ def _write_shards(job: CaptureJob, progress: Progress) -> None:
         return
     journal = job.directory / JOURNAL / f"{job.rank.part}.jsonl"
     total = sum(len(job.plan.shard(n)) for n in wanted)
-    scorer = Scorer(job.teacher, job.plan, job.settings)
+    scorer = Scorer(job.teacher, job.plan, job.settings, job.head)
     with (
         _explained(job),
         StopFlag() as stop,

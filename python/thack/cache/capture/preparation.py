@@ -23,7 +23,7 @@ from thack.data.index import index_data
 from thack.data.lengths import response_limit
 from thack.data.prepare import prepare
 from thack.data.sequence import TokenSequence
-from thack.errors import ThackError, UsageError
+from thack.errors import MismatchError, ThackError, UsageError
 from thack.files import canonical_json, claim_output, digest
 from thack.models.checkpoint import SAMPLED
 from thack.models.load import load_model
@@ -34,6 +34,7 @@ from thack.runtime.progress import SILENT, Progress
 from thack.runtime.ranks import Rank, current_rank
 from thack.runtime.threads import threads
 from thack.schema.cache import Fingerprints
+from thack.targets.frozen_head import FrozenHead
 from thack.targets.vocabulary import common_width
 
 
@@ -48,6 +49,7 @@ class CaptureJob:
         data: its sequences by position; without responses if the teacher is to generate them.
         plan: the one in the directory.
         rank: this process; it writes every world_size-th shard.
+        head: of the student whose head projected targets are of.
     """
 
     directory: Path
@@ -56,6 +58,7 @@ class CaptureJob:
     data: CaptureData
     plan: CachePlan
     rank: Rank
+    head: FrozenHead | None = None  # of the student, for projected targets
 
 
 def prepare_job(
@@ -70,7 +73,8 @@ def prepare_job(
     teacher = teacher or load_teacher(settings, progress)
     directory = Path(settings.out).expanduser()
     data = capture_data(settings, teacher, sequences, progress, directory)
-    plan = make_plan(settings, teacher, data, full_hash=_begun_with_full_hash(directory))
+    head = frozen_head(settings, teacher, progress)
+    plan = make_plan(settings, teacher, data, full_hash=_begun_with_full_hash(directory), head=head)
     write_ends(directory, teacher.tokenizer.ends, response_limit(settings.data))
     write_tokenizer(directory, teacher.tokenizer)
     if sequences is None or settings.generate:
@@ -82,7 +86,35 @@ def prepare_job(
         data=data,
         plan=publish_plan(directory, plan),
         rank=rank or current_rank(),
+        head=head,
     )
+
+
+def frozen_head(settings: CacheSettings, teacher: LanguageModel, progress: Progress = SILENT) -> FrozenHead | None:
+    """The head that a projected capture is of, on the teacher's device; None for other kinds.
+
+    Raises:
+        MismatchError: the student has another tokenizer, or a narrower vocabulary.
+        ModelError: its head is not a plain product.
+    """
+    if settings.kind != "projected":
+        return None
+    return student_head(settings, teacher, progress)
+
+
+def student_head(settings: CacheSettings, teacher: LanguageModel, progress: Progress = SILENT) -> FrozenHead:
+    """The head of `settings.student`, on the teacher's device; raises as `frozen_head`."""
+    student = load_model(settings.student, role="student", progress=progress)
+    if student.tokenizer.fingerprint() != teacher.tokenizer.fingerprint():
+        raise MismatchError(
+            "the student has another tokenizer than the teacher: its head has no row for the teacher's ids",
+            details=(
+                f"teacher  {teacher.tokenizer.fingerprint()}",
+                f"student  {student.tokenizer.fingerprint()}",
+            ),
+            hint="use `kind = top-k`, or a student with the teacher's tokenizer",
+        )
+    return FrozenHead.of(student, _width(teacher)).to(teacher.device)
 
 
 def prepare_directory(directory: Path) -> None:
@@ -118,15 +150,15 @@ def make_plan(
     data: CaptureData,
     *,
     full_hash: bool | None = None,
+    head: FrozenHead | None = None,
 ) -> CachePlan:
     """The plan for these sequences and this teacher: the same from every rank."""
     if not len(data):
         raise UsageError(
             "the data holds no sequence to cache", hint="check `data.path`, `data.limit` and `data.max_prompt_tokens`"
         )
-    # Padded ids are no outcome: a student of the tokenizer's width could not be compared with records that keep one.
-    width = common_width(teacher.tokenizer.size, teacher=teacher.vocab_size)
-    layout = RecordLayout(spec=target_spec(settings), vocab_size=width)
+    head_width = 1 if head is None else head.weight_VH.shape[1]
+    layout = RecordLayout(spec=target_spec(settings, head_width), vocab_size=_width(teacher))
     longest = response_limit(settings.data) if settings.generate else 0  # responses that are not generated yet
     return CachePlan(
         layout=layout,
@@ -135,6 +167,7 @@ def make_plan(
             tokenizer=teacher.tokenizer.fingerprint(),
             data=data.fingerprint,
             settings=settings_fingerprint(settings),
+            head="" if head is None else head.fingerprint,
         ),
         firsts=partition(
             ((prompt, longest or response) for part in data.lengths() for prompt, response in part.tolist()),
@@ -150,6 +183,11 @@ def make_plan(
         build=_version.__version__,
         teacher_prompts=data.has_teacher_prompts,
     )
+
+
+def _width(teacher: LanguageModel) -> int:
+    """Ids that are compared. Padded ones are no outcome: a student of the tokenizer's width has no row for them."""
+    return common_width(teacher.tokenizer.size, teacher=teacher.vocab_size)
 
 
 def settings_fingerprint(settings: CacheSettings) -> str:

@@ -20,6 +20,7 @@ from thack.models.batch import Batch
 from thack.models.precision import Precision
 from thack.models.protocol import LanguageModel
 from thack.runtime.progress import SILENT, Progress
+from thack.targets.frozen_head import FrozenHead
 from thack.targets.keys import row_keys
 from thack.targets.projected import teacher_logits
 from thack.targets.select import select
@@ -43,7 +44,11 @@ class Scored:
 class Scorer:
     """Runs the teacher over the batches of a plan."""
 
-    def __init__(self, teacher: LanguageModel, plan: CachePlan, settings: CacheSettings) -> None:
+    def __init__(
+        self, teacher: LanguageModel, plan: CachePlan, settings: CacheSettings, head: FrozenHead | None = None
+    ) -> None:
+        """`head`: of the student, for projected targets."""
+        self._head = head
         self._teacher = teacher.eval()
         self._plan = plan
         self._settings = settings
@@ -73,6 +78,7 @@ class Scorer:
                     seed=self._plan.seed,
                     keys_N4=keys_N4,
                     labels_N=batch.labels_N,
+                    head=self._head,
                 )
             except ModelError as error:
                 raise _named(error, sequences) from error

@@ -68,6 +68,11 @@ def _export(cache: Cache, out: Path, progress: Progress, to: Format) -> list[Pat
         raise UsageError(f"{out} is a file", hint="give a directory that is new or empty")
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty", hint="give a directory that is new or empty")
+    if cache.meta.kind == "projected":
+        raise UsageError(
+            f"{cache.directory} holds projected records, which only a student with its frozen head can use",
+            hint="write a top-k cache of the same responses, and export that",
+        )
     if to != "safetensors":
         check_columns(cache, to)
     suffix = "safetensors" if to == "safetensors" else "parquet"

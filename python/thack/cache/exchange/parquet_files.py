@@ -11,7 +11,7 @@ import numpy as np
 from thack.cache.format.reader import Cache
 from thack.data.sequence import TokenSequence
 from thack.errors import UsageError
-from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
+from thack.targets.types import DenseTarget, FrozenHeadTarget, SampledTarget, Target, TopKTarget
 
 Columns = Literal["parquet", "axolotl"]
 _GROUP = 256  # sequences of a row group
@@ -80,6 +80,7 @@ def _of_target(target: Target) -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(target, DenseTarget):
         yield "logprobs", target.log_probs_NV.numpy()
         return
+    assert not isinstance(target, FrozenHeadTarget), "refused before"
     yield "ids", target.ids_NK.numpy()
     if isinstance(target, TopKTarget):
         yield "logprobs", target.log_probs_NK.numpy()

@@ -71,6 +71,9 @@ def _precision(spec: TargetSpec) -> str:
         return "float32"
     if spec.kind == "sampled":
         return "weights rounded at random, so that their expectation is exact; entropy to 2^-11 nats"
+    if spec.kind == "projected":
+        kept = "11 bits of each number" if spec.value_bits == 16 else "4 bits of each number, FP8"
+        return f"{kept}, and the entropy in float32: forward KL and its gradient exact but for that"
     share = 0.75 / (2**spec.value_bits - 1)  # half the widest step of a code, 1.5 · range / Q
     return (
         f"log-probs in {spec.value_bits} bits: off by up to {share:.1%} of their range in a row (0.05 nats where the "
@@ -95,5 +98,7 @@ def _how_well(spec: TargetSpec, kind: DivergenceKind) -> str:
         "estimated": "approximate: the tail is 1 − Σ of the kept ids, unreliable where it is below 1e-3",
         "processed": "of the distribution that the server sampled from, not of the teacher's own",
     }
+    if spec.kind == "projected":
+        return "exact over the whole vocabulary, for a student with this frozen head; temperature 1"
     how = "unbiased" if spec.kind == "sampled" else quality[spec.tail]
     return f"{how}; temperature {', '.join(defined)}"

@@ -19,7 +19,7 @@ class RecordLayout:
     """What is kept of each distribution over `vocab_size` ids, and the bytes that hold it.
 
     Args:
-        spec: a target that a cache holds: dense, top-k or sampled.
+        spec: a target that a cache holds: dense, top-k, sampled or projected.
         vocab_size: number of ids of the distribution.
 
     Raises:
@@ -36,7 +36,7 @@ class RecordLayout:
     def __post_init__(self) -> None:
         if self.spec.live:
             raise UsageError(f"{self.spec} is a live teacher's target; a record holds dense, top-k or sampled ones")
-        if self.spec.k > self.vocab_size:
+        if self.spec.kind != "projected" and self.spec.k > self.vocab_size:
             raise UsageError(
                 f"{self.spec} keeps {self.spec.k:,} ids of a vocabulary that has {self.vocab_size:,}",
                 hint=f"keep 1 to {self.vocab_size:,} ids",
@@ -66,6 +66,8 @@ class RecordLayout:
         found = {"kind": str(self.spec.kind), "vocab_size": str(self.vocab_size)}
         if self.spec.kind != "dense":
             found["k"] = str(self.spec.k)
+        if self.spec.kind == "projected":
+            found["value_bits"] = str(self.spec.value_bits)
         if self.spec.kind == "top-k":
             tail = "estimated" if self.spec.tail == "processed" else self.spec.tail
             found |= {"value_bits": str(self.spec.value_bits), "tail": tail}
@@ -120,6 +122,8 @@ def bytes_per_token(spec: TargetSpec, vocab_size: int) -> int:
     """
     if spec.kind == "dense" or spec.redraw:
         return RecordLayout(spec=TargetSpec(), vocab_size=vocab_size).bytes_per_token
+    if spec.kind == "projected":
+        return RecordLayout(spec=replace(spec, live=False, value_bits=16), vocab_size=vocab_size).bytes_per_token
     drawn = TargetSpec(kind="sampled", k=1)
     if spec.kind in ("sampled", "multinomial"):
         kept = [replace(drawn, k=spec.k)]

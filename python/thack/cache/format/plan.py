@@ -102,7 +102,9 @@ class CachePlan:
             "format": FORMAT,
             **({"minor": self.minor} if self.minor else {}),  # version 1.0 had no such key
             "record": self.layout.to_dict(),
-            "fingerprints": document.dump(self.fingerprints),
+            "fingerprints": {
+                key: value for key, value in document.dump(self.fingerprints).items() if value or key != "head"
+            },
             "firsts": list(self.firsts),
             "batch_size": self.batch_size,
             "seed": self.seed,
@@ -141,6 +143,8 @@ class CachePlan:
             teacher_prompts=_typed(raw, "teacher_prompts", bool) if "teacher_prompts" in raw else False,
             minor=minor,
         )
+        if bool(found.fingerprints.head) != (found.layout.spec.kind == "projected"):
+            raise ValueError("its records are of a head that it does not name")
         for group, known in ((raw, found.dump()), (raw["fingerprints"], document.dump(found.fingerprints))):
             if unknown := sorted(set(group) - set(known)):
                 raise ValueError(f"unknown key {unknown[0]!r}")
@@ -160,6 +164,7 @@ class CachePlan:
             "tokenizer": prints.tokenizer,
             "data": prints.data,
             "settings": prints.settings,
+            **({"head": prints.head} if prints.head else {}),
         }
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from thack.cache.format.layout import RecordLayout
-from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
+from thack.targets.types import DenseTarget, FrozenHeadTarget, SampledTarget, Target, TopKTarget
 
 
 def encode(target: Target, layout: RecordLayout, *, seed: int, keys_N4: Tensor) -> bytearray | memoryview:
@@ -33,6 +33,8 @@ def encode(target: Target, layout: RecordLayout, *, seed: int, keys_N4: Tensor) 
             tail,
             np.stack(tails_at) if tails_at else np.empty(0, np.float32),
         )
+    if isinstance(target, FrozenHeadTarget):
+        return layout.native.encode_projected(_array(target.entropy_N, np.float32), _array(target.mean_NH, np.float32))
     return layout.native.encode_sampled(
         _array(target.ids_NK, np.int32),
         _array(target.weights_NK, np.float32),
@@ -65,6 +67,12 @@ def _decoded(records: bytearray | memoryview, layout: RecordLayout) -> Target:
         dense = np.frombuffer(records, np.float32).reshape(n, layout.vocab_size)
         layout.native.decode_dense(dense)
         return DenseTarget(log_probs_NV=torch.from_numpy(dense))
+    if layout.spec.kind == "projected":
+        entropies, means = np.empty(n, np.float32), np.empty((n, layout.spec.k), np.float32)
+        layout.native.decode_projected(records, entropies, means)
+        return FrozenHeadTarget(
+            mean_NH=torch.from_numpy(means), entropy_N=torch.from_numpy(entropies), vocab_size=layout.vocab_size
+        )
     ids, values = np.empty((n, layout.spec.k), np.int32), np.empty((n, layout.spec.k), np.float32)
     if layout.spec.kind == "top-k":
         tail = np.empty(n if layout.spec.tail != "none" else 0, np.float32)

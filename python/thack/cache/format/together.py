@@ -42,6 +42,12 @@ def joint_spec(plans: Mapping[Path, CachePlan], *, mixed: bool) -> TargetSpec:
                 details=[f"{p}  {_described(each)}" for p, each in specs.items()],
                 hint="use caches that are all dense, all sampled, or all top-k with the same k, tail and temperatures",
             )
+        if plan.fingerprints.head != plans[first].fingerprints.head:
+            raise MismatchError(
+                f"the projected records of {path} are of another head than those of {first}",
+                details=[f"{p}  {each.fingerprints.head}" for p, each in plans.items()],
+                hint="write both caches with the same `student`",
+            )
     if mixed and spec.kind == "top-k":
         raise UndefinedLoss(
             "top-k caches cannot be mixed: of an id that one teacher kept, the other's mass is not known",

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from thack.cache.capture.data import CaptureData
 from thack.cache.capture.packer import Packer
-from thack.cache.capture.preparation import capture_data, load_teacher, make_plan
+from thack.cache.capture.preparation import capture_data, frozen_head, load_teacher, make_plan
 from thack.cache.capture.scorer import Scorer
 from thack.cache.format.plan import SHARDS, CachePlan
 from thack.config import CacheSettings
@@ -49,11 +49,12 @@ def estimate(
     """
     teacher = teacher or load_teacher(settings, progress)
     stored = capture_data(settings, teacher, sequences, progress)
-    plan = make_plan(settings, teacher, stored)
+    head = frozen_head(settings, teacher, progress)
+    plan = make_plan(settings, teacher, stored, head=head)
     longest = response_limit(settings.data)
     prompt_tokens, tokens = (int(n) for n in sum(part.sum(axis=0) for part in stored.lengths()))
     tokens = longest * len(stored) if settings.generate else tokens
-    rate, mean = _rate(Scorer(teacher, plan, settings), plan, stored, progress)
+    rate, mean = _rate(Scorer(teacher, plan, settings, head), plan, stored, progress)
     expected = round(mean * len(stored)) if settings.generate else tokens
     stride = plan.bytes_per_token
     return CaptureEstimate(
