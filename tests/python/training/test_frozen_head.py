@@ -32,6 +32,7 @@ from thack.config import (
 from thack.errors import MismatchError, Preempted, UndefinedLoss, UsageError
 from thack.models.load import load_model
 from thack.runtime.progress import SILENT
+from thack.schema.targets import TargetKind
 from thack.targets.types import DenseTarget, FrozenHeadTarget
 from thack.training import run_distill
 
@@ -61,7 +62,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(world: Path, out: Path, cache: str, **changes: Any) -> DistillSettings:
     given = distill_settings(
         world, out, "offline", cache=str(world / cache), lora=LoraSettings(rank=4), oracle="", eval_data="", teacher="",
-        loss=LossSettings(fused=True), checkpoint=CheckpointSettings(every_steps=1, keep=99),
+        loss=LossSettings(fused=True), epochs=1,
     )  # fmt: skip
     return replace(given, **changes)
 
@@ -86,25 +87,25 @@ def test_a_record_is_the_dense_one_through_the_head(world: Path) -> None:
 
 
 def test_a_run_is_that_of_the_dense_cache(world: Path, tmp_path: Path) -> None:
-    dense = losses(settings(world, tmp_path / "dense", "cache", steps=6))
-    assert losses(settings(world, tmp_path / "16", "projected", steps=6)) == pytest.approx(dense, abs=1e-3)
-    assert losses(settings(world, tmp_path / "8", "float8", steps=6)) == pytest.approx(dense, abs=0.05)
+    dense = losses(settings(world, tmp_path / "dense", "cache", steps=5))
+    assert losses(settings(world, tmp_path / "16", "projected", steps=5)) == pytest.approx(dense, abs=1e-3)
+    assert losses(settings(world, tmp_path / "8", "float8", steps=5)) == pytest.approx(dense, abs=0.05)
 
 
 def test_a_live_teacher_gives_the_same_run(world: Path, tmp_path: Path) -> None:
-    live: dict[str, Any] = dict(
-        cache="", teacher=str(world / "teacher"), data=replace(DATA, path=str(world / "prompts.jsonl"))
-    )
+    live = {"teacher": str(world / "teacher"), "data": replace(DATA, path=str(world / "prompts.jsonl"))}
+    kinds: tuple[TargetKind, ...] = ("dense", "projected")
     given = [
-        settings(world, tmp_path / kind, "cache", steps=4, target=TargetSettings(kind=kind), **live)  # type: ignore[arg-type]
-        for kind in ("dense", "projected")
+        replace(settings(world, tmp_path / kind, "cache", steps=3), cache="", target=TargetSettings(kind=kind), **live)
+        for kind in kinds
     ]
     assert losses(given[1]) == pytest.approx(losses(given[0]), abs=1e-4)
 
 
 def test_pitfall_28_stopped_and_resumed(world: Path, tmp_path: Path) -> None:
-    whole = run_distill(settings(world, tmp_path / "whole", "projected"))
-    cut = settings(world, tmp_path / "cut", "projected")
+    every = CheckpointSettings(every_steps=1, keep=99)
+    whole = run_distill(settings(world, tmp_path / "whole", "projected", checkpoint=every))
+    cut = settings(world, tmp_path / "cut", "projected", checkpoint=every)
     with pytest.MonkeyPatch.context() as patch:
         signal_at(patch, 3)
         with pytest.raises(Preempted):
@@ -141,10 +142,10 @@ def test_where_the_head_trains_it_is_refused_before_anything_is_loaded(world: Pa
     for loss in (LossSettings(divergence="reverse_kl"), LossSettings(temperature=2.0)):
         with pytest.raises(UndefinedLoss, match="not defined on projected targets"):
             check_caches([world / "projected"], loss, mixed=False)
-    live = settings(world, tmp_path / "b", "cache", cache="", teacher="t", lora=LoraSettings())
+    live = settings(world, tmp_path / "b", "cache", teacher="t", lora=LoraSettings())
     with pytest.raises(UsageError, match=r"lora\.rank = 0 trains all weights"):
         data = replace(DATA, path=str(world / "prompts.jsonl"))
-        check_combination(replace(live, target=TargetSettings(kind="projected"), data=data))
+        check_combination(replace(live, cache="", target=TargetSettings(kind="projected"), data=data))
 
 
 def test_a_capture_without_a_student_or_from_a_server_is_refused(world: Path, tmp_path: Path) -> None:
