@@ -182,7 +182,7 @@ def test_other_losses_and_other_ids_are_refused() -> None:
         fused_divergence(hidden, Projection(weight_VH=weight), target, labels, LossSettings(), width=V - 1)
     for text in ("jsd", "reverse_kl"):
         with pytest.raises(UndefinedLoss, match="not defined on projected targets"):
-            settings = LossSettings(divergence=text)  # type: ignore[arg-type]
+            settings = LossSettings(divergence=text)
             fused_divergence(hidden, Projection(weight_VH=weight), target, labels, settings)
 
 

@@ -93,7 +93,7 @@ def test_a_run_is_that_of_the_dense_cache(world: Path, tmp_path: Path) -> None:
 
 
 def test_a_live_teacher_gives_the_same_run(world: Path, tmp_path: Path) -> None:
-    live = {"teacher": str(world / "teacher"), "data": replace(DATA, path=str(world / "prompts.jsonl"))}
+    live: dict[str, Any] = {"teacher": str(world / "teacher"), "data": replace(DATA, path=str(world / "prompts.jsonl"))}
     kinds: tuple[TargetKind, ...] = ("dense", "projected")
     given = [
         replace(settings(world, tmp_path / kind, "cache", steps=3), cache="", target=TargetSettings(kind=kind), **live)
