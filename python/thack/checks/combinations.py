@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 
 from thack.checks.frozen_head import check_frozen_head
 from thack.checks.losses import check_mix, check_mix_defined, check_policy
-from thack.config import DistillSettings, LoraSettings, ParallelSettings, TargetSettings
+from thack.config import DistillSettings, EvaluationSettings, LoraSettings, ParallelSettings, TargetSettings
 from thack.config.specs import cache_paths, loss_terms, mixes_caches, target_spec
 from thack.errors import UsageError
 from thack.reading import BadJson, parse_json
@@ -34,6 +37,7 @@ def check_combination(settings: DistillSettings) -> None:
         )
     check_caches_together(settings)
     check_guard(settings)
+    check_tasks(settings.evaluation)
     check_baseline(settings)
     check_lora(settings.lora, settings.parallel)
     check_mix(settings.loss)
@@ -127,6 +131,23 @@ def check_across(settings: DistillSettings) -> None:
         raise UsageError(
             f"data.train_on = {settings.data.train_on}: prompts of several turns are not rewritten between tokenizers",
             hint="use `data.train_on = last`",
+        )
+
+
+def check_tasks(settings: EvaluationSettings) -> None:
+    """Refuse benchmarks whose harness or files are not there."""
+    if not settings.tasks and settings != replace(settings, tasks_path="", tasks_at="end", tasks_limit=0):
+        raise UsageError(
+            "evaluation.tasks_path, tasks_at or tasks_limit is set, and no task",
+            hint='set `evaluation.tasks`, such as ["hellaswag"]',
+        )
+    if settings.tasks and find_spec("lm_eval") is None:
+        raise UsageError(
+            "evaluation.tasks needs lm-evaluation-harness, and it is not installed", hint="pip install 'thack[eval]'"
+        )
+    if settings.tasks_path and not Path(settings.tasks_path).expanduser().is_dir():
+        raise UsageError(
+            f"evaluation.tasks_path = {settings.tasks_path} is no directory", hint="give that of your YAML files"
         )
 
 

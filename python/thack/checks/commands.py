@@ -113,6 +113,10 @@ def check_evaluate(settings: EvaluateSettings) -> EvaluateSettings:
     """Settings of `evaluate` with which it can begin."""
     if not settings.student:
         raise UsageError("nothing to evaluate", hint="set `student` to its directory")
+    if settings.evaluation.tasks:
+        raise UsageError(
+            "evaluation.tasks: evaluate runs no tasks", hint="run lm-eval on the model itself, or distill with them"
+        )
     if not settings.eval_data and not settings.data.path:
         raise UsageError(
             "evaluating needs held-out prompts",

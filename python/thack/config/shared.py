@@ -169,6 +169,12 @@ class EvaluationSettings:
     student_samples: Annotated[bool, Help("also measure on responses newly sampled from the student")] = True
     health: Annotated[bool, Help("also entropy, overlap, calibration, and divergence by position")] = True
     bootstrap: Annotated[int, AtLeast(1), Help("resamples of prompts for each interval")] = 1000
+    tasks: Annotated[
+        tuple[str, ...], Help("tasks of lm-evaluation-harness that a distillation runs at its evaluations")
+    ] = ()
+    tasks_path: Annotated[str, Help("directory of task files (YAML) of your own; empty: the harness's alone")] = ""
+    tasks_at: Annotated[Literal["end", "every"], Help("at the last evaluation, or at every one")] = "end"
+    tasks_limit: Annotated[int, AtLeast(0), Help("documents of each task (0 = all)")] = 0
     kept_prompts: Annotated[
         int, AtLeast(0), Help("held-out prompts whose responses a run keeps token by token, for its report")
     ] = 8

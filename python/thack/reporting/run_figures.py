@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from thack.detection import Curves
+from thack.reporting.benchmarks import benchmark_columns, benchmarks
 from thack.reporting.colours import Colour
 from thack.reporting.figures import curve, golden, plane, slope_ratios
 from thack.reporting.inputs import ReportInput
@@ -29,6 +30,15 @@ def run_figures(report: ReportInput, colours: Sequence[Colour]) -> Iterator[Rend
             "KL(teacher‖student) on held-out prompts, both axes logarithmic. It keeps falling in hacking; if it rises, "
             "the student over-fits.",
             curves=("proxy",),
+        )
+    if any(benchmark_columns(run.curves) for run in report.runs):
+        yield rendered(
+            "benchmarks",
+            benchmarks(report.arms, colours),
+            "Benchmarks beside golden and proxy",
+            "Tasks of lm-evaluation-harness (dotted, right axis) over steps, with golden (solid) and the proxy "
+            "(dashed) in nats per token. Bars: standard error.",
+            curves=("golden", "proxy"),
         )
     if _any(curves, "train_loss"):
         yield rendered(

@@ -15,6 +15,7 @@ from thack.config import DistillSettings, LossSettings
 from thack.data.sequence import data_fingerprint
 from thack.runtime.progress import Progress
 from thack.training.assembly import open_evaluator, plan_of, steps_of_evaluations, with_eval_set, wrap_models
+from thack.training.benchmarks import Benchmarks
 from thack.training.build_data import supervised_data
 from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
@@ -94,7 +95,11 @@ def prepare_supervised(
         plan=plan,
         run=run,
         checkpoint=settings.checkpoint,
-        hooks=[Evaluation(steps, evaluator, None, run), BestProxy(steps)],
+        hooks=[
+            Evaluation(steps, evaluator, None, run),
+            Benchmarks(steps, settings.evaluation, seed=settings.seed, group=group),
+            BestProxy(steps),
+        ],
         clock=Clock(settings.profile),
         progress=progress,
     )

@@ -28,6 +28,7 @@ from thack.training.across import RewrittenData, open_cells, rewritten
 from thack.training.assembly import open_evaluator, plan_of, steps_of_evaluations, with_eval_set, wrap_models
 from thack.training.baseline import train_supervised
 from thack.training.behaviour import Writer
+from thack.training.benchmarks import Benchmarks
 from thack.training.build_data import build_data, guarded, monitored, response_request
 from thack.training.checkpoint import Snapshot
 from thack.training.clock import Clock
@@ -229,7 +230,8 @@ def _hooks(
             order=plan.order,
         )
     steps = steps_of_evaluations(settings, models, wrapped, data, plan, evaluator)
-    hooks = [Evaluation(steps, evaluator, monitors, run), BestProxy(steps), *([] if guard is None else [guard])]
+    tasks = Benchmarks(steps, settings.evaluation, seed=settings.seed, group=run.group)
+    hooks = [Evaluation(steps, evaluator, monitors, run), tasks, BestProxy(steps), *([] if guard is None else [guard])]
     return hooks, data
 
 

@@ -152,6 +152,10 @@ EvaluationSettings
   student_samples: true or false = true
   health: true or false = true
   bootstrap: a whole number, 1 or more = 1000
+  tasks: a list, each text = []
+  tasks_path: text = ""
+  tasks_at: end | every = "end"
+  tasks_limit: a whole number, 0 or more = 0
   kept_prompts: a whole number, 0 or more = 8
 ExperimentSettings
   name: text = "demo"
