@@ -147,7 +147,7 @@ def _why(chosen: TargetCost, hard: float) -> str:
         return "a small vocabulary: the exact distribution"
     if chosen.kind == "projected":
         share = chosen.gradient_error / max(hard, 1e-30)
-        return f"through the frozen head all of the distribution: {share:.2%} of a hard label's gradient error"
+        return f"through the frozen head all of the distribution: {100 * share:.2g} % of a hard label's gradient error"
     return f"{chosen.ids} ids have {chosen.retained_mass:.1%} of the mass; that of the others is kept as one number"
 
 
