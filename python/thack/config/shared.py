@@ -105,6 +105,7 @@ class ServerSettings:
     timeout_s: Annotated[
         float, Above(0), Help("seconds without a byte from the server, after which a request is lost")
     ] = 600.0
+    answer_bytes: Annotated[int, AtLeast(1024), Help("most bytes of one answer; a longer one is refused")] = 1 << 28
     tolerance: Annotated[
         float, FRACTION, Help("total variation on the probe prompts above which the teacher is another one")
     ] = 0.02

@@ -1,4 +1,4 @@
-"""JSON over HTTP: bounded time, retries with backoff, and errors that say what the server said."""
+"""JSON over HTTP: bounded time and size, retries with backoff, and errors that say what the server said."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from thack.config import ServerSettings
 from thack.errors import ServerError, UsageError
 from thack.reading import parse_json
 
-if TYPE_CHECKING:
-    import httpx
-
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
 _LONGEST_ASKED_S = 600.0  # a server may ask for more in Retry-After: it is asked again after this
+_PART_BYTES = 1 << 16
 _REPEATED = (408, 409, 425, 429, 500, 502, 503, 504)
 
 
@@ -70,13 +68,13 @@ class Client:
         for attempt in range(self._settings.retries + 1):
             asked: float | None = None
             try:
-                response = self._client.request(method, self._url + path, json=body)
-                if response.status_code < 400:
-                    return _object(response.content)
-                if response.status_code not in _REPEATED:
-                    raise self._refusal(path, response)
-                asked = _retry_after(response.headers.get("Retry-After", ""))
-                problem = f"{response.status_code}: {_said(response.content)}"
+                status, headers, content = self._answer(method, path, body)
+                if status < 400:
+                    return _object(content)
+                if status not in _REPEATED:
+                    raise self._refusal(path, status, content)
+                asked = _retry_after(headers.get("Retry-After", ""))
+                problem = f"{status}: {_said(content)}"
             except (self._http.TransportError, ValueError) as error:
                 problem = f"{type(error).__name__}: {error}"
             except self._http.InvalidURL as error:
@@ -90,12 +88,29 @@ class Client:
             hint="see that the server runs there; then run the same command again, which resumes",
         )
 
-    def _refusal(self, path: str, response: httpx.Response) -> Refusal:
+    def _answer(
+        self, method: str, path: str, body: Mapping[str, object] | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and content of one answer, of which no more than is allowed comes into memory."""
+        most, content = self._settings.answer_bytes, bytearray()
+        with self._client.stream(method, self._url + path, json=body) as response:
+            for part in response.iter_bytes(_PART_BYTES):
+                content += part
+                if len(content) > most:
+                    raise Refusal(
+                        f"{self._url}{path} answers more than {most:,} bytes",
+                        status=response.status_code,
+                        hint="ask for less at once (`top_k`, `data.max_response_tokens`), or raise "
+                        "`server.answer_bytes`: so many are in memory for each of `server.concurrency` requests",
+                    )
+            return response.status_code, response.headers, bytes(content)
+
+    def _refusal(self, path: str, status: int, content: bytes) -> Refusal:
         hint = None
-        if response.status_code in (401, 403):
+        if status in (401, 403):
             hint = f"put the key into the environment variable {self._settings.key_variable} (`server.key_variable`)"
-        text = f"{self._url}{path} answers {response.status_code}: {_said(response.content)}"
-        return Refusal(text, status=response.status_code, hint=hint)
+        text = f"{self._url}{path} answers {status}: {_said(content)}"
+        return Refusal(text, status=status, hint=hint)
 
     def close(self) -> None:
         """Close its connections."""

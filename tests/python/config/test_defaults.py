@@ -289,6 +289,7 @@ ServerSettings
   concurrency: a whole number, 1 or more = 16
   retries: a whole number, 0 or more = 8
   timeout_s: a number, more than 0 = 600.0
+  answer_bytes: a whole number, 1024 or more = 268435456
   tolerance: a number, between 0 and 1 = 0.02
   key_variable: text = "OPENAI_API_KEY"
 SftSettings

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -201,7 +201,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for key, value in (headers or {}).items():
             self.send_header(key, value)
-        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Length", str(1 << 40 if fault == "endless" else len(data)))
         self.end_headers()
         if fault == "cut":
             self.wfile.write(data[: len(data) // 2])
@@ -213,6 +213,10 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 time.sleep(0.001)
             return
+        if fault == "endless":
+            with suppress(ConnectionError):
+                while True:
+                    self.wfile.write(b" " * 65536)
         if fault == "hang":
             time.sleep(0.6)
             self.close_connection = True

@@ -68,6 +68,20 @@ def test_given_responses_get_the_records_of_a_direct_capture(
     check_equal(out, direct(settings, teacher, tmp_path / "direct"))
 
 
+@pytest.mark.parametrize("fault", ["endless", ""])
+def test_an_answer_without_end_does_not_fill_the_memory(fault: str, make: Make, teacher: LanguageModel) -> None:
+    """Also one that is merely longer than is allowed; neither is asked for again."""
+    world = World(teacher, "vllm")
+    with serving(world) as url:
+        most = 1 << 20 if fault else 1024
+        settings = make(url, server={"answer_bytes": most, "concurrency": 1})
+        world.faults.extend([fault] * 20)
+        with pytest.raises(ServerError, match=f"/v1/completions answers more than {most:,} bytes") as refused:
+            capture_served(settings)
+    assert "server.answer_bytes" in (refused.value.hint or "")
+    assert not fault or world.asked["/v1/completions"] <= 2
+
+
 @pytest.mark.parametrize("dialect", ALL)
 def test_generated_responses_get_the_records_of_a_direct_capture(
     dialect: str, make: Make, teacher: LanguageModel, tmp_path: Path
