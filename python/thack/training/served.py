@@ -36,7 +36,7 @@ class ServedTargets:
 
     def __init__(self, data: Sequence[TokenSequence], cache: GrowingCache, width: int, fingerprint: str) -> None:
         """`fingerprint` is of the plan of the cache that is written."""
-        self.data = [replace(s, position=position) for position, s in enumerate(data)]
+        self.data = data
         self.lengths = total_lengths(data)
         self.fingerprint = fingerprint
         self.teacher_tokens = 0
@@ -46,7 +46,7 @@ class ServedTargets:
         return len(self.data)
 
     def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
-        return [self.data[i] for i in positions]
+        return [replace(self.data[i], position=int(i)) for i in positions]
 
     def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
         """Begin to ask for them, many at a time; () ends that, and the connection."""

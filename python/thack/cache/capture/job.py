@@ -19,9 +19,9 @@ import torch
 from thack.cache.capture.packer import Packer
 from thack.cache.capture.preparation import CaptureJob, prepare_directory, prepare_job
 from thack.cache.capture.scorer import Scorer
-from thack.cache.format.ends import count_ends
+from thack.cache.capture.shards import finish_cache, wanted_shards
 from thack.cache.format.manifest import NAME as MANIFEST
-from thack.cache.format.manifest import finish, missing, shard_is_good
+from thack.cache.format.manifest import missing
 from thack.cache.format.plan import JOURNAL, shard_path
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
@@ -96,15 +96,7 @@ def _capture(job: CaptureJob, progress: Progress) -> None:
         _write_shards(job, progress)
     finally:
         torch.set_num_threads(threads)
-    manifest = finish(job.directory, job.plan)
-    if manifest is not None:
-        progress.note(
-            f"cache: {manifest.sequences:,} sequences, {manifest.tokens:,} tokens, "
-            f"{manifest.bytes / 1e6:,.1f} MB in {job.plan.num_shards} shards"
-        )
-        ends = count_ends(job.directory, job.plan) if job.settings.generate else None  # given ones were counted before
-        for warning in ends.warnings() if ends else ():
-            progress.note(f"warning: {warning}")
+    finish_cache(job.directory, job.plan, progress, generated=job.settings.generate)
 
 
 def _check_space(job: CaptureJob) -> None:
@@ -121,10 +113,7 @@ def _check_space(job: CaptureJob) -> None:
 
 
 def _write_shards(job: CaptureJob, progress: Progress) -> None:
-    numbers = [n for n in range(job.plan.num_shards) if n % job.rank.world_size == job.rank.rank]
-    wanted = [n for n in numbers if not shard_is_good(job.directory, job.plan, n)]
-    if len(wanted) < len(numbers):
-        progress.note(f"cache: {len(numbers) - len(wanted)} of {len(numbers)} shards are complete already")
+    wanted = wanted_shards(job.directory, job.plan, job.rank, progress)
     if not wanted:
         return
     journal = job.directory / JOURNAL / f"{job.rank.part}.jsonl"

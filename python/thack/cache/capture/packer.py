@@ -13,6 +13,7 @@ import numpy as np
 
 from thack import _native
 from thack.cache.capture.scorer import Scored
+from thack.cache.capture.shards import committed
 from thack.cache.format.plan import CachePlan, shard_path
 from thack.cache.format.records import encode, realised_log_probs
 from thack.data.sequence import TokenSequence, cache_positions
@@ -102,19 +103,10 @@ class Packer:
 
     def _commit(self) -> None:
         assert self._writer is not None, "end before begin"
-        tokens, sequences, size, root, is_new = self._writer.finish()
+        found = committed(self._shard, self._writer, self._started)
         self._writer = None
         if self._journal is not None:
-            committed = CommittedShard(
-                shard=self._shard,
-                sequences=sequences,
-                tokens=tokens,
-                bytes=size,
-                root=root,
-                new=is_new,
-                seconds=round(time.perf_counter() - self._started, 3),
-            )
-            self._journal(committed)
+            self._journal(found)
 
 
 def _ids(ids: np.ndarray) -> np.ndarray:

@@ -21,8 +21,8 @@ from thack.config.specs import target_spec
 from thack.data.date import follow_settings
 from thack.data.index import index_data
 from thack.data.lengths import response_limit
-from thack.data.prepare import prepare
 from thack.data.sequence import TokenSequence
+from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError, ThackError, UsageError
 from thack.files import canonical_json, claim_output, digest
 from thack.models.checkpoint import SAMPLED
@@ -72,7 +72,7 @@ def prepare_job(
     """Load the teacher, read the data, and publish the plan or reuse the one in the directory."""
     teacher = teacher or load_teacher(settings, progress)
     directory = Path(settings.out).expanduser()
-    data = capture_data(settings, teacher, sequences, progress, directory)
+    data = capture_data(settings, teacher.tokenizer, sequences, progress, directory)
     head = frozen_head(settings, teacher, progress)
     plan = make_plan(settings, teacher, data, full_hash=_begun_with_full_hash(directory), head=head)
     write_ends(directory, teacher.tokenizer.ends, response_limit(settings.data))
@@ -153,33 +153,64 @@ def make_plan(
     head: FrozenHead | None = None,
 ) -> CachePlan:
     """The plan for these sequences and this teacher: the same from every rank."""
+    head_width = 1 if head is None else head.weight_VH.shape[1]
+    return plan_of(
+        settings,
+        data,
+        RecordLayout(spec=target_spec(settings, head_width), vocab_size=_width(teacher)),
+        teacher=teacher.fingerprint(full=full_hash),
+        tokenizer=teacher.tokenizer.fingerprint(),
+        batch_size=settings.batch_size,
+        device=teacher.device.type,
+        dtype=inference_precision(teacher, settings.dtype).name,
+        threads=threads(),
+        head="" if head is None else head.fingerprint,
+    )
+
+
+def plan_of(
+    settings: CacheSettings,
+    data: CaptureData,
+    layout: RecordLayout,
+    *,
+    teacher: str,
+    tokenizer: str,
+    batch_size: int,
+    device: str,
+    dtype: str,
+    threads: int,
+    head: str = "",
+) -> CachePlan:
+    """The plan of a cache of this data, with the fingerprints of teacher, tokenizer and frozen head.
+
+    Raises:
+        UsageError: there is no data.
+    """
     if not len(data):
         raise UsageError(
             "the data holds no sequence to cache", hint="check `data.path`, `data.limit` and `data.max_prompt_tokens`"
         )
-    head_width = 1 if head is None else head.weight_VH.shape[1]
-    layout = RecordLayout(spec=target_spec(settings, head_width), vocab_size=_width(teacher))
     longest = response_limit(settings.data) if settings.generate else 0  # responses that are not generated yet
     return CachePlan(
         layout=layout,
         fingerprints=Fingerprints(
-            teacher=teacher.fingerprint(full=full_hash),
-            tokenizer=teacher.tokenizer.fingerprint(),
+            teacher=teacher,
+            tokenizer=tokenizer,
             data=data.fingerprint,
             settings=settings_fingerprint(settings),
-            head="" if head is None else head.fingerprint,
+            head=head,
         ),
         firsts=partition(
             ((prompt, longest or response) for part in data.lengths() for prompt, response in part.tolist()),
             layout.bytes_per_token,
             ShardLimits(tokens=settings.shard_tokens, bytes=settings.shard_bytes),
         ),
-        batch_size=settings.batch_size,
+        batch_size=batch_size,
         seed=settings.seed,
         samples=settings.samples if settings.generate else 1,
-        device=teacher.device.type,
-        dtype=inference_precision(teacher, settings.dtype).name,
-        threads=threads(),
+        device=device,
+        dtype=dtype,
+        threads=threads,
         build=_version.__version__,
         teacher_prompts=data.has_teacher_prompts,
     )
@@ -216,7 +247,7 @@ def load_teacher(settings: CacheSettings, progress: Progress = SILENT) -> Langua
 
 def capture_data(
     settings: CacheSettings,
-    teacher: LanguageModel,
+    tokenizer: Tokenizer,
     sequences: Sequence[TokenSequence] | None,
     progress: Progress,
     directory: Path | None = None,
@@ -225,7 +256,7 @@ def capture_data(
 
     Args:
         settings: of the capture.
-        teacher: its tokenizer encodes the data.
+        tokenizer: of the teacher; it encodes the data.
         sequences: used instead of the data.
         progress: shows what happens to the data.
         directory: of the cache, where the index of the data is kept; None: no other process needs it.
@@ -235,7 +266,7 @@ def capture_data(
         return CaptureData(ListedSequences(sequences, samples), samples)
     found = index_data(
         settings.data,
-        teacher.tokenizer,
+        tokenizer,
         need_response=not settings.generate,
         samples=samples,
         directory=directory,
@@ -243,17 +274,3 @@ def capture_data(
     for line in found.footer.lines:
         progress.note(line)
     return CaptureData(found, samples)
-
-
-def read_data(settings: CacheSettings, teacher: LanguageModel, progress: Progress) -> Sequence[TokenSequence]:
-    """The data that the settings name, in memory; without responses if the teacher is to generate them."""
-    prepared = prepare(settings.data, teacher.tokenizer, need_response=not settings.generate)
-    for line in prepared.report.lines():
-        progress.note(line)
-    return prepared.sequences
-
-
-def with_samples(sequences: Sequence[TokenSequence], settings: CacheSettings) -> list[TokenSequence]:
-    """The sequences of the cache by position; each prompt `settings.samples` times where responses are generated."""
-    data = CaptureData(ListedSequences(sequences), settings.samples if settings.generate else 1)
-    return data.read(range(len(data)))

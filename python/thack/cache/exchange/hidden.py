@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thack.cache.capture.data import CaptureData
 from thack.cache.capture.job import capture
-from thack.cache.capture.preparation import load_teacher, read_data
+from thack.cache.capture.preparation import capture_data, load_teacher, prepare_directory
 from thack.cache.exchange.tensors import TensorFile
 from thack.config import CacheSettings
 from thack.data.sequence import TokenSequence
@@ -30,6 +31,7 @@ from thack.runtime.progress import SILENT, Progress
 from thack.targets.projected import Projection
 from thack.targets.vocabulary import log_probs
 
+_BLOCK = 512  # sequences that are looked at together
 _SAME = 0.05  # mean total variation between the engine's bfloat16 states and the teacher's own, at most
 
 
@@ -60,16 +62,16 @@ def import_hidden(
     if settings.generate:
         raise UsageError("generate = true: hidden states are of responses that were given", hint="leave out `generate`")
     teacher = teacher or load_teacher(settings, progress)
-    data = read_data(settings, teacher, progress) if sequences is None else sequences
-    own = any(s.teacher_prompt_ids is not None for s in data)
-    refuse_teacher_prompts(own, "hidden states are looked up by the prompt that all models read")
     states = StateFiles(Path(settings.hidden_states).expanduser())
-    states.check_covers(data)
-    stored = StoredStates(teacher, states, data)
+    directory = Path(settings.out).expanduser()
+    prepare_directory(directory)
+    data = capture_data(settings, teacher.tokenizer, sequences, SILENT, directory)  # shown by the capture
+    refuse_teacher_prompts(data.has_teacher_prompts, "hidden states are looked up by the prompt that all models read")
+    stored = StoredStates(teacher, states, states.check_covers(data))
     progress.note(
         f"hidden states: {len(states):,} files, from {'behind' if stored.normed else 'before'} the final norm"
     )
-    return capture(settings, progress, teacher=stored, sequences=data)
+    return capture(settings, progress, teacher=stored, sequences=sequences)
 
 
 class StateFiles:
@@ -107,16 +109,36 @@ class StateFiles:
             found = file.rows("hidden_states", first, first + len(response_ids)).astype(np.float32)
         return found[:, -1] if found.ndim == 3 else found
 
-    def check_covers(self, sequences: Sequence[TokenSequence]) -> None:
-        """Raise DataError unless every sequence has a file."""
-        missing = [s.prompt_id for s in sequences if self.path(s.prompt_ids, s.response_ids) is None]
-        if missing:
-            names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+    def check_covers(self, data: CaptureData) -> TokenSequence:
+        """See that every sequence has a file; returns the shortest of them.
+
+        Raises:
+            DataError: there is none of some.
+        """
+        shortest: TokenSequence | None = None
+        missing: list[str] = []
+        lacking = 0
+        for first in range(0, len(data), _BLOCK):
+            for s in data.read(range(first, min(first + _BLOCK, len(data)))):
+                if self.path(s.prompt_ids, s.response_ids) is None:
+                    lacking += 1
+                    missing += [s.prompt_id] if lacking <= 3 else []
+                if shortest is None or _length(s) < _length(shortest):
+                    shortest = s
+        if lacking:
+            names = ", ".join(missing) + (", …" if lacking > 3 else "")
             raise DataError(
-                f"no hidden states for {len(missing):,} of {len(sequences):,} sequences",
+                f"no hidden states for {lacking:,} of {len(data):,} sequences",
                 details=[f"missing: {names}"],
                 hint="give the engine the ids of prompt and response as thack data show prints them, in one prompt",
             )
+        if shortest is None:
+            raise UsageError("the data holds no sequence to cache", hint="check `data.path` and `data.limit`")
+        return shortest
+
+
+def _length(s: TokenSequence) -> int:
+    return len(s.prompt_ids) + len(s.response_ids)
 
 
 def _token_ids(path: Path) -> np.ndarray:
@@ -140,7 +162,7 @@ class StoredStates(nn.Module):
     Args:
         teacher: in full; it computes the shortest sequence itself, to see that the states are its own.
         states: of the sequences.
-        sequences: of which the shortest is compared.
+        shortest: the sequence that is compared.
 
     Raises:
         ModelError: the teacher's logits are more than its last norm, head, scale and bound.
@@ -149,14 +171,13 @@ class StoredStates(nn.Module):
 
     routers = None  # they have chosen already
 
-    def __init__(self, teacher: LanguageModel, states: StateFiles, sequences: Sequence[TokenSequence]) -> None:
+    def __init__(self, teacher: LanguageModel, states: StateFiles, shortest: TokenSequence) -> None:
         super().__init__()
         if teacher.is_encoder_decoder:
             raise ModelError("hidden states are read for decoder-only teachers alone")
         self._teacher, self._states = teacher.eval(), states
         self._head = Projection.of(teacher)
         self.tokenizer, self.is_encoder_decoder, self.facts = teacher.tokenizer, False, teacher.facts
-        shortest = min(sequences, key=lambda s: len(s.prompt_ids) + len(s.response_ids))
         self._norm, self.normed = _final_norm(teacher, shortest), False
         self._compare(shortest)
 

@@ -99,7 +99,7 @@ class GrowingCache:
             if future is not None:
                 self._add(sequence, future.result())
         assert self._log is not None
-        if len(self._log) == len(self._job.sequences):
+        if len(self._log) == len(self._job.data):
             self._complete()
 
     def _add(self, sequence: TokenSequence, choice: Choice) -> None:
@@ -115,9 +115,10 @@ class GrowingCache:
         confirm(self._job, self._log)
 
     def _keep_answered(self) -> None:
-        for position, future in self._asked.items():
+        for position, future in sorted(self._asked.items()):
             if future.done() and not future.cancelled() and future.exception() is None:
-                self._add(self._job.sequences[position], future.result())
+                (sequence,) = self._job.data.read([position])
+                self._add(sequence, future.result())
         self._asked.clear()
         self._confirm()
 

@@ -15,12 +15,11 @@ from pathlib import Path
 
 from thack import _native
 from thack.cache.capture.preparation import prepare_directory
+from thack.cache.capture.shards import committed, finish_cache, wanted_shards
 from thack.cache.exchange.packing import pack, realised
 from thack.cache.exchange.readers import SourceRow
 from thack.cache.exchange.survey import Processing, Survey
-from thack.cache.format.ends import count_ends
-from thack.cache.format.manifest import finish, shard_is_good
-from thack.cache.format.plan import shard_path
+from thack.cache.format.plan import JOURNAL, shard_path
 from thack.cache.served.answer_log import AnswerLog
 from thack.cache.served.preparation import ServedJob, check_settings, prepare_served
 from thack.config import CacheSettings
@@ -86,27 +85,17 @@ def _report(job: ServedJob, progress: Progress) -> None:
     ):
         if count:
             progress.note(f"warning: {count:,} {what}")
-    manifest = finish(job.directory, job.plan)
-    if manifest is not None:
-        progress.note(
-            f"cache: {manifest.sequences:,} sequences, {manifest.tokens:,} tokens from {job.settings.server.url}"
-        )
-        ends = count_ends(job.directory, job.plan) if job.settings.generate else None
-        for warning in ends.warnings() if ends else ():
-            progress.note(f"warning: {warning}")
+    finish_cache(job.directory, job.plan, progress, generated=job.settings.generate)
 
 
 def _write_shards(job: ServedJob, progress: Progress) -> None:
-    numbers = [n for n in range(job.plan.num_shards) if n % job.rank.world_size == job.rank.rank]
-    wanted = [n for n in numbers if not shard_is_good(job.directory, job.plan, n)]
-    if len(wanted) < len(numbers):
-        progress.note(f"cache: {len(numbers) - len(wanted)} of {len(numbers)} shards are complete already")
+    wanted = wanted_shards(job.directory, job.plan, job.rank, progress)
     if not wanted:
         return
     name = f"rank-{job.rank.rank:05d}"
     with (
         StopFlag() as stop,
-        RunLog(job.directory / "journal" / f"{name}.jsonl") as journal,
+        RunLog(job.directory / JOURNAL / f"{name}.jsonl") as journal,
         AnswerLog(job.directory / "answers" / f"{name}.log", job.plan.layout.stride) as log,
         progress.task("cache", sum(len(job.plan.shard(n)) for n in wanted), "sequences") as task,
     ):
@@ -124,10 +113,10 @@ def _write_shards(job: ServedJob, progress: Progress) -> None:
 def _fill(job: ServedJob, number: int, log: AnswerLog, stop: StopFlag, task: Task) -> None:
     """Ask for every sequence of a shard that the log has no answer to."""
     positions = job.plan.shard(number)
-    wanted = [job.sequences[position] for position in positions if position not in log]
-    task.advance(len(positions) - len(wanted))
+    lacking = [position for position in positions if position not in log]
+    task.advance(len(positions) - len(lacking))
     survey = new_survey(job)
-    asked = _until(wanted, stop)
+    asked = _until(job.data.read(lacking), stop)
     try:
         for sequence, choice in as_they_come(asked, lambda s: _answer(job, s), job.settings.server.concurrency):
             add_answer(job, sequence, choice, log, survey)
@@ -196,21 +185,12 @@ def commit(job: ServedJob, number: int, log: AnswerLog) -> CommittedShard:
     started = time.perf_counter()
     writer = _native.ShardWriter(shard_path(job.directory, number), job.plan.metadata(number))
     try:
-        for position in job.plan.shard(number):
-            s = job.sequences[position]
-            response_ids, of_tokens, records = log.get(position)
+        for s in job.data.read(job.plan.shard(number)):
+            assert s.position is not None
+            response_ids, of_tokens, records = log.get(s.position)
             writer.records(records)
-            writer.sequence((position, s.example, s.sample), s.prompt_id, s.prompt_ids, response_ids, of_tokens)
-        tokens, count, size, root, is_new = writer.finish()
+            writer.sequence((s.position, s.example, s.sample), s.prompt_id, s.prompt_ids, response_ids, of_tokens)
+        return committed(number, writer, started)
     except BaseException:
         writer.abandon()
         raise
-    return CommittedShard(
-        shard=number,
-        sequences=count,
-        tokens=tokens,
-        bytes=size,
-        root=root,
-        new=is_new,
-        seconds=round(time.perf_counter() - started, 3),
-    )

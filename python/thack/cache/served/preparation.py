@@ -7,19 +7,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from thack import _native, _version
-from thack.cache.capture.preparation import settings_fingerprint, with_samples
+from thack import _native
+from thack.cache.capture.data import CaptureData
+from thack.cache.capture.preparation import capture_data, plan_of
 from thack.cache.format.ends import write_ends
 from thack.cache.format.layout import RecordLayout
-from thack.cache.format.partition import ShardLimits, partition
 from thack.cache.format.plan import CachePlan, publish_plan
 from thack.cache.format.tokenizer import write_tokenizer
 from thack.cache.format.writer import record_writer
 from thack.config import CacheSettings, SamplingSettings, ServerSettings
 from thack.data.date import with_settings
 from thack.data.lengths import response_limit
-from thack.data.prepare import prepare
-from thack.data.sequence import TokenSequence, data_fingerprint
+from thack.data.sequence import TokenSequence
 from thack.data.teacher_prompt import refuse_teacher_prompts
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError, UsageError
@@ -27,7 +26,6 @@ from thack.files import canonical_json, digest
 from thack.reading import read_json
 from thack.runtime.progress import Progress
 from thack.runtime.ranks import Rank, current_rank
-from thack.schema.cache import Fingerprints
 from thack.schema.serving import ServedTeacher
 from thack.schema.targets import Tail, TargetSpec
 from thack.serving.client import Client
@@ -48,7 +46,7 @@ class ServedJob:
         settings: of the capture.
         teacher: connected.
         identity: of the teacher that the cache was begun with.
-        sequences: by position in the cache; without responses if the teacher is to generate them.
+        data: its sequences by position; without responses if the teacher is to generate them.
         plan: the one in the directory.
         rank: this process; it writes every world_size-th shard.
     """
@@ -57,7 +55,7 @@ class ServedJob:
     settings: CacheSettings
     teacher: RemoteTeacher
     identity: ServedTeacher
-    sequences: Sequence[TokenSequence]
+    data: CaptureData
     plan: CachePlan
     rank: Rank
 
@@ -105,36 +103,34 @@ def prepare_served(
             f"a {teacher.dialect.name} server gives log-probabilities of the tokens that it generates alone",
             hint="use `generate = true`; or vLLM or SGLang, which score given responses",
         )
-    given = sequences is not None
-    if sequences is None:
-        sequences = read_data(settings, tokenizer, progress)
-    own = any(s.teacher_prompt_ids is not None for s in sequences)
-    refuse_teacher_prompts(own, "a server is asked with the prompt that all models read")
-    stored = with_samples(sequences, settings)
+    data = capture_data(settings, tokenizer, sequences, progress, directory)
+    refuse_teacher_prompts(data.has_teacher_prompts, "a server is asked with the prompt that all models read")
     identity = same_teacher(directory, teacher, settings.server)
     tail = tail_of(identity, settings)
-    plan = _plan(settings, tokenizer, identity, stored, tail)
+    plan = plan_of(
+        settings,
+        data,
+        RecordLayout(spec=TargetSpec(kind="top-k", k=settings.top_k, tail=tail), vocab_size=tokenizer.size),
+        teacher=PREFIX + digest(canonical_json(identity.dump())),
+        tokenizer=tokenizer.fingerprint(),
+        batch_size=1,
+        device="server",
+        dtype="unknown",
+        threads=1,
+    )
     write_ends(directory, tokenizer.ends, response_limit(settings.data))
     write_tokenizer(directory, tokenizer)
-    if not given or settings.generate:
+    if sequences is None or settings.generate:
         record_writer(directory, settings, plan.fingerprints.teacher)
     return ServedJob(
         directory=directory,
         settings=settings,
         teacher=teacher,
         identity=identity,
-        sequences=stored,
+        data=data,
         plan=publish_plan(directory, plan),
         rank=rank or current_rank(),
     )
-
-
-def read_data(settings: CacheSettings, tokenizer: Tokenizer, progress: Progress) -> Sequence[TokenSequence]:
-    """The data that the settings name, encoded; without responses if the teacher is to generate them."""
-    prepared = prepare(settings.data, tokenizer, need_response=not settings.generate)
-    for line in prepared.report.lines():
-        progress.note(line)
-    return prepared.sequences
 
 
 def same_teacher(directory: Path, teacher: RemoteTeacher, settings: ServerSettings) -> ServedTeacher:
@@ -179,37 +175,3 @@ def tail_of(identity: ServedTeacher, settings: CacheSettings) -> Tail:
             hint="sample at temperature 1 without top_k, top_p and min_p; or set `server.logprobs = processed`",
         )
     return "processed"
-
-
-def _plan(
-    settings: CacheSettings,
-    tokenizer: Tokenizer,
-    identity: ServedTeacher,
-    sequences: Sequence[TokenSequence],
-    tail: Tail,
-) -> CachePlan:
-    if not sequences:
-        raise UsageError("the data holds no sequence to cache", hint="check `data.path` and `data.limit`")
-    layout = RecordLayout(spec=TargetSpec(kind="top-k", k=settings.top_k, tail=tail), vocab_size=tokenizer.size)
-    longest = response_limit(settings.data) if settings.generate else 0  # responses that are not generated yet
-    return CachePlan(
-        layout=layout,
-        fingerprints=Fingerprints(
-            teacher=PREFIX + digest(canonical_json(identity.dump())),
-            tokenizer=tokenizer.fingerprint(),
-            data=data_fingerprint(sequences),
-            settings=settings_fingerprint(settings),
-        ),
-        firsts=partition(
-            ((len(s.prompt_ids), longest or len(s.response_ids)) for s in sequences),
-            layout.bytes_per_token,
-            ShardLimits(tokens=settings.shard_tokens, bytes=settings.shard_bytes),
-        ),
-        batch_size=1,
-        seed=settings.seed,
-        samples=settings.samples if settings.generate else 1,
-        device="server",
-        dtype="unknown",
-        threads=1,
-        build=_version.__version__,
-    )

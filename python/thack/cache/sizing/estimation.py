@@ -48,7 +48,7 @@ def estimate(
         UsageError: the data has no sequence, or the settings contradict each other.
     """
     teacher = teacher or load_teacher(settings, progress)
-    stored = capture_data(settings, teacher, sequences, progress)
+    stored = capture_data(settings, teacher.tokenizer, sequences, progress)
     head = frozen_head(settings, teacher, progress)
     plan = make_plan(settings, teacher, stored, head=head)
     longest = response_limit(settings.data)

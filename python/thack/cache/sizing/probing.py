@@ -78,7 +78,7 @@ def probe(
     if not 0 <= tokens <= _MOST_TOKENS:
         raise UsageError(f"tokens = {tokens:g}: must be from 1 to {_MOST_TOKENS:g}", hint="such as 1e12")
     teacher = teacher or load_teacher(settings, progress)
-    data = capture_data(replace(settings, samples=1), teacher, sequences, progress)
+    data = capture_data(replace(settings, samples=1), teacher.tokenizer, sequences, progress)
     places = range(min(limit, len(data))) if settings.generate else _spread(len(data), limit)
     chosen = data.read(places)
     if settings.generate:
