@@ -5,7 +5,8 @@
     length            8 bytes: of the footer
 
 It is written once, by one pass that encodes everything, under a name that is the hash of all that decides it: the
-files, the tokenizer and the settings. Processes that find it read what they need of the data, and nothing else.
+files, the tokenizer and the settings. Processes that find it, or wait for the one that writes it, read what they need
+of the data, and nothing else.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError
 from thack.files import canonical_json, digest, explained, file_digest, fsync_directory
 from thack.reading import LINE_BYTES, parse_json
+from thack.runtime.lock import locked
+from thack.runtime.progress import SILENT, Progress
 from thack.schema import document
 
 _ROW = np.dtype([("address", "<u8"), ("prompt", "<u4"), ("response", "<u4")])
@@ -143,7 +146,13 @@ class IndexedSequences:
 
 
 def index_data(
-    settings: DataSettings, tokenizer: Tokenizer, *, need_response: bool, samples: int = 1, directory: Path | None
+    settings: DataSettings,
+    tokenizer: Tokenizer,
+    *,
+    need_response: bool,
+    samples: int = 1,
+    directory: Path | None,
+    progress: Progress = SILENT,
 ) -> IndexedSequences:
     """The sequences of `settings.path`, by the index in `directory`, or by one that is written there now.
 
@@ -152,7 +161,9 @@ def index_data(
         tokenizer: of the model that reads the sequences.
         need_response: as of `DataStream`.
         samples: responses per prompt that will be generated: the fingerprint counts each prompt so often.
-        directory: keeps the index; None: a temporary one that no other process finds.
+        directory: keeps the index; None: a temporary one that no other process finds. Of several processes that need
+            the same one, such as the tasks of an array, one writes it, and the others wait for it.
+        progress: says who writes it while this process waits.
 
     Raises:
         DataError: nothing is left, or a record cannot be read or rendered and on_bad_line is `stop`.
@@ -166,11 +177,22 @@ def index_data(
             return IndexedSequences(path, stream)  # the mapping outlives the name of the file
     key = _key(settings, tokenizer, stream, need_response=need_response, samples=samples)
     path = directory / f"data-{key}.index"
+    found = _opened(path, stream)
+    if found is None:
+        with locked(path, progress):
+            found = _opened(path, stream)  # by another process, while this one waited
+            if found is None:
+                _write(path, stream, samples)
+                found = IndexedSequences(path, stream)
+    return found
+
+
+def _opened(path: Path, stream: DataStream) -> IndexedSequences | None:
+    """The index in a file; None where there is none, or a damaged one."""
     if path.is_file():
         with suppress(DataError):
             return IndexedSequences(path, stream)
-    _write(path, stream, samples)
-    return IndexedSequences(path, stream)
+    return None
 
 
 def _key(settings: DataSettings, tokenizer: Tokenizer, stream: DataStream, *, need_response: bool, samples: int) -> str:

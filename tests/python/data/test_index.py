@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,3 +145,29 @@ def test_bad_lines_and_other_prompts_ids_are_counted(tmp_path: Path, tokenizer: 
     assert "2 unreadable lines skipped" in indexed.footer.lines[0]
     with pytest.raises(DataError, match="no key `prompt`"):
         index_data(replace(settings, on_bad_line="stop"), tokenizer, need_response=True, directory=None)
+
+
+def test_tasks_of_an_array_share_one_pass(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them start at once; one writes the index, and the others wait for it."""
+    source = tmp_path / "data.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in content()))
+    settings = DataSettings(path=str(source), max_prompt_tokens=60)
+    together, written, write = threading.Barrier(3), [], index._write
+
+    def slow_write(path: Path, *rest: Any) -> None:
+        written.append(path)
+        write(path, *rest)
+
+    def task() -> IndexedSequences:
+        together.wait()
+        return index_data(settings, tokenizer, need_response=True, directory=tmp_path / "cache")
+
+    monkeypatch.setattr(index, "_write", slow_write)
+    (tmp_path / "cache").mkdir()
+    with ThreadPoolExecutor(3) as pool:
+        found = [future.result() for future in [pool.submit(task) for _ in range(3)]]
+    assert len(written) == 1 and len({one.fingerprint for one in found}) == 1
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [written[0].name]
+    assert len(found[2].read(range(len(found[2])))) == len(found[0]) > 20

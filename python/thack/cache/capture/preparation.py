@@ -270,6 +270,7 @@ def capture_data(
         need_response=not settings.generate,
         samples=samples,
         directory=directory,
+        progress=progress,
     )
     for line in found.footer.lines:
         progress.note(line)
