@@ -250,13 +250,13 @@ def cache_logits(settings: CacheSettings, *, progress: Progress = SILENT) -> Pat
         from thack.cache.served.job import capture_served
 
         return capture_served(checked(settings), progress)
-    if settings.hidden_states:
-        from thack.cache.exchange.hidden import import_hidden
-
-        return import_hidden(checked(settings), progress)
     from thack.checks import check_capture
 
     settings = check_capture(checked(settings))
+    if settings.hidden_states:
+        from thack.cache.exchange.hidden import import_hidden
+
+        return import_hidden(settings, progress)
     from thack.cache.capture.job import capture
 
     return capture(settings, progress)

@@ -83,6 +83,11 @@ def check_capture(settings: CacheSettings, *, writes: bool = True) -> CacheSetti
             hint="several responses per prompt are either generated or given in the data",
         )
     check_projected(settings)
+    if settings.head_only and not settings.hidden_states:
+        raise UsageError(
+            "head_only = true: without hidden states the whole teacher has to run",
+            hint="set `hidden_states`, or leave out `head_only`",
+        )
     if writes:
         check_output(settings.out.expanduser(), "cache")
     _check_models([settings.teacher], settings.load)

@@ -36,6 +36,7 @@ PROBE_FLAGS = (
 )
 HIDDEN_FLAGS = (
     Flag(key="hidden_states"),
+    Flag(key="head_only"),
     Flag(key="teacher"),
     Flag(key="data.path", name="data"),
     Flag(key="out"),

@@ -148,6 +148,10 @@ class CacheSettings:
         str,
         Help("directory of the teacher's hidden states, as an inference engine wrote them; empty: it computes them"),
     ] = ""
+    head_only: Annotated[
+        bool,
+        Help("of hidden states: read the teacher's final norm and head alone; whose states they are is not compared"),
+    ] = False
     data: Annotated[DataSettings, Help("prompts and responses")] = field(default_factory=DataSettings)
     kind: Annotated[
         CachedKind, Help("what is stored of each distribution; given, it decides, else `top_k` or `sampled` do")

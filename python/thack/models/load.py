@@ -81,6 +81,41 @@ def load_model(
     return model
 
 
+def load_head(
+    name: Path | str,
+    *,
+    device: torch.device | str = "cpu",
+    options: LoadSettings | None = None,
+    progress: Progress = SILENT,
+) -> LanguageModel:
+    """The final norm and head of a teacher, in a model of its first layer alone: for a teacher too large to load.
+
+    Args:
+        name: Its directory, or its name on the hub.
+        device: Where its weights go.
+        options: `load.*` of the settings.
+        progress: As of `load_model`.
+
+    Raises:
+        ModelError: as of `load_model`; or transformers is not installed.
+    """
+    options = options or LoadSettings()
+    try:
+        from thack.models.hf import load as hf
+
+        source = locate(name)
+        facts = LoadFacts(
+            origin=source.origin, generation_config=read_object(source.directory, "generation_config.json") or {}
+        )
+        with progress.task("loading the teacher's head", None):
+            dtype = _dtype(options, torch.float32)
+            return hf.load_head(source.directory, device=device, dtype=dtype, options=options, facts=facts)
+    except ImportError as error:
+        raise ModelError("head_only needs transformers", hint="pip install 'thack[hf]'") from error
+    except ModelError as error:
+        raise ModelError(f"teacher: {error.message}", details=error.details, hint=error.hint) from error
+
+
 def load_student(
     name: str,
     lora: LoraSettings,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from thack import api
 from thack.cache import Cache
 from thack.cache.capture.job import capture
 from thack.cache.exchange.hidden import import_hidden
-from thack.config import ArchitectureSettings, CacheSettings
+from thack.config import ArchitectureSettings, CacheSettings, DataSettings
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError, UsageError
@@ -167,3 +168,57 @@ def test_what_is_missing_is_counted_and_named(tokenizer: Tokenizer, tmp_path: Pa
     save_file({"token_ids": torch.arange(4), "hidden_states": torch.zeros(3, 2)}, tmp_path / "empty" / "a.safetensors")
     with pytest.raises(DataError, match="do not match"):
         import_hidden(CacheSettings(hidden_states=str(tmp_path / "empty")), teacher=teacher, sequences=sequences)
+
+
+def own_responses(teacher: LanguageModel, count: int) -> list[TokenSequence]:
+    """Responses that the teacher finds likely: its first choices."""
+    found = []
+    for s in make_sequences(count):
+        ids = s.prompt_ids
+        for _ in range(3):
+            asked = TokenSequence(example=0, prompt_id="", prompt_ids=ids, response_ids=np.array([2], np.int32))
+            with torch.no_grad():
+                ids = np.append(ids, teacher(Batch.of([asked]))[0, 2:SIZE].argmax().int() + 2).astype(np.int32)
+        found.append(replace(s, response_ids=ids[len(s.prompt_ids) :]))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "cohere"])
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_head_alone_gives_the_same_records(kind: str, normed: bool, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Its other layers are never read: they are damaged here."""
+    teacher = foreign(tokenizer, kind)
+    sequences = own_responses(teacher, 6)
+    write_states(teacher, sequences, tmp_path / "states", normed=normed)
+    teacher.save(tmp_path / "teacher")
+    weights = load_file(tmp_path / "teacher" / "model.safetensors")
+    torn = {name: w.fill_(torch.nan) if ".layers.1." in name else w for name, w in weights.items()}
+    assert sum(w.isnan().all() for w in torn.values()) > 5
+    save_file(torn, tmp_path / "teacher" / "model.safetensors", {"format": "pt"})
+    common: dict[str, Any] = {"kind": "dense", "device": "cpu", "dtype": "float32"}
+    direct = capture(CacheSettings(out=tmp_path / "direct", **common), teacher=teacher, sequences=sequences)
+    settings = CacheSettings(
+        out=tmp_path / "hidden",
+        hidden_states=str(tmp_path / "states"),
+        teacher=str(tmp_path / "teacher"),
+        head_only=True,
+        **common,
+    )
+    cache = Cache.open(import_hidden(settings, sequences=sequences))
+    for one, other in zip(tensors_of(cache.directory), tensors_of(direct), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
+    assert cache.meta.teacher.startswith("head:sample:") and import_hidden(settings, sequences=sequences)
+
+
+def test_states_of_nothing_are_refused_by_a_head_alone(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    teacher = foreign(tokenizer, "cohere")
+    sequences = own_responses(teacher, 6)
+    write_states(teacher, sequences, tmp_path / "states", layer=0)
+    teacher.save(tmp_path / "teacher")
+    settings = CacheSettings(
+        out=tmp_path / "c", hidden_states=str(tmp_path / "states"), teacher=str(tmp_path / "teacher"), head_only=True
+    )
+    with pytest.raises(MismatchError, match="no better than chance"):
+        import_hidden(settings, sequences=sequences)
+    with pytest.raises(UsageError, match="head_only = true"):
+        api.cache_logits(replace(settings, hidden_states="", data=DataSettings(path="pairs.jsonl")))

@@ -44,6 +44,7 @@ CacheSettings
   load: LoadSettings
   server: ServerSettings
   hidden_states: text = ""
+  head_only: true or false = false
   data: DataSettings
   kind: dense | top-k | sampled | projected = "top-k"
   top_k: a whole number, 1 or more = 64

@@ -4,10 +4,15 @@ The states are those of vLLM's extraction (`extract_hidden_states`, with the num
 safetensors file for each request, with `token_ids` [T] and `hidden_states` [T, layers, H] or [T, H]. The state of token
 t predicts token t + 1. vLLM's are from before the final norm; whether a source's are, is measured: the teacher computes
 the shortest sequence itself, and the states must give its distributions. So a wrong layer or another model is refused.
+
+A teacher that is too large to load gives its final norm and head alone (`head_only`). Then the side of the norm is the
+one on which the responses are more likely, and states that explain them no better than chance are refused; which layer
+or model they are of cannot be seen.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,17 +26,21 @@ from thack.cache.capture.job import capture
 from thack.cache.capture.preparation import capture_data, load_teacher, prepare_directory
 from thack.cache.exchange.tensors import TensorFile
 from thack.config import CacheSettings
+from thack.data.date import follow_settings
 from thack.data.sequence import TokenSequence
 from thack.data.teacher_prompt import refuse_teacher_prompts
 from thack.errors import DataError, MismatchError, ModelError, UsageError
 from thack.files import digest
 from thack.models.batch import Batch
+from thack.models.load import load_head
 from thack.models.protocol import HeadForm, LanguageModel
+from thack.runtime.device import choose_device
 from thack.runtime.progress import SILENT, Progress
 from thack.targets.projected import Projection
 from thack.targets.vocabulary import log_probs
 
 _BLOCK = 512  # sequences that are looked at together
+_JUDGED = 32  # sequences by whose likelihood the states of a head alone are judged
 _SAME = 0.05  # mean total variation between the engine's bfloat16 states and the teacher's own, at most
 
 
@@ -61,17 +70,29 @@ def import_hidden(
     """
     if settings.generate:
         raise UsageError("generate = true: hidden states are of responses that were given", hint="leave out `generate`")
-    teacher = teacher or load_teacher(settings, progress)
+    teacher = teacher or _load(settings, progress)
     states = StateFiles(Path(settings.hidden_states).expanduser())
     directory = Path(settings.out).expanduser()
     prepare_directory(directory)
     data = capture_data(settings, teacher.tokenizer, sequences, SILENT, directory)  # shown by the capture
     refuse_teacher_prompts(data.has_teacher_prompts, "hidden states are looked up by the prompt that all models read")
-    stored = StoredStates(teacher, states, states.check_covers(data))
+    shortest = states.check_covers(data)
+    first = data.read(range(min(_JUDGED, len(data)))) if settings.head_only else [shortest]
+    stored = StoredStates(teacher, states, first, head_only=settings.head_only)
     progress.note(
         f"hidden states: {len(states):,} files, from {'behind' if stored.normed else 'before'} the final norm"
     )
     return capture(settings, progress, teacher=stored, sequences=sequences)
+
+
+def _load(settings: CacheSettings, progress: Progress) -> LanguageModel:
+    if not settings.head_only:
+        return load_teacher(settings, progress)
+    device = choose_device(settings.device)
+    teacher = load_head(settings.teacher, device=device, options=settings.load, progress=progress)
+    follow_settings(teacher, settings.data, Path(settings.out).expanduser())
+    progress.note("warning: head_only: that the states are of this teacher and of its last layer is not compared")
+    return teacher
 
 
 class StateFiles:
@@ -160,9 +181,10 @@ class StoredStates(nn.Module):
     """The teacher in every respect but one: its hidden states come from files.
 
     Args:
-        teacher: in full; it computes the shortest sequence itself, to see that the states are its own.
+        teacher: in full, or its first layer, final norm and head (`load_head`).
         states: of the sequences.
-        shortest: the sequence that is compared.
+        examples: the sequences by which the side of the norm is found.
+        head_only: the teacher does not compute the examples itself, to see that the states are its own.
 
     Raises:
         ModelError: the teacher's logits are more than its last norm, head, scale and bound.
@@ -171,15 +193,20 @@ class StoredStates(nn.Module):
 
     routers = None  # they have chosen already
 
-    def __init__(self, teacher: LanguageModel, states: StateFiles, shortest: TokenSequence) -> None:
+    def __init__(
+        self, teacher: LanguageModel, states: StateFiles, examples: Sequence[TokenSequence], *, head_only: bool = False
+    ) -> None:
         super().__init__()
         if teacher.is_encoder_decoder:
             raise ModelError("hidden states are read for decoder-only teachers alone")
         self._teacher, self._states = teacher.eval(), states
         self._head = Projection.of(teacher)
         self.tokenizer, self.is_encoder_decoder, self.facts = teacher.tokenizer, False, teacher.facts
-        self._norm, self.normed = _final_norm(teacher, shortest), False
-        self._compare(shortest)
+        self._norm, self.normed, self._head_only = _final_norm(teacher, examples[0]), False, head_only
+        if head_only:
+            self._judge(examples)
+        else:
+            self._compare(examples[0])
 
     @property
     def head_form(self) -> HeadForm | None:
@@ -201,7 +228,9 @@ class StoredStates(nn.Module):
         return self._teacher.head()
 
     def fingerprint(self, *, full: bool | None = None) -> str:
-        """The teacher's: the numbers are its own."""
+        """The teacher's: the numbers are its own. Of a head alone, that of the head."""
+        if self._head_only:
+            return f"head:{self._teacher.fingerprint(full=False)}"
         return self._teacher.fingerprint(full=full)
 
     def start(self, prompts: Sequence[np.ndarray], max_new_tokens: int) -> Any:
@@ -240,6 +269,26 @@ class StoredStates(nn.Module):
                 details=[
                     f"total variation on prompt {s.prompt_id}, taken from before the norm  {distances[0]:.3f}",
                     f"total variation on prompt {s.prompt_id}, taken from behind the norm  {distances[1]:.3f}",
+                ],
+                hint="extract the last layer (for vLLM the id num_hidden_layers), of the model in `teacher`",
+            )
+
+    def _judge(self, examples: Sequence[TokenSequence]) -> None:
+        """Find out on which side of the norm the states are, by the likelihood of the responses."""
+        batch, width = Batch.of(examples, self.device), self.tokenizer.size
+        rows_N = torch.arange(len(batch.labels_N), device=batch.labels_N.device)
+        nats = []
+        with torch.no_grad():
+            for self.normed in (False, True):
+                nats.append(-float(log_probs(self(batch), width)[rows_N, batch.labels_N].mean()))
+        self.normed = nats[1] < nats[0]
+        if not min(nats) < math.log(width):
+            raise MismatchError(
+                "the hidden states explain the responses no better than chance",
+                details=[
+                    f"nats per token, taken from before the norm  {nats[0]:.3f}",
+                    f"nats per token, taken from behind the norm  {nats[1]:.3f}",
+                    f"nats per token of {width:,} equal ids  {math.log(width):.3f}",
                 ],
                 hint="extract the last layer (for vLLM the id num_hidden_layers), of the model in `teacher`",
             )

@@ -69,6 +69,26 @@ def load(
     return found
 
 
+def load_head(
+    directory: Path, *, device: torch.device | str, dtype: torch.dtype, options: LoadSettings, facts: LoadFacts
+) -> HuggingFaceModel:
+    """A model of the embedding, first layer, final norm and head of a directory: its other layers are not read.
+
+    What it computes is not what the model computes. Its final norm and head are the model's own, and so is what follows
+    the head.
+    """
+    if holds_adapter(directory):
+        raise ModelError(f"{directory} holds an adapter", hint="merge it first: thack merge")
+    check_directory(directory)
+    read_config(directory)
+    require_safetensors(directory)
+    placement = _placement(options)
+    model = _network(directory, directory, dtype, placement, layers=1)
+    found = HuggingFaceModel(model if placement else model.to(device), _tokenizer(directory, directory), facts).eval()
+    found.scores_padded()
+    return found
+
+
 def load_with_adapter(
     directory: Path,
     settings: LoraSettings,
@@ -115,11 +135,15 @@ def _tokenizer(directory: Path, base: Path) -> Tokenizer:
     return Tokenizer(backend, replace(facts, ends=replace(facts.ends, others=others)))
 
 
-def _network(place: Path, directory: Path, dtype: torch.dtype, placement: dict[str, Any]) -> Any:
-    """transformers' model of the files in `place`; `directory` is its name in errors."""
+def _network(
+    place: Path, directory: Path, dtype: torch.dtype, placement: dict[str, Any], *, layers: int | None = None
+) -> Any:
+    """transformers' model of the files in `place`, or its first layers alone; `directory` is its name in errors."""
     safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     try:
         config = AutoConfig.from_pretrained(place, **safe)
+        if layers is not None:
+            _keep_layers(config.get_text_config(decoder=True), layers)
         cls = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         with without_bars():
             model, info = cls.from_pretrained(
@@ -146,6 +170,15 @@ def _network(place: Path, directory: Path, dtype: torch.dtype, placement: dict[s
             )
     model.config._name_or_path = str(directory)
     return model
+
+
+def _keep_layers(config: Any, layers: int) -> None:
+    """Make a configuration that of the first layers; what it lists for each layer, it lists for those."""
+    every = config.num_hidden_layers
+    for name, value in vars(config).items():
+        if isinstance(value, list) and len(value) == every > layers:
+            setattr(config, name, value[:layers])
+    config.num_hidden_layers = min(layers, every)
 
 
 def _load_hint(error: Exception) -> str:
