@@ -5,9 +5,9 @@ safetensors file for each request, with `token_ids` [T] and `hidden_states` [T, 
 t predicts token t + 1. vLLM's are from before the final norm; whether a source's are, is measured: the teacher computes
 the shortest sequence itself, and the states must give its distributions. So a wrong layer or another model is refused.
 
-A teacher that is too large to load gives its final norm and head alone (`head_only`). Then the side of the norm is the
-one on which the responses are more likely, and states that explain them no better than chance are refused; which layer
-or model they are of cannot be seen.
+A teacher that is too large to load gives its final norm and head alone (`head_only`). Whether states
+are behind the norm is then seen by their size, and states that explain the responses no better than chance are refused;
+which layer or model they are of cannot be seen.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from thack.targets.vocabulary import log_probs
 
 _BLOCK = 512  # sequences that are looked at together
 _JUDGED = 32  # sequences by whose likelihood the states of a head alone are judged
+_ROUNDED = 0.02  # of the size of a row that was rounded to bfloat16, with room
 _SAME = 0.05  # mean total variation between the engine's bfloat16 states and the teacher's own, at most
 
 
@@ -274,24 +275,37 @@ class StoredStates(nn.Module):
             )
 
     def _judge(self, examples: Sequence[TokenSequence]) -> None:
-        """Find out on which side of the norm the states are, by the likelihood of the responses."""
+        """Find out on which side of the norm the states are, by their size; then how likely they make the responses."""
         batch, width = Batch.of(examples, self.device), self.tokenizer.size
         rows_N = torch.arange(len(batch.labels_N), device=batch.labels_N.device)
-        nats = []
         with torch.no_grad():
-            for self.normed in (False, True):
-                nats.append(-float(log_probs(self(batch), width)[rows_N, batch.labels_N].mean()))
-        self.normed = nats[1] < nats[0]
-        if not min(nats) < math.log(width):
+            self.normed = True
+            self.normed = _is_normed(self._norm, self(batch, project=False))
+            nats = -float(log_probs(self(batch), width)[rows_N, batch.labels_N].mean())
+        if not nats < math.log(width):
             raise MismatchError(
                 "the hidden states explain the responses no better than chance",
                 details=[
-                    f"nats per token, taken from before the norm  {nats[0]:.3f}",
-                    f"nats per token, taken from behind the norm  {nats[1]:.3f}",
-                    f"nats per token of {width:,} equal ids  {math.log(width):.3f}",
+                    f"nats per token  {nats:.3f}, taken from {'behind' if self.normed else 'before'} the norm",
+                    f"of {width:,} equal ids  {math.log(width):.3f}",
                 ],
                 hint="extract the last layer (for vLLM the id num_hidden_layers), of the model in `teacher`",
             )
+
+
+def _is_normed(norm: nn.Module, hidden_NH: Tensor) -> bool:
+    """Whether all rows are outputs of the norm: without its weight and bias they have a mean square of 1.
+
+    Signs have mean 0 and mean square 1, so that a norm of either kind gives their product with its weight, and its
+    bias.
+    """
+    signs_H = 1 - 2 * (torch.arange(hidden_NH.shape[1], device=hidden_NH.device) % 2).to(_dtype(norm))
+    plus_H, minus_H = norm(signs_H[None])[0].float(), norm(-signs_H[None])[0].float()
+    weight_H, bias_H = (plus_H - minus_H) / 2 * signs_H, (plus_H + minus_H) / 2
+    has_weight_H = weight_H != 0
+    plain_NH = ((hidden_NH.float() - bias_H) / weight_H)[:, has_weight_H]
+    sizes_N = plain_NH.square().mean(dim=1).sqrt()
+    return bool(((sizes_N - 1).abs() < _ROUNDED).all())
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

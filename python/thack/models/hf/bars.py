@@ -1,4 +1,4 @@
-"""transformers' own progress bars would break into ours, and fill the logs of jobs."""
+"""transformers' own progress bars and reports would break into ours, and fill the logs of jobs."""
 
 from __future__ import annotations
 
@@ -18,3 +18,14 @@ def without_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def without_report() -> Iterator[None]:
+    """No list of weights that are not loaded: it would name those of all layers that are left out."""
+    shown = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(shown)

@@ -23,7 +23,7 @@ from thack.files import write_json
 from thack.models import checkpoint
 from thack.models.directory import base_of, holds_adapter, read_config, require_safetensors
 from thack.models.hf import adapters
-from thack.models.hf.bars import without_bars
+from thack.models.hf.bars import without_bars, without_report
 from thack.models.hf.model import HuggingFaceModel, unwrapped
 from thack.models.hub import Source, locate
 from thack.models.native.architecture import ties_head
@@ -83,7 +83,8 @@ def load_head(
     read_config(directory)
     require_safetensors(directory)
     placement = _placement(options)
-    model = _network(directory, directory, dtype, placement, layers=1)
+    with without_report():
+        model = _network(directory, directory, dtype, placement, layers=1)
     found = HuggingFaceModel(model if placement else model.to(device), _tokenizer(directory, directory), facts).eval()
     found.scores_padded()
     return found
