@@ -5,9 +5,9 @@ safetensors file for each request, with `token_ids` [T] and `hidden_states` [T, 
 t predicts token t + 1. vLLM's are from before the final norm; whether a source's are, is measured: the teacher computes
 the shortest sequence itself, and the states must give its distributions. So a wrong layer or another model is refused.
 
-A teacher that is too large to load gives its final norm and head alone (`head_only`). Whether states are from behind the
-norm is then seen by their size, and states that explain the responses no better than chance are refused. Which layer or
-model they are of cannot be seen.
+A teacher that is too large to load gives its final norm and head alone (`head_only`). Whether states are from behind
+the norm is then seen by their size, and states that explain the responses no better than chance are refused. Which
+layer or model they are of cannot be seen.
 """
 
 from __future__ import annotations
