@@ -31,7 +31,6 @@ mod column;
 mod dense;
 mod dither;
 mod error;
-mod few;
 mod ids;
 mod layout;
 mod minifloat;
