@@ -101,7 +101,7 @@ class Client:
                         f"{self._url}{path} answers more than {most:,} bytes",
                         status=response.status_code,
                         hint="ask for less at once (`top_k`, `data.max_response_tokens`), or raise "
-                        "`server.answer_bytes`: so many are in memory for each of `server.concurrency` requests",
+                        "`server.answer_bytes`, which each of `server.concurrency` requests may take in memory",
                     )
             return response.status_code, response.headers, bytes(content)
 
