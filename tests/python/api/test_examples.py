@@ -19,6 +19,7 @@ ORDER = (
         "corpus",
         "sft",
         "merge",
+        "push",
         "show_data",
         "generate",
         "cache_logits",
