@@ -1,7 +1,8 @@
 //! Encoding and decoding speed on one core: K = 64, V = 151,936, the minimum of many repetitions.
 //!
 //! Prints one line of JSON per measurement, which benches/store.py puts beside its floor and target. Top-64 with 8
-//! bits is measured at every level that this CPU has: the best one without a name, the others by theirs.
+//! bits and 16 sampled ids are measured at every level that this CPU has: the best one without a name, the others by
+//! theirs.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -75,8 +76,9 @@ fn top_k(value_bits: u32, level: Level) {
     report("floor of decode: writing 64 ids and 64 values", floor, stride);
 }
 
-fn sampled(k: usize) {
-    let layout = SampledLayout::new(k, VOCABULARY);
+fn sampled(k: usize, level: Level) {
+    let layout = SampledLayout::new(k, VOCABULARY).at_level(level);
+    let at = if level == Level::best() { String::new() } else { format!(", {}", level.name()) };
     let ids: Vec<Vec<u32>> = (0..ROWS).map(|row| ids_of(row, k)).collect();
     let weights: Vec<f32> = (0..k).map(|i| if i % 4 == 0 { 0.2 } else { 0.05 }).collect();
     let mut record = vec![0u8; layout.stride()];
@@ -86,7 +88,7 @@ fn sampled(k: usize) {
             layout.encode(black_box(row), Dither::new(0, [n as u64, 0, 0]), &mut record).unwrap();
         }
     });
-    report(&format!("encode {k} sampled ids"), encode, layout.stride());
+    report(&format!("encode {k} sampled ids{at}"), encode, layout.stride());
     let (mut ids, mut weights, mut codes) = (vec![0; k], vec![0.0; k], vec![0; k]);
     let (mut count, mut tau, mut entropy) = (0, 0.0, 0.0);
     let decode = best_ns_per_row(|| {
@@ -101,7 +103,7 @@ fn sampled(k: usize) {
             layout.decode(black_box(&record), &mut codes, row).unwrap();
         }
     });
-    report(&format!("decode {k} sampled ids"), decode, layout.stride());
+    report(&format!("decode {k} sampled ids{at}"), decode, layout.stride());
 }
 
 fn main() {
@@ -109,7 +111,8 @@ fn main() {
     top_k(7, Level::best());
     for level in Level::supported().into_iter().filter(|level| *level != Level::best()) {
         top_k(8, level);
+        sampled(16, level);
     }
-    sampled(16);
-    sampled(4);
+    sampled(16, Level::best());
+    sampled(4, Level::best());
 }

@@ -192,22 +192,32 @@ fn realised_log_probs_come_back() {
 /// A code between the deepest number and the first of the other meanings, under good checksums.
 #[test]
 fn a_code_without_meaning_is_refused() {
-    let (path, bytes) = small_shard_with_code(65_510);
+    let (path, bytes) = small_shard_with("realised_log_probs", &65_510u16.to_le_bytes());
     let error = verify(&open(&path, &bytes), &path, true).unwrap_err();
     assert!(matches!(error.fault, Fault::Record { token: 0, .. }), "{error}");
     assert!(verify(&open(&path, &bytes), &path, false).is_ok());
 }
 
-/// A shard whose first token has this code, and whose checksums and root are those of its bytes.
-fn small_shard_with_code(code: u16) -> (PathBuf, Vec<u8>) {
+/// Bytes that only fill up, under good checksums.
+#[test]
+fn padding_that_is_not_zero_is_refused() {
+    let (path, bytes) = small_shard_with("realised_padding", &[1]);
+    let error = verify(&open(&path, &bytes), &path, true).unwrap_err();
+    assert!(matches!(error.fault, Fault::Index("its padding is not zero")), "{error}");
+    assert!(verify(&open(&path, &bytes), &path, false).is_ok());
+}
+
+/// A shard with these bytes at the beginning of a tensor, and whose checksums and root are those of its bytes.
+fn small_shard_with(tensor: &str, first: &[u8]) -> (PathBuf, Vec<u8>) {
     let storage = Faulty::default();
     let shared: Arc<dyn Storage> = Arc::new(storage.clone());
     let path = job::shard_path(0);
     job::write_shard(&shared, &path, 0, 0..3).unwrap();
     let header = ShardReader::open(&storage, &path).unwrap().header().clone();
     let mut bytes = storage.take(&path);
-    let place = header.tensor("realised_log_probs").start as usize;
-    bytes[place..place + 2].copy_from_slice(&code.to_le_bytes());
+    let (place, end) = (header.tensor(tensor).start as usize, header.tensor(tensor).end as usize);
+    assert!(place + first.len() <= end, "{tensor} is shorter");
+    bytes[place..place + first.len()].copy_from_slice(first);
     let (checked, end) = (header.checked_length() as usize, header.file_length() as usize);
     let table: Vec<u8> =
         bytes[..checked].chunks(16 << 10).flat_map(|chunk| crc32c::crc32c(chunk).to_le_bytes()).collect();

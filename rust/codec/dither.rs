@@ -13,6 +13,7 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 impl Dither {
     /// `row` is (example, sample, position): together they name one response token of a data set.
     #[must_use]
+    #[inline]
     pub fn new(seed: u64, row: [u64; 3]) -> Self {
         let state = row.iter().fold(mix(seed ^ DOMAIN), |state, &word| {
             mix(state.wrapping_add(GOLDEN) ^ mix(word.wrapping_add(GOLDEN)))
@@ -22,6 +23,7 @@ impl Dither {
 
     /// The `i`-th number of this row, uniform in [0, 1) with 24 bits.
     #[must_use]
+    #[inline(always)]
     pub fn uniform(&self, i: u64) -> f32 {
         let bits = mix(self.state.wrapping_add(i.wrapping_mul(GOLDEN)));
         (bits >> 40) as f32 / (1u32 << 24) as f32
@@ -29,6 +31,7 @@ impl Dither {
 }
 
 /// The finaliser of splitmix64 (Steele, Lea and Flood 2014).
+#[inline(always)]
 fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

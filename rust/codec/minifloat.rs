@@ -6,19 +6,23 @@ const SHIFT: u32 = 14;
 const BIAS: u32 = 64 << 9;
 
 /// The value of a code ≤ [`ONE`].
+#[inline(always)]
 pub(super) fn value(code: u32) -> f32 {
     if code == 0 { 0.0 } else { f32::from_bits((code + BIAS) << SHIFT) }
 }
 
-/// The largest code whose value is not above `p`, for p in [0, 1]; 1.0 for anything larger.
+/// The largest code whose value is not above `p`, for p in [0, 1]; 1.0 for anything larger, and 0 for −0.
+#[inline(always)]
 pub(super) fn floor(p: f32) -> u32 {
     if p >= 1.0 {
         return ONE;
     }
-    (p.to_bits() >> SHIFT).saturating_sub(BIAS)
+    // A sign would be taken for an exponent: the bits of −0 are those of a number far above 1.
+    (p.to_bits() << 1 >> 1 >> SHIFT).saturating_sub(BIAS)
 }
 
 /// How far `p` is between the values of `code` and of the next one, in [0, 1).
+#[inline(always)]
 pub(super) fn fraction(p: f32, code: u32) -> f32 {
     if code >= ONE {
         return 0.0;
@@ -41,6 +45,7 @@ mod tests {
         }
         assert_eq!(value(ONE), 1.0);
         assert_eq!(floor(1e-30), 0);
+        assert_eq!(floor(-0.0), 0);
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod column;
 mod dense;
 mod dither;
 mod error;
+mod few;
 mod ids;
 mod layout;
 mod minifloat;

@@ -12,22 +12,25 @@ use super::bits::{BitReader, BitWriter};
 use super::column;
 use super::dither::Dither;
 use super::error::{DecodeError, EncodeError};
+use super::few::Few;
 use super::ids::IdLayout;
 use super::minifloat;
+use crate::kernels::simd::Level;
 
 /// Ids of records that are encoded without an allocation.
 const FEW: usize = 64;
-const WEIGHT_BITS: u32 = 4;
-const LAST_CODE: u32 = (1 << WEIGHT_BITS) - 1;
-const FLOAT_BITS: u32 = 15;
-const ENTROPY_BITS: u32 = 14;
-const ENTROPY_STEPS: f32 = 1024.0; // per nat: 14 bits reach 16 nats, the entropy of 8.9 million ids
+pub(super) const WEIGHT_BITS: u32 = 4;
+pub(super) const LAST_CODE: u32 = (1 << WEIGHT_BITS) - 1;
+pub(super) const FLOAT_BITS: u32 = 15;
+pub(super) const ENTROPY_BITS: u32 = 14;
+pub(super) const ENTROPY_STEPS: f32 = 1024.0; // per nat: 14 bits reach 16 nats, the entropy of 8.9 million ids
 
 /// Shape and sizes of a sampled record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SampledLayout {
     k: usize,
     ids: IdLayout,
+    few: Option<Few>,
 }
 
 /// One row to write; entries from `count` on are not looked at.
@@ -54,7 +57,15 @@ impl SampledLayout {
     /// 1 ≤ k ≤ `vocab_size`.
     #[must_use]
     pub fn new(k: usize, vocab_size: u32) -> Self {
-        Self { k, ids: IdLayout::new(k, vocab_size, true) }
+        let ids = IdLayout::new(k, vocab_size, true);
+        Self { k, ids, few: Few::new(k, ids) }
+    }
+
+    /// The same layout, read and written by another instruction set (or by the best one below it that is there):
+    /// the bytes are the same.
+    #[must_use]
+    pub fn at_level(self, level: Level) -> Self {
+        Self { few: self.few.map(|few| few.at_level(level)), ..self }
     }
 
     #[must_use]
@@ -77,6 +88,19 @@ impl SampledLayout {
 
     /// Writes one row, rounding by `dither`.
     pub fn encode(&self, row: SampledRow<'_>, dither: Dither, record: &mut [u8]) -> Result<(), EncodeError> {
+        if self.few.is_some_and(|few| few.encode(&row, dither, record)) {
+            return Ok(());
+        }
+        self.encode_plain(row, dither, record)
+    }
+
+    /// `encode` in its plainest form, for any number of ids: the definition of the format.
+    pub(super) fn encode_plain(
+        &self,
+        row: SampledRow<'_>,
+        dither: Dither,
+        record: &mut [u8],
+    ) -> Result<(), EncodeError> {
         let count = row.count;
         if count == 0 || count > self.k {
             return Err(EncodeError::BadCount { count: count as i64, k: self.k });
@@ -112,6 +136,19 @@ impl SampledLayout {
         &self,
         record: &[u8],
         codes: &mut [u32],
+        mut row: SampledRowMut<'_>,
+    ) -> Result<(), DecodeError> {
+        if self.few.is_some_and(|few| few.decode(record, &mut row)) {
+            return Ok(());
+        }
+        self.decode_plain(record, codes, row)
+    }
+
+    /// `decode` in its plainest form.
+    pub(super) fn decode_plain(
+        &self,
+        record: &[u8],
+        codes: &mut [u32],
         row: SampledRowMut<'_>,
     ) -> Result<(), DecodeError> {
         let mut reader = BitReader::new(record);
@@ -133,42 +170,82 @@ impl SampledLayout {
 
 fn check_numbers(row: &SampledRow<'_>) -> Result<(), EncodeError> {
     let bad = |field, value| Err(EncodeError::BadNumber { field, value });
-    if !(row.tau >= 0.0 && row.tau <= 1.0 + 1e-5) {
+    if !is_tau(row.tau) {
         return bad("tau", row.tau);
     }
-    if !(row.entropy >= -1e-4 && row.entropy < 16.0) {
+    if !is_entropy(row.entropy) {
         return bad("entropy", row.entropy);
     }
-    // A weight of p ≥ τ may be a rounding error below τ.
-    let lowest = row.tau * (1.0 - 1e-4);
-    match row.weights[..row.count].iter().find(|&&w| !(w >= lowest && w <= 1.0 + 1e-5)) {
+    match row.weights[..row.count].iter().find(|&&weight| !is_weight(weight, row.tau)) {
         Some(&weight) => bad("weight", weight),
         None => Ok(()),
     }
 }
 
-fn entropy_code(entropy: f32, uniform: f32) -> u32 {
+/// A rounded sum of probabilities may be so far above 1.
+const MOST: f32 = 1.0 + 1e-5;
+
+#[inline(always)]
+pub(super) fn is_tau(tau: f32) -> bool {
+    (0.0..=MOST).contains(&tau)
+}
+
+#[inline(always)]
+pub(super) fn is_entropy(entropy: f32) -> bool {
+    (-1e-4..16.0).contains(&entropy)
+}
+
+/// A weight of p ≥ τ may be a rounding error below τ.
+#[inline(always)]
+pub(super) fn is_weight(weight: f32, tau: f32) -> bool {
+    (tau * (1.0 - 1e-4)..=MOST).contains(&weight)
+}
+
+#[inline(always)]
+pub(super) fn entropy_code(entropy: f32, uniform: f32) -> u32 {
     let scaled = entropy.max(0.0) * ENTROPY_STEPS + uniform;
     (scaled as u32).min((1 << ENTROPY_BITS) - 1)
 }
 
 /// The two stored numbers between which the weights are, as codes.
 #[derive(Debug, Clone, Copy)]
-struct Levels {
-    tau: u32,
-    largest: u32,
+pub(super) struct Levels {
+    pub(super) tau: u32,
+    pub(super) largest: u32,
 }
 
 impl Levels {
-    fn check(self) -> Result<(), DecodeError> {
+    #[inline(always)]
+    pub(super) fn check(self) -> Result<(), DecodeError> {
         let valid = self.tau <= self.largest && self.largest <= minifloat::ONE;
         if valid { Ok(()) } else { Err(DecodeError::BadNumber("tau or largest weight")) }
     }
 
+    /// The weight of each code.
     fn table(self) -> [f32; 1 << WEIGHT_BITS] {
+        let scale = self.scale();
+        std::array::from_fn(|code| scale.weight(code as u32))
+    }
+
+    #[inline(always)]
+    pub(super) fn scale(self) -> Scale {
         let (tau, largest) = (minifloat::value(self.tau), minifloat::value(self.largest));
-        let scale = (largest - tau) / (LAST_CODE * LAST_CODE) as f32;
-        std::array::from_fn(|c| if c as u32 == LAST_CODE { largest } else { tau + scale * (c * c) as f32 })
+        Scale { tau, largest, step: (largest - tau) / (LAST_CODE * LAST_CODE) as f32 }
+    }
+}
+
+/// What codes mean in one record.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scale {
+    pub(super) tau: f32,
+    pub(super) largest: f32,
+    step: f32,
+}
+
+impl Scale {
+    #[inline(always)]
+    pub(super) fn weight(self, code: u32) -> f32 {
+        if code == LAST_CODE { self.largest } else { self.tau + self.step * (code * code) as f32 }
     }
 }
 
@@ -214,7 +291,8 @@ impl Rounding {
     }
 }
 
-fn round_in_cell(value: f32, cell: u32, uniform: f32) -> u32 {
+#[inline(always)]
+pub(super) fn round_in_cell(value: f32, cell: u32, uniform: f32) -> u32 {
     cell + u32::from(uniform < minifloat::fraction(value, cell))
 }
 
@@ -295,6 +373,18 @@ mod tests {
             assert!(tau > 0.0 && weights[1..] == [tau; 3]);
             assert!((weights[0] - 0.999_99).abs() < 0.002);
         }
+    }
+
+    /// −0.0 is a probability of 0, also as τ and as a weight.
+    #[test]
+    fn a_negative_zero_is_zero() {
+        let layout = SampledLayout::new(2, 100);
+        let row = SampledRow { ids: &[3, 4], weights: &[-0.0, 0.5], count: 2, tau: -0.0, entropy: -0.0 };
+        let (_, weights, count, tau, entropy) = round_trip(layout, row, 1);
+        assert_eq!((weights[0], count, tau, entropy), (0.0, 2, 0.0, 0.0));
+        assert!((weights[1] - 0.5).abs() < 1e-3);
+        let row = SampledRow { weights: &[-0.0, -0.0], ..row };
+        assert_eq!(round_trip(layout, row, 1).1, [0.0; 2]);
     }
 
     #[test]

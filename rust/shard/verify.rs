@@ -34,6 +34,7 @@ pub fn verify(storage: &dyn Storage, path: &Path, full: bool) -> Result<Report, 
         check_bytes(&reader).map_err(|fault| ShardError::new(path, fault))?;
         check_tokens(&reader, &layout)?;
         check_prompt_ids(&reader, &index.prompt_id_starts)?;
+        check_padding(&reader)?;
         check_records(&reader, &layout)?;
         check_realised(&reader)?;
     }
@@ -120,6 +121,18 @@ fn check_prompt_ids(reader: &ShardReader, starts: &Column) -> Result<(), ShardEr
         let bytes = reader.tensor("prompt_ids", 1, start, end)?;
         if std::str::from_utf8(&bytes).is_err() {
             return Err(ShardError::new(reader.path(), Fault::Index("a prompt id is not UTF-8")));
+        }
+    }
+    Ok(())
+}
+
+fn check_padding(reader: &ShardReader) -> Result<(), ShardError> {
+    for tensor in &reader.header().tensors {
+        if tensor.name.ends_with("padding") {
+            let bytes = reader.tensor(tensor.name, 1, 0, tensor.end - tensor.start)?;
+            if bytes.iter().any(|&byte| byte != 0) {
+                return Err(ShardError::new(reader.path(), Fault::Index("its padding is not zero")));
+            }
         }
     }
     Ok(())

@@ -70,6 +70,14 @@ impl ByteLanes for Avx2 {
     }
 
     #[inline(always)]
+    fn plane_of_sixteen(self, lanes: &[u8; 16], bit: u32) -> u16 {
+        unsafe {
+            let shift = _mm_cvtsi32_si128(7 - bit as i32);
+            _mm_movemask_epi8(_mm_sll_epi16(_mm_loadu_si128(lanes.as_ptr().cast()), shift)) as u16
+        }
+    }
+
+    #[inline(always)]
     fn spread(self, lanes: &mut Bytes, plane: u64, bit: u32) {
         unsafe {
             let byte_of = _mm256_setr_epi64x(0, ONES, 2 * ONES, 3 * ONES);

@@ -78,6 +78,14 @@ impl ByteLanes for Avx512 {
     }
 
     #[inline(always)]
+    fn plane_of_sixteen(self, lanes: &[u8; 16], bit: u32) -> u16 {
+        unsafe {
+            let shift = _mm_cvtsi32_si128(7 - bit as i32);
+            _mm_movemask_epi8(_mm_sll_epi16(_mm_loadu_si128(lanes.as_ptr().cast()), shift)) as u16
+        }
+    }
+
+    #[inline(always)]
     fn spread(self, lanes: &mut Bytes, plane: u64, bit: u32) {
         unsafe {
             let added = _mm512_or_si512(load(lanes), _mm512_maskz_set1_epi8(plane, (1u8 << bit) as i8));

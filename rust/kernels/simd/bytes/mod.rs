@@ -24,6 +24,8 @@ pub(crate) trait ByteLanes: Copy {
     fn bytes(self, words: &Words, byte: u32) -> Bytes;
     /// Bit i is bit `bit` of lane i.
     fn plane(self, lanes: &Bytes, bit: u32) -> u64;
+    /// Bit i is bit `bit` of lane i, for records of up to sixteen ids.
+    fn plane_of_sixteen(self, lanes: &[u8; 16], bit: u32) -> u16;
     /// Adds bit i of a plane to lane i, as its bit `bit`.
     fn spread(self, lanes: &mut Bytes, plane: u64, bit: u32);
     /// The places of the 64 ones in three words.

@@ -10,6 +10,12 @@ pub(crate) struct Portable;
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 
+/// Bit `bit` of each of eight bytes: the product moves bit 0 of byte j to bit 56 + j.
+#[inline(always)]
+fn gathered(bytes: u64, bit: u32) -> u64 {
+    ((bytes >> bit) & ONES).wrapping_mul(0x0102_0408_1020_4080) >> 56
+}
+
 impl ByteLanes for Portable {
     #[inline(always)]
     fn bytes(self, words: &Words, byte: u32) -> Bytes {
@@ -21,11 +27,15 @@ impl ByteLanes for Portable {
         let mut plane = 0;
         for (i, part) in lanes.chunks_exact(8).enumerate() {
             let word = part.iter().rev().fold(0u64, |word, &byte| word << 8 | u64::from(byte));
-            // The product moves bit 0 of byte j to bit 56 + j.
-            let gathered = ((word >> bit) & ONES).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-            plane |= gathered << (8 * i);
+            plane |= gathered(word, bit) << (8 * i);
         }
         plane
+    }
+
+    #[inline(always)]
+    fn plane_of_sixteen(self, lanes: &[u8; 16], bit: u32) -> u16 {
+        let both = u128::from_le_bytes(*lanes);
+        (gathered(both as u64, bit) | gathered((both >> 64) as u64, bit) << 8) as u16
     }
 
     #[inline(always)]

@@ -18,6 +18,7 @@ struct Steps {
 struct Found {
     bytes: [Bytes; 4],
     plane: u64,
+    plane_of_sixteen: u16,
     spread: Bytes,
     unary: [u64; 3],
     places: Bytes,
@@ -46,6 +47,7 @@ impl ByteWork for Steps {
         Found {
             bytes: [0, 1, 2, 3].map(|byte| lanes.bytes(&ids, byte)),
             plane: lanes.plane(&self.lanes, bit),
+            plane_of_sixteen: lanes.plane_of_sixteen(&std::array::from_fn(|i| self.lanes[i]), bit),
             spread,
             unary,
             places,
@@ -72,6 +74,7 @@ fn defined(steps: &Steps) -> Found {
     Found {
         bytes: [0, 1, 2, 3].map(|byte| ids.map(|id| id.to_le_bytes()[byte])),
         plane: (0..LANES).fold(0, |all, i| all | u64::from(lanes[i] >> steps.bit & 1) << i),
+        plane_of_sixteen: (0..16).fold(0, |all, i| all | u16::from(lanes[i] >> steps.bit & 1) << i),
         spread: std::array::from_fn(|i| lanes[i] | ((steps.plane >> i & 1) as u8) << steps.bit),
         unary,
         places: std::array::from_fn(|i| places[i] as u8),
