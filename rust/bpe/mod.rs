@@ -165,13 +165,13 @@ impl Vocabulary {
         }
     }
 
-    /// The last token of the encoding of each prefix of `text` behind `previous`, and the first.
+    /// The last token of the encoding of each prefix of `text`, and the first; `begins`: whether a token may be first.
     ///
     /// ```text
     /// for each place that the encoding of a prefix reaches:
     ///     for each token that begins there and may stand behind the last one: it reaches its end
     /// ```
-    fn prefixes(&self, previous: Option<u32>, text: &[u8]) -> Vec<Option<Prefix>> {
+    fn prefixes(&self, mut begins: impl FnMut(u32) -> bool, text: &[u8]) -> Vec<Option<Prefix>> {
         let mut found: Vec<Option<Prefix>> = vec![None; text.len() + 1];
         for start in 0..text.len() {
             let before = found[start];
@@ -179,10 +179,7 @@ impl Vocabulary {
                 continue;
             }
             self.sorted.each_prefix(&text[start..], |id, size| {
-                let fits = match before.map(|prefix| prefix.last).or(previous) {
-                    Some(last) => self.can(last, id),
-                    None => self.alone(id),
-                };
+                let fits = before.map_or_else(|| begins(id), |prefix| self.can(prefix.last, id));
                 if fits && found[start + size].is_none() {
                     found[start + size] =
                         Some(Prefix { first: before.map_or(id, |prefix| prefix.first), last: id });
@@ -194,7 +191,7 @@ impl Vocabulary {
 
     /// First token of the encoding of `text`; None: no tokens whose neighbours fit make it up.
     pub fn first(&self, text: &[u8]) -> Option<u32> {
-        self.prefixes(None, text).last().copied().flatten().map(|prefix| prefix.first)
+        self.prefixes(|id| self.alone(id), text).last().copied().flatten().map(|prefix| prefix.first)
     }
 }
 

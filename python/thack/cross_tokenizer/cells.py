@@ -1,12 +1,13 @@
 """What two vocabularies say of each other: first student tokens, which of them are settled, and cells.
 
     f(v)        first student token of the student's encoding of the bytes of teacher token v; roles map to roles
-    settled(v)  every continuation that the teacher's encoder allows after v leaves f(v) as it is
+    settled(v)  every continuation that the teacher's encoder allows after v leaves f(v) as it is; asked for by token
     c(string)   a string that both have is a cell. One that only the teacher has belongs to the cell of f(v); one that
                 only the student has, to that of its first teacher token; and so on, to a string that both have
 
-Continuations are tried up to the token that covers the student token that crosses the end of v. In rare cases a longer
-one changes f(v) and no shorter one does; such a token counts as settled.
+Continuations are tried up to the first teacher token that ends at or behind the student token that crosses the end of
+v, and taken as the end of the text. Longer ones are left out: on real vocabularies nearly every token has one that
+changes f(v), but of strings that nobody writes (`docs/concepts/cells.md`).
 
 Ids that are no text and have no role have first token −1 and cell −1.
 """
@@ -17,7 +18,7 @@ import io
 import json
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -38,7 +39,6 @@ class Cells:
 
     Args:
         first_V_T: int32 [teacher ids] f; −1: none.
-        settled_V_T: bool [teacher ids].
         cell_teacher_V_T: int32 [teacher ids] cell of each; −1: none.
         cell_student_V_S: int32 [student ids].
         num_cells: cells are 0 … num_cells − 1.
@@ -48,13 +48,23 @@ class Cells:
     """
 
     first_V_T: np.ndarray
-    settled_V_T: np.ndarray
     cell_teacher_V_T: np.ndarray
     cell_student_V_S: np.ndarray
     num_cells: int
     facts: CellsFacts
     teacher: Encoder
     student: Encoder
+    _settled: dict[int, bool] = field(init=False, default_factory=dict, compare=False, repr=False)
+
+    def settled(self, ids_N: np.ndarray) -> np.ndarray:
+        """bool [N]: which of the teacher's ids settle the first student token; each is worked out once, in some ms."""
+        ids_U, place_N = np.unique(ids_N, return_inverse=True)
+        new = [int(v) for v in ids_U if int(v) not in self._settled]
+        if new:
+            found = _settled(self.teacher, self.student, self.first_V_T, np.array(new))
+            self._settled.update(zip(new, found.tolist(), strict=True))
+        settled_U = np.array([self._settled[int(v)] for v in ids_U], bool)
+        return settled_U[place_N].reshape(np.shape(ids_N))
 
     def can_teacher(self, previous_N: np.ndarray, next_N: np.ndarray) -> np.ndarray:
         """bool [N]: the teacher's encoder turns the bytes of both ids into these two; arrays broadcast."""
@@ -64,12 +74,6 @@ class Cells:
         """bool [N]: the same of the student's encoder."""
         return self.student.can(previous_N, next_N)
 
-    @property
-    def settled_share(self) -> float:
-        """Settled ids, as a share of the teacher's ids that have a first student token."""
-        known = self.first_V_T >= 0
-        return float(self.settled_V_T[known].mean()) if known.any() else 0.0
-
     def save(self, path: Path) -> None:
         """Write an .npz file, without the encoders."""
         arrays = {name: getattr(self, name) for name in _ARRAYS}
@@ -78,7 +82,7 @@ class Cells:
         write_bytes(path, buffer.getvalue())
 
 
-_ARRAYS = ("first_V_T", "settled_V_T", "cell_teacher_V_T", "cell_student_V_S")
+_ARRAYS = ("first_V_T", "cell_teacher_V_T", "cell_student_V_S")
 
 
 def load_cells(path: Path, teacher: Bpe, student: Bpe) -> Cells:
@@ -114,7 +118,6 @@ def build_cells(teacher: Bpe, student: Bpe) -> Cells:
     cell_teacher_V_T, cell_student_V_S, num_cells = _cells(teacher, student, first_V_T, theirs.first_tokens(ours))
     return Cells(
         first_V_T=first_V_T,
-        settled_V_T=_settled(theirs, ours, first_V_T),
         cell_teacher_V_T=cell_teacher_V_T,
         cell_student_V_S=cell_student_V_S,
         num_cells=num_cells,
@@ -137,28 +140,29 @@ def role_map(teacher: Bpe, student: Bpe) -> dict[int, int]:
     return found
 
 
-def _settled(teacher: Encoder, student: Encoder, first_V_T: np.ndarray) -> np.ndarray:
+def _settled(teacher: Encoder, student: Encoder, first_V_T: np.ndarray, ids_N: np.ndarray) -> np.ndarray:
     if teacher.bpe.fingerprint == student.bpe.fingerprint:
-        return first_V_T >= 0
+        same: np.ndarray = first_V_T[ids_N] >= 0
+        return same
+    asked_V_T = np.full_like(first_V_T, -1)
+    asked_V_T[ids_N] = first_V_T[ids_N]
     found = np.empty(len(first_V_T), np.uint8)
-    teacher.native.settled(student.native, first_V_T, found)
-    settled_V_T: np.ndarray = found.astype(bool) & ~_changed_by_visible(teacher, student, first_V_T)
-    return settled_V_T
+    teacher.native.settled(student.native, asked_V_T, found)
+    changed = [_changed_by_visible(teacher, student, int(v), int(first_V_T[v])) for v in ids_N]
+    settled_N: np.ndarray = found[ids_N].astype(bool) & ~np.array(changed, bool)
+    return settled_N
 
 
-def _changed_by_visible(teacher: Encoder, student: Encoder, first_V_T: np.ndarray) -> np.ndarray:
-    """bool [teacher ids]: white space that the student splits otherwise before a character that is none.
+def _changed_by_visible(teacher: Encoder, student: Encoder, v: int, first: int) -> bool:
+    """Whether the student splits white space otherwise before a character that is none.
 
     `\\s+(?!\\S)` does so although no token crosses the end.
     """
-    tokens = teacher.bpe.bytes_V
-    visible = np.array([v for v, token in enumerate(tokens) if token and not token[:1].isspace()], np.int32)
-    found = np.zeros(len(tokens), bool)
-    for v, token in enumerate(tokens):
-        if token and token[-1:].isspace() and first_V_T[v] >= 0:
-            changed = student.encode(token + b"\x01")[0] != first_V_T[v]
-            found[v] = changed and teacher.can(np.array(v), visible).any()
-    return found
+    token = teacher.bpe.bytes_V[v]
+    if not token or not token[-1:].isspace() or first < 0 or student.encode(token + b"\x01")[0] == first:
+        return False
+    visible = [w for w, text in enumerate(teacher.bpe.bytes_V) if text and not text[:1].isspace()]
+    return bool(teacher.can(np.array(v), np.array(visible, np.int32)).any())
 
 
 def _cells(

@@ -36,6 +36,8 @@ class ThresholdSample(NamedTuple):
 class SparseRows(NamedTuple):
     """What is known of a teacher's distribution at the temperature of the loss, on K ids and all others as one.
 
+    An id of −1 whose value is −inf is padding: only the Rust kernel takes it.
+
     Of a sampled target (`sampled`): weights instead of log-probabilities, and the entropy instead of the tail mass.
     """
 

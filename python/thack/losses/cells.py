@@ -13,7 +13,8 @@ With M = ΣP and the log-sum-exp L of all ids, L_c of a cell, W_c = Σ_u w(u)·[
 
     loss = M·L − Σ_c P_c·L_c + Σ_c W_c·L_c − Σ_u w_u·z_u          slope at v = M·q_v + (W_c − P_c)·q_v/Q_c − w_v
 
-Every log-sum-exp has the maximum of its own ids, so a cell of tiny mass has a finite logarithm.
+A log-sum-exp has the maximum of its own ids wherever a cell would lose digits without, so a cell of tiny mass has a
+finite logarithm.
 
 N rows, V student ids, C cells, K kept cells of a row, E (row, cell) pairs, F (row, cell, id) triples.
 """
@@ -25,9 +26,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thack import kernels
 from thack.errors import MismatchError
+from thack.kernels import SparseRows
+from thack.losses.sparse import has_kernel
 from thack.schema.targets import Divergence, check_cells_defined
 from thack.targets.cells import CellTarget, CellTensors
+
+_NO_ID = 1 << 31  # sorts behind all ids
+_TINY = 1e-30  # below it, float32 loses digits
 
 
 def cell_divergence_(logits_NV: Tensor, target: CellTarget, divergence: Divergence) -> Tensor:
@@ -79,8 +86,11 @@ def _loss_(z_NV: Tensor, target: CellTarget, cells: CellTensors) -> Tensor:
     terms_NW = torch.where(weighted_NW, weight_NW * (log_cell_NW - z_NW), 0)
     # log 0 − log 0 of a cell without mass is the logarithm of an id without mass.
     loss_N = torch.where(weighted_NW & torch.isneginf(z_NW), torch.inf, terms_NW).sum(1)
-    across = _dense_ if target.cells_NK is None else _kept_
-    loss_N += across(z_NV, target, cells, whole_N)
+    if target.cells_NK is None:
+        loss_N += _dense_(z_NV, target, cells, whole_N)
+    else:
+        across = _kept_by_kernel_ if has_kernel(z_NV) and bool(torch.isfinite(loss_N).all()) else _kept_
+        loss_N += across(z_NV, target, target.cells_NK, cells, whole_N)
     flat = z_NV.view(-1)
     spread_F = inside.share_F * weight_NW.flatten()[inside.entry_F]
     flat.index_add_(0, inside.place_F, spread_F)
@@ -88,13 +98,44 @@ def _loss_(z_NV: Tensor, target: CellTarget, cells: CellTensors) -> Tensor:
     return loss_N
 
 
-def _kept_(z_NV: Tensor, target: CellTarget, cells: CellTensors, whole_N: Tensor) -> Tensor:
+def _kept_by_kernel_(z_NV: Tensor, target: CellTarget, cells_NK: Tensor, cells: CellTensors, whole_N: Tensor) -> Tensor:
+    """`_kept_` by the kernel of top-k targets on the CPU: one id stands for all of its cell, with their log-sum-exp.
+
+    In a row inside a token of the teacher's the realised id stands for the whole vocabulary: its own logit is taken
+    out of loss and gradient again.
+    """
+    inside_N = target.is_inside_N
+    cells_NK = torch.where(inside_N[:, None], -1, cells_NK)
+    kept, has_cell_NK = _Members.of(z_NV, cells_NK, cells), cells_NK >= 0
+    first_NK = torch.where(has_cell_NK, cells.members[cells.start_C[cells_NK.clamp_min(0)]], _NO_ID)
+    mass_NK = torch.where(has_cell_NK, target.mass_NK, 0)
+    z_NV.view(-1)[kept.place_F] = -torch.inf
+    row, column = has_cell_NK.nonzero(as_tuple=True)
+    z_NV[row, first_NK[row, column]] = kept.log_sum_NE[row, column]
+    realised_I = target.ids_NW[inside_N, 0]
+    first_NK[inside_N, 0], mass_NK[inside_N, 0] = realised_I, whole_N[inside_N].to(mass_NK.dtype)
+    own_I = z_NV[inside_N, realised_I]
+    order_NK = first_NK.argsort(1)
+    ids_NK, sorted_NK = first_NK.gather(1, order_NK), mass_NK.gather(1, order_NK)
+    log_p_NK, log_tail_N = sorted_NK.log(), target.tail_N.float().log()
+    teacher = SparseRows(
+        torch.where(ids_NK == _NO_ID, -1, ids_NK).int(), log_p_NK.float(), log_tail_N, target.vocab_size
+    )
+    loss_N = kernels.sparse_divergence_(z_NV, teacher)
+    loss_N += torch.special.entr(sorted_NK).sum(1) + torch.special.entr(target.tail_N)
+    loss_N[inside_N] += whole_N[inside_N] * own_I
+    z_NV[inside_N, realised_I] += whole_N[inside_N]
+    slope_NK = z_NV.gather(1, first_NK.clamp_max(target.vocab_size - 1))
+    z_NV.view(-1)[kept.place_F] = kept.share_F * slope_NK.flatten()[kept.entry_F]
+    return loss_N
+
+
+def _kept_(z_NV: Tensor, target: CellTarget, cells_NK: Tensor, cells: CellTensors, whole_N: Tensor) -> Tensor:
     """M·L − Σ P_c·L_c over the kept cells and the rest; z_NV becomes M·q − P_c·q/Q_c."""
-    assert target.cells_NK is not None
     dtype = z_NV.dtype
     mass_NK, tail_N = target.mass_NK.to(dtype), target.tail_N.to(dtype)
     total_N = mass_NK.sum(1) + tail_N + whole_N
-    kept = _Members.of(z_NV, target.cells_NK, cells)
+    kept = _Members.of(z_NV, cells_NK, cells)
     z_NV.view(-1)[kept.place_F] = -torch.inf
     log_rest_N = torch.logsumexp(z_NV, dim=1)
     log_all_N = torch.logaddexp(log_rest_N, torch.logsumexp(kept.log_sum_NE, dim=1))
@@ -108,7 +149,26 @@ def _kept_(z_NV: Tensor, target: CellTarget, cells: CellTensors, whole_N: Tensor
 
 
 def _dense_(z_NV: Tensor, target: CellTarget, cells: CellTensors, whole_N: Tensor) -> Tensor:
-    """The same with masses of every cell, by two segment sums over the vocabulary."""
+    """The same with masses of every cell: a segment sum over the vocabulary there, and a gather back."""
+    mass_NC = target.mass_NK.to(z_NV.dtype)
+    total_N = mass_NC.sum(1) + whole_N
+    index_NV = cells.cell_V.clamp_min(0).expand_as(z_NV)
+    top_N = z_NV.amax(1)
+    power_NV = (z_NV - top_N[:, None]).exp_()  # an id that is no text has none
+    sum_NC = z_NV.new_zeros(mass_NC.shape).scatter_add_(1, index_NV, power_NV)
+    has_mass_NC = mass_NC > 0
+    if bool((has_mass_NC & ~(sum_NC > _TINY)).any()):
+        return _dense_by_cell_(z_NV, target, cells, whole_N)
+    all_N = sum_NC.sum(1)
+    loss_N = total_N * all_N.log() + whole_N * top_N
+    loss_N -= torch.where(has_mass_NC, mass_NC * sum_NC.clamp_min(_TINY).log(), 0).sum(1)
+    factor_NC = (mass_NC / sum_NC.clamp_min_(_TINY)).neg_().add_((total_N / all_N)[:, None])
+    torch.mul(power_NV, factor_NC.gather(1, index_NV), out=z_NV)
+    return loss_N
+
+
+def _dense_by_cell_(z_NV: Tensor, target: CellTarget, cells: CellTensors, whole_N: Tensor) -> Tensor:
+    """The same, each cell by the maximum of its own ids: where one that has mass is too small beside the largest."""
     mass_NC = target.mass_NK.to(z_NV.dtype)
     total_N = mass_NC.sum(1) + whole_N
     index_NV = cells.cell_V.clamp_min(0).expand_as(z_NV)

@@ -98,7 +98,7 @@ class CellShares:
 
     rows: int  # of the student
     common: float  # rows at which a token of both begins
-    settled: float  # mass of ids that settle which student token begins
+    settled: float  # of the common rows: the realised teacher token settles which student token begins
     outside: float  # of the common rows: the realised student token is in another cell than the teacher's
     left_out: float  # mass of ids that the student has no text for
     forbidden: float  # mass of pairs that the student's encoder never writes

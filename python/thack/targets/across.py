@@ -54,14 +54,14 @@ class AlignedResponse:
 
 @dataclass(slots=True, kw_only=True)
 class CellCounts:
-    """What was seen of responses: mass in nats of no unit, rows and tokens as numbers.
+    """What was seen of responses: rows and tokens as numbers, mass as sums of probabilities.
 
     Args:
         student_rows: rows of the student.
         common_rows: those where a token of both begins.
         outside: of these, rows whose realised student token is in another cell than the realised teacher token.
+        settled: of these, rows whose realised teacher token settles which student token begins.
         mass: Σp at these rows, as far as ids are kept.
-        settled: of it, mass of ids that settle which student token begins.
         left_out: of it, mass of ids without text, or in a cell without an id of the student's.
         forbidden: of it, mass of pairs that the student's encoder never writes.
     """
@@ -69,8 +69,8 @@ class CellCounts:
     student_rows: int = 0
     common_rows: int = 0
     outside: int = 0
+    settled: int = 0
     mass: float = 0.0
-    settled: float = 0.0
     left_out: float = 0.0
     forbidden: float = 0.0
 
@@ -80,7 +80,7 @@ class CellCounts:
         return CellShares(
             rows=self.student_rows,
             common=self.common_rows / max(self.student_rows, 1),
-            settled=self.settled / mass,
+            settled=self.settled / max(self.common_rows, 1),
             outside=self.outside / max(self.common_rows, 1),
             left_out=self.left_out / mass,
             forbidden=self.forbidden / mass,
@@ -119,6 +119,8 @@ class CellCarrier:
         """
         assert not isinstance(teacher, FrozenHeadTarget), "of a head whose ids are the teacher's"
         rows = _Rows.of(responses)
+        if counts is not None:
+            self._count(rows, counts)
         counts = CellCounts() if counts is None else counts
         if isinstance(teacher, DenseTarget):
             mass_NK, cells_NK = self._dense(teacher, rows, counts), None
@@ -128,7 +130,6 @@ class CellCarrier:
         if isinstance(teacher, TopKTarget) and teacher.log_tail_N is not None:
             tail_N[rows.common_B] = teacher.log_tail_N.exp().cpu().numpy()[rows.teacher_B]
         ids_NW, weights_NW = self._weights(teacher, rows)
-        self._count(rows, counts)
         device = (teacher.log_probs_NV if isinstance(teacher, DenseTarget) else teacher.ids_NK).device
         is_inside_N = np.ones(rows.count, bool)
         is_inside_N[rows.common_B] = False
@@ -174,7 +175,6 @@ class CellCarrier:
         part_BK = (cell_BK >= 0) & (has_mass_BK | (not isinstance(teacher, SampledTarget)))
         allowed_BK = self._allowed(rows.previous_B, ids_BK, part_BK & has_mass_BK)
         counts.mass += float(mass_BK.sum())
-        counts.settled += float((mass_BK * self.cells.settled_V_T[ids_BK]).sum())
         counts.left_out += float((mass_BK * (cell_BK < 0)).sum())
         counts.forbidden += float((mass_BK * part_BK * ~allowed_BK).sum())
         row, column = np.nonzero(part_BK)
@@ -192,9 +192,7 @@ class CellCarrier:
     def _dense(self, teacher: DenseTarget, rows: _Rows, counts: CellCounts) -> Tensor:
         p_BV = teacher.log_probs_NV[torch.from_numpy(rows.teacher_B).to(teacher.log_probs_NV.device)].exp()
         cell_V = torch.from_numpy(self._cell_V_T[: p_BV.shape[1]]).to(p_BV.device)
-        settled_V = torch.from_numpy(self.cells.settled_V_T[: p_BV.shape[1]]).to(p_BV.device)
         counts.mass += float(p_BV.sum())
-        counts.settled += float(p_BV[:, settled_V].sum())
         counts.left_out += float(p_BV[:, cell_V < 0].sum())
         p_BV[:, cell_V < 0] = 0
         tested = (p_BV > _TESTED).nonzero()
@@ -215,7 +213,7 @@ class CellCarrier:
         ids_N1, one_N1 = rows.realised_N[:, None], np.ones((rows.count, 1), np.float32)
         if self.variant == "cell":
             return ids_N1, one_N1
-        settled_B = self.cells.settled_V_T[rows.realised_teacher_B]
+        settled_B = self.cells.settled(rows.realised_teacher_B)
         open_U = np.flatnonzero(~settled_B & rows.has_next_B)
         if not len(open_U):
             return ids_N1, one_N1
@@ -253,6 +251,7 @@ class CellCarrier:
         cell_S = self.cells.cell_student_V_S[rows.realised_N[rows.common_B]]
         counts.student_rows += rows.count
         counts.common_rows += len(rows.common_B)
+        counts.settled += int(self.cells.settled(rows.realised_teacher_B).sum())
         counts.outside += int((cell_S != self.cells.cell_teacher_V_T[rows.realised_teacher_B]).sum())
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from thack.config import DistillSettings
-from thack.cross_tokenizer import Cells, Rewriter, RewrittenSequence, build_cells, load_cells, read_bpe, rewritten_from
+from thack.cross_tokenizer import Cells, Rewriter, RewrittenSequence, kept_cells, load_cells, read_bpe, rewritten_from
 from thack.data.sequence import TokenSequence
 from thack.data.spool import spool
 from thack.data.stream import DataStream
@@ -106,7 +106,7 @@ def _variant(settings: DistillSettings) -> CellVariant:
 
 
 def open_cells(models: Models, run: RunDirectory, progress: Progress) -> Cells | None:
-    """The comparison of the two vocabularies, computed once for the run; None where there is nothing to compare."""
+    """The comparison of the two vocabularies, kept in the run too; None where there is nothing to compare."""
     foreign = models.foreign
     if foreign is None:
         return None
@@ -115,7 +115,7 @@ def open_cells(models: Models, run: RunDirectory, progress: Progress) -> Cells |
         teacher, student = read_bpe(foreign.tokenizer), read_bpe(models.student.tokenizer)
         if run.writes and not path.is_file():
             with progress.task("comparing the tokenizers", None):
-                build_cells(teacher, student).save(path)
+                kept_cells(teacher, student).save(path)
     with run.group.raise_on_all_ranks():
         return load_cells(path, teacher, student)
 

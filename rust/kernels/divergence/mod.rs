@@ -25,7 +25,8 @@ use terms::{Slopes, logsumexp, slopes};
 /// What is known of the teacher's distribution for one row.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
-    /// Increasing, each below the row's length; entries with weight 0 in a sampled target are padding.
+    /// Increasing, each below the row's length. Padding: entries with weight 0 in a sampled target, else ids below 0
+    /// whose value is −∞.
     pub ids: &'a [i32],
     /// `log p_k`; for sampled targets the weights themselves.
     pub values: &'a [f32],
@@ -239,12 +240,15 @@ fn checked_target(
     target: &Target<'_>,
     kind: Kind,
 ) -> Result<(Vec<usize>, Vec<f32>)> {
-    let counts = |value: f32| kind != Kind::Sampled || value != 0.0;
+    let counts = |id: i32, value: f32| match kind {
+        Kind::Sampled => value != 0.0,
+        _ => id >= 0 || value != f32::NEG_INFINITY,
+    };
     let (ids, values): (Vec<usize>, Vec<f32>) = target
         .ids
         .iter()
         .zip(target.values)
-        .filter(|(_, value)| counts(**value))
+        .filter(|(id, value)| counts(**id, **value))
         .map(|(id, value)| (usize::try_from(*id).unwrap_or(usize::MAX), *value))
         .unzip();
     if values.iter().chain([&target.tail]).any(|value| value.is_nan() || *value == f32::INFINITY) {

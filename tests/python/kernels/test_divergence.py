@@ -373,3 +373,20 @@ def test_labels_out_of_range_and_broken_targets_are_refused() -> None:
     target.values_NK[1, 0] = float("nan")
     with pytest.raises(MismatchError, match="row 1: the target holds NaN"):
         kernels.sparse_divergence(z, target)
+
+
+def test_padding_of_a_top_k_row_is_left_out() -> None:
+    logits_NV = torch.tensor([[0.1, 2.0, -1.0, 0.5]])
+    ids, log_p, tail = torch.tensor([[1, 3]]), torch.tensor([[0.6, 0.3]]).log(), torch.tensor([0.1]).log()
+    padded = SparseRows(
+        torch.tensor([[1, -1, 3, -1]]).int(),
+        torch.tensor([[log_p[0, 0], -torch.inf, log_p[0, 1], -torch.inf]]),
+        tail,
+        4,
+    )
+    plain, other = logits_NV.clone(), logits_NV.clone()
+    loss = kernels.sparse_divergence_(plain, SparseRows(ids.int(), log_p, tail, 4))
+    assert torch.equal(kernels.sparse_divergence_(other, padded), loss)
+    assert torch.equal(plain, other)
+    with pytest.raises(MismatchError, match="not increasing"):
+        kernels.sparse_divergence_(other, padded._replace(values_NK=torch.zeros(1, 4)))

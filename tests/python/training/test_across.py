@@ -29,7 +29,7 @@ from .world import DATA, distill_settings, records, signal_at, write
 
 @pytest.fixture(autouse=True)
 def compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thack.training.across.build_cells", lambda teacher, student: compared())
+    monkeypatch.setattr("thack.training.across.kept_cells", lambda teacher, student: compared())
 
 
 @cache

@@ -62,7 +62,7 @@ def _cells(shares: CellShares) -> Iterator[Finding]:
     yield Finding(
         name="another tokenizer",
         value=f"the loss compares cells: {shares.common:.1%} of {shares.rows:,} student tokens begin where a teacher "
-        f"token does, {shares.settled:.1%} of the teacher's mass settles the student's next token",
+        f"token does, {shares.settled:.1%} of the teacher's tokens there settle the student's",
     )
     lost = shares.left_out + shares.forbidden
     yield Finding(
