@@ -12,6 +12,7 @@ from rich.text import Text
 from thack import api
 from thack.cli.command import Call, Flag, SettingsCommand, add_command
 from thack.cli.console import byte_size, count, duration, number, plural, stdout
+from thack.cli.doctor import show_findings
 from thack.cli.session import emit, session, shown_progress
 from thack.config import CacheSettings
 from thack.errors import CacheError, UsageError
@@ -183,6 +184,9 @@ def _show_probe(found: ProbeResult, *, sizing: bool) -> None:
             f"gradient error: how far a record moves the student's gradient, ‖Wᵀp̂ − Wᵀp‖ a token, through the"
             f" {found.head}'s head; the response token alone: {number(found.hard_gradient_error)}"
         )
+    if found.another_tokenizer:
+        stdout().print("\na student with this tokenizer:")
+        show_findings(found.another_tokenizer)
     if sizing:
         _show_sizing(found)
 

@@ -50,10 +50,10 @@ def run(call: Call[DoctorSettings]) -> None:
     if settings.teacher or settings.student or settings.data.path:
         found = api.preflight(settings)
         findings: Sequence[Finding] = found.findings
-        emit(found.dump(), lambda: _show(findings))
+        emit(found.dump(), lambda: show_findings(findings))
     else:
         findings = api.doctor(settings.out)
-        emit([dataclasses.asdict(finding) for finding in findings], lambda: _show(findings))
+        emit([dataclasses.asdict(finding) for finding in findings], lambda: show_findings(findings))
     wrong = [finding.name for finding in findings if finding.state == "wrong"]
     if wrong and session.json:
         raise typer.Exit(1)  # the document says it
@@ -61,7 +61,8 @@ def run(call: Call[DoctorSettings]) -> None:
         raise ThackError(f"not ready: {', '.join(wrong)}", hint="each line marked ✗ says what to do")
 
 
-def _show(findings: Sequence[Finding]) -> None:
+def show_findings(findings: Sequence[Finding]) -> None:
+    """One line each, with what to type where something is wrong."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in findings:
         mark, style = MARKS[finding.state]

@@ -31,6 +31,11 @@ class RewrittenSequence(TokenSequence):
     source: TokenSequence
     alignment: Alignment
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the teacher's response goes on behind a control token."""
+        return self.alignment.num_teacher_rows < len(self.source.response_ids)
+
 
 class Rewriter:
     """Rewrites sequences of one tokenizer in another.

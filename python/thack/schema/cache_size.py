@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from thack.schema import document
+from thack.schema.preflight import Finding
 from thack.schema.targets import CachedKind
 
 
@@ -125,6 +126,7 @@ class ProbeResult:
         student_tokens_per_s: response tokens per second that one GPU in training is taken to use.
         hard_gradient_error: ‖W_y − Wᵀp‖ of the response token y alone, as supervised fine-tuning has it.
         head: whose head W is.
+        another_tokenizer: what `student` would lose by its tokenizer; empty where it has the teacher's, or none is given.
     """
 
     sampled_sequences: int
@@ -140,6 +142,7 @@ class ProbeResult:
     student_tokens_per_s: int
     hard_gradient_error: float = 0.0
     head: Literal["teacher", "student"] = "teacher"
+    another_tokenizer: tuple[Finding, ...] = ()
 
     def dump(self) -> dict[str, object]:
         """Plain values, for JSON."""

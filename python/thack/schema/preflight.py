@@ -102,6 +102,7 @@ class CellShares:
     outside: float  # of the common rows: the realised student token is in another cell than the teacher's
     left_out: float  # mass of ids that the student has no text for
     forbidden: float  # mass of pairs that the student's encoder never writes
+    cut: float = 0.0  # of the responses: the rest stands behind a control token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,7 @@ class Preflight:
     data: DataCounts | None = None
     fit: TeacherFit | None = None
     cells: CellShares | None = None  # where the tokenizers differ
+    refused: Finding | None = None  # why they cannot be compared
     findings: tuple[Finding, ...] = ()
 
     @property

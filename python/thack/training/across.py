@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from thack.config import DistillSettings
-from thack.cross_tokenizer import Cells, Rewriter, RewrittenSequence, kept_cells, load_cells, read_bpe, rewritten_from
+from thack.cross_tokenizer import Cells, Rewriter, kept_cells, load_cells, read_bpe, rewritten_from
 from thack.data.sequence import TokenSequence
 from thack.data.spool import spool
 from thack.data.stream import DataStream
@@ -16,9 +17,10 @@ from thack.errors import CacheError
 from thack.models.batch import Batch
 from thack.runtime.progress import Progress
 from thack.schema.preflight import CellShares
-from thack.targets.across import AlignedResponse, CellCarrier, CellCounts, CellVariant
+from thack.targets.across import CellCarrier, CellCounts, CellVariant
 from thack.targets.cells import CellTarget
 from thack.targets.projected import ProjectedTeacher
+from thack.targets.shares import aligned, cut_share
 from thack.training.data import CachedTargets, LiveTargets
 from thack.training.models import ForeignTokenizer, Models
 from thack.training.run_directory import RunDirectory
@@ -66,7 +68,7 @@ class RewrittenData:
         found = self.sequences(np.arange(min(_MEASURED, len(self))), 0)
         for start in range(0, len(found), 8):
             self._target(found[start : start + 8], torch.device("cpu"), 0, counts)
-        return _sources(found), counts.shares()
+        return _sources(found), replace(counts.shares(), cut=cut_share([rewritten_from(s) for s in found]))
 
     def _target(
         self, sequences: Sequence[TokenSequence], device: torch.device, epoch: int, counts: CellCounts | None = None
@@ -77,15 +79,11 @@ class RewrittenData:
         target = self.given.target(sources, batch, epoch)
         if isinstance(target, ProjectedTeacher):
             target = target.to_dense()
-        return self._carrier.target(target, [_aligned(rewritten_from(s)) for s in sequences], counts).to(device)
+        return self._carrier.target(target, [aligned(rewritten_from(s)) for s in sequences], counts).to(device)
 
 
 def _sources(sequences: Iterable[TokenSequence]) -> list[TokenSequence]:
     return [rewritten_from(s).source for s in sequences]
-
-
-def _aligned(s: RewrittenSequence) -> AlignedResponse:
-    return AlignedResponse(teacher_ids=s.source.response_ids, student_ids=s.response_ids, alignment=s.alignment)
 
 
 def rewritten(

@@ -13,14 +13,25 @@ import numpy as np
 import pytest
 import torch
 
-from thack.cache import Cache
+from thack.api import preflight
+from thack.cache import Cache, probe
 from thack.cache.capture.job import capture
-from thack.config import ArchitectureSettings, CacheSettings, DistillSettings, LossSettings, TargetSettings
+from thack.config import (
+    ArchitectureSettings,
+    CacheSettings,
+    DistillSettings,
+    DoctorSettings,
+    LossSettings,
+    TargetSettings,
+)
 from thack.cross_tokenizer import Cells, Rewriter, build_cells, read_bpe
+from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError, Preempted, UndefinedLoss, UsageError
 from thack.models.load import load_model, new_decoder
 from thack.runtime.progress import SILENT
+from thack.schema.preflight import CellShares
+from thack.targets.shares import cell_findings, cut_share
 from thack.training import run_distill
 
 from .small import rows
@@ -207,3 +218,48 @@ def test_a_cache_without_its_tokenizer_needs_the_teacher(world: Path, tmp_path: 
     other().save(tmp_path / "cache" / "tokenizer")
     with pytest.raises(MismatchError, match="not the tokenizer whose ids are cached"):
         run_distill(replace(settings, out=tmp_path / "other"))
+
+
+def test_doctor_and_probe_say_it_beforehand(world: Path, tmp_path: Path) -> None:
+    data = replace(DATA, path=str(world / "prompts.jsonl"), max_response_tokens=30)
+    found = preflight(DoctorSettings(teacher=str(world / "teacher"), student=str(world / "student"), data=data))
+    lines = {finding.name: finding for finding in found.findings}
+    assert "the loss compares cells" in lines["another tokenizer"].value
+    assert "mass left out" in lines and "vocabulary" not in lines
+    assert found.cells is not None and 0 < found.cells.common < 1 and found.cells.rows > 10
+    run = run_distill(across(world, tmp_path / "run", "dense", steps=1))
+    facts = json.loads((run.path / "manifest.json").read_text())["facts"]["preflight"]
+    assert facts["cells/left_out"] == pytest.approx(found.cells.left_out, abs=2e-3)  # of all sequences alike
+    assert facts["cells/common"] == pytest.approx(found.cells.common)
+    capture = CacheSettings(teacher=str(world / "teacher"), data=data, device="cpu")
+    assert [f.value for f in probe(capture, student=str(world / "student")).student] == [
+        lines[name].value for name in ("another tokenizer", "mass left out", "outside cells")
+    ]
+    assert not probe(capture, student=str(world / "teacher")).student
+
+
+def test_doctor_names_what_is_refused(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "student", tmp_path / "student")
+    file = tmp_path / "student" / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"normalizer": {"type": "Lowercase"}}))
+    data = replace(DATA, path=str(world / "prompts.jsonl"), max_response_tokens=30)
+    found = preflight(DoctorSettings(teacher=str(world / "teacher"), student=str(tmp_path / "student"), data=data))
+    (line,) = found.wrong
+    assert line.name == "another tokenizer" and "normalizer Lowercase" in line.value and line.advice
+
+
+def test_cuts_at_control_tokens_are_counted() -> None:
+    rewrite = Rewriter(theirs(), other(), compared(), prompts=lambda _: np.zeros(0, np.int32))
+    ids = theirs().encode("dive back, five of them")
+    sequences = [
+        TokenSequence(example=0, prompt_id="a", prompt_ids=ids, response_ids=np.append(response, end))
+        for response, end in ((ids, theirs().eos_id), (np.append(ids, theirs().pad_id), ids[0]))
+    ]
+    found = [rewrite(s) for s in sequences]
+    assert cut_share(found) == 0.5
+    assert next(f for f in cell_findings(shares(cut=0.5)) if f.name == "control tokens").state == "note"
+    assert "control tokens" not in [f.name for f in cell_findings(shares(cut=0.0))]
+
+
+def shares(cut: float) -> CellShares:
+    return CellShares(rows=1, common=1.0, settled=1.0, outside=0.0, left_out=0.0, forbidden=0.0, cut=cut)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,15 +21,18 @@ from thack.config import CacheSettings
 from thack.config.specs import target_spec
 from thack.data.batching import by_length
 from thack.data.sequence import TokenSequence
-from thack.errors import ModelError, UsageError
+from thack.data.tokenizer import Tokenizer
+from thack.errors import MismatchError, ModelError, UsageError
 from thack.models.batch import Batch
 from thack.models.precision import inference_precision
 from thack.models.protocol import LanguageModel, evaluating
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.cache_size import CorpusSize, ProbeResult, Recommendation, TargetCost
+from thack.schema.preflight import Finding
 from thack.schema.targets import TargetSpec
 from thack.targets.frozen_head import FrozenHead
 from thack.targets.projected import teacher_logits
+from thack.targets.shares import cell_findings, measured_cells, refusal
 from thack.targets.vocabulary import log_probs
 
 _SEQUENCES = 64
@@ -88,6 +92,9 @@ def probe(
     rate = len(log_p_NV) / (time.perf_counter() - started)
     mean_length = np.mean([len(s.response_ids) for s in chosen])
     total = int(tokens) if tokens else int(mean_length * len(data) * (settings.samples if settings.generate else 1))
+    across = _of_student(settings, teacher, chosen)
+    if across:  # its head has no rows for the teacher's ids
+        settings = replace(settings, student="")
     head = _head(settings, teacher, log_p_NV.shape[1], progress)
     costs, hard = _measured(_costs(log_p_NV, teacher.tokenizer.size, total), log_p_NV, labels_N, head, settings)
     return ProbeResult(
@@ -104,7 +111,22 @@ def probe(
         sizing=tuple(_size(cost, total, rate, settings) for cost in costs),
         processes_per_node=_PROCESSES_PER_NODE,
         student_tokens_per_s=_STUDENT_TOKENS_PER_S,
+        another_tokenizer=across,
     )
+
+
+def _of_student(
+    settings: CacheSettings, teacher: LanguageModel, sequences: Sequence[TokenSequence]
+) -> tuple[Finding, ...]:
+    """What another tokenizer costs, or why it is refused; nothing where it is the teacher's."""
+    tokenizer = Tokenizer.load(Path(settings.student).expanduser()) if settings.student else teacher.tokenizer
+    if tokenizer.fingerprint() == teacher.tokenizer.fingerprint():
+        return ()
+    try:
+        precision = inference_precision(teacher, settings.dtype)
+        return tuple(cell_findings(measured_cells(teacher, tokenizer, sequences, precision)))
+    except MismatchError as error:
+        return (refusal(error),)
 
 
 def recommend(costs: Sequence[TargetCost], epochs: int, vocab_size: int, hard: float = 0.0) -> Recommendation:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from thack.schema.preflight import CellShares, Finding, Preflight, TeacherFit
+from thack.schema.preflight import Finding, Preflight, TeacherFit
+from thack.targets.shares import cell_findings
 
 COUNTED = ("truncated", "without end", "dropped")  # lines that reading the data has reported already
 
-CELLS = ("another tokenizer", "mass left out", "outside cells")  # lines that say what a run will do
+CELLS = ("another tokenizer", "mass left out", "outside cells", "control tokens")  # lines that say what a run will do
 
 _CLEAR = 4.0  # standard errors by which a wrong shift must win
 _SURE = 2.0  # standard errors by which other prompts must cost more
@@ -17,8 +18,6 @@ _ENOUGH = 8  # sequences, below which a rise that is not sure says nothing
 _UNSURE = 0.5  # entropy as a share of the most: such a teacher hardly knows the data, whatever its prompts
 _MANY_TRUNCATED = 0.1  # share
 _MUCH_MASS = 1e-3  # on padded ids
-_MUCH_OUTSIDE = 0.05  # share of realised tokens
-_MUCH_LEFT_OUT = 0.2  # share of the mass
 
 
 def findings(found: Preflight, *, teacher: str, chat: bool) -> tuple[Finding, ...]:
@@ -30,7 +29,9 @@ def findings(found: Preflight, *, teacher: str, chat: bool) -> tuple[Finding, ..
         chat: whether the data holds conversations.
     """
     if found.cells is not None:  # each renders and ends by its own tokenizer
-        lines = [*_special(found), *_cells(found.cells), *_data(found)]
+        lines = [*_special(found), *cell_findings(found.cells), *_data(found)]
+    elif found.refused is not None:
+        lines = [*_special(found), found.refused, *_data(found)]
     else:
         lines = [*_special(found), *_vocabulary(found), *_heads(found)]
         lines += [*_template(found, teacher, chat=chat), *_ends(found), *_data(found)]
@@ -55,29 +56,6 @@ def _vocabulary(found: Preflight) -> Iterator[Finding]:
         value="; ".join(found.vocabulary),
         state="wrong",
         advice="the same id is another token: take a `student` that shares the teacher's tokenizer",
-    )
-
-
-def _cells(shares: CellShares) -> Iterator[Finding]:
-    yield Finding(
-        name="another tokenizer",
-        value=f"the loss compares cells: {shares.common:.1%} of {shares.rows:,} student tokens begin where a teacher "
-        f"token does, {shares.settled:.1%} of the teacher's tokens there settle the student's",
-    )
-    lost = shares.left_out + shares.forbidden
-    yield Finding(
-        name="mass left out",
-        value=f"{shares.forbidden:.1%} in pairs that the student's encoder never writes, {shares.left_out:.1%} in ids "
-        "that it has no text for",
-        state="note" if lost > _MUCH_LEFT_OUT else "ok",
-        advice="a student with a closer tokenizer loses less" if lost > _MUCH_LEFT_OUT else "",
-    )
-    much = shares.outside > _MUCH_OUTSIDE
-    yield Finding(
-        name="outside cells",
-        value=f"{shares.outside:.1%} of the student's tokens are in another cell than the teacher's: a bias",
-        state="note" if much else "ok",
-        advice="compare with `loss.weight = 0` and `loss.ce_weight = 1`, or take a closer tokenizer" if much else "",
     )
 
 

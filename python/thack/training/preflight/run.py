@@ -17,12 +17,13 @@ from thack.data.readers import read_data
 from thack.data.records import Record
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
-from thack.errors import UsageError
+from thack.errors import MismatchError, UsageError
 from thack.models.load import load_model
 from thack.models.precision import inference_precision
 from thack.models.protocol import LanguageModel
 from thack.runtime.device import apply_threads, choose_device
 from thack.schema.preflight import CellShares, DataCounts, Preflight
+from thack.targets.shares import measured_cells, refusal
 from thack.training.build_data import reading_tokenizer
 from thack.training.models import Models
 from thack.training.preflight.findings import findings
@@ -53,18 +54,35 @@ def examine(settings: DoctorSettings) -> Preflight:
     models = {role: _load(settings, role, name) for role, name in names.items() if name}
     tokenizers = {role: model.tokenizer for role, model in models.items()}
     data = replace(settings.data, limit=settings.data.limit or _RECORDS)
-    reader = reading_tokenizer([*tokenizers.values()][-1], tokenizers.get("teacher"))
     records = read_data(Path(data.path), data.on_bad_line, Columns.of(data)).records[: settings.sample]
     answered = any(record.response or record.response_ids for record in records)
-    prepared = prepare(data, reader, need_response=answered)
-    counts = replace(_counts(prepared.sequences, prepared.report.ends), dropped_prompts=prepared.report.dropped_prompts)
     found = _facts(tokenizers, records, data)
+    reader = reading_tokenizer([*tokenizers.values()][-1], tokenizers.get("teacher"))
+    prepared = prepare(data, tokenizers["teacher"] if found.vocabulary else reader, need_response=answered)
+    counts = replace(_counts(prepared.sequences, prepared.report.ends), dropped_prompts=prepared.report.dropped_prompts)
     teacher = models.get("teacher")
     if teacher is not None and answered and not found.vocabulary:
         precision = inference_precision(teacher, settings.dtype)
         found = replace(found, fit=teacher_fit(teacher, prepared.sequences[: settings.sample], precision))
+    if teacher is not None and answered and found.vocabulary:
+        found = _compared(found, teacher, tokenizers["student"], prepared.sequences[: settings.sample], settings)
     found = replace(found, data=counts, rows={role: model.vocab_size for role, model in models.items()})
     return _judged(found, settings.teacher, records)
+
+
+def _compared(
+    found: Preflight,
+    teacher: LanguageModel,
+    student: Tokenizer,
+    sequences: Sequence[TokenSequence],
+    settings: DoctorSettings,
+) -> Preflight:
+    """With what another tokenizer costs, or why it is refused."""
+    precision = inference_precision(teacher, settings.dtype)
+    try:
+        return replace(found, cells=measured_cells(teacher, student, sequences, precision))
+    except MismatchError as error:
+        return replace(found, refused=refusal(error))
 
 
 def examine_run(

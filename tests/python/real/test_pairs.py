@@ -1,0 +1,95 @@
+"""Two real vocabularies compared: pair tests and first tokens, sampled, against the `tokenizers` library."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from thack.cross_tokenizer import Cells, build_cells, read_bpe
+from thack.data.tokenizer import Tokenizer
+
+from .conftest import PACKAGES
+from .test_tokenizers import REAL, TEXTS, saved
+
+PAIRS = [("llama-3", "qwen"), ("tekken", "llama-3")]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    teacher: Tokenizer
+    student: Tokenizer
+    cells: Cells
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids="-to-".join)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path, str(PACKAGES)])
+        pytest.importorskip("tiktoken")
+        teacher, student = (_saved(name, tmp_path_factory.mktemp(name)) for name in request.param)
+    return Pair(teacher, student, build_cells(read_bpe(teacher), read_bpe(student)))
+
+
+def _saved(name: str, directory: Path) -> Tokenizer:
+    return saved(REAL[name](), directory)
+
+
+@pytest.mark.timeout(600)
+def test_two_real_vocabularies(pair: Pair) -> None:
+    """One test, since the comparison is what takes its time."""
+    assert pair.cells.facts.cpu_s < 120
+    for tokenizer, encoder in ((pair.teacher, pair.cells.teacher), (pair.student, pair.cells.student)):
+        _pairs_are_those_of_the_library(tokenizer, pair.cells, encoder is pair.cells.teacher)
+    _first_tokens_are_those_of_the_library(pair)
+    _settled_tokens_keep_their_first_token(pair)
+
+
+def _texts(bytes_V: tuple[bytes | None, ...]) -> dict[int, str]:
+    """The ids whose bytes are UTF-8, and not white space at their end, which what follows may split."""
+    found: dict[int, str] = {}
+    for i, token in enumerate(bytes_V):
+        text = token.decode(errors="ignore") if token else ""
+        if token and text.encode() == token and not text[-1].isspace():
+            found[i] = text
+    return found
+
+
+def _pairs_are_those_of_the_library(tokenizer: Tokenizer, cells: Cells, is_teacher: bool) -> None:
+    encoder = cells.teacher if is_teacher else cells.student
+    texts, draw = _texts(encoder.bpe.bytes_V), np.random.default_rng(0)
+    pairs = draw.choice(np.array([*texts]), (4000, 2))
+    found = encoder.can(pairs[:, 0], pairs[:, 1])
+    encoded = tokenizer.encode_batch([texts[int(a)] + texts[int(b)] for a, b in pairs])
+    exact = np.array([ids.tolist() == pair.tolist() for ids, pair in zip(encoded, pairs, strict=True)])
+    assert 0.05 < exact.mean() < 0.95
+    wrong = [texts[int(a)] + "|" + texts[int(b)] for a, b in pairs[found != exact]]
+    assert wrong == []
+    for text in TEXTS:
+        ids = encoder.encode(text.encode())
+        assert ids == tokenizer.encode_batch([text], as_text=True)[0].tolist()
+        assert encoder.can(np.array(ids[:-1]), np.array(ids[1:])).all()
+
+
+def _first_tokens_are_those_of_the_library(pair: Pair) -> None:
+    texts = _texts(pair.cells.teacher.bpe.bytes_V)
+    ids = np.random.default_rng(1).choice(np.array([*texts]), 2000, replace=False)
+    exact = [encoded[0] for encoded in pair.student.encode_batch([texts[int(i)] for i in ids])]
+    assert pair.cells.first_V_T[ids].tolist() == exact
+
+
+def _settled_tokens_keep_their_first_token(pair: Pair) -> None:
+    """In real text, whatever follows."""
+    ids = np.concatenate(pair.teacher.encode_batch(TEXTS, as_text=True))
+    some = ids[:60]
+    settled = pair.cells.settled(some)
+    assert 0.2 < settled.mean() <= 1
+    texts = _texts(pair.cells.teacher.bpe.bytes_V)
+    following = np.random.default_rng(2).choice(np.array([*texts]), 400)
+    for v in {int(v) for v in some[settled]} & texts.keys():
+        allowed = following[pair.cells.can_teacher(np.full(400, v), following)]
+        encoded = pair.student.encode_batch([texts[v] + texts[int(w)] for w in allowed])
+        assert {int(found[0]) for found in encoded} <= {int(pair.cells.first_V_T[v])}
