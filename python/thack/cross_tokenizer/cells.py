@@ -7,7 +7,7 @@
 
 Continuations are tried up to the first teacher token that ends at or behind the student token that crosses the end of
 v, and taken as the end of the text. Longer ones are left out: on real vocabularies nearly every token has one that
-changes f(v), but of strings that nobody writes (`docs/concepts/cells.md`).
+changes f(v), but of strings that no text holds (`docs/concepts/cells.md`).
 
 Ids that are no text and have no role have first token −1 and cell −1.
 """
