@@ -232,10 +232,10 @@ def test_doctor_and_probe_say_it_beforehand(world: Path, tmp_path: Path) -> None
     assert facts["cells/left_out"] == pytest.approx(found.cells.left_out, abs=2e-3)  # of all sequences alike
     assert facts["cells/common"] == pytest.approx(found.cells.common)
     capture = CacheSettings(teacher=str(world / "teacher"), data=data, device="cpu")
-    assert [f.value for f in probe(capture, student=str(world / "student")).student] == [
+    assert [f.value for f in probe(replace(capture, student=str(world / "student"))).another_tokenizer] == [
         lines[name].value for name in ("another tokenizer", "mass left out", "outside cells")
     ]
-    assert not probe(capture, student=str(world / "teacher")).student
+    assert not probe(replace(capture, student=str(world / "teacher"))).another_tokenizer
 
 
 def test_doctor_names_what_is_refused(world: Path, tmp_path: Path) -> None:
