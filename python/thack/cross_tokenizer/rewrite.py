@@ -33,7 +33,7 @@ class RewrittenSequence(TokenSequence):
 
     @property
     def is_cut(self) -> bool:
-        """Whether the teacher's response goes on behind a control token."""
+        """Whether the teacher's response continues behind a control token."""
         return self.alignment.num_teacher_rows < len(self.source.response_ids)
 
 

@@ -126,7 +126,7 @@ class ProbeResult:
         student_tokens_per_s: response tokens per second that one GPU in training is taken to use.
         hard_gradient_error: ‖W_y − Wᵀp‖ of the response token y alone, as supervised fine-tuning has it.
         head: whose head W is.
-        another_tokenizer: what the student would lose by its tokenizer; empty where it has the teacher's, or none is given.
+        another_tokenizer: what the student would lose by its tokenizer; empty where it is the teacher's.
     """
 
     sampled_sequences: int
