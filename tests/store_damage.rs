@@ -209,14 +209,19 @@ fn padding_that_is_not_zero_is_refused() {
 
 /// A shard with these bytes at the beginning of a tensor, and whose checksums and root are those of its bytes.
 fn small_shard_with(tensor: &str, first: &[u8]) -> (PathBuf, Vec<u8>) {
-    let storage = Faulty::default();
-    let shared: Arc<dyn Storage> = Arc::new(storage.clone());
     let path = job::shard_path(0);
-    job::write_shard(&shared, &path, 0, 0..3).unwrap();
-    let header = ShardReader::open(&storage, &path).unwrap().header().clone();
-    let mut bytes = storage.take(&path);
-    let (place, end) = (header.tensor(tensor).start as usize, header.tensor(tensor).end as usize);
-    assert!(place + first.len() <= end, "{tensor} is shorter");
+    // Of as many sequences as it takes for the tensor to have room: padding may be empty.
+    let (header, mut bytes) = (1..9)
+        .map(|count| {
+            let storage = Faulty::default();
+            let shared: Arc<dyn Storage> = Arc::new(storage.clone());
+            job::write_shard(&shared, &path, 0, 0..count).unwrap();
+            let header = ShardReader::open(&storage, &path).unwrap().header().clone();
+            (header, storage.take(&path))
+        })
+        .find(|(header, _)| header.tensor(tensor).end - header.tensor(tensor).start >= first.len() as u64)
+        .unwrap();
+    let place = header.tensor(tensor).start as usize;
     bytes[place..place + first.len()].copy_from_slice(first);
     let (checked, end) = (header.checked_length() as usize, header.file_length() as usize);
     let table: Vec<u8> =
