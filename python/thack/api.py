@@ -246,13 +246,13 @@ def cache_logits(settings: CacheSettings, *, progress: Progress = SILENT) -> Pat
         >>> len(thack.Cache.open(thack.cache_logits(settings)))
         8
     """
-    if settings.server.url:
-        from thack.cache.served.job import capture_served
-
-        return capture_served(checked(settings), progress)
     from thack.checks import check_capture
 
     settings = check_capture(checked(settings))
+    if settings.server.url:
+        from thack.cache.served.job import capture_served
+
+        return capture_served(settings, progress)
     if settings.hidden_states:
         from thack.cache.exchange.hidden import import_hidden
 

@@ -38,6 +38,10 @@ class BadJson(ValueError):
     """JSON that cannot be read, or is out of bounds: why, in one line."""
 
 
+class LongLine(BadJson):
+    """A line of more bytes than are read."""
+
+
 class BadToml(ValueError):
     """TOML that cannot be read: why, in one line."""
 
@@ -289,4 +293,4 @@ def line_at(file: BinaryIO, most: int) -> tuple[bytes | BadJson, int]:
         size += len(rest)
         if rest.endswith(b"\n"):
             break
-    return BadJson(f"a line of more than {most:,} bytes"), size
+    return LongLine(f"a line of more than {most:,} bytes"), size

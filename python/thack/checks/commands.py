@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from thack.cache.format.plan import read_plan
 from thack.checks.combinations import check_combination, check_lora
-from thack.checks.frozen_head import check_frozen_head, check_projected
-from thack.checks.inputs import check_caches, check_data, check_eval_data, check_model
-from thack.config import (
-    CacheSettings,
-    DistillSettings,
-    EvaluateSettings,
-    GenerateSettings,
-    LoadSettings,
-    PushSettings,
-    SftSettings,
-)
+from thack.checks.frozen_head import check_frozen_head
+from thack.checks.inputs import check_caches, check_data, check_eval_data, check_live_target, check_model, check_models
+from thack.config import DistillSettings, EvaluateSettings, GenerateSettings, PushSettings, SftSettings
 from thack.config.specs import cache_paths, mixes_caches
 from thack.errors import UsageError
 from thack.files import check_output
@@ -35,7 +26,7 @@ def check_sft(settings: SftSettings) -> SftSettings:
         )
     check_output(settings.out, "run")
     if not _is_begun(settings.out):
-        _check_models([settings.model])
+        check_models([settings.model])
         check_data(settings.data)
     return settings
 
@@ -66,32 +57,7 @@ def check_generate(settings: GenerateSettings) -> GenerateSettings:
     if not settings.data.path:
         raise UsageError("generating needs prompts", hint="set `data.path` to a file of prompts")
     check_output(settings.out, "responses")
-    _check_models([settings.model], settings.load)
-    check_data(settings.data)
-    return settings
-
-
-def check_capture(settings: CacheSettings, *, writes: bool = True) -> CacheSettings:
-    """Settings of `cache-logits` with which it can begin; `writes`: into `settings.out`."""
-    if not settings.teacher:
-        raise UsageError("no teacher is given", hint="set `teacher` to its directory")
-    if not settings.data.path:
-        raise UsageError("no data is given", hint="set `data.path` to prompts with responses")
-    if settings.samples > 1 and not settings.generate:
-        raise UsageError(
-            f"samples = {settings.samples} needs generate = true",
-            hint="several responses per prompt are either generated or given in the data",
-        )
-    check_projected(settings)
-    if settings.head_only and not settings.hidden_states:
-        raise UsageError(
-            "head_only = true: without hidden states the whole teacher has to run",
-            hint="set `hidden_states`, or leave out `head_only`",
-        )
-    if writes:
-        check_output(settings.out.expanduser(), "cache")
-    _check_models([settings.teacher], settings.load)
-    _check_models([settings.student])
+    check_models([settings.model], settings.load)
     check_data(settings.data)
     return settings
 
@@ -102,8 +68,9 @@ def check_distill(settings: DistillSettings) -> DistillSettings:
     check_output(settings.out, "run")
     if _is_begun(settings.out):
         return settings
-    _check_models([settings.student])
-    _check_models([settings.teacher, settings.oracle, settings.judge], settings.load)
+    check_models([settings.student])
+    check_models([settings.teacher, settings.oracle, settings.judge], settings.load)
+    check_live_target(settings)
     if settings.cache:
         spec = check_caches(cache_paths(settings), settings.loss, mixed=mixes_caches(settings))
         check_frozen_head(settings, spec)
@@ -131,16 +98,10 @@ def check_evaluate(settings: EvaluateSettings) -> EvaluateSettings:
         raise UsageError(
             "evaluating needs a reference", hint="set `teacher`, `oracle`, `judge` or `human_references = true`"
         )
-    _check_models([settings.student])
-    _check_models([settings.teacher, settings.oracle, settings.judge], settings.load)
+    check_models([settings.student])
+    check_models([settings.teacher, settings.oracle, settings.judge], settings.load)
     check_eval_data(settings.data, settings.eval_data or settings.data.path)
     return settings
-
-
-def _check_models(names: Iterable[str], load: LoadSettings | None = None) -> None:
-    for name in names:
-        if name:
-            check_model(name, load)
 
 
 def _is_begun(run: Path) -> bool:

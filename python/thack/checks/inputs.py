@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from thack.cache.format.plan import read_plan
 from thack.cache.format.together import joint_spec
 from thack.checks.losses import check_mix_defined, check_realised
-from thack.config import DataSettings, LoadSettings, LossSettings
+from thack.config import DataSettings, DistillSettings, LoadSettings, LossSettings
 from thack.config.specs import loss_terms
 from thack.data.columns import Columns
 from thack.data.formats import to_record
@@ -18,6 +18,34 @@ from thack.errors import DataError, UsageError
 from thack.models.directory import base_of, holds_adapter, read_config, require_safetensors
 from thack.models.hub import locate
 from thack.schema.targets import TargetSpec, check_defined
+
+
+def check_models(names: Iterable[str], load: LoadSettings | None = None) -> None:
+    """`check_model` of every name that is given."""
+    for name in names:
+        if name:
+            check_model(name, load)
+
+
+def vocabulary_of(name: str) -> int | None:
+    """Rows of a model's LM head, as its config.json says; None where it does not say, or lies on the hub."""
+    directory = Path(name).expanduser()
+    if not directory.is_dir():
+        return None
+    config = read_config(base_of(directory).directory if holds_adapter(directory) else directory)
+    text = config.get("text_config")  # of a model that reads pictures too
+    found = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
+    return found if isinstance(found, int) else None
+
+
+def check_live_target(settings: DistillSettings) -> None:
+    """Refuse a live teacher's target of more ids than its vocabulary has."""
+    size = vocabulary_of(settings.teacher) if settings.teacher else None
+    kind, k = settings.target.kind, settings.target.k
+    if size is not None and kind != "dense" and k > size:
+        raise UsageError(
+            f"target.k = {k:,}: the teacher's vocabulary has {size:,} ids", hint=f"use `target.k = {size}`, or fewer"
+        )
 
 
 def check_model(name: str, load: LoadSettings | None = None) -> None:
@@ -62,7 +90,7 @@ def check_data(settings: DataSettings, path: str = "") -> None:
     if file.exists() and not (file.is_file() or file.is_dir()):
         return  # a pipe can be read once only
     skipped: list[str] = []
-    for place, row in read_rows(file):
+    for place, row in read_rows(file, settings.max_line_bytes):
         try:
             to_record(row, place, Columns.of(settings))
             return

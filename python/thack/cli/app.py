@@ -28,15 +28,15 @@ from thack.cli import (
     slurm,
     verdict,
 )
-from thack.cli.console import error_document, escaped, print_error, print_json
+from thack.cli.console import error_document, print_error, print_json
 from thack.cli.messages import translated
-from thack.cli.parsing import usage_error
+from thack.cli.parsing import KnownGroup, usage_error
 from thack.cli.session import command_line, session
 from thack.errors import Interrupted, PeerFailed, Preempted, ThackError, UsageError
-from thack.runtime.failures import explained_failure
+from thack.runtime.failures import explained_failure, is_panic
 from thack.runtime.preemption import StopRequest, stop_error
 from thack.runtime.ranks import current_rank
-from thack.runtime.streams import abandon_stdout
+from thack.runtime.streams import abandon_stdout, say
 
 # In the order of the pipeline: as the help lists them.
 _COMMANDS = (
@@ -77,17 +77,20 @@ def run(arguments: list[str]) -> int:
         return _fail(stop_error(str(error)), error)
     except (MemoryError, OSError, RuntimeError) as error:
         return _fail(_system_error(error), error)
-    except Exception as error:
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         usage = usage_error(error)
         if usage is not None and not usage.message:  # `thack` alone: its help was printed
             return 2
-        return _fail(_bug(error) if usage is None else usage, error)
+        return _fail(usage or explained_failure(error) or _bug(error), error)
 
 
 def make_app() -> typer.Typer:
     """The application with every command."""
     app = typer.Typer(
         name="thack",
+        cls=KnownGroup,
         help="Cache what a teacher knows, distill it into a student, and see the moment the student starts to "
         "learn the teacher's mistakes.",
         epilog="Start with:  [bold]thack demo[/]   ·   every command has --help with an example",
@@ -127,7 +130,7 @@ def _fail(error: ThackError, cause: BaseException) -> int:
         traceback.print_exception(cause, file=sys.stderr)
     if not _is_first_rank():
         if not isinstance(error, Preempted | Interrupted | PeerFailed):  # the first rank reports these for all
-            print(escaped(f"rank {current_rank().rank}: {error.message}"), file=sys.stderr)
+            say(f"rank {current_rank().rank}: {error.message}")
         return error.exit_code
     print_error(error)
     if session.json:
@@ -156,7 +159,7 @@ def _system_error(error: Exception) -> ThackError:
     return explained_failure(error) or _bug(error)
 
 
-def _bug(error: Exception) -> ThackError:
+def _bug(error: BaseException) -> ThackError:
     return ThackError(
         f"this should not happen: {type(error).__name__}: {error}",
         hint="a bug in thack: run again with -v and report what it prints",

@@ -13,10 +13,11 @@ from thack import api
 from thack.cli.command import Call, Flag, SettingsCommand, add_command
 from thack.cli.console import byte_size, count, duration, number, plural, stdout
 from thack.cli.doctor import show_findings
+from thack.cli.parsing import KnownGroup
 from thack.cli.session import emit, session, shown_progress
 from thack.config import CacheSettings
 from thack.errors import CacheError, UsageError
-from thack.schema.cache_content import TeacherNll, Verification
+from thack.schema.cache_content import MOST_MISSING, TeacherNll, Verification
 from thack.schema.cache_size import ProbeResult
 
 Directory = Annotated[Path, typer.Argument(help="Directory of the cache.", show_default=False)]
@@ -60,7 +61,11 @@ TOKENS = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the group and its commands."""
     group = typer.Typer(
-        name="cache", help="Inspect, verify, size and exchange caches.", no_args_is_help=True, rich_markup_mode="rich"
+        name="cache",
+        cls=KnownGroup,
+        help="Inspect, verify, size and exchange caches.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
     )
     app.add_typer(group, name="cache")
     add_command(group, "inspect", inspect, example="thack cache inspect cache/")
@@ -79,7 +84,7 @@ def register(app: typer.Typer) -> None:
         settings=CacheSettings,
         run=import_hidden,
         flags=HIDDEN_FLAGS,
-        example="thack cache import-hidden --hidden-states states/ --teacher ./teacher --data pairs.jsonl --out cache/",
+        example="thack cache import-hidden --hidden-states h/ --teacher t/ --data p.jsonl",
         set_example="shard_tokens=65536",
     ).add_to(group)
     add_command(group, "export", export, example="thack cache export cache/ plain/ --to parquet")
@@ -87,7 +92,7 @@ def register(app: typer.Typer) -> None:
         group,
         "import",
         import_,
-        example="thack cache import rows.jsonl cache/ --tokenizer ./student --vocab-size 32000",
+        example="thack cache import rows.jsonl cache/ --tokenizer s/ --vocab-size 32000",
     )
 
 
@@ -143,7 +148,8 @@ def _show_intact(found: Verification) -> None:
 
 def _damage(found: Verification) -> CacheError:
     damaged = [f"{entry.file}: {entry.cause}" for entry in found.damaged]
-    shards = sum(entry.shard is not None for entry in found.damaged)
+    named = sum(entry.shard is not None for entry in found.damaged)
+    shards = named + found.missing - min(found.missing, MOST_MISSING)
     what = f"{shards} of {found.shards} shards are missing or damaged" if shards else "its manifest is damaged"
     return CacheError(
         f"{found.directory}: {what}",
@@ -271,7 +277,7 @@ def import_hidden(call: Call[CacheSettings]) -> None:
             "no hidden states are given", hint="set `hidden_states` to the directory that the engine wrote"
         )
     directory = api.cache_logits(call.settings, progress=call.progress)
-    emit({"out": str(directory)}, lambda: stdout().print(f"cache: {directory}"))
+    emit({"out": str(directory)}, lambda: stdout().print(f"cache: {directory}"), out=directory)
 
 
 def _shown(name: str, value: object) -> str | None:

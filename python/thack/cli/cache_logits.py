@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
         settings=CacheSettings,
         run=run,
         flags=FLAGS,
-        example="thack cache-logits --teacher ./teacher --data responses/ --top-k 64 --out cache/",
+        example="thack cache-logits --teacher ./teacher --data responses/ --top-k 64",
         set_example="shard_tokens=65536",
         parameters={"dry_run": DRY_RUN},
         many=True,

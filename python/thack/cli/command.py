@@ -7,7 +7,6 @@ that flags and settings cannot differ.
 from __future__ import annotations
 
 import inspect
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar, get_arg
 
 import typer
 
+from thack.cli.console import print_file
 from thack.cli.messages import Names
 from thack.cli.parsing import KnownCommand
 from thack.cli.session import session, shown_progress
@@ -142,7 +142,7 @@ class SettingsCommand(Generic[S]):
         given = Given(files=files, sets=sets, overrides=self._overrides(values), values=own)
         settings = self._load(given)
         if show_settings:
-            sys.stdout.write(to_toml(settings, comments=True))
+            print_file(to_toml(settings, comments=True))
             return
         if current_rank().world_size > 1 and not self.many:
             raise UsageError(

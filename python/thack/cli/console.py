@@ -6,7 +6,6 @@ Text may come from files of strangers. What would steer a terminal is shown esca
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterable
 
@@ -15,26 +14,16 @@ from rich.segment import Segment
 from rich.text import Text
 
 from thack.errors import ThackError
+from thack.runtime.streams import escaped
 
 VERDICT_STYLES = {"hacking": "bold red", "over-fitting": "yellow", "healthy": "green", "no alarm": "green"}
 
 
-# C0 but tab and line feed, DEL, C1, marks of direction, separators of lines, halves of surrogate pairs.
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def escaped(text: str) -> str:
-    """`text` with what would steer a terminal written out, as in JSON.
-
-    Example:
-        >>> print(escaped("a\x1b[2Jb"))
-        a\\u001b[2Jb
-    """
-    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
 class SafeConsole(Console):
-    """rich's console, on which no text steers the terminal; styles do."""
+    """rich's console, on which no text steers the terminal or is read as markup; styles are given by type (`Text`)."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=False, markup=False, emoji=False)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """The segments of a renderable, their text escaped."""
@@ -53,7 +42,7 @@ def stderr() -> Console:
 
 
 def _console(stderr: bool) -> Console:
-    console = SafeConsole(stderr=stderr, highlight=False, soft_wrap=False)
+    console = SafeConsole(stderr=stderr)
     if not console.is_terminal:
         console.width = 10_000  # a log line stays one line
         console.soft_wrap = True
@@ -64,6 +53,11 @@ def print_json(document: object) -> None:
     """The document of `--json`."""
     sys.stdout.write(escaped(json.dumps(document, indent=2, ensure_ascii=False, default=str)) + "\n")
     sys.stdout.flush()
+
+
+def print_file(text: str) -> None:
+    """The text of a file that the user keeps: as it is in a pipe, escaped on a terminal."""
+    sys.stdout.write(escaped(text) if sys.stdout.isatty() else text)
 
 
 def print_error(error: ThackError) -> None:

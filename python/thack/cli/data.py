@@ -12,6 +12,7 @@ from rich.text import Text
 from thack import api
 from thack.cli.command import Call, Flag, SettingsCommand
 from thack.cli.console import count, stdout
+from thack.cli.parsing import KnownGroup
 from thack.cli.session import emit, session
 from thack.config import ShowSettings
 from thack.schema.data import ShownData, ShownSequence
@@ -37,7 +38,9 @@ _NOTED = ("dropped_prompts", "cut_prompts", "cut_responses", "without_response",
 
 def register(app: typer.Typer) -> None:
     """Add the group and its command."""
-    group = typer.Typer(name="data", help="Look at data as token ids.", no_args_is_help=True, rich_markup_mode="rich")
+    group = typer.Typer(
+        name="data", cls=KnownGroup, help="Look at data as token ids.", no_args_is_help=True, rich_markup_mode="rich"
+    )
     app.add_typer(group, name="data")
     SettingsCommand(
         name="show",

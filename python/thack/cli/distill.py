@@ -53,7 +53,7 @@ def register(app: typer.Typer) -> None:
         settings=DistillSettings,
         run=run,
         flags=FLAGS,
-        example="thack distill --cache a/ --cache b/ --cache-weight 0.7,0.3 --student ./student --out runs/a",
+        example="thack distill --cache cache/ --student ./student --out runs/a",
         set_example="loss.temperature=2, or data.teacher_system=TEXT for a text that the teacher alone reads",
         many=True,
     ).add_to(app)

@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         settings=EvaluateSettings,
         run=run,
         flags=FLAGS,
-        example="thack evaluate --student runs/a --teacher ./teacher --oracle ./oracle --eval-data held_out.jsonl",
+        example="thack evaluate --student runs/a --teacher ./teacher --eval-data p.jsonl",
         set_example="evaluation.bootstrap=2000",
     ).add_to(app)
 

@@ -114,7 +114,7 @@ def _show_forecast(found: Forecast, submit: Sequence[str]) -> None:
     )
     _show_seeds(found)
     for line in submit:
-        stdout().print(line, markup=False, soft_wrap=True)
+        stdout().print(line, soft_wrap=True)
 
 
 def _show_seeds(found: Forecast) -> None:

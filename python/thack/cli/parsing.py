@@ -7,26 +7,31 @@ from collections import Counter
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from thack.cli.messages import Names
 from thack.cli.session import session
 from thack.errors import UsageError
 
 _TYPES = {"integer": "a whole number", "number": "a number"}
+_WORDS = {"path": "PATH", "str": "TEXT", "int": "N", "float": "N", "int range": "N", "float range": "N"}
 _WRONG_TYPE = re.compile(r"invalid value for '(?P<name>[^']+)': Input should be a valid (?P<type>\w+).*")
+
+
+class KnownGroup(TyperGroup):
+    """A group of commands whose help names types as `KnownCommand`s do."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its parameters."""
+        return _in_words(super().get_params(ctx), ctx)
 
 
 class KnownCommand(TyperCommand):
     """A command that tells the handler of errors its name and how it spells its parameters."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Its parameters, of which a flag without a value shows none."""
-        found: list[Any] = super().get_params(ctx)
-        for parameter in found:
-            if getattr(parameter, "is_flag", False):
-                parameter.metavar = ""
-        return found
+        """Its parameters."""
+        return _in_words(super().get_params(ctx), ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The values of the parameters.
@@ -48,6 +53,26 @@ class KnownCommand(TyperCommand):
         if repeated:
             raise UsageError(f"{', '.join(repeated)}: given twice", hint="give it once; a list goes with commas")
         return rest
+
+
+def _in_words(parameters: list[Any], ctx: Any) -> list[Any]:
+    """The parameters, whose help names what is wanted: PATH in place of typer's <path>, nothing for a bare flag."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+        elif hasattr(parameter, "display_type"):  # of typer since 0.20; before, it had these words itself
+            word = _word(parameter.display_type(ctx))
+            if parameter.param_type_name == "option":
+                parameter.metavar = parameter.metavar or word
+            else:
+                parameter.metavar = parameter.display_name_raw.upper()
+                parameter.display_type_rich = lambda ctx, word=word: word
+    return parameters
+
+
+def _word(shown: str) -> str:
+    kind = shown.strip("<>").removeprefix("list[").rstrip("]")
+    return _WORDS.get(kind.lower(), kind)
 
 
 def usage_error(error: Exception) -> UsageError | None:

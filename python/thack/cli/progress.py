@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Timer
@@ -14,7 +13,8 @@ from rich.progress import Progress as RichDisplay
 from rich.table import Column
 from rich.text import Text
 
-from thack.cli.console import escaped, stderr
+from thack.cli.console import stderr
+from thack.runtime.streams import say
 
 _SHORT_S = 1.0  # shorter tasks leave no trace
 _LINE_EVERY_S = 15.0  # between two plain lines of one task
@@ -28,7 +28,7 @@ class TerminalProgress:
         console = stderr()
         self._bar_width = 28 if console.width >= 100 else 8
         self._display = RichDisplay(
-            TextColumn("{task.description}", table_column=_one_line()),
+            TextColumn("{task.description}", markup=False, table_column=_one_line()),
             BarColumn(bar_width=self._bar_width, table_column=Column(width=self._bar_width, no_wrap=True)),
             _Amount(table_column=_one_line()),
             _Time(table_column=_one_line()),
@@ -63,7 +63,7 @@ class TerminalProgress:
                 self._display.stop_task(identity)
 
     def note(self, message: str) -> None:
-        self._display.console.print(self._translate(message), markup=False, highlight=False)
+        self._display.console.print(self._translate(message))
 
     def _room(self) -> int:
         """Columns that names, bars, amounts and times leave: a line that wraps would be drawn twice."""
@@ -164,13 +164,13 @@ class LineProgress:
         lines.finish()
 
     def note(self, message: str) -> None:
-        _line(self._translate(message))
+        say(self._translate(message))
 
 
 @contextmanager
 def _told_late(name: str) -> Iterator[None]:
     """A line about a phase as soon as it is not short."""
-    timer = Timer(_SHORT_S, _line, [f"{name} …"])
+    timer = Timer(_SHORT_S, say, [f"{name} …"])
     timer.daemon = True
     timer.start()
     try:
@@ -208,7 +208,7 @@ class _Lines:
             usual = passed * (self._total / self._done - 1)
             parts.append(f"{_clock(usual if self._ends is None else max(0.0, self._ends - self._printed))} left")
         parts.append(_fields(self._shown))
-        _line(f"{self._name}: " + " · ".join(part for part in parts if part))
+        say(f"{self._name}: " + " · ".join(part for part in parts if part))
 
 
 def make_progress(translate: Callable[[str], str] = str) -> TerminalProgress | LineProgress:
@@ -216,11 +216,6 @@ def make_progress(translate: Callable[[str], str] = str) -> TerminalProgress | L
     console = stderr()
     is_screen = console.is_terminal and not console.is_dumb_terminal
     return TerminalProgress(translate) if is_screen else LineProgress(translate)
-
-
-def _line(text: str) -> None:
-    sys.stderr.write(escaped(text) + "\n")
-    sys.stderr.flush()
 
 
 def _amount(done: float, total: float | None, unit: str) -> str:

@@ -14,7 +14,7 @@ from thack.cli.messages import Names
 from thack.errors import ThackError
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.ranks import current_rank
-from thack.runtime.streams import abandon_stdout
+from thack.runtime.streams import abandon_stdout, say
 
 
 def _nothing() -> None:
@@ -66,7 +66,7 @@ def emit(document: object, show: Callable[[], object], *, out: Path | None = Non
         why = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "broken pipe"
         if out is None:
             raise ThackError(f"the result cannot be written to stdout: {why}") from error
-        print(f"the result could not be printed ({why}); it is in {out}", file=sys.stderr)
+        say(f"the result could not be printed ({why}); it is in {out}")
 
 
 def shown_progress() -> AbstractContextManager[Progress]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from thack import api
 from thack.cli.command import Call, Flag, SettingsCommand
+from thack.cli.console import print_file
 from thack.cli.session import emit
 from thack.config import SlurmSettings
 from thack.config.slurm import COMMANDS
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
         settings=SlurmSettings,
         run=run,
         flags=FLAGS,
-        example="thack slurm cache-logits --array 16 -- --teacher ./teacher --data p.jsonl --out cache/ > a.sbatch",
+        example="thack slurm distill --gpus 2 -- --cache c/ --student s/ --out runs/a",
         set_example="warn_s=300",
         parameters={"command": COMMAND, "arguments": ARGUMENTS},
     ).add_to(app)
@@ -42,4 +42,4 @@ def run(call: Call[SlurmSettings]) -> None:
     """Print an sbatch script that runs a command, survives preemption and requeues itself."""
     chosen = replace(call.settings, command=call.values["command"], arguments=tuple(call.values["arguments"] or ()))
     script = api.slurm_script(chosen)
-    emit({"script": script}, lambda: sys.stdout.write(script))
+    emit({"script": script}, lambda: print_file(script))

@@ -48,6 +48,9 @@ class DataSettings:
     on_bad_line: Annotated[
         Literal["stop", "skip"], Help("unreadable lines: stop and name the line, or skip and count")
     ] = "stop"
+    max_line_bytes: Annotated[
+        int, AtLeast(1), Help("longest line of a JSONL file; a longer one is unreadable, and is not loaded")
+    ] = 1 << 25
     train_on: Annotated[
         Literal["last", "all", "marked"],
         Help("turns of the assistant that are trained: the last, all, or those with train = true or weight = 1"),

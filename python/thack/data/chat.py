@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from thack.data.control_tokens import control_tokens, encode_marked, is_marked, keeps_text, marked
+from thack.data.heads import UNBOUNDED, Bounds, Heads
 from thack.data.records import Conversation, Message
 from thack.data.template import ChatTemplate, TemplateRefusal, common_start
 from thack.data.tokenizer import Tokenizer
@@ -87,8 +88,9 @@ class Pair:
 class ChatEncoder:
     """Renders and encodes conversations with one tokenizer and its options."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, bounds: Bounds = UNBOUNDED) -> None:
         self._tokenizer = tokenizer
+        self._heads, self._bounds = Heads(tokenizer), bounds
         self._to_mark = control_tokens(tokenizer) if keeps_text(tokenizer) else None
 
     def render_prompt(self, conversation: Conversation) -> str:
@@ -127,7 +129,7 @@ class ChatEncoder:
 
     def encode_prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 ids of rendered prompts, as the model reads them."""
-        encoded = self.encode(texts)
+        encoded = self.encode([self._heads.of(text, self._bounds.prompt) for text in texts])
         return [self._tokenizer.as_prompt(ids) for ids in encoded] if self._reads_apart else encoded
 
     @property
@@ -136,11 +138,22 @@ class ChatEncoder:
 
     def encode_turns(self, turns: Sequence[RenderedTurn]) -> list[Pair]:
         """Prompt and response of every turn; the response is empty where the template writes none."""
+        turns = [self._bounded(turn) for turn in turns]
         if self._reads_apart:
             return self._encode_apart(turns)
         wholes = self.encode([turn.text for turn in turns])
         prompts = self.encode([turn.text[: turn.boundary] for turn in turns])
         return [self._split(*each) for each in zip(turns, wholes, prompts, strict=True)]
+
+    def _bounded(self, turn: RenderedTurn) -> RenderedTurn:
+        """The turn without what is not kept of it; of a prompt that is dropped something longer than is kept."""
+        start, end = turn.generated or (turn.boundary, len(turn.text))
+        prompt = self._heads.of(turn.text[:start], self._bounds.prompt)
+        text = prompt + self._heads.of(turn.text[start:], self._bounds.response)
+        if len(prompt) < start:
+            return replace(turn, text=text, boundary=len(prompt), generated=None)
+        kept = None if turn.generated is None else (start, min(end, len(text)))
+        return turn if len(text) == len(turn.text) else replace(turn, text=text, generated=kept)
 
     def _encode_apart(self, turns: Sequence[RenderedTurn]) -> list[Pair]:
         ranges = [turn.generated or (turn.boundary, len(turn.text)) for turn in turns]

@@ -10,6 +10,7 @@ import numpy as np
 from thack.data.chat import ChatEncoder, Pair, RenderedTurn, TrainOn, trained_turns
 from thack.data.control_tokens import encode_inside, encode_text
 from thack.data.eos import cut
+from thack.data.heads import UNBOUNDED, Bounds, Heads
 from thack.data.raw_text import pieces
 from thack.data.records import Conversation, Record, RecordRefusal
 from thack.data.teacher_prompt import for_teacher, with_teacher_side
@@ -30,11 +31,20 @@ class RecordEncoder:
         tokenizer: with the options of the data set.
         train_on: which turns of a conversation are trained.
         text_tokens: longest piece of a raw text, in tokens.
+        bounds: what is kept of texts; of far longer ones only the beginning is encoded.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, train_on: TrainOn = "last", text_tokens: int = 1024) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        train_on: TrainOn = "last",
+        text_tokens: int = 1024,
+        bounds: Bounds = UNBOUNDED,
+    ) -> None:
         self._tokenizer = tokenizer
-        self._chat = ChatEncoder(tokenizer)
+        self._chat = ChatEncoder(tokenizer, bounds)
+        self._heads, self._bounds = Heads(tokenizer), bounds
         self._train_on = train_on
         self._text_tokens = text_tokens
 
@@ -43,7 +53,7 @@ class RecordEncoder:
         for record in records:
             if record.is_text:
                 raise DataError(f"{record.name}: a raw `text` has no prompt", hint="give `prompt` or `messages`")
-        texts = [record.prompt for record in records if record.conversation is None]
+        texts = [self._prompt_of(record) for record in records if record.conversation is None]
         ids = iter(self._text_prompts(texts))
         rendered = [self._rendered_prompt(r.conversation) for r in records if r.conversation is not None]
         chats = iter(_fill(rendered, self._chat.encode_prompts))
@@ -102,6 +112,9 @@ class RecordEncoder:
         found |= zip(plain, self._plain([records[i] for i in plain]), strict=True)
         return [found[i] for i in range(len(records))]
 
+    def _prompt_of(self, record: Record) -> str:
+        return self._heads.of(record.prompt, self._bounds.prompt)
+
     def _rendered_prompt(self, conversation: Conversation) -> str | RecordRefusal:
         try:
             return self._chat.render_prompt(conversation.until(conversation.num_prompt_turns))
@@ -119,7 +132,7 @@ class RecordEncoder:
     def _plain(self, records: Sequence[Record]) -> list[list[Pair] | RecordRefusal]:
         """Pairs of texts, each response encoded behind its prompt and closed by an end."""
         ends = self._tokenizer.ends
-        prompts = encode_text(self._tokenizer, [record.prompt for record in records])
+        prompts = encode_text(self._tokenizer, [self._prompt_of(record) for record in records])
         responses = self._behind(records, prompts)
         found: list[list[Pair] | RecordRefusal] = []
         for record, ids, response in zip(records, prompts, responses, strict=True):
@@ -133,10 +146,10 @@ class RecordEncoder:
     def _behind(self, records: Sequence[Record], prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Ids of the responses, as they stand behind their prompts. An encoder-decoder's begin a text of their own."""
         tokenizer = self._tokenizer
-        texts = [record.response or "" for record in records]
+        texts = [self._heads.of(record.response or "", self._bounds.response) for record in records]
         if tokenizer.facts.encoder_decoder:
             return encode_text(tokenizer, texts)
-        wholes = encode_text(tokenizer, [r.prompt + text for r, text in zip(records, texts, strict=True)])
+        wholes = encode_text(tokenizer, [self._prompt_of(r) + text for r, text in zip(records, texts, strict=True)])
         return [
             whole[len(prompt) :] if np.array_equal(whole[: len(prompt)], prompt) else encode_inside(tokenizer, text)
             for whole, prompt, text in zip(wholes, prompts, texts, strict=True)

@@ -6,8 +6,9 @@
 3. A response that is given as text gets one end: EOS behind a text, and in a conversation what the template writes.
    A text that is followed by an end already gets no second one.
 4. A response longer than its maximum is cut. It loses its end and gets no other, since it did not end there.
-5. A response is finished if an end closes it. One that is not finished was truncated, if it has the maximum's length;
-   otherwise whoever wrote it dropped the end. A student that trains on such responses does not learn to stop.
+5. A response is finished if an end closes it. One that is not finished was truncated, if it has the maximum's length or
+   what wrote it says so; otherwise whoever wrote it dropped the end. A student that trains on such responses does not
+   learn to stop.
 6. A checkpoint keeps the ends in generation_config.json, so that other tools stop where thack does.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 
 import numpy as np
 
@@ -94,7 +96,7 @@ class EndCounts:
     Args:
         responses: number of responses.
         finished: closed by an end.
-        truncated: without an end, and as long as the maximum.
+        truncated: without an end, and as long as the maximum, or cut before.
     """
 
     responses: int = 0
@@ -102,15 +104,18 @@ class EndCounts:
     truncated: int = 0
 
     @classmethod
-    def of(cls, responses: Iterable[np.ndarray], ends: Ends, *, maximum: int) -> EndCounts:
-        """Count responses that are at most `maximum` ids long.
+    def of(
+        cls, responses: Iterable[np.ndarray], ends: Ends, *, maximum: int, were_cut: Iterable[bool] = ()
+    ) -> EndCounts:
+        """Count responses that are at most `maximum` ids long; `were_cut`: each of them, by a lower maximum before.
 
         Example:
             >>> written = [np.array([5, 1]), np.array([5, 6, 7]), np.array([5])]
             >>> EndCounts.of(written, Ends(eos=1), maximum=3)
             EndCounts(responses=3, finished=1, truncated=1)
         """
-        found = [(ends.is_finished(ids), len(ids) >= maximum) for ids in responses]
+        pairs = zip(responses, chain(were_cut, repeat(False)), strict=False)
+        found = [(ends.is_finished(ids), len(ids) >= maximum or was_cut) for ids, was_cut in pairs]
         return cls(
             responses=len(found),
             finished=sum(finished for finished, _ in found),

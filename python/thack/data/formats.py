@@ -63,6 +63,7 @@ def _pair(row: Mapping[str, Any], place: str) -> Record:
         response=_response(row),
         response_ids=_ids(row),
         stopped=row.get("finish_reason") == "stop",
+        was_cut=_was_cut(row),
         sample=_sample(row),
         teacher_prompt=_teacher_prompt(row),
         place=place,
@@ -77,6 +78,11 @@ def _teacher_prompt(row: Mapping[str, Any]) -> str | tuple[Message, ...] | None:
             raise BadLine("`teacher_prompt` ends with a turn of the assistant: it stands before the response")
         return turns
     return _text(row, "teacher_prompt")
+
+
+def _was_cut(row: Mapping[str, Any]) -> bool:
+    """As servers say it, and as `thack generate` does."""
+    return row.get("finish_reason") == "length" or row.get("finished") is False
 
 
 def _response(row: Mapping[str, Any]) -> str | None:
@@ -137,6 +143,7 @@ def _conversation(
         response_ids=response_ids,
         conversation=conversation,
         stopped=row.get("finish_reason") == "stop",
+        was_cut=_was_cut(row),
         sample=_sample(row),
         teacher_prompt=_teacher_prompt(row),
         place=place,

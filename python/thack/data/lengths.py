@@ -39,7 +39,8 @@ def holds_conversations(settings: DataSettings) -> bool:
 def first_records(settings: DataSettings) -> list[Record]:
     """What the first 64 rows of settings.path hold, as far as they are records."""
     found = []
-    for _, row in islice(read_rows(Path(settings.path)), _LOOKED_AT) if settings.path else ():
+    rows = read_rows(Path(settings.path), settings.max_line_bytes) if settings.path else ()
+    for _, row in islice(rows, _LOOKED_AT):
         try:
             found.append(to_record(row, columns=Columns.of(settings)))
         except BadLine:

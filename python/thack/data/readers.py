@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from thack.config import DataSettings
 from thack.data.columns import OWN, Columns
 from thack.data.formats import to_record
 from thack.data.records import Record
 from thack.data.rows import BadLine, read_rows
 from thack.errors import DataError
+from thack.reading import LINE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +28,14 @@ class Reading:
     skipped: tuple[str, ...] = ()
 
 
-def read_data(path: Path, on_bad_line: str = "stop", columns: Columns = OWN) -> Reading:
+def read_data(path: Path, on_bad_line: str = "stop", columns: Columns = OWN, most: int = LINE_BYTES) -> Reading:
     """Read all records of a file.
 
     Args:
         path: JSONL, JSON, CSV, TSV, Parquet or Arrow, or a directory that `thack generate` wrote.
         on_bad_line: `stop` at a line that is no record, or `skip` it.
         columns: keys of other names.
+        most: bytes of a line.
 
     Raises:
         DataError: the file is not there or damaged, holds no record, or a line is none.
@@ -48,7 +51,7 @@ def read_data(path: Path, on_bad_line: str = "stop", columns: Columns = OWN) -> 
     records: list[Record] = []
     skipped: list[str] = []
     prompts: dict[str, str] = {}
-    for place, row in read_rows(Path(path)):
+    for place, row in read_rows(Path(path), most):
         try:
             record = to_record(row, place, columns)
             identity = record.identity
@@ -60,6 +63,11 @@ def read_data(path: Path, on_bad_line: str = "stop", columns: Columns = OWN) -> 
     if not records:
         raise no_records(path, skipped)
     return Reading(records=records, skipped=tuple(skipped))
+
+
+def read_settings(settings: DataSettings, path: str | Path = "") -> Reading:
+    """All records of `settings.path`, or of another file, as the settings say."""
+    return read_data(Path(path or settings.path), settings.on_bad_line, Columns.of(settings), settings.max_line_bytes)
 
 
 def read_records(path: Path, on_bad_line: str = "stop", columns: Columns = OWN) -> list[Record]:

@@ -54,6 +54,7 @@ class Record:
         conversation: the conversation, with the assistant's last turn if there is one.
         sample: which of several responses to the same prompt.
         stopped: `response_ids` ended by themselves, whether or not their end is among them.
+        was_cut: `response_ids` reached the maximum length of what wrote them.
         is_text: `prompt` is empty, and `response` a raw text that is trained on as a whole.
         teacher_prompt: a prompt that the teacher alone reads, of the same form as the student's; None: there is none.
         place: file and line, for errors.
@@ -66,6 +67,7 @@ class Record:
     conversation: Conversation | None = None
     sample: int = 0
     stopped: bool = False
+    was_cut: bool = False
     is_text: bool = False
     teacher_prompt: str | tuple[Message, ...] | None = None
     place: str = field(default="", compare=False)

@@ -16,7 +16,7 @@ from typing import Protocol
 from thack.data.columnar import ColumnarRows
 from thack.data.pipes import copied, is_pipe
 from thack.errors import DataError
-from thack.reading import LINE_BYTES, BadJson, addressed_lines, line_at, open_regular, parse_line, read_bytes
+from thack.reading import LINE_BYTES, BadJson, LongLine, addressed_lines, line_at, open_regular, parse_line, read_bytes
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LONGEST_CELL = 1 << 24  # characters; Python's own limit is shorter than a chat
@@ -28,6 +28,12 @@ class BadLine(ValueError):
     """A line that is not a record: why, and what to do about it."""
 
     hint = "skip such lines with `data.on_bad_line = skip` (they will be counted and listed)"
+
+
+class TooLong(BadLine):
+    """A line of more bytes than are read."""
+
+    hint = "raise `data.max_line_bytes`, or skip such lines with `data.on_bad_line = skip`"
 
 
 class UnknownKeys(BadLine):
@@ -50,8 +56,12 @@ class Rows(Protocol):
         """The rows at these addresses, ascending."""
 
 
-def open_rows(path: Path) -> Rows:
+def open_rows(path: Path, most: int = LINE_BYTES) -> Rows:
     """The rows of a file or a pipe, or of a directory that `thack generate` or `datasets` wrote.
+
+    Args:
+        path: of it.
+        most: bytes of a line of JSON; a longer one is a BadLine, and does not get into memory.
 
     Raises:
         DataError: there is no such file.
@@ -63,11 +73,11 @@ def open_rows(path: Path) -> Rows:
         path = path / RESPONSES
     if is_pipe(path):
         copy = copied(path)
-        return _Copied(_rows_of(copy), copy, path)
-    return _rows_of(path)
+        return _Copied(_rows_of(copy, most), copy, path)
+    return _rows_of(path, most)
 
 
-def _rows_of(path: Path) -> Rows:
+def _rows_of(path: Path, most: int) -> Rows:
     """The rows of a file, by the ending of its name."""
     if not path.is_file():
         raise DataError(f"{path} does not exist", hint="give a JSONL, JSON, CSV, TSV, Parquet or Arrow file of prompts")
@@ -75,16 +85,16 @@ def _rows_of(path: Path) -> Rows:
         return _Table(path, _DELIMITERS[path.suffix])
     if path.suffix in (".parquet", ".arrow", ".feather"):
         return ColumnarRows([path])
-    return _JsonList(path) if path.suffix == ".json" and _begins_a_list(path) else _JsonLines(path)
+    return _JsonList(path) if path.suffix == ".json" and _begins_a_list(path) else _JsonLines(path, most)
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, most: int = LINE_BYTES) -> Iterator[Row]:
     """Place and value of all rows of `open_rows`.
 
     Raises:
         DataError: there is no such file, or it is damaged.
     """
-    for _, place, row in open_rows(path):
+    for _, place, row in open_rows(path, most):
         yield place, row
 
 
@@ -104,18 +114,18 @@ class _Copied:
 
 
 class _JsonLines:
-    def __init__(self, path: Path) -> None:
-        self._path, self.files = path, [path]
+    def __init__(self, path: Path, most: int) -> None:
+        self._path, self.files, self._most = path, [path], most
 
     def __iter__(self) -> Iterator[tuple[int, str, object]]:
-        for address, number, line in addressed_lines(self._path):
+        for address, number, line in addressed_lines(self._path, self._most):
             yield address, f"{self._path}:{number}", _parse(line)
 
     def at(self, addresses: Sequence[int]) -> Iterator[Row]:
         with open_regular(self._path) as file:
             for address in addresses:
                 file.seek(address)
-                yield f"{self._path}: byte {address}", _parse(line_at(file, LINE_BYTES)[0])
+                yield f"{self._path}: byte {address}", _parse(line_at(file, self._most)[0])
 
 
 class _JsonList:
@@ -188,5 +198,7 @@ def _begins_a_list(path: Path) -> bool:
 def _parse(text: bytes | BadJson) -> object:
     try:
         return parse_line(text, strict=False)
+    except LongLine as error:
+        return TooLong(str(error))
     except BadJson as error:
         return BadLine(str(error))

@@ -8,10 +8,9 @@ from itertools import groupby
 from pathlib import Path
 
 from thack.config import ShowSettings
-from thack.data.columns import Columns
 from thack.data.date import with_settings
 from thack.data.prepare import Prepared, prepare
-from thack.data.readers import read_data
+from thack.data.readers import read_settings
 from thack.data.report import Report
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
@@ -21,7 +20,7 @@ from thack.schema.data import ShownData, ShownPiece, ShownSequence
 def show(settings: ShowSettings, directory: Path) -> ShownData:
     """Encode the data of `settings` with the tokenizer in a directory; prompts alone where it holds no response."""
     tokenizer = with_settings(Tokenizer.load(directory), settings.data)
-    records = read_data(Path(settings.data.path), settings.data.on_bad_line, Columns.of(settings.data)).records
+    records = read_settings(settings.data).records
     answered = any(record.response or record.response_ids for record in records)
     return _shown(prepare(settings.data, tokenizer, need_response=answered), tokenizer, settings.count)
 

@@ -7,7 +7,9 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from thack.config import DataSettings
 from thack.data.eos import EndCounts
+from thack.data.lengths import response_limit
 from thack.data.records import Record
 from thack.data.rows import RESPONSES
 from thack.data.sequence import TokenSequence
@@ -101,6 +103,13 @@ def read_manifest(path: Path) -> ResponsesManifest | None:
         return ResponsesManifest.parse(read_json(path / MANIFEST), str(path / MANIFEST))
     except DataError as error:
         raise DataError(error.message, hint="give a directory that `thack generate` wrote") from error
+
+
+def longest_response(settings: DataSettings) -> int:
+    """`response_limit`, or the lower one at which `thack generate` had cut the responses."""
+    limit = response_limit(settings)
+    manifest = read_manifest(Path(settings.path)) if settings.path else None
+    return limit if manifest is None else min(limit, manifest.facts.max_response_tokens)
 
 
 def _line(sequence: TokenSequence, tokenizer: Tokenizer, record: Record) -> bytes:

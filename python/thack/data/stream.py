@@ -17,6 +17,7 @@ from thack.data.control_tokens import count_with_control_tokens, keeps_text
 from thack.data.encode import RecordEncoder
 from thack.data.eos import EndCounts, cut
 from thack.data.formats import to_record
+from thack.data.heads import UNBOUNDED, Bounds
 from thack.data.lengths import CHAT_TOKENS, TEXT_TOKENS
 from thack.data.readers import bad_line, no_records, other_prompt
 from thack.data.records import Record, RecordRefusal
@@ -70,7 +71,9 @@ class DataStream:
         self._columns = Columns.of(settings)
         if records is None:
             _check_written_for(Path(settings.path), tokenizer)
-        self._source: Rows | Sequence[Record] = open_rows(Path(settings.path)) if records is None else records
+        self._source: Rows | Sequence[Record] = (
+            open_rows(Path(settings.path), settings.max_line_bytes) if records is None else records
+        )
         self._selection: Selection | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -119,11 +122,25 @@ class DataStream:
         return self._counts.report(self._tokenizer)
 
     def _encoded(self, records: Sequence[Record], limit: int) -> list[list[Pair] | RecordRefusal]:
-        encoder = RecordEncoder(self._tokenizer, train_on=self._settings.train_on, text_tokens=limit)
+        encoder = RecordEncoder(
+            self._tokenizer,
+            train_on=self._settings.train_on,
+            text_tokens=limit,
+            bounds=self._bounds(records, limit),
+        )
         if self._need_response:
             return encoder.pairs(records)
         both = zip(encoder.prompts(records), encoder.teacher_prompts(records), strict=True)
         return [_prompt_alone(prompt, teacher) for prompt, teacher in both]
+
+    def _bounds(self, records: Sequence[Record], limit: int) -> Bounds:
+        """What is kept of texts; all of them where a teacher's are compared with the student's."""
+        options = self._tokenizer.options
+        if options.teacher_system or options.teacher_template or any(r.teacher_prompt is not None for r in records):
+            return UNBOUNDED
+        return Bounds(
+            prompt=self._settings.max_prompt_tokens if self._settings.on_long == "drop" else 0, response=limit
+        )
 
     def _selected(self) -> Selection:
         is_listed = isinstance(self._source, Sequence)
@@ -190,6 +207,7 @@ class Counts:
     is_plain: bool = False
     ends: EndCounts = field(default_factory=EndCounts)
     _ending: list[TokenSequence] = field(default_factory=list)
+    _were_cut: list[bool] = field(default_factory=list)  # each of them, by what wrote it
 
     def see(self, records: Sequence[Record], tokenizer: Tokenizer) -> None:
         """Count records before they are encoded, and the ends of the sequences before them."""
@@ -231,7 +249,9 @@ class Counts:
             )
             self.kept += 1
         if not record.is_text:
-            self._ending += [s for s in found if len(s.response_ids)]
+            ending = [s for s in found if len(s.response_ids)]
+            self._ending += ending
+            self._were_cut += [record.was_cut] * len(ending)
         return found
 
     def _fit_prompt(self, prompt: np.ndarray, teacher: np.ndarray | None) -> np.ndarray | None:
@@ -250,8 +270,9 @@ class Counts:
         return prompt[-most:] if len(prompt) > most else prompt
 
     def _count_ends(self, tokenizer: Tokenizer) -> None:
-        self.ends += EndCounts.of_sequences(self._ending, tokenizer.ends, maximum=self.limit)
-        self._ending = []
+        responses = [s.response_ids for s in self._ending]
+        self.ends += EndCounts.of(responses, tokenizer.ends, maximum=self.limit, were_cut=self._were_cut)
+        self._ending, self._were_cut = [], []
 
     def report(self, tokenizer: Tokenizer) -> Report:
         """The counts."""

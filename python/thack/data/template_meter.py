@@ -6,10 +6,15 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 
+from thack.runtime.memory import memory_bytes
+
 TEMPLATE_BYTES = 1 << 18  # of the text of a template; the longest ones have 30 kB
 MOST_S = 20.0  # of processor time, for one conversation
 _CHARACTERS = 1 << 26  # that a template may make in all, and besides
 _PER_CHARACTER = 2048  # for each character that it is given: templates that join one turn after the other make squares
+_LOOK_EVERY = 1 << 23  # characters made between two looks at the memory
+_MEMORY = 1 << 28  # bytes that a template may hold at a time, and besides
+_MEMORY_PER_CHARACTER = 64  # for each character that it is given
 _STEP, _ITEM, _NODE = 16, 8, 64  # in characters: a call, an item of a list, a value looked at
 _DIGITS = 1 << 14  # bits of an integer
 _WIDTH = 1 << 16  # of a column in a format
@@ -29,8 +34,11 @@ class Meter:
     """
 
     def __init__(self, given: object) -> None:
-        self._left = 0
-        self._left = _CHARACTERS + _PER_CHARACTER * self._walk(given, 0)
+        self._left = self._unseen = 0
+        size = self._walk(given, 0)
+        self._left = _CHARACTERS + _PER_CHARACTER * size
+        self._most_bytes = _MEMORY + _MEMORY_PER_CHARACTER * size
+        self._began_bytes: int | None = None  # known once so much was made that it may matter
         self._ends_s = time.thread_time() + MOST_S  # of this thread: other threads and other programs do not count
         self._steps = 0
         self.written = 0  # characters of the text so far
@@ -44,6 +52,17 @@ class Meter:
         self._left -= count
         if self._left < 0:
             raise TemplateExhausted("it makes more text and values than any conversation needs")
+        self._unseen += count
+        if self._unseen > _LOOK_EVERY:
+            self._look(count)
+
+    def _look(self, count: int) -> None:
+        """See what the process has grown by, with `count` characters that are about to be made."""
+        self._unseen, now = 0, memory_bytes()
+        if self._began_bytes is None:
+            self._began_bytes = now
+        if now - self._began_bytes + 4 * count > self._most_bytes:  # a character may take four bytes
+            raise TemplateExhausted("it holds more memory than any conversation needs")
 
     def step(self) -> None:
         """Count an iteration or a call."""

@@ -271,6 +271,15 @@ class Tokenizer:
         """The token of an id as the tokenizer writes it; empty beyond the tokenizer."""
         return self._backend.id_to_token(token_id) or ""
 
+    def tokens(self) -> Iterable[str]:
+        """Every token as the tokenizer writes it, in no order."""
+        return self._backend.get_vocab(with_added_tokens=True).keys()
+
+    @property
+    def is_bpe(self) -> bool:
+        """Whether the pieces of a text are merged pair by pair."""
+        return isinstance(self._backend.model, models.BPE)
+
     def fingerprint(self) -> str:
         """sha256 of what the ids mean: vocabulary, merges, text splitting, added tokens.
 

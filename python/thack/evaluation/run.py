@@ -11,11 +11,10 @@ import torch
 from thack._version import __version__
 from thack.config import DataSettings, EvaluateSettings, to_dict
 from thack.data import Record
-from thack.data.columns import Columns
 from thack.data.date import follow_settings
 from thack.data.encode import accepted
 from thack.data.lengths import response_limit
-from thack.data.readers import read_data
+from thack.data.readers import read_settings
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.evaluator import Evaluator, Measured
 from thack.evaluation.kept import KeptParts
@@ -108,7 +107,7 @@ def _load(settings: EvaluateSettings) -> tuple[LanguageModel, References]:
 
 def _records(path: Path, references: References, data: DataSettings, progress: Progress) -> list[Record]:
     """The records of a file; on request without those that cannot be read or rendered, which are named."""
-    reading = read_data(path, data.on_bad_line, Columns.of(data))
+    reading = read_settings(data, path)
     records, skipped = reading.records, list(reading.skipped)
     if data.on_bad_line == "skip" and references.tokenizer is not None:
         records, refused = accepted(records, references.tokenizer)

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
+from thack.evaluation.eval_set import EvalSet
+from thack.files import canonical_json, write_bytes
 from thack.runtime.process_group import ProcessGroup
 from thack.schema.metrics import Role
-from thack.schema.samples import SampleRow
+from thack.schema.samples import PROMPTS_FILE, PromptRow, SampleRow
 
 _MOST_TOKENS = 160  # of a response
+_MOST_TEXT = 400  # characters of a held-out prompt
 _PARTIAL = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -62,6 +66,13 @@ class KeptResponses:
             )
             for kept in sorted(group.all_gather(self._kept), key=lambda kept: (kept.example, kept.writer or ""))
         ]
+
+
+def write_prompts(directory: Path, eval_set: EvalSet) -> None:
+    """held_out.jsonl: which prompts the rows of per_prompt.jsonl and samples.jsonl are about."""
+    named = zip(eval_set.ids, eval_set.texts, strict=True)
+    rows = [PromptRow(prompt_id=key, text=text[:_MOST_TEXT]) for key, text in named]
+    write_bytes(directory / PROMPTS_FILE, b"".join(canonical_json(row.dump()) + b"\n" for row in rows))
 
 
 def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:

@@ -18,6 +18,7 @@ from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.evaluator import Evaluator
 from thack.evaluation.monitor import FixedKL
 from thack.evaluation.references import References
+from thack.evaluation.samples import write_prompts
 from thack.files import write_text
 from thack.integrations.state import Logs, TrainerControl, TrainerState, as_it_was, broadcast_from_rank0, is_sharded
 from thack.models.hf import load as hf
@@ -25,12 +26,15 @@ from thack.models.hf.model import HuggingFaceModel
 from thack.models.protocol import LanguageModel
 from thack.reporting.prose import reasons
 from thack.runtime import runlog
+from thack.runtime.process_group import ALONE
 from thack.runtime.runlog import RunLog
 from thack.schema.metrics import MetricsRow, Role, TrainingKL, is_bound
+from thack.schema.samples import SAMPLES_FILE
 from thack.targets.vocabulary import common_width
 
 _LOG = logging.getLogger("thack")
 FOLDER = "thack"  # in the trainer's output_dir
+_METRICS, _PER_PROMPT = "metrics.jsonl", "per_prompt.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +113,7 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         self._evaluator: Evaluator | None = None  # with it the monitors
         self._monitors: dict[TrainingKL, FixedKL] = {}
         self._out: Path | None = None  # on the first rank, while its logs are open
-        self._metrics: RunLog | None = None
-        self._per_prompt: RunLog | None = None
+        self._logs: dict[str, RunLog] = {}  # by file; empty on other ranks
         self._last_step = -1
 
     def on_train_begin(
@@ -144,9 +147,9 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         **kwargs: Any,
     ) -> None:
         """Log the training loss too: a detector reads it where there is no monitor."""
-        if self._metrics is not None and logs and "loss" in logs:
+        if self._logs and logs and "loss" in logs:
             row = MetricsRow(event="train", step=state.global_step, values={"loss": logs["loss"]})
-            self._metrics.append(row.dump())
+            self._logs[_METRICS].append(row.dump())
 
     def on_train_end(
         self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -161,19 +164,18 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
     def _open_logs(self, out: Path, step: int) -> None:
         """A new run begins new logs; a resumed one drops the rows of steps that it runs again."""
         self._close_logs()
-        for name in ("metrics", "per_prompt"):
-            path = out / f"{name}.jsonl"
+        for name in (_METRICS, _PER_PROMPT, SAMPLES_FILE):
             if step == 0:
-                path.unlink(missing_ok=True)
-            runlog.truncate_after(path, step - 1)
+                (out / name).unlink(missing_ok=True)
+            runlog.truncate_after(out / name, step - 1)
+            self._logs[name] = RunLog(out / name)
+        write_prompts(out, self.eval_set)
         self._out = out
-        self._metrics, self._per_prompt = RunLog(out / "metrics.jsonl"), RunLog(out / "per_prompt.jsonl")
 
     def _close_logs(self) -> None:
-        for log in (self._metrics, self._per_prompt):
-            if log is not None:
-                log.close()
-        self._out = self._metrics = self._per_prompt = None
+        for log in self._logs.values():
+            log.close()
+        self._out, self._logs = None, {}
 
     def _evaluate(self, state: TrainerState, control: TrainerControl, model: Any, given: dict[str, Any]) -> None:
         self._last_step = state.global_step
@@ -198,8 +200,10 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
     def _measure(self, student: LanguageModel, step: int) -> dict[str, float]:
         found = self._prepare(student).evaluate(student)
         training = {name: monitor.measure(student) for name, monitor in self._monitors.items()}
-        if self._per_prompt is not None:
-            self._per_prompt.append(replace(found.per_prompt_row(step), training=training).dump())
+        if self._logs:
+            self._logs[_PER_PROMPT].append(replace(found.per_prompt_row(step), training=training).dump())
+            for row in found.kept.rows(step, self.eval_set.ids, student.tokenizer, ALONE) if found.kept else ():
+                self._logs[SAMPLES_FILE].append(row.dump())
         return {str(name): sums.token_mean for name, sums in training.items()} | found.named()
 
     def _prepare(self, student: LanguageModel) -> Evaluator:
@@ -213,9 +217,9 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
 
     def _record(self, state: TrainerState, columns: dict[str, float]) -> None:
         """One row in our log. The values without intervals, and the detectors', go to the trainer's log."""
-        assert self._metrics is not None and self._out is not None
+        assert self._out is not None
         step, epoch = state.global_step, state.epoch or 0.0
-        self._metrics.append(MetricsRow(event="evaluation", step=step, epoch=epoch, values=columns).dump())
+        self._logs[_METRICS].append(MetricsRow(event="evaluation", step=step, epoch=epoch, values=columns).dump())
         shown = {name: value for name, value in columns.items() if not is_bound(name)}
         shown |= self._detect(self._out)
         if self.trainer is not None:

@@ -118,7 +118,7 @@ def golden(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[fl
         lowest = int(np.argmin(np.where(shown, band.value, np.inf)))
         ring(axes, band.step[lowest], band.value[lowest], colour)
         tops.append(float((band.value if band.high is None else band.high)[shown].max()))
-        bottoms.append(float((band.value if band.low is None else band.low)[shown].min()))
+        bottoms.append(float((band.value if band.low is None else band.low).min()))  # the warm-up may be lower
         if arm.median_rise is not None:
             ends.append((float(band.step[-1]), float(band.value[-1]), f"{100 * arm.median_rise:+.1f} %", colour))
     log_steps(axes, arms)

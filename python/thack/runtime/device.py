@@ -6,8 +6,6 @@ torch is imported inside the functions: `thack doctor` and every light command i
 from __future__ import annotations
 
 import platform
-import resource
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,6 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from thack.errors import UsageError
+from thack.runtime.memory import peak_bytes
 from thack.runtime.ranks import current_rank
 from thack.runtime.threads import apply_threads, threads
 
@@ -62,8 +61,7 @@ def peak_memory_bytes(device: torch.device) -> int:
         import torch
 
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return peak_bytes()
 
 
 def choose_dtype(name: str, device: torch.device, *, width: int | None = None) -> tuple[torch.dtype, str]:

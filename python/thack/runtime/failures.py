@@ -53,8 +53,15 @@ def _system_error(error: BaseException) -> ThackError:
     )
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether a library in Rust has panicked: PyO3's exception, which is no `Exception`."""
+    return type(error).__name__ == "PanicException"
+
+
 def _wants_a_thread(error: BaseException) -> bool:
-    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+    """Python's words, and those of rayon's pool in the tokenizers library."""
+    pool = is_panic(error) and "ThreadPoolBuildError" in str(error)
+    return pool or (isinstance(error, RuntimeError) and "can't start new thread" in str(error))
 
 
 def _no_thread(error: BaseException) -> ThackError:

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import TextIO, cast
+
+# C0 but tab and line feed, DEL, C1, marks of direction, separators of lines, halves of surrogate pairs.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def escaped(text: str) -> str:
+    """`text` with what would steer a terminal written out, as in JSON.
+
+    Example:
+        >>> print(escaped("a\x1b[2Jb"))
+        a\\u001b[2Jb
+    """
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def say(text: str) -> None:
+    """One line on stderr; it may hold text of strangers."""
+    sys.stderr.write(escaped(text) + "\n")
+    sys.stderr.flush()
 
 
 class _Lossy:

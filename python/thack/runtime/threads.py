@@ -10,8 +10,10 @@ import math
 import os
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
+from threading import Thread
 
 from thack.errors import UsageError
+from thack.runtime.failures import explained_failure
 
 _MOST = 4096  # of threads: more than any machine has, and what torch and the Rust pool still accept
 
@@ -50,6 +52,20 @@ def let_idle_threads_sleep(environ: MutableMapping[str, str] = os.environ) -> No
     """
     if not any(name in environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
         environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def require_a_thread() -> None:
+    """Start a thread, before anything that needs one is imported.
+
+    Raises:
+        ThackError: the machine grants none.
+    """
+    try:
+        one = Thread(target=int)
+        one.start()
+        one.join()
+    except RuntimeError as error:
+        raise explained_failure(error) or error from error
 
 
 def _whole(text: str) -> int:

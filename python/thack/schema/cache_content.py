@@ -18,6 +18,9 @@ class Damage:
     cause: str
 
 
+MOST_MISSING = 1000  # shards that are named as missing: a plan may have millions
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
     """What `thack cache verify` finds.
@@ -31,7 +34,8 @@ class Verification:
         sequences: number of sequences in the plan.
         tokens: response tokens in the intact shards.
         bytes: size of the intact shards.
-        damaged: what is missing or damaged.
+        missing: shards of the plan that have no file.
+        damaged: what is damaged, and the first MOST_MISSING shards that have no file.
     """
 
     directory: str
@@ -42,6 +46,7 @@ class Verification:
     sequences: int
     tokens: int
     bytes: int
+    missing: int = 0
     damaged: tuple[Damage, ...]
 
     def dump(self) -> dict[str, object]:

@@ -96,7 +96,7 @@ def read_weights(settings: DataSettings, key: str, teachers: int) -> dict[str, l
     """
     found: dict[str, list[float]] = {}
     columns = Columns.of(settings)
-    for _, place, row in open_rows(Path(settings.path)):
+    for _, place, row in open_rows(Path(settings.path), settings.max_line_bytes):
         try:
             name = to_record(row, place, columns).prompt_id
         except BadLine as reason:

@@ -22,12 +22,11 @@ from thack import config
 from thack.config import DistillSettings, SftSettings
 from thack.errors import DataError, MismatchError, ModelError, UsageError
 from thack.evaluation.eval_set import EvalSet
+from thack.evaluation.samples import write_prompts
 from thack.files import (
     atomic_directory,
-    canonical_json,
     claim_output,
     flattened,
-    write_bytes,
     write_json,
     write_text,
 )
@@ -45,7 +44,7 @@ from thack.runtime.status import read_status, recorded
 from thack.runtime.trackers import Mirror
 from thack.schema.metrics import GuardRow, MetricsRow, PerPromptRow
 from thack.schema.run import SUPERVISED, Command, Manifest, RunFacts
-from thack.schema.samples import PROMPTS_FILE, SAMPLES_FILE, PromptRow, SampleRow
+from thack.schema.samples import SAMPLES_FILE, SampleRow
 from thack.training.checkpoint import COMMIT, checkpoints, latest_checkpoint, step_of
 from thack.training.moved import check_first_model, moved
 
@@ -62,7 +61,6 @@ _FREE = (
     "memory.compile",
 )
 _PATIENCE_S = 1800.0  # for a lock, while other ranks wait for this one
-_MOST_TEXT = 400  # characters of a held-out prompt
 # Files of a checkpoint that are not part of the model.
 _NOT_MODEL = (COMMIT, "trainer.json", "optimizer.safetensors", "responses.json")
 
@@ -233,11 +231,9 @@ class RunDirectory:
                 self.samples.append(row.dump())
 
     def write_prompts(self, eval_set: EvalSet) -> None:
-        """held_out.jsonl: which prompts the rows of per_prompt.jsonl and samples.jsonl are about."""
+        """held_out.jsonl, of the run's evaluation set."""
         if self.writes:
-            named = zip(eval_set.ids, eval_set.texts, strict=True)
-            rows = [PromptRow(prompt_id=key, text=text[:_MOST_TEXT]) for key, text in named]
-            write_bytes(self.path / PROMPTS_FILE, b"".join(canonical_json(row.dump()) + b"\n" for row in rows))
+            write_prompts(self.path, eval_set)
 
     def sync(self) -> None:
         """Make all rows durable: a checkpoint must never be newer than the rows up to it."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from thack.config import LossSettings, SftSettings
-from thack.data import Record, read_records
-from thack.data.columns import Columns
+from thack.data import Record
 from thack.data.date import follow_settings
+from thack.data.readers import read_settings
 from thack.data.sequence import data_fingerprint
 from thack.data.spool import SpooledSequences, spool
 from thack.data.store import read_manifest
@@ -184,7 +184,7 @@ def _new_model(settings: SftSettings, records: Pairs, progress: Progress) -> Lan
         tokenizer = Tokenizer.load(settings.tokenizer)
     else:
         data = settings.data
-        read = read_records(Path(data.path), data.on_bad_line, Columns.of(data)) if records is None else records
+        read = read_settings(data).records if records is None else records
         texts = [text for r in read for text in (r.prompt, r.response) if text]
         tokenizer = Tokenizer.train(texts, settings.tokenizer_size)
     model = new_model(settings.architecture, tokenizer, settings.seed)

@@ -160,8 +160,6 @@ def test_what_is_missing_is_counted_and_named(tokenizer: Tokenizer, tmp_path: Pa
     settings = CacheSettings(out=tmp_path / "cache", hidden_states=str(tmp_path / "states"), device="cpu")
     with pytest.raises(DataError, match=r"no hidden states for 1 of 5 sequences\n.*p4"):
         import_hidden(settings, teacher=teacher, sequences=sequences)
-    with pytest.raises(UsageError, match="generate"):
-        import_hidden(CacheSettings(generate=True, hidden_states="x"), teacher=teacher, sequences=sequences)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"holds no \.safetensors file"):
         import_hidden(CacheSettings(hidden_states=str(tmp_path / "empty")), teacher=teacher, sequences=sequences)

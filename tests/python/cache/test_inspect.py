@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +16,13 @@ import torch
 
 from thack.cache import Cache, inspect, probe, verify
 from thack.cache.capture.job import capture
+from thack.cache.format.plan import read_plan
 from thack.cache.sizing.estimation import estimate
 from thack.cache.sizing.probing import _costs, recommend, threshold
 from thack.config import CacheSettings
 from thack.errors import CacheError, UsageError
 from thack.runtime.ranks import Rank
+from thack.schema.cache_content import MOST_MISSING
 from thack.schema.cache_size import TargetCost
 from thack.targets.types import TopKTarget
 
@@ -227,3 +230,20 @@ def test_stored_log_probs_are_as_near_as_inspect_says(settings: CacheSettings, t
     )
     without = replace(target, log_tail_N=None).normalised()
     torch.testing.assert_close(without.log_probs_NK.exp().sum(1), torch.ones(len(target)), atol=1e-6, rtol=0)
+
+
+def test_a_plan_of_many_shards_without_files_is_told_at_once(
+    settings: CacheSettings, teacher: FakeTeacher, tmp_path: Path
+) -> None:
+    """The directory is listed once, no missing file is looked for, and few of them are named."""
+    count = 200_000
+    plan = read_plan(capture(settings, teacher=teacher, sequences=make_sequences(20)))
+    (tmp_path / "wide" / "shards").mkdir(parents=True)
+    (tmp_path / "wide" / "plan.json").write_bytes(replace(plan, firsts=tuple(range(count + 1))).to_bytes())
+    (tmp_path / "wide" / "shards" / "shard-00007.safetensors").write_bytes(b"torn")
+    started = time.process_time()
+    found, looked = verify(tmp_path / "wide"), inspect(tmp_path / "wide")
+    assert time.process_time() - started < 10
+    assert (found.ok, found.missing, len(found.damaged)) == (False, count - 1, MOST_MISSING + 1)
+    assert [one.cause for one in found.damaged[6:8]] == ["no such file or directory", "truncated: only 4 bytes long"]
+    assert not looked.complete and looked.shards == count

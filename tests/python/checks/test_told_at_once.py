@@ -65,8 +65,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "torn.jsonl").write_text('{"prompt": \n')
     for name, weights in (("good", "model.safetensors"), ("bin", "pytorch_model.bin")):
         (root / name).mkdir()
-        (root / name / "config.json").write_text("{}")
+        (root / name / "config.json").write_text('{"vocab_size": 64}')
         (root / name / weights).write_text("")
+    (root / "tok").mkdir()
+    (root / "tok" / "tokenizer.json").write_text("{}")
     (root / "other").mkdir()
     (root / "other" / "thesis.tex").write_text("")
     prints = Fingerprints(teacher="a", tokenizer="b", data="c", settings="d")
@@ -82,6 +84,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SFT = ["sft", "--out", "new"]
 DISTILL = ["distill", "--out", "new", "--student", "good"]
 CACHE = ["cache-logits", "--out", "new", "--teacher", "good", "--data", "good.jsonl"]
+SERVED = ["cache-logits", "--out", "new", "--data", "good.jsonl", "--server", "http://localhost:9"]
+HIDDEN = ["cache", "import-hidden", *CACHE[1:], "--hidden-states"]
+LIVE = ["--teacher", "good", "--data", "good.jsonl"]
 MIXED, OVERLAP, KEY = ["--cache-weight", "2,1"], ["--set", "cache_overlap=all"], ["--set", "cache_weight_key=w"]
 MISTAKES: list[tuple[list[str], str]] = [
     (["distill"], "distilling needs a student"),
@@ -128,6 +133,23 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*CACHE, "--samples", "2"], "needs generate = true"),
     (["cache-logits", "--data", "good.jsonl"], "no teacher is given"),
     (["cache", "probe", "--teacher", "good", "--data", "none.jsonl"], "none.jsonl does not exist"),
+    ([*CACHE, "--top-k", "65"], "top_k = 65: the teacher's vocabulary has 64 ids"),
+    ([*CACHE, "--sampled", "65"], "sampled = 65: the teacher's vocabulary has 64 ids"),
+    ([*DISTILL, *LIVE, "--set", "target.kind=top-k", "--set", "target.k=65"], "target.k = 65: the teacher's vocab"),
+    ([*SERVED, "--teacher", "good"], "--teacher and --server are both given"),
+    (SERVED, "needs its tokenizer"),
+    ([*SERVED, "--tokenizer", "good"], "no tokenizer.json in good"),
+    ([*SERVED, "--tokenizer", "good", "--kind", "dense"], "kind = dense: a server gives the most likely ids"),
+    ([*SERVED, "--tokenizer", "good", "--dry-run"], "neither estimated nor probed"),
+    (
+        ["cache-logits", "--server", "http://localhost:9", "--data", "none.jsonl", "--tokenizer", "tok"],
+        "does not exist",
+    ),
+    (["cache", "import-hidden", *CACHE[1:]], "no hidden states are given"),
+    ([*HIDDEN, "nope"], "hidden_states = nope: no directory"),
+    ([*HIDDEN, "other"], "holds no .safetensors file"),
+    ([*HIDDEN, "good", "--top-k", "65"], "top_k = 65: the teacher's vocabulary has 64 ids"),
+    ([*HIDDEN, "good", "--set", "generate=true"], "hidden states are of responses that were given"),
     (["evaluate", "--student", "good", "--eval-data", "good.jsonl"], "evaluating needs a reference"),
     (["experiment", "laptop", "--cell", "x"], "--cell: must be a whole number"),
 ]
@@ -180,3 +202,15 @@ def test_native_models_load_without_the_compiler(tmp_path: Path) -> None:
     code = "import sys; from thack.models.load import load_model; load_model(sys.argv[1]);"
     code += "sys.exit('torch._dynamo' in sys.modules)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "m")], check=True)
+
+
+def test_probe_and_estimate_need_a_teacher_that_is_here(place: Path) -> None:
+    from thack.checks import check_capture
+    from thack.config import CacheSettings, DataSettings, ServerSettings
+    from thack.errors import UsageError
+
+    served = ServerSettings(url="http://localhost:9", tokenizer=str(place / "tok"))
+    settings = CacheSettings(server=served, data=DataSettings(path=str(place / "good.jsonl")), out=place / "new")
+    assert check_capture(settings) is settings
+    with pytest.raises(UsageError, match="neither estimated nor probed"):
+        check_capture(settings, writes=False)

@@ -14,7 +14,6 @@ from thack.cli.console import (
     count,
     duration,
     error_document,
-    escaped,
     number,
     percent,
     print_error,
@@ -22,6 +21,7 @@ from thack.cli.console import (
     print_json,
 )
 from thack.errors import DataError
+from thack.runtime.streams import escaped
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_nothing_that_is_written_steers_the_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    console.stdout().print(STEERING, markup=False)
+    console.stdout().print(STEERING)
     print_item(STEERING)
     print_json({STEERING: [STEERING]})
     out = capsys.readouterr().out

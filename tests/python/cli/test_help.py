@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
@@ -18,7 +19,8 @@ COMMANDS = [
     *("demo", "experiment", "corpus", "sft", "generate", "cache-logits", "distill", "merge", "evaluate"),
     *("verdict", "report"),
     "data show",
-    *("cache inspect", "cache verify", "cache probe", "cache export", "cache import", "slurm", "doctor"),
+    *("cache inspect", "cache verify", "cache probe", "cache export", "cache import", "cache import-hidden"),
+    *("slurm", "doctor"),
 ]
 
 
@@ -51,13 +53,20 @@ def _children_cpu_s() -> float:
 def test_every_command_has_help_with_an_example_in_80_columns(name: str, run: Run) -> None:
     code, out, _ = run(*name.split(), "--help")
     assert code == 0
-    assert "Example:" in out
-    assert f"thack {name}" in " ".join(out.split())
+    example = out[out.index("Example:") :].strip().splitlines()[1:]
+    assert f"thack {name} " in " ".join(example)
+    assert len([line for line in example if line.strip()]) == 1, "on one line, to be copied"
     assert max(map(len, out.splitlines())) <= 80
     cut = [line for line in out.splitlines() if "…" in line.replace("WORD=COLUMN,…", "")]
     assert not cut, "a word too long for its column"
-    assert "<bool>" not in out, "a flag without a value asks for none"
+    assert not re.search(r"<[a-z][a-zA-Z\[\]| ]*> ", out), "types of Python are no words for a user"
     assert "--json" in out and "--quiet" in out and "--verbose" in out
+
+
+@pytest.mark.parametrize("group", [[], ["cache"], ["data"]])
+@pytest.mark.usefixtures("narrow")
+def test_a_flag_of_a_group_asks_for_no_value(group: list[str], run: Run) -> None:
+    assert "<" not in run(*group, "--help").out
 
 
 @pytest.mark.usefixtures("narrow")

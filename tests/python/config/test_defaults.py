@@ -77,6 +77,7 @@ DataSettings
   max_response_tokens: a whole number, 0 or more = 0
   on_long: drop | cut = "drop"
   on_bad_line: stop | skip = "stop"
+  max_line_bytes: a whole number, 1 or more = 33554432
   train_on: last | all | marked = "last"
   end: text = ""
   chat_template: text = ""

@@ -149,3 +149,10 @@ def test_where_nothing_stands_behind_an_answer_the_next_turn_ends_it(tmp_path: P
 def test_a_template_that_refuses_short_conversations_has_no_end(tmp_path: Path) -> None:
     template = "{% if messages | length < 9 %}{{ raise_exception('too short') }}{% endif %}"
     assert Tokenizer.load(write_tokenizer(tmp_path, template=template)).ends.turn is None
+
+
+def test_responses_that_were_cut_before_are_truncated() -> None:
+    written = [ids(5, 1), ids(5, 6), ids(5)]
+    assert EndCounts.of(written, Ends(eos=1), maximum=9).dropped_end == 2
+    found = EndCounts.of(written, Ends(eos=1), maximum=9, were_cut=[False, True, False])
+    assert (found.finished, found.truncated, found.dropped_end) == (1, 1, 1)

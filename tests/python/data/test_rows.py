@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from thack.config import DataSettings
 from thack.data import read_records
+from thack.data.readers import read_settings
 from thack.data.rows import read_rows
 from thack.errors import DataError
 
@@ -102,3 +105,22 @@ def test_an_arrow_file_whose_offsets_lead_out_of_it_is_refused(tmp_path: Path) -
     path.write_bytes(content.replace(offsets, np.array([0, 1 << 30], "<i4").tobytes()))
     with pytest.raises(DataError, match="not an Arrow file, or damaged"):
         list(read_rows(path))
+
+
+def test_a_line_beyond_the_bound_is_named_with_the_setting_and_skipped_by_request(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "d.jsonl", {"prompt": "a"}, {"prompt": "b" * 300}, {"prompt": "c"})
+    reason, hint = r"d\.jsonl:2: a line of more than 100 bytes", r"raise `data\.max_line_bytes`"
+    with pytest.raises(DataError, match=rf"(?s){reason}.*{hint}"):
+        read_settings(DataSettings(path=str(path), max_line_bytes=100))
+    found = read_settings(DataSettings(path=str(path), max_line_bytes=100, on_bad_line="skip"))
+    assert [record.prompt for record in found.records] == ["a", "c"] and len(found.skipped) == 1
+    assert len(read_settings(DataSettings(path=str(path), max_line_bytes=400)).records) == 3
+
+
+def test_a_line_beyond_the_bound_does_not_get_into_memory(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "long.jsonl", {"prompt": "x" * 20_000_000}, {"prompt": "c"})
+    tracemalloc.start()
+    found = read_settings(DataSettings(path=str(path), max_line_bytes=1000, on_bad_line="skip"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found.records) == 1 and peak < 4_000_000

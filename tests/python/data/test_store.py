@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from thack.config import DataSettings
 from thack.data import Conversation, Record
+from thack.data.lengths import TEXT_TOKENS
+from thack.data.prepare import prepare
 from thack.data.sequence import TokenSequence
-from thack.data.store import find_responses, read_manifest, write_responses
+from thack.data.store import find_responses, longest_response, read_manifest, write_responses
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError
 from thack.schema.generation import GenerationFacts, ResponsesManifest
@@ -66,6 +69,17 @@ def test_other_facts_are_refused_by_name(written: Path, tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="other responses\n  seed  1 there, 2 now"):
         find_responses(written, replace(FACTS, seed=2))
     assert find_responses(tmp_path / "nothing", FACTS) is None
+
+
+def test_responses_that_generate_cut_are_truncated_wherever_they_are_read(written: Path) -> None:
+    """Without `max_response_tokens` the maximum is higher than that of `thack generate`."""
+    for path in (written, written / "responses.jsonl"):
+        reader = TOKENIZER.with_template("{% for m in messages %}{{ m.content }}{% endfor %}")
+        report = prepare(DataSettings(path=str(path)), reader, need_response=True).report
+        assert (report.ends.finished, report.ends.truncated, report.ends.dropped_end) == (1, 1, 0)
+    assert longest_response(DataSettings(path=str(written))) == FACTS.max_response_tokens
+    assert longest_response(DataSettings(path=str(written), max_response_tokens=3)) == 3
+    assert longest_response(DataSettings()) == TEXT_TOKENS
 
 
 def test_what_is_not_a_directory_of_responses_is_refused(written: Path, tmp_path: Path) -> None:

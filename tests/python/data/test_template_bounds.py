@@ -12,6 +12,7 @@ import pytest
 from thack.data import template_meter
 from thack.data.records import Conversation
 from thack.data.template import ChatTemplate, TemplateRefusal
+from thack.runtime.memory import memory_bytes
 
 USER: dict[str, Any] = {"role": "user", "content": "a question"}
 TWICE = "{% set ns = namespace(x=START) %}{% for i in range(99) %}{% set ns.x = NEXT %}{% endfor %}{{ ns.x }}"
@@ -147,3 +148,19 @@ def test_long_chats_are_rendered_also_by_templates_that_join_turn_by_turn() -> N
         "{% set ns.seen = ns.seen + [m] %}{% endfor %}{{ ns.text }}"
     )
     assert render(joined, *turns) == plain
+
+
+def test_a_long_chat_gives_a_template_time_and_not_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may be made grows with what is given; what is held at a time grows far less."""
+    monkeypatch.setattr(template_meter, "_MEMORY", 1 << 26)
+    given = {"role": "user", "content": "x" * 1_000_000}
+    held = "{% set ns = namespace(l=[]) %}{% for i in range(999) %}{% set ns.l = ns.l + [CONTENT ~ i] %}{% endfor %}"
+    begin, most = memory_bytes(), 0
+    for source in (held.replace("CONTENT", "messages[0].content"), "{{ (messages[0].content * 1500) | length }}"):
+        with pytest.raises(TemplateRefusal, match="it holds more memory than any conversation needs"):
+            render(source, given)
+        most = max(most, memory_bytes())
+    assert most - begin < 1 << 29
+    joined = "{% set ns = namespace(t='') %}{% for i in range(20) %}{% set ns.t = ns.t ~ CONTENT %}{% endfor %}"
+    found = render(joined.replace("CONTENT", "messages[0].content") + "{{ ns.t }}", given)
+    assert len(found) == 20_000_000, "what is let go is free"

@@ -22,6 +22,7 @@ from thack.errors import DataError, MismatchError, UsageError
 from thack.evaluation import References, evaluate
 from thack.integrations import CallbackSettings
 from thack.integrations import callback as module
+from thack.reporting.inputs import read_run
 from thack.runtime import runlog
 from thack.schema.verdict import Margins
 
@@ -91,8 +92,8 @@ def test_columns_are_those_of_evaluate(
     assert "detector/alarm" in rows[-1]
 
 
-def test_the_folder_is_a_run(callback: HackingCallback, tmp_path: Path) -> None:
-    """metrics.jsonl with intervals and the training loss, per_prompt.jsonl, verdict.json; and trainer_state.json."""
+def test_the_folder_is_a_run(callback: HackingCallback, eval_set: EvalSet, tmp_path: Path) -> None:
+    """All that a report reads: intervals, the training loss, samples, verdict.json; and trainer_state.json."""
     trainer = train(tmp_path, llama(1), [callback], max_steps=14)
     folder = tmp_path / "thack"
     rows = runlog.read(folder / "metrics.jsonl")
@@ -104,6 +105,11 @@ def test_the_folder_is_a_run(callback: HackingCallback, tmp_path: Path) -> None:
     found: Any = api.verdict(folder, margins=Margins(warmup_steps=0))
     assert found.num_evaluations == 7 and found.num_prompts == 10 and found.golden.rise_interval is not None
     assert callback.verdict is not None and callback.suspicion is not None
+    run = read_run(folder, None, None)
+    kept = SETTINGS.evaluation.kept_prompts
+    assert {row.prompt_id for row in run.samples} == set(eval_set.ids[:kept])
+    assert {row.step for row in run.samples} == {row["step"] for row in evaluations}
+    assert run.prompts == dict(zip(eval_set.ids, eval_set.texts, strict=True))
     trainer.state.save_to_json(str(tmp_path / "trainer_state.json"))
     again: Any = api.verdict(tmp_path / "trainer_state.json", margins=Margins(warmup_steps=0))
     assert again.golden.end == pytest.approx(found.golden.end)
@@ -188,9 +194,10 @@ def test_a_resumed_run_writes_each_row_once(callback: HackingCallback, tmp_path:
             callback.on_step_end(args, state, control, model=student)
             callback.on_log(args, state, control, logs={"loss": 1.0})
     callback.on_train_end(args, state, control, model=student)
-    for name in ("metrics", "per_prompt"):
-        rows = runlog.read(tmp_path / "thack" / f"{name}.jsonl")
-        assert [row["step"] for row in rows if row.get("event") != "train"] == [0, 2, 4, 6], name
+    for name in ("metrics", "per_prompt", "samples"):
+        seen = [row["step"] for row in runlog.read(tmp_path / "thack" / f"{name}.jsonl") if row.get("event") != "train"]
+        assert sorted(set(seen)) == [0, 2, 4, 6], name
+        assert len(set(map(seen.count, seen))) == 1, "a step that runs again has its rows once"
 
 
 def test_the_example_runs(tokenizer: Tokenizer, tmp_path: Path) -> None:

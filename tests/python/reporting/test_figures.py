@@ -123,6 +123,13 @@ def test_the_plane_without_a_shared_step_is_empty() -> None:
     assert not axes.lines and not axes.texts
 
 
+def test_golden_shows_a_warm_up_that_is_lower() -> None:
+    lower = {**curves().columns, str(GOLDEN): np.array([2.0, 0.5, 1.2, 1.0, 1.1])}
+    axes = axes_of(golden([ArmRuns("a", (run(curves=curves(columns=lower)),))], [RED]))
+    low, high = axes.get_ylim()
+    assert low < 0.5 and high < 1.5 and rings(axes) == [(100.0, 1.0)]
+
+
 def test_golden_over_steps() -> None:
     axes = axes_of(golden([ArmRuns("a", (run(),))], [RED]))
     (line,) = drawn(axes, RED.light)

@@ -14,6 +14,7 @@ from serving.server import World, serving, tiny_model
 from thack.cache import Cache, verify
 from thack.cache.capture.job import capture
 from thack.cache.served.job import capture_served
+from thack.checks import check_capture
 from thack.config import CacheSettings, SamplingSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import DataError, MismatchError, ServerError, ThackError, UsageError
@@ -254,7 +255,7 @@ def test_what_a_server_cannot_give_is_refused_before_it_is_asked(
     make: Make, changes: dict[str, object], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
-        capture_served(make("http://127.0.0.1:9", **changes))
+        check_capture(make("http://127.0.0.1:9", **changes))
 
 
 def test_a_model_that_the_server_does_not_have_is_named(make: Make, teacher: LanguageModel) -> None:

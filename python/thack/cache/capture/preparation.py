@@ -22,6 +22,7 @@ from thack.data.date import follow_settings
 from thack.data.index import index_data
 from thack.data.lengths import response_limit
 from thack.data.sequence import TokenSequence
+from thack.data.store import longest_response
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError, ThackError, UsageError
 from thack.files import canonical_json, claim_output, digest
@@ -75,7 +76,7 @@ def prepare_job(
     data = capture_data(settings, teacher.tokenizer, sequences, progress, directory)
     head = frozen_head(settings, teacher, progress)
     plan = make_plan(settings, teacher, data, full_hash=_begun_with_full_hash(directory), head=head)
-    write_ends(directory, teacher.tokenizer.ends, response_limit(settings.data))
+    write_ends(directory, teacher.tokenizer.ends, longest_stored(settings))
     write_tokenizer(directory, teacher.tokenizer)
     if sequences is None or settings.generate:
         record_writer(directory, settings, plan.fingerprints.teacher)
@@ -221,6 +222,11 @@ def _width(teacher: LanguageModel) -> int:
     return common_width(teacher.tokenizer.size, teacher=teacher.vocab_size)
 
 
+def longest_stored(settings: CacheSettings) -> int:
+    """The length at which a response of the cache was cut, here or before."""
+    return response_limit(settings.data) if settings.generate else longest_response(settings.data)
+
+
 def settings_fingerprint(settings: CacheSettings) -> str:
     """Hash of the settings that change what is stored; without paths, and without what the plan itself records."""
     kept = ["generate", "shard_tokens", "shard_bytes", "dtype"] + (["sampling"] if settings.generate else [])
@@ -234,11 +240,6 @@ def settings_fingerprint(settings: CacheSettings) -> str:
 
 def load_teacher(settings: CacheSettings, progress: Progress = SILENT) -> LanguageModel:
     """The teacher that the settings name, on its device."""
-    if settings.server.url:
-        raise UsageError(
-            "a teacher behind a server is neither estimated nor probed: there is no whole distribution to measure",
-            hint="leave out `server.url` and set `teacher`; or capture a few prompts with `data.limit`",
-        )
     device = choose_device(settings.device)
     teacher = load_model(settings.teacher, role="teacher", device=device, options=settings.load, progress=progress)
     follow_settings(teacher, settings.data, Path(settings.out).expanduser())

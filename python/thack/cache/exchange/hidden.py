@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from thack.cache.capture.data import CaptureData
 from thack.cache.capture.job import capture
 from thack.cache.capture.preparation import capture_data, load_teacher, prepare_directory
-from thack.cache.exchange.tensors import TensorFile
+from thack.cache.exchange.tensors import TensorFile, tensor_files
 from thack.config import CacheSettings
 from thack.data.date import follow_settings
 from thack.data.sequence import TokenSequence
@@ -64,13 +64,10 @@ def import_hidden(
         The directory of the cache.
 
     Raises:
-        UsageError: settings that need the whole teacher, such as `generate`.
         DataError: a file that is none of hidden states, or a sequence that no file holds.
         MismatchError: the states are not the teacher's.
         ModelError: the teacher's logits are more than norm, head, scale and bound.
     """
-    if settings.generate:
-        raise UsageError("generate = true: hidden states are of responses that were given", hint="leave out `generate`")
     teacher = teacher or _load(settings, progress)
     states = StateFiles(Path(settings.hidden_states).expanduser())
     directory = Path(settings.out).expanduser()
@@ -100,15 +97,8 @@ class StateFiles:
     """The files of a directory by the ids that they hold states of."""
 
     def __init__(self, directory: Path) -> None:
-        if not directory.is_dir():
-            raise DataError(f"hidden_states = {directory}: no directory")
         self._paths: dict[str, Path] = {}
-        paths = sorted(directory.rglob("*.safetensors"))
-        if not paths:
-            packed = any(directory.rglob("*.safetensors.zst"))
-            hint = "unpack them: zstd -d *.zst" if packed else "give the directory that the engine wrote into"
-            raise DataError(f"hidden_states = {directory}: holds no .safetensors file", hint=hint)
-        for path in paths:
+        for path in tensor_files(directory, "hidden_states"):
             ids = _token_ids(path)
             # The last id may be one that the engine generated: its states are of the ids before.
             self._paths.setdefault(_name(ids[:-1]), path)

@@ -28,6 +28,22 @@ _DTYPES = {
 }
 
 
+def tensor_files(directory: Path, parameter: str) -> list[Path]:
+    """The safetensors files of a directory that `parameter` names, in order.
+
+    Raises:
+        DataError: there is no such directory, or it holds none.
+    """
+    if not directory.is_dir():
+        raise DataError(f"{parameter} = {directory}: no directory")
+    paths = sorted(directory.rglob("*.safetensors"))
+    if not paths:
+        packed = any(directory.rglob("*.safetensors.zst"))
+        hint = "unpack them: zstd -d *.zst" if packed else "give the directory that the engine wrote into"
+        raise DataError(f"{parameter} = {directory}: holds no .safetensors file", hint=hint)
+    return paths
+
+
 class TensorFile:
     """The tensors of one file by name: `shapes`, and `rows(name, start, stop)` along the first dimension."""
 

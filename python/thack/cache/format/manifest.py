@@ -52,8 +52,7 @@ def shard_is_good(directory: Path, plan: CachePlan, shard: int) -> bool:
 
 def missing(directory: Path, plan: CachePlan) -> Iterator[int]:
     """Shards of the plan that have to be written or rewritten."""
-    there = shards_there(directory)
-    present = [shard for shard in range(plan.num_shards) if shard_path(directory, shard).name in there]
+    present = shards_present(directory, plan)
     found = each_shard(lambda shard: shard_is_good(directory, plan, shard), present)
     good = {shard for shard, is_good in zip(present, found, strict=True) if is_good}
     return (shard for shard in range(plan.num_shards) if shard not in good)
@@ -65,6 +64,12 @@ def shards_there(directory: Path) -> set[str]:
         return set(os.listdir(directory / SHARDS))
     except (FileNotFoundError, NotADirectoryError):
         return set()
+
+
+def shards_present(directory: Path, plan: CachePlan) -> list[int]:
+    """Shards of the plan that have a file, good or not."""
+    there = shards_there(directory)
+    return [shard for shard in range(plan.num_shards) if _native.shard_name(shard) in there] if there else []
 
 
 def each_shard(work: Callable[[int], T], shards: Sequence[int]) -> Iterator[T]:

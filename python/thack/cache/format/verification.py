@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from thack import _native
-from thack.cache.format.manifest import NAME, each_shard, finish, load_manifest, read_shard
+from thack.cache.format.manifest import NAME, each_shard, finish, load_manifest, read_shard, shards_present
 from thack.cache.format.mass import heavy_row
 from thack.cache.format.plan import SHARDS, CachePlan, read_plan, shard_path
 from thack.errors import CacheError, MismatchError
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.cache import CacheManifest, ShardEntry
-from thack.schema.cache_content import Damage, Verification
+from thack.schema.cache_content import MOST_MISSING, Damage, Verification
 
 _SEQUENCES = 64  # read at a time
 
@@ -45,8 +45,11 @@ def verify(directory: Path | str, full: bool = False, progress: Progress = SILEN
     manifest = _manifest(directory, plan, damaged)
     check = _ShardCheck(directory, plan, manifest, full=full)
     tokens = size = 0
-    with progress.task("verify", plan.num_shards, "shards") as task:
-        for number, (found, cause) in enumerate(each_shard(check, range(plan.num_shards))):
+    present = shards_present(directory, plan)
+    absent = sorted(set(range(plan.num_shards)).difference(present))
+    damaged += [_absent(directory, number) for number in absent[:MOST_MISSING]]
+    with progress.task("verify", len(present), "shards") as task:
+        for number, (found, cause) in zip(present, each_shard(check, present), strict=True):
             tokens, size = (tokens + found.tokens, size + found.bytes) if found else (tokens, size)
             if cause is not None:
                 damaged.append(Damage(shard=number, file=str(shard_path(directory, number)), cause=cause))
@@ -60,8 +63,13 @@ def verify(directory: Path | str, full: bool = False, progress: Progress = SILEN
         sequences=plan.num_sequences,
         tokens=tokens,
         bytes=size,
-        damaged=tuple(damaged),
+        missing=len(absent),
+        damaged=tuple(sorted(damaged, key=lambda one: -1 if one.shard is None else one.shard)),
     )
+
+
+def _absent(directory: Path, number: int) -> Damage:
+    return Damage(shard=number, file=str(shard_path(directory, number)), cause="no such file or directory")
 
 
 def _manifest(directory: Path, plan: CachePlan, damaged: list[Damage]) -> CacheManifest | None:

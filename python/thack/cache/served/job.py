@@ -21,7 +21,7 @@ from thack.cache.exchange.readers import SourceRow
 from thack.cache.exchange.survey import Processing, Survey
 from thack.cache.format.plan import JOURNAL, shard_path
 from thack.cache.served.answer_log import AnswerLog
-from thack.cache.served.preparation import ServedJob, check_settings, prepare_served
+from thack.cache.served.preparation import ServedJob, prepare_served
 from thack.config import CacheSettings
 from thack.data.lengths import response_limit
 from thack.data.sequence import TokenSequence
@@ -66,7 +66,6 @@ def capture_served(
         ServerError: the server gives no answer.
     """
     directory = Path(settings.out).expanduser()
-    check_settings(settings)
     with Client(settings.server) as client:
         rank = rank or current_rank()
         with locked(directory, progress, part=rank.part):  # ranks share the cache

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from thack import _native
 from thack.cache.capture.data import CaptureData
-from thack.cache.capture.preparation import capture_data, plan_of
+from thack.cache.capture.preparation import capture_data, longest_stored, plan_of
 from thack.cache.format.ends import write_ends
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.plan import CachePlan, publish_plan
@@ -17,7 +17,6 @@ from thack.cache.format.tokenizer import write_tokenizer
 from thack.cache.format.writer import record_writer
 from thack.config import CacheSettings, SamplingSettings, ServerSettings
 from thack.data.date import with_settings
-from thack.data.lengths import response_limit
 from thack.data.sequence import TokenSequence
 from thack.data.teacher_prompt import refuse_teacher_prompts
 from thack.data.tokenizer import Tokenizer
@@ -60,30 +59,6 @@ class ServedJob:
     rank: Rank
 
 
-def check_settings(settings: CacheSettings) -> None:
-    """Refuse what a server cannot give, before it is asked.
-
-    Raises:
-        UsageError: names the setting.
-    """
-    for other in ("teacher", "hidden_states"):
-        if getattr(settings, other):
-            raise UsageError(f"`{other}` and `server.url` are both given", hint="leave one of them out")
-    if not settings.server.tokenizer:
-        raise UsageError(
-            "a teacher behind a server needs its tokenizer",
-            hint="set `server.tokenizer` to a directory with the tokenizer.json of that model",
-        )
-    if settings.kind != "top-k" or settings.temperatures:
-        wrong = f"kind = {settings.kind}" if settings.kind != "top-k" else f"temperatures = {settings.temperatures}"
-        raise UsageError(
-            f"{wrong}: a server gives the most likely ids, and nothing of the rest but its mass",
-            hint="use `kind = top-k` without temperatures, or hidden states: thack cache import-hidden",
-        )
-    if settings.samples > 1 and not settings.generate:
-        raise UsageError(f"samples = {settings.samples} needs generate = true")
-
-
 def prepare_served(
     settings: CacheSettings,
     client: Client,
@@ -118,7 +93,7 @@ def prepare_served(
         dtype="unknown",
         threads=1,
     )
-    write_ends(directory, tokenizer.ends, response_limit(settings.data))
+    write_ends(directory, tokenizer.ends, longest_stored(settings))
     write_tokenizer(directory, tokenizer)
     if sequences is None or settings.generate:
         record_writer(directory, settings, plan.fingerprints.teacher)

@@ -15,6 +15,7 @@ from thack.models.batch import Batch
 from thack.models.precision import Precision
 from thack.models.protocol import LanguageModel, evaluating
 from thack.schema.preflight import TeacherFit
+from thack.targets.projected import teacher_logits
 from thack.training.alignment import SHIFTS
 
 _PROMPT_TOKENS, _RESPONSE_TOKENS = 768, 256  # of each sequence at most: a check must not take minutes
@@ -33,12 +34,12 @@ def teacher_fit(teacher: LanguageModel, sequences: Sequence[TokenSequence], prec
         The means; None where no response has three tokens.
     """
     cut = [_cut(s, teacher) for s in sequences if len(s.response_ids)]
-    with evaluating(teacher), precision.autocast(teacher):
-        scores = [_score(teacher, s) for s in cut]
+    with evaluating(teacher):
+        scores = [_score(teacher, s, precision) for s in cut]
         shifted = [score.shifted_S for score in scores if score.shifted_S is not None]
         if not shifted:
             return None
-        shuffled = [_score(teacher, s).matched for s in _behind_other_prompts(cut)]
+        shuffled = [_score(teacher, s, precision).matched for s in _behind_other_prompts(cut)]
     nll_NS = np.concatenate(shifted)
     means = nll_NS.mean(axis=0)
     here = SHIFTS.index(0)
@@ -72,9 +73,9 @@ def _mean(scores: Sequence[_Score], values: Sequence[float]) -> float:
     return float(np.average(values, weights=[score.tokens for score in scores]))
 
 
-def _score(teacher: LanguageModel, sequence: TokenSequence) -> _Score:
+def _score(teacher: LanguageModel, sequence: TokenSequence, precision: Precision) -> _Score:
     batch = Batch.of([sequence], teacher.device).for_teacher()
-    logits_NV = teacher(batch).float()
+    logits_NV = teacher_logits(teacher, batch, precision).float()
     if torch.isnan(logits_NV).any():
         raise ModelError(f"the teacher's logits hold NaN (prompt {sequence.prompt_id})", hint="check its weights")
     log_probs_NV = torch.log_softmax(logits_NV, dim=1).clamp(min=-_HIGHEST_NLL)

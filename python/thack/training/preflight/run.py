@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from thack.config import DataSettings, DistillSettings, DoctorSettings
-from thack.data.columns import Columns
 from thack.data.compare import differences
 from thack.data.date import with_settings
 from thack.data.eos import EndCounts
 from thack.data.lengths import first_records, response_limit
 from thack.data.prepare import prepare
-from thack.data.readers import read_data
+from thack.data.readers import read_settings
 from thack.data.records import Record
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
@@ -54,7 +52,7 @@ def examine(settings: DoctorSettings) -> Preflight:
     models = {role: _load(settings, role, name) for role, name in names.items() if name}
     tokenizers = {role: model.tokenizer for role, model in models.items()}
     data = replace(settings.data, limit=settings.data.limit or _RECORDS)
-    records = read_data(Path(data.path), data.on_bad_line, Columns.of(data)).records[: settings.sample]
+    records = read_settings(data).records[: settings.sample]
     answered = any(record.response or record.response_ids for record in records)
     found = _facts(tokenizers, records, data)
     reader = reading_tokenizer([*tokenizers.values()][-1], tokenizers.get("teacher"))
@@ -107,10 +105,10 @@ def examine_run(
     tokenizers = {role: model.tokenizer for role, model in present.items()}
     found = _facts(tokenizers, records if cells is None else [], settings.data)
     answered = [s for s in sequences if len(s.response_ids)]
+    # What wrote the responses may have cut them at a lower maximum than this run's: then the longest are those.
     longest = max((len(s.response_ids) for s in answered), default=1)
-    maximum = longest if models.caches else response_limit(settings.data)
     reader = models.student.tokenizer if models.foreign is None else models.foreign.tokenizer
-    ends = EndCounts.of_sequences(answered, reader.ends, maximum=maximum)
+    ends = EndCounts.of_sequences(answered, reader.ends, maximum=longest)
     found = replace(
         found,
         rows={role: model.vocab_size for role, model in present.items()},

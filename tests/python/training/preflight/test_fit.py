@@ -13,8 +13,9 @@ from torch import Tensor
 from thack.data.sequence import TokenSequence
 from thack.errors import ModelError
 from thack.models.batch import Batch
-from thack.models.precision import FLOAT32
+from thack.models.precision import FLOAT32, Precision
 from thack.schema.preflight import Finding, Preflight, TeacherFit
+from thack.targets.projected import teacher_logits
 from thack.training.preflight.findings import findings
 from thack.training.preflight.fit import teacher_fit
 
@@ -32,6 +33,11 @@ class Scripted:
     tokenizer: object = field(default_factory=tokenizer)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     training: bool = False
+
+    head_form: None = None
+
+    def head(self) -> torch.nn.Linear:
+        return torch.nn.Linear(1, 1)
 
     def eval(self) -> Scripted:
         return self
@@ -69,6 +75,24 @@ def fit(rule: Callable[[np.ndarray, np.ndarray], np.ndarray], data: list[TokenSe
 
 def lines(found: TeacherFit) -> dict[str, Finding]:
     return {line.name: line for line in findings(Preflight(fit=found, tokenizer_ids=264), teacher="t", chat=False)}
+
+
+def test_a_bfloat16_teachers_logits_are_not_rounded() -> None:
+    """As a capture and a live teacher compute them: the product of the head in float32."""
+    teacher = model(seed=3)
+    data = [max(sequences(6), key=lambda s: len(s.response_ids))]
+    halved = Precision(dtype=torch.bfloat16, reason="test")
+    found = teacher_fit(teacher, data, halved)
+    assert found is not None
+    batch = Batch.of(data, teacher.device)
+    logits_NV = teacher_logits(teacher, batch, halved)
+    places = range(len(batch.labels_N))
+
+    def nll(values_NV: Tensor) -> float:
+        return float(-values_NV.log_softmax(1)[places, batch.labels_N.long()].mean())
+
+    assert found.matched == pytest.approx(nll(logits_NV), abs=1e-6)
+    assert found.matched != pytest.approx(nll(logits_NV.bfloat16().float()), abs=1e-6)
 
 
 def test_every_number_is_that_of_its_definition() -> None:

@@ -1,0 +1,102 @@
+"""Texts far longer than what is kept of them: the same ids as without a bound, and no work for the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from thack.config import DataSettings
+from thack.data import heads, stream
+from thack.data.heads import Bounds, Heads
+from thack.data.prepare import Prepared, prepare
+from thack.data.tokenizer import Tokenizer
+
+from .small import CHATML, write_metaspace, write_rows, write_tokenizer
+
+WORDS = ["read the file", "def read(path):", "the  path", "\n\n", "\tif x", "naïve 日本", "a.b", "12 345", "It's", "…"]
+TRAINED = Tokenizer.train([" ".join(WORDS), "read the file and the path"] * 3, 340)
+texts = st.lists(st.sampled_from([*WORDS, " ", "x", "the"]), max_size=60).map(" ".join)
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> list[Tokenizer]:
+    root = tmp_path_factory.mktemp("tokenizers")
+    paths = [write_tokenizer(root / "bytes", template=CHATML), write_metaspace(root / "spaces", template=CHATML)]
+    return [TRAINED, *map(Tokenizer.load, paths)]
+
+
+@given(text=texts, most=st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_a_head_begins_with_the_ids_of_the_text(tokenizers: list[Tokenizer], text: str, most: int) -> None:
+    text = text * 12
+    for tokenizer in tokenizers:
+        head = Heads(tokenizer).of(text, most)
+        found, whole = tokenizer.encode(head), tokenizer.encode(text)
+        assert text.startswith(head)
+        assert head == text or len(found) > 2 * most
+        assert np.array_equal(found, whole[: len(found)])
+
+
+def test_texts_that_cannot_be_parted_are_left_whole(tmp_path: Path) -> None:
+    text = "read the file " * 100
+    assert len(Heads(TRAINED).of(text, 2)) < 400
+    assert Heads(TRAINED).of(text, 0) == text, "no bound"
+    assert Heads(TRAINED).of("x" * 5000, 2) == "x" * 5000, "no place between words"
+    assert Heads(Tokenizer.train(["a b a b"] * 9, 340)).of(text, 2) != text
+    crossing = TRAINED.with_template("x")
+    crossing.tokens = lambda: ["the\u0120file"]  # type: ignore[method-assign]
+    assert Heads(crossing).of(text, 2) == text, "a token reaches over the place"
+
+
+LONG = "the file and the path " * 3000
+ROWS: list[dict[str, Any]] = [
+    {"prompt": "read", "response": LONG},
+    {"prompt": LONG, "response": "ok"},
+    {"prompt": "read it", "response": "ok"},
+    {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": LONG}]},
+    {"messages": [{"role": "user", "content": LONG}, {"role": "assistant", "content": "ok"}]},
+    {"prompt": "plain ids", "response_ids": [5, 6, 257]},
+]
+MARKED = "{% for m in messages %}{{ m.role }}:{% if m.role == 'assistant' %}{% generation %}{{ m.content + '</s>' }}"
+MARKED += "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+
+
+def prepared(path: Path, tokenizer: Tokenizer, **changes: Any) -> Prepared:
+    wanted = DataSettings(path=str(path), max_prompt_tokens=60, max_response_tokens=12)
+    return prepare(replace(wanted, **changes), tokenizer, need_response=True)
+
+
+def seen(found: Prepared) -> list[Any]:
+    return [(s.prompt_id, s.prompt_ids.tolist(), s.response_ids.tolist()) for s in found.sequences] + [found.report]
+
+
+@pytest.mark.parametrize("template", [CHATML, MARKED])
+@pytest.mark.parametrize("changes", [{}, {"on_long": "cut"}, {"control_tokens": "text"}, {"train_on": "all"}])
+def test_data_is_the_same_with_and_without_the_bound(
+    template: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, tokenizer = write_rows(tmp_path / "data.jsonl", *ROWS), TRAINED.with_template(template)
+    bounded = seen(prepared(path, tokenizer, **changes))
+    monkeypatch.setattr(stream, "Bounds", lambda **_: Bounds())
+    assert bounded == seen(prepared(path, tokenizer, **changes))
+    assert bounded[-1].cut_responses >= 2 and bounded[-1].kept >= 3
+
+
+def test_only_the_beginning_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_rows(tmp_path / "data.jsonl", *ROWS)
+    longest, encode = 0, Tokenizer.encode_batch
+
+    def watched(self: Tokenizer, texts: Any, **options: Any) -> list[np.ndarray]:
+        nonlocal longest
+        longest = max(longest, *map(len, texts), 0)
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(Tokenizer, "encode_batch", watched)
+    prepared(path, TRAINED.with_template(CHATML))
+    assert longest < 4 * heads._CHARACTERS * 80 < len(LONG)
