@@ -75,7 +75,7 @@ def _word(shown: str) -> str:
     return _WORDS.get(kind.lower(), kind)
 
 
-def usage_error(error: Exception) -> UsageError | None:
+def usage_error(error: BaseException) -> UsageError | None:
     """What typer says about a wrong flag, as one line; None for anything else."""
     if not isinstance(error, typer.BadParameter.__mro__[1]):
         return None
