@@ -35,7 +35,7 @@ WITHOUT = {"read_curves", "score_detectors", "demo", "experiment", "write_cells"
 PUBLIC = {
     name
     for name, value in vars(api).items()
-    if inspect.isfunction(value) and value.__module__ == "thack.api" and not name.startswith("_")
+    if inspect.isfunction(value) and value.__module__.startswith("thack.api.") and not name.startswith("_")
 }
 
 
