@@ -67,6 +67,18 @@ fn check(path: &Path, what: &str) {
     }
 }
 
+/// A FIFO without a writer would be waited for, and /dev/zero has no end.
+#[test]
+fn what_is_no_regular_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for path in [fifo.as_path(), Path::new("/dev/zero"), directory.path()] {
+        let error = ShardReader::open(&FileStorage, path).err().unwrap();
+        assert!(error.to_string().ends_with("not a regular file"), "{error}");
+    }
+}
+
 #[test]
 fn lengths_of_the_header() {
     let _alone = ALONE.lock().unwrap();

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A file being written under its temporary name.
@@ -27,6 +27,7 @@ pub trait ReadFile: Send + Sync {
 pub trait Storage: Send + Sync {
     /// Creates a file that must not exist, with the umask's mode.
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn WriteFile>>;
+    /// Opens a regular file; refuses anything else without waiting for it.
     fn open(&self, path: &Path) -> io::Result<Box<dyn ReadFile>>;
     /// Gives a file a second name; fails if that name is taken.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -80,6 +81,13 @@ pub(super) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::R
     }
 }
 
+fn require_regular(found: &fs::Metadata) -> io::Result<()> {
+    if found.is_file() {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
+}
+
 /// The real file system.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FileStorage;
@@ -110,7 +118,12 @@ impl Storage for FileStorage {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn ReadFile>> {
-        Ok(Box::new(File::open(path)?))
+        // A device may act when it is opened, so it is looked at first; what is opened may be another by then, and a
+        // FIFO without a writer must not be waited for.
+        require_regular(&fs::metadata(path)?)?;
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        require_regular(&file.metadata()?)?;
+        Ok(Box::new(file))
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -163,6 +163,21 @@ def test_a_shard_that_is_a_fifo_is_damage(settings: CacheSettings, teacher: Fake
     shard.unlink()
 
 
+def test_a_shard_that_becomes_a_fifo_is_refused_when_it_is_read(settings: CacheSettings, teacher: FakeTeacher) -> None:
+    """Nobody writes into it, so that whoever opens it to read would wait for ever."""
+    out = capture(settings, teacher=teacher, sequences=make_sequences(20))
+    shards = sorted((out / "shards").iterdir())
+    for shard in shards[1:]:
+        shard.unlink()
+        os.mkfifo(shard)
+    cache = Cache.open(out)
+    with pytest.raises(CacheError, match="not a regular file"):
+        cache.sequences(len(cache) - 1)
+    assert cache.sequences(0).example == 0
+    for shard in shards[1:]:
+        shard.unlink()
+
+
 @pytest.mark.parametrize(("first", "problem"), [(10**30, "beyond 64 bits"), (1 << 60, "beyond 2.48 sequences")])
 def test_plans_are_bounded(settings: CacheSettings, teacher: FakeTeacher, first: int, problem: str) -> None:
     out = capture(settings, teacher=teacher, sequences=make_sequences(20))
