@@ -1,7 +1,8 @@
 """Draw the pictures of the documents from a grid: `python benches/draw_docs.py runs/laptop docs`.
 
 plane.png is the proxy–golden plane of figure F5's arms. grid.png is golden over steps for F5, F7, F8's tasks and the
-shares of new responses, and golden's end over bytes per token. Figures are those of the grid's page, on white.
+shares of new responses, and golden's end over bytes per token. diversity.png is golden over steps for F6's prompts, by
+task. Figures are those of the grid's page, on white; a picture for which the grid has no runs is left as it is.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ _COLUMNS = 3
 
 
 def draw(directory: Path, out: Path) -> list[Path]:
-    """Both pictures, in the folder `out`; those for which the grid has runs."""
+    """The pictures for which the grid has runs, in the folder `out`."""
     grid = load_grid(directory)
     main = [arm.runs for arm in grid.in_figure("F5")]
     pictures = {"plane.png": [_titled(plane(main, colours_of(main)), "", main)]} if main else {}
-    pictures |= {"grid.png": list(_panels(grid))}
+    pictures |= {"grid.png": list(_panels(grid)), "diversity.png": list(_diversity(grid))}
+    pictures = {name: figures for name, figures in pictures.items() if figures}
     for name, figures in pictures.items():
         _side_by_side([_image(figure) for figure in figures]).save(out / name)
     return [out / name for name in pictures]
@@ -44,6 +46,12 @@ def _panels(grid: Grid) -> Iterator[Figure]:
         yield _golden([arm for arm in grid.in_figure("F8") if arm.axes.task == task], f"Task {task}")
     if shown := grid.in_figure("target"):
         yield _titled(ends_by_bytes(shown), "What a target costs", [])
+
+
+def _diversity(grid: Grid) -> Iterator[Figure]:
+    shown = grid.in_figure("F6")
+    for task in dict.fromkeys(arm.axes.task for arm in shown):
+        yield _golden([arm for arm in shown if arm.axes.task == task], f"Fewer prompts, task {task}")
 
 
 def _golden(shown: Sequence[GridArm], title: str) -> Figure:

@@ -97,11 +97,7 @@ class LoraSettings:
     use_rslora: Annotated[bool, Help("rank-stabilised LoRA: scaled by alpha / √rank")] = False
     use_dora: Annotated[bool, Help("DoRA: the magnitude of each weight's columns trains apart")] = False
     quantization: Annotated[
-        str,
-        Help(
-            "quantisation config of transformers for the frozen base model, as JSON, such as "
-            '{"quant_method": "bitsandbytes", "load_in_4bit": true}'
-        ),
+        str, Help('transformers\' quantisation of the frozen base, such as {"quant_method": "bitsandbytes"}, as JSON')
     ] = ""
 
 

@@ -234,7 +234,9 @@ def _read_responses(path: Path) -> list[TokenSequence]:
         raise error if isinstance(error, DataError) else DataError(f"{path}: not responses ({error})") from error
 
 
-def _sequence(row: Mapping[str, Any]) -> TokenSequence:
+def _sequence(row: object) -> TokenSequence:
+    if not isinstance(row, Mapping):
+        raise TypeError("a row is no object")
     kinds = {"prompt_ids": np.int32, "response_ids": np.int32, "teacher_prompt_ids": np.int32, "log_probs": np.float32}
     arrays = {key: np.asarray(row[key], dtype=kind) for key, kind in kinds.items() if row.get(key) is not None}
     return TokenSequence(**{**row, **arrays})

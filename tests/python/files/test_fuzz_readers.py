@@ -41,6 +41,7 @@ NOT_READ = {
     "evaluation.json": "written",
     "report.html": "written",
     "splits.json": "written",
+    "cache.md.jinja": "the package's own",
     "card.md.jinja": "the package's own",
     "grid.html.jinja": "the package's own",
     "runs.html.jinja": "the package's own",

@@ -42,6 +42,7 @@ from thack.reporting.model_card import model_card
 from thack.runtime import runlog
 from thack.runtime.lock import _owner_of
 from thack.runtime.status import read_status
+from thack.schema.evaluation import PromptInformation
 from thack.schema.experiment import CellResult, ExperimentArm, Plan, PlannedCell, StageCosts, StageRecord, Summary
 from thack.schema.lock import LockOwner
 from thack.schema.serving import ProbeAnswer, ServedTeacher
@@ -156,6 +157,7 @@ KINDS = (
     Kind("experiment.json", lambda path: [load_grid(path.parent), load([path.parent / "run"], path.parent)]),
     Kind("cells.json", lambda path: Plan.parse(read_json(path))),
     Kind("stage.json", lambda path: StageRecord.parse(read_json(path))),
+    Kind("prompt_information.json", lambda path: PromptInformation.parse(read_json(path))),
     Kind("eval_set/manifest.json", lambda path: EvalSet.load(path.parent)),
     Kind("eval_set/prompts.jsonl", lambda path: EvalSet.load(path.parent)),
     Kind(".evaluation.json.partial.jsonl", _parts),
@@ -276,6 +278,10 @@ def _documents(root: Path) -> None:
     plan = Plan(recipe="demo", cells=(PlannedCell(cell=0, arm="a", seed=0, run="run", needs=("corpus",)),))
     stage = StageRecord(name="s", key="k", seconds=1.0, cpu_seconds=1.0, operations=1.0, inputs={}, settings={"a": 1})
     _json(root, {"experiment.json": summary.dump(), "cells.json": plan.dump(), "stage.json": stage.dump()})
+    information = PromptInformation(
+        with_prompt=1.0, without_prompt=2.0, from_prompt_interval=(0.5, 1.5), num_prompts=4, num_shuffles=2
+    )
+    _json(root, {"prompt_information.json": information.dump()})
     (root / "packed").mkdir()
     packed = "d: 50\nk: 4\nexact_k: 2\nexact_dtype: float32\npolynomial_terms: [0, 1]\nterm_dtype: float32\n"
     (root / "packed/compression_config.yaml").write_text(packed + "residual_bins: []\n")
