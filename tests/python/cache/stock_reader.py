@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors import safe_open
 
 from thack import _native
@@ -26,10 +27,15 @@ def open_with_stock_reader(path: Path) -> None:
 
 
 def compare_with_reference(path: Path) -> None:
-    """The reader in NumPy gives what Rust's gives of a shard that Rust finds intact."""
+    """The reader in NumPy gives what Rust's gives of a shard that Rust finds intact; of another plan, it refuses it."""
     plan, number = read_plan(path.parent.parent), int(path.stem.removeprefix("shard-"))
-    _native.verify_shard(path, True)
-    shard = read_reference_shard(path, plan.metadata(number))
+    *_, metadata = _native.verify_shard(path, True)
+    expected = plan.metadata(number)
+    if any(metadata.get(key) != value for key, value in expected.items()):
+        with pytest.raises(ValueError, match=" is .*, not "):
+            read_reference_shard(path, expected)
+        return
+    shard = read_reference_shard(path, expected)
     reader = _native.CacheReader(path.parent, list(plan.firsts), plan.identity() | plan.layout.metadata())
     order = shard.tensors["sequence"].tolist()
     _, _, prompts, responses, records, realised = reader.read(order, True, bool(plan.minor))
