@@ -32,7 +32,7 @@ def compare_with_reference(path: Path) -> None:
     *_, metadata = _native.verify_shard(path, True)
     expected = plan.metadata(number)
     if any(metadata.get(key) != value for key, value in expected.items()):
-        with pytest.raises(ValueError, match=" is .*, not "):
+        with pytest.raises(ValueError, match=r" is .*, not "):
             read_reference_shard(path, expected)
         return
     shard = read_reference_shard(path, expected)
