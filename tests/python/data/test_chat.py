@@ -141,6 +141,9 @@ class TestWhatTheTemplateGets:
     @pytest.mark.parametrize("number", range(len(ROWS)))
     def test_it_is_what_transformers_hands_to_it(self, number: int, tmp_path: Path) -> None:
         """Tools, calls, reasoning, names, parts and null: nothing is left out (pitfall 33)."""
+        older = "thinking" in str(self.ROWS[number])
+        if older and not hasattr(transformers.utils.chat_template_utils, "_REASONING_FIELDS"):
+            pytest.skip("this transformers leaves reasoning under its older names alone")
         path, row = write_tokenizer(tmp_path, template=TOOLS_TEMPLATE), self.ROWS[number]
         ((prompt, response),) = pairs(load(path), row)
         tools = row.get("tools")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ def test_on_request_they_stay_text(tmp_path: Path) -> None:
     tokenizer = load(path, control_tokens="text")
     prompt, response = pair(tokenizer, messages=[HOSTILE, ANSWER])
     theirs = transformers.AutoTokenizer.from_pretrained(path)
+    if "sanitize_control_tokens" not in inspect.signature(theirs.apply_chat_template).parameters:
+        pytest.skip("this transformers has no sanitize_control_tokens")
     whole = theirs.apply_chat_template([HOSTILE, ANSWER], return_dict=False, sanitize_control_tokens=True)
     assert prompt + response + byte_ids("\n") == whole
     assert prompt.count(START_ID) == 2 and prompt.count(END_ID) == 1 and EOS_ID not in prompt
