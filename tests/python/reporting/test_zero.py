@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 import thack
+from thack.detection import Curves
+from thack.detection.detectors import detect
 from thack.errors import DataError
 
 STEPS = (0, 2, 3, 5, 8, 13, 21, 30, 48)
@@ -45,3 +48,10 @@ def test_it_is_judged_and_drawn(tmp_path: Path, proxy: list[float], golden: list
     thack.verdict(run)
     page = thack.report([run], out=tmp_path / "report.html")
     assert "<svg" in Path(page).read_text()
+
+
+@pytest.mark.parametrize("zeros", [(8,), (5, 6), (0, 1, 2, 3), range(9)])
+def test_every_detector_and_forecast_is_computed_without_the_zeros(tmp_path: Path, zeros: tuple[int, ...]) -> None:
+    run = write_run(tmp_path / "run", proxy=[0.0 if i in zeros else 2.0**-i for i in range(9)], golden=None)
+    for found in detect(Curves.from_run(run)):
+        assert all(math.isfinite(value) for value in found.series.value), found
