@@ -186,11 +186,14 @@ mod tests {
             let mut record = vec![0; layout.stride()];
             layout.encode(1.5, &[0.25, -2.0, 1e-30], &mut record).unwrap();
             assert_eq!(layout.decode(&record, &mut [0.0; 3]), Ok(1.5));
-            for (at, byte) in [(3, 0x80), (3, 0x7f), (7, 0x80), (7, 0x7f), (record.len() - 1, 0x7f)] {
+            for (at, byte) in [(3, 0x80), (3, 0x7f), (7, 0x80), (record.len() - 1, 0x7f)] {
                 let mut bad = record.clone();
                 bad[at] = byte;
                 assert!(layout.decode(&bad, &mut [0.0; 3]).is_err(), "{bits} {at} {byte}");
             }
+            let mut endless = record.clone();
+            endless[4..HEAD_BYTES].copy_from_slice(&f32::INFINITY.to_le_bytes());
+            assert!(layout.decode(&endless, &mut [0.0; 3]).is_err());
             let mut flat = record.clone();
             flat[HEAD_BYTES..].fill(0); // no number is as large as the scale
             assert!(layout.decode(&flat, &mut [0.0; 3]).is_err());

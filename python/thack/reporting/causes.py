@@ -12,7 +12,7 @@ from thack.schema.verdict import Cause, CauseName, DetectionState
 CAUSES: Mapping[CauseName, tuple[str, str]] = {
     "memorised responses": (
         "the student learns the responses that it trains on, and not what others to the same prompts would be",
-        "train on newly sampled responses (source.kind = online-teacher, or a share of them, or --guard), cache more "
+        "train on newly sampled responses (source.kind = online-teacher, or a share of them, or guard.on), cache more "
         "responses per prompt and more prompts, or stop at the onset",
     ),
     "wrong target": (

@@ -15,7 +15,7 @@ from thack.schema.cache import ResponseWriter
 from thack.schema.run import Manifest
 from thack.training.models import Models
 
-_HOW = "write them with `thack generate --model STUDENT`, and give that directory to `thack cache-logits --data`"
+_HOW = "let `thack generate` write them with the student as `model`, and give them to `thack cache-logits` as `data`"
 
 
 def check_start_wrote(settings: DistillSettings, models: Models) -> list[str]:

@@ -52,7 +52,9 @@ def test_short_tasks_leave_no_line_and_notes_stay(clock: list[float], capsys: py
 
 def test_terminal_bars_show_amount_fields_and_notes(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(module, "stderr", lambda: Console(file=screen, force_terminal=True, width=120))
+    monkeypatch.setattr(
+        module, "stderr", lambda: Console(file=screen, force_terminal=True, width=120, markup=False, highlight=False)
+    )
     monkeypatch.setattr(module, "_SHORT_S", 0.0)
     terminal = TerminalProgress()
     progress: Progress = terminal
