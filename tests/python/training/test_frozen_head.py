@@ -152,8 +152,9 @@ def test_a_capture_without_a_student_or_from_a_server_is_refused(world: Path, tm
     given = capture_settings(world, tmp_path / "cache")
     with pytest.raises(UsageError, match="no student is given"):
         check_capture(replace(given, student=""))
+    server = ServerSettings(url="http://localhost:1", model="m", tokenizer=given.teacher)
     with pytest.raises(UsageError, match="a server gives its most likely ids"):
-        check_capture(replace(given, teacher="", server=ServerSettings(url="http://localhost:1")))
+        check_capture(replace(given, teacher="", server=server))
 
 
 def test_inspect_probe_and_dry_run_know_it(world: Path, tmp_path: Path) -> None:
