@@ -153,7 +153,7 @@ def test_a_capture_without_a_student_or_from_a_server_is_refused(world: Path, tm
     with pytest.raises(UsageError, match="no student is given"):
         check_capture(replace(given, student=""))
     server = ServerSettings(url="http://localhost:1", model="m", tokenizer=given.teacher)
-    with pytest.raises(UsageError, match="a server gives its most likely ids"):
+    with pytest.raises(UsageError, match="a server gives the most likely ids"):
         check_capture(replace(given, teacher="", server=server))
 
 
