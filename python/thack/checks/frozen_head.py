@@ -8,7 +8,7 @@ from thack.schema.targets import TargetSpec
 
 
 def check_projected(settings: CacheSettings) -> None:
-    """Refuse a projected capture without a student, or from what gives no whole distribution.
+    """Refuse a projected capture without a student; `check_capture` refuses one from a server.
 
     Raises:
         UsageError: names the setting.
@@ -19,11 +19,6 @@ def check_projected(settings: CacheSettings) -> None:
         raise UsageError(
             "kind = projected is of a student's frozen head, and no student is given",
             hint="set `student` to the directory of the model that `distill` will train an adapter on",
-        )
-    if settings.server.url:
-        raise UsageError(
-            "kind = projected needs the teacher's whole distribution, and a server gives its most likely ids",
-            hint="use `kind = top-k`, or a `teacher` on this machine",
         )
 
 

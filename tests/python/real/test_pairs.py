@@ -98,7 +98,7 @@ def _settled_tokens_keep_their_first_token(pair: Pair) -> None:
     ids = np.concatenate(pair.teacher.encode_batch(TEXTS, as_text=True))
     some = ids[:60]
     settled = pair.cells.settled(some)
-    assert settled.any()  # 12 % of these tokens from Tekken to Llama 3
+    assert 0.1 < settled.mean() <= 1  # 12 % of these tokens from Tekken to Llama 3
     texts = _texts(pair.cells.teacher.bpe.bytes_V)
     following = np.random.default_rng(2).choice(np.array([*texts]), 400)
     for v in {int(v) for v in some[settled]} & texts.keys():
