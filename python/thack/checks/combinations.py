@@ -8,12 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from thack.checks.frozen_head import check_frozen_head
-from thack.checks.losses import check_mix, check_mix_defined, check_policy
+from thack.checks.losses import check_alm, check_mix, check_mix_defined, check_policy, check_published
 from thack.config import DistillSettings, EvaluationSettings, LoraSettings, ParallelSettings, TargetSettings
 from thack.config.specs import cache_paths, loss_terms, mixes_caches, target_spec
 from thack.errors import UsageError
 from thack.reading import BadJson, parse_json
-from thack.schema.targets import LossTerm, TargetSpec, check_cells_defined, check_defined
+from thack.schema.cross_tokenizer import check_across_defined
+from thack.schema.targets import LossTerm, TargetSpec, check_defined
 
 
 def check_combination(settings: DistillSettings) -> None:
@@ -41,6 +42,7 @@ def check_combination(settings: DistillSettings) -> None:
     check_baseline(settings)
     check_lora(settings.lora, settings.parallel)
     check_mix(settings.loss)
+    check_alm(settings.loss)
     check_policy(settings)
     check_target(target_spec(settings.target), loss_terms(settings.loss), has_responses=kind == "offline")
     if not settings.cache:
@@ -98,9 +100,10 @@ def check_across(settings: DistillSettings) -> None:
         UsageError, UndefinedLoss: names the setting.
     """
     hint = "leave it out, or use a student with the teacher's tokenizer"
+    check_published(settings.loss)
     for term in loss_terms(settings.loss):
         if term.divergence is not None:
-            check_cells_defined(term.divergence)
+            check_across_defined(settings.loss.cross_tokenizer, term.divergence)
         if term.policy is not None:
             raise UsageError(
                 "loss.policy: the student's tokens are not the teacher's, whose tokenizer differs", hint=hint

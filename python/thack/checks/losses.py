@@ -8,6 +8,7 @@ from thack.cache.format.plan import CachePlan
 from thack.config import DistillSettings, LossSettings, PolicySettings, SamplingSettings
 from thack.config.specs import policy_gradient
 from thack.errors import UndefinedLoss, UsageError
+from thack.schema.cross_tokenizer import PUBLISHED
 from thack.schema.targets import TargetSpec
 
 
@@ -41,6 +42,45 @@ def check_policy(settings: DistillSettings) -> None:
         raise UsageError(
             "guard.on does not go with loss.policy: the responses that it adds are the teacher's",
             hint="leave out `guard.on`, or use a divergence alone",
+        )
+
+
+def check_alm(loss: LossSettings) -> None:
+    """Refuse a temperature of a loss that is not taken.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    if loss.cross_tokenizer != "alm" and loss.alm_temperature != LossSettings().alm_temperature:
+        raise UsageError(
+            f"loss.alm_temperature belongs to loss.cross_tokenizer = alm, not {loss.cross_tokenizer}",
+            hint="leave it out",
+        )
+
+
+def check_compares(loss: LossSettings) -> None:
+    """Refuse a loss between two tokenizers where there is one.
+
+    Raises:
+        UndefinedLoss: names the setting.
+    """
+    if loss.cross_tokenizer in PUBLISHED:
+        raise UndefinedLoss(
+            f"loss.cross_tokenizer = {loss.cross_tokenizer}: teacher and student have one tokenizer",
+            hint="leave it at auto, which compares their distributions id by id",
+        )
+
+
+def check_published(loss: LossSettings) -> None:
+    """Refuse to fuse a loss with the head that compares rows with each other.
+
+    Raises:
+        UndefinedLoss: names the settings.
+    """
+    if loss.cross_tokenizer in PUBLISHED and loss.fused is True:
+        raise UndefinedLoss(
+            f"loss.fused = true: loss.cross_tokenizer = {loss.cross_tokenizer} takes the logits of all tokens at once",
+            hint="leave `loss.fused` at auto",
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from thack.config.shared import SamplingSettings
+from thack.schema.cross_tokenizer import CrossTokenizer
 from thack.schema.experiment import SourceKind
 from thack.schema.fields import FRACTION, Above, AtLeast, Between, Help
 from thack.schema.policy import Estimator, Importance
@@ -76,9 +77,14 @@ class LossSettings:
         default_factory=PolicySettings
     )
     cross_tokenizer: Annotated[
-        Literal["auto", "cell", "cell-next", "refuse"],
-        Help("student with another tokenizer: compare cells, with the teacher's next row inside them, or refuse it"),
+        CrossTokenizer,
+        Help(
+            "student with another tokenizer: cells (auto), the same with the next row inside, a published loss, or none"
+        ),
     ] = "auto"
+    alm_temperature: Annotated[
+        float, Above(0), Help("cross_tokenizer = alm: likelihoods are taken to the power 1/τ")
+    ] = 100.0
     fused: Annotated[
         bool | Literal["auto"], Help("compute LM head and loss together, chunk by chunk, never all logits at once")
     ] = "auto"

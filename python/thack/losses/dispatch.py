@@ -10,21 +10,28 @@ from torch import Tensor
 from thack.config import LossSettings
 from thack.config.specs import loss_terms
 from thack.errors import UndefinedLoss
+from thack.losses.alm import alm_divergence
 from thack.losses.cells import cell_divergence_
 from thack.losses.dense import dense_divergence
+from thack.losses.gold import gold_divergence
 from thack.losses.rows import Sides, cross_entropy_, policy_, sides_of
 from thack.losses.sparse import rowwise, sparse_divergence
+from thack.losses.uld import uld_divergence
+from thack.schema.cross_tokenizer import check_across_defined
 from thack.schema.targets import Divergence, LossTerm
 from thack.targets.cells import CellTarget
+from thack.targets.published import ChunkTarget, MergedTarget, PublishedTarget, SortedTarget
 from thack.targets.types import DenseTarget, FrozenHeadTarget, Target
 
 
-def divergence(student_logits_NV: Tensor, target: Target | CellTarget, divergence: Divergence) -> Tensor:
+def divergence(
+    student_logits_NV: Tensor, target: Target | CellTarget | PublishedTarget, divergence: Divergence
+) -> Tensor:
     """A divergence between the teacher and the student, per response token.
 
     Args:
         student_logits_NV: V is the target's vocabulary; float32, bfloat16, float16, or float64.
-        target: dense, top-k or sampled; or of cells, for a student with another tokenizer.
+        target: dense, top-k or sampled; or of cells or a published loss, for a student with another tokenizer.
         divergence: kind, parameter and temperature.
 
     Returns:
@@ -48,12 +55,27 @@ def divergence(student_logits_NV: Tensor, target: Target | CellTarget, divergenc
         return dense_divergence(student_logits_NV, target.log_probs_NV, divergence)
     if isinstance(target, CellTarget):
         return rowwise(student_logits_NV, partial(cell_divergence_, target=target, divergence=divergence))
+    if isinstance(target, PublishedTarget):
+        return _published(student_logits_NV, target, divergence)
     return sparse_divergence(student_logits_NV, target, divergence)
+
+
+def _published(logits_NV: Tensor, target: PublishedTarget, divergence: Divergence) -> Tensor:
+    wide_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    if isinstance(target, MergedTarget):
+        check_across_defined("gold", divergence)
+        return gold_divergence(wide_NV, target, divergence)
+    if isinstance(target, ChunkTarget):
+        check_across_defined("alm", divergence)
+        return alm_divergence(wide_NV, target)
+    assert isinstance(target, SortedTarget)
+    check_across_defined("uld", divergence)
+    return uld_divergence(wide_NV, target)
 
 
 def token_losses(
     student_logits_NV: Tensor,
-    target: Target | CellTarget | None,
+    target: Target | CellTarget | PublishedTarget | None,
     labels_N: Tensor,
     settings: LossSettings,
     sides: Sides | None = None,
@@ -93,14 +115,18 @@ def token_losses(
 
 
 def _term(
-    logits_NV: Tensor, target: Target | CellTarget | None, labels_N: Tensor, term: LossTerm, sides: Sides
+    logits_NV: Tensor,
+    target: Target | CellTarget | PublishedTarget | None,
+    labels_N: Tensor,
+    term: LossTerm,
+    sides: Sides,
 ) -> Tensor:
     if term.is_cross_entropy:
         return cross_entropy(logits_NV, labels_N)
     assert target is not None, f"{term} compares with a teacher"
     if term.divergence is not None:
         return divergence(logits_NV, target, term.divergence)
-    assert term.policy is not None and not isinstance(target, CellTarget), "checked before a run"
+    assert term.policy is not None and not isinstance(target, CellTarget | PublishedTarget), "checked before a run"
     apply_ = partial(policy_, target=target, labels_C=labels_N, policy=term.policy, sides=sides)
     return rowwise(logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)), apply_)
 

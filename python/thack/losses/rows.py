@@ -27,6 +27,7 @@ from thack.losses.tally import Tally
 from thack.schema.policy import PolicyGradient
 from thack.schema.targets import Divergence, LossTerm
 from thack.targets.cells import CellTarget
+from thack.targets.published import PublishedTarget
 from thack.targets.realised import realised_log_probs
 from thack.targets.types import DenseTarget, FrozenHeadTarget, SparseTarget, Target
 
@@ -70,11 +71,11 @@ class Sides:
         """Those of these response tokens."""
         return replace(self, behaviour=self.behaviour.rows(rows))
 
-    def hard_share(self, target: Target | CellTarget | None, labels_C: Tensor) -> Tensor | None:
+    def hard_share(self, target: Target | CellTarget | PublishedTarget | None, labels_C: Tensor) -> Tensor | None:
         """h of each token; None where hard and soft terms are added up."""
         if self.mix not in ("confidence", "entropy"):
             return None
-        assert target is not None and not isinstance(target, CellTarget), "checked before a run"
+        assert target is not None and not isinstance(target, CellTarget | PublishedTarget), "checked before a run"
         found = hard_share(self.mix, target, labels_C, self.entropy_order)
         found.count(self.tally)
         return found.share_N

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from thack.schema import document
+from thack.schema.cross_tokenizer import CrossTokenizer
 
 State = Literal["ok", "note", "wrong"]
 
@@ -103,6 +104,7 @@ class CellShares:
     left_out: float  # mass of ids that the student has no text for
     forbidden: float  # mass of pairs that the student's encoder never writes
     cut: float = 0.0  # of the responses: the rest stands behind a control token
+    loss: CrossTokenizer = "cell"  # what a run compares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

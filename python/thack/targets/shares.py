@@ -14,6 +14,7 @@ from thack.errors import MismatchError
 from thack.models.batch import Batch
 from thack.models.precision import Precision
 from thack.models.protocol import LanguageModel, evaluating
+from thack.schema.cross_tokenizer import PUBLISHED
 from thack.schema.preflight import CellShares, Finding
 from thack.targets.across import AlignedResponse, CellCarrier, CellCounts
 from thack.targets.types import DenseTarget
@@ -22,6 +23,12 @@ from thack.targets.vocabulary import common_width, log_probs
 _MUCH_OUTSIDE = 0.05  # share of realised tokens
 _MUCH_LEFT_OUT = 0.2  # share of the mass
 _MUCH_CUT = 0.01  # share of the responses
+_COMPARES = {
+    "alm": "is ALM, which compares likelihoods of chunks",
+    "uld": "is ULD, which compares sorted probabilities, in order",
+    "uld-common": "is ULD, which compares sorted probabilities where tokens begin together",
+    "gold": "is GOLD's, which compares ids of equal strings, and the others sorted",
+}
 _NOTHING = np.zeros(0, np.int32)
 
 
@@ -66,9 +73,21 @@ def cell_findings(shares: CellShares) -> Iterator[Finding]:
     """Lines of a report."""
     yield Finding(
         name="another tokenizer",
-        value=f"the loss compares cells: {shares.common:.1%} of {shares.rows:,} student tokens begin where a teacher "
-        f"token does, {shares.settled:.1%} of the teacher's tokens there settle the student's",
+        value=f"the loss {_COMPARES.get(shares.loss, 'compares cells')}: {shares.common:.1%} of {shares.rows:,} "
+        f"student tokens begin where a teacher token does, {shares.settled:.1%} of the teacher's tokens there settle "
+        "the student's",
     )
+    yield from () if shares.loss in PUBLISHED else _of_cells(shares)
+    if shares.cut:
+        yield Finding(
+            name="control tokens",
+            value=f"{shares.cut:.1%} of the responses are cut at one, which the student has no text for",
+            state="note" if shares.cut > _MUCH_CUT else "ok",
+            advice="take them out of the data, or use the teacher's tokenizer" if shares.cut > _MUCH_CUT else "",
+        )
+
+
+def _of_cells(shares: CellShares) -> Iterator[Finding]:
     lost = shares.left_out + shares.forbidden
     yield Finding(
         name="mass left out",
@@ -84,13 +103,6 @@ def cell_findings(shares: CellShares) -> Iterator[Finding]:
         state="note" if much else "ok",
         advice="compare with `loss.weight = 0` and `loss.ce_weight = 1`, or take a closer tokenizer" if much else "",
     )
-    if shares.cut:
-        yield Finding(
-            name="control tokens",
-            value=f"{shares.cut:.1%} of the responses are cut at one, which the student has no text for",
-            state="note" if shares.cut > _MUCH_CUT else "ok",
-            advice="take them out of the data, or use the teacher's tokenizer" if shares.cut > _MUCH_CUT else "",
-        )
 
 
 def refusal(error: MismatchError) -> Finding:

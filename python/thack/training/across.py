@@ -1,4 +1,4 @@
-"""What a student with another tokenizer trains on: the teacher's sequences rewritten, and targets of cells."""
+"""What a student with another tokenizer trains on: the teacher's sequences rewritten, and targets across tokenizers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from thack.config import DistillSettings
+from thack.config.specs import target_spec
 from thack.cross_tokenizer import Cells, Rewriter, kept_cells, load_cells, read_bpe, rewritten_from
 from thack.data.sequence import TokenSequence
 from thack.data.spool import spool
@@ -16,10 +17,12 @@ from thack.data.stream import DataStream
 from thack.errors import CacheError
 from thack.models.batch import Batch
 from thack.runtime.progress import Progress
+from thack.schema.cross_tokenizer import PUBLISHED, check_published_target
 from thack.schema.preflight import CellShares
 from thack.targets.across import CellCarrier, CellCounts, CellVariant
 from thack.targets.cells import CellTarget
 from thack.targets.projected import ProjectedTeacher
+from thack.targets.published import PublishedCarrier, PublishedTarget
 from thack.targets.shares import aligned, cut_share
 from thack.training.data import CachedTargets, LiveTargets
 from thack.training.models import ForeignTokenizer, Models
@@ -27,6 +30,7 @@ from thack.training.run_directory import RunDirectory
 
 FILE = "cells.npz"  # in the run's directory
 _MEASURED = 64  # sequences whose cells are counted as a run starts
+Carrier = CellCarrier | PublishedCarrier
 
 
 class RewrittenData:
@@ -42,7 +46,7 @@ class RewrittenData:
     generated_tokens = 0
     lengths = None
 
-    def __init__(self, given: CachedTargets | LiveTargets, rewriter: Rewriter, carrier: CellCarrier) -> None:
+    def __init__(self, given: CachedTargets | LiveTargets, rewriter: Rewriter, carrier: Carrier) -> None:
         self.given = given
         self._rewriter, self._carrier = rewriter, carrier
 
@@ -59,7 +63,7 @@ class RewrittenData:
     def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
         self.given.expect(_sources(batch) for batch in batches) if batches else self.given.expect(())
 
-    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> CellTarget:
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> CellTarget | PublishedTarget:
         return self._target(sequences, batch.device, epoch)
 
     def measure(self) -> tuple[list[TokenSequence], CellShares]:
@@ -68,11 +72,12 @@ class RewrittenData:
         found = self.sequences(np.arange(min(_MEASURED, len(self))), 0)
         for start in range(0, len(found), 8):
             self._target(found[start : start + 8], torch.device("cpu"), 0, counts)
-        return _sources(found), replace(counts.shares(), cut=cut_share([rewritten_from(s) for s in found]))
+        loss = self._carrier.variant
+        return _sources(found), replace(counts.shares(), loss=loss, cut=cut_share([rewritten_from(s) for s in found]))
 
     def _target(
         self, sequences: Sequence[TokenSequence], device: torch.device, epoch: int, counts: CellCounts | None = None
-    ) -> CellTarget:
+    ) -> CellTarget | PublishedTarget:
         sources = _sources(sequences)
         # A cache's records are carried where they are read; only the result travels.
         batch = Batch.of(sources, "cpu" if isinstance(self.given, CachedTargets) else device)
@@ -95,12 +100,22 @@ def rewritten(
 ) -> RewrittenData:
     """`given` for the run's student. Prompts come from `data.path` where it is set, else from the teacher's."""
     rewriter = Rewriter(foreign.tokenizer, models.student.tokenizer, cells, _prompts(settings, models))
-    carrier = CellCarrier(cells=cells, student_width=models.width, variant=_variant(settings))
-    return RewrittenData(given, rewriter, carrier)
+    return RewrittenData(given, rewriter, _carrier(cells, settings, models))
 
 
-def _variant(settings: DistillSettings) -> CellVariant:
-    return "cell-next" if settings.loss.cross_tokenizer == "cell-next" else "cell"
+def _carrier(cells: Cells, settings: DistillSettings, models: Models) -> Carrier:
+    loss = settings.loss.cross_tokenizer
+    if loss not in PUBLISHED:
+        variant: CellVariant = "cell-next" if loss == "cell-next" else "cell"
+        return CellCarrier(cells=cells, student_width=models.width, variant=variant)
+    check_published_target(loss, models.cached or target_spec(settings.target))
+    return PublishedCarrier(
+        cells=cells,
+        teacher_width=models.teacher_width,
+        student_width=models.width,
+        variant=loss,
+        temperature=settings.loss.alm_temperature,
+    )
 
 
 def open_cells(models: Models, run: RunDirectory, progress: Progress) -> Cells | None:

@@ -17,6 +17,7 @@ from thack.models.protocol import LanguageModel, evaluating
 from thack.schema.policy import PolicyGradient
 from thack.targets.cells import CellTarget
 from thack.targets.projected import ProjectedTeacher
+from thack.targets.published import PublishedTarget
 from thack.targets.realised import realised_log_probs, scored_log_probs
 from thack.targets.types import Target
 
@@ -42,7 +43,7 @@ class Writer:
         self,
         sequences: Sequence[TokenSequence],
         batch: Batch,
-        target: Target | CellTarget | ProjectedTeacher | None,
+        target: Target | CellTarget | PublishedTarget | ProjectedTeacher | None,
     ) -> Behaviour:
         """What is known of the response tokens of `batch`.
 
@@ -52,7 +53,7 @@ class Writer:
         log_b_N = self._log_probs(sequences, batch)
         if not self.policy.discount:
             return Behaviour(log_prob_N=log_b_N)
-        assert log_b_N is not None and target is not None and not isinstance(target, CellTarget)
+        assert log_b_N is not None and target is not None and not isinstance(target, CellTarget | PublishedTarget)
         gaps_N = floored(realised_log_probs(target, batch.labels_N)) - log_b_N
         lengths = [len(s.response_ids) for s in sequences]
         return Behaviour(log_prob_N=log_b_N, later_N=later_advantages(gaps_N, lengths, self.policy.discount))

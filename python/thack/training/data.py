@@ -14,10 +14,11 @@ from thack.models.batch import Batch
 from thack.targets.cells import CellTarget
 from thack.targets.crop import crop
 from thack.targets.projected import ProjectedTeacher
+from thack.targets.published import PublishedTarget
 from thack.targets.types import Target
 from thack.training.live import LiveTeacher
 
-AnyTarget = Target | CellTarget | ProjectedTeacher
+AnyTarget = Target | CellTarget | PublishedTarget | ProjectedTeacher
 
 
 class TrainingData(Protocol):

@@ -13,6 +13,7 @@ from thack.cache import Cache
 from thack.cache.format.together import joint_spec
 from thack.cache.format.tokenizer import read_tokenizer
 from thack.checks.combinations import check_across
+from thack.checks.losses import check_compares
 from thack.config import DistillSettings, LoadSettings, LossSettings
 from thack.config.specs import cache_paths, mixes_caches, policy_gradient
 from thack.data.compare import differences
@@ -236,6 +237,7 @@ def _foreign(
     given = "" if teacher is None else teacher.tokenizer.fingerprint()
     stored = caches[0].meta.tokenizer if caches else given
     if settings.loss.cross_tokenizer == "refuse" or stored in ("", student.tokenizer.fingerprint()):
+        check_compares(settings.loss)
         return None
     check_across(settings)
     tokenizer = teacher.tokenizer if teacher is not None and given == stored else _cached_tokenizer(caches[0])

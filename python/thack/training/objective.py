@@ -26,8 +26,10 @@ from thack.losses.tally import Tally
 from thack.models.precision import FLOAT32, Precision
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
+from thack.schema.cross_tokenizer import PUBLISHED
 from thack.targets.cells import CellTarget
 from thack.targets.projected import ProjectedTeacher, Projection
+from thack.targets.published import PublishedTarget
 from thack.targets.types import Target
 
 # Fewer logits fit into memory at once, and dense losses gain nothing from chunks.
@@ -37,7 +39,7 @@ WORTH_FUSING = 1 << 24
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
     """The loss of a step. `loss.fused` = auto fuses head and loss where targets are sparse, the logits are many, or the
-    student runs in 16 bits.
+    student runs in 16 bits; losses published for another tokenizer compare rows with each other, and take whole logits.
 
     Both ways give the same number and gradient up to rounding, from logits in float32: rounded to 16 bits they would
     move the gradient by up to a half near convergence. The choice depends on the settings and on the number of tokens
@@ -54,7 +56,7 @@ class Objective:
 
     def fuses(self, num_tokens: int) -> bool:
         """Whether the loss of `num_tokens` tokens is computed together with the head."""
-        if not self.plain_head or self.settings.fused is False:
+        if not self.plain_head or self.settings.fused is False or self.settings.cross_tokenizer in PUBLISHED:
             return False
         worth = self.sparse or self._rounds or num_tokens * self.width >= WORTH_FUSING
         return self.settings.fused is True or worth
@@ -96,7 +98,7 @@ class Objective:
     def __call__(
         self,
         output_NX: Tensor,
-        target: Target | CellTarget | ProjectedTeacher | None,
+        target: Target | CellTarget | PublishedTarget | ProjectedTeacher | None,
         labels_N: Tensor,
         behaviour: Behaviour = ON_POLICY,
     ) -> Tensor:
@@ -110,6 +112,7 @@ class Objective:
             wide = self.takes_hidden(num_tokens)
             logits_NV = Projection.of(self.model).wide_logits(hidden_NH) if wide else output_NX
             return token_losses(logits_NV[:, : self.width], target, labels_N, self.settings, sides)
+        assert not isinstance(target, PublishedTarget), "its losses take whole logits"
         head = Projection.of(self.model)
         return fused_divergence(hidden_NH, head, target, labels_N, self.settings, width=self.width, sides=sides)
 

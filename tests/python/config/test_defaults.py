@@ -232,7 +232,8 @@ LossSettings
   entropy_order: a number, above 0 and at most 1 = 1.0
   curriculum: a number, above 0 and at most 1 = 1.0
   policy: PolicySettings
-  cross_tokenizer: auto | cell | cell-next | refuse = "auto"
+  cross_tokenizer: auto | cell | cell-next | alm | uld | uld-common | gold | refuse = "auto"
+  alm_temperature: a number, more than 0 = 100.0
   fused: true or false or auto = "auto"
 MemorySettings
   checkpoint_activations: true or false = false

@@ -30,6 +30,7 @@ from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError, Preempted, UndefinedLoss, UsageError
 from thack.models.load import load_model, new_decoder
 from thack.runtime.progress import SILENT
+from thack.schema.cross_tokenizer import PUBLISHED
 from thack.schema.preflight import CellShares
 from thack.targets.shares import cell_findings, cut_share
 from thack.training import run_distill
@@ -104,17 +105,32 @@ class Said:
 
 
 @pytest.mark.parametrize(
-    ("kind", "variant"), [("dense", "cell"), ("top-k", "cell-next"), ("sampled", "auto"), ("live", "auto")]
+    ("kind", "variant"),
+    [
+        ("dense", "cell"),
+        ("top-k", "cell-next"),
+        ("sampled", "auto"),
+        ("live", "auto"),
+        ("sampled", "alm"),
+        ("top-k", "uld-common"),
+        ("dense", "gold"),
+        ("live", "uld"),
+    ],
 )
 def test_trains_and_says_what_it_does(world: Path, tmp_path: Path, kind: str, variant: Any) -> None:
     said = Said()
-    settings = across(world, tmp_path / "run", kind, loss=LossSettings(cross_tokenizer=variant), epochs=3)
+    published = variant in PUBLISHED
+    loss = LossSettings(cross_tokenizer=variant, ce_weight=1.0 if published else 0.0)
+    settings = across(world, tmp_path / "run", kind, loss=loss, epochs=3)
     result = run_distill(settings, said)
     found = losses(result.path)
     assert np.mean(found[-5:]) < np.mean(found[:5])
     text = "\n".join(said.lines)
-    assert "another tokenizer: the loss compares cells" in text
-    assert "mass left out" in text and "outside cells" in text
+    what = {"alm": "is ALM", "uld": "is ULD", "uld-common": "is ULD", "gold": "is GOLD's"}.get(
+        variant, "compares cells"
+    )
+    assert f"another tokenizer: the loss {what}" in text
+    assert ("mass left out" in text, "outside cells" in text) == (not published, not published)
     facts = json.loads((result.path / "manifest.json").read_text())["facts"]
     assert facts["teacher_tokenizer"] == theirs().fingerprint() != facts["tokenizer"] == other().fingerprint()
     assert 0 < facts["preflight"]["cells/common"] < 1
@@ -199,6 +215,13 @@ def test_a_response_that_was_cut_inside_a_character(world: Path) -> None:
         ({"loss": LossSettings(divergence="reverse_kl")}, UndefinedLoss, "reverse_kl is not defined"),
         ({"loss": LossSettings(temperature=2.0)}, UndefinedLoss, "temperature 2 is not defined"),
         ({"loss": LossSettings(add=("jsd:1",))}, UndefinedLoss, "jsd is not defined"),
+        (
+            {"loss": LossSettings(cross_tokenizer="uld", divergence="jsd")},
+            UndefinedLoss,
+            "defined by loss.cross_tokenizer",
+        ),
+        ({"loss": LossSettings(cross_tokenizer="alm", fused=True)}, UndefinedLoss, "takes the logits of all tokens"),
+        ({"loss": LossSettings(alm_temperature=2.0)}, UsageError, "belongs to loss.cross_tokenizer = alm"),
         ({"eval_data": "held_out.jsonl", "human_references": True}, UsageError, "eval_data"),
         ({"data": replace(DATA, train_on="all")}, UsageError, "train_on = all"),
     ],
@@ -206,6 +229,18 @@ def test_a_response_that_was_cut_inside_a_character(world: Path) -> None:
 def test_what_is_refused(world: Path, tmp_path: Path, changes: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         run_distill(across(world, tmp_path / "run", "dense" if "loss" in changes else "top-k", **changes))
+
+
+@pytest.mark.parametrize(("kind", "loss"), [("sampled", "uld"), ("top-k", "gold")])
+def test_a_published_loss_names_the_target_that_it_lacks(world: Path, tmp_path: Path, kind: str, loss: Any) -> None:
+    with pytest.raises(UndefinedLoss, match=f"cross_tokenizer = {loss} is not defined on"):
+        run_distill(across(world, tmp_path / "run", kind, loss=LossSettings(cross_tokenizer=loss)))
+
+
+def test_a_published_loss_needs_two_tokenizers(world: Path, tmp_path: Path) -> None:
+    loss = LossSettings(cross_tokenizer="alm")
+    with pytest.raises(UndefinedLoss, match="have one tokenizer"):
+        run_distill(across(world, tmp_path / "run", "dense", student=str(world / "teacher"), loss=loss))
 
 
 def test_a_cache_without_its_tokenizer_needs_the_teacher(world: Path, tmp_path: Path) -> None:
