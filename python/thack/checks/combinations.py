@@ -125,11 +125,6 @@ def check_across(settings: DistillSettings) -> None:
         raise UsageError("cache: several caches, and the student has another tokenizer", hint="train from one cache")
     if settings.server.url:
         raise UsageError("server.url: a server scores ids of the student's tokenizer", hint=hint)
-    if settings.eval_data:
-        raise UsageError(
-            "eval_data: golden and proxy compare distributions id by id, and the student's ids are not the teacher's",
-            hint="leave out `eval_data`",
-        )
     if settings.data.train_on != "last":
         raise UsageError(
             f"data.train_on = {settings.data.train_on}: prompts of several turns are not rewritten between tokenizers",

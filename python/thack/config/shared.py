@@ -172,6 +172,10 @@ class EvaluationSettings:
     batch_size: Annotated[int, AtLeast(1), Help("sequences per forward pass")] = 64
     student_samples: Annotated[bool, Help("also measure on responses newly sampled from the student")] = True
     health: Annotated[bool, Help("also entropy, overlap, calibration, and divergence by position")] = True
+    per_byte: Annotated[
+        bool,
+        Help("also measure log ratios in nats per byte, which compare students of different tokenizers"),
+    ] = False
     bootstrap: Annotated[int, AtLeast(1), Help("resamples of prompts for each interval")] = 1000
     tasks: Annotated[
         tuple[str, ...], Help("tasks of lm-evaluation-harness that a distillation runs at its evaluations")

@@ -8,7 +8,7 @@ from thack.cross_tokenizer.align import Alignment, align
 from thack.cross_tokenizer.bpe import Bpe, read_bpe
 from thack.cross_tokenizer.cells import Cells, build_cells, load_cells
 from thack.cross_tokenizer.kept import cells_file, kept_cells
-from thack.cross_tokenizer.rewrite import Rewriter, RewrittenSequence, rewritten_from
+from thack.cross_tokenizer.rewrite import Rewriter, RewrittenSequence, TextRewriter, rewritten_from
 
 __all__ = [
     "Alignment",
@@ -16,6 +16,7 @@ __all__ = [
     "Cells",
     "Rewriter",
     "RewrittenSequence",
+    "TextRewriter",
     "align",
     "build_cells",
     "cells_file",

@@ -24,7 +24,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from thack.schema.metrics import Floats, PromptSums, Reduction
+from thack.schema.metrics import Floats, PromptSums, Reduction, counted
 from thack.schema.verdict import Interval
 
 _CHUNK = 1 << 22  # numbers in one block of resampling weights: 32 MiB
@@ -33,14 +33,15 @@ _LEAST_VALUES = 20  # of a percentile interval
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptCurves:
-    """One metric, prompt by prompt: nats summed over the response, and the response's tokens."""
+    """One metric, prompt by prompt: nats summed over the response, the response's tokens, and its bytes if counted."""
 
     nats_EP: Floats
     tokens_EP: Floats
+    bytes_EP: Floats | None = None
 
     def counts_EP(self, reduction: Reduction | None) -> Floats:
-        """What the nats are divided by: tokens, or one per response."""
-        return np.ones_like(self.tokens_EP) if reduction == "sequence_sum" else self.tokens_EP
+        """What the nats are divided by: tokens, bytes, or one per response."""
+        return counted(self.tokens_EP, self.bytes_EP, reduction)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,15 +59,12 @@ def prompt_weights(rng: np.random.Generator, num_prompts: int, count: int) -> Fl
     return rng.multinomial(num_prompts, np.full(num_prompts, 1 / num_prompts), size=count).astype(np.float64)
 
 
-def reduced_intervals(sums: PromptSums, weights_BP: Floats, confidence: float) -> dict[Reduction, Interval]:
-    """Percentile intervals of Σ nats / Σ tokens, and of Σ nats / P."""
-    sums_B = weights_BP @ sums.nats_P
-    statistics: dict[Reduction, Floats] = {
-        "token_mean": sums_B / (weights_BP @ sums.tokens_P.astype(np.float64)),
-        "sequence_sum": sums_B / len(sums.nats_P),
-    }
-    bounds = {name: np.quantile(values_B, _tails(confidence)) for name, values_B in statistics.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+def reduced_interval(sums: PromptSums, reduction: Reduction, weights_BP: Floats, confidence: float) -> Interval:
+    """Percentile interval of Σ nats / Σ of what the reduction counts; resamples in which that is 0 are left out."""
+    counts_B = weights_BP @ sums.counts_P(reduction)
+    seen_B = counts_B > 0
+    low, high = np.quantile((weights_BP @ sums.nats_P)[seen_B] / counts_B[seen_B], _tails(confidence))
+    return float(low), float(high)
 
 
 def resample(

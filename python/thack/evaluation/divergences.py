@@ -6,6 +6,7 @@ N response tokens packed, V vocabulary, P prompts of the evaluation set.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from thack.data.sequence import TokenSequence
 from thack.losses.formulas import Outcomes, row_sums
 from thack.runtime.process_group import ProcessGroup
-from thack.schema.metrics import DIVERGENCES, DivergenceName, PromptSums
+from thack.schema.metrics import DIVERGENCES, LOG_RATIO, DivergenceName, PromptSums
 from thack.schema.targets import Divergence
 
 _DIVERGENCES = (Divergence(kind="forward_kl"), Divergence(kind="reverse_kl"), Divergence(kind="jsd", parameter=0.5))
@@ -41,6 +42,12 @@ def _three(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
     return torch.stack([row_sums(divergence, both) for divergence in _DIVERGENCES], dim=1)
 
 
+def log_ratios(log_p_NV: Tensor, log_q_NV: Tensor, labels_N: Tensor) -> Tensor:
+    """nats_N: log p − log q of the token that was written, p being its writer's."""
+    found: Tensor = (log_p_NV.gather(1, labels_N[:, None]) - log_q_NV.gather(1, labels_N[:, None]))[:, 0]
+    return found
+
+
 class PromptTotals:
     """Sums of `num_values` values per token, prompt by prompt, in float64; batches are added one by one."""
 
@@ -62,6 +69,7 @@ class PromptTotals:
         return [PromptSums(nats_P=nats_P, tokens_P=tokens_P) for nats_P in nats_DP]
 
 
-def by_divergence(sums: Sequence[PromptSums]) -> dict[DivergenceName, PromptSums]:
-    """What `three_divergences` was summed up to, by name."""
-    return dict(zip(DIVERGENCES, sums, strict=True))
+def by_divergence(sums: Sequence[PromptSums], bytes_P: np.ndarray | None = None) -> dict[DivergenceName, PromptSums]:
+    """What `three_divergences` was summed up to, by name; and `log_ratios` behind it where there are bytes."""
+    found: dict[DivergenceName, PromptSums] = dict(zip(DIVERGENCES, sums, strict=False))
+    return found if bytes_P is None else found | {LOG_RATIO: replace(sums[len(DIVERGENCES)], bytes_P=bytes_P)}

@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from thack.config import SamplingSettings
 from thack.data import Record, read_records
-from thack.data.encode import encode_prompts, encode_references, encode_teacher_prompts
+from thack.data.encode import encode_references
 from thack.data.eos import EndCounts
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError, UsageError
+from thack.evaluation.encoders import Encoders
 from thack.evaluation.references import References, TokenizerLike
 from thack.files import atomic_directory, canonical_json, claim_output, digest, write_bytes, write_json
 from thack.generation.kept import KeptResponses
@@ -42,9 +43,10 @@ class EvalSet:
     Attributes:
         ids: A stable id per prompt, all different.
         texts: The prompts as text.
-        prompts: The prompts as token ids, int32; empty before `with_responses`.
+        prompts: The prompts as token ids, int32, of `origin.tokenizer`; empty before `with_responses`.
+        other_prompts: The same by the fingerprint of every other tokenizer of references and students.
         teacher_prompts: What the teacher reads in their place, int32; empty: the prompts.
-        responses: By role, one response per prompt, int32 token ids.
+        responses: By role, one response per prompt, int32 token ids of the writer's tokenizer.
         origin: How the responses were made.
 
     Example:
@@ -57,6 +59,7 @@ class EvalSet:
     ids: tuple[str, ...]
     texts: tuple[str, ...]
     prompts: tuple[np.ndarray, ...] = ()
+    other_prompts: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
     teacher_prompts: tuple[np.ndarray, ...] = ()
     responses: Mapping[Role, tuple[np.ndarray, ...]] = field(default_factory=dict)
     origin: EvalSetOrigin = field(default_factory=EvalSetOrigin)
@@ -99,6 +102,7 @@ class EvalSet:
         references: References,
         *,
         tokenizer: TokenizerLike = None,
+        readers: Sequence[Tokenizer] = (),
         seed: int = 0,
         max_new_tokens: int = 128,
         max_prompt_tokens: int = 1024,
@@ -110,7 +114,8 @@ class EvalSet:
 
         Args:
             references: The models that write. With `human`, the file's own responses are kept too.
-            tokenizer: Encodes prompts where `references` has no model.
+            tokenizer: Encodes prompts where `references` has no model, and `readers` is empty.
+            readers: Tokenizers of students, which may be others than the references'.
             seed: Of the responses.
             max_new_tokens: The longest response, human ones included.
             max_prompt_tokens: Longer prompts leave the set, as do prompts without a human response where these are
@@ -122,16 +127,19 @@ class EvalSet:
         Raises:
             UsageError: `references` has neither a model nor `human`, or no tokenizer is known.
             DataError: no prompt is left.
-            MismatchError: two references have different tokenizers.
+            MismatchError: responses are there already, and a reference has a tokenizer without prompts.
         """
-        tokenizer = references.tokenizer or tokenizer
         if references.tokenizer is None and not references.human:
             raise UsageError("an evaluation set's responses need a teacher or an oracle to write them")
-        eval_set = self._encoded(tokenizer_of(tokenizer), max_prompt_tokens, max_new_tokens if references.human else 0)
+        given = [] if references.tokenizer is not None or readers else [tokenizer_of(tokenizer)]
+        encoders = Encoders.of(references, [*given, *readers])
+        eval_set = self._encoded(encoders, max_prompt_tokens, max_new_tokens if references.human else 0)
         responses, writers = dict(eval_set.responses), dict(eval_set.origin.writers)
+        tokenizers = dict(eval_set.origin.tokenizers)
         for stream, (role, model) in enumerate(references):
             eval_set.check_tokenizer(role, model.tokenizer)
-            writers[role] = model.fingerprint()
+            writers[role], own = model.fingerprint(), model.tokenizer.fingerprint()
+            tokenizers |= {} if own == eval_set.origin.tokenizer else {role: own}
             request = GenerationRequest(
                 sampling=SamplingSettings(),
                 max_new_tokens=max_new_tokens,
@@ -142,27 +150,34 @@ class EvalSet:
             examples = np.arange(len(eval_set))
             written = None if kept is None else kept.stream(stream)
             responses[role] = tuple(
-                generate(model, eval_set.prompts_of(role), request, examples=examples, progress=progress, kept=written)
+                generate(
+                    model,
+                    eval_set.prompts_of(role, model.tokenizer.fingerprint()),
+                    request,
+                    examples=examples,
+                    progress=progress,
+                    kept=written,
+                )
             )
             for warning in EndCounts.of(responses[role], model.tokenizer.ends, maximum=max_new_tokens).warnings():
                 progress.note(f"warning: responses of the {role}: {warning}")
-        origin = replace(eval_set.origin, writers=writers, seed=seed, max_new_tokens=max_new_tokens)
+        origin = replace(
+            eval_set.origin, writers=writers, tokenizers=tokenizers, seed=seed, max_new_tokens=max_new_tokens
+        )
         return replace(eval_set, responses=responses, origin=origin)
 
-    def _encoded(self, tokenizer: Tokenizer, max_prompt_tokens: int, max_human_tokens: int) -> EvalSet:
+    def _encoded(self, encoders: Encoders, max_prompt_tokens: int, max_human_tokens: int) -> EvalSet:
         """Prompts as ids, and people's responses where they are asked for; what does not fit leaves the eval set."""
         if self.prompts:
             return self
         texts = [Record(prompt_id=key, prompt=text) for key, text in zip(self.ids, self.texts, strict=True)]
-        encoded = encode_prompts(self.records or texts, tokenizer)
-        written = encode_references(self.records or texts, tokenizer, max_human_tokens) if max_human_tokens else []
-        own = encode_teacher_prompts(self.records or texts, tokenizer)
-        teacher = [ids if other is None else other for ids, other in zip(encoded, own, strict=True)]
-        both = zip(encoded, teacher, strict=True)
-        keep = [i for i, ids in enumerate(both) if min(map(len, ids)) > 0 and max(map(len, ids)) <= max_prompt_tokens]
+        records, first = self.records or texts, encoders.all[0]
+        encoded = encoders.encode(records)
+        written = encode_references(records, first, max_human_tokens) if max_human_tokens else []
+        keep = encoded.fitting(max_prompt_tokens)
         if not keep:
             raise DataError(f"all {len(self)} prompts are empty or longer than {max_prompt_tokens} tokens")
-        origin = EvalSetOrigin(tokenizer=tokenizer.fingerprint(), dropped_prompts=len(encoded) - len(keep))
+        origin = EvalSetOrigin(tokenizer=first.fingerprint(), dropped_prompts=len(records) - len(keep))
         if written:
             before, keep = len(keep), [i for i in keep if written[i] is not None]
             if not keep:
@@ -172,36 +187,41 @@ class EvalSet:
                 )
             origin = replace(origin, dropped_without_response=before - len(keep))
         kept_human = tuple(ids for i in keep if written and (ids := written[i]) is not None)
+        kept = encoded.only(keep)
         return replace(
             self,
             ids=tuple(self.ids[i] for i in keep),
             texts=tuple(self.texts[i] for i in keep),
-            prompts=tuple(encoded[i] for i in keep),
-            teacher_prompts=() if all(ids is None for ids in own) else tuple(teacher[i] for i in keep),
+            prompts=kept.by_tokenizer.pop(origin.tokenizer),
+            other_prompts=kept.by_tokenizer,
+            teacher_prompts=kept.teacher,
             responses={Role.HUMAN: kept_human} if written else {},
             origin=origin,
             records=tuple(self.records[i] for i in keep) if self.records else (),
         )
 
     def check_tokenizer(self, role: str, tokenizer: Tokenizer) -> None:
-        """Refuse a model whose token ids mean something else than the evaluation set's.
+        """Refuse a model in whose token ids the evaluation set has no prompts.
 
         Raises:
             MismatchError: names both tokenizers.
         """
-        if self.origin.tokenizer != tokenizer.fingerprint():
-            raise MismatchError(
-                f"the evaluation set was encoded with another tokenizer than the {role}'s",
-                details=(f"evaluation set     {self.origin.tokenizer}", f"{role:<8} {tokenizer.fingerprint()}"),
-                hint="let models with this tokenizer write a new evaluation set",
-            )
+        if not self.prompts_in(tokenizer.fingerprint()):
+            self._refuse_tokenizer(role, self.origin.tokenizer, tokenizer)
+
+    def _refuse_tokenizer(self, role: str, recorded: str, tokenizer: Tokenizer) -> NoReturn:
+        raise MismatchError(
+            f"the evaluation set was encoded with another tokenizer than the {role}'s",
+            details=(f"evaluation set     {recorded}", f"{role:<8} {tokenizer.fingerprint()}"),
+            hint="let models with this tokenizer write a new evaluation set",
+        )
 
     def check_writer(self, role: Role, model: LanguageModel) -> None:
         """Refuse a reference that did not write the evaluation set's fixed responses.
 
         Raises:
             UsageError: there are no responses of this role.
-            MismatchError: another model wrote them.
+            MismatchError: another model wrote them, or they are in the ids of another tokenizer.
         """
         if role not in self.responses:
             raise UsageError(
@@ -216,23 +236,48 @@ class EvalSet:
                 details=(f"evaluation set   {recorded}", f"given  {own}"),
                 hint=f"give the {role} that wrote them, or make a new evaluation set",
             )
+        if self.tokenizer_of(role) != model.tokenizer.fingerprint():
+            self._refuse_tokenizer(role, self.tokenizer_of(role), model.tokenizer)
+
+    def tokenizer_of(self, writer: Role) -> str:
+        """The fingerprint of the tokenizer of one writer's responses."""
+        return self.origin.tokenizers.get(writer, self.origin.tokenizer)
 
     def sequences(self, writer: Role) -> list[TokenSequence]:
         """The fixed responses of one writer, in the evaluation set's order."""
-        return self.sequences_of(self.responses[writer])
+        return self.sequences_of(self.responses[writer], self.tokenizer_of(writer))
 
-    def prompts_of(self, reader: Role) -> tuple[np.ndarray, ...]:
-        """The prompts as a role reads them: the teacher may have its own."""
-        return self.teacher_prompts if reader is Role.TEACHER and self.teacher_prompts else self.prompts
+    def prompts_in(self, tokenizer: str) -> tuple[np.ndarray, ...]:
+        """The prompts in the ids of a tokenizer, by its fingerprint; empty: they are not there."""
+        return self.prompts if tokenizer == self.origin.tokenizer else self.other_prompts.get(tokenizer, ())
 
-    def sequences_of(self, responses: Sequence[np.ndarray]) -> list[TokenSequence]:
-        """Any responses to the evaluation set's prompts, in the evaluation set's order."""
-        rows = zip(self.ids, self.prompts, self.teacher_prompts or [None] * len(self), responses, strict=True)
+    def prompts_of(self, reader: Role, tokenizer: str) -> tuple[np.ndarray, ...]:
+        """The prompts as a role with this tokenizer reads them: the teacher may have its own."""
+        own = self.teacher_prompts if reader is Role.TEACHER else ()
+        return own or self.prompts_in(tokenizer)
+
+    def sequences_of(
+        self,
+        responses: Sequence[np.ndarray | None],
+        tokenizer: str = "",
+        prompts: Sequence[np.ndarray] = (),
+    ) -> list[TokenSequence]:
+        """Any responses to the evaluation set's prompts, in the evaluation set's order.
+
+        Args:
+            responses: One per prompt; None: there is none, and no sequence.
+            tokenizer: The fingerprint of theirs; empty: that of `prompts`.
+            prompts: In its ids, where the evaluation set does not hold them.
+        """
+        tokenizer = tokenizer or self.origin.tokenizer
+        own = self.teacher_prompts if tokenizer == self.tokenizer_of(Role.TEACHER) else ()
+        rows = zip(self.ids, prompts or self.prompts_in(tokenizer), own or [None] * len(self), responses, strict=True)
         return [
             TokenSequence(
                 example=i, prompt_id=key, prompt_ids=prompt, response_ids=response, teacher_prompt_ids=teacher
             )
             for i, (key, prompt, teacher, response) in enumerate(rows)
+            if response is not None
         ]
 
     def fingerprint(self) -> str:
@@ -281,6 +326,10 @@ class EvalSet:
             ids=tuple(row["id"] for row in rows),
             texts=tuple(row["prompt"] for row in rows),
             prompts=tuple(_ids(row["prompt_ids"]) for row in rows if "prompt_ids" in row),
+            other_prompts={
+                name: tuple(_ids(row["other_prompt_ids"][name]) for row in rows)
+                for name in (rows[0].get("other_prompt_ids", {}) if rows else {})
+            },
             teacher_prompts=tuple(_ids(row["teacher_prompt_ids"]) for row in rows if "teacher_prompt_ids" in row),
             responses={writer: tuple(_ids(row[writer]) for row in rows) for writer in writers},
             origin=origin,
@@ -293,6 +342,8 @@ class EvalSet:
         row: dict[str, object] = {"id": self.ids[i], "prompt": self.texts[i]}
         if self.prompts:
             row["prompt_ids"] = self.prompts[i].tolist()
+        if self.other_prompts:
+            row["other_prompt_ids"] = {name: ids[i].tolist() for name, ids in self.other_prompts.items()}
         if self.teacher_prompts:
             row["teacher_prompt_ids"] = self.teacher_prompts[i].tolist()
         return row | {writer: written[i].tolist() for writer, written in self.responses.items()}

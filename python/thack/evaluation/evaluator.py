@@ -12,7 +12,7 @@ not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -20,74 +20,36 @@ import torch
 from torch import Tensor
 
 from thack.config import EvaluationSettings, SamplingSettings
-from thack.data.batching import by_length
 from thack.data.sequence import TokenSequence
-from thack.detection.statistics import prompt_weights, reduced_intervals
-from thack.errors import ModelError, UsageError
-from thack.evaluation.divergences import PromptTotals, by_divergence, three_divergences
+from thack.errors import UsageError
+from thack.evaluation.across import AcrossTokenizers
+from thack.evaluation.divergences import PromptTotals, by_divergence, log_ratios, three_divergences
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.health import FixedHealth, entropies, sample_health
 from thack.evaluation.kept import KeptParts, Part
-from thack.evaluation.references import ModelLike, References, TokenizerLike
+from thack.evaluation.measured import Intervals, Measured
+from thack.evaluation.readings import Readings
+from thack.evaluation.references import References
 from thack.evaluation.samples import KeptResponses
+from thack.evaluation.scoring import Scorer
 from thack.generation.sampler import GenerationRequest, generate
-from thack.losses import cross_entropy
 from thack.models.batch import Batch
-from thack.models.load import as_language_model
 from thack.models.protocol import LanguageModel, evaluating
 from thack.models.routers import counting_experts
 from thack.runtime.process_group import ALONE, ProcessGroup
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.metrics import (
     BASELINE_OF,
-    REDUCTIONS,
-    Column,
+    DIVERGENCES,
     HealthName,
     MetricName,
-    PerPromptRow,
     PromptSums,
     Responses,
     Role,
 )
 from thack.targets.keys import EVALUATION_STREAM
-from thack.targets.vocabulary import common_width, log_probs
 
-_INTERVAL_SEED = 20250203  # fixed: intervals are part of the measurement, not of the run
-_CONFIDENCE = 0.95
 _MEMORY_BYTES = 1 << 30  # reference log-probabilities kept between evaluations
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One evaluation of one student.
-
-    Attributes:
-        columns: Every metric in nats, with both ends of its 95 % interval over prompts.
-        per_prompt: What each metric was computed from.
-        health: Columns beside the metrics; empty where they were not asked for.
-        generated_tokens: Tokens that the student wrote for this evaluation.
-        kept: Responses to the first prompts, token by token.
-        scored_tokens: Response tokens that references scored in it, on all ranks.
-    """
-
-    columns: Mapping[MetricName, float]
-    per_prompt: Mapping[MetricName, PromptSums]
-    health: Mapping[HealthName, float]
-    generated_tokens: int = 0
-    scored_tokens: int = 0
-    kept: KeptResponses | None = None
-
-    def all_columns(self) -> dict[Column, float]:
-        """Metrics, and health after them."""
-        return dict((*self.columns.items(), *self.health.items()))
-
-    def named(self) -> dict[str, float]:
-        """The same by the names of their columns on disk."""
-        return {str(name): value for name, value in self.all_columns().items()}
-
-    def per_prompt_row(self, step: int | None) -> PerPromptRow:
-        """The line of per_prompt.jsonl for an evaluation at `step`; None outside training."""
-        return PerPromptRow(step=step, metrics=self.per_prompt)
 
 
 @dataclass(slots=True)
@@ -104,7 +66,7 @@ class Evaluator:
 
     Raises:
         UsageError: nothing to compare with, or a reference without responses in `eval_set`.
-        MismatchError: a reference did not write its responses, or has another tokenizer.
+        MismatchError: a reference did not write its responses, or has another tokenizer than they have.
 
     Example:
         >>> evaluator = Evaluator(eval_set, References(oracle=oracle, teacher=teacher))
@@ -118,125 +80,160 @@ class Evaluator:
     seed: int = 0
     memory_bytes: int = _MEMORY_BYTES
     group: ProcessGroup = ALONE
-    _models: dict[Role, LanguageModel] = field(init=False)
-    _kept: dict[tuple[Role, int], Tensor] = field(init=False, default_factory=dict)
-    _kept_bytes: int = field(init=False, default=0)
+    _scorer: Scorer = field(init=False)
+    _readings: Readings = field(init=False)
+    _across: AcrossTokenizers = field(init=False)
+    _intervals: Intervals | None = field(init=False, default=None)
     _baseline: Part | None = field(init=False, default=None)
-    _weights_BP: np.ndarray | None = field(init=False, default=None)
+    _per_byte: bool = field(init=False, default=False)  # of the evaluation that runs, and of the baseline
     _kept_responses: KeptResponses = field(init=False)  # of the evaluation that runs
-    _scored: int = field(init=False, default=0)  # by references, on this rank, in the evaluation that runs
 
     def __post_init__(self) -> None:
-        self._models = dict(self.references)
-        if not self._models and not self._has_human:
+        models = dict(self.references)
+        if not models and not self._has_human:
             raise UsageError("evaluating needs a teacher (proxy) or an oracle (golden)")
         for role, model in self.references:
             self.eval_set.check_writer(role, model)
-            self.eval_set.check_tokenizer(role, model.tokenizer)
+        self._scorer = Scorer(self.eval_set, models, self.settings.batch_size, self.memory_bytes, self.group)
+        self._readings = Readings(self.eval_set, self.references.tokenizers)
+        self._across = AcrossTokenizers(self._scorer, self._readings)
 
     @property
     def _has_human(self) -> bool:
         return Role.HUMAN in self.eval_set.responses
 
     @property
-    def _shown(self) -> Role | None:
-        """The reference whose distance is kept token by token: the teacher, or else the first."""
-        return Role.TEACHER if Role.TEACHER in self._models else next(iter(self._models), None)
+    def _models(self) -> Mapping[Role, LanguageModel]:
+        return self._scorer.models
+
+    @property
+    def _roles(self) -> list[Role]:
+        """Of all references, those of people among them."""
+        return [*self._models, *([Role.HUMAN] if self._has_human else [])]
+
+    def _shown(self, student: LanguageModel) -> Role | None:
+        """The reference whose distance is kept token by token: the teacher, or else the first, with these tokens."""
+        roles = [role for role in (Role.TEACHER, *self._models) if role in self._models]
+        return next((role for role in roles if self._scorer.shares_ids(role, student)), None)
+
+    def notes(self, student: LanguageModel) -> list[str]:
+        """What is to be known of a student's measures beforehand: how it is compared with each reference, and on what.
+
+        Raises:
+            MismatchError: it cannot be compared.
+        """
+        found = []
+        for role in self._roles:
+            if not self._scorer.shares_ids(role, student):
+                reading = self._readings.of(role, student.tokenizer)
+                reading.check(role)
+                found.append(reading.note(role))
+        return found
 
     def evaluate(self, student: LanguageModel, progress: Progress = SILENT, kept: KeptParts | None = None) -> Measured:
         """Measure one student. Its train mode and the global random state are left as they were.
 
         Raises:
-            MismatchError: the student has another tokenizer than the evaluation set.
+            MismatchError: what the references wrote cannot be read with the student's tokenizer.
             ModelError: a model gives NaN.
         """
-        self.eval_set.check_tokenizer("student", student.tokenizer)
-        self._scored = 0
-        self._kept_responses = KeptResponses(self.settings.kept_prompts, self._shown or Role.HUMAN)
+        self.notes(student)
+        self._scorer.scored = 0
+        self._set_per_byte(student)
+        self._kept_responses = KeptResponses(self.settings.kept_prompts, self._shown(student) or Role.HUMAN)
         with evaluating(student):
             measures = self._parts(student, progress)
             parts = [measure() if kept is None else kept.of(name, measure) for name, measure in measures]
         sums = {name: found for part in parts for name, found in part.sums.items()}
+        if self._intervals is None:
+            self._intervals = Intervals(len(self.eval_set), self.settings.bootstrap)
         return Measured(
-            columns=self._columns(sums),
+            columns=self._intervals.columns(sums),
             per_prompt=sums,
             health={name: value for part in parts for name, value in part.health.items()},
             generated_tokens=sum(part.generated_tokens for part in parts),
-            scored_tokens=int(self.group.all_reduce_sum(self._scored)[0]),
+            scored_tokens=int(self.group.all_reduce_sum(self._scorer.scored)[0]),
             kept=self._kept_responses,
         )
+
+    def _set_per_byte(self, student: LanguageModel) -> None:
+        """Log ratios of all pairs or of none: golden, proxy and baseline are in one unit."""
+        tokenizers = {self.eval_set.tokenizer_of(role) for role in self._roles} | {student.tokenizer.fingerprint()}
+        per_byte = self.settings.per_byte or len(tokenizers) > 1
+        if per_byte != self._per_byte:
+            self._per_byte, self._baseline = per_byte, None
 
     def _parts(self, student: LanguageModel, progress: Progress) -> Iterator[tuple[str, Callable[[], Part]]]:
         """Each part by a name, to be measured in this order."""
         for role in self._models:
-            health = FixedHealth() if self.settings.health else None
-            yield f"fixed/{role}", partial(self._on_fixed, role, student, health)
+            yield f"fixed/{role}", partial(self._on_fixed, role, student)
         if self._has_human:
             yield "human", partial(self._likelihood, student)
         if self.settings.student_samples:
             yield "samples", partial(self._on_samples, student, progress)
         yield "baseline", self._of_baseline
 
-    def _on_fixed(
-        self, role: Role, model: LanguageModel, health: FixedHealth | None = None, *, baseline: bool = False
-    ) -> Part:
+    def _on_fixed(self, role: Role, model: LanguageModel, *, baseline: bool = False) -> Part:
         """Distance of `model` from reference `role` on that reference's own responses."""
-        totals, width = PromptTotals(len(self.eval_set)), self._width(model)
+        if not self._scorer.shares_ids(role, model):
+            return self._across.on_fixed(role, model, baseline=baseline)
+        sequences, totals = self.eval_set.sequences(role), self._totals()
+        health = FixedHealth() if self.settings.health and not baseline else None
         with counting_experts(model.routers if health else None) as experts_LE:
-            for number, sequences in self._batches(self.eval_set.sequences(role)):
-                batch = Batch.of(sequences, model.device)
-                reference_NV = self._reference(role, number, batch, width)
-                model_NV = self._log_probs_of(model, batch, width, baseline=baseline)
-                nats_N3 = three_divergences(reference_NV, model_NV)
-                totals.add(sequences, nats_N3)
-                if role is self._shown and not baseline:
-                    self._kept_responses.add(role, sequences, nats_N3[:, 0])
+            for number, part in self._scorer.batches(sequences):
+                batch = Batch.of(part, model.device)
+                reference_NV = self._scorer.of_fixed(role, number, batch)
+                model_NV = self._scorer.of_model(model, batch, baseline=baseline)
+                nats_ND = self._compared(reference_NV, model_NV, batch, writer_NV=reference_NV)
+                totals.add(part, nats_ND)
+                if role is self._kept_responses.reference and not baseline:
+                    self._kept_responses.add(role, part, nats_ND[:, 0])
                 if health is not None:
-                    health.add(sequences, reference_NV, model_NV, nats_N3[:, 0])
-        sums = self._named(totals, role, "reference_sampled", baseline=baseline)
+                    health.add(part, reference_NV, model_NV, nats_ND[:, 0])
+        sums = self._named(totals, sequences, model, role, "reference_sampled", baseline=baseline)
         return Part(sums=sums, health=health.columns(role, self.group, experts_LE) if health else {})
 
     def _likelihood(self, model: LanguageModel, *, baseline: bool = False) -> Part:
         """−log q of every token that people wrote, on the ids that the tokenizer knows."""
-        totals = PromptTotals(len(self.eval_set), num_values=1)
-        for _, sequences in self._batches(self.eval_set.sequences(Role.HUMAN)):
-            batch = Batch.of(sequences, model.device)
-            log_q_NV = self._log_probs_of(model, batch, model.tokenizer.size, baseline=baseline)
-            totals.add(sequences, cross_entropy(log_q_NV, batch.labels_N)[:, None])
-        (sums,) = totals.of_all_ranks(self.group)
+        score = partial(self._scorer.of_model, model, baseline=baseline)
         name = MetricName(role=Role.ORACLE, baseline=baseline, reduction=None).against(Role.HUMAN)
-        return Part(sums={name: sums})
+        if not self._per_byte:
+            sequences = self.eval_set.sequences(Role.HUMAN)
+            return Part(sums={name: self._scorer.likelihoods(sequences, model.device, score)})
+        reading = self._readings.of(Role.HUMAN, model.tokenizer)
+        return Part(sums={name: reading.of_writer(self._scorer.likelihoods(reading.read, model.device, score))})
 
     def _on_samples(self, student: LanguageModel, progress: Progress) -> Part:
         """Distance from every reference on the student's own responses: one pass of the student for all."""
         sequences = self._student_samples(student, progress)
-        totals = {role: PromptTotals(len(self.eval_set)) for role in self._models}
-        width = self._width(student)
+        roles = [role for role in self._models if self._scorer.shares_ids(role, student)]
+        totals = {role: self._totals() for role in roles}
         entropy_nats = 0.0
-        for _, part in self._batches(sequences):
+        for _, part in self._scorer.batches(sequences) if roles or self.settings.health else ():
             batch = Batch.of(part, student.device)
-            student_NV = _log_probs(student, batch, width, "student")
+            student_NV = self._scorer.of_model(student, batch)
             entropy_nats += float(entropies(student_NV).sum()) if self.settings.health else 0.0
-            for role in self._models:
-                reference_NV = self._scores(role, batch, width)
-                nats_N3 = three_divergences(reference_NV, student_NV)
-                totals[role].add(part, nats_N3)
-                if role is self._shown:
-                    self._kept_responses.add(None, part, nats_N3[:, 0])
+            for role in roles:
+                reference_NV = self._scorer.of_reference(role, batch)
+                nats_ND = self._compared(reference_NV, student_NV, batch, writer_NV=student_NV)
+                totals[role].add(part, nats_ND)
+                if role is self._kept_responses.reference:
+                    self._kept_responses.add(None, part, nats_ND[:, 0])
         sums: dict[MetricName, PromptSums] = {}
         for role, total in totals.items():
-            sums |= self._named(total, role, "student_sampled")
+            sums |= self._named(total, sequences, student, role, "student_sampled")
+        across = self._across.on_samples(student, sequences, [role for role in self._models if role not in roles])
         written = [s.response_ids for s in sequences]
         num_tokens = sum(map(len, written))
         health: dict[HealthName, float] = {}
         if self.settings.health:
-            health = sample_health(
+            health = dict(across.health) | sample_health(
                 written,
                 ends=student.tokenizer.ends,
                 max_new_tokens=self.eval_set.origin.longest,
                 entropy=self.group.all_reduce_sum(entropy_nats)[0] / num_tokens,
             )
-        return Part(sums=sums, health=health, generated_tokens=num_tokens)
+        return Part(sums={**sums, **across.sums}, health=health, generated_tokens=num_tokens)
 
     def _student_samples(self, student: LanguageModel, progress: Progress) -> list[TokenSequence]:
         request = GenerationRequest(
@@ -245,15 +242,10 @@ class Evaluator:
             seed=self.seed,
             epoch=EVALUATION_STREAM,
         )
-        responses = generate(
-            student,
-            self.eval_set.prompts,
-            request,
-            examples=np.arange(len(self.eval_set)),
-            progress=progress,
-            group=self.group,
-        )
-        return self.eval_set.sequences_of(responses)
+        prompts = self._readings.prompts(student.tokenizer)
+        examples = np.arange(len(self.eval_set))
+        responses = generate(student, prompts, request, examples=examples, progress=progress, group=self.group)
+        return self.eval_set.sequences_of(responses, student.tokenizer.fingerprint(), prompts)
 
     def _of_baseline(self) -> Part:
         """The teacher in the student's place, measured once: where a perfect copy of it would end."""
@@ -269,154 +261,45 @@ class Evaluator:
             self._baseline = Part(sums=sums)
         return self._baseline
 
-    def _on_teacher_responses(self, role: Role, teacher: LanguageModel) -> dict[MetricName, PromptSums]:
+    def _on_teacher_responses(self, role: Role, teacher: LanguageModel) -> Mapping[MetricName, PromptSums]:
         """Distance of the teacher from reference `role` on the teacher's fixed responses."""
-        totals, width = PromptTotals(len(self.eval_set)), self._width(teacher)
-        for number, sequences in self._batches(self.eval_set.sequences(Role.TEACHER)):
-            batch = Batch.of(sequences, teacher.device)
-            teacher_NV = self._reference(Role.TEACHER, number, batch, width)
-            reference_NV = self._scores(role, batch, width)
-            totals.add(sequences, three_divergences(reference_NV, teacher_NV))
-        return self._named(totals, role, "student_sampled", baseline=True)
+        if not self._scorer.shares_ids(role, teacher):
+            return self._across.on_teacher_responses(role, teacher).sums
+        sequences, totals = self.eval_set.sequences(Role.TEACHER), self._totals()
+        for number, part in self._scorer.batches(sequences):
+            batch = Batch.of(part, teacher.device)
+            teacher_NV = self._scorer.of_fixed(Role.TEACHER, number, batch)
+            reference_NV = self._scorer.of_reference(role, batch)
+            totals.add(part, self._compared(reference_NV, teacher_NV, batch, writer_NV=teacher_NV))
+        return self._named(totals, sequences, teacher, role, "student_sampled", baseline=True)
+
+    def _totals(self) -> PromptTotals:
+        return PromptTotals(len(self.eval_set), num_values=len(DIVERGENCES) + self._per_byte)
+
+    def _compared(self, reference_NV: Tensor, model_NV: Tensor, batch: Batch, *, writer_NV: Tensor) -> Tensor:
+        """nats_ND of every row: the three divergences, and where it is asked for the log ratio of who wrote it."""
+        nats_N3 = three_divergences(reference_NV, model_NV)
+        if not self._per_byte:
+            return nats_N3
+        other_NV = model_NV if writer_NV is reference_NV else reference_NV
+        ratio_N = log_ratios(writer_NV, other_NV, batch.labels_N)
+        return torch.cat([nats_N3, ratio_N[:, None]], dim=1)
 
     def _named(
-        self, totals: PromptTotals, role: Role, responses: Responses, *, baseline: bool = False
+        self,
+        totals: PromptTotals,
+        sequences: Sequence[TokenSequence],
+        model: LanguageModel,
+        role: Role,
+        responses: Responses,
+        *,
+        baseline: bool = False,
     ) -> dict[MetricName, PromptSums]:
-        found = by_divergence(totals.of_all_ranks(self.group))
+        """`sequences`: what was summed up, in the ids of `model`."""
+        tokenizer = model.tokenizer
+        bytes_P = self._readings.between(sequences, tokenizer, tokenizer).bytes_P if self._per_byte else None
+        found = by_divergence(totals.of_all_ranks(self.group), bytes_P)
         return {
             MetricName(role=role, divergence=name, responses=responses, reduction=None, baseline=baseline): sums
             for name, sums in found.items()
         }
-
-    def _width(self, student: LanguageModel) -> int:
-        """One width for all models, so that golden, proxy and baseline are about the same outcomes."""
-        widths = {role.value: model.vocab_size for role, model in self._models.items()}
-        return common_width(student.tokenizer.size, student=student.vocab_size, **widths)
-
-    def _reference(self, role: Role, number: int, batch: Batch, width: int) -> Tensor:
-        """log_probs_NV of a reference on batch `number` of its fixed responses, from memory where they fit."""
-        kept = self._kept.get((role, number))
-        if kept is not None and kept.shape[1] == width:
-            return kept
-        found = self._scores(role, batch, width)
-        if self._kept_bytes + found.nbytes <= self.memory_bytes:
-            self._kept[role, number] = found
-            self._kept_bytes += found.nbytes
-        return found
-
-    def _scores(self, role: Role, batch: Batch, width: int) -> Tensor:
-        """log_probs_NV of a reference, counted."""
-        self._scored += len(batch.labels_N)
-        return _log_probs(self._models[role], batch.for_teacher() if role is Role.TEACHER else batch, width, role)
-
-    def _log_probs_of(self, model: LanguageModel, batch: Batch, width: int, *, baseline: bool) -> Tensor:
-        """log_probs_NV of the model that is measured: the student, or the teacher in its place, which is counted."""
-        self._scored += len(batch.labels_N) if baseline else 0
-        if baseline:
-            return _log_probs(model, batch.for_teacher(), width, "teacher")
-        return _log_probs(model, batch, width, "student")
-
-    def _batches(self, sequences: Sequence[TokenSequence]) -> Iterator[tuple[int, list[TokenSequence]]]:
-        """This rank's of the fixed, numbered batches of similar length: the same sequences always meet in one."""
-        for number, batch in enumerate(by_length(sequences, self.settings.batch_size)):
-            if self.group.owns(number):
-                yield number, batch
-
-    def _columns(self, per_prompt: Mapping[MetricName, PromptSums]) -> dict[MetricName, float]:
-        if self._weights_BP is None:
-            rng = np.random.default_rng(_INTERVAL_SEED)
-            self._weights_BP = prompt_weights(rng, len(self.eval_set), self.settings.bootstrap)
-        columns: dict[MetricName, float] = {}
-        for name, sums in per_prompt.items():
-            total, tokens = sums.nats_P.sum(), sums.tokens_P.sum()
-            points = {"token_mean": total / tokens, "sequence_sum": total / len(self.eval_set)}
-            bounds = reduced_intervals(sums, self._weights_BP, _CONFIDENCE)
-            for reduction in REDUCTIONS:
-                column = replace(name, reduction=reduction)
-                low, high = bounds[reduction]
-                columns |= {
-                    column: float(points[reduction]),
-                    replace(column, bound="low"): low,
-                    replace(column, bound="high"): high,
-                }
-        return columns
-
-
-def _log_probs(model: LanguageModel, batch: Batch, width: int, role: str) -> Tensor:
-    if batch.device != model.device:  # a model over several devices takes its input on the first of them
-        own = {name: getattr(batch, name).to(model.device) for name in ("labels_N", "lengths_B", "sequence_of_N")}
-        return _log_probs(model, replace(batch, **own, _layouts={}), width, role).to(batch.device)
-    found = log_probs(model(batch), width)
-    if torch.isnan(found).any():
-        raise ModelError(f"the {role} gives NaN logits", hint="check its weights, or evaluate in float32")
-    return found
-
-
-def evaluate(
-    student: ModelLike,
-    eval_set: EvalSet,
-    references: References,
-    *,
-    tokenizer: TokenizerLike = None,
-    settings: EvaluationSettings | None = None,
-    seed: int = 0,
-    progress: Progress = SILENT,
-) -> Measured:
-    """Every column for one student. For several checkpoints keep an `Evaluator`, which remembers the references.
-
-    Args:
-        student: A model of thack's, a plain transformers model, a directory, or a name on the hub.
-        eval_set: Held-out prompts with the fixed responses of every reference.
-        references: What to compare with.
-        tokenizer: For a transformers model that does not know its own.
-        settings: As of `Evaluator`.
-        seed: Of the student's own responses.
-        progress: Where to show how far it has come.
-
-    Raises:
-        UsageError, MismatchError, ModelError: as of `Evaluator`.
-
-    Example:
-        >>> evaluate(student, eval_set, References(oracle=oracle)).columns[GOLDEN] > 0
-        True
-    """
-    evaluator = Evaluator(eval_set, references, settings or EvaluationSettings(), seed=seed)
-    return evaluator.evaluate(as_language_model(student, tokenizer, role="student"), progress)
-
-
-def distance(
-    student: ModelLike,
-    reference: ModelLike,
-    eval_set: EvalSet,
-    *,
-    role: Role,
-    tokenizer: TokenizerLike = None,
-    settings: EvaluationSettings | None = None,
-    seed: int = 0,
-) -> Mapping[MetricName, float]:
-    """How far a student is from one reference on the evaluation set. Golden and proxy are this, with two references.
-
-    Args:
-        student: A model of thack's, a plain transformers model, a directory, or a name on the hub.
-        reference: The same.
-        eval_set: Held-out prompts with the fixed responses of the reference.
-        role: Whose fixed responses in `eval_set` are the reference's: oracle, teacher or judge.
-        tokenizer: For transformers models that do not know theirs.
-        settings: As of `Evaluator`; health is not measured.
-        seed: Of the student's own responses.
-
-    Returns:
-        Forward KL, reverse KL and JSD in nats, on the reference's responses and on the student's, per token and per
-        sequence, with both ends of their 95 % intervals.
-
-    Raises:
-        UsageError, MismatchError, ModelError: as of `Evaluator`.
-
-    Example:
-        >>> distance(teacher, teacher, eval_set, role=Role.TEACHER)[PROXY] < 1e-6
-        True
-    """
-    references = References.of(**{role.value: reference}, tokenizer=tokenizer)
-    settings = replace(settings or EvaluationSettings(), health=False)
-    found = evaluate(student, eval_set, references, tokenizer=tokenizer, settings=settings, seed=seed)
-    return {name: value for name, value in found.columns.items() if name.role is role}

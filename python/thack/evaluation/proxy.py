@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from thack.config import EvaluationSettings
 from thack.evaluation.eval_set import EvalSet
-from thack.evaluation.evaluator import distance
+from thack.evaluation.measure import distance
 from thack.evaluation.references import ModelLike, TokenizerLike
 from thack.schema.metrics import MetricName, Role
 

@@ -72,4 +72,9 @@ class References:
     @property
     def tokenizer(self) -> Tokenizer | None:
         """The first model's; None without a model."""
-        return next((model.tokenizer for _, model in self), None)
+        return next(iter(self.tokenizers), None)
+
+    @property
+    def tokenizers(self) -> list[Tokenizer]:
+        """Of every model; those after the first may be others."""
+        return [model.tokenizer for _, model in self]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,12 @@ from thack.data.date import follow_settings
 from thack.data.encode import accepted
 from thack.data.lengths import response_limit
 from thack.data.readers import read_settings
+from thack.data.tokenizer import Tokenizer
+from thack.evaluation.encoders import Encoders
 from thack.evaluation.eval_set import EvalSet
-from thack.evaluation.evaluator import Evaluator, Measured
+from thack.evaluation.evaluator import Evaluator
 from thack.evaluation.kept import KeptParts
+from thack.evaluation.measured import Measured
 from thack.evaluation.references import References
 from thack.files import canonical_json, digest, write_json
 from thack.generation.kept import KeptResponses
@@ -51,11 +55,14 @@ def _evaluate(settings: EvaluateSettings, progress: Progress) -> EvaluationResul
         Path(settings.eval_data or settings.data.path),
         settings.out.parent,
         references,
+        readers=(student.tokenizer,),
         data=settings.data,
         seed=settings.seed,
         progress=progress,
     )
     evaluator = Evaluator(eval_set, references, settings.evaluation, seed=settings.seed)
+    for line in evaluator.notes(student):
+        progress.note(line)
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     key = digest(canonical_json([_facts(settings, student, references), eval_set.fingerprint()]))
     with closing(KeptParts(settings.out.with_name(f".{settings.out.name}.partial.jsonl"), key)) as kept:
@@ -105,12 +112,12 @@ def _load(settings: EvaluateSettings) -> tuple[LanguageModel, References]:
     return student, References(**models, human=settings.human_references)
 
 
-def _records(path: Path, references: References, data: DataSettings, progress: Progress) -> list[Record]:
+def _records(path: Path, tokenizers: Iterable[Tokenizer], data: DataSettings, progress: Progress) -> list[Record]:
     """The records of a file; on request without those that cannot be read or rendered, which are named."""
     reading = read_settings(data, path)
     records, skipped = reading.records, list(reading.skipped)
-    if data.on_bad_line == "skip" and references.tokenizer is not None:
-        records, refused = accepted(records, references.tokenizer)
+    for tokenizer in tokenizers if data.on_bad_line == "skip" else ():
+        records, refused = accepted(records, tokenizer)
         skipped += refused
     if skipped:
         progress.note(f"evaluation set: {len(skipped):,} records skipped, such as {skipped[0]}")
@@ -118,22 +125,30 @@ def _records(path: Path, references: References, data: DataSettings, progress: P
 
 
 def open_eval_set(
-    path: Path, beside: Path, references: References, *, data: DataSettings, seed: int, progress: Progress
+    path: Path,
+    beside: Path,
+    references: References,
+    *,
+    readers: Sequence[Tokenizer] = (),
+    data: DataSettings,
+    seed: int,
+    progress: Progress,
 ) -> EvalSet:
     """The evaluation set in a directory; of a file of prompts, the one in `beside` named by everything it depends on.
 
     It is written where it does not exist yet: the same file, models and settings give the same responses again.
+    `readers` are the tokenizers of students.
     """
     if path.is_dir():
         return EvalSet.load(path)
-    eval_set = EvalSet.from_records(_records(path, references, data, progress), limit=data.limit)
+    encoders = Encoders.of(references, readers)
+    eval_set = EvalSet.from_records(_records(path, encoders.all, data, progress), limit=data.limit)
     given = (references.teacher, references.oracle, references.judge)
     writers = [None if model is None else model.fingerprint() for model in given]
     longest = response_limit(replace(data, path=str(path)))
     lengths = [data.max_prompt_tokens, longest]
     human = [record.response for record in eval_set.records] if references.human else None
-    tokenizer = references.tokenizer
-    rendering = [] if tokenizer is None else tokenizer.options.facts()
+    rendering = encoders.facts()
     own = [record.teacher_prompt for record in eval_set.records]
     rendering += [canonical_json(own).decode()] if any(own) else []
     key = digest(canonical_json([eval_set.fingerprint(), writers, human, lengths, seed, *rendering]))
@@ -144,6 +159,7 @@ def open_eval_set(
         with closing(KeptResponses(frozen.with_name(f".{frozen.name}.partial.jsonl"), {"key": key})) as kept:
             eval_set = eval_set.with_responses(
                 references,
+                readers=readers,
                 seed=seed,
                 max_new_tokens=longest,
                 max_prompt_tokens=data.max_prompt_tokens,

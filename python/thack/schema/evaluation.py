@@ -23,6 +23,7 @@ class EvalSetOrigin:
     dropped_prompts: int = 0  # empty, or too long
     dropped_without_response: int | None = None  # of people; None: human responses were not asked for
     writers: Mapping[Role, str] = field(default_factory=dict)  # fingerprints of the models that wrote responses
+    tokenizers: Mapping[Role, str] = field(default_factory=dict)  # of writers with another tokenizer
     seed: int | None = None
     max_new_tokens: int | None = None
 
@@ -35,8 +36,10 @@ class EvalSetOrigin:
         """Plain values, for JSON."""
         human = {"human": _HUMAN, "dropped_without_response": self.dropped_without_response}
         sampled = {"seed": self.seed, "max_new_tokens": self.max_new_tokens}
+        others = {role.value: fingerprint for role, fingerprint in self.tokenizers.items()}
         return {
             **({"tokenizer": self.tokenizer, "dropped_prompts": self.dropped_prompts} if self.tokenizer else {}),
+            **({"tokenizers": others} if others else {}),
             **({} if self.dropped_without_response is None else human),
             **{role.value: fingerprint for role, fingerprint in self.writers.items()},
             **{key: value for key, value in sampled.items() if value is not None},
@@ -47,11 +50,15 @@ class EvalSetOrigin:
         """The inverse of `dump`."""
         dropped = raw.get("dropped_without_response")
         seed, longest = raw.get("seed"), raw.get("max_new_tokens")
+        others = raw.get("tokenizers")
         return cls(
             tokenizer=str(raw.get("tokenizer", "")),
             dropped_prompts=_count(raw.get("dropped_prompts")) or 0,
             dropped_without_response=_count(dropped),
             writers={role: str(raw[role]) for role in Role if role is not Role.HUMAN and role in raw},
+            tokenizers={Role(role): str(name) for role, name in others.items() if role in list(Role)}
+            if isinstance(others, Mapping)
+            else {},
             seed=_count(seed),
             max_new_tokens=_count(longest),
         )

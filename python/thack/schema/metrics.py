@@ -10,10 +10,14 @@ Nothing else in the package takes a column's name apart, or puts one together. P
                 baseline | judge_baseline | human_baseline
                                                       the teacher in the student's place, as KL(oracle‖teacher)
     divergence  forward_kl | reverse_kl | jsd         KL(reference‖model), KL(model‖reference), JSD at β = ½
+                log_ratio                             log P(y) − log Q(y) of the response, P who wrote it: each in
+                                                      its own ids, so that tokenizers may differ
                 negative_log_likelihood               of human responses, which have no distribution
     responses   reference_sampled | student_sampled   the reference's fixed responses | the measured model's own
-    reduction   token_mean | sequence_sum             Σ nats / Σ tokens | mean over prompts of the sum per response;
-                                                      absent in per_prompt.jsonl, which holds the sums
+    reduction   token_mean | byte_mean | sequence_sum
+                                                      Σ nats / Σ tokens | Σ nats / Σ bytes of text | mean over prompts
+                                                      of the sum per response; absent in per_prompt.jsonl, which holds
+                                                      the sums
     bound       low | high                            of the 95 % interval; absent for the value itself
 """
 
@@ -34,13 +38,14 @@ from numpy.typing import NDArray
 from thack.errors import DataError
 from thack.schema import document
 
-DivergenceName = Literal["forward_kl", "reverse_kl", "jsd", "negative_log_likelihood"]
+DivergenceName = Literal["forward_kl", "reverse_kl", "jsd", "log_ratio", "negative_log_likelihood"]
 Responses = Literal["reference_sampled", "student_sampled"]
-Reduction = Literal["token_mean", "sequence_sum"]
+Reduction = Literal["token_mean", "byte_mean", "sequence_sum"]
 Bound = Literal["low", "high"]
 
 LIKELIHOOD: Final = "negative_log_likelihood"
-DIVERGENCES: tuple[DivergenceName, ...] = ("forward_kl", "reverse_kl", "jsd")  # between two models
+LOG_RATIO: Final = "log_ratio"
+DIVERGENCES: tuple[DivergenceName, ...] = ("forward_kl", "reverse_kl", "jsd")  # between two models, id by id
 RESPONSES: tuple[Responses, ...] = get_args(Responses)
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
@@ -74,6 +79,13 @@ _ROLE_OF = {name: (role, False) for role, name in METRIC_OF.items()} | {
 }
 
 
+def reductions(divergence: DivergenceName) -> tuple[Reduction, ...]:
+    """The reductions that a divergence has. A log ratio is not of the tokens of one of the two models."""
+    if divergence == LIKELIHOOD:
+        return REDUCTIONS
+    return ("byte_mean", "sequence_sum") if divergence == LOG_RATIO else ("token_mean", "sequence_sum")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricName:
     """A metric column. The defaults are the metric that a verdict reads: forward KL on fixed responses.
@@ -97,6 +109,8 @@ class MetricName:
             raise DataError(f"the {self.role} has no baseline: its distance from itself is 0")
         if (self.role is Role.HUMAN) != (self.divergence == LIKELIHOOD):
             raise DataError(f"{self.role} responses and {self.divergence} do not go together")
+        if self.reduction not in (None, *reductions(self.divergence)):
+            raise DataError(f"{self.divergence} and {self.reduction} do not go together")
 
     @classmethod
     def parse(cls, column: str) -> MetricName:
@@ -131,6 +145,12 @@ class MetricName:
         return replace(self, role=role)
 
     @property
+    def per_byte(self) -> MetricName:
+        """The metric that takes this one's place where tokenizers differ."""
+        divergence: DivergenceName = LIKELIHOOD if self.role is Role.HUMAN else LOG_RATIO
+        return replace(self, divergence=divergence, reduction="byte_mean")
+
+    @property
     def of_baseline(self) -> MetricName | None:
         """The teacher's value of this metric of the student; None where the teacher is the reference."""
         return replace(self, baseline=True) if self.role in BASELINE_OF else None
@@ -140,13 +160,18 @@ GOLDEN = MetricName(role=Role.ORACLE)
 PROXY = MetricName(role=Role.TEACHER)
 
 
+def proxy_in(columns: Mapping[str, float]) -> float | None:
+    """The proxy among the columns of an evaluation, by name: per byte where the tokenizers differ; None: neither."""
+    return columns.get(str(PROXY), columns.get(str(PROXY.per_byte)))
+
+
 @lru_cache(maxsize=4096)
 def find_metric(column: str) -> MetricName | None:
     """The metric that a column is; None for any other column, such as another trainer's."""
     metric, *parts = column.split("/")
     if metric not in _ROLE_OF or not 2 <= len(parts) <= 4:
         return None
-    accepted: list[Sequence[str]] = [(*DIVERGENCES, LIKELIHOOD), RESPONSES, REDUCTIONS, BOUNDS]
+    accepted: list[Sequence[str]] = [get_args(DivergenceName), RESPONSES, REDUCTIONS, BOUNDS]
     if any(part not in known for part, known in zip(parts, accepted, strict=False)):
         return None
     role, baseline = _ROLE_OF[metric]
@@ -237,21 +262,43 @@ def _find_health(text: str) -> HealthName | None:
     return found if str(found) == text else None
 
 
+def counted(tokens: np.ndarray, num_bytes: np.ndarray | None, reduction: Reduction | None) -> Floats:
+    """What nats are divided by, of any shape: tokens, bytes, or one per response that has tokens."""
+    if reduction == "byte_mean":
+        assert num_bytes is not None, "bytes were not counted"
+        return num_bytes.astype(np.float64)
+    return (tokens > 0 if reduction == "sequence_sum" else tokens).astype(np.float64)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PromptSums:
     """Sums over each prompt's response, before any reduction; P prompts in the evaluation set's order."""
 
     nats_P: np.ndarray  # float64
-    tokens_P: np.ndarray  # int64
+    tokens_P: np.ndarray  # int64, of who wrote it; 0: the response is left out
+    bytes_P: np.ndarray | None = None  # int64, of its text; None: not counted
 
     @property
     def token_mean(self) -> float:
         """Σ nats / Σ tokens."""
-        return float(self.nats_P.sum() / self.tokens_P.sum())
+        return self.mean("token_mean")
+
+    def mean(self, reduction: Reduction) -> float:
+        """Σ nats / Σ of what the reduction counts."""
+        return float(self.nats_P.sum() / self.counts_P(reduction).sum())
+
+    def counts_P(self, reduction: Reduction | None) -> np.ndarray:
+        """float64 [P] what the nats are divided by: tokens, bytes, or one per response that is not left out."""
+        return counted(self.tokens_P, self.bytes_P, reduction)
+
+    def has(self, reduction: Reduction) -> bool:
+        """Whether it is counted, and not 0 over all prompts."""
+        return (reduction != "byte_mean" or self.bytes_P is not None) and bool(self.counts_P(reduction).any())
 
     def dump(self) -> dict[str, object]:
         """Plain values, for JSON."""
-        return {"nats": self.nats_P.tolist(), "tokens": self.tokens_P.tolist()}
+        found: dict[str, object] = {"nats": self.nats_P.tolist(), "tokens": self.tokens_P.tolist()}
+        return found if self.bytes_P is None else {**found, "bytes": self.bytes_P.tolist()}
 
     @classmethod
     def parse(cls, raw: object, what: str = "a metric") -> PromptSums:
@@ -261,10 +308,13 @@ class PromptSums:
             DataError: `raw` does not hold as many numbers of nats as of tokens.
         """
         if isinstance(raw, Mapping):
-            nats, tokens = raw.get("nats"), raw.get("tokens")
-            if isinstance(nats, list) and isinstance(tokens, list) and 0 < len(nats) == len(tokens):
+            nats, tokens, size = raw.get("nats"), raw.get("tokens"), raw.get("bytes", raw.get("tokens"))
+            lists = [one for one in (nats, tokens, size) if isinstance(one, list)]
+            if len(lists) == 3 and 0 < len(lists[0]) == len(lists[1]) == len(lists[2]):
                 with suppress(TypeError, ValueError):
-                    return cls(nats_P=np.asarray(nats, dtype=np.float64), tokens_P=np.asarray(tokens, dtype=np.int64))
+                    bytes_P = np.asarray(size, dtype=np.int64) if "bytes" in raw else None
+                    nats_P, tokens_P = np.asarray(nats, dtype=np.float64), np.asarray(tokens, dtype=np.int64)
+                    return cls(nats_P=nats_P, tokens_P=tokens_P, bytes_P=bytes_P)
         raise DataError(f"{what} does not hold the nats and the tokens of every prompt")
 
 
@@ -389,7 +439,7 @@ class Watched:
     def of(cls, step: int, columns: Mapping[str, float]) -> Watched:
         """From the columns of an evaluation at `step`, by name."""
         monitor, fresh = columns.get(TrainingKL.MONITOR), columns.get(TrainingKL.FRESH)
-        return cls(step=step, monitor=monitor, fresh=fresh, proxy=columns.get(str(PROXY)))
+        return cls(step=step, monitor=monitor, fresh=fresh, proxy=proxy_in(columns))
 
 
 _MOST_NUMBER = 1e100  # of a log: differences and squares of larger ones overflow

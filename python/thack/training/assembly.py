@@ -109,6 +109,7 @@ def open_evaluator(
             Path(settings.eval_data),
             settings.out,
             models.references,
+            readers=(models.student.tokenizer,),
             data=replace(settings.data, limit=0),
             seed=settings.seed,
             progress=progress,
@@ -119,7 +120,10 @@ def open_evaluator(
     with group.raise_on_all_ranks():
         eval_set = opened() if eval_set is None else eval_set  # the other ranks read what the first one wrote
         _note_teacher_prompts(models, eval_set, progress)
-        return Evaluator(eval_set, models.references, settings.evaluation, seed=settings.seed, group=group)
+        evaluator = Evaluator(eval_set, models.references, settings.evaluation, seed=settings.seed, group=group)
+        for line in evaluator.notes(models.student):
+            progress.note(line)
+        return evaluator
 
 
 def _note_teacher_prompts(models: Models, eval_set: EvalSet, progress: Progress) -> None:

@@ -218,7 +218,7 @@ def _hooks(
     if evaluator is not None:
         run.write_prompts(evaluator.eval_set)
     monitors = None
-    if models.training_teacher is not None and evaluator is not None:
+    if models.training_teacher is not None and evaluator is not None and models.foreign is None:
         request = replace(response_request(settings, models.precision), sampling=SamplingSettings())
         monitors = TrainingMonitors(
             models.training_teacher,

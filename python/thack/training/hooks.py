@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from thack.evaluation.evaluator import Evaluator
 from thack.models.protocol import LanguageModel
 from thack.schema import document
-from thack.schema.metrics import PROXY
+from thack.schema.metrics import proxy_in
 from thack.schema.run import Costs
 from thack.training.monitors import TrainingMonitors
 from thack.training.run_directory import RunDirectory
@@ -88,8 +88,8 @@ class BestProxy(Hook):
         self._lowest = _Lowest()
 
     def after_evaluation(self, step: int, columns: Mapping[str, float]) -> None:
-        nats = columns.get(str(PROXY), math.inf)
-        if step and step in self._steps and nats < self._lowest.nats:
+        nats = proxy_in(columns)
+        if nats is not None and step and step in self._steps and nats < self._lowest.nats:
             self._lowest = _Lowest(step=step, nats=nats)
 
     def protected_steps(self) -> frozenset[int]:

@@ -153,6 +153,7 @@ EvaluationSettings
   batch_size: a whole number, 1 or more = 64
   student_samples: true or false = true
   health: true or false = true
+  per_byte: true or false = false
   bootstrap: a whole number, 1 or more = 1000
   tasks: a list, each text = []
   tasks_path: text = ""

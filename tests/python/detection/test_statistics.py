@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thack.detection.statistics import percentile_interval, prompt_weights, reduced_intervals, student_quantile
+from thack.detection.statistics import percentile_interval, prompt_weights, reduced_interval, student_quantile
 from thack.schema.metrics import PromptSums
 
 
@@ -31,9 +31,12 @@ def test_equals_resampling_written_out() -> None:
         drawn = np.repeat(np.arange(25), row)
         ratios.append(nats[drawn].sum() / tokens[drawn].sum())
         sums.append(nats[drawn].sum() / 25)
-    found = reduced_intervals(PromptSums(nats_P=nats, tokens_P=tokens), weights, 0.95)
-    np.testing.assert_allclose(found["token_mean"], np.quantile(ratios, [0.025, 0.975]))
-    np.testing.assert_allclose(found["sequence_sum"], np.quantile(sums, [0.025, 0.975]))
+    given = PromptSums(nats_P=nats, tokens_P=tokens, bytes_P=3 * tokens)
+    for reduction, values in (("token_mean", ratios), ("byte_mean", np.array(ratios) / 3), ("sequence_sum", sums)):
+        found = reduced_interval(given, reduction, weights, 0.95)  # type: ignore[arg-type]
+        np.testing.assert_allclose(found, np.quantile(values, [0.025, 0.975]))
+    left_out = PromptSums(nats_P=np.append(nats, 0.0), tokens_P=np.append(tokens, 0))
+    assert left_out.mean("sequence_sum") == nats.mean()
 
 
 def test_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -42,7 +45,7 @@ def test_covers_the_truth_about_as_often_as_it_says() -> None:
     hits = 0
     for _ in range(300):
         sums = PromptSums(nats_P=rng.gamma(2.0, 1.0, 80), tokens_P=np.ones(80, dtype=int))
-        low, high = reduced_intervals(sums, weights, 0.95)["token_mean"]
+        low, high = reduced_interval(sums, "token_mean", weights, 0.95)
         hits += low <= 2.0 <= high
     assert 0.89 < hits / 300 < 0.98
 

@@ -16,6 +16,7 @@ from thack.schema import metrics
 from thack.schema.metrics import (
     DIVERGENCES,
     GOLDEN,
+    LOG_RATIO,
     PROXY,
     GuardRow,
     HealthName,
@@ -28,16 +29,20 @@ from thack.schema.metrics import (
     Watched,
     find_column,
     find_metric,
+    proxy_in,
+    reductions,
 )
 
-NAMES = st.builds(
-    MetricName,
-    role=st.sampled_from([Role.ORACLE, Role.JUDGE]),
-    divergence=st.sampled_from(DIVERGENCES),
-    responses=st.sampled_from(metrics.RESPONSES),
-    reduction=st.sampled_from(metrics.REDUCTIONS),
-    baseline=st.booleans(),
-    bound=st.sampled_from([None, *metrics.BOUNDS]),
+NAMES = st.sampled_from([*DIVERGENCES, LOG_RATIO]).flatmap(
+    lambda divergence: st.builds(
+        MetricName,
+        role=st.sampled_from([Role.ORACLE, Role.JUDGE]),
+        divergence=st.just(divergence),
+        responses=st.sampled_from(metrics.RESPONSES),
+        reduction=st.sampled_from(reductions(divergence)),
+        baseline=st.booleans(),
+        bound=st.sampled_from([None, *metrics.BOUNDS]),
+    )
 )
 
 
@@ -59,6 +64,8 @@ def test_a_name_is_what_its_text_says(name: MetricName) -> None:
             MetricName(role=Role.JUDGE, baseline=True, divergence="jsd", responses="student_sampled", reduction=None),
         ),
         ("human/negative_log_likelihood/reference_sampled/token_mean", GOLDEN.against(Role.HUMAN)),
+        ("golden/log_ratio/reference_sampled/byte_mean", GOLDEN.per_byte),
+        ("human/negative_log_likelihood/reference_sampled/byte_mean", GOLDEN.per_byte.against(Role.HUMAN)),
     ],
 )
 def test_the_columns_on_disk(column: str, name: MetricName) -> None:
@@ -73,6 +80,8 @@ def test_the_columns_on_disk(column: str, name: MetricName) -> None:
         "line/forward_kl/reference_sampled/token_mean",
         "proxy_baseline/forward_kl/reference_sampled/token_mean",
         "golden/tvd/reference_sampled/token_mean",
+        "golden/forward_kl/reference_sampled/byte_mean",
+        "golden/log_ratio/reference_sampled/token_mean",
         "golden/forward_kl/reference_sampled/token_mean/low/low",
         "golden/negative_log_likelihood/reference_sampled/token_mean",
         "human/forward_kl/reference_sampled/token_mean",
@@ -152,6 +161,20 @@ def test_what_a_guard_watches_is_taken_from_the_columns() -> None:
     )
 
 
+def test_where_tokenizers_differ_the_proxy_is_per_byte() -> None:
+    columns = {str(PROXY.per_byte): 0.25}
+    assert proxy_in(columns) == Watched.of(4, columns).proxy == 0.25
+    assert proxy_in(columns | {str(PROXY): 0.75}) == 0.75 and proxy_in({}) is None
+
+
+def test_sums_may_count_bytes_too() -> None:
+    raw = {"nats": [1.5, 0.0], "tokens": [3, 0], "bytes": [6, 0]}
+    sums = PromptSums.parse(raw)
+    assert sums.dump() == raw
+    assert [sums.mean(name) for name in metrics.REDUCTIONS] == [0.5, 0.25, 1.5]  # the second response is left out
+    assert sums.has("byte_mean") and not PromptSums(nats_P=sums.nats_P, tokens_P=sums.tokens_P).has("byte_mean")
+
+
 def test_a_per_prompt_row_survives_json() -> None:
     sums = PromptSums(nats_P=np.array([1.5, 0.25]), tokens_P=np.array([3, 4]))
     row = PerPromptRow(step=8, metrics={GOLDEN.per_prompt: sums})
@@ -165,6 +188,8 @@ def test_a_per_prompt_row_survives_json() -> None:
     [
         {"nats": [1.0], "tokens": [1, 2]},
         {"nats": [1.0]},
+        {"nats": [1.0], "tokens": [1], "bytes": [1, 2]},
+        {"nats": [1.0], "tokens": [1], "bytes": 3},
         [1.0],
         {"nats": [], "tokens": []},
         {"nats": ["x"], "tokens": [1]},

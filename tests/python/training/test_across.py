@@ -31,6 +31,7 @@ from thack.errors import MismatchError, Preempted, UndefinedLoss, UsageError
 from thack.models.load import load_model, new_decoder
 from thack.runtime.progress import SILENT
 from thack.schema.cross_tokenizer import PUBLISHED
+from thack.schema.metrics import GOLDEN, PROXY
 from thack.schema.preflight import CellShares
 from thack.targets.shares import cell_findings, cut_share
 from thack.training import run_distill
@@ -64,14 +65,16 @@ def other() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """teacher/, student/ with another tokenizer, prompts.jsonl with responses, and a cache of each kind."""
+    """teacher/, oracle/ and student/ with another tokenizer, prompts with responses, and a cache of each kind."""
     root = tmp_path_factory.mktemp("across")
     teacher = new_decoder(SIZE, theirs(), 1)
     with torch.no_grad():
         teacher.lm_head.weight.mul_(20)
     teacher.save(root / "teacher")
     new_decoder(SIZE, other(), 2).save(root / "student")
+    new_decoder(SIZE, other(), 3).save(root / "oracle")
     write(root / "prompts.jsonl", records(10))
+    write(root / "held_out.jsonl", records(4))
     data = replace(DATA, path=str(root / "prompts.jsonl"), max_response_tokens=30)
     kinds: dict[str, dict[str, Any]] = {"dense": {}, "top-k": {"top_k": 16}, "sampled": {"sampled": 8}}
     for kind, keeps in kinds.items():
@@ -160,6 +163,39 @@ def test_stopped_and_resumed(world: Path, tmp_path: Path) -> None:
     assert losses(run_distill(settings).path) == losses(whole.path)
 
 
+@pytest.mark.parametrize("kind", ["sampled", "live"])
+def test_evaluated_in_nats_per_byte_and_resumed_to_the_bit(world: Path, tmp_path: Path, kind: str) -> None:
+    given = {
+        "teacher": str(world / "teacher"),
+        "oracle": str(world / "oracle"),
+        "eval_data": str(world / "held_out.jsonl"),
+        "steps": 6,
+    }
+    said = Said()
+    whole = run_distill(across(world, tmp_path / "whole", kind, **given), said)
+    assert "proxy: in nats per byte, since the student has another tokenizer" in said.lines
+    settings = across(world, tmp_path / "cut", kind, **given)
+    with pytest.MonkeyPatch.context() as patch:
+        signal_at(patch, 4)
+        with pytest.raises(Preempted):
+            run_distill(settings)
+    resumed = run_distill(settings)
+    assert evaluations(whole.path) == evaluations(resumed.path)
+    assert (whole.path / "per_prompt.jsonl").read_bytes() == (resumed.path / "per_prompt.jsonl").read_bytes()
+    first, *_, last = evaluations(whole.path)
+    assert {str(PROXY.per_byte), str(GOLDEN), str(GOLDEN.per_byte), str(GOLDEN.per_byte.of_baseline)} <= first.keys()
+    assert str(PROXY) not in first and str(GOLDEN.of_baseline) not in first
+    assert first[str(GOLDEN.per_byte.of_baseline)] == last[str(GOLDEN.per_byte.of_baseline)] > 0
+    assert first[str(PROXY.per_byte)] > 0
+    assert whole.best is not None and resumed.best is not None  # of the proxy in nats per byte
+
+
+def evaluations(path: Path) -> list[dict[str, Any]]:
+    """The columns of each evaluation, without its times."""
+    found = [row for row in rows(path) if row["event"] == "evaluation"]
+    return [{name: value for name, value in row.items() if not name.startswith("seconds")} for row in found]
+
+
 def test_fused_or_not(world: Path, tmp_path: Path) -> None:
     fused, plain = (
         run_distill(across(world, tmp_path / str(fused), "top-k", steps=3, loss=LossSettings(fused=fused)))
@@ -222,7 +258,6 @@ def test_a_response_that_was_cut_inside_a_character(world: Path) -> None:
         ),
         ({"loss": LossSettings(cross_tokenizer="alm", fused=True)}, UndefinedLoss, "takes the logits of all tokens"),
         ({"loss": LossSettings(alm_temperature=2.0)}, UsageError, "belongs to loss.cross_tokenizer = alm"),
-        ({"eval_data": "held_out.jsonl", "human_references": True}, UsageError, "eval_data"),
         ({"data": replace(DATA, train_on="all")}, UsageError, "train_on = all"),
     ],
 )
