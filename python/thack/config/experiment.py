@@ -14,7 +14,7 @@ from thack.schema.targets import DivergenceKind
 
 Figure = Literal["all", "F4", "F5", "F6", "F7", "F8", "fraction", "loss", "sizes", "target", "once", "axes"]
 
-Size = Help('sizes: a hidden width such as "128", or a directory under `models`')
+Size = Help('sizes: a width such as "128", a directory under `models`, or some of its layers: "smollm2:0,9,29"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,11 @@ class RoleSettings:
     """A model and how it is fine-tuned on (prompt, response) pairs."""
 
     model: Annotated[str, Help("directory under `models` to start from; empty: a new model from `architecture`")] = ""
+    layers: Annotated[
+        tuple[int, ...],
+        Each(AtLeast(0)),
+        Help("layers of the directory to keep, by their numbers from 0; empty: all of them"),
+    ] = ()
     train: Annotated[bool, Help("fine-tune it; false: use the directory as it is")] = True
     architecture: Annotated[ArchitectureSettings, Help("shape of a new model")] = field(
         default_factory=ArchitectureSettings
@@ -71,7 +76,8 @@ class Axes:
         Help("distill; sft: the responses alone; hard-soft: both, by entropy; policy-gradient: k1 on-policy; guard"),
     ] = ()
     task: Annotated[
-        tuple[str, ...], Help("docstring, signature, continuation, postfix, or a file of that name under `data`")
+        tuple[str, ...],
+        Help("docstring, signature, continuation, postfix, debian, or a file of that name under `data`"),
     ] = ()
 
 
@@ -142,6 +148,9 @@ class TaskLengths:
         default_factory=lambda: Lengths(max_prompt_tokens=36)
     )
     postfix: Annotated[Lengths, Help("statement → its postfix form")] = field(default_factory=Lengths)
+    debian: Annotated[Lengths, Help("question about a package of Debian")] = field(
+        default_factory=lambda: Lengths(max_prompt_tokens=96)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +160,8 @@ class ExperimentSettings:
     name: Annotated[str, Help("name of the experiment")] = "demo"
     title: Annotated[str, Help("title of its report")] = "The controlled experiment"
     task: Annotated[
-        str, Help("docstring, signature, continuation or postfix (embedded), or a file of that name under `data`")
+        str,
+        Help("docstring, signature, continuation, postfix or debian (embedded), or a file of that name under `data`"),
     ] = "docstring"
     data: Annotated[str, Help("directory with TASK.jsonl or TASK.parquet, for tasks that are not embedded")] = ""
     models: Annotated[str, Help("directory of the model directories that the roles name")] = ""

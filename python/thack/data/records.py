@@ -86,3 +86,17 @@ class Record:
 def prompt_id(prompt: str) -> str:
     """A stable name of a prompt: 16 hex digits of the hash of its text."""
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def prompt_row(record: Record) -> dict[str, object]:
+    """The prompt as a row of JSON has it, so that it is read again as the same."""
+    conversation = record.conversation
+    if conversation is None:
+        return {"prompt": record.prompt}
+    beside: dict[str, object] = {
+        "tools": conversation.tools,
+        "documents": conversation.documents,
+        "chat_template_kwargs": conversation.template_variables or None,
+    }
+    asked = conversation.messages[: conversation.num_prompt_turns]
+    return {"messages": list(asked)} | {key: value for key, value in beside.items() if value is not None}

@@ -22,7 +22,6 @@ from typing import Literal
 
 from thack.data.postfix import postfix
 from thack.data.records import Record, prompt_id
-from thack.errors import UsageError
 
 Task = Literal["docstring", "signature", "continuation", "postfix"]
 Pair = tuple[str, str | None]
@@ -46,9 +45,7 @@ _MAX_RECORDS = {"postfix": 9000}  # as many as an oracle of minutes learns well
 
 
 def stdlib_records(task: str = "docstring") -> list[Record]:
-    """All records of one task, in a fixed order."""
-    if task not in TASKS:
-        raise UsageError(f"unknown task {task!r}", details=["tasks: " + ", ".join(TASKS)])
+    """All records of one of `TASKS`, in a fixed order."""
     return list(_records(task))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from thack.config import DataSettings
 from thack.data.eos import EndCounts
 from thack.data.lengths import response_limit
-from thack.data.records import Record
+from thack.data.records import Record, prompt_row
 from thack.data.rows import RESPONSES
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
@@ -115,24 +115,10 @@ def longest_response(settings: DataSettings) -> int:
 def _line(sequence: TokenSequence, tokenizer: Tokenizer, record: Record) -> bytes:
     row = {
         "id": sequence.prompt_id,
-        **_prompt(record),
+        **prompt_row(record),
         "response": tokenizer.decode(sequence.response_ids),
         "response_ids": sequence.response_ids.tolist(),
         "sample": sequence.sample,
         "finished": tokenizer.ends.is_finished(sequence.response_ids),
     }
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
-
-
-def _prompt(record: Record) -> dict[str, object]:
-    """The prompt as the data has it, so that it is read again as the same."""
-    conversation = record.conversation
-    if conversation is None:
-        return {"prompt": record.prompt}
-    beside: dict[str, object] = {
-        "tools": conversation.tools,
-        "documents": conversation.documents,
-        "chat_template_kwargs": conversation.template_variables or None,
-    }
-    asked = conversation.messages[: conversation.num_prompt_turns]
-    return {"messages": list(asked)} | {key: value for key, value in beside.items() if value is not None}

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import get_args
 
-from thack.config.experiment import Axes, ExperimentSettings, Figure, RoleSettings
+from thack.config.experiment import Axes, ExperimentSettings, Figure
 from thack.errors import UsageError
+from thack.experiments.roles import size_of
 from thack.schema.experiment import ExperimentArm
 from thack.schema.targets import TargetSpec, live_word
 
@@ -84,11 +85,6 @@ def base_arm(settings: ExperimentSettings) -> ExperimentArm:
         student=size_of(settings.student),
         target=settings.target,
     )
-
-
-def size_of(role: RoleSettings) -> str:
-    """How the axis of sizes names a role: its directory, or its width."""
-    return role.model or str(role.architecture.hidden_size)
 
 
 def product(settings: ExperimentSettings, axes: Axes) -> list[ExperimentArm]:

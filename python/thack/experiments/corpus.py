@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from thack.data import TASKS, Record, read_records, split_by_hash, stdlib_records
+from thack.data import TASKS, Record, embedded_records, read_records, split_by_hash
 from thack.data.encode import encode_prompts
 from thack.data.export import PAIRS, PROMPTS, write_records
 from thack.data.tokenizer import Tokenizer
@@ -61,11 +61,17 @@ def task_file(task: str, data: str) -> str:
 
 def write_corpus(settings: CorpusSettings, path: Path, progress: Progress) -> None:
     """pairs.jsonl (prompts that fit, with a response), prompts.jsonl (all that fit) and the tokenizer."""
-    records = read_records(Path(settings.path)) if settings.path else stdlib_records(settings.task)
+    records = read_records(Path(settings.path)) if settings.path else embedded_records(settings.task)
     pairs = [record for record in records if record.response]
     tokenizer = _tokenizer(settings, pairs)
     lengths = [len(ids) for ids in encode_prompts(records, tokenizer)]
     fitting = [r for r, length in zip(records, lengths, strict=True) if length <= settings.max_prompt_tokens]
+    if not fitting:
+        raise UsageError(
+            f"none of the {len(records):,} prompts has at most {settings.max_prompt_tokens} tokens",
+            details=[f"the shortest has {min(lengths)}"],
+            hint="raise max_prompt_tokens",
+        )
     with atomic_directory(path, replace=True) as directory:
         tokenizer.save(directory)
         write_records(directory / PAIRS, [record for record in fitting if record.response])
@@ -97,8 +103,8 @@ def write_splits(corpus: Path, sizes: Mapping[str, int], seed: int, path: Path, 
     Raises:
         UsageError: the corpus has too few prompts.
     """
-    prompts = _read_jsonl(corpus / PROMPTS)
-    answered = {record.prompt_id for record in _read_jsonl(corpus / PAIRS)}
+    prompts = read_records(corpus / PROMPTS)
+    answered = {row["id"] for row in runlog.read(corpus / PAIRS)}
     if sum(sizes.values()) > len(prompts):
         raise UsageError(
             f"the splits want {sum(sizes.values()):,} prompts, the corpus has {len(prompts):,} that fit",
@@ -123,7 +129,3 @@ def _overlaps(splits: Mapping[str, list[Record]], answered: set[str]) -> dict[st
 def _first_of_each_prompt(records: Sequence[Record]) -> list[Record]:
     unique = {record.prompt_id: record for record in reversed(records)}
     return sorted(unique.values(), key=lambda record: record.prompt_id)
-
-
-def _read_jsonl(path: Path) -> list[Record]:
-    return [Record(prompt_id=r["id"], prompt=r["prompt"], response=r["response"]) for r in runlog.read(path)]

@@ -86,13 +86,25 @@ class CostEstimator:
     def parameters(self, role: RoleSettings) -> float:
         """What one token meets; of a directory, its weights' bytes by the width of their type."""
         if role.model:
-            return _stored_parameters(model_directory(self.settings, role))
+            return _stored_parameters(model_directory(self.settings, role), len(role.layers))
         shape = role.architecture
         layers = shape.num_layers * (2 if shape.family == "encoder-decoder" else 1)
-        return 12.0 * layers * shape.hidden_size**2 + shape.hidden_size * self.settings.tokenizer_size
+        return 12.0 * layers * shape.hidden_size**2 + shape.hidden_size * self._vocabulary()
+
+    def _vocabulary(self) -> int:
+        """Tokens of the vocabulary that all roles share."""
+        oracle = self.settings.oracle
+        if not oracle.model:
+            return self.settings.tokenizer_size
+        return int(read_config(model_directory(self.settings, oracle))["vocab_size"])
 
 
-def _stored_parameters(directory: Path) -> float:
+def _stored_parameters(directory: Path, kept_layers: int) -> float:
+    """Of a model directory, or of some of its layers; 0: of all."""
     config = read_config(directory)
     width = 2 if "16" in str(config.get("torch_dtype", config.get("dtype", ""))) else 4
-    return sum(path.stat().st_size for path in directory.glob("*.safetensors")) / width
+    stored = sum(path.stat().st_size for path in directory.glob("*.safetensors")) / width
+    if not kept_layers:
+        return stored
+    tables = (1 if config.get("tie_word_embeddings") else 2) * config["vocab_size"] * config["hidden_size"]
+    return float(tables + (stored - tables) * kept_layers / config["num_hidden_layers"])

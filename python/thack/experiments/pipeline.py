@@ -2,6 +2,8 @@
 
 corpus → oracle → splits → oracle's responses → teacher, student → offline cache, evaluation set → run
 
+A role that starts from some layers of a model has one stage more, `layers`, which makes that model.
+
 Planning loads no model: the stages of a whole grid, and which of them cells share, are known at once.
 """
 
@@ -16,7 +18,10 @@ from typing import Literal
 from thack.config import CacheSettings, DataSettings, DistillSettings, GenerateSettings, SftSettings
 from thack.config.experiment import ExperimentSettings, RoleSettings
 from thack.config.specs import cache_settings, target_settings
+from thack.data.debian import system_release
+from thack.data.embedded import QUESTIONS
 from thack.data.export import PAIRS
+from thack.errors import UsageError
 from thack.evaluation.prompt_information import NUM_SHUFFLES
 from thack.experiments import work
 from thack.experiments.cells import Cell, base_arm, slug
@@ -24,6 +29,7 @@ from thack.experiments.corpus import CorpusSettings, task_file, write_corpus, wr
 from thack.experiments.costs import CostEstimator
 from thack.experiments.roles import model_directory, resized, sampled_digest
 from thack.experiments.stages import Stage, plan_stage
+from thack.models.layers import check_layers
 from thack.schema.experiment import ExperimentArm, Method
 from thack.schema.targets import TargetSpec
 
@@ -78,6 +84,10 @@ class Pipeline:
             max_prompt_tokens=self._data(task, "").max_prompt_tokens,
         )
         inputs: dict[str, object] = {"python": platform.python_version()}
+        if task in QUESTIONS:
+            _check_answers(s, task)
+            # Not by content: an update of the package lists would begin an experiment anew that is to be resumed.
+            inputs = {"system": system_release()}
         if path:
             inputs = {"data": sampled_digest([Path(path)])}
         if settings.tokenizer:
@@ -122,8 +132,7 @@ class Pipeline:
         """The student before its distillation."""
         pairs, role = self.oracle_responses(arm.task, seed), self._student_role(arm)
         # Of one size and seed, teacher and student would begin as the same model and read the same batches.
-        same_size = not role.model and role.architecture == self._teacher_role(arm).architecture
-        seed += _STUDENT_SEED if same_size else 0
+        seed += _STUDENT_SEED if _start(role) == _start(self._teacher_role(arm)) else 0
         return self._role("student", role, seed, arm.task, pairs, pairs.path)
 
     def eval_set(self, arm: ExperimentArm, seed: int) -> Stage:
@@ -210,10 +219,14 @@ class Pipeline:
         )
 
     def _role(self, name: Role, role: RoleSettings, seed: int, task: str, data: Stage, file: Path) -> Stage:
-        directory = model_directory(self.settings, role) if role.model else None
-        inputs = {"start": sampled_digest(sorted(directory.iterdir()))} if directory else {}
+        needs, inputs, directory = [data], {}, model_directory(self.settings, role) if role.model else None
+        if directory is not None and role.layers:
+            cut = self._cut(directory, role.layers)
+            needs, directory = [data, cut], cut.path / "model"
+        elif directory is not None:
+            inputs = {"start": _content(directory)}
         if directory is not None and not role.train:
-            return plan_stage(self._stages, name, partial(work.reuse, directory), needs=[data], inputs=inputs)
+            return plan_stage(self._stages, name, partial(work.reuse, directory), needs=needs, inputs=inputs)
         settings = SftSettings(
             model=str(directory) if directory else "",
             tokenizer=str(self.corpus(task).path),
@@ -228,7 +241,14 @@ class Pipeline:
         )
         cost = self._costs(task).fine_tune(role, 0 if name == "oracle" else self.settings.num_sft_prompts)
         step = partial(work.fine_tune, settings, name)
-        return plan_stage(self._stages, name, step, needs=[data], settings=settings, inputs=inputs, cost=cost)
+        return plan_stage(self._stages, name, step, needs=needs, settings=settings, inputs=inputs, cost=cost)
+
+    def _cut(self, directory: Path, layers: tuple[int, ...]) -> Stage:
+        """A model of some layers of another one."""
+        check_layers(directory, layers)
+        step = partial(work.keep_layers, directory, layers)
+        inputs = {"start": _content(directory), "layers": layers}
+        return plan_stage(self._stages, "layers", step, inputs=inputs)
 
     def _teacher_role(self, arm: ExperimentArm) -> RoleSettings:
         return resized(self.settings.teacher, arm.teacher)
@@ -264,6 +284,25 @@ class Pipeline:
     @property
     def _stages(self) -> Path:
         return self.root / "stages"
+
+
+def _check_answers(settings: ExperimentSettings, task: str) -> None:
+    """Refuse a task without answers where an oracle is to learn from them."""
+    if settings.oracle.train:
+        raise UsageError(
+            f"task {task} asks questions and has no answers: an oracle cannot be trained on it",
+            hint="name a chat model that answers them as it is: oracle.model = DIR, oracle.train = false",
+        )
+
+
+def _content(directory: Path) -> str:
+    """What a model directory holds."""
+    return sampled_digest(sorted(directory.iterdir()))
+
+
+def _start(role: RoleSettings) -> object:
+    """What decides the weights that a role is trained from, besides its seed."""
+    return (role.model, role.layers) if role.model else role.architecture
 
 
 def _has_cache(arm: ExperimentArm) -> bool:

@@ -38,23 +38,23 @@ def model_directory(settings: ExperimentSettings, role: RoleSettings) -> Path:
 
 
 def check_roles(settings: ExperimentSettings) -> None:
-    """Refuse roles whose tokenizers would differ: all start from directories, or none.
+    """Refuse roles whose tokenizers would differ: an oracle from a directory gives all of them its own.
 
     Raises:
-        UsageError: some do and some do not, or one that is not trained has no directory.
+        UsageError: the oracle is a new model and another role is not, or a setting of directories has none.
         ModelError: a directory has no model.
     """
     roles = {"oracle": settings.oracle, "teacher": settings.teacher, "student": settings.student}
-    given = [name for name, role in roles.items() if role.model]
-    if given and len(given) < len(roles):
-        missing = ", ".join(name for name in roles if name not in given)
+    given = ", ".join(name for name, role in roles.items() if role.model)
+    if given and not settings.oracle.model:
         raise UsageError(
-            f"{', '.join(given)} start from a directory, {missing} would not: their tokenizers would differ",
-            hint=f"set {missing.split(', ')[0]}.model too, or none",
+            f"{given} from a directory, the oracle a new model: their tokenizers would differ",
+            hint="set oracle.model too, or none",
         )
     for name, role in roles.items():
-        if not role.train and not role.model:
-            raise UsageError(f"{name}.train = false needs {name}.model", hint="name its directory under `models`")
+        for setting, is_set in (("train = false", not role.train), ("layers", role.layers)):
+            if is_set and not role.model:
+                raise UsageError(f"{name}.{setting} needs {name}.model", hint="name its directory under `models`")
         if role.model:
             model_directory(settings, role)
 
@@ -92,20 +92,35 @@ def check_decided(settings: ExperimentSettings) -> None:
         raise UsageError("the grid decides this cell by cell", details=changed, hint="leave it out below `distill`")
 
 
+def size_of(role: RoleSettings) -> str:
+    """How the axes of sizes name a role: its width, its directory, or some layers of a directory (`smollm2:0,9,29`)."""
+    if not role.model:
+        return str(role.architecture.hidden_size)
+    return f"{role.model}:{','.join(map(str, role.layers))}" if role.layers else role.model
+
+
 def resized(role: RoleSettings, size: str) -> RoleSettings:
-    """The role at another size: a width for a new model, a directory for the others.
+    """The role at another size, as `size_of` names it.
 
     Raises:
         UsageError: the size of a new model is not a width.
     """
     if role.model:
-        return replace(role, model=size)
+        model, _, layers = size.partition(":")
+        return replace(role, model=model, layers=_layers(size, layers))
     if not size.isdigit() or int(size) < 1:
         raise UsageError(
             f"size {size!r}: new models are named by their width, such as 96",
             hint="model directories go with teacher.model and student.model",
         )
     return replace(role, architecture=replace(role.architecture, hidden_size=int(size)))
+
+
+def _layers(size: str, text: str) -> tuple[int, ...]:
+    parts = text.split(",") if ":" in size else []
+    if not all(part.strip().isdecimal() for part in parts):
+        raise UsageError(f"size {size!r}: layers are numbers from 0 on", hint="such as smollm2:0,9,29")
+    return tuple(map(int, parts))
 
 
 def sampled_digest(files: Sequence[Path]) -> str:

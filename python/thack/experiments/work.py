@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from thack.evaluation import EvalSet, References
 from thack.evaluation.prompt_information import prompt_information as measure_prompt_information
 from thack.files import write_json
 from thack.generation.run import run_generate
+from thack.models.layers import keep_layers as layers_of
 from thack.models.load import load_model
 from thack.runtime.device import apply_threads, choose_device
 from thack.runtime.progress import Progress
@@ -44,6 +46,12 @@ def reuse(directory: Path, path: Path, progress: Progress) -> None:
     link = path / "model"
     link.unlink(missing_ok=True)
     link.symlink_to(directory.resolve(), target_is_directory=True)
+
+
+def keep_layers(directory: Path, layers: Sequence[int], path: Path, progress: Progress) -> None:
+    """Make a smaller model of some layers of another one."""
+    path.mkdir(parents=True, exist_ok=True)
+    layers_of(directory, layers, path / "model")
 
 
 def eval_set(oracle: Path, teacher: Path, data: DataSettings, seed: int, path: Path, progress: Progress) -> None:

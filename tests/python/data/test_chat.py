@@ -152,11 +152,11 @@ class TestWhatTheTemplateGets:
         assert prompt == their_ids(path, asked, tools=tools, add_generation_prompt=True)
 
     def test_what_generate_wrote_is_read_with_its_tools(self, tmp_path: Path) -> None:
-        from thack.data.store import _prompt
+        from thack.data.records import prompt_row
 
         record = to_record(self.ROWS[2] | {"chat_template_kwargs": {"a": 1}, "documents": [{"text": "d"}]})
         again = to_record(
-            json.loads(json.dumps(_prompt(record))) | {"response_ids": [5, END_ID], "id": record.prompt_id}
+            json.loads(json.dumps(prompt_row(record))) | {"response_ids": [5, END_ID], "id": record.prompt_id}
         )
         assert again.conversation is not None and record.conversation is not None
         assert again.prompt == record.prompt

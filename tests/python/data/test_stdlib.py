@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from thack.data import TASKS, stdlib_records
-from thack.errors import UsageError
+from thack.data import stdlib_records
+from thack.data.stdlib import TASKS
 
 
 @pytest.fixture(params=TASKS)
@@ -71,8 +71,3 @@ def test_what_each_task_makes_of_a_function() -> None:
 )
 def test_what_is_no_prose_and_what_is_too_long(source: str, name: str, expected: object) -> None:
     assert pairs(source, name) == [expected]
-
-
-def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="unknown task 'poem'\n  tasks: docstring, signature, continuation, postfix"):
-        stdlib_records("poem")

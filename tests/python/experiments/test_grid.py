@@ -172,7 +172,7 @@ def test_roles_from_directories(grid: tuple[Path, GridResult], data: Path, tmp_p
 @pytest.mark.parametrize(
     ("sets", "error", "told"),
     [
-        (["oracle.model=xl"], UsageError, "teacher, student would not"),
+        (["teacher.model=xl"], UsageError, "the oracle a new model"),
         (["oracle.train=false"], UsageError, "needs oracle.model"),
         (["task=nowhere"], DataError, "nowhere.jsonl"),
         (["data="], UsageError, "not embedded"),
