@@ -1,4 +1,4 @@
-"""Data: the embedded corpus, how data becomes token ids, and responses that a model writes."""
+"""Data: embedded tasks, how data becomes token ids, and responses that a model writes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 def corpus(
     out: str | Path = "data",
     *,
-    task: Literal["docstring", "signature", "continuation", "postfix"] | str = "docstring",
+    task: Literal["docstring", "signature", "continuation", "postfix", "debian"] | str = "docstring",
     held_out: int = 256,
 ) -> dict[Path, int]:
-    """Write the embedded corpus, Python's own standard library, as JSONL files.
+    """Write an embedded task as JSONL files: text of Python's own standard library, or of Debian's package lists.
 
     Args:
-        out: Directory of pairs.jsonl, prompts.jsonl and held_out.jsonl.
-        task: What is asked for: docstrings of signatures, signatures of docstrings, continuations, or postfix forms of
-            statements.
+        out: Directory of pairs.jsonl (where there are answers), prompts.jsonl and held_out.jsonl.
+        task: What is asked for: docstrings of signatures, signatures of docstrings, continuations, postfix forms of
+            statements, or, without answers, questions about Debian's packages.
         held_out: Prompts set aside for held_out.jsonl, at least 1.
 
     Returns:
@@ -33,6 +33,7 @@ def corpus(
 
     Raises:
         UsageError: An unknown task, or more held-out prompts than there are.
+        DataError: Task debian on a machine without apt-cache, or without package lists.
 
     Example:
         >>> sorted(path.name for path in thack.corpus("data"))

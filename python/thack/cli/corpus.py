@@ -1,4 +1,4 @@
-"""thack corpus: the embedded corpus as JSONL files."""
+"""thack corpus: an embedded task as JSONL files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from thack.cli.session import emit
 
 TASK_HELP = (
     "docstring (signature → docstring), signature (docstring → signature), continuation (of code), "
-    "or postfix (statement → its postfix form)."
+    "postfix (statement → its postfix form), or debian (questions about packages, without answers)."
 )
 
 
@@ -28,7 +28,7 @@ def run(
     task: Annotated[str, typer.Option(metavar="WORD", help=TASK_HELP)] = "docstring",
     held_out: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts set aside for held_out.jsonl.")] = 256,
 ) -> None:
-    """Write text that every Python carries, its standard library, as pairs, prompts and held-out prompts."""
+    """Write text that machines carry as pairs, prompts and held-out prompts: Python's own standard library, for one."""
     counts = api.corpus(out, task=task, held_out=held_out)
 
     def show() -> None:
