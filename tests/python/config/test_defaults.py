@@ -272,6 +272,7 @@ PushSettings
   endpoint: text = ""
 RoleSettings
   model: text = ""
+  layers: a list, each a whole number, 0 or more = []
   train: true or false = true
   architecture: ArchitectureSettings
   epochs: a whole number, 1 or more = 8
