@@ -12,7 +12,7 @@ from thack.schema.experiment import Method, SourceKind
 from thack.schema.fields import FRACTION, SEED, AtLeast, Between, Each, Help
 from thack.schema.targets import DivergenceKind
 
-Figure = Literal["all", "F4", "F5", "F6", "F7", "F8", "fraction", "loss", "sizes", "target", "once", "axes"]
+Figure = Literal["all", "F4", "F5", "F6", "F7", "F8", "fraction", "loss", "sizes", "target", "once", "lora", "axes"]
 
 Size = Help('sizes: a width such as "128", a directory under `models`, or some of its layers: "smollm2:0,9,29"')
 
@@ -75,6 +75,11 @@ class Axes:
         tuple[Method, ...],
         Help("distill; sft: the responses alone; hard-soft: both, by entropy; policy-gradient: k1 on-policy; guard"),
     ] = ()
+    lora_rank: Annotated[
+        tuple[int, ...],
+        Each(AtLeast(0)),
+        Help("rank of an adapter that stage 2 trains in place of the student's weights (needs peft); 0: all weights"),
+    ] = ()
     task: Annotated[
         tuple[str, ...],
         Help("docstring, signature, continuation, postfix, debian, or a file of that name under `data`"),
@@ -128,6 +133,7 @@ class Groups:
     once: Annotated[Axes, Help("kinds of target, each response seen once")] = field(
         default_factory=lambda: Axes(target=SINGLE_PASS, budget=(60,))
     )
+    lora: Annotated[Axes, Help("ranks of an adapter")] = field(default_factory=lambda: Axes(lora_rank=(0, 2, 8, 32)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +205,7 @@ class ExperimentSettings:
         Between(0, 1, without_low=True),
         Help("wanted of a claim: its mean ± this share over seeds; a dry run says how many seeds that takes"),
     ] = 0.02
-    figures: Annotated[tuple[Figure, ...], Help("figures to make; all: every one but axes")] = ("F4", "F5")
+    figures: Annotated[tuple[Figure, ...], Help("figures to make; all: every one but lora and axes")] = ("F4", "F5")
     arms: Annotated[tuple[SourceKind, ...], Help("arms of F5")] = ("offline", "online-teacher", "online-student")
     axes: Annotated[Axes, Help("a product of your own; runs beside `figures` if any axis is given")] = field(
         default_factory=Axes

@@ -19,6 +19,7 @@ from thack.schema.targets import TargetSpec, live_word
 
 FIGURES: tuple[Figure, ...] = tuple(figure for figure in get_args(Figure) if figure != "all")
 _ALWAYS_ONLINE = ("online-teacher", "online-student")
+_ASKED_FOR = ("lora", "axes")  # figures that "all" leaves out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -39,7 +40,9 @@ def chosen_figures(settings: ExperimentSettings) -> tuple[str, ...]:
     own = any(getattr(settings.axes, axis.name) for axis in fields(Axes))
     if "axes" in settings.figures and not own:
         raise UsageError("figure `axes` needs an axis", hint="for example `axes.fraction_online = [0, 0.05, 0.1]`")
-    named = [figure for figure in FIGURES if figure != "axes"] if "all" in settings.figures else settings.figures
+    named = (
+        [figure for figure in FIGURES if figure not in _ASKED_FOR] if "all" in settings.figures else settings.figures
+    )
     return tuple(dict.fromkeys([*named, *(["axes"] if own else [])]))
 
 
@@ -84,6 +87,7 @@ def base_arm(settings: ExperimentSettings) -> ExperimentArm:
         teacher=size_of(settings.teacher),
         student=size_of(settings.student),
         target=settings.target,
+        lora_rank=settings.distill.lora.rank,
     )
 
 
@@ -156,6 +160,8 @@ def _differences(arm: ExperimentArm, base: ExperimentArm) -> Iterator[str]:
         yield f"{arm.budget} generations"
     if arm.method != base.method:
         yield arm.method.replace("-", " ")
+    if arm.lora_rank != base.lora_rank:
+        yield f"LoRA of rank {arm.lora_rank}" if arm.lora_rank else "all weights"
     if arm.loss != base.loss:
         yield {"reverse_kl": "reverse KL", "jsd": "JSD", "forward_kl": "forward KL"}.get(arm.loss, arm.loss)
     if arm.teacher != base.teacher:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from thack.experiments.arms import FinishedArm, FinishedArms, differences
-from thack.experiments.claim import RISE, alarms, claim, minus, outcomes, ratio, rises
+from thack.experiments.claim import RISE, alarms, claim, golden_ends, minus, outcomes, ratio, rises
 from thack.experiments.information import as_reason
 from thack.experiments.target_claims import target_claims
 from thack.schema.experiment import ClaimResult, ExperimentArm
@@ -40,6 +40,7 @@ def claims(arms: FinishedArms, figures: tuple[str, ...]) -> tuple[ClaimResult, .
         "sizes": partial(_pairs, figure="sizes", axis="student"),
         "target": partial(target_claims, figure="target"),
         "once": partial(target_claims, figure="once"),
+        "lora": _lora,
     }
     return tuple(found for figure in figures if figure in makers for found in makers[figure](arms))
 
@@ -101,9 +102,7 @@ def _f6(grid: FinishedArms) -> Claims:
             yield from claim("F6", text, measure, "points", more, above=0.0, reason=reason)
         value, arm = fewer[-1]
         measure = f"proxy’s end with prompts ÷{value:g} over that with all, − 1"
-        ends = (outcomes(one, lambda outcome: outcome.proxy_end) for one in (arm, plain))
-        text = f"… at about the same proxy{aside}"
-        yield from claim("F6", text, measure, "%", ratio(*ends), above=-_SAME, below=_SAME)
+        yield from _same_proxy("F6", arm, plain, measure, aside)
 
 
 def _f7(grid: FinishedArms) -> Claims:
@@ -113,6 +112,30 @@ def _f7(grid: FinishedArms) -> Claims:
             text = f"A larger budget ({value:g} generations per prompt) makes hacking milder{_aside(grid, plain)}"
             less = minus(rises(plain), rises(arm))
             yield from claim("F7", text, f"rise with 1 − rise with {value:g}", "points", less, above=0.0)
+
+
+def _lora(grid: FinishedArms) -> Claims:
+    """Every adapter against all weights: how far golden rises, where it ends, and whether the proxy ends there too."""
+    for value, arm in grid.along("lora", "lora_rank"):
+        if value == 0:
+            continue
+        plain, aside = (
+            grid.like(arm.axes, lora_rank=0),
+            differences(replace(arm.axes, lora_rank=grid.base.lora_rank), grid.base),
+        )
+        text, less = f"An adapter of rank {value:g} makes hacking milder{aside}", minus(rises(plain), rises(arm))
+        yield from claim("lora", text, f"rise with all weights − rise with rank {value:g}", "points", less, above=0.0)
+        ends = ratio(golden_ends(plain), golden_ends(arm))
+        measure = f"golden’s end with all weights over that with rank {value:g}, − 1"
+        yield from claim("lora", f"… and ends nearer to the oracle{aside}", measure, "%", ends, above=0.0)
+        measure = f"proxy’s end with rank {value:g} over that with all weights, − 1"
+        yield from _same_proxy("lora", arm, plain, measure, aside)
+
+
+def _same_proxy(figure: str, arm: FinishedArm, plain: FinishedArm | None, measure: str, aside: str) -> Claims:
+    ends = (outcomes(one, lambda outcome: outcome.proxy_end) for one in (arm, plain))
+    text = f"… at about the same proxy{aside}"
+    yield from claim(figure, text, measure, "%", ratio(*ends), above=-_SAME, below=_SAME)
 
 
 def _fraction(grid: FinishedArms) -> Claims:

@@ -211,6 +211,7 @@ class Pipeline:
             data=self._limited(arm, self._data(arm.task, "")),
             source=replace(plain.source, kind=arm.source, online_fraction=_fraction(arm)),
             loss=replace(plain.loss, divergence=arm.loss),
+            lora=replace(plain.lora, rank=arm.lora_rank),
             target=plain.target if _has_cache(arm) else target_settings(TargetSpec.parse(arm.target)),
             steps=steps,
             epochs=max(1, -(-steps * plain.batch_size // self._num_sequences(arm))),

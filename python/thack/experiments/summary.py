@@ -15,7 +15,7 @@ from thack.experiments.information import task_information
 from thack.experiments.outcome import CellOutcome, run_outcome
 from thack.experiments.plan import PlannedRun
 from thack.experiments.stages import Stage, with_upstream
-from thack.models.directory import read_config
+from thack.models.directory import base_of, read_config
 from thack.schema.experiment import CellResult, StageCosts, StageRecord, Summary
 from thack.schema.targets import TargetSpec
 
@@ -64,7 +64,7 @@ def _cell(outcome: CellOutcome, out: Path) -> CellResult:
 
 
 def _bytes_per_token(planned: PlannedRun) -> int:
-    vocab_size = read_config(planned.run.path / "model")["vocab_size"]
+    vocab_size = read_config(base_of(planned.run.path / "model").directory)["vocab_size"]
     return bytes_per_token(TargetSpec.parse(planned.cell.arm.target), vocab_size)
 
 

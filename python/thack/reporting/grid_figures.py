@@ -60,6 +60,11 @@ TITLES = {
         "Beyond the paper · What the cache keeps, each response seen once",
         "No response can be memorised here: what golden loses, it loses by what the target leaves out.",
     ),
+    "lora": (
+        "Beyond the paper · Rank of an adapter",
+        "The same run through an adapter on the frozen student: fewer weights can remember less of the responses, and "
+        "learn less of the teacher.",
+    ),
     "axes": ("Your own grid", "The product of axes that you asked for."),
 }
 
@@ -80,7 +85,7 @@ def _paper_figure(grid: Grid, name: str, *, draw: bool) -> PaperFigure:
     return PaperFigure(
         name=name,
         title=title,
-        summary=summary if name in ("target", "once", "axes") else f"The paper: {summary}",
+        summary=summary if name in ("target", "once", "lora", "axes") else f"The paper: {summary}",
         plots=tuple(make(name, shown, colours)) if draw else (),
         arms=tuple(arm.runs for arm in shown),
         colours=tuple(colours),
@@ -90,7 +95,7 @@ def _paper_figure(grid: Grid, name: str, *, draw: bool) -> PaperFigure:
 
 def _ordered(grid: Grid, name: str) -> list[GridArm]:
     """A figure's arms, along its axis if it has one."""
-    axis = {"F6": "diversity", "F7": "budget", "fraction": "fraction_online"}.get(name)
+    axis = {"F6": "diversity", "F7": "budget", "fraction": "fraction_online", "lora": "lora_rank"}.get(name)
     shown = grid.in_figure(name)
     return sorted(shown, key=lambda arm: float(getattr(arm.axes, axis))) if axis else shown
 

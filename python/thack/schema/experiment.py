@@ -38,6 +38,7 @@ class ExperimentArm:
     target: str  # a word that `TargetSpec.parse` reads
     num_prompts: int = 0  # of stage 2, before `diversity` divides them; 0: the experiment's
     method: Method = "distill"
+    lora_rank: int = 0  # of the adapter that is trained; 0: all weights
 
     @property
     def online_path(self) -> ExperimentArm:

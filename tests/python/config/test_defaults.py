@@ -37,6 +37,7 @@ Axes
   target: a list, each text = []
   num_prompts: a list, each a whole number, 1 or more = []
   method: a list, each distill | sft | hard-soft | policy-gradient | guard = []
+  lora_rank: a list, each a whole number, 0 or more = []
   task: a list, each text = []
 CacheSettings
   out: a path = "cache"
@@ -182,7 +183,7 @@ ExperimentSettings
   dtype: auto | float32 | bfloat16 = "auto"
   seeds: a list, each a whole number, between 0 and 2^64 − 1 = [0]
   half_width: a number, above 0 and at most 1 = 0.02
-  figures: a list, each all | F4 | F5 | F6 | F7 | F8 | fraction | loss | sizes | target | once | axes = ["F4", "F5"]
+  figures: a list, each all | F4 | F5 | F6 | F7 | F8 | fraction | loss | sizes | target | once | lora | axes = ["F4", "F5"]
   arms: a list, each offline | online-teacher | online-student | mixture =
     ["offline", "online-teacher", "online-student"]
   axes: Axes

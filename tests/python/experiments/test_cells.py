@@ -38,6 +38,17 @@ def test_an_online_arm_has_no_budget_and_no_cache() -> None:
     assert [arm.target for arm in arms] == ["live", "live/top-k:4"]
 
 
+def test_the_rank_of_an_adapter_is_an_axis_and_all_figures_leave_it_out() -> None:
+    arms = product(BASE, Axes(lora_rank=(0, 8)))
+    assert arms[0] == base_arm(BASE) and name_of(arms[1], arms[0]) == "LoRA of rank 8"
+    trained = load_recipe("laptop", ["distill.lora.rank=4", "figures=['lora']", "seeds=[0]"])
+    assert [cell.arm.lora_rank for cell in cells(trained)] == [0, 2, 8, 32]
+    assert base_arm(trained).lora_rank == 4
+    assert name_of(cells(trained)[0].arm, base_arm(trained)) == "all weights"
+    everything = cells(load_recipe("laptop", ["figures=['all']", "seeds=[0]"]))
+    assert {cell.arm.lora_rank for cell in everything} == {0}, "they need no peft"
+
+
 def test_a_product_of_ones_own_runs_beside_the_figures() -> None:
     settings = load_recipe("laptop", ["axes.fraction_online=[0,0.05,0.1]", "seeds=[0]"])
     own = [cell for cell in cells(settings) if "axes" in cell.figures]

@@ -141,6 +141,25 @@ def test_what_a_cache_keeps_is_compared_by_goldens_end() -> None:
     assert found["Top-16 with its tail is worse than exact"].effect.mean == pytest.approx(0.3, abs=1e-3)
 
 
+def test_an_adapter_is_compared_with_all_weights() -> None:
+    found = effects(
+        cells(["lora"], 0.10, end=1.3),
+        cells(["lora"], 0.02, end=1.0, lora_rank=8),
+        cells(["lora"], 0.14, end=1.4, lora_rank=32),
+        cells(["lora"], 0.05, end=1.2, loss="jsd"),
+        cells(["lora"], 0.06, end=1.2, loss="jsd", lora_rank=8),
+    )
+    milder, nearer = "An adapter of rank {} makes hacking milder", "… and ends nearer to the oracle"
+    assert {text: round(one.effect.mean, 2) for text, one in found.items() if text.startswith("An")} == {
+        milder.format(8): 0.08,
+        milder.format(32): -0.04,
+        milder.format(8) + " (loss jsd)": -0.01,
+    }
+    assert found[milder.format(8)].answer == "holds" and found[milder.format(32)].answer == "does not hold"
+    assert found[f"{nearer} (loss jsd)"].effect.mean == pytest.approx(0.0)
+    assert found["… at about the same proxy"].answer == "holds"
+
+
 def test_truncation_alone_where_each_response_is_seen_once() -> None:
     once: dict[str, Any] = {"budget": 60}
     found = answers(

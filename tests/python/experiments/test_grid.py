@@ -16,6 +16,7 @@ from thack.experiments.grid import GridResult, _judged, run_grid
 from thack.experiments.plan import plan
 from thack.experiments.recipe import load_recipe
 from thack.experiments.stages import with_upstream
+from thack.models.directory import holds_adapter
 from thack.runtime.progress import SILENT
 from thack.runtime.status import read_status
 from thack.schema.experiment import Method
@@ -136,6 +137,19 @@ def test_one_cell_alone(data: Path, tmp_path: Path) -> None:
     assert [outcome.state for outcome in result.outcomes] == ["missing", "finished"]
     with pytest.raises(UsageError, match="no cell 2"):
         run_grid(chosen, tmp_path, only=2)
+
+
+@pytest.mark.filterwarnings("ignore:.*")  # peft asks transformers under names that are about to go
+def test_an_adapter_on_the_fine_tuned_student(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    result = run_grid(settings(data, "figures=['lora']", "groups.lora.lora_rank=[0, 2]"), tmp_path)
+    assert [outcome.error for outcome in result.outcomes] == [None, None]
+    plain, adapter = (outcome.planned.run for outcome in result.outcomes)
+    assert (plain.settings["lora.rank"], adapter.settings["lora.rank"]) == (0, 2)
+    assert {s.key for s in plain.needs} == {s.key for s in adapter.needs}, "they start from one student"
+    assert holds_adapter(adapter.path / "model") and not holds_adapter(plain.path / "model")
+    summary = json.loads((tmp_path / "experiment.json").read_text())
+    assert [run["bytes_per_token"] > 0 for run in summary["runs"]] == [True, True]
 
 
 def test_the_demo_is_a_recipe_of_the_grid(data: Path, tmp_path: Path) -> None:

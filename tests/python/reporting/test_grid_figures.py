@@ -38,6 +38,7 @@ def only(found: list[PaperFigure]) -> PaperFigure:
         ("sizes", [ONLINE_ARM], ["sizes-rise"]),
         ("target", [arm("x", ["target"], target="top-k:16", size=38)], ["target-bytes", "target-rise"]),
         ("once", [], ["once-bytes", "once-rise"]),
+        ("lora", [arm("LoRA of rank 8", ["lora"], lora_rank=8)], ["lora-rise"]),
         ("axes", [], ["axes-rise"]),
     ],
 )
@@ -46,7 +47,7 @@ def test_the_plots_of_each_figure(figure: str, others: list[GridArm], plots: lis
     assert [plot.name for plot in found.plots] == plots
     assert all(plot.title and plot.caption and plot.svg for plot in found.plots)
     assert (found.name, found.title) == (figure, TITLES[figure][0])
-    assert found.summary.startswith("The paper: ") == (figure not in ("target", "once", "axes"))
+    assert found.summary.startswith("The paper: ") == (figure not in ("target", "once", "lora", "axes"))
     assert [plot.large for plot in found.plots] == [figure == "F4"] * len(plots)
 
 
