@@ -183,7 +183,8 @@ ExperimentSettings
   dtype: auto | float32 | bfloat16 = "auto"
   seeds: a list, each a whole number, between 0 and 2^64 − 1 = [0]
   half_width: a number, above 0 and at most 1 = 0.02
-  figures: a list, each all | F4 | F5 | F6 | F7 | F8 | fraction | loss | sizes | target | once | lora | axes = ["F4", "F5"]
+  figures: a list, each all | F4 | F5 | F6 | F7 | F8 | fraction | loss | sizes | target | once | lora | axes =
+    ["F4", "F5"]
   arms: a list, each offline | online-teacher | online-student | mixture =
     ["offline", "online-teacher", "online-student"]
   axes: Axes
