@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from harness import Measurement, Target
+from harness import Measurement, Target, tokenizer_of
 from thack.cache import Cache
 from thack.cache.capture.job import capture
 from thack.config import (
@@ -31,7 +31,6 @@ from thack.config import (
     OptimizerSettings,
 )
 from thack.data.sequence import TokenSequence
-from thack.data.tokenizer import Tokenizer
 from thack.generation.sources import Offline
 from thack.models.batch import Batch
 from thack.models.load import load_model
@@ -96,7 +95,7 @@ def _against_sft(place: Path) -> Iterator[Measurement]:
         fine_tuned = _model(vocab, 1)
         objective = supervised(fine_tuned)
         sft = Side(fine_tuned, PairedData(pairs), objective, objective.fuses)
-        ours = _side(_model(vocab, 1), CachedTargets(cache, vocab), vocab, sparse=kind != "dense")
+        ours = _side(_model(vocab, 1), CachedTargets(cache, vocab), vocab)
         batches = [pairs[i * BATCH : (i + 1) * BATCH] for i in range(BATCHES)]
         training, process = _by_turns([ours, sft], batches)
         for of, (distill_s, sft_s) in (("training thread", training), ("all threads", process)):
@@ -112,11 +111,9 @@ def _against_sft(place: Path) -> Iterator[Measurement]:
             )
 
 
-def _side(
-    model: Llama, training_data: TrainingData, vocab: int, *, sparse: bool, divergence: Any = "forward_kl"
-) -> Side:
+def _side(model: Llama, training_data: TrainingData, vocab: int, *, divergence: Any = "forward_kl") -> Side:
     loss = LossSettings(divergence=divergence)
-    objective = Objective(settings=loss, model=model, width=vocab, sparse=sparse)
+    objective = Objective(settings=loss, model=model, width=vocab)
     return Side(model, training_data, objective, objective.fuses)
 
 
@@ -138,13 +135,9 @@ def _by_turns(sides: Sequence[Side], batches: Sequence[Sequences]) -> tuple[list
     return training, process
 
 
-def _tokenizer() -> Tokenizer:
-    return Tokenizer.train([Path(__file__).read_text()] * 2, 512)
-
-
 def _model(vocab: int, seed: int, width: int = 96) -> Llama:
     settings = ArchitectureSettings(hidden_size=width, num_layers=2, num_heads=4, max_positions=64)
-    model = Llama(Architecture.new(settings, vocab), _tokenizer())
+    model = Llama(Architecture.new(settings, vocab), tokenizer_of(vocab))
     model.initialise(seed)
     return model
 
@@ -215,7 +208,7 @@ def _our_steps(name: str, folder: Path, cache: Cache, pairs: Sequences) -> Calla
         training_data = LiveTargets(Offline(pairs), pairs, thinned, keeps_responses=False)
     model = load_model(folder / "student")
     assert isinstance(model, Llama)
-    side = _side(model, training_data, 1024, sparse=False)
+    side = _side(model, training_data, 1024)
 
     def work(steps: int) -> None:
         for i in range(steps):

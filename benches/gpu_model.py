@@ -136,10 +136,8 @@ def measure_training(shapes: Shapes) -> Iterator[Measurement]:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def fused(settings: LossSettings, sparse: bool, target: Callable[[], Target | ProjectedTeacher | None]) -> Work:
-        objective = Objective(
-            settings=settings, model=student, width=shapes.vocab, sparse=sparse, precision=Precision(dtype=HALF)
-        )
+    def fused(settings: LossSettings, target: Callable[[], Target | ProjectedTeacher | None]) -> Work:
+        objective = Objective(settings=settings, model=student, width=shapes.vocab, precision=Precision(dtype=HALF))
         return lambda: step(
             lambda x, labels: objective(x, target(), labels), project=not objective.fuses(shapes.tokens)
         )
@@ -151,7 +149,7 @@ def measure_training(shapes: Shapes) -> Iterator[Measurement]:
     yield from compare_rates(
         "fine-tuning step",
         shapes.tokens,
-        fused(tokens_alone, False, lambda: None),
+        fused(tokens_alone, lambda: None),
         plain(cross_entropy),
         "the same from whole logits",
     )
@@ -159,7 +157,7 @@ def measure_training(shapes: Shapes) -> Iterator[Measurement]:
     yield from compare_rates(
         f"distillation step, cached top-{shapes.kept}",
         shapes.tokens,
-        fused(LossSettings(), True, lambda: cached),
+        fused(LossSettings(), lambda: cached),
         plain(lambda logits_NV, _: eager_divergence(logits_NV, cached)),
         "the same from whole logits, torch eager",
     )
@@ -167,7 +165,7 @@ def measure_training(shapes: Shapes) -> Iterator[Measurement]:
 
 
 def live(
-    fused: Callable[[LossSettings, bool, Callable[[], Target | ProjectedTeacher | None]], Work], shapes: Shapes
+    fused: Callable[[LossSettings, Callable[[], Target | ProjectedTeacher | None]], Work], shapes: Shapes
 ) -> Iterator[Measurement]:
     """A dense live teacher of the student's size, run in every step; beside it, what its forward alone costs."""
     data = sequences(shapes)
@@ -177,7 +175,7 @@ def live(
     def scored() -> Target | ProjectedTeacher:
         return teacher.target(data, Batch.of(data, CUDA), 0)
 
-    own = cost(fused(LossSettings(fused=True), False, scored))
+    own = cost(fused(LossSettings(fused=True), scored))
     alone = cost(scored)
     yield Measurement(
         what="distillation step, dense live teacher",

@@ -6,10 +6,15 @@ process by `interleaved`, so that a busy machine slows both.
 
 from __future__ import annotations
 
+import sysconfig
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
+
+from thack.data.tokenizer import Tokenizer
 
 Work = Callable[[], object]
 
@@ -104,3 +109,12 @@ def at_most(ours: float) -> Target:
 
 def at_least(ours: float) -> Target:
     return Target(of="ours", at_least=ours)
+
+
+@cache
+def tokenizer_of(size: int) -> Tokenizer:
+    """A tokenizer that knows every one of `size` ids: ids that it does not know are in no record of a cache."""
+    sources = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    tokenizer = Tokenizer.train([path.read_text(errors="ignore") for path in sources], size)
+    assert tokenizer.size == size, f"the standard library's text gives {tokenizer.size} of {size} ids"
+    return tokenizer

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import Measurement, at_least, at_most, interleaved
+from harness import Measurement, at_least, at_most, interleaved, tokenizer_of
 from thack import _native
 from thack.cache import Cache
 from thack.cache.capture.job import capture
@@ -23,7 +23,6 @@ from thack.cache.format.layout import RecordLayout
 from thack.cache.format.plan import SHARDS, CachePlan, shard_path
 from thack.config import ArchitectureSettings, CacheSettings
 from thack.data.sequence import TokenSequence
-from thack.data.tokenizer import Tokenizer
 from thack.models.batch import Batch
 from thack.models.native.architecture import Architecture
 from thack.models.native.llama import Llama
@@ -162,7 +161,7 @@ def capturing() -> Iterator[Measurement]:
 
 
 def _captured(kind: Any, *, hidden: int, layers: int, vocab: int, count: int) -> Measurement:
-    tokenizer = Tokenizer.train([f"def f{i}(x): return x + {i}" for i in range(2000)], 1024)
+    tokenizer = tokenizer_of(vocab)
     teacher = Llama(Architecture.new(ArchitectureSettings(hidden_size=hidden, num_layers=layers), vocab), tokenizer)
     teacher.initialise(0)
     rng = np.random.default_rng(0)

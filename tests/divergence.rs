@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
 
-use thack::kernels::divergence::{Kind, Loss, Target, in_place};
+use thack::kernels::divergence::{Kind, Loss, Target, forward_kl_in_place, in_place};
 use thack::kernels::element::Element;
 use thack::kernels::philox::{Purpose, uniform};
 use thack::kernels::simd::{self, Level};
@@ -120,6 +120,74 @@ fn forward_kl_matches_its_definition() {
             }
         }
     }
+}
+
+/// Σ p·(log p − log q) and q·Σp − p straight from the definition.
+fn dense_definition(row: &[f32], log_p: &[f32]) -> (f64, Vec<f64>) {
+    let high = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let total: f64 = row.iter().map(|x| (f64::from(*x) - high).exp()).sum();
+    let log_q: Vec<f64> = row.iter().map(|x| f64::from(*x) - high - total.ln()).collect();
+    let p: Vec<f64> = log_p.iter().map(|x| f64::from(*x).exp()).collect();
+    let mass: f64 = p.iter().sum();
+    let terms = p.iter().zip(log_p).zip(&log_q).filter(|((p, _), _)| **p > 0.0);
+    let value = terms.map(|((p, log_p), log_q)| p * (f64::from(*log_p) - log_q)).sum();
+    (value, p.iter().zip(&log_q).map(|(p, log_q)| log_q.exp() * mass - p).collect())
+}
+
+#[test]
+fn dense_forward_kl_matches_its_definition() {
+    let _alone = LEVEL.lock().unwrap_or_else(PoisonError::into_inner);
+    for len in [1, 15, 90, 128, 2047, 4097] {
+        for (what, row) in families(len) {
+            // Mass where the student has some; a row that sums to 0.9, as rounded records do to less than 1.
+            let teacher: Vec<f32> =
+                row.iter().map(|x| if x.is_finite() { x.clamp(-9.0, 9.0) } else { *x }).collect();
+            let total: f64 = teacher.iter().map(|x| f64::from(*x).exp()).sum();
+            let floor =
+                |i: usize, x: f32| if i % 5 == 3 { f32::NEG_INFINITY } else { x - total.ln() as f32 - 0.1 };
+            let lacks = |x: f32| x < row.iter().copied().fold(f32::NEG_INFINITY, f32::max) - 5e3;
+            let log_p: Vec<f32> = teacher
+                .iter()
+                .enumerate()
+                .map(|(i, x)| if lacks(row[i]) { f32::NEG_INFINITY } else { floor(i, *x) })
+                .collect();
+            let run = |level| {
+                simd::force(level).unwrap();
+                let mut buffer = row.clone();
+                (forward_kl_in_place(&mut buffer, &log_p).unwrap(), buffer)
+            };
+            let (value, gradient) = run(Level::Scalar);
+            for level in Level::supported() {
+                let (other, buffer) = run(level);
+                assert_eq!(other.to_bits(), value.to_bits(), "{what}, {len}, {level}");
+                assert!(
+                    buffer.iter().zip(&gradient).all(|(a, b)| a.to_bits() == b.to_bits()),
+                    "{what}, {level}"
+                );
+            }
+            simd::force(Level::best()).unwrap();
+            let (loss, slopes) = dense_definition(&row, &log_p);
+            assert!((value - loss).abs() <= 3e-6 * loss.abs().max(1.0), "{what}, {len}: {value}, not {loss}");
+            for (v, (found, slope)) in gradient.iter().zip(slopes).enumerate() {
+                assert!(
+                    (f64::from(*found) - slope).abs() <= 1e-6,
+                    "{what}, {len}, id {v}: {found}, not {slope}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_dense_row_that_means_nothing_has_no_finite_loss() {
+    let _alone = LEVEL.lock().unwrap_or_else(PoisonError::into_inner);
+    let even = [0.25_f32.ln(); 4];
+    for row in [[0.0, f32::NAN, 0.0, 0.0], [0.0, f32::INFINITY, 0.0, 0.0], [f32::NEG_INFINITY; 4]] {
+        assert!(!forward_kl_in_place(&mut row.clone(), &even).unwrap().is_finite());
+    }
+    let lacking = forward_kl_in_place(&mut [0.0, f32::NEG_INFINITY, 0.0, 0.0], &even).unwrap();
+    assert_eq!(lacking, f64::INFINITY);
+    assert!(!forward_kl_in_place(&mut [0.0; 4], &[f32::NAN; 4]).unwrap().is_finite());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Sparse divergences over a zero-copy buffer of student logits, which becomes their gradient.
+//! Divergences over a zero-copy buffer of student logits, which becomes their gradient.
 #![allow(clippy::needless_pass_by_value)] // PyO3 hands buffers over by value
 
 use half::{bf16, f16};
@@ -15,7 +15,8 @@ use crate::kernels::pool;
 
 /// Adds the kernel to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_function(wrap_pyfunction!(sparse_divergence, module)?)
+    module.add_function(wrap_pyfunction!(sparse_divergence, module)?)?;
+    module.add_function(wrap_pyfunction!(dense_forward_kl, module)?)
 }
 
 /// Replaces student logits [C, columns] by the gradients of weight·loss, and fills `losses` with weight·loss.
@@ -66,6 +67,36 @@ fn sparse_divergence(
         }
         Logits::Half(mut buffer) => work.run(py, reinterpret_mut::<f16>(slice_mut(&mut buffer)?), losses),
     }
+}
+
+/// Replaces student logits [C, V] by the gradients of forward KL at temperature 1, and fills `losses` with its values.
+///
+/// A loss that is not finite says that its row means nothing.
+#[pyfunction]
+fn dense_forward_kl(
+    py: Python<'_>,
+    mut logits: PyBuffer<f32>,
+    log_probs: PyBuffer<f32>,
+    mut losses: PyBuffer<f32>,
+) -> PyResult<()> {
+    let (logits, log_probs, losses) = (slice_mut(&mut logits)?, slice(&log_probs)?, slice_mut(&mut losses)?);
+    let (count, vocab) = (logits.len(), logits.len().checked_div(losses.len()).unwrap_or(0));
+    if log_probs.len() != count || vocab * losses.len() != count {
+        return Err(Error::new(Class::Usage, "logits, target and losses have different numbers of rows")
+            .detail(format!("{count} logits, {} log-probabilities, {} losses", log_probs.len(), losses.len()))
+            .into());
+    }
+    if vocab == 0 {
+        return Ok(());
+    }
+    let rows = logits.chunks_mut(vocab).zip(log_probs.chunks(vocab)).zip(losses);
+    let rows: Vec<((&mut [f32], &[f32]), &mut f32)> = rows.collect();
+    released(py, || {
+        pool::each_row(count, rows, |_, ((row, log_p), loss)| {
+            *loss = divergence::forward_kl_in_place(row, log_p)? as f32;
+            Ok(())
+        })
+    })
 }
 
 struct Rows<'a> {

@@ -1,4 +1,4 @@
-"""Divergences on sparse rows with their gradients, in two Rust sweeps over a row of logits on the CPU.
+"""Divergences with their gradients, in two Rust sweeps over a row of logits on the CPU.
 
 `sparse_divergence` is differentiable and leaves the logits alone: it copies them into memory that is used again, and
 the copy becomes the gradient. With `overwrite=True` the logits themselves do. `sparse_divergence_` knows nothing of
@@ -120,6 +120,30 @@ def sparse_divergence_(
         ce_weight=ce_weight,
     )
     return torch.from_numpy(losses)
+
+
+def dense_forward_kl(logits_NV: Tensor, log_probs_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """(loss_N, grad_NV): Σ_v p·(log p − log q) of each row with its gradient by the logits, q·Σp − p. No autograd.
+
+    Args:
+        logits_NV: the student's, float32 on the CPU; they stay as they are.
+        log_probs_NV: the teacher's, float32 on the CPU; Σp need not be 1.
+
+    Returns:
+        float32; the gradient is in memory that is used again once no tensor holds it. Where a loss is not finite, the
+        row of the gradient means nothing.
+
+    Example:
+        >>> loss_N, grad_NV = dense_forward_kl(torch.zeros(1, 2), torch.tensor([[0.75, 0.25]]).log())
+        >>> round(float(loss_N), 4), grad_NV.tolist()
+        (0.1308, [[-0.25, 0.25]])
+    """
+    _check_device(logits_NV)
+    use_torch_threads()
+    grad_NV = _PAGES.copy(logits_NV.detach())
+    losses = np.empty(len(logits_NV), np.float32)
+    _native.dense_forward_kl(rows(grad_NV).elements, array(log_probs_NV, np.float32).reshape(-1), losses)
+    return torch.from_numpy(losses), grad_NV
 
 
 class _Sparse(torch.autograd.Function):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from thack.errors import MismatchError
+from thack.kernels import dense_forward_kl
 from thack.losses.formulas import check_reverse_kl, terms
 from thack.schema.targets import Divergence
 
@@ -54,6 +55,9 @@ def value_and_gradient(logits_NV: Tensor, log_p_NV: Tensor, divergence: Divergen
 
 def _forward_kl(log_p_NV: Tensor, scaled_NV: Tensor) -> tuple[Tensor, Tensor] | None:
     """(loss_N, gradient q·Σp − p): `terms` of forward KL in half the passes; None where something is not finite."""
+    if scaled_NV.device.type == "cpu" and scaled_NV.dtype == log_p_NV.dtype == torch.float32:
+        loss_N, grad_NV = dense_forward_kl(scaled_NV, log_p_NV)
+        return (loss_N, grad_NV) if torch.isfinite(loss_N).all() else None
     log_q_NV = torch.log_softmax(scaled_NV, dim=1)
     p_NV = log_p_NV.exp()
     loss_N = torch.linalg.vecdot(p_NV, log_p_NV - log_q_NV)

@@ -4,10 +4,11 @@ The LM head's product and the loss are taken together, chunk by chunk of tokens,
 forward. N response tokens, H hidden width, V vocabulary, C tokens of a chunk.
 
 Memory beside the results dX [N, H] and dW [V, H] (float32): one [C, V] buffer that logits and gradient share, and a
-further one for each term of the loss but the last (at most two), for soft-capping, and for a dense target. Logits are
-float32 also where hidden states have 16 bits: near convergence the gradient is a difference that 16-bit logits round
-away. Their gradient is then rounded for the products behind it, in a buffer of 16 bits more. The product runs once per
-chunk and is never repeated in the backward. Chunks smaller than H make the dW product memory-bound: keep C ≥ H.
+further one for each term of the loss but the last (at most two), for soft-capping, and for a dense target; on the CPU
+one of dW's size. Logits are float32 also where hidden states have 16 bits: near convergence the gradient is a
+difference that 16-bit logits round away. Their gradient is then rounded for the products behind it, in a buffer of 16
+bits more. The product runs once per chunk and is never repeated in the backward. Chunks smaller than H make the dW
+product memory-bound: keep C ≥ H.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from thack.errors import MismatchError, UndefinedLoss
 from thack.losses.frozen_head import linear_part
 from thack.losses.rows import Sides, replace_by_gradient, sides_of
 from thack.losses.tally import Tally
-from thack.models.native.functions import round_rows, rounded
+from thack.models.native.functions import by_onednn, input_gradient, round_rows, rounded, weight_gradient
 from thack.schema.targets import LossTerm, TargetSpec, check_defined
 from thack.targets.cells import CellTarget
 from thack.targets.projected import ProjectedTeacher, Projection
@@ -159,14 +160,18 @@ class _Gradients:
     def add(self, grad_CV: Tensor, x_CH: Tensor, weight_VH: Tensor, rows: slice) -> None:
         """What one chunk gives, from factors of one type. Rows of grad_CV beyond `rows` only round their number: 0."""
         width, count = len(weight_VH), rows.stop - rows.start
+        fast = by_onednn(grad_CV)  # a product of its own, for the speed; otherwise no memory beside the result
         if self.hidden_NH is not None:
-            torch.mm(grad_CV[:count], weight_VH, out=self.hidden_NH[rows])
+            if fast:
+                self.hidden_NH[rows] = input_gradient(grad_CV, weight_VH)[:count]
+            else:
+                torch.mm(grad_CV[:count], weight_VH, out=self.hidden_NH[rows])
         if self.weight_VH is not None:
             # A product of the chunk in its own type, added up over chunks in float32.
-            if grad_CV.dtype == self.weight_VH.dtype:
-                self.weight_VH[:width].addmm_(grad_CV.t(), x_CH)
+            if fast or grad_CV.dtype != self.weight_VH.dtype:
+                self.weight_VH[:width] += weight_gradient(grad_CV, x_CH)
             else:
-                self.weight_VH[:width] += torch.mm(grad_CV.t(), x_CH)
+                self.weight_VH[:width].addmm_(grad_CV.t(), x_CH)
         if self.bias_V is not None:
             self.bias_V[:width] += grad_CV.sum(dim=0, dtype=self.bias_V.dtype)
 

@@ -243,12 +243,11 @@ def _writer(settings: DistillSettings, models: Models, precision: Precision) -> 
 
 
 def _objective(settings: DistillSettings, models: Models, wrapped: WrappedModels, precision: Precision) -> Objective:
-    kind = settings.target.kind if models.cached is None else models.cached.kind
     return Objective(
         settings=settings.loss,
         model=wrapped.student.model,
         width=models.width,
-        sparse=kind not in ("dense", "mixed"),
+        on_hidden=models.cached is not None and models.cached.kind == "projected",
         precision=precision,
         plain_head="student" in models.plain_heads,
     )

@@ -32,14 +32,14 @@ from thack.targets.projected import ProjectedTeacher, Projection
 from thack.targets.published import PublishedTarget
 from thack.targets.types import Target
 
-# Fewer logits fit into memory at once, and dense losses gain nothing from chunks.
+# Fewer logits fit into memory at once, and gain nothing from chunks: the loss on them takes less time.
 WORTH_FUSING = 1 << 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """The loss of a step. `loss.fused` = auto fuses head and loss where targets are sparse, the logits are many, or the
-    student runs in 16 bits; losses published for another tokenizer compare rows with each other, and take whole logits.
+    """The loss of a step. `loss.fused` = auto fuses head and loss where the logits are many, or the student runs in 16
+    bits; losses published for another tokenizer compare rows with each other, and take whole logits.
 
     Both ways give the same number and gradient up to rounding, from logits in float32: rounded to 16 bits they would
     move the gradient by up to a half near convergence. The choice depends on the settings and on the number of tokens
@@ -49,8 +49,8 @@ class Objective:
     settings: LossSettings
     model: LanguageModel
     width: int  # ids that are compared
-    sparse: bool  # what the targets will be
     precision: Precision = FLOAT32  # of the student's products, the head's included
+    on_hidden: bool = False  # whether targets are compared with hidden states, not with logits
     plain_head: bool = True  # whether logits are the head's product, scaled and capped
     tally: Tally = field(default_factory=Tally)  # of the tokens of a step
 
@@ -58,7 +58,7 @@ class Objective:
         """Whether the loss of `num_tokens` tokens is computed together with the head."""
         if not self.plain_head or self.settings.fused is False or self.settings.cross_tokenizer in PUBLISHED:
             return False
-        worth = self.sparse or self._rounds or num_tokens * self.width >= WORTH_FUSING
+        worth = self.on_hidden or self._rounds or num_tokens * self.width >= WORTH_FUSING
         return self.settings.fused is True or worth
 
     def takes_hidden(self, num_tokens: int) -> bool:
@@ -123,7 +123,6 @@ def supervised(model: LanguageModel, precision: Precision = FLOAT32, *, plain_he
         settings=LossSettings(weight=0.0, ce_weight=1.0),
         model=model,
         width=model.vocab_size,
-        sparse=False,
         precision=precision,
         plain_head=plain_head,
     )

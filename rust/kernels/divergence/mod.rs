@@ -12,12 +12,14 @@
 //! Where an outcome has no mass: forward KL is +∞ with a finite gradient if the student lacks what the teacher
 //! has; reverse KL is refused if the teacher lacks what the student has, since its gradient is infinite there.
 
+mod dense;
 mod sweep;
 mod terms;
 
 use super::element::Element;
 use super::simd::{self, Level};
 use crate::error::{Class, Error, Result};
+pub use dense::forward_kl_in_place;
 use sweep::{Share, Swept};
 pub use terms::Kind;
 use terms::{Slopes, logsumexp, slopes};

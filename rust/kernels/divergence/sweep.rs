@@ -224,11 +224,11 @@ fn scale<S: Simd, E: Element>(simd: S, block: &mut [E; BLOCK], factor: f32) {
     }
 }
 
-/// A part of the gradient: factor · w.
+/// A number for each value of a row: factor · w.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Share {
-    origin: Origin,
-    factor: f32,
+    pub(super) origin: Origin,
+    pub(super) factor: f32,
 }
 
 impl Share {
@@ -295,7 +295,7 @@ impl<E: Element> Recompute<'_, E> {
     }
 }
 
-struct Part<S: Simd> {
+pub(super) struct Part<S: Simd> {
     powers: Powers<S>,
     least: S::V,
     factor: S::V,
@@ -303,13 +303,13 @@ struct Part<S: Simd> {
 
 impl<S: Simd> Part<S> {
     #[inline(always)]
-    fn new(simd: S, share: &Share) -> Self {
+    pub(super) fn new(simd: S, share: &Share) -> Self {
         let powers = Powers::new(simd, share.origin);
         Self { powers, least: powers.least(simd), factor: simd.splat(share.factor) }
     }
 
     #[inline(always)]
-    fn of<const SHIFTED: bool>(&self, simd: S, x: [S::V; TOGETHER]) -> [S::V; TOGETHER] {
+    pub(super) fn of<const SHIFTED: bool>(&self, simd: S, x: [S::V; TOGETHER]) -> [S::V; TOGETHER] {
         let mut each = self.powers.each_or_zero::<TOGETHER, SHIFTED>(simd, self.least, x);
         for power in &mut each {
             *power = simd.mul(*power, self.factor);

@@ -93,7 +93,6 @@ class Step:
             settings=settings,
             model=self.student,
             width=VOCAB,
-            sparse=TARGETS.get(kind, TargetSettings()).kind not in ("dense", "mixed"),
             precision=precision,
             plain_head=plain,
         )

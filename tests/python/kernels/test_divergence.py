@@ -63,6 +63,27 @@ def reference(
     return temperature**2 * definition(kind, buckets(teacher), buckets(student), beta, 0.1)
 
 
+@pytest.mark.parametrize("vocab", [1, 15, 128, 1000, 5003])
+@pytest.mark.parametrize(("scale", "offset"), [(1, 0), (8, 0), (1, 1000), (3, -5000), (1, 3e7)])
+def test_dense_forward_kl_matches_float64(vocab: int, scale: float, offset: float) -> None:
+    generator = torch.Generator().manual_seed(vocab)
+    logits = torch.randn(40, vocab, generator=generator) * scale + offset
+    log_p = (4 * torch.randn(40, vocab, generator=generator)).log_softmax(1) - 0.01
+    log_p[:, vocab // 2 + 1 :: 3] = -math.inf  # no mass
+    before = logits.clone()
+    loss, grad = kernels.dense_forward_kl(logits, log_p)
+    p, log_q = log_p.double().exp(), logits.double().log_softmax(1)
+    expected = torch.where(p > 0, p * (log_p.double() - log_q), 0).sum(1)
+    torch.testing.assert_close(loss.double(), expected, rtol=3e-6, atol=3e-6)
+    torch.testing.assert_close(grad.double(), log_q.exp() * p.sum(1, keepdim=True) - p, rtol=0, atol=1e-6)
+    assert torch.equal(logits, before)
+
+
+def test_dense_forward_kl_of_other_shapes_is_refused() -> None:
+    with pytest.raises(UsageError, match="different numbers of rows"):
+        kernels.dense_forward_kl(torch.zeros(2, 4), torch.zeros(2, 3))
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=12, deadline=None)

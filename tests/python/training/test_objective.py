@@ -99,17 +99,17 @@ def test_fine_tuning_fused_is_the_cross_entropy() -> None:
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
 
 
-def test_auto_fuses_sparse_targets_many_logits_and_16_bits() -> None:
+def test_auto_fuses_many_logits_16_bits_and_targets_of_hidden_states() -> None:
     def objective(**changes: Any) -> Objective:
-        found = Objective(settings=LossSettings(), model=small.model(), width=264, sparse=False)
+        found = Objective(settings=LossSettings(), model=small.model(), width=264)
         return replace(found, **changes)
 
-    assert objective(sparse=True).fuses(1)
+    assert objective(on_hidden=True).fuses(1)
     assert objective(precision=Precision(dtype=torch.bfloat16)).fuses(1)
     assert not objective().fuses(100) and objective().fuses(WORTH_FUSING // 264 + 1)
     assert objective(settings=LossSettings(fused=True)).fuses(1)
-    assert not objective(settings=LossSettings(fused=False), sparse=True).fuses(10**9)
-    assert not objective(plain_head=False, sparse=True).fuses(10**9)
+    assert not objective(settings=LossSettings(fused=False), on_hidden=True).fuses(10**9)
+    assert not objective(plain_head=False, on_hidden=True).fuses(10**9)
 
 
 @pytest.mark.parametrize("fused", ["auto", False])
@@ -192,7 +192,7 @@ def test_pitfall_9_loss_and_gradient_do_not_depend_on_the_split_of_a_step() -> N
     student, pairs = small.model(), small.sequences(8)
     tokens = sum(len(s.response_ids) for s in pairs)
     target_of = {s.example: torch.randn(len(s.response_ids), 264).log_softmax(1) for s in pairs}
-    objective = Objective(settings=LossSettings(fused=True), model=student, width=264, sparse=False)
+    objective = Objective(settings=LossSettings(fused=True), model=student, width=264)
     found = []
     for size in (8, 3, 1):
         student.zero_grad()

@@ -41,6 +41,25 @@ def rounded(x_MI: Tensor, dtype: torch.dtype) -> Tensor:
     return padded
 
 
+def by_onednn(tensor: Tensor) -> bool:
+    """Whether oneDNN multiplies matrices of this kind."""
+    return HAS_ONEDNN and tensor.device.type == "cpu" and tensor.dtype in ONEDNN_DTYPES and tensor.shape[0] > 0
+
+
+def input_gradient(grad_MO: Tensor, weight_OI: Tensor) -> Tensor:
+    """grad · W, of x · Wᵀ."""
+    return onednn_product(grad_MO, weight_OI.t()) if by_onednn(grad_MO) else grad_MO @ weight_OI
+
+
+def weight_gradient(grad_MO: Tensor, x_MI: Tensor) -> Tensor:
+    """gradᵀ · x, of x · Wᵀ."""
+    if not by_onednn(grad_MO):
+        return grad_MO.t() @ x_MI
+    if grad_MO.shape[1] > x_MI.shape[1]:  # oneDNN is faster with the wider matrix on the right
+        return onednn_product(x_MI.t(), grad_MO.t()).t()
+    return onednn_product(grad_MO.t(), x_MI.t())
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_MI: Tensor, weight_OI: Tensor, dtype: torch.dtype) -> Tensor:
@@ -56,13 +75,8 @@ class _Linear(torch.autograd.Function):
         x_dtype, weight_dtype = ctx.dtypes
         rows = grad_MO.shape[0]
         grad_MO = rounded(grad_MO, x_MI.dtype)  # zeros against zeros: the weight's gradient stays exact
-        grad_x = onednn_product(grad_MO, weight_OI.t())[:rows].to(x_dtype) if ctx.needs_input_grad[0] else None
-        grad_weight = None
-        if ctx.needs_input_grad[1]:
-            # oneDNN is faster with the wider matrix on the right.
-            wide = weight_OI.shape[0] > weight_OI.shape[1]
-            grad_weight = onednn_product(x_MI.t(), grad_MO.t()).t() if wide else onednn_product(grad_MO.t(), x_MI.t())
-            grad_weight = grad_weight.to(weight_dtype)
+        grad_x = input_gradient(grad_MO, weight_OI)[:rows].to(x_dtype) if ctx.needs_input_grad[0] else None
+        grad_weight = weight_gradient(grad_MO, x_MI).to(weight_dtype) if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight, None
 
 
