@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import Measurement, at_least, at_most, interleaved, tokenizer_of
+from harness import Measurement, Target, at_least, at_most, interleaved, tokenizer_of
 from thack import _native
 from thack.cache import Cache
 from thack.cache.capture.job import capture
@@ -155,12 +155,15 @@ def reading_many(shards: int = 192, per_shard: int = 256, length: int = 64, batc
 
 
 def capturing() -> Iterator[Measurement]:
-    """Seconds of a capture over seconds of the teacher's bare forward on the same batches."""
-    yield _captured("dense", hidden=256, layers=4, vocab=1024, count=512)
-    yield _captured("top-k", hidden=512, layers=6, vocab=32_000, count=64)
+    """A capture's CPU seconds over those of the teacher's bare forward on the same batches.
+
+    Of the thread that runs the teacher, which records and files leave to another one; and of both.
+    """
+    yield from _captured("dense", at_most(1.08), hidden=256, layers=4, vocab=1024, count=512)
+    yield from _captured("top-k", at_most(1.05), hidden=512, layers=6, vocab=32_000, count=64)
 
 
-def _captured(kind: Any, *, hidden: int, layers: int, vocab: int, count: int) -> Measurement:
+def _captured(kind: Any, target: Target, *, hidden: int, layers: int, vocab: int, count: int) -> Iterator[Measurement]:
     tokenizer = tokenizer_of(vocab)
     teacher = Llama(Architecture.new(ArchitectureSettings(hidden_size=hidden, num_layers=layers), vocab), tokenizer)
     teacher.initialise(0)
@@ -187,12 +190,13 @@ def _captured(kind: Any, *, hidden: int, layers: int, vocab: int, count: int) ->
             settings = CacheSettings(out=next(outs), kind=kind, device="cpu", dtype="float32")
             capture(settings, teacher=teacher.eval(), sequences=data)
 
-        alone, captured = interleaved([bare, whole], repeats=3, warmups=0)
-    return Measurement(
-        what=f"capture, {kind}, V = {vocab:,}, width {hidden}",
-        ours=captured / alone,
-        unit="× forward",
-        floor=1,
-        floor_is="the teacher's bare forward",
-        target=at_most(1.15),
-    )
+        for of, clock in (("the teacher's thread", time.thread_time), ("all threads", time.process_time)):
+            alone, captured = interleaved([bare, whole], repeats=2, warmups=0, clock=clock)
+            yield Measurement(
+                what=f"capture, {kind}, V = {vocab:,}, width {hidden}, {of}",
+                ours=captured / alone,
+                unit="× forward",
+                floor=1,
+                floor_is="the teacher's bare forward",
+                target=target if clock is time.thread_time else None,
+            )
