@@ -13,8 +13,11 @@ use crate::kernels::simd::{self, Kernel, LANES, Simd};
 ///
 /// # Errors
 /// When `THACK_SIMD` names no level of this CPU.
+///
+/// # Panics
+/// When row and target have different lengths, which is checked where the arrays come in.
 pub fn forward_kl_in_place(row: &mut [f32], log_p: &[f32]) -> Result<f64> {
-    assert_eq!(row.len(), log_p.len(), "checked where the arrays come in");
+    assert_eq!(row.len(), log_p.len());
     let level = simd::level()?;
     let (student, teacher) = (sweep::read(level, row, 1.0), sweep::read(level, log_p, 1.0));
     let (log_all, mass) = (student.logsumexp(), teacher.logsumexp().exp());
