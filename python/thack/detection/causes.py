@@ -105,10 +105,12 @@ def excess(run: Curves, online: Curves, end_step: float, margins: Margins) -> Ex
         margins: For the level and the number of resamples.
 
     Returns:
-        None where a curve is missing, or the online path never comes as close to the teacher. No interval where the
-        two were not measured prompt by prompt on the same prompts.
+        None where a curve is missing or in another unit, or the online path never comes as close to the teacher. No
+        interval where the two were not measured prompt by prompt on the same prompts.
     """
-    if not all(curves.has(name) for curves in (run, online) for name in ("golden", "proxy")):
+    if not all(curves.has(name) for curves in (run, online) for name in _COMPARED):
+        return None
+    if any(run.metric(name) != online.metric(name) for name in _COMPARED):
         return None
     end = int(np.flatnonzero(run.step_E == end_step)[0])
     golden, proxy = (run.columns[run.column_of[name]][end] for name in _COMPARED)

@@ -84,7 +84,8 @@ class Curves:
 
         Args:
             directory: With metrics.jsonl, and per_prompt.jsonl for intervals.
-            metric: Golden's; the proxy's is the same against the teacher.
+            metric: Golden's; the proxy's is the same against the teacher. Where a curve is measured per byte alone,
+                since tokenizers differ, all are read per byte.
             mapping: Other columns, by curve.
 
         Raises:
@@ -124,6 +125,16 @@ class Curves:
         check_mapping(mapping or {})
         curves = _build(path.stem, read_rows(path), mapping or {}, GOLDEN, str(path))
         return curves if mapping else _with_per_prompt(curves, path.with_name("per_prompt.jsonl"))
+
+    def like(self, directory: str | Path) -> Curves:
+        """Another run, read in the unit of this one."""
+        return Curves.from_run(directory, metric=GOLDEN.per_byte if self.is_per_byte else GOLDEN)
+
+    @property
+    def is_per_byte(self) -> bool:
+        """Whether golden and proxy are log ratios in nats per byte."""
+        found = [metric for name in _JUDGED if (metric := self.metric(name)) is not None]
+        return any(metric.reduction == "byte_mean" for metric in found)
 
     def has(self, name: CurveName) -> bool:
         """Whether the log has a curve."""
@@ -258,7 +269,9 @@ def _prompt_curves(entries: Sequence[PromptSums | None], column: str, path: Path
             details=[f"evaluations have {counts[0]} to {counts[-1]} prompts"],
             hint="intervals are paired over prompts: evaluate every checkpoint on one frozen evaluation set",
         )
+    sizes = [one.bytes_P for one in sums if one.bytes_P is not None]
     return PromptCurves(
         nats_EP=np.stack([one.nats_P for one in sums]),
         tokens_EP=np.stack([one.tokens_P for one in sums]).astype(np.float64),
+        bytes_EP=np.stack(sizes).astype(np.float64) if len(sizes) == len(sums) else None,
     )

@@ -55,6 +55,7 @@ def find_columns(present: set[str], mapping: Mapping[str, str], metric: MetricNa
         DataError: a column of the mapping is missing, there is no step, or neither golden nor proxy.
     """
     found: dict[CurveName, str] = {}
+    metric = _in_one_unit(metric, present)
     usual = {**_CURVES, "golden": (str(metric),), "proxy": (str(metric.against(Role.TEACHER)),)}
     for name, defaults in usual.items():
         column: str | None
@@ -76,6 +77,14 @@ def find_columns(present: set[str], mapping: Mapping[str, str], metric: MetricNa
             hint="name them in `mapping`, such as golden=COLUMN,proxy=COLUMN; or distill with an evaluation set",
         )
     return Columns(step=step, of=found)
+
+
+def _in_one_unit(metric: MetricName, present: set[str]) -> MetricName:
+    """The metric per byte where a curve has no other: golden, proxy and baseline are compared with each other."""
+    each = [metric, *(metric.against(role) for role in (*STAND_INS, Role.TEACHER))]
+    each += [baseline for one in each if (baseline := one.of_baseline) is not None]
+    is_per_byte = any(str(one.per_byte) in present and str(one) not in present for one in each)
+    return metric.per_byte if is_per_byte else metric
 
 
 def _asked(column: str, name: str, present: set[str], place: str) -> str:

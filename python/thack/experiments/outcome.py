@@ -36,7 +36,7 @@ def judge(planned: PlannedRun, error: ThackError | None, online: Path | None = N
     if not planned.run.is_complete:
         return CellOutcome(planned=planned, error=error)
     curves = Curves.from_run(planned.run.path)
-    found = verdict(curves, online=None if online is None else Curves.from_run(online))
+    found = verdict(curves, online=None if online is None else curves.like(online))
     write_text(planned.run.path / "verdict.json", found.to_json())
     alarm = verdict_without_oracle(curves).alarm_step is not None
     return CellOutcome(planned=planned, verdict=found, alarm=alarm, error=error)

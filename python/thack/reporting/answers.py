@@ -7,10 +7,11 @@ from itertools import groupby
 
 import numpy as np
 
+from thack.detection.statistics import PromptCurves
 from thack.reporting.details import Folded
-from thack.reporting.inputs import JudgedRun, ReportInput
+from thack.reporting.inputs import JudgedRun, ReportInput, units
 from thack.reporting.table import DASH, Cell, Row, Span, Style, table
-from thack.schema.metrics import CurveName, Role
+from thack.schema.metrics import CurveName, Floats, HealthName, MetricName, Role, unit_of
 from thack.schema.samples import SampleRow
 
 ABOUT_ANSWERS = (
@@ -77,27 +78,55 @@ def _farthest(run: JudgedRun) -> Folded | None:
     curves = [(name, found) for name in names if (found := run.curves.prompts(name)) is not None]
     if not curves:
         return None
-    means = {name: found.nats_EP[-1] / found.tokens_EP[-1] for name, found in curves}
+    means = {name: _mean_P(found, run.curves.metric(name)) for name, found in curves}
     first, prompts = curves[0]
-    order = np.argsort(-means[first], kind="stable")[:_MOST_PROMPTS]
+    order = np.argsort(-np.nan_to_num(means[first], nan=-np.inf), kind="stable")[:_MOST_PROMPTS]
     texts = list(run.prompts.values())
     named = len(texts) == prompts.nats_EP.shape[1]
     rows: list[Row] = [
         [
             texts[i] if named else f"prompt {i + 1} of the evaluation set",
-            *(f"{means[name][i]:.3f}" for name, _ in curves),
+            *(f"{means[name][i]:.3f}" if np.isfinite(means[name][i]) else DASH for name, _ in curves),
             f"{prompts.tokens_EP[-1, i]:.0f}",
         ]
         for i in order
     ]
-    head = ["prompt", *(f"{name}, nats per token" for name, _ in curves), "tokens of the response"]
+    head = [
+        "prompt",
+        *(f"{name}, {unit_of(run.curves.column_of[name])}" for name, _ in curves),
+        "tokens of the response",
+    ]
     title = f"the {len(order)} of {prompts.nats_EP.shape[1]} prompts that end farthest from the reference, {run.label}"
     return Folded(title=title, table=table(head, rows, "numbers prompts stacked"))
 
 
+def _mean_P(found: PromptCurves, metric: MetricName | None) -> Floats:
+    """Nats per token or byte of each prompt at the end; NaN where its response is left out."""
+    counts_P = found.counts_EP(metric.reduction if metric else None)[-1]
+    means_P: Floats = np.divide(found.nats_EP[-1], counts_P, out=np.full(len(counts_P), np.nan), where=counts_P > 0)
+    return means_P
+
+
 def warnings(report: ReportInput) -> tuple[str, ...]:
-    """What a reader should know before the numbers: responses that were cut."""
-    return tuple(line for run in report.runs for line in _cut(run))
+    """What a reader should know before the numbers: runs in different units, responses that were cut or left out."""
+    return (*_units(report), *(line for run in report.runs for line in (*_cut(run), *_left_out(run))))
+
+
+def _units(report: ReportInput) -> Iterator[str]:
+    found = units(report.arms)
+    if len(found) > 1:
+        each = ", ".join(f"{label} in {name}" for name, label in found.items())
+        yield f"golden and proxy are in different units, and not to be compared: {each} (evaluation.per_byte)"
+
+
+def _left_out(run: JudgedRun, most: float = 0.01) -> Iterator[str]:
+    for role in (Role.ORACLE, Role.TEACHER, Role.JUDGE):
+        share = run.curves.last(str(HealthName(quantity="left_out_share", role=role)))
+        if share is not None and share > most:
+            yield (
+                f"{run.label}: {100 * share:.1f} % of the tokens of the {role}'s responses are not compared: the "
+                "student's tokenizer cannot write them"
+            )
 
 
 def _cut(run: JudgedRun, most: float = 0.1) -> Iterator[str]:

@@ -31,7 +31,7 @@ from thack.reporting.drawing import (
     ring,
     widths,
 )
-from thack.reporting.inputs import ArmRuns, golden_column
+from thack.reporting.inputs import ArmRuns, golden_column, unit
 from thack.reporting.prose import golden_name
 from thack.reporting.style import SIZE, SMALL, styled
 from thack.schema.metrics import CurveName, Floats
@@ -70,7 +70,7 @@ def plane(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[flo
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(few_ticks())
     draw_baseline(axes, arms)
-    axes.set_xlabel("proxy: distance to the teacher, nats per token  (closer →)")
+    axes.set_xlabel(f"proxy: distance to the teacher, {unit(arms)}  (closer →)")
     axes.set_ylabel(textwrap.fill(f"golden: {golden_name(golden_column(arms))}", 40))
     return figure
 
@@ -127,7 +127,7 @@ def golden(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[fl
         crop(axes, bottoms + levels, tops + levels)
     end_labels(axes, ends)
     draw_baseline(axes, arms)
-    axes.set_ylabel("golden, nats per token")
+    axes.set_ylabel(f"golden, {unit(arms)}")
     return figure
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from thack.reporting.numbers import decimal
-from thack.schema.metrics import Role, find_metric
+from thack.schema.metrics import LOG_RATIO, Role, find_metric
 from thack.schema.verdict import Gain
 
 _METRIC = {
@@ -29,7 +29,7 @@ def gained(gains: Sequence[Gain]) -> str:
     if not gains:
         return ""
     return f"over plain fine-tuning on the same responses (step {gains[0].step}), distillation gained " + ", ".join(
-        _one(gain, unit=" nats" * (not number)) for number, gain in enumerate(gains)
+        _one(gain, unit=f" {_unit([gain.column])}" * (not number)) for number, gain in enumerate(gains)
     )
 
 
@@ -44,7 +44,13 @@ def median_gains(runs: Sequence[Sequence[Gain]]) -> list[str]:
         f"{decimal(median(found), 3)} on {_name(column)} (seeds: {decimal(min(found), 3)} to {decimal(max(found), 3)})"
         for column, found in by_column.items()
     ]
-    return [f"over plain fine-tuning on the same responses, distillation gained, in nats, {', '.join(parts)}"]
+    unit = _unit(list(by_column))
+    return [f"over plain fine-tuning on the same responses, distillation gained, in {unit}, {', '.join(parts)}"]
+
+
+def _unit(columns: Sequence[str]) -> str:
+    metrics = [metric for column in columns if (metric := find_metric(column)) is not None]
+    return "nats per byte" if any(metric.divergence == LOG_RATIO for metric in metrics) else "nats"
 
 
 def _name(column: str) -> str:

@@ -15,6 +15,8 @@ GLOSSARY = {
     "online-student": "the student writes new responses in every epoch (on-policy), and the teacher corrects them",
     "KL, nats": "Kullback–Leibler divergence, the distance used here: 0 if two models agree on every next word; "
     "measured in nats (1 nat = 1.44 bits) per token of the response",
+    "log ratio, nats per byte": "where tokenizers differ: log-probability of a response under the model that wrote it, "
+    "minus that under the other, each in its own tokens, per byte of text. On average it is the KL of whole responses",
     "KL(oracle‖teacher)": "the teacher baseline: how far the teacher is from the oracle. A perfect copy of the "
     "teacher ends there; a student above it is further from the truth than its teacher is",
     "rise": "golden at the end, over its minimum after the warm-up, minus 1",

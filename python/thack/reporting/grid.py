@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from thack.errors import DataError
 from thack.reading import read_json
-from thack.reporting.inputs import ArmRuns, read_run
+from thack.reporting.inputs import ArmRuns, JudgedRun, in_one_unit, read_run
 from thack.schema.experiment import SUMMARY_FILE, CellResult, ExperimentArm, RunLabel, Summary
 
 
@@ -61,20 +62,22 @@ def load_grid(directory: Path) -> Grid:
         if cell.state == "finished":
             by_name.setdefault(cell.arm, []).append(cell)
     paths = {(cell.axes, cell.seed): cell.path for cell in summary.runs if cell.state == "finished"}
-    arms = (_arm(directory, name, cells, paths) for name, cells in by_name.items())
-    return Grid(summary=summary, arms=tuple(arms))
+    read = iter(in_one_unit([_reader(directory, cell, paths) for cells in by_name.values() for cell in cells]))
+    arms = tuple(_arm(name, cells, [next(read) for _ in cells]) for name, cells in by_name.items())
+    return Grid(summary=summary, arms=arms)
 
 
-def _arm(
-    directory: Path, name: str, cells: list[CellResult], paths: Mapping[tuple[ExperimentArm, int], str]
-) -> GridArm:
-    """One arm; each of its runs is compared with its online path, where that is another run of `paths`."""
-    runs = []
-    for cell in cells:
-        online = paths.get((cell.axes.online_path, cell.seed))
-        other = directory / online if online and online != cell.path else None
-        label = RunLabel(path=cell.path, arm=name, seed=cell.seed)
-        runs.append(read_run(directory / cell.path, label, None, online=other))
+def _reader(
+    directory: Path, cell: CellResult, paths: Mapping[tuple[ExperimentArm, int], str]
+) -> Callable[..., JudgedRun]:
+    """A run is compared with its online path, where that is another run of `paths`."""
+    online = paths.get((cell.axes.online_path, cell.seed))
+    other = directory / online if online and online != cell.path else None
+    label = RunLabel(path=cell.path, arm=cell.arm, seed=cell.seed)
+    return partial(read_run, directory / cell.path, label, None, online=other)
+
+
+def _arm(name: str, cells: Sequence[CellResult], runs: Sequence[JudgedRun]) -> GridArm:
     return GridArm(
         axes=cells[0].axes,
         figures=cells[0].figures,

@@ -9,7 +9,7 @@ from thack.reporting.colours import MUTED, OFFLINE, ONLINE_TEACHER, Colour, dose
 from thack.reporting.figures import colours_of, curve, golden, plane
 from thack.reporting.grid import Grid, GridArm
 from thack.reporting.grid_plots import ends_by_bytes, rises
-from thack.reporting.inputs import ArmRuns
+from thack.reporting.inputs import ArmRuns, unit
 from thack.reporting.rendered import RenderedFigure, rendered
 from thack.reporting.style import SMALL
 from thack.schema.experiment import ClaimResult
@@ -202,7 +202,8 @@ def _dots(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> Ite
 
 
 def _proxy(name: str, shown: Sequence[GridArm], colours: Sequence[Colour], title: str) -> RenderedFigure:
-    return rendered(f"{name}-proxy", curve(_runs(shown), "proxy", "proxy, nats per token", colours), title, _LOG)
+    runs = _runs(shown)
+    return rendered(f"{name}-proxy", curve(runs, "proxy", f"proxy, {unit(runs)}", colours), title, _LOG)
 
 
 def _runs(shown: Sequence[GridArm]) -> list[ArmRuns]:

@@ -10,7 +10,7 @@ from thack.reporting.colours import MUTED, OFFLINE, ONLINE_STUDENT, ONLINE_TEACH
 from thack.reporting.drawing import DASHED, new_figure
 from thack.reporting.effects import effect_of
 from thack.reporting.grid import GridArm
-from thack.reporting.inputs import ArmRuns
+from thack.reporting.inputs import ArmRuns, unit
 from thack.reporting.style import SMALL, styled
 from thack.reporting.text import one_line
 from thack.schema.experiment import Effect
@@ -75,7 +75,7 @@ def ends_by_bytes(shown: Sequence[GridArm]) -> Figure:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("bytes per token")
-    axes.set_ylabel("golden at the end, nats per token")
+    axes.set_ylabel(f"golden at the end, {unit([arm.runs for arm in shown])}")
     if points:
         axes.legend(fontsize="x-small")
     return figure

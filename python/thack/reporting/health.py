@@ -17,6 +17,8 @@ _COLUMNS = {
     "health/proxy/top_10_overlap/reference_sampled": ("top 10 shared with the teacher", "{:.1%}"),
     "health/golden/calibration_error/reference_sampled": ("calibration error to the oracle", "{:.1%}"),
     "health/proxy/calibration_error/reference_sampled": ("calibration error to the teacher", "{:.1%}"),
+    "health/golden/left_out_share/reference_sampled": ("not compared with the oracle, of its tokens", "{:.1%}"),
+    "health/proxy/left_out_share/reference_sampled": ("not compared with the teacher, of its tokens", "{:.1%}"),
     "health/proxy/expert_load_max/reference_sampled": ("busiest expert, over an even share", "{:.2f}"),
     "health/proxy/idle_experts/reference_sampled": ("idle experts", "{:.1%}"),
 }

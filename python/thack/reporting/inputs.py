@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from thack.detection import Curves, Margins, OracleFreeVerdict, Verdict, verdict, verdict_without_oracle
@@ -18,10 +18,12 @@ from thack.reading import read_json, read_toml
 from thack.runtime import runlog
 from thack.runtime.status import read_status
 from thack.schema.experiment import SUMMARY_FILE, RunLabel, RunLabels
+from thack.schema.metrics import GOLDEN, CurveName, MetricName, unit_of
 from thack.schema.run import Manifest, RunFacts, Status
 from thack.schema.samples import PROMPTS_FILE, SAMPLES_FILE, PromptRow, SampleRow
 
 _SEED = re.compile(r"^(?P<arm>.*?)[-_./ ]*seed[-_ ]?(?P<seed>\d+)$")
+_JUDGED: tuple[CurveName, ...] = ("golden", "proxy")
 COSTS = {
     "generated_tokens": "tokens generated",
     "teacher_tokens": "teacher tokens scored",
@@ -137,6 +139,21 @@ def golden_column(arms: Sequence[ArmRuns]) -> str:
     return next((run.curves.column_of["golden"] for arm in arms for run in arm.runs if run.has_oracle), "")
 
 
+def unit(arms: Sequence[ArmRuns]) -> str:
+    """What golden and proxy are in, in these runs."""
+    return next(iter(units(arms)), "nats per token")
+
+
+def units(arms: Sequence[ArmRuns]) -> dict[str, str]:
+    """Every unit of golden or proxy in these runs, with the first run that has it."""
+    found: dict[str, str] = {}
+    for run in (run for arm in arms for run in arm.runs):
+        column = run.curves.column_of.get("golden", run.curves.column_of.get("proxy"))
+        if column is not None:
+            found.setdefault(unit_of(column), run.label)
+    return found
+
+
 def load(paths: Sequence[Path], out: Path, *, title: str | None = None, margins: Margins | None = None) -> ReportInput:
     """Read and judge runs; an `experiment.json` beside the report or the runs names their arms and seeds.
 
@@ -153,7 +170,7 @@ def load(paths: Sequence[Path], out: Path, *, title: str | None = None, margins:
     if not paths:
         raise UsageError("a report needs at least one run", hint="thack report runs/a runs/b")
     labels = _labels(paths, out)
-    runs = [read_run(path, _label_of(path, labels), margins) for path in paths]
+    runs = in_one_unit([partial(read_run, path, _label_of(path, labels), margins) for path in paths])
     if len({run.name for run in runs}) < len(runs):  # a/offline and b/offline
         runs = [_renamed(run, str(path)) for run, path in zip(runs, paths, strict=True)]
     gathered: dict[str, list[JudgedRun]] = {}
@@ -161,6 +178,30 @@ def load(paths: Sequence[Path], out: Path, *, title: str | None = None, margins:
         gathered.setdefault(run.arm, []).append(run)
     arms = tuple(ArmRuns(name, tuple(found)) for name, found in gathered.items())
     return ReportInput(title=title or labels.title or None, arms=arms)
+
+
+def in_one_unit(readers: Sequence[Callable[..., JudgedRun]]) -> list[JudgedRun]:
+    """Runs, all per byte where one of them is measured so alone, and the others are measured so too.
+
+    Args:
+        readers: `read_run` of each, but for its `metric`.
+    """
+    runs = [read() for read in readers]
+    if not any(run.curves.is_per_byte for run in runs):
+        return runs
+    return [
+        read(metric=GOLDEN.per_byte) if _has_per_byte(run) else run for read, run in zip(readers, runs, strict=True)
+    ]
+
+
+def _has_per_byte(run: JudgedRun) -> bool:
+    """Whether a run that is read in another unit has its golden and its proxy per byte too."""
+    metrics = [metric for name in _JUDGED if (metric := run.curves.metric(name)) is not None]
+    return (
+        not run.curves.is_per_byte
+        and run.path.is_dir()
+        and all(str(metric.per_byte) in run.curves.columns for metric in metrics)
+    )
 
 
 def _labels(paths: Sequence[Path], out: Path) -> RunLabels:
@@ -184,9 +225,24 @@ def _label_of(path: Path, labels: RunLabels) -> RunLabel | None:
     return found
 
 
-def read_run(path: Path, label: RunLabel | None, margins: Margins | None, *, online: Path | None = None) -> JudgedRun:
-    """Read and judge one run; `label` names its arm and seed where its directory does not, `online` its online path."""
-    curves = Curves.from_run(path) if path.is_dir() else Curves.from_log(path)
+def read_run(
+    path: Path,
+    label: RunLabel | None,
+    margins: Margins | None,
+    *,
+    online: Path | None = None,
+    metric: MetricName = GOLDEN,
+) -> JudgedRun:
+    """Read and judge one run.
+
+    Args:
+        path: Its directory, or a log.
+        label: Names its arm and seed where its directory does not.
+        margins: Of the verdict; None: `Margins()`.
+        online: Its online path.
+        metric: Golden's.
+    """
+    curves = Curves.from_run(path, metric=metric) if path.is_dir() else Curves.from_log(path)
     directory = path if path.is_dir() else path.parent
     name = path.resolve().name if path.is_dir() else path.stem
     found = _SEED.match(name)
@@ -200,7 +256,7 @@ def read_run(path: Path, label: RunLabel | None, margins: Margins | None, *, onl
         arm=arm,
         seed=seed,
         curves=curves,
-        verdict=verdict(curves, margins, online=None if online is None else Curves.from_run(online)),
+        verdict=verdict(curves, margins, online=None if online is None else curves.like(online)),
         suspicion=verdict_without_oracle(curves),
         config=_with_target(_config(directory / "config.toml"), facts),
         environment={**_json(directory / "environment.json"), **_precisions(facts)},

@@ -203,6 +203,12 @@ def explain(found: Verdict) -> list[str]:
             f"steps; a verdict needs {margins.min_evaluations}"
         )
     reasons.append(_golden(found, found.golden))
+    reasons += [
+        f"{name} is not above 0 at its lowest: the log ratio on these responses is too noisy for a rise; evaluate on "
+        "more held-out prompts"
+        for name, curve in (("golden", found.golden), ("the proxy", found.proxy))
+        if curve is not None and curve.is_too_noisy
+    ]
     if (instead := stand_in(found.golden.column)) is not None:
         reasons.append(instead[1])
     if found.proxy is None:

@@ -10,7 +10,7 @@ from thack.errors import DataError
 from thack.reporting.inputs import COSTS, JudgedRun, read_run
 from thack.reporting.model_card import Fact
 from thack.reporting.prose import baseline_name, golden_name
-from thack.schema.metrics import CurveName
+from thack.schema.metrics import CurveName, unit_of
 from thack.schema.run import RunFacts
 
 
@@ -58,4 +58,4 @@ def _end(curves: Curves, column: str) -> str:
     """The last value with its interval, as the last evaluation logged them."""
     value, low, high = (curves.last(name) for name in (column, f"{column}/low", f"{column}/high"))
     between = "" if low is None or high is None else f" [{low:.4g}, {high:.4g}]"
-    return f"{value:.4g}{between} nats at step {curves.step_E[-1]:.10g}"
+    return f"{value:.4g}{between} {unit_of(column)} at step {curves.step_E[-1]:.10g}"

@@ -8,7 +8,7 @@ from thack.detection import Curves
 from thack.reporting.benchmarks import benchmark_columns, benchmarks
 from thack.reporting.colours import Colour
 from thack.reporting.figures import curve, golden, plane, slope_ratios
-from thack.reporting.inputs import ReportInput
+from thack.reporting.inputs import ReportInput, unit
 from thack.reporting.prose import golden_name
 from thack.reporting.rendered import RenderedFigure, rendered
 from thack.schema.metrics import CurveName
@@ -25,10 +25,10 @@ def run_figures(report: ReportInput, colours: Sequence[Colour]) -> Iterator[Rend
     if _any(curves, "proxy"):
         yield rendered(
             "proxy",
-            curve(report.arms, "proxy", "proxy, nats per token", colours),
+            curve(report.arms, "proxy", f"proxy, {unit(report.arms)}", colours),
             "Proxy: distance to the teacher",
-            "KL(teacher‖student) on held-out prompts, both axes logarithmic. It keeps falling in hacking; if it rises, "
-            "the student over-fits.",
+            f"{_distance(report)} on held-out prompts, both axes logarithmic. It keeps falling in hacking; "
+            "if it rises, the student over-fits.",
             curves=("proxy",),
         )
     if any(benchmark_columns(run.curves) for run in report.runs):
@@ -37,7 +37,7 @@ def run_figures(report: ReportInput, colours: Sequence[Colour]) -> Iterator[Rend
             benchmarks(report.arms, colours),
             "Benchmarks beside golden and proxy",
             "Tasks of lm-evaluation-harness (dotted, right axis) over steps, with golden (solid) and the proxy "
-            "(dashed) in nats per token. Bars: standard error.",
+            f"(dashed) in {unit(report.arms)}. Bars: standard error.",
             curves=("golden", "proxy"),
         )
     if _any(curves, "train_loss"):
@@ -55,6 +55,13 @@ def run_figures(report: ReportInput, colours: Sequence[Colour]) -> Iterator[Rend
             *_ratio_texts(report),
             curves=("fresh", "proxy", "monitor"),
         )
+
+
+def _distance(report: ReportInput) -> str:
+    """What the proxy measures."""
+    if unit(report.arms) == "nats per byte":
+        return "log P(teacher) − log P(student) of the teacher’s responses"
+    return "KL(teacher‖student)"
 
 
 def _loss_label(report: ReportInput) -> str:

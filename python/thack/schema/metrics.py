@@ -183,6 +183,19 @@ def find_metric(column: str) -> MetricName | None:
         return None
 
 
+def unit_of(column: str) -> str:
+    """What the values of a column are in. Another trainer's are taken for nats per token.
+
+    Example:
+        >>> unit_of("golden/log_ratio/reference_sampled/byte_mean")
+        'nats per byte'
+    """
+    metric = find_metric(column)
+    names: dict[Reduction, str] = {"byte_mean": "byte", "sequence_sum": "response"}
+    name = "token" if metric is None or metric.reduction is None else names.get(metric.reduction, "token")
+    return f"nats per {name}"
+
+
 def is_bound(column: str) -> bool:
     """Whether a column is one end of a metric's interval."""
     metric = find_metric(column)

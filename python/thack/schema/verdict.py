@@ -12,7 +12,7 @@ from thack.errors import DataError
 from thack.reading import BadJson, parse_json
 from thack.schema import document
 from thack.schema.fields import SEED, AtLeast, Between, Help, check_bounds
-from thack.schema.metrics import MetricName, Series, find_metric
+from thack.schema.metrics import LOG_RATIO, MetricName, Series, find_metric
 
 Interval = tuple[float, float]
 VerdictName = Literal["inconclusive", "healthy", "over-fitting", "regressing to the teacher", "hacking"]
@@ -63,6 +63,11 @@ class Extent:
         """What the column measures; None for another trainer's column."""
         return find_metric(self.column)
 
+    @property
+    def is_too_noisy(self) -> bool:
+        """Whether it is an estimate that is not above 0 at its minimum: a rise is a ratio to it."""
+        return self.minimum <= 0 and self.metric is not None and self.metric.divergence == LOG_RATIO
+
 
 DetectionState = Literal["alarm", "quiet", "not enough data"]
 CauseName = Literal["memorised responses", "wrong target", "pull of the teacher"]
@@ -84,7 +89,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """What distillation gained on one metric over plain fine-tuning on the same responses, in nats per token.
+    """What distillation gained on one metric over plain fine-tuning on the same responses, in nats per token or byte.
 
     Example:
         >>> round(Gain(column="golden/forward_kl/reference_sampled", step=9, distilled=0.2, supervised=0.5).value, 3)

@@ -24,7 +24,7 @@ from thack.targets.cells import CellTarget
 from thack.targets.projected import ProjectedTeacher
 from thack.targets.published import PublishedCarrier, PublishedTarget
 from thack.targets.shares import aligned, cut_share
-from thack.training.data import CachedTargets, LiveTargets
+from thack.training.data import CachedTargets, LiveTargets, PairedData, SupervisedCache
 from thack.training.models import ForeignTokenizer, Models
 from thack.training.run_directory import RunDirectory
 
@@ -87,6 +87,35 @@ class RewrittenData:
         return self._carrier.target(target, [aligned(rewritten_from(s)) for s in sequences], counts).to(device)
 
 
+class RewrittenPairs:
+    """A teacher's responses in the student's ids, and nothing else: supervised fine-tuning.
+
+    Args:
+        given: the teacher's sequences.
+        rewriter: from the teacher's to the student's.
+    """
+
+    keeps_responses = False
+    generated_tokens = 0
+    teacher_tokens = 0
+    lengths = None
+
+    def __init__(self, given: PairedData | SupervisedCache, rewriter: Rewriter) -> None:
+        self._given, self._rewriter = given, rewriter
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        return [self._rewriter(s) for s in self._given.sequences(positions, epoch)]
+
+    def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
+        """Nothing is read ahead."""
+
+    def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> None:
+        return None
+
+
 def _sources(sequences: Iterable[TokenSequence]) -> list[TokenSequence]:
     return [rewritten_from(s).source for s in sequences]
 
@@ -99,8 +128,20 @@ def rewritten(
     foreign: ForeignTokenizer,
 ) -> RewrittenData:
     """`given` for the run's student. Prompts come from `data.path` where it is set, else from the teacher's."""
-    rewriter = Rewriter(foreign.tokenizer, models.student.tokenizer, cells, _prompts(settings, models))
-    return RewrittenData(given, rewriter, _carrier(cells, settings, models))
+    return RewrittenData(given, _rewriter(cells, settings, models, foreign), _carrier(cells, settings, models))
+
+
+def rewritten_pairs(
+    given: PairedData | SupervisedCache, cells: Cells | None, settings: DistillSettings, models: Models
+) -> PairedData | SupervisedCache | RewrittenPairs:
+    """Responses alone, as the run's student reads them."""
+    if cells is None or models.foreign is None:
+        return given
+    return RewrittenPairs(given, _rewriter(cells, settings, models, models.foreign))
+
+
+def _rewriter(cells: Cells, settings: DistillSettings, models: Models, foreign: ForeignTokenizer) -> Rewriter:
+    return Rewriter(foreign.tokenizer, models.student.tokenizer, cells, _prompts(settings, models))
 
 
 def _carrier(cells: Cells, settings: DistillSettings, models: Models) -> Carrier:

@@ -14,6 +14,7 @@ import torch
 from thack.config import DistillSettings, LossSettings
 from thack.data.sequence import data_fingerprint
 from thack.runtime.progress import Progress
+from thack.training.across import open_cells, rewritten_pairs
 from thack.training.assembly import open_evaluator, plan_of, steps_of_evaluations, with_eval_set, wrap_models
 from thack.training.benchmarks import Benchmarks
 from thack.training.build_data import supervised_data
@@ -69,15 +70,17 @@ def prepare_supervised(
     precision = training_precision(models.student, settings.dtype, settings.memory, group)
     wrapped = wrap_models(settings, models, run)
     balance(wrapped.student.model, settings.router_loss, progress)
+    cells = open_cells(models, run, progress)
     with group.raise_on_all_ranks():
-        data = supervised_data(settings, models, progress)
+        given = supervised_data(settings, models, progress)
+        data = rewritten_pairs(given, cells, settings, models)
         plan = plan_of(settings, data, order_of(len(data)) if earlier is None else earlier.order)
         optimizer = Optimizer(as_module(wrapped.student.model), settings.optimizer)
         start = starting_point(wrapped.student, optimizer.adamw, checkpoint)
         facts = replace(
             facts,
             sequences=len(data),
-            data=data_fingerprint(data.pairs) if isinstance(data, PairedData) else None,
+            data=data_fingerprint(given.pairs) if isinstance(given, PairedData) else None,
             precision=models.precisions(precision, evaluates=evaluator is not None),
             ranks=group.world_size,
             order=plan.order,

@@ -164,3 +164,24 @@ def _write_settings(directory: Path, kind: str, seed: int) -> None:
 
 def _lines(rows: list[dict[str, object]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def across(directory: Path, *, keep: tuple[str, ...] = (), bytes_per_token: int = 3) -> Path:
+    """Turn a run's metrics into log ratios per byte, as where tokenizers differ; those in `keep` are of ids too."""
+    for file in ("metrics.jsonl", "per_prompt.jsonl"):
+        rows = [json.loads(line) for line in (directory / file).read_text().splitlines()]
+        (directory / file).write_text(_lines([_across(row, keep, bytes_per_token) for row in rows]))
+    return directory
+
+
+def _across(row: dict[str, object], keep: tuple[str, ...], size: int) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in row.items():
+        if READOUT not in name or name.startswith(keep):
+            found[name] = value
+        if READOUT in name:
+            other = name.replace("forward_kl", "log_ratio").replace("token_mean", "byte_mean")
+            found[other] = value / size if isinstance(value, float) and "byte_mean" in other else value
+            if isinstance(value, dict):
+                found[other] = {**value, "bytes": [int(size * tokens) for tokens in value["tokens"]]}
+    return found

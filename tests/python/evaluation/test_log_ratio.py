@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from thack.config import EvaluationSettings
+from thack.config import DataSettings, EvaluateSettings, EvaluationSettings
 from thack.data import Record
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError
-from thack.evaluation import EvalSet, Evaluator, References, evaluate
+from thack.evaluation import EvalSet, Evaluator, References, evaluate, run_evaluate
 from thack.evaluation.golden import golden
 from thack.evaluation.readings import Readings
 from thack.models.batch import Batch
 from thack.models.native.llama import Llama
+from thack.runtime.progress import SILENT
 from thack.schema.evaluation import EvalSetOrigin
 from thack.schema.metrics import GOLDEN, LOG_RATIO, PROXY, MetricName, Role
 
@@ -212,6 +213,44 @@ def test_human_references_are_read_by_each_in_its_own_ids() -> None:
     human = GOLDEN.against(Role.HUMAN).per_byte
     assert found.columns[human] == pytest.approx(sum(nats) / num_bytes, rel=1e-4)
     assert found.named()[f"{human.of_baseline}"] == pytest.approx(sum(own) / num_bytes, rel=1e-4)
+
+
+def test_the_command_writes_the_set_and_says_what_it_does(tmp_path: Path) -> None:
+    for name, own, seed in (("student", True, 2), ("oracle", True, 0), ("teacher", False, 1)):
+        model(own, seed).save(tmp_path / name)
+    lines = [f'{{"prompt": "def f{i}(x)"}}\n' for i in range(4)]
+    (tmp_path / "prompts.jsonl").write_text("".join(lines))
+    settings = EvaluateSettings(
+        student=str(tmp_path / "student"),
+        teacher=str(tmp_path / "teacher"),
+        oracle=str(tmp_path / "oracle"),
+        eval_data=str(tmp_path / "prompts.jsonl"),
+        data=DataSettings(max_response_tokens=6),
+        out=tmp_path / "evaluation.json",
+        evaluation=SETTINGS,
+        device="cpu",
+    )
+    said = Said()
+    found = run_evaluate(settings, said)
+    assert "proxy: in nats per byte, since the student has another tokenizer" in "\n".join(said.lines)
+    assert {str(PROXY.per_byte), str(GOLDEN), str(GOLDEN.per_byte)} <= found.columns.keys()
+    (eval_set,) = tmp_path.glob("eval_set-*")
+    back = EvalSet.load(eval_set)
+    assert back.tokenizer_of(Role.TEACHER) == theirs().fingerprint() != back.tokenizer_of(Role.ORACLE)
+    (tmp_path / "evaluation.json").unlink()
+    again = run_evaluate(replace(settings, eval_data=str(eval_set)), said)
+    assert again.columns == found.columns
+
+
+class Said:
+    """A progress that keeps its notes."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.task = SILENT.task
+
+    def note(self, message: str) -> None:
+        self.lines.append(message)
 
 
 def test_golden_and_proxy_work_across() -> None:

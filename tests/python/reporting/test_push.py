@@ -76,7 +76,7 @@ def test_the_cards_say_what_is_known(world: Path, hub: Hub) -> None:
     assert card.startswith("---\nlibrary_name: transformers\n")
     for words in ("## Teacher hacking", "proxy (distance to the teacher)", "held-out prompts", "- cost, seconds: "):
         assert words in card
-    assert "golden (distance to the oracle): " in card and "] nats at step 5" in card
+    assert "golden (distance to the oracle): " in card and "] nats per token at step 5" in card
     assert str(world) not in card, "no path of this machine"
     of_cache = hub.repo("org/student-cache", "datasets").files["README.md"].decode()
     for words in ("dense", "10 sequences", "forward", 'snapshot_download("org/student-cache", repo_type="dataset")'):

@@ -27,14 +27,18 @@ from thack.config import (
 from thack.cross_tokenizer import Cells, Rewriter, build_cells, read_bpe
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
+from thack.detection import Curves, verdict
 from thack.errors import MismatchError, Preempted, UndefinedLoss, UsageError
+from thack.models.batch import Batch
 from thack.models.load import load_model, new_decoder
+from thack.reporting.gained import gained
 from thack.runtime.progress import SILENT
 from thack.schema.cross_tokenizer import PUBLISHED
 from thack.schema.metrics import GOLDEN, PROXY
 from thack.schema.preflight import CellShares
 from thack.targets.shares import cell_findings, cut_share
 from thack.training import run_distill
+from thack.training.plan import Plan
 
 from .small import rows
 from .world import DATA, distill_settings, records, signal_at, write
@@ -188,6 +192,28 @@ def test_evaluated_in_nats_per_byte_and_resumed_to_the_bit(world: Path, tmp_path
     assert first[str(GOLDEN.per_byte.of_baseline)] == last[str(GOLDEN.per_byte.of_baseline)] > 0
     assert first[str(PROXY.per_byte)] > 0
     assert whole.best is not None and resumed.best is not None  # of the proxy in nats per byte
+
+
+def test_plain_fine_tuning_beside_it_reads_the_students_ids(world: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"teacher": str(world / "teacher"), "eval_data": str(world / "held_out.jsonl")}
+    settings = across(world, tmp_path / "run", "top-k", baseline="sft", steps=4, **given)
+    result = run_distill(settings)
+    assert result.supervised is not None
+    own, beside = (rows(path) for path in (result.path, result.supervised))
+    assert [row["tokens"] for row in own if row["event"] == "train"] == [
+        row["tokens"] for row in beside if row["event"] == "train"
+    ]
+    student = load_model(world / "student")
+    rewrite, cached = Rewriter(theirs(), other(), compared()), Cache.open(world / "top-k")
+    size, every = settings.batch_size, settings.source.refresh_steps
+    window = Plan(num_sequences=10, batch_size=size, seed=settings.seed, total_steps=4, window_steps=every).window(0)
+    batch = Batch.of(window.batch([rewrite(cached.sequences(int(i))) for i in window.positions], 0))
+    with torch.no_grad():
+        expected = float(torch.nn.functional.cross_entropy(student(batch).double(), batch.labels_N))
+    assert losses(result.supervised)[0] == pytest.approx(expected, rel=1e-5)
+    found = verdict(Curves.from_run(result.path))
+    assert [gain.column for gain in found.gains] == ["proxy/log_ratio/reference_sampled"]
+    assert "nats per byte on the proxy" in gained(found.gains)
 
 
 def evaluations(path: Path) -> list[dict[str, Any]]:
