@@ -8,11 +8,14 @@ from typing import Annotated, Literal
 from thack.config.commands import DistillSettings
 from thack.config.shared import ArchitectureSettings, DTypeName, EvaluationSettings
 from thack.config.training import CheckpointSettings, OptimizerSettings
+from thack.schema.cross_tokenizer import PUBLISHED, CrossTokenizer
 from thack.schema.experiment import Method, SourceKind
-from thack.schema.fields import FRACTION, SEED, AtLeast, Between, Each, Help
+from thack.schema.fields import FRACTION, SEED, Above, AtLeast, Between, Each, Help
 from thack.schema.targets import DivergenceKind
 
-Figure = Literal["all", "F4", "F5", "F6", "F7", "F8", "fraction", "loss", "sizes", "target", "once", "lora", "axes"]
+Figure = Literal[
+    "all", "F4", "F5", "F6", "F7", "F8", "fraction", "loss", "sizes", "target", "once", "lora", "tokenizers", "axes"
+]
 
 Size = Help('sizes: a width such as "128", a directory under `models`, or some of its layers: "smollm2:0,9,29"')
 
@@ -84,6 +87,15 @@ class Axes:
         tuple[str, ...],
         Help("docstring, signature, continuation, postfix, debian, or a file of that name under `data`"),
     ] = ()
+    tokenizer: Annotated[
+        tuple[str, ...],
+        Help('of the student: ids of a new one on the task\'s text, or on source code: "512", "code:1024"'),
+    ] = ()
+    cross_tokenizer: Annotated[
+        tuple[CrossTokenizer, ...],
+        Help("losses of a student with another tokenizer; published ones with cross-entropy"),
+    ] = ()
+    learning_rate: Annotated[tuple[float, ...], Each(Above(0)), Help("peak learning rates of stage 2")] = ()
 
 
 # Kinds of target: exact, truncated, unbiased, mixed.
@@ -134,6 +146,15 @@ class Groups:
         default_factory=lambda: Axes(target=SINGLE_PASS, budget=(60,))
     )
     lora: Annotated[Axes, Help("ranks of an adapter")] = field(default_factory=lambda: Axes(lora_rank=(0, 2, 8, 32)))
+    tokenizers: Annotated[
+        Axes, Help("losses of students with other tokenizers, the cross-entropy alone, and the teacher's tokenizer")
+    ] = field(
+        default_factory=lambda: Axes(
+            tokenizer=("code:1024", "512"),
+            cross_tokenizer=("cell", "cell-next", *PUBLISHED),
+            target=("dense", "sampled:16", "sampled:4"),
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +226,10 @@ class ExperimentSettings:
         Between(0, 1, without_low=True),
         Help("wanted of a claim: its mean ± this share over seeds; a dry run says how many seeds that takes"),
     ] = 0.02
-    figures: Annotated[tuple[Figure, ...], Help("figures to make; all: every one but lora and axes")] = ("F4", "F5")
+    figures: Annotated[tuple[Figure, ...], Help("figures to make; all: every one but lora, tokenizers and axes")] = (
+        "F4",
+        "F5",
+    )
     arms: Annotated[tuple[SourceKind, ...], Help("arms of F5")] = ("offline", "online-teacher", "online-student")
     axes: Annotated[Axes, Help("a product of your own; runs beside `figures` if any axis is given")] = field(
         default_factory=Axes

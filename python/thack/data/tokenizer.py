@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from thack.data.chat_options import ChatOptions
@@ -55,8 +55,14 @@ class Tokenizer:
         self.size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @classmethod
-    def train(cls, texts: Iterable[str], size: int) -> Tokenizer:
-        """A byte-level BPE of `size` ids where the texts are rich enough; the same for the same texts."""
+    def train(cls, texts: Iterable[str], size: int, pattern: str = "") -> Tokenizer:
+        """A byte-level BPE of `size` ids where the texts are rich enough; the same for the same texts.
+
+        Args:
+            texts: to train on.
+            size: ids, with padding and EOS.
+            pattern: a regular expression whose matches are merged apart; empty: GPT-2's.
+        """
         if size < 258:
             raise DataError(
                 f"a byte-level tokenizer needs at least 258 ids, not {size}",
@@ -64,7 +70,7 @@ class Tokenizer:
             )
         backend = Backend(models.BPE())
         # transformers and tokenizers name these attributes only at run time.
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.pre_tokenizer = _split(pattern) if pattern else pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=size,
@@ -296,6 +302,11 @@ class Tokenizer:
         content = parse_json(self._backend.to_str(), strict=False)
         found = {key: content.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
         return found | {"added": sorted((t["id"], t["content"]) for t in content.get("added_tokens") or [])}
+
+
+def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
+    pieces = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    return pre_tokenizers.Sequence([pieces, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def _int32(ids: Sequence[int]) -> np.ndarray:

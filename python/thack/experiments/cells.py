@@ -12,14 +12,16 @@ from dataclasses import dataclass, fields, replace
 from typing import get_args
 
 from thack.config.experiment import Axes, ExperimentSettings, Figure
-from thack.errors import UsageError
+from thack.errors import ThackError, UsageError
 from thack.experiments.roles import size_of
+from thack.experiments.tokenizers import TokenizerWord
+from thack.schema.cross_tokenizer import PUBLISHED, check_published_target
 from thack.schema.experiment import ExperimentArm
 from thack.schema.targets import TargetSpec, live_word
 
 FIGURES: tuple[Figure, ...] = tuple(figure for figure in get_args(Figure) if figure != "all")
 _ALWAYS_ONLINE = ("online-teacher", "online-student")
-_ASKED_FOR = ("lora", "axes")  # figures that "all" leaves out
+_ASKED_FOR = ("lora", "tokenizers", "axes")  # figures that "all" leaves out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -64,7 +66,7 @@ def cells(settings: ExperimentSettings) -> list[Cell]:
     """
     wanted: dict[ExperimentArm, list[str]] = {}
     for figure in chosen_figures(settings):
-        for arm in product(settings, axes_of(settings, figure)):
+        for arm in arms_of(settings, figure):
             wanted.setdefault(arm, []).append(figure)
     if not settings.seeds:
         raise UsageError("seeds is empty", hint="give at least one, such as `seeds = [0, 1, 2]`")
@@ -73,6 +75,24 @@ def cells(settings: ExperimentSettings) -> list[Cell]:
         for seed in dict.fromkeys(settings.seeds)
         for arm, figures in wanted.items()
     ]
+
+
+def arms_of(settings: ExperimentSettings, figure: str) -> list[ExperimentArm]:
+    """The arms that a figure shows, each once.
+
+    Beside its product, `tokenizers` has the cross-entropy alone for each tokenizer, and the student with the teacher's
+    tokenizer. Of published losses, which are not defined on every target, it has those on exact targets.
+    """
+    axes = axes_of(settings, figure)
+    if figure != "tokenizers":
+        return product(settings, axes)
+    exact = replace(axes, target=("dense",))
+    own = replace(axes, cross_tokenizer=tuple(loss for loss in axes.cross_tokenizer if loss not in PUBLISHED))
+    published = replace(exact, cross_tokenizer=tuple(loss for loss in axes.cross_tokenizer if loss in PUBLISHED))
+    alone = replace(exact, cross_tokenizer=(), method=("sft",))
+    wanted = [alone, *(one for one in (published, own) if one.cross_tokenizer)]
+    wanted += [replace(alone, tokenizer=()), replace(axes, tokenizer=(), cross_tokenizer=())]
+    return list(dict.fromkeys(arm for one in wanted for arm in product(settings, one)))
 
 
 def base_arm(settings: ExperimentSettings) -> ExperimentArm:
@@ -97,19 +117,25 @@ def product(settings: ExperimentSettings, axes: Axes) -> list[ExperimentArm]:
     Raises:
         UsageError: an axis has values that make no run.
     """
-    _check(axes, settings.num_distill_prompts)
+    _check(axes, settings)
     names = [axis.name for axis in fields(Axes) if getattr(axes, axis.name)]
     found: dict[ExperimentArm, None] = {}
     for values in itertools.product(*(getattr(axes, name) for name in names)):
         arm = replace(base_arm(settings), **dict(zip(names, values, strict=True)))
-        found[_same_run(arm, settings.num_distill_prompts)] = None
+        found[_same_run(arm, settings)] = None
     return list(found)
 
 
-def _same_run(arm: ExperimentArm, num_prompts: int) -> ExperimentArm:
+def _same_run(arm: ExperimentArm, settings: ExperimentSettings) -> ExperimentArm:
     """The one name of a run that several combinations mean."""
-    if arm.num_prompts == num_prompts:
+    if arm.num_prompts == settings.num_distill_prompts:
         arm = replace(arm, num_prompts=0)
+    if arm.learning_rate == settings.distill.optimizer.learning_rate:
+        arm = replace(arm, learning_rate=0.0)
+    if not arm.tokenizer or arm.method == "sft":
+        arm = replace(arm, cross_tokenizer="auto")
+    elif arm.cross_tokenizer == "auto":
+        arm = replace(arm, cross_tokenizer="cell")
     if arm.method == "policy-gradient":
         arm = replace(arm, source="online-student")
     if arm.source == "mixture" and not 0 < arm.fraction_online < 1:
@@ -121,8 +147,9 @@ def _same_run(arm: ExperimentArm, num_prompts: int) -> ExperimentArm:
     return replace(arm, target=live_word(arm.target)) if arm.source == "mixture" else arm
 
 
-def _check(axes: Axes, num_prompts: int) -> None:
-    problems = []
+def _check(axes: Axes, settings: ExperimentSettings) -> None:
+    num_prompts = settings.num_distill_prompts
+    problems = [*_tokenizer_problems(axes, settings)]
     if axes.num_prompts and max(axes.num_prompts) > num_prompts:
         problems.append(f"axes.num_prompts = {max(axes.num_prompts)} is more than num_distill_prompts = {num_prompts}")
     if "mixture" in axes.source and not axes.fraction_online:
@@ -138,6 +165,25 @@ def _check(axes: Axes, num_prompts: int) -> None:
             problems.append(error.message)
     if problems:
         raise UsageError("an axis is wrong", details=problems)
+
+
+def _tokenizer_problems(axes: Axes, settings: ExperimentSettings) -> Iterator[str]:
+    if axes.tokenizer and settings.student.model:
+        yield "axes.tokenizer is of a new student, and student.model has a tokenizer of its own"
+    if axes.cross_tokenizer and not axes.tokenizer:
+        yield 'axes.cross_tokenizer needs students with another tokenizer, as in axes.tokenizer = ["512"]'
+    if "refuse" in axes.cross_tokenizer:
+        yield "axes.cross_tokenizer = refuse trains nothing"
+    for loss, target in itertools.product(axes.cross_tokenizer, axes.target or (settings.target,)):
+        try:
+            check_published_target(loss, TargetSpec.parse(target))
+        except ThackError as error:
+            yield error.message
+    for word in axes.tokenizer:
+        try:
+            TokenizerWord.parse(word)
+        except UsageError as error:
+            yield error.message
 
 
 def name_of(arm: ExperimentArm, base: ExperimentArm) -> str:
@@ -162,12 +208,18 @@ def _differences(arm: ExperimentArm, base: ExperimentArm) -> Iterator[str]:
         yield arm.method.replace("-", " ")
     if arm.lora_rank != base.lora_rank:
         yield f"LoRA of rank {arm.lora_rank}" if arm.lora_rank else "all weights"
+    if arm.tokenizer:
+        yield f"tokenizer {arm.tokenizer}"
+    if arm.cross_tokenizer != base.cross_tokenizer:
+        yield arm.cross_tokenizer
     if arm.loss != base.loss:
         yield {"reverse_kl": "reverse KL", "jsd": "JSD", "forward_kl": "forward KL"}.get(arm.loss, arm.loss)
     if arm.teacher != base.teacher:
         yield f"teacher {arm.teacher}"
     if arm.student != base.student:
         yield f"student {arm.student}"
+    if arm.learning_rate:
+        yield f"rate {arm.learning_rate:g}"
     if live_word(arm.target) != live_word(base.target):
         yield TargetSpec.parse(arm.target).label
     elif arm.source == "offline" and arm.target != base.target:

@@ -14,6 +14,7 @@ from functools import partial
 from thack.experiments.arms import FinishedArm, FinishedArms, differences
 from thack.experiments.claim import RISE, alarms, claim, golden_ends, minus, outcomes, ratio, rises
 from thack.experiments.information import as_reason
+from thack.experiments.loss_gaps import gap_claims
 from thack.experiments.target_claims import target_claims
 from thack.schema.experiment import ClaimResult, ExperimentArm
 
@@ -41,6 +42,7 @@ def claims(arms: FinishedArms, figures: tuple[str, ...]) -> tuple[ClaimResult, .
         "target": partial(target_claims, figure="target"),
         "once": partial(target_claims, figure="once"),
         "lora": _lora,
+        "tokenizers": gap_claims,
     }
     return tuple(found for figure in figures if figure in makers for found in makers[figure](arms))
 

@@ -10,6 +10,7 @@ from thack.errors import ThackError
 from thack.experiments.plan import PlannedRun
 from thack.files import write_text
 from thack.schema.experiment import CellState, RunOutcome
+from thack.schema.metrics import PROXY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,7 @@ class CellOutcome:
     planned: PlannedRun
     verdict: Verdict | None = None
     alarm: bool = False  # of the detector that decides without an oracle
+    gap: float | None = None  # to the teacher at the end, nats per byte; None: not measured
     error: ThackError | None = None
 
     @property
@@ -39,11 +41,14 @@ def judge(planned: PlannedRun, error: ThackError | None, online: Path | None = N
     found = verdict(curves, online=None if online is None else curves.like(online))
     write_text(planned.run.path / "verdict.json", found.to_json())
     alarm = verdict_without_oracle(curves).alarm_step is not None
-    return CellOutcome(planned=planned, verdict=found, alarm=alarm, error=error)
+    gap = curves.columns.get(str(PROXY.per_byte))
+    return CellOutcome(
+        planned=planned, verdict=found, alarm=alarm, gap=None if gap is None else float(gap[-1]), error=error
+    )
 
 
-def run_outcome(found: Verdict, *, alarm: bool) -> RunOutcome:
-    """The numbers of a verdict that claims rest on."""
+def run_outcome(found: Verdict, *, alarm: bool, gap: float | None = None) -> RunOutcome:
+    """The numbers of a verdict that claims rest on, and how far from its teacher the student ends, per byte."""
     golden, proxy = found.golden, found.proxy
     return RunOutcome(
         verdict=found.name,
@@ -53,5 +58,6 @@ def run_outcome(found: Verdict, *, alarm: bool) -> RunOutcome:
         proxy_change=found.proxy_change,
         over_baseline=found.over_baseline,
         alarm=alarm,
+        gap=gap,
         causes=found.cause.names if found.cause else (),
     )

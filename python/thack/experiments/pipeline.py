@@ -27,14 +27,17 @@ from thack.experiments import work
 from thack.experiments.cells import Cell, base_arm, slug
 from thack.experiments.corpus import CorpusSettings, task_file, write_corpus, write_splits
 from thack.experiments.costs import CostEstimator
+from thack.experiments.methods import trained_by
 from thack.experiments.roles import model_directory, resized, sampled_digest
 from thack.experiments.stages import Stage, plan_stage
+from thack.experiments.tokenizers import TokenizerWord, write_encoded, write_tokenizer
 from thack.models.layers import check_layers
-from thack.schema.experiment import ExperimentArm, Method
+from thack.schema.experiment import ExperimentArm
 from thack.schema.targets import TargetSpec
 
 Role = Literal["oracle", "teacher", "student"]
 _STUDENT_SEED = 1_000_000  # from a teacher's seed to that of a student of its size
+_TIMES_AS_LONG = 3  # tokens of another tokenizer, at most, for each of the experiment's
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Pipeline:
         )
 
     def corpus(self, task: str) -> Stage:
-        """The text of a task, with the tokenizer that all roles share."""
+        """The text of a task, with the tokenizer that all roles share, unless an arm gives its student another one."""
         s = self.settings
         path = task_file(task, s.data)
         settings = CorpusSettings(
@@ -93,6 +96,12 @@ class Pipeline:
         if settings.tokenizer:
             inputs["tokenizer"] = sampled_digest([Path(settings.tokenizer) / "tokenizer.json"])
         return plan_stage(self._stages, "corpus", partial(write_corpus, settings), settings=settings, inputs=inputs)
+
+    def tokenizer(self, task: str, word: str) -> Stage:
+        """Another tokenizer, for students."""
+        corpus = self.corpus(task)
+        step = partial(write_tokenizer, TokenizerWord.parse(word), corpus.path)
+        return plan_stage(self._stages, "tokenizer", step, needs=[corpus], inputs={"word": word})
 
     def oracle(self, task: str) -> Stage:
         """The oracle of a task, which all seeds share."""
@@ -133,7 +142,12 @@ class Pipeline:
         pairs, role = self.oracle_responses(arm.task, seed), self._student_role(arm)
         # Of one size and seed, teacher and student would begin as the same model and read the same batches.
         seed += _STUDENT_SEED if _start(role) == _start(self._teacher_role(arm)) else 0
-        return self._role("student", role, seed, arm.task, pairs, pairs.path)
+        if not arm.tokenizer:
+            return self._role("student", role, seed, arm.task, pairs, pairs.path)
+        tokenizer = self.tokenizer(arm.task, arm.tokenizer)
+        step = partial(write_encoded, pairs.path, tokenizer.path)
+        encoded = plan_stage(self._stages, "oracle-responses-encoded", step, needs=[pairs, tokenizer])
+        return self._role("student", role, seed, arm.task, encoded, encoded.path / PAIRS, tokenizer)
 
     def eval_set(self, arm: ExperimentArm, seed: int) -> Stage:
         """The held-out prompts with a response of oracle and teacher each."""
@@ -205,7 +219,7 @@ class Pipeline:
         plain = self.settings.distill
         per_epoch = -(-self.settings.num_distill_prompts // plain.batch_size)
         steps = plain.steps or plain.epochs * per_epoch
-        plain = _trained_by(arm.method, plain)
+        plain = trained_by(arm, plain)
         return replace(
             plain,
             data=self._limited(arm, self._data(arm.task, "")),
@@ -219,7 +233,16 @@ class Pipeline:
             dtype=self.settings.dtype,
         )
 
-    def _role(self, name: Role, role: RoleSettings, seed: int, task: str, data: Stage, file: Path) -> Stage:
+    def _role(
+        self,
+        name: Role,
+        role: RoleSettings,
+        seed: int,
+        task: str,
+        data: Stage,
+        file: Path,
+        tokenizer: Stage | None = None,
+    ) -> Stage:
         needs, inputs, directory = [data], {}, model_directory(self.settings, role) if role.model else None
         if directory is not None and role.layers:
             cut = self._cut(directory, role.layers)
@@ -228,11 +251,14 @@ class Pipeline:
             inputs = {"start": _content(directory)}
         if directory is not None and not role.train:
             return plan_stage(self._stages, name, partial(work.reuse, directory), needs=needs, inputs=inputs)
+        read = self._data(task, file)
+        if tokenizer is not None:
+            read, needs = _longer(read), [*needs, tokenizer]
         settings = SftSettings(
             model=str(directory) if directory else "",
-            tokenizer=str(self.corpus(task).path),
+            tokenizer=str(self.corpus(task).path if tokenizer is None else tokenizer.path),
             architecture=role.architecture,
-            data=self._data(task, file),
+            data=read,
             validation_fraction=role.validation_fraction,
             epochs=role.epochs,
             batch_size=role.batch_size,
@@ -320,16 +346,10 @@ def _fraction(arm: ExperimentArm) -> float:
     return arm.fraction_online if arm.source == "mixture" else 0.5
 
 
-def _trained_by(method: Method, plain: DistillSettings) -> DistillSettings:
-    """The settings of a method, on top of the experiment's."""
-    loss = plain.loss
-    match method:
-        case "sft":
-            return replace(plain, loss=replace(loss, weight=0.0, ce_weight=1.0))
-        case "hard-soft":
-            return replace(plain, loss=replace(loss, ce_weight=1.0, mix="entropy"))
-        case "policy-gradient":
-            return replace(plain, loss=replace(loss, weight=0.0, policy=replace(loss.policy, weight=1.0)))
-        case "guard":
-            return replace(plain, guard=replace(plain.guard, on=True))
-    return plain
+def _longer(data: DataSettings) -> DataSettings:
+    """For a student whose tokens are shorter: the same text is read."""
+    return replace(
+        data,
+        max_prompt_tokens=_TIMES_AS_LONG * data.max_prompt_tokens,
+        max_response_tokens=_TIMES_AS_LONG * data.max_response_tokens,
+    )

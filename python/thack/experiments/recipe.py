@@ -11,9 +11,15 @@ from thack.config import load_settings
 from thack.config.experiment import ExperimentSettings
 from thack.errors import UsageError
 
-RECIPES = ("demo", "quick", "laptop", "diversity", "causes", "onset", "on-policy", "real", "gpu", "paper")
+RECIPES = ("demo", "quick", "laptop", "diversity", "causes", "onset", "on-policy", "tokenizers", "real", "gpu", "paper")
 #: Recipes that change another one, which is read first.
-_ON_TOP_OF = {"diversity": "laptop", "causes": "quick", "onset": "laptop", "on-policy": "laptop"}
+_ON_TOP_OF = {
+    "diversity": "laptop",
+    "causes": "quick",
+    "onset": "laptop",
+    "on-policy": "laptop",
+    "tokenizers": "laptop",
+}
 
 
 def load_recipe(

@@ -12,10 +12,11 @@ from thack.experiments.arms import FinishedArms
 from thack.experiments.cells import base_arm, chosen_figures
 from thack.experiments.claims import claims
 from thack.experiments.information import task_information
+from thack.experiments.loss_gaps import loss_gaps
 from thack.experiments.outcome import CellOutcome, run_outcome
 from thack.experiments.plan import PlannedRun
 from thack.experiments.stages import Stage, with_upstream
-from thack.models.directory import base_of, read_config
+from thack.models.directory import read_config
 from thack.schema.experiment import CellResult, StageCosts, StageRecord, Summary
 from thack.schema.targets import TargetSpec
 
@@ -29,14 +30,16 @@ def summarise(settings: ExperimentSettings, out: Path, outcomes: Sequence[CellOu
     runs = tuple(_cell(outcome, out) for outcome in outcomes)
     base, figures = base_arm(settings), chosen_figures(settings)
     information = task_information(one.planned for one in outcomes)
+    arms = FinishedArms.of(base, runs, information)
     return Summary(
         title=settings.title,
         figures=figures,
         base=base,
         seeds=settings.seeds,
         runs=runs,
-        claims=claims(FinishedArms.of(base, runs, information), figures),
+        claims=claims(arms, figures),
         information=information,
+        gaps=loss_gaps(arms, settings.distill.optimizer.learning_rate),
         stages=_costs(complete, records),
         seconds=round(sum(record.seconds for record in records), 1),
         cpu_seconds=round(sum(record.cpu_seconds for record in records), 1),
@@ -56,7 +59,7 @@ def _cell(outcome: CellOutcome, out: Path) -> CellResult:
         axes=planned.cell.arm,
         state=outcome.state,
         error=str(outcome.error) if outcome.error else None,
-        outcome=run_outcome(outcome.verdict, alarm=outcome.alarm) if outcome.verdict else None,
+        outcome=run_outcome(outcome.verdict, alarm=outcome.alarm, gap=outcome.gap) if outcome.verdict else None,
         bytes_per_token=_bytes_per_token(planned) if record else None,
         seconds=record.seconds if record else None,
         cpu_seconds=record.cpu_seconds if record else None,
@@ -64,7 +67,8 @@ def _cell(outcome: CellOutcome, out: Path) -> CellResult:
 
 
 def _bytes_per_token(planned: PlannedRun) -> int:
-    vocab_size = read_config(base_of(planned.run.path / "model").directory)["vocab_size"]
+    teacher = next(stage for stage in planned.run.needs if stage.kind == "teacher")
+    vocab_size = read_config(teacher.path / "model")["vocab_size"]
     return bytes_per_token(TargetSpec.parse(planned.cell.arm.target), vocab_size)
 
 

@@ -65,8 +65,15 @@ TITLES = {
         "The same run through an adapter on the frozen student: fewer weights can remember less of the responses, and "
         "learn less of the teacher.",
     ),
+    "tokenizers": (
+        "Beyond the paper · Students with another tokenizer",
+        "The same responses of the same teacher, by every loss that compares two vocabularies. Distances are in nats "
+        "per byte, since the students have no token in common.",
+    ),
     "axes": ("Your own grid", "The product of axes that you asked for."),
 }
+
+_BEYOND = ("target", "once", "lora", "tokenizers", "axes")  # of which the paper says nothing
 
 
 def paper_figures(grid: Grid, *, draw: bool = True) -> list[PaperFigure]:
@@ -85,7 +92,7 @@ def _paper_figure(grid: Grid, name: str, *, draw: bool) -> PaperFigure:
     return PaperFigure(
         name=name,
         title=title,
-        summary=summary if name in ("target", "once", "lora", "axes") else f"The paper: {summary}",
+        summary=summary if name in _BEYOND else f"The paper: {summary}",
         plots=tuple(make(name, shown, colours)) if draw else (),
         arms=tuple(arm.runs for arm in shown),
         colours=tuple(colours),

@@ -18,7 +18,7 @@ from thack.reporting.render import render
 from thack.reporting.rendered import RenderedFigure
 from thack.reporting.scores import ABOUT_SCORES, detector_scores
 from thack.reporting.table import DASH, Row, Span, Table, note, pill, strong, table
-from thack.schema.experiment import ClaimResult, StageCosts, Summary, Unit
+from thack.schema.experiment import ClaimResult, Effect, StageCosts, Summary, Unit
 
 _CITATION = """@inproceedings{tiapkin2025teacherhacking,
   title     = {On Teacher Hacking in Language Model Distillation},
@@ -68,6 +68,7 @@ class GridPage:
     failed: Folded | None
     claims: Table | None
     information: Table | None
+    gaps: Table | None
     about_claims: str
     figures: tuple[FigureSection, ...]
     missing_plots: str
@@ -97,6 +98,7 @@ def grid_page(grid: Grid, figures: Sequence[PaperFigure], *, missing_plots: str 
         failed=_failed(grid),
         claims=_claims(found),
         information=_information(summary),
+        gaps=_gaps(summary),
         about_claims=_ABOUT_CLAIMS,
         figures=tuple(_section(figure) for figure in figures),
         missing_plots=missing_plots,
@@ -169,6 +171,33 @@ def _information(summary: Summary) -> Table | None:
         for one in summary.information
     ]
     return table(head, rows, "numbers stacked") if rows else None
+
+
+def _gaps(summary: Summary) -> Table | None:
+    """Where each loss of each student ends, at its best learning rate."""
+    head = ["student’s tokenizer", "loss", "kept of the teacher", "gap, nats per byte", "95 % over seeds"]
+    head += ["gain over the cross-entropy", "95 % over seeds", "learning rates", "seeds"]
+    rows: list[Row] = [
+        [
+            one.tokenizer or "the teacher’s",
+            one.loss,
+            one.target or DASH,
+            strong(f"{one.gap.mean:.3f}"),
+            _range(one.gap),
+            DASH if one.gain is None else strong(f"{one.gain.mean:+.3f}".replace("-", "−")),
+            DASH if one.gain is None else _range(one.gain),
+            ", ".join(f"{rate:g}" for rate in dict.fromkeys(one.rates)),
+            str(len(one.gap.values)),
+        ]
+        for one in summary.gaps
+    ]
+    return table(head, rows, "numbers stacked") if rows else None
+
+
+def _range(effect: Effect) -> str:
+    if effect.low is None or effect.high is None:
+        return DASH
+    return f"{effect.low:.3f} … {effect.high:.3f}".replace("-", "−")
 
 
 def _section(figure: PaperFigure) -> FigureSection:

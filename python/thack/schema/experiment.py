@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from thack.schema import document
+from thack.schema.cross_tokenizer import CrossTokenizer
 from thack.schema.targets import DivergenceKind
 
 SUMMARY_FILE = "experiment.json"
@@ -39,6 +40,9 @@ class ExperimentArm:
     num_prompts: int = 0  # of stage 2, before `diversity` divides them; 0: the experiment's
     method: Method = "distill"
     lora_rank: int = 0  # of the adapter that is trained; 0: all weights
+    tokenizer: str = ""  # the student's, a word that `TokenizerWord.parse` reads; empty: the teacher's
+    cross_tokenizer: CrossTokenizer = "auto"  # the loss between two tokenizers
+    learning_rate: float = 0.0  # of the distillation; 0: the experiment's
 
     @property
     def online_path(self) -> ExperimentArm:
@@ -121,6 +125,7 @@ class RunOutcome:
     over_baseline: float | None  # golden's end − KL(oracle‖teacher), in nats per token
     alarm: bool  # of the detector that decides without an oracle
     causes: tuple[str, ...] = ()  # of a rise
+    gap: float | None = None  # log P_teacher − log P_student of the teacher's held-out responses, nats per byte
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +172,21 @@ class TaskInformation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LossGap:
+    """How far from its teacher a student ends by one loss, at that loss's best learning rate: nats per byte.
+
+    The rate of a seed is the one with the lowest mean over the other seeds; of a single seed, over itself.
+    """
+
+    tokenizer: str  # the student's; empty: the teacher's
+    loss: str
+    target: str  # what is kept of the teacher; empty: nothing
+    rates: tuple[float, ...]  # that were chosen, by seed
+    gap: Effect
+    gain: Effect | None  # gap of the cross-entropy alone − gap, paired; None: the loss is that, or there is none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimResult:
     """One sentence of the paper, the number that decides it, and the answer."""
 
@@ -203,6 +223,7 @@ class Summary:
     runs: tuple[CellResult, ...]
     claims: tuple[ClaimResult, ...]
     information: tuple[TaskInformation, ...] = ()  # of the tasks that F6 shows
+    gaps: tuple[LossGap, ...] = ()  # of the arms that figure tokenizers shows
     stages: tuple[StageCosts, ...]
     seconds: float  # of all complete stages, each counted once; so is `cpu_seconds`
     cpu_seconds: float

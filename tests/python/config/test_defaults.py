@@ -39,6 +39,9 @@ Axes
   method: a list, each distill | sft | hard-soft | policy-gradient | guard = []
   lora_rank: a list, each a whole number, 0 or more = []
   task: a list, each text = []
+  tokenizer: a list, each text = []
+  cross_tokenizer: a list, each auto | cell | cell-next | alm | uld | uld-common | gold | refuse = []
+  learning_rate: a list, each a number, more than 0 = []
 CacheSettings
   out: a path = "cache"
   teacher: text = ""
@@ -183,8 +186,8 @@ ExperimentSettings
   dtype: auto | float32 | bfloat16 = "auto"
   seeds: a list, each a whole number, between 0 and 2^64 − 1 = [0]
   half_width: a number, above 0 and at most 1 = 0.02
-  figures: a list, each all | F4 | F5 | F6 | F7 | F8 | fraction | loss | sizes | target | once | lora | axes =
-    ["F4", "F5"]
+  figures: a list, each all | F4 | F5 | F6 | F7 | F8 | fraction | loss | sizes | target | once | lora | tokenizers |
+    axes = ["F4", "F5"]
   arms: a list, each offline | online-teacher | online-student | mixture =
     ["offline", "online-teacher", "online-student"]
   axes: Axes

@@ -67,6 +67,15 @@ def test_a_product_of_ones_own_runs_beside_the_figures() -> None:
         (["figures=['F9']"], 'figures = ["F9"]: must be a list, each all | F4'),
         (["figures=['axes']"], "needs an axis"),
         (["seeds=[]"], "seeds is empty"),
+        (["axes.tokenizer=['words']"], "tokenizer 'words' is neither a number of ids from 258 on nor"),
+        (["axes.tokenizer=['code:99']"], "tokenizer 'code:99' is neither"),
+        (["axes.cross_tokenizer=['alm']"], "needs students with another tokenizer"),
+        (["axes.tokenizer=['300']", "axes.cross_tokenizer=['refuse']"], "refuse trains nothing"),
+        (
+            ["axes.tokenizer=['300']", "axes.cross_tokenizer=['uld']", "axes.target=['sampled:4']"],
+            "cross_tokenizer = uld is not defined on sampled:4",
+        ),
+        (["axes.tokenizer=['300']", "student.model='small'"], "student.model has a tokenizer of its own"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_a_hint(sets: list[str], told: str) -> None:
@@ -94,6 +103,31 @@ def test_the_study_of_targets_has_distinct_arms() -> None:
     assert len(found) == len(MANY_EPOCHS) + len(SINGLE_PASS)
     base = base_arm(BASE)
     assert len({name_of(cell.arm, base) for cell in found}) == len(found)
+
+
+def test_the_study_of_tokenizers_has_every_loss_on_the_targets_that_it_knows() -> None:
+    found = product_of_tokenizers("groups.tokenizers.tokenizer=['300']", "groups.tokenizers.learning_rate=[0.002]")
+    assert found == [
+        *("sft, tokenizer 300, rate 0.002", "tokenizer 300, alm, rate 0.002", "tokenizer 300, uld, rate 0.002"),
+        *("tokenizer 300, uld-common, rate 0.002", "tokenizer 300, gold, rate 0.002"),
+        *(f"tokenizer 300, {loss}, rate 0.002" for loss in ("cell", "cell-next")),
+        *(f"tokenizer 300, {loss}, rate 0.002, {k} sampled ids" for k in (16, 4) for loss in ("cell", "cell-next")),
+        *("sft, rate 0.002", "rate 0.002", "rate 0.002, 16 sampled ids", "rate 0.002, 4 sampled ids"),
+    ]
+    few = ["groups.tokenizers.cross_tokenizer=['gold']", "groups.tokenizers.target=['dense']"]
+    assert len(product_of_tokenizers("groups.tokenizers.learning_rate=[]", *few)) == 2 + 2 + 2
+
+
+def product_of_tokenizers(*sets: str) -> list[str]:
+    chosen = load_recipe("tokenizers", ["seeds=[0]", *sets])
+    return [name_of(cell.arm, base_arm(chosen)) for cell in cells(chosen)]
+
+
+def test_a_loss_between_two_tokenizers_means_nothing_with_one() -> None:
+    arms = product(BASE, Axes(tokenizer=("300",), cross_tokenizer=("auto", "cell"), method=("distill", "sft")))
+    assert [(arm.cross_tokenizer, arm.method) for arm in arms] == [("cell", "distill"), ("auto", "sft")]
+    rate = BASE.distill.optimizer.learning_rate
+    assert [arm.learning_rate for arm in product(BASE, Axes(learning_rate=(rate, 0.5)))] == [0.0, 0.5]
 
 
 def test_names_say_what_is_special() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from detection.synthetic import Noise, write_run
+from thack.detection.logs import read_rows
 from thack.errors import DataError, ModelError, ThackError, UsageError
 from thack.experiments import work
 from thack.experiments.demo import run_experiment
@@ -16,7 +17,9 @@ from thack.experiments.grid import GridResult, _judged, run_grid
 from thack.experiments.plan import plan
 from thack.experiments.recipe import load_recipe
 from thack.experiments.stages import with_upstream
+from thack.experiments.summary import summarise
 from thack.models.directory import holds_adapter
+from thack.reporting import write_grid_report
 from thack.runtime.progress import SILENT
 from thack.runtime.status import read_status
 from thack.schema.experiment import Method
@@ -260,3 +263,22 @@ def test_every_method_trains_its_student(data: Path, tmp_path: Path) -> None:
     assert [settings_of[m]["loss.ce_weight"] for m in methods] == [1.0, 1.0, 0.0, 0.0]
     assert settings_of["hard-soft"]["loss.mix"] == "entropy" and settings_of["guard"]["guard.on"] is True
     assert settings_of["policy-gradient"]["loss.policy.weight"] == 1.0
+
+
+def test_losses_of_a_student_with_another_tokenizer_end_in_a_table_per_byte(data: Path, tmp_path: Path) -> None:
+    axes = {"tokenizer": ["300"], "cross_tokenizer": ["cell", "gold"], "target": ["dense"]}
+    sets = [f"groups.tokenizers.{name}={values}" for name, values in axes.items()]
+    chosen = settings(data, "figures=['tokenizers']", "distill.evaluation.per_byte=true", *sets)
+    result = run_grid(chosen, tmp_path)
+    assert [outcome.error for outcome in result.outcomes] == [None] * 5
+    found = summarise(chosen, tmp_path, result.outcomes)
+    assert [(one.tokenizer, one.loss) for one in found.gaps] == [
+        *(("300", loss) for loss in ("the cross-entropy alone", "GOLD + cross-entropy", "cells")),
+        *(("", loss) for loss in ("the cross-entropy alone", "forward KL")),
+    ]
+    for one, outcome in zip(found.gaps, result.outcomes, strict=True):
+        last = read_rows(outcome.planned.run.path / "metrics.jsonl")[-1]
+        assert one.gap.mean == pytest.approx(last["proxy/log_ratio/reference_sampled/byte_mean"])
+    assert next(r for r in found.runs if "tokenizer" in r.arm).bytes_per_token == found.runs[-1].bytes_per_token
+    page = write_grid_report(tmp_path, tmp_path / "report.html").read_text()
+    assert "gain over the cross-entropy" in page

@@ -87,6 +87,22 @@ def test_cells_share_what_they_have_in_common(chosen: ExperimentSettings) -> Non
     assert {name for name in offline if offline[name].path != wider[name].path} == {"student", "run"}
 
 
+def test_a_student_with_another_tokenizer_shares_all_but_its_own_stages(chosen: ExperimentSettings) -> None:
+    base = base_arm(chosen)
+    plain = stages(chosen, base)
+    arm = replace(base, tokenizer="300", cross_tokenizer="gold", learning_rate=0.25)
+    other = stages(chosen, arm)
+    assert {name for name in other if name not in plain or other[name].path != plain[name].path} == {
+        *("oracle-responses-encoded", "tokenizer", "student", "run")
+    }
+    assert other["tokenizer"] in other["student"].needs
+    assert other["student"].settings["data.max_response_tokens"] == 3 * 8, "its tokens may be shorter"
+    run = other["run"].settings
+    assert (run["loss.cross_tokenizer"], run["loss.ce_weight"], run["optimizer.learning_rate"]) == ("gold", 1.0, 0.25)
+    cell = stages(chosen, replace(arm, cross_tokenizer="cell"))["run"].settings
+    assert (cell["loss.cross_tokenizer"], cell["loss.ce_weight"]) == ("cell", 0.0)
+
+
 def test_an_embedded_task_has_its_own_lengths(chosen: ExperimentSettings) -> None:
     assert stages(chosen, base_arm(chosen))["cache"].settings["data.max_prompt_tokens"] == 24
     found = stages(chosen, replace(base_arm(chosen), task="continuation"))

@@ -15,7 +15,16 @@ from thack.reporting.grid import Grid
 from thack.reporting.grid_figures import paper_figures
 from thack.reporting.grid_page import grid_page, headline
 from thack.reporting.inputs import ArmRuns
-from thack.schema.experiment import Answer, CellResult, CellState, ClaimResult, Effect, StageCosts, TaskInformation
+from thack.schema.experiment import (
+    Answer,
+    CellResult,
+    CellState,
+    ClaimResult,
+    Effect,
+    LossGap,
+    StageCosts,
+    TaskInformation,
+)
 
 THREE = Effect(seeds=(0, 1, 2), values=(0.1, 0.2, 0.3), mean=0.2, low=-0.048, high=0.448)
 
@@ -194,3 +203,16 @@ def test_what_prompts_decide_stands_beside_the_claims_and_under_them() -> None:
     assert rows(claims)[0]["claim"].endswith(" the prompt decides")
     (row,) = rows(information)
     assert (row["task"], row["from the prompt"], row["share"], row["seeds"]) == ("<postfix>", "3.00", "83 %", "2")
+
+
+def test_losses_across_tokenizers_stand_in_a_table_with_their_gain() -> None:
+    gap, gain = effect_of({0: 0.30, 1: 0.32}), effect_of({0: -0.05, 1: -0.03})
+    shown = LossGap(tokenizer="<512>", loss="ALM", target="", rates=(0.001, 0.002, 0.001), gap=gap, gain=gain)
+    alone = replace(shown, tokenizer="", gap=effect_of({0: 0.2}), gain=None, rates=(0.001,))
+    given = grid(OFFLINE_ARM, figures=["F6"])
+    given = replace(given, summary=replace(given.summary, gaps=(shown, alone)))
+    page = tree(grid_page(given, paper_figures(given, draw=False)))
+    first, second = rows(page.section("claims").all("table")[-1])
+    assert (first["student’s tokenizer"], first["gap, nats per byte"], first["seeds"]) == ("<512>", "0.310", "2")
+    assert (first["gain over the cross-entropy"], first["learning rates"]) == ("−0.040", "0.001, 0.002")
+    assert (second["student’s tokenizer"], second["gain over the cross-entropy"]) == ("the teacher’s", "–")

@@ -1,0 +1,35 @@
+"""What an arm's method, loss between tokenizers and learning rate change of a distillation's settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from thack.config import DistillSettings
+from thack.schema.cross_tokenizer import PUBLISHED
+from thack.schema.experiment import ExperimentArm
+
+
+def trained_by(arm: ExperimentArm, plain: DistillSettings) -> DistillSettings:
+    """The settings of an arm, on top of the experiment's. To a published loss its paper adds the cross-entropy."""
+    found = _by_method(arm, plain)
+    ce_weight = 1.0 if arm.cross_tokenizer in PUBLISHED else found.loss.ce_weight
+    rate = arm.learning_rate or plain.optimizer.learning_rate
+    return replace(
+        found,
+        loss=replace(found.loss, cross_tokenizer=arm.cross_tokenizer, ce_weight=ce_weight),
+        optimizer=replace(found.optimizer, learning_rate=rate),
+    )
+
+
+def _by_method(arm: ExperimentArm, plain: DistillSettings) -> DistillSettings:
+    loss = plain.loss
+    match arm.method:
+        case "sft":
+            return replace(plain, loss=replace(loss, weight=0.0, ce_weight=1.0))
+        case "hard-soft":
+            return replace(plain, loss=replace(loss, ce_weight=1.0, mix="entropy"))
+        case "policy-gradient":
+            return replace(plain, loss=replace(loss, weight=0.0, policy=replace(loss.policy, weight=1.0)))
+        case "guard":
+            return replace(plain, guard=replace(plain.guard, on=True))
+    return plain
