@@ -113,14 +113,13 @@ def check_across(settings: DistillSettings) -> None:
             f"loss.mix = {settings.loss.mix}: the student's positions are not the teacher's, whose tokenizer differs",
             hint=hint,
         )
-    if settings.source.kind != "offline":
+    source = settings.source
+    if source.kind == "online-student" or (source.kind == "mixture" and source.online_by == "student"):
         raise UsageError(
-            f"source.kind = {settings.source.kind}: the student's tokenizer is not the teacher's, and newly sampled "
-            "responses are not rewritten between tokenizers",
-            hint="use `source.kind = offline`, with responses that the teacher wrote",
+            f"source.kind = {source.kind}: the student's tokenizer is not the teacher's, and on text that the student "
+            "wrote nothing stands for the teacher inside a cell",
+            hint="use `source.kind = online-teacher`, or `offline` with responses that the teacher wrote",
         )
-    if settings.guard.on:
-        raise UsageError("guard.on needs newly sampled responses, in the student's tokenizer", hint=hint)
     if len(cache_paths(settings)) > 1:
         raise UsageError("cache: several caches, and the student has another tokenizer", hint="train from one cache")
     if settings.server.url:

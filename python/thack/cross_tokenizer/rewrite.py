@@ -145,6 +145,11 @@ class Rewriter:
         self._cells, self._prompts = cells, prompts
         self._text = TextRewriter(teacher, student, cells)
 
+    def accepts(self, s: TokenSequence) -> bool:
+        """Whether the response can be written in the student's ids, at least up to a control token."""
+        found = self._text.response(s.response_ids)
+        return found.is_whole and len(found.ids) > 0
+
     def __call__(self, s: TokenSequence) -> RewrittenSequence:
         """The student's sequence.
 

@@ -53,7 +53,9 @@ def slope_ratio(curves: Curves, *, of: CurveName, against: CurveName, warmup_ste
 
 
 def gap(curves: Curves, *, of: CurveName, against: CurveName, warmup_steps: int) -> Signal:
-    """of / against at every evaluation."""
+    """of / against at every evaluation; nothing where the proxy is per byte, which the other curve is not."""
+    if curves.is_per_byte and "proxy" in (of, against):
+        return _none()
     step_E, value_E, other_E = paired(curves, of, against, warmup_steps)
     return Signal(series=Series(step=step_E, value=value_E / other_E), since_E=step_E)
 

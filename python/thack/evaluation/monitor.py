@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from torch import Tensor
 
@@ -20,6 +21,15 @@ from thack.runtime.process_group import ALONE, ProcessGroup
 from thack.schema.metrics import PromptSums
 from thack.schema.targets import Divergence
 from thack.targets.vocabulary import log_probs
+
+
+class TrainingDistance(Protocol):
+    """A distance between teacher and student on fixed responses to training prompts."""
+
+    scored_tokens: int  # by the teacher, on this rank
+
+    def measure(self, student: LanguageModel) -> PromptSums:
+        """Sums over each response, in their order."""
 
 
 @dataclass(slots=True)

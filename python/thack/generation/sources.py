@@ -16,7 +16,8 @@ from thack.data.batching import by_length
 from thack.data.eos import EndCounts
 from thack.data.sequence import TokenSequence, repeats
 from thack.errors import UsageError
-from thack.generation.sampler import GenerationRequest, respond
+from thack.generation.accepted import Accepts, respond_accepted
+from thack.generation.sampler import GenerationRequest
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel, evaluating
 from thack.runtime.process_group import ALONE, ProcessGroup
@@ -70,6 +71,7 @@ class Online:
         scored_width: ids over which the writer's log-probability of each token is kept; 0: it is not.
         progress: is told once if many responses reach the maximum length.
         by_teacher: the writer reads the prompts that the teacher alone reads.
+        accepts: whether a response can be used; another one is sampled in place of one that cannot.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class Online:
         *,
         scored_width: int = 0,
         by_teacher: bool = False,
+        accepts: Accepts | None = None,
     ) -> None:
+        self._accepts = accepts
         self._scored_width = scored_width
         self._by_teacher = by_teacher
         self._writer = writer
@@ -94,6 +98,7 @@ class Online:
         self._is_warned = False
         self.ends = EndCounts()  # how the responses so far ended
         self.generated_tokens = 0
+        self.sampled_again = 0  # responses that could not be used
 
     def __len__(self) -> int:
         return len(self._prompts)
@@ -104,7 +109,16 @@ class Online:
             return []
         request = replace(self._request, epoch=training_epoch(epoch))
         samples, group = self._samples[positions], self._group
-        found = respond(self._writer, asked, request, samples=samples, group=group, as_teacher=self._by_teacher)
+        found, again = respond_accepted(
+            self._writer,
+            asked,
+            request,
+            samples=samples,
+            accepts=self._accepts,
+            group=group,
+            as_teacher=self._by_teacher,
+        )
+        self._note_again(again)
         self.generated_tokens += sum(len(s.response_ids) for s in found)
         self._count_ends(found)
         found = [replace(s, sample=given.sample) for s, given in zip(found, asked, strict=True)]
@@ -123,6 +137,15 @@ class Online:
                     scored += [replace(s, log_probs=row_R.numpy()) for s, row_R in zip(part, split, strict=True)]
         by_name = {(s.example, s.sample): s.log_probs for s in self._group.all_gather(scored)}
         return [replace(s, log_probs=by_name[s.example, s.sample]) for s in found]
+
+    def _note_again(self, count: int) -> None:
+        """The first time that responses are replaced; `sampled_again` has them all."""
+        if count and not self.sampled_again:
+            self._progress.note(
+                f"warning: {count} responses begin with a control token, or hold bytes that the student's tokenizer "
+                "cannot write: others are sampled in their place"
+            )
+        self.sampled_again += count
 
     def _count_ends(self, found: Sequence[TokenSequence]) -> None:
         self.ends += EndCounts.of_sequences(found, self._writer.tokenizer.ends, maximum=self._request.max_new_tokens)

@@ -47,7 +47,7 @@ DETECTORS: Mapping[str, Mapping[DetectionState, str]] = {
         "alarm": "the student is much further from its teacher on new prompts than on its training responses: it has "
         "memorised much of these",
         "quiet": "the student is about as close to its teacher on new prompts as on its training responses",
-        "not enough data": _PROXY_COLUMNS,
+        "not enough data": f"{_PROXY_COLUMNS}, in one unit",
     },
     "power-law deviation": {
         "alarm": "the held-out proxy has left its power law (a small student, or a decaying learning rate, bends it "

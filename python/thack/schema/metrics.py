@@ -219,7 +219,10 @@ class Series:
 
 
 class TrainingKL(StrEnum):
-    """KL(teacher‖student) on fixed responses to training prompts, in nats per token: for the detectors."""
+    """KL(teacher‖student) on fixed responses to training prompts, in nats per token: for the detectors.
+
+    Where tokenizers differ, of cells, in nats per row where a token of both begins.
+    """
 
     MONITOR = "train_kl/monitor"  # the responses that are trained on
     FRESH = "train_kl/fresh"  # other responses of the teacher to the same prompts, never trained on

@@ -11,7 +11,8 @@ sampling a token from threshold sampling. `example` is the index of the prompt i
              3       the student's responses in an evaluation (`EVALUATION_STREAM`)
     sample   0 …     which of several responses to one prompt; below 2^31
              2^31 …  the draws of a multinomial target (`MULTINOMIAL_SAMPLE`)
-             2^32−1  the teacher's other responses of the training monitors (`MONITOR_SAMPLE`)
+             2^32−1  the teacher's other responses of the training monitors (`MONITOR_SAMPLE`), downwards
+             ± n·2^27  the n-th further try, where a response could not be used (`further_try`)
 
 Per run (NumPy's Philox, `run_words`): (seed, stream, step or epoch, rank, part). The phases of a mixture of offline and
 online responses are NumPy's own permutation by Philox(key=seed).
@@ -32,6 +33,7 @@ OFFLINE_EPOCH = 0
 EVALUATION_STREAM = 3
 MULTINOMIAL_SAMPLE = 1 << 31
 MONITOR_SAMPLE = (1 << 32) - 1
+_TRY = 1 << 27
 
 
 class Stream(IntEnum):
@@ -42,6 +44,12 @@ class Stream(IntEnum):
     DROPOUT = 2
     MONITORS = 3  # the prompts of the training monitors
     RESPONSE_SETS = 4  # which response a position uses under the guard
+
+
+def further_try(samples: np.ndarray, number: int) -> np.ndarray:
+    """The sample numbers of the `number`-th further try of responses; numbers from 2^31 on count downwards."""
+    found: np.ndarray = np.where(samples < MULTINOMIAL_SAMPLE, samples + number * _TRY, samples - number * _TRY)
+    return found
 
 
 def training_epoch(epoch: int) -> int:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from thack.config import DistillSettings
 from thack.config.specs import target_spec
-from thack.cross_tokenizer import Cells, Rewriter, kept_cells, load_cells, read_bpe, rewritten_from
+from thack.cross_tokenizer import (
+    Cells,
+    Rewriter,
+    RewrittenSequence,
+    kept_cells,
+    load_cells,
+    read_bpe,
+    rewritten_from,
+)
 from thack.data.sequence import TokenSequence
 from thack.data.spool import spool
 from thack.data.stream import DataStream
 from thack.errors import CacheError
+from thack.evaluation.cell_monitor import FixedCellKL
 from thack.models.batch import Batch
+from thack.runtime.process_group import ProcessGroup
 from thack.runtime.progress import Progress
 from thack.schema.cross_tokenizer import PUBLISHED, check_published_target
 from thack.schema.preflight import CellShares
@@ -25,7 +35,8 @@ from thack.targets.projected import ProjectedTeacher
 from thack.targets.published import PublishedCarrier, PublishedTarget
 from thack.targets.shares import aligned, cut_share
 from thack.training.data import CachedTargets, LiveTargets, PairedData, SupervisedCache
-from thack.training.models import ForeignTokenizer, Models
+from thack.training.guarded_data import GuardedData
+from thack.training.models import Models
 from thack.training.run_directory import RunDirectory
 
 FILE = "cells.npz"  # in the run's directory
@@ -42,23 +53,33 @@ class RewrittenData:
         carrier: makes the targets.
     """
 
-    keeps_responses = False
-    generated_tokens = 0
     lengths = None
 
-    def __init__(self, given: CachedTargets | LiveTargets, rewriter: Rewriter, carrier: Carrier) -> None:
-        self.given = given
-        self._rewriter, self._carrier = rewriter, carrier
+    def __init__(self, given: CachedTargets | LiveTargets | GuardedData, rewriter: Rewriter, carrier: Carrier) -> None:
+        self.given, self.rewriter = given, rewriter
+        self._carrier = carrier
 
     def __len__(self) -> int:
         return len(self.given)
 
     @property
+    def keeps_responses(self) -> bool:
+        return self.given.keeps_responses
+
+    @property
+    def generated_tokens(self) -> int:
+        return self.given.generated_tokens
+
+    @property
     def teacher_tokens(self) -> int:
         return self.given.teacher_tokens
 
+    def of(self, given: GuardedData) -> RewrittenData:
+        """The same of other data of the teacher."""
+        return RewrittenData(given, self.rewriter, self._carrier)
+
     def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
-        return [self._rewriter(s) for s in self.given.sequences(positions, epoch)]
+        return self.rewritten(self.given.sequences(positions, epoch))
 
     def expect(self, batches: Iterable[Sequence[TokenSequence]]) -> None:
         self.given.expect(_sources(batch) for batch in batches) if batches else self.given.expect(())
@@ -66,10 +87,20 @@ class RewrittenData:
     def target(self, sequences: Sequence[TokenSequence], batch: Batch, epoch: int) -> CellTarget | PublishedTarget:
         return self._target(sequences, batch.device, epoch)
 
-    def measure(self) -> tuple[list[TokenSequence], CellShares]:
-        """The first sequences as the teacher reads them, and what another tokenizer costs there."""
-        counts = CellCounts()
-        found = self.sequences(np.arange(min(_MEASURED, len(self))), 0)
+    def rewritten(self, sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
+        """The teacher's sequences in the student's ids."""
+        return [self.rewriter(s) for s in sequences]
+
+    def measure(self) -> tuple[list[TokenSequence], CellShares | None]:
+        """The first given sequences as the teacher reads them, and what another tokenizer costs there.
+
+        None where all responses are newly sampled.
+        """
+        given = self.given.data if isinstance(self.given, LiveTargets) else self.given.sequences(_first(self), 0)
+        answered = [s for s in given[:_MEASURED] if len(s.response_ids)]
+        if not answered:
+            return list(given[:_MEASURED]), None
+        counts, found = CellCounts(), self.rewritten(answered)
         for start in range(0, len(found), 8):
             self._target(found[start : start + 8], torch.device("cpu"), 0, counts)
         loss = self._carrier.variant
@@ -84,6 +115,7 @@ class RewrittenData:
         target = self.given.target(sources, batch, epoch)
         if isinstance(target, ProjectedTeacher):
             target = target.to_dense()
+        assert target is not None and not isinstance(target, CellTarget | PublishedTarget), "of the teacher's ids"
         return self._carrier.target(target, [aligned(rewritten_from(s)) for s in sequences], counts).to(device)
 
 
@@ -116,32 +148,62 @@ class RewrittenPairs:
         return None
 
 
+def _first(data: RewrittenData) -> np.ndarray:
+    return np.arange(min(_MEASURED, len(data)))
+
+
+def as_sampled(sequences: Iterable[TokenSequence]) -> list[TokenSequence]:
+    """Sequences as their writer has them: of those that were rewritten, the teacher's."""
+    return [s.source if isinstance(s, RewrittenSequence) else s for s in sequences]
+
+
 def _sources(sequences: Iterable[TokenSequence]) -> list[TokenSequence]:
     return [rewritten_from(s).source for s in sequences]
 
 
-def rewritten(
-    given: CachedTargets | LiveTargets,
-    cells: Cells,
-    settings: DistillSettings,
-    models: Models,
-    foreign: ForeignTokenizer,
-) -> RewrittenData:
-    """`given` for the run's student. Prompts come from `data.path` where it is set, else from the teacher's."""
-    return RewrittenData(given, _rewriter(cells, settings, models, foreign), _carrier(cells, settings, models))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Across:
+    """A run whose student has another tokenizer than its teacher.
 
+    Args:
+        cells: the comparison of the two vocabularies.
+        rewriter: from the teacher's sequences to the student's.
+    """
 
-def rewritten_pairs(
-    given: PairedData | SupervisedCache, cells: Cells | None, settings: DistillSettings, models: Models
-) -> PairedData | SupervisedCache | RewrittenPairs:
-    """Responses alone, as the run's student reads them."""
-    if cells is None or models.foreign is None:
-        return given
-    return RewrittenPairs(given, _rewriter(cells, settings, models, models.foreign))
+    cells: Cells
+    rewriter: Rewriter
 
+    @classmethod
+    def of(cls, settings: DistillSettings, models: Models, run: RunDirectory, progress: Progress) -> Across | None:
+        """On every rank; None where there is one tokenizer.
 
-def _rewriter(cells: Cells, settings: DistillSettings, models: Models, foreign: ForeignTokenizer) -> Rewriter:
-    return Rewriter(foreign.tokenizer, models.student.tokenizer, cells, _prompts(settings, models))
+        Prompts come from `data.path` where it is set, else from the teacher's.
+        """
+        cells = open_cells(models, run, progress)
+        if cells is None or models.foreign is None:
+            return None
+        with run.group.raise_on_all_ranks():
+            rewriter = Rewriter(models.foreign.tokenizer, models.student.tokenizer, cells, _prompts(settings, models))
+        return cls(cells=cells, rewriter=rewriter)
+
+    def data(self, given: CachedTargets | LiveTargets, settings: DistillSettings, models: Models) -> RewrittenData:
+        """`given` for the run's student."""
+        return RewrittenData(given, self.rewriter, _carrier(self.cells, settings, models))
+
+    def pairs(self, given: PairedData | SupervisedCache) -> RewrittenPairs:
+        """Responses alone, as the run's student reads them."""
+        return RewrittenPairs(given, self.rewriter)
+
+    def distance(self, sequences: Sequence[TokenSequence], models: Models, group: ProcessGroup) -> FixedCellKL:
+        """Between the cells of the run's teacher and student, on responses of the teacher's."""
+        assert models.teacher is not None
+        return FixedCellKL(
+            [self.rewriter(s) for s in sequences],
+            models.teacher,
+            models.teacher_width,
+            CellCarrier(cells=self.cells, student_width=models.width),
+            group=group,
+        )
 
 
 def _carrier(cells: Cells, settings: DistillSettings, models: Models) -> Carrier:

@@ -14,7 +14,7 @@ import torch
 from thack.config import DistillSettings, LossSettings
 from thack.data.sequence import data_fingerprint
 from thack.runtime.progress import Progress
-from thack.training.across import open_cells, rewritten_pairs
+from thack.training.across import Across
 from thack.training.assembly import open_evaluator, plan_of, steps_of_evaluations, with_eval_set, wrap_models
 from thack.training.benchmarks import Benchmarks
 from thack.training.build_data import supervised_data
@@ -70,10 +70,10 @@ def prepare_supervised(
     precision = training_precision(models.student, settings.dtype, settings.memory, group)
     wrapped = wrap_models(settings, models, run)
     balance(wrapped.student.model, settings.router_loss, progress)
-    cells = open_cells(models, run, progress)
+    across = Across.of(settings, models, run, progress)
     with group.raise_on_all_ranks():
         given = supervised_data(settings, models, progress)
-        data = rewritten_pairs(given, cells, settings, models)
+        data = given if across is None else across.pairs(given)
         plan = plan_of(settings, data, order_of(len(data)) if earlier is None else earlier.order)
         optimizer = Optimizer(as_module(wrapped.student.model), settings.optimizer)
         start = starting_point(wrapped.student, optimizer.adamw, checkpoint)

@@ -17,6 +17,7 @@ from thack.data.spool import spool
 from thack.data.stream import DataStream
 from thack.data.tokenizer import Tokenizer
 from thack.errors import CacheError, MismatchError, UsageError
+from thack.generation.accepted import Accepts
 from thack.generation.sampler import GenerationRequest
 from thack.generation.sources import Mixture, Offline, Online, ResponseSource
 from thack.models.precision import Precision
@@ -46,8 +47,13 @@ def build_data(
     precision: Precision,
     group: ProcessGroup,
     progress: Progress,
+    *,
+    accepts: Accepts | None = None,
 ) -> CachedTargets | LiveTargets | ServedTargets:
-    """What to train on, in the teacher's ids. `teacher` is the live one, `precision` the student's."""
+    """What to train on, in the teacher's ids. `teacher` is the live one, `precision` the student's.
+
+    `accepts`: whether a response that the teacher samples can be used.
+    """
     if models.caches:
         _check_caches(settings, models, progress)
         return _cached_targets(settings, models)
@@ -56,7 +62,7 @@ def build_data(
         return served_targets(settings, models, data, group.world_size, progress)
     assert teacher is not None
     offline = settings.source.kind == "offline"
-    source = _source(settings, models, data, precision, group, progress)
+    source = _source(settings, models, data, precision, group, progress, accepts)
     projects = settings.loss.fused is False or "teacher" not in models.plain_heads
     live = _live_teacher(settings, models, teacher, examples=data if offline else [], projects=projects)
     return LiveTargets(source, data, live, keeps_responses=not offline)
@@ -70,13 +76,18 @@ def supervised_data(settings: DistillSettings, models: Models, progress: Progres
 
 
 def guarded(
-    data: TrainingData, guard: Guard, settings: DistillSettings, models: Models, teacher: WrappedModel | None
+    data: TrainingData,
+    guard: Guard,
+    settings: DistillSettings,
+    models: Models,
+    teacher: WrappedModel | None,
+    accepts: Accepts | None,
 ) -> GuardedData:
-    """`data`, with what the guard can add to it."""
+    """`data`, with what the guard can add to it: responses of the teacher that `accepts`."""
     assert models.teacher is not None and teacher is not None
     examples = data.sequences(np.arange(min(len(data), 256)), 0)
     live = _live_teacher(settings, models, teacher, examples=examples)
-    return GuardedData(data, guard, models.teacher, response_request(settings, models.precision), live)
+    return GuardedData(data, guard, models.teacher, response_request(settings, models.precision), live, accepts)
 
 
 def response_request(settings: DistillSettings, precision: Precision) -> GenerationRequest:
@@ -189,6 +200,7 @@ def _source(
     precision: Precision,
     group: ProcessGroup,
     progress: Progress,
+    accepts: Accepts | None,
 ) -> ResponseSource:
     """Who writes the responses. `precision` is the student's."""
     source = settings.source
@@ -208,6 +220,7 @@ def _source(
         progress=progress,
         scored_width=models.width if keeps else 0,
         by_teacher=not by_student,
+        accepts=accepts,
     )
     if source.kind == "mixture":
         return Mixture(Offline(data), online, fraction=source.online_fraction, seed=settings.seed)

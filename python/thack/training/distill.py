@@ -17,14 +17,15 @@ import torch
 from thack.checks import check_combination
 from thack.config import DistillSettings, SamplingSettings
 from thack.config.specs import policy_gradient, target_spec
-from thack.cross_tokenizer import Cells
 from thack.data.sequence import TokenSequence, data_fingerprint
 from thack.evaluation.evaluator import Evaluator
+from thack.evaluation.monitor import FixedKL, TrainingDistance
 from thack.models.precision import Precision
+from thack.runtime.process_group import ProcessGroup
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.preflight import Preflight
 from thack.schema.run import RunFacts
-from thack.training.across import RewrittenData, open_cells, rewritten
+from thack.training.across import Across, RewrittenData
 from thack.training.assembly import open_evaluator, plan_of, steps_of_evaluations, with_eval_set, wrap_models
 from thack.training.baseline import train_supervised
 from thack.training.behaviour import Writer
@@ -115,9 +116,11 @@ def prepare_distill(
     precision = training_precision(models.student, settings.dtype, settings.memory, group)
     wrapped = wrap_models(settings, models, run)
     balance(wrapped.student.model, settings.router_loss, progress)
-    cells = open_cells(models, run, progress)
+    across = Across.of(settings, models, run, progress)
+    accepts = None if across is None else across.rewriter.accepts
     with group.raise_on_all_ranks():
-        data = _data(settings, models, cells, build_data(settings, models, wrapped.teacher, precision, group, progress))
+        given = build_data(settings, models, wrapped.teacher, precision, group, progress, accepts=accepts)
+        data = _data(settings, models, across, given)
         plan = plan_of(settings, data, order_of(len(data)) if earlier is None else earlier.order)
         optimizer = Optimizer(as_module(wrapped.student.model), settings.optimizer)
         start = starting_point(wrapped.student, optimizer.adamw, checkpoint)
@@ -129,7 +132,7 @@ def prepare_distill(
         facts = replace(facts, preflight=checks.numbers(), order=plan.order)
         run.write_facts(facts, resumed=checkpoint is not None)
         run.open_logs(start.step)
-    hooks, training_data = _hooks(settings, models, wrapped, data, plan, run, evaluator, progress)
+    hooks, training_data = _hooks(settings, models, wrapped, data, across, plan, run, evaluator, progress)
     trainer = Trainer(
         models=wrapped,
         data=training_data,
@@ -147,13 +150,16 @@ def prepare_distill(
 
 
 def _data(
-    settings: DistillSettings, models: Models, cells: Cells | None, given: CachedTargets | LiveTargets | ServedTargets
+    settings: DistillSettings,
+    models: Models,
+    across: Across | None,
+    given: CachedTargets | LiveTargets | ServedTargets,
 ) -> Data:
     """`given` as the student reads it."""
-    if cells is None or models.foreign is None:
+    if across is None:
         return given
     assert not isinstance(given, ServedTargets), "a server scores the student's ids"
-    return rewritten(given, cells, settings, models, models.foreign)
+    return across.data(given, settings, models)
 
 
 def _preflight(
@@ -203,36 +209,52 @@ def _hooks(
     settings: DistillSettings,
     models: Models,
     wrapped: WrappedModels,
-    data: TrainingData,
+    data: Data,
+    across: Across | None,
     plan: Plan,
     run: RunDirectory,
     evaluator: Evaluator | None,
     progress: Progress,
 ) -> tuple[list[Hook], TrainingData]:
     """Evaluation and guard, and the data with what the guard can add to it."""
-    given, measured = data, monitored(data, models)
+    given = data.given if isinstance(data, RewrittenData) else data
+    measured = monitored(given, models)
+    accepts = None if across is None else across.rewriter.accepts
+    trained: TrainingData = data
     guard = Guard(settings.guard, run, plan.steps_per_epoch) if settings.guard.on else None
     if guard is not None:
-        data = guarded(data, guard, settings, models, wrapped.teacher)
-        measured = data if measured is given else measured
+        with_new = guarded(given, guard, settings, models, wrapped.teacher, accepts)
+        trained = data.of(with_new) if isinstance(data, RewrittenData) else with_new
+        measured = with_new if measured is given else measured
     if evaluator is not None:
         run.write_prompts(evaluator.eval_set)
     monitors = None
-    if models.training_teacher is not None and evaluator is not None and models.foreign is None:
+    if models.training_teacher is not None and evaluator is not None:
         request = replace(response_request(settings, models.precision), sampling=SamplingSettings())
         monitors = TrainingMonitors(
             models.training_teacher,
             request,
             measured,
-            width=models.width,
+            distance=partial(_distance, models, across, run.group),
+            accepts=accepts,
             group=run.group,
             progress=progress,
             order=plan.order,
         )
-    steps = steps_of_evaluations(settings, models, wrapped, data, plan, evaluator)
+    steps = steps_of_evaluations(settings, models, wrapped, trained, plan, evaluator)
     tasks = Benchmarks(steps, settings.evaluation, seed=settings.seed, group=run.group)
     hooks = [Evaluation(steps, evaluator, monitors, run), tasks, BestProxy(steps), *([] if guard is None else [guard])]
-    return hooks, data
+    return hooks, trained
+
+
+def _distance(
+    models: Models, across: Across | None, group: ProcessGroup, sequences: Sequence[TokenSequence]
+) -> TrainingDistance:
+    """Between teacher and student on responses of the teacher's."""
+    if across is not None:
+        return across.distance(sequences, models, group)
+    assert models.teacher is not None
+    return FixedKL(sequences, models.teacher, models.width, group=group)
 
 
 def _writer(settings: DistillSettings, models: Models, precision: Precision) -> Writer | None:

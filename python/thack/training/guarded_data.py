@@ -11,7 +11,8 @@ import numpy as np
 from thack.data.sequence import TokenSequence, repeats
 from thack.errors import DataError
 from thack.files import canonical_json, write_bytes
-from thack.generation.sampler import GenerationRequest, respond
+from thack.generation.accepted import Accepts, respond_accepted
+from thack.generation.sampler import GenerationRequest
 from thack.generation.sources import Growing, Mixture, Offline, Online, ResponseSource
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
@@ -36,8 +37,13 @@ class GuardedData:
         teacher: LanguageModel,
         request: GenerationRequest,
         live: LiveTeacher,
+        accepts: Accepts | None = None,
     ) -> None:
-        """`teacher` samples as `request` says; `live` is the same model, which scores."""
+        """`teacher` samples as `request` says; `live` is the same model, which scores.
+
+        `accepts`: whether a new response can be used; another one is sampled in place of one that cannot.
+        """
+        self._accepts = accepts
         self._given, self._guard = given, guard
         self._teacher, self._request, self._live = teacher, request, live
         self._source: ResponseSource | None = None
@@ -80,7 +86,7 @@ class GuardedData:
         given = self._given.sequences(np.arange(len(self._given)), 0)
         settings, seed = self._guard.settings, self._request.seed
         if settings.policy == "raise-online":
-            online = Online(self._teacher, given, self._request, by_teacher=True)
+            online = Online(self._teacher, given, self._request, by_teacher=True, accepts=self._accepts)
             return Mixture(Offline(given), online, fraction=settings.online_fraction, seed=seed)
         return Growing(Offline(given), self._sets(given), self._guard.schedule(), seed=seed)
 
@@ -94,7 +100,9 @@ class GuardedData:
                 found = [s.with_response(ids, int(n)) for s, ids, n in zip(given, responses, samples, strict=True)]
             else:
                 request = replace(self._request, epoch=training_epoch(epoch))
-                found = respond(self._teacher, given, request, samples=samples, as_teacher=True)
+                found, _ = respond_accepted(
+                    self._teacher, given, request, samples=samples, accepts=self._accepts, as_teacher=True
+                )
                 self._write(path, epoch, found)
             tokens = sum(len(s.response_ids) for s in found)
             if self._guard.count_set(number, epoch, tokens):

@@ -4,16 +4,20 @@
                        those that the teacher would have written for an offline one
     train_kl/fresh     other responses of the teacher to the same prompts, never trained on
 
-Memorisation lowers the first and leaves the second, and the held-out proxy, behind.
+Memorisation lowers the first and leaves the second, and the held-out proxy, behind. For a student with another
+tokenizer both are distances between cells, in nats per row where a token of both begins (`evaluation/cell_monitor.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from thack.data.sequence import TokenSequence, repeats
-from thack.evaluation.monitor import FixedKL
-from thack.generation.sampler import GenerationRequest, respond
+from thack.evaluation.monitor import TrainingDistance
+from thack.generation.accepted import Accepts, respond_accepted
+from thack.generation.sampler import GenerationRequest
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
 from thack.runtime.progress import SILENT, Progress
@@ -39,19 +43,20 @@ class TrainingMonitors:
         request: GenerationRequest,
         data: TrainingData,
         *,
-        width: int,
+        distance: Callable[[Sequence[TokenSequence]], TrainingDistance],
         group: ProcessGroup,
         order: Order,
+        accepts: Accepts | None = None,
         progress: Progress = SILENT,
     ) -> None:
-        """`request` is that of an offline run's responses; `width`: ids on which teacher and student are compared.
+        """`request` is that of an offline run's responses; `distance`: measures on responses of the teacher's.
 
-        `order`: of the run's sequences, and so of its prompts here.
+        `order`: of the run's sequences, and so of its prompts here. `accepts`: whether a new response can be used.
         """
         self._teacher, self._request, self._data = teacher, request, data
-        self._width, self._group, self._order = width, group, order
-        self._progress = progress
-        self._sets: dict[TrainingKL, FixedKL] = {}
+        self._distance, self._group, self._order = distance, group, order
+        self._accepts, self._progress = accepts, progress
+        self._sets: dict[TrainingKL, TrainingDistance] = {}
         self._generated_tokens = 0
 
     def measure(self, student: LanguageModel) -> dict[TrainingKL, PromptSums]:
@@ -59,10 +64,7 @@ class TrainingMonitors:
         if not self._sets:
             with self._progress.task("writing fresh responses", None):
                 responses = self._responses()
-            self._sets = {
-                name: FixedKL(sequences, self._teacher, self._width, group=self._group)
-                for name, sequences in responses.items()
-            }
+            self._sets = {name: self._distance(sequences) for name, sequences in responses.items()}
         return {name: monitor.measure(student) for name, monitor in self._sets.items()}
 
     def costs(self) -> Costs:
@@ -72,16 +74,28 @@ class TrainingMonitors:
         return Costs(evaluation_generated_tokens=self._generated_tokens, evaluation_scored_tokens=int(scored))
 
     def _responses(self) -> dict[TrainingKL, list[TokenSequence]]:
-        data, teacher, request, group = self._data, self._teacher, self._request, self._group
+        data, request = self._data, self._request
         every = Permutation(count=len(data), seed=request.seed, stream=Stream.MONITORS, epoch=0, order=self._order)
         positions = np.sort(every.at(np.arange(min(PROMPTS, len(data)))))
         if isinstance(data, LiveTargets) and data.keeps_responses:
             prompts = [data.data[i] for i in positions]
-            trained = respond(teacher, prompts, request, samples=-repeats(prompts), group=group, as_teacher=True)
+            trained = self._sampled(prompts, -repeats(prompts))
             self._generated_tokens += sum(len(s.response_ids) for s in trained)
         else:
             trained = prompts = data.sequences(positions, 0)
         samples = MONITOR_SAMPLE - repeats(prompts)
-        new = respond(teacher, prompts, request, samples=samples, group=group, as_teacher=True)
+        new = self._sampled(prompts, samples)
         self._generated_tokens += sum(len(s.response_ids) for s in new)
         return {TrainingKL.MONITOR: trained, TrainingKL.FRESH: new}
+
+    def _sampled(self, prompts: Sequence[TokenSequence], samples: np.ndarray) -> list[TokenSequence]:
+        found, _ = respond_accepted(
+            self._teacher,
+            prompts,
+            self._request,
+            samples=samples,
+            accepts=self._accepts,
+            group=self._group,
+            as_teacher=True,
+        )
+        return found

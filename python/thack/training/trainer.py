@@ -30,6 +30,7 @@ from thack.runtime.progress import SILENT, Progress, Task
 from thack.schema.metrics import MetricsRow
 from thack.schema.run import Costs, TrainerState
 from thack.targets.keys import Stream, run_words
+from thack.training.across import RewrittenData, as_sampled
 from thack.training.behaviour import Writer
 from thack.training.checkpoint import Snapshot, checkpoints
 from thack.training.clock import Clock
@@ -162,7 +163,8 @@ class Trainer:
 
     def _restore(self, start: Snapshot) -> None:
         self.step, self.before = start.step, start.state.costs
-        self.sequences = list(start.responses or [])
+        responses = list(start.responses or [])
+        self.sequences = self.data.rewritten(responses) if isinstance(self.data, RewrittenData) else responses
         self.started = perf_counter() - self.before.seconds
         for hook in self.hooks:
             if hook.name in start.state.hooks:
@@ -262,7 +264,7 @@ class Trainer:
     def _save(self, saver: Saver) -> None:
         """Start the checkpoint of this step, once the rows of the logs up to it are durable."""
         within = self.window is not None and self.step < self.window.end_step
-        responses = self.sequences if within and self.data.keeps_responses else None
+        responses = as_sampled(self.sequences) if within and self.data.keeps_responses else None
         states = {hook.name: hook.state_dict() for hook in self.hooks if hook.name}
         state = TrainerState(step=self.step, costs=self.costs(), hooks=states)
         self.run.sync()

@@ -77,3 +77,4 @@ def test_the_detectors_read_the_proxy_per_byte(tmp_path: Path) -> None:
     assert curves.column_of["proxy"] == str(PROXY.per_byte)
     found = {one.name: one.state for one in verdict_without_oracle(curves).detections}
     assert found["fresh slope ratio"] == found["slope ratio"] == "alarm"
+    assert found["memorisation gap"] == "not enough data" != found["fresh gap"]  # nats per byte over nats per row

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,19 @@ import torch
 
 from thack.api import preflight
 from thack.cache import Cache, probe
-from thack.cache.capture.job import capture
 from thack.config import (
-    ArchitectureSettings,
     CacheSettings,
-    DistillSettings,
     DoctorSettings,
     LossSettings,
     TargetSettings,
 )
-from thack.cross_tokenizer import Cells, Rewriter, build_cells, read_bpe
+from thack.cross_tokenizer import Rewriter, read_bpe
 from thack.data.sequence import TokenSequence
-from thack.data.tokenizer import Tokenizer
 from thack.detection import Curves, verdict
 from thack.errors import MismatchError, Preempted, UndefinedLoss, UsageError
 from thack.models.batch import Batch
-from thack.models.load import load_model, new_decoder
+from thack.models.load import load_model
 from thack.reporting.gained import gained
-from thack.runtime.progress import SILENT
 from thack.schema.cross_tokenizer import PUBLISHED
 from thack.schema.metrics import GOLDEN, PROXY
 from thack.schema.preflight import CellShares
@@ -40,8 +34,9 @@ from thack.targets.shares import cell_findings, cut_share
 from thack.training import run_distill
 from thack.training.plan import Plan
 
+from .across_world import Said, across, build_across, compared, evaluations, losses, other, theirs
 from .small import rows
-from .world import DATA, distill_settings, records, signal_at, write
+from .world import DATA, records, signal_at
 
 
 @pytest.fixture(autouse=True)
@@ -49,66 +44,9 @@ def compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("thack.training.across.kept_cells", lambda teacher, student: compared())
 
 
-@cache
-def compared() -> Cells:
-    return build_cells(read_bpe(theirs()), read_bpe(other()))
-
-
-SIZE = ArchitectureSettings(hidden_size=16, num_layers=2, num_heads=2, max_positions=64)
-
-
-@cache
-def theirs() -> Tokenizer:
-    return Tokenizer.train(["dive back, five of them: give some def of it"] * 9, 282)
-
-
-@cache
-def other() -> Tokenizer:
-    return Tokenizer.train([f"def f{i}(x) give {i % 3} back" for i in range(9)], 280)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """teacher/, oracle/ and student/ with another tokenizer, prompts with responses, and a cache of each kind."""
-    root = tmp_path_factory.mktemp("across")
-    teacher = new_decoder(SIZE, theirs(), 1)
-    with torch.no_grad():
-        teacher.lm_head.weight.mul_(20)
-    teacher.save(root / "teacher")
-    new_decoder(SIZE, other(), 2).save(root / "student")
-    new_decoder(SIZE, other(), 3).save(root / "oracle")
-    write(root / "prompts.jsonl", records(10))
-    write(root / "held_out.jsonl", records(4))
-    data = replace(DATA, path=str(root / "prompts.jsonl"), max_response_tokens=30)
-    kinds: dict[str, dict[str, Any]] = {"dense": {}, "top-k": {"top_k": 16}, "sampled": {"sampled": 8}}
-    for kind, keeps in kinds.items():
-        given = CacheSettings(out=root / kind, teacher=str(root / "teacher"), data=data, device="cpu")
-        capture(replace(given, kind=kind, **keeps), SILENT)  # type: ignore[arg-type]
-    return root
-
-
-def across(world: Path, out: Path, kind: str, **changes: Any) -> DistillSettings:
-    cached = "" if kind == "live" else str(world / kind)
-    data = replace(DATA, path=str(world / "prompts.jsonl"), max_response_tokens=30)
-    given: dict[str, Any] = {"oracle": "", "eval_data": "", "teacher": "", "cache": cached} | changes
-    if kind == "live":
-        given |= {"teacher": str(world / "teacher"), "data": data}
-    return distill_settings(world, out, "offline", **given)
-
-
-def losses(path: Path) -> list[float]:
-    return [float(row["loss"]) for row in rows(path) if row["event"] == "train"]
-
-
-class Said:
-    """A progress that keeps its notes."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.task = SILENT.task
-
-    def note(self, message: str) -> None:
-        self.lines.append(message)
+    return build_across(tmp_path_factory.mktemp("across"))
 
 
 @pytest.mark.parametrize(
@@ -214,12 +152,6 @@ def test_plain_fine_tuning_beside_it_reads_the_students_ids(world: Path, tmp_pat
     found = verdict(Curves.from_run(result.path))
     assert [gain.column for gain in found.gains] == ["proxy/log_ratio/reference_sampled"]
     assert "nats per byte on the proxy" in gained(found.gains)
-
-
-def evaluations(path: Path) -> list[dict[str, Any]]:
-    """The columns of each evaluation, without its times."""
-    found = [row for row in rows(path) if row["event"] == "evaluation"]
-    return [{name: value for name, value in row.items() if not name.startswith("seconds")} for row in found]
 
 
 def test_fused_or_not(world: Path, tmp_path: Path) -> None:
