@@ -11,15 +11,18 @@ N student rows, C cells.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from thack.cross_tokenizer import RewrittenSequence, rewritten_from
+from thack.cross_tokenizer import Rewriter, RewrittenSequence, kept_cells, read_bpe, rewritten_from
 from thack.data.batching import by_length
+from thack.data.sequence import TokenSequence
 from thack.evaluation.divergences import PromptTotals
+from thack.evaluation.eval_set import EvalSet
+from thack.evaluation.readings import Readings
 from thack.losses.cells import cell_divergence_
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel, evaluating
@@ -30,7 +33,28 @@ from thack.targets.across import CellCarrier
 from thack.targets.cells import CellTarget
 from thack.targets.shares import aligned
 from thack.targets.types import DenseTarget
-from thack.targets.vocabulary import log_probs
+from thack.targets.vocabulary import common_width, log_probs
+
+
+def cell_distance(
+    teacher: LanguageModel, student: LanguageModel, eval_set: EvalSet
+) -> Callable[[Sequence[TokenSequence]], FixedCellKL]:
+    """Compares the two models' vocabularies, for sequences of `eval_set` in the teacher's ids.
+
+    Raises:
+        MismatchError: the tokenizers cannot be compared; of a sequence, that it cannot be written in the student's ids.
+    """
+    theirs, ours = teacher.tokenizer, student.tokenizer
+    cells = kept_cells(read_bpe(theirs), read_bpe(ours))
+    prompts = dict(zip(eval_set.ids, Readings(eval_set, [theirs]).prompts(ours), strict=True))
+    rewriter = Rewriter(theirs, ours, cells, prompts.__getitem__)
+    carrier = CellCarrier(cells=cells, student_width=common_width(ours.size, student=student.vocab_size))
+    width = common_width(theirs.size, teacher=teacher.vocab_size)
+
+    def of(sequences: Sequence[TokenSequence]) -> FixedCellKL:
+        return FixedCellKL([rewriter(s) for s in sequences], teacher, width, carrier)
+
+    return of
 
 
 @dataclass(slots=True)
@@ -62,7 +86,8 @@ class FixedCellKL:
         """nats_N2: the distance of each row, and whether it is counted."""
         batch = Batch.of(part, student.device)
         target = self._target(number, part).to(batch.device)
-        nats_N = cell_divergence_(student(batch)[:, : self.carrier.student_width].float(), target, Divergence())
+        logits_NV = student(batch)[:, : self.carrier.student_width].float().contiguous()
+        nats_N = cell_divergence_(logits_NV, target, Divergence())
         nats_N -= torch.special.entr(target.mass_NK).sum(1)
         return torch.stack([nats_N, (target.mass_NK > 0).any(1).to(nats_N.dtype)], dim=1)
 

@@ -13,10 +13,11 @@ from transformers import TrainerCallback
 
 from thack.config import EvaluationSettings
 from thack.detection import Curves, OracleFreeVerdict, Verdict, verdict, verdict_without_oracle
-from thack.errors import DataError, UsageError
+from thack.errors import DataError, MismatchError, UsageError
+from thack.evaluation.cell_monitor import cell_distance
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.evaluator import Evaluator
-from thack.evaluation.monitor import FixedKL
+from thack.evaluation.monitor import FixedKL, TrainingDistance
 from thack.evaluation.references import References
 from thack.evaluation.samples import write_prompts
 from thack.files import write_text
@@ -73,7 +74,8 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         monitor: Training prompts with the responses that are trained on and the teacher's, written by
             `with_responses(References.of(teacher=…, human=True))`. With it the detector compares progress in training
             with progress on held-out prompts, which is what it is good at.
-        tokenizer: For models that do not know theirs: thack's, transformers' fast one, or a directory.
+        tokenizer: For models that do not know theirs: thack's, transformers' fast one, or a directory. A student with
+            another tokenizer than a reference is measured in nats per byte; then give the references as directories.
         settings: How to measure, and whether to stop on an alarm.
 
     Raises:
@@ -111,7 +113,7 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         self.suspicion: OracleFreeVerdict | None = None  # of the detector, after each evaluation
         self.verdict: Verdict | None = None  # after training, where there is a golden column
         self._evaluator: Evaluator | None = None  # with it the monitors
-        self._monitors: dict[TrainingKL, FixedKL] = {}
+        self._monitors: dict[TrainingKL, TrainingDistance] = {}
         self._out: Path | None = None  # on the first rank, while its logs are open
         self._logs: dict[str, RunLog] = {}  # by file; empty on other ranks
         self._last_step = -1
@@ -211,6 +213,8 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         if self._evaluator is None:
             settings = self.settings
             self._evaluator = Evaluator(self.eval_set, self.references, settings.evaluation, seed=settings.seed)
+            for line in self._evaluator.notes(student):
+                _LOG.warning("thack: %s", line)
             if self.monitor is not None and self.references.teacher is not None:
                 self._monitors = _monitors(self.monitor, self.references.teacher, student)
         return self._evaluator
@@ -252,18 +256,23 @@ class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             _LOG.warning("thack: %s%s · more: thack verdict %s", found.headline, why, out)
 
 
-def _monitors(monitor: EvalSet, teacher: LanguageModel, student: LanguageModel) -> dict[TrainingKL, FixedKL]:
+def _monitors(monitor: EvalSet, teacher: LanguageModel, student: LanguageModel) -> dict[TrainingKL, TrainingDistance]:
     """The distance to the teacher on responses that are trained on, and on others of the teacher's."""
     if Role.HUMAN not in monitor.responses:
         raise DataError(
             "the monitor has no training responses",
             hint="write its responses with `References.of(teacher=…, human=True)`",
         )
-    monitor.check_tokenizer("student", student.tokenizer)
-    width = common_width(student.tokenizer.size, student=student.vocab_size, teacher=teacher.vocab_size)
+    if monitor.origin.tokenizer != teacher.tokenizer.fingerprint():
+        raise MismatchError(
+            "the monitor's responses are in the ids of another tokenizer than the teacher's",
+            details=(f"monitor  {monitor.origin.tokenizer}", f"teacher  {teacher.tokenizer.fingerprint()}"),
+            hint="write its responses with `References.of(teacher=…, human=True)`",
+        )
     writers = {TrainingKL.MONITOR: Role.HUMAN, TrainingKL.FRESH: Role.TEACHER}
-    return {
-        name: FixedKL(monitor.sequences(writer), teacher, width)
-        for name, writer in writers.items()
-        if writer in monitor.responses
-    }
+    written = {name: monitor.sequences(role) for name, role in writers.items() if role in monitor.responses}
+    if teacher.tokenizer.fingerprint() == student.tokenizer.fingerprint():
+        width = common_width(student.tokenizer.size, student=student.vocab_size, teacher=teacher.vocab_size)
+        return {name: FixedKL(sequences, teacher, width) for name, sequences in written.items()}
+    compare = cell_distance(teacher, student, monitor)
+    return {name: compare(sequences) for name, sequences in written.items()}

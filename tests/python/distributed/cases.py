@@ -31,6 +31,7 @@ from thack.runtime.ranks import current_rank
 from thack.schema.metrics import GuardRow, MetricsRow
 from thack.training import run_distill, run_sft
 from thack.training.run_directory import RunDirectory
+from training.across_world import across
 from training.world import DATA, distill_settings, records
 
 Case = Callable[[Path, Path], None]  # world, out
@@ -117,6 +118,14 @@ def refused(world: Path, out: Path, parallel: ParallelSettings) -> None:
             offline(world, out, parallel)
 
 
+def other_tokenizer(world: Path, out: Path, parallel: ParallelSettings, kind: str) -> None:
+    """A student with another tokenizer than its live teacher's, evaluated in nats per byte."""
+    source = SourceSettings(kind=kind, refresh_steps=2, batch_size=3)  # type: ignore[arg-type]
+    changes = {"source": source, "eval_data": str(world / "across" / "held_out.jsonl"), "epochs": 1, "seed": 3}
+    settings = across(world / "across", out, "live", batch_size=4, micro_batch_size=1, parallel=parallel, **changes)
+    run_distill(replace(settings, evaluation=EVALUATION))
+
+
 EVALUATION = EvaluationSettings(count=1, bootstrap=20, batch_size=2)
 EVERY = CheckpointSettings(every_steps=1, keep=9)
 
@@ -131,6 +140,8 @@ CASES: dict[str, Case] = {
     "lora-fsdp": lambda world, out: lora(world, out, FSDP),
     "lora-stopped": lambda world, out: stopped(world, out, FSDP, run=lora),
     "stopped-fsdp": lambda world, out: stopped(world, out, SHARDED),
+    "tokenizers-ddp": lambda world, out: other_tokenizer(world, out, DDP, "online-teacher"),
+    "tokenizers-fsdp": lambda world, out: other_tokenizer(world, out, SHARDED, "offline"),
     "refused": lambda world, out: refused(world, out, DDP),
 }
 FOR_FOUR = ("offline-ddp", "offline-fsdp", "mixture-fsdp", "stopped-fsdp")

@@ -24,6 +24,7 @@ import torch.distributed.fsdp
 
 from distributed.cases import CASES, FOR_FOUR, begin_across, resume_across
 from thack.runtime.process_group import init_process_group
+from training.across_world import build_across
 from training.world import build_world
 
 
@@ -82,10 +83,12 @@ def work(out: Path, rank: int, world_size: int, port: int) -> int:
 def main(out: Path) -> int:
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+    os.environ["XDG_CACHE_HOME"] = str(out / "cache")
     children: list[int] = []
     builder = os.fork()  # its threads end with it
     if builder == 0:
         build_world(out / "world")
+        build_across(out / "world" / "across")
         os._exit(0)
     if os.waitpid(builder, 0)[1]:
         return 1

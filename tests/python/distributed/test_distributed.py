@@ -23,6 +23,8 @@ RUNS = [
     "sft-fsdp",
     "lora-ddp",
     "lora-fsdp",
+    "tokenizers-ddp",
+    "tokenizers-fsdp",
 ]
 FOUR = ["offline-ddp", "offline-fsdp", "mixture-fsdp", "stopped-fsdp"]
 PAIRS = [(2, name) for name in RUNS] + [(4, name) for name in FOUR]
@@ -57,7 +59,10 @@ def test_pitfall_9_the_losses_are_those_of_one_process(launched: Path, world_siz
         assert row == expected  # tokens, epochs, what was generated and scored: the same sequences in the same steps
 
 
-@pytest.mark.parametrize(("world_size", "name"), [(2, "offline-ddp"), (2, "offline-fsdp"), (4, "offline-fsdp")])
+@pytest.mark.parametrize(
+    ("world_size", "name"),
+    [(2, "offline-ddp"), (2, "offline-fsdp"), (4, "offline-fsdp"), (2, "tokenizers-ddp"), (2, "tokenizers-fsdp")],
+)
 def test_evaluations_shared_by_ranks_are_those_of_one_process(launched: Path, world_size: int, name: str) -> None:
     ours, alone = (rows(launched / str(n) / name, "evaluation") for n in (world_size, 1))
     # Before the first step: to the bit. Health is summed over rows of several ranks.

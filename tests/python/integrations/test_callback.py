@@ -24,6 +24,7 @@ from thack.integrations import CallbackSettings
 from thack.integrations import callback as module
 from thack.reporting.inputs import read_run
 from thack.runtime import runlog
+from thack.schema.metrics import PROXY as PROXY_METRIC
 from thack.schema.verdict import Margins
 
 from .small import arguments, llama
@@ -154,6 +155,30 @@ def test_a_monitor_lets_the_detector_compare(
     lame = HackingCallback(eval_set, monitor=bare, **common)
     with pytest.raises(DataError, match="the monitor has no training responses"):
         train(tmp_path / "b", llama(1), [lame])
+
+
+def test_a_student_with_another_tokenizer(
+    records: Any, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    theirs = Tokenizer.train(["dive back, five of them: give some def of it"] * 9, 270)
+    references = References.of(teacher=llama(8), tokenizer=theirs)
+    trained = replace(references, human=True)
+    held_out = EvalSet.from_records(records).with_responses(references, readers=[tokenizer], max_new_tokens=8)
+    monitor = EvalSet.from_records(records[:4]).with_responses(trained, max_new_tokens=8)
+    common: dict[str, Any] = {"tokenizer": tokenizer, "settings": SETTINGS, "teacher": references.teacher}
+    callback = HackingCallback(held_out, every=2, monitor=monitor, **common)
+    train(tmp_path, llama(1), [callback])
+    curves = Curves.from_run(tmp_path / "thack")
+    assert curves.is_per_byte and len(curves.of("proxy")) == 3
+    assert len(curves.of("monitor")) == len(curves.of("fresh")) == 3
+    assert callback.suspicion is not None
+    expected = evaluate(llama(1), held_out, callback.references, tokenizer=tokenizer, settings=EVALUATION).columns
+    assert curves.of("proxy").value[0] == pytest.approx(expected[PROXY_METRIC.per_byte], rel=1e-5)
+    own = References.of(teacher=llama(8), human=True, tokenizer=tokenizer)
+    other = EvalSet.from_records(records[:4]).with_responses(own, max_new_tokens=8)
+    with pytest.raises(MismatchError, match="in the ids of another tokenizer than the teacher's"):
+        train(tmp_path / "b", llama(1), [HackingCallback(held_out, monitor=other, **common)])
 
 
 def test_the_trainers_trackers_get_the_columns(callback: HackingCallback, tmp_path: Path) -> None:
