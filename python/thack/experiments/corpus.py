@@ -62,6 +62,7 @@ def task_file(task: str, data: str) -> str:
 def write_corpus(settings: CorpusSettings, path: Path, progress: Progress) -> None:
     """pairs.jsonl (prompts that fit, with a response), prompts.jsonl (all that fit) and the tokenizer."""
     records = read_records(Path(settings.path)) if settings.path else embedded_records(settings.task)
+    _check_one_prompt(records)
     pairs = [record for record in records if record.response]
     tokenizer = _tokenizer(settings, pairs)
     lengths = [len(ids) for ids in encode_prompts(records, tokenizer)]
@@ -86,6 +87,16 @@ def write_corpus(settings: CorpusSettings, path: Path, progress: Progress) -> No
                 "num_prompts_that_fit": len({record.prompt_id for record in fitting}),
                 "max_prompt_tokens": settings.max_prompt_tokens,
             },
+        )
+
+
+def _check_one_prompt(records: Sequence[Record]) -> None:
+    """Refuse prompts of the teacher's own, which the splits would drop: here all roles answer the same prompts."""
+    own = next((record for record in records if record.teacher_prompt is not None), None)
+    if own is not None:
+        raise DataError(
+            f"{own.name}: `teacher_prompt` has no place in an experiment, whose roles all read `prompt`",
+            hint="take the key out of the file, or distill with `thack distill`",
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from thack.data import read_records
-from thack.errors import UsageError
+from thack.errors import DataError, UsageError
 from thack.evaluation import EvalSet
 from thack.experiments.corpus import SPLITS, CorpusSettings, write_corpus, write_splits
 from thack.runtime import runlog
@@ -60,4 +60,12 @@ def test_prompts_that_are_all_too_long_are_refused(tmp_path: Path) -> None:
     task.write_text('{"prompt": "12345", "response": "6"}\n')
     own = CorpusSettings(task="task", path=str(task), tokenizer_size=258, max_prompt_tokens=2)
     with pytest.raises(UsageError, match=r"none of the 1 prompts has at most 2 tokens\n  the shortest has \d"):
+        write_corpus(own, tmp_path / "corpus", SILENT)
+
+
+def test_a_prompt_of_the_teachers_own_is_refused(tmp_path: Path) -> None:
+    task = tmp_path / "task.jsonl"
+    task.write_text('{"prompt": "1", "response": "2"}\n{"prompt": "3", "response": "4", "teacher_prompt": "5"}\n')
+    own = CorpusSettings(task="task", path=str(task), tokenizer_size=258)
+    with pytest.raises(DataError, match=r"task.jsonl:2: `teacher_prompt` has no place"):
         write_corpus(own, tmp_path / "corpus", SILENT)
