@@ -121,10 +121,8 @@ def _lora(grid: FinishedArms) -> Claims:
     for value, arm in grid.along("lora", "lora_rank"):
         if value == 0:
             continue
-        plain, aside = (
-            grid.like(arm.axes, lora_rank=0),
-            differences(replace(arm.axes, lora_rank=grid.base.lora_rank), grid.base),
-        )
+        plain = grid.like(arm.axes, lora_rank=0)
+        aside = differences(replace(arm.axes, lora_rank=grid.base.lora_rank), grid.base)
         text, less = f"An adapter of rank {value:g} makes hacking milder{aside}", minus(rises(plain), rises(arm))
         yield from claim("lora", text, f"rise with all weights − rise with rank {value:g}", "points", less, above=0.0)
         ends = ratio(golden_ends(plain), golden_ends(arm))
