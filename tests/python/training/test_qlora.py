@@ -69,6 +69,19 @@ def test_the_base_model_has_four_bits_and_the_adapter_alone_trains(world: Path) 
     assert len(trained) == 2 * len(layers) and all(p.is_floating_point() for p in trained)
 
 
+def test_gradients_are_the_same_after_an_evaluation(world: Path) -> None:
+    """On some CPUs bitsandbytes rearranges the weights in a forward without gradients, and then has none."""
+    student = load_student(str(world / "wide"), LORA, seed=0, checkpoint=None, device="cpu")
+    batch = Batch.of([Cache.open(world / "cache").sequences(0)])
+    weights = [p for p in as_module(student).parameters() if p.requires_grad]
+    before = torch.autograd.grad(student(batch).square().mean(), weights)
+    with torch.no_grad():
+        student(batch)
+    after = torch.autograd.grad(student(batch).square().mean(), weights)
+    assert any(bool(g.any()) for g in before)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
 def test_the_first_loss_is_that_of_the_quantised_model_and_it_resumes_to_the_bit(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ from thack.models.hf.decoding import (
 )
 from thack.models.hf.head import measured_form
 from thack.models.hf.probe import Generation
+from thack.models.hf.quantised import keep_differentiable
 from thack.models.native.architecture import Architecture
 from thack.models.protocol import DecodeState, HeadForm, LoadFacts
 from thack.models.routers import Routers
@@ -54,6 +55,7 @@ class HuggingFaceModel(nn.Module):
 
     def __init__(self, model: Any, tokenizer: Tokenizer, facts: LoadFacts | None = None) -> None:
         super().__init__()
+        keep_differentiable(model)
         self.model = model
         self.training = model.training  # what is in evaluation mode stays so behind `evaluating`
         self.facts = facts or LoadFacts()
