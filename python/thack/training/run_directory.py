@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import gmtime, strftime
@@ -101,12 +101,19 @@ class RunDirectory:
         """The run of plain fine-tuning beside a distillation."""
         return self.path / SUPERVISED
 
-    def locked(self, progress: Progress) -> AbstractContextManager[None]:
-        """Until the block ends, no other start of a command writes here. The first rank holds the lock for all."""
-        if not self.writes:
-            return nullcontext()
+    @contextmanager
+    def locked(self, progress: Progress) -> Iterator[None]:
+        """Until the block ends, no other start of a command writes here. The first rank holds the lock for all.
+
+        Raises:
+            ThackError: several ranks wait for this one, and another start has held the lock for half an hour.
+        """
         patience_s = _PATIENCE_S if self.group.world_size > 1 else None
-        return locked(self.path, progress, patience_s=patience_s)
+        with ExitStack() as stack:
+            with self.group.raise_on_all_ranks():
+                if self.writes:
+                    stack.enter_context(locked(self.path, progress, patience_s=patience_s))
+            yield
 
     def claim(self) -> None:
         """Take the directory for this run.

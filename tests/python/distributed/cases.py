@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from thack.config import (
 from thack.errors import Preempted, ThackError
 from thack.runtime.ranks import current_rank
 from thack.schema.metrics import GuardRow, MetricsRow
-from thack.training import run_distill, run_sft
+from thack.training import run_directory, run_distill, run_sft
 from thack.training.run_directory import RunDirectory
 from training.across_world import across
 from training.world import DATA, distill_settings, records
@@ -124,6 +125,40 @@ def other_tokenizer(world: Path, out: Path, parallel: ParallelSettings, kind: st
     changes = {"source": source, "eval_data": str(world / "across" / "held_out.jsonl"), "epochs": 1, "seed": 3}
     settings = across(world / "across", out, "live", batch_size=4, micro_batch_size=1, parallel=parallel, **changes)
     run_distill(replace(settings, evaluation=EVALUATION))
+
+
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.05)
+
+
+def hold(world: Path, out: Path) -> None:
+    """A job that is in the middle of its run until another one has been refused."""
+    append = RunDirectory.append
+
+    def wrapped(run: RunDirectory, row: MetricsRow | GuardRow) -> None:
+        append(run, row)
+        if run.writes and row.step == 2:
+            out.with_name("held").write_text(str(os.getpid()))
+            wait_for(out.with_name("refused"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunDirectory, "append", wrapped)
+        offline(world, out, DDP)
+
+
+def meet(world: Path, out: Path) -> None:
+    """Another job into the same directory meanwhile, with little patience: what each of its ranks is told."""
+    wait_for(out.with_name("held"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_directory, "_PATIENCE_S", 0.0)
+        with pytest.raises(ThackError) as told:
+            offline(world, out, DDP)
+    rank = current_rank()
+    text = "\n".join([told.value.message, *told.value.details])
+    out.with_name(f"told-{rank.rank}").write_text(text)
+    if rank.is_first:
+        out.with_name("refused").touch()
 
 
 EVALUATION = EvaluationSettings(count=1, bootstrap=20, batch_size=2)

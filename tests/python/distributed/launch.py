@@ -11,7 +11,6 @@ import os
 import shutil
 import socket
 import sys
-import time
 import traceback
 import warnings
 from pathlib import Path
@@ -22,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 import torch.distributed.fsdp
 
-from distributed.cases import CASES, FOR_FOUR, begin_across, resume_across
+from distributed import idle
+from distributed.cases import CASES, FOR_FOUR, begin_across, hold, meet, resume_across, wait_for
 from thack.runtime.process_group import init_process_group
 from training.across_world import build_across
 from training.world import build_world
@@ -53,11 +53,6 @@ def copy_begun(across: Path, first: bool) -> None:
         (across / "copied").touch()
 
 
-def wait_for(path: Path) -> None:
-    while not path.exists():
-        time.sleep(0.05)
-
-
 def work(out: Path, rank: int, world_size: int, port: int) -> int:
     """One rank's life; 0 if every case ran."""
     faulthandler.dump_traceback_later(300, exit=True)
@@ -66,6 +61,7 @@ def work(out: Path, rank: int, world_size: int, port: int) -> int:
     try:
         with init_process_group(torch.device("cpu")) as group:
             if world_size == 2:
+                idle.run(out / "idle", group)
                 begin_across(out / "world", out / "across")
                 copy_begun(out / "across", group.is_first)
             for name in names:
@@ -73,6 +69,8 @@ def work(out: Path, rank: int, world_size: int, port: int) -> int:
                 group.barrier()
             wait_for(out / "across" / "copied")
             resume_across(out / "world", out / "across", world_size)
+            if world_size > 1:
+                (hold if world_size == 2 else meet)(out / "world", out / "shared" / "run")
     except BaseException:
         print(f"rank {rank} of {world_size}:", flush=True)
         traceback.print_exc()

@@ -1,4 +1,7 @@
-"""One, two and four processes train alike: one launch of `launch.py`, whose runs are compared here."""
+"""One, two and four processes train alike: one launch of `launch.py`, whose runs are compared here.
+
+What ranks do with parameters that not all of them used is in the same launch, since a start takes longest.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from thack.errors import UsageError
 from thack.runtime.runlog import read
+from thack.training import sharding
+
+from . import idle
 
 HERE = Path(__file__).parent
 RUNS = [
@@ -120,3 +128,44 @@ def test_another_number_of_ranks_resumes_with_bounded_drift(launched: Path, worl
     alone = rows(launched / "1" / "offline-fsdp", "train")
     assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in alone], rel=1e-5)
     assert json.loads((launched / "across" / name / "manifest.json").read_text())["facts"]["ranks"] == world_size
+
+
+def test_a_second_job_into_the_same_directory_is_refused_on_every_rank_with_the_holders_name(launched: Path) -> None:
+    """Four ranks come while two are at step 2."""
+    shared = launched / "shared"
+    for rank in range(4):
+        told = (shared / f"told-{rank}").read_text()
+        assert f"`out` {shared / 'run'} is in use" in told
+    assert f"by process {(shared / 'held').read_text()} on " in (shared / "told-0").read_text()
+    assert rows(shared / "run", "train") == rows(launched / "2" / "offline-ddp", "train")
+    assert json.loads((shared / "run" / "STATUS.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [("different", [3.0, 1.0, 2.0, None]), ("one has none", [1.0, 1.0, None, None])],
+)
+def test_gradients_are_summed_also_where_ranks_used_different_parameters(
+    launched: Path, case: str, expected: list[float | None]
+) -> None:
+    for rank in range(2):
+        found = torch.load(launched / "idle" / f"{case} {rank}.pt")
+        assert [None if g is None else g.unique().tolist() for g in found] == [
+            None if value is None else [value] for value in expected
+        ]
+
+
+@pytest.mark.skipif(not idle.ADDS_UP_IDLE, reason="this torch refuses experts: see below")
+def test_sharded_experts_may_be_idle_on_a_rank(launched: Path) -> None:
+    """The gradients are those of one process, where torch alone aborts."""
+    for rank in range(2):
+        for found, alone in torch.load(launched / "idle" / f"experts {rank}.pt"):
+            torch.testing.assert_close(found, alone)
+
+
+def test_a_torch_that_cannot_add_up_idle_experts_is_refused() -> None:
+    old = torch.nn.Module()  # without the method of FSDPModule
+    sharding._add_up_idle(old)
+    old.experts = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+    with pytest.raises(UsageError, match=r"needs torch 2\.15 for experts"):
+        sharding._add_up_idle(old)
