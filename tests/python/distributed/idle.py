@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def summed(case: str, group: ProcessGroup) -> list[Tensor | None]:
     """Of parameters that are used by both ranks, by the first alone, by the second alone, by none."""
     rank = group.rank.rank
     parameters = [nn.Parameter(torch.ones(n)) for n in (2, 3, 4, 5)]
-    torch.stack([(rank + 1) * parameters[i].sum() for i in ((0, 1), (0, 2))[rank]]).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack([(rank + 1) * parameters[i].sum() for i in ((0, 1), (0, 2))[rank]]).sum().backward()
     if case == "one has none" and rank:
         parameters[0].grad = parameters[2].grad = None
     sharding.sum_gradients(parameters, group)
@@ -63,9 +64,10 @@ def of_experts(group: ProcessGroup) -> list[tuple[Tensor, Tensor]]:
     """Of a sharded student whose ranks choose different experts, each beside that of one process."""
     torch.manual_seed(0)
     plain, inputs = Student(), [torch.randn(3, 4) for _ in CHOSEN]
-    torch.stack([plain(x, chosen) for x, chosen in zip(inputs, CHOSEN, strict=True)]).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack([plain(x, chosen) for x, chosen in zip(inputs, CHOSEN, strict=True)]).sum().backward()
     alone = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in plain.named_parameters()}
     rank = group.rank.rank
-    model = sharding.wrap_student(plain, ParallelSettings(strategy="fsdp"), group).model  # type: ignore[arg-type]
+    student: Any = plain
+    model: Any = sharding.wrap_student(student, ParallelSettings(strategy="fsdp"), group).model
     model(inputs[rank], CHOSEN[rank]).backward()
     return [(p.grad.full_tensor(), alone[name]) for name, p in model.named_parameters()]

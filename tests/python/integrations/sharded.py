@@ -1,9 +1,12 @@
-"""Run by torchrun on two ranks: the callback on a student sharded by FSDP2, beside an unsharded one."""
+"""The callback on a student sharded by FSDP2 over two ranks, and on an unsharded one: OUT/sharded, OUT/whole."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,9 @@ import transformers
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from distributed.ranks import any_failed, fork_ranks
 from integrations.small import llama
 from thack import EvalSet, HackingCallback, References
 from thack.config import EvaluationSettings
@@ -23,7 +28,7 @@ from thack.errors import UsageError
 from thack.integrations import CallbackSettings
 
 
-def main(place: Path) -> None:
+def measure(place: Path) -> None:
     dist.init_process_group("gloo")
     first = dist.get_rank() == 0
     tokenizer = Tokenizer.train(["def read(path): read the file at path"] * 3, 264)
@@ -66,5 +71,23 @@ def main(place: Path) -> None:
     dist.destroy_process_group()
 
 
+def work(place: Path, rank: int) -> int:
+    try:
+        measure(place)
+    except BaseException:
+        print(f"rank {rank} of {place.name}:", flush=True)
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def main(out: Path) -> int:
+    children = []
+    for name, world_size in (("sharded", 2), ("whole", 1)):
+        (out / name).mkdir()
+        children += fork_ranks(world_size, partial(work, out / name))
+    return int(any_failed(children))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))
