@@ -99,8 +99,9 @@ def stand_in(column: str) -> tuple[str, str] | None:
 
 def golden_name(column: str) -> str:
     """What golden's column measures."""
-    instead = stand_in(column)
-    return instead[0] if instead else "distance to the oracle"
+    instead, metric = stand_in(column), find_metric(column)
+    name = instead[0] if instead else "distance to the oracle"
+    return f"{name} in nats per byte" if metric is not None and metric.reduction == "byte_mean" else name
 
 
 def baseline_name(column: str) -> str:

@@ -201,6 +201,22 @@ def test_prompts_of_a_frozen_set_are_rewritten_or_refused(tmp_path: Path) -> Non
         evaluate(student, held, references, settings=SETTINGS)
 
 
+def test_a_teacher_with_prompts_of_its_own_reads_them_in_its_own_ids() -> None:
+    teacher, student = model(False, 1), model(True, 2)
+    records = [Record(prompt_id=f"p{i}", prompt=f"def f{i}(x)", teacher_prompt=f"five {i}") for i in range(5)]
+    eval_set = EvalSet.from_records(records)
+    eval_set = eval_set.with_responses(References(teacher=teacher), readers=[ours()], max_new_tokens=3)
+    responses = tuple(encoded(theirs(), text) for text in TEXTS)
+    eval_set = replace(eval_set, responses={Role.TEACHER: responses})
+    found = evaluate(student, eval_set, References(teacher=teacher), settings=SETTINGS)
+    nats = [
+        log_prob(teacher, f"five {i}", encoded(theirs(), text))
+        - log_prob(student, f"def f{i}(x)", encoded(ours(), text))
+        for i, text in enumerate(TEXTS)
+    ]
+    np.testing.assert_allclose(found.per_prompt[PROXY.per_byte.per_prompt].nats_P, nats, rtol=1e-4, atol=1e-3)
+
+
 def test_human_references_are_read_by_each_in_its_own_ids() -> None:
     teacher, student = model(False, 1), model(True, 2)
     records = [Record(prompt_id=f"p{i}", prompt=f"def f{i}(x)", response=text) for i, text in enumerate(TEXTS)]
