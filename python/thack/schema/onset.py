@@ -62,8 +62,9 @@ class OnsetLaw:
         spread: Standard deviation of log(passes) around the law.
         spread_of_tasks: Of the intercepts; None of one task.
         left_out: How well sizes are foretold that were left out of the fit.
-        num_runs: All, and of them those in which golden had not turned by the end.
-        num_without: Runs in which it had not.
+        num_runs: That the law rests on.
+        num_without: Of them, those in which golden had not turned by the end.
+        num_undecided: Runs that are left out, since whether golden turned is inconclusive.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -77,6 +78,7 @@ class OnsetLaw:
     left_out: tuple[LeftOut, ...]
     num_runs: int
     num_without: int
+    num_undecided: int = 0
 
     def dump(self) -> dict[str, object]:
         """Plain values, for JSON."""
