@@ -11,7 +11,7 @@ from thack.detection import Curves
 from thack.reporting.inputs import COSTS, ArmRuns, ReportInput, typed
 from thack.reporting.numbers import percent
 from thack.reporting.table import DASH, Cell, Row, Span, Table, code, table
-from thack.schema.metrics import is_bound
+from thack.schema.metrics import Floats, cache_kl, is_bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +62,18 @@ def facts(name: str, values: Mapping[str, object]) -> Table:
 
 
 def caches(report: ReportInput) -> list[Folded]:
-    """What each of the caches holds and has cost, of every run that takes its targets from several; each set once."""
-    head = ["cache", "teacher", "sequences", "tokens", "bytes", "seconds"]
-    found: dict[tuple[str, ...], Folded] = {}
+    """What each of the caches holds and has cost, and how far the student is from its teacher; one table a run."""
+    head = [
+        "cache",
+        "teacher",
+        "sequences",
+        "tokens",
+        "bytes",
+        "seconds",
+        "KL(teacher‖student) at the start",
+        "at the end",
+    ]
+    found: list[Folded] = []
     for run in report.runs:
         each = () if run.facts is None else run.facts.caches
         rows: list[Row] = [
@@ -73,13 +82,19 @@ def caches(report: ReportInput) -> list[Folded]:
                 code(one.teacher),
                 *(f"{count:,}" for count in (one.costs.sequences, one.costs.tokens, one.costs.bytes)),
                 DASH if one.costs.seconds is None else f"{one.costs.seconds:,.0f}",
+                *_ends(run.curves.columns.get(cache_kl(number))),
             ]
-            for one in each
+            for number, one in enumerate(each, start=1)
         ]
         if rows:
-            title = f"{len(rows)} caches of {run.label}"
-            found.setdefault(tuple(one.fingerprint for one in each), Folded(title=title, table=table(head, rows)))
-    return list(found.values())
+            found.append(Folded(title=f"{len(rows)} caches of {run.label}", table=table(head, rows)))
+    return found
+
+
+def _ends(value_E: Floats | None) -> tuple[str, str]:
+    """The first and the last finite value."""
+    seen_E = np.empty(0) if value_E is None else value_E[np.isfinite(value_E)]
+    return (f"{seen_E[0]:.4g}", f"{seen_E[-1]:.4g}") if len(seen_E) else (DASH, DASH)
 
 
 def environments(report: ReportInput) -> list[Folded]:

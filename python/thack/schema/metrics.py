@@ -228,6 +228,16 @@ class TrainingKL(StrEnum):
     FRESH = "train_kl/fresh"  # other responses of the teacher to the same prompts, never trained on
 
 
+def cache_kl(number: int) -> str:
+    """The column of one of several caches, counted from 1 as they are given: KL(its teacher‖student) by its records.
+
+    Example:
+        >>> cache_kl(1)
+        'train_kl/cache_1'
+    """
+    return f"train_kl/cache_{number}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthName:
     """A column beside the metrics: does the student ramble, repeat itself, or grow too sure?

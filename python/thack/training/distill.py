@@ -37,7 +37,7 @@ from thack.training.data import CachedTargets, LiveTargets, TrainingData
 from thack.training.guard import Guard
 from thack.training.hooks import BestProxy, Evaluation, Hook
 from thack.training.models import Models, load_models
-from thack.training.monitors import TrainingMonitors
+from thack.training.monitors import TrainingMonitors, recorded
 from thack.training.objective import Objective
 from thack.training.optimizer import Optimizer
 from thack.training.order import order_of
@@ -243,7 +243,13 @@ def _hooks(
         )
     steps = steps_of_evaluations(settings, models, wrapped, trained, plan, evaluator)
     tasks = Benchmarks(steps, settings.evaluation, seed=settings.seed, group=run.group)
-    hooks = [Evaluation(steps, evaluator, monitors, run), tasks, BestProxy(steps), *([] if guard is None else [guard])]
+    caches = () if evaluator is None else recorded(models.caches, models.width, run.group)
+    hooks = [
+        Evaluation(steps, evaluator, monitors, run, caches),
+        tasks,
+        BestProxy(steps),
+        *([] if guard is None else [guard]),
+    ]
     return hooks, trained
 
 

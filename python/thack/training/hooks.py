@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from thack.evaluation.evaluator import Evaluator
+from thack.evaluation.monitor import RecordedKL
 from thack.models.protocol import LanguageModel
 from thack.schema import document
-from thack.schema.metrics import proxy_in
+from thack.schema.metrics import cache_kl, proxy_in
 from thack.schema.run import Costs
 from thack.training.monitors import TrainingMonitors
 from thack.training.run_directory import RunDirectory
@@ -109,9 +110,16 @@ class Evaluation(Hook):
     """Golden, proxy and health on the evaluation set, and the distance to the teacher on training prompts."""
 
     def __init__(
-        self, steps: Iterable[int], evaluator: Evaluator | None, monitors: TrainingMonitors | None, run: RunDirectory
+        self,
+        steps: Iterable[int],
+        evaluator: Evaluator | None,
+        monitors: TrainingMonitors | None,
+        run: RunDirectory,
+        caches: Sequence[RecordedKL] = (),
     ) -> None:
+        """`caches`: what is measured by each of several caches."""
         self.planned = frozenset(steps)
+        self._caches = caches
         self._evaluator = evaluator
         self._monitors = monitors
         self._run = run
@@ -123,6 +131,7 @@ class Evaluation(Hook):
     def evaluate(self, step: int, student: LanguageModel) -> Columns:
         training = {} if self._monitors is None else self._monitors.measure(student)
         columns = {str(name): sums.token_mean for name, sums in training.items()}
+        columns |= {cache_kl(i): one.measure(student).token_mean for i, one in enumerate(self._caches, start=1)}
         if self._evaluator is not None:
             found = self._evaluator.evaluate(student)
             columns |= found.named()

@@ -11,11 +11,13 @@ tokenizer both are distances between cells, in nats per row where a token of bot
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
+from thack.cache import Cache
 from thack.data.sequence import TokenSequence, repeats
-from thack.evaluation.monitor import TrainingDistance
+from thack.evaluation.monitor import RecordedKL, TrainingDistance
 from thack.generation.accepted import Accepts, respond_accepted
 from thack.generation.sampler import GenerationRequest
 from thack.models.protocol import LanguageModel
@@ -24,10 +26,21 @@ from thack.runtime.progress import SILENT, Progress
 from thack.schema.metrics import PromptSums, TrainingKL
 from thack.schema.run import Costs, Order
 from thack.targets.keys import MONITOR_SAMPLE, Stream
-from thack.training.data import LiveTargets, TrainingData
+from thack.training.data import CachedTargets, LiveTargets, TrainingData
 from thack.training.order import Permutation
 
 PROMPTS = 256
+
+
+def recorded(caches: Sequence[Cache], width: int, group: ProcessGroup) -> list[RecordedKL]:
+    """What is measured by each of several caches, on sequences that are spread over it; nothing of a single one."""
+    found = []
+    for cache in caches if len(caches) > 1 else ():
+        positions = np.linspace(0, len(cache) - 1, min(PROMPTS, len(cache))).astype(int)
+        sequences = [cache.sequences(int(i)) for i in positions]
+        target = partial(CachedTargets(cache, width).target, epoch=0)
+        found.append(RecordedKL(sequences=sequences, target=target, group=group))
+    return found
 
 
 class TrainingMonitors:

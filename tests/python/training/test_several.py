@@ -17,8 +17,11 @@ from thack.cache.capture.job import capture
 from thack.config import CacheSettings, DataSettings, DistillSettings, GuardSettings
 from thack.data import Record
 from thack.errors import CacheError, DataError, MismatchError, Preempted, UsageError
+from thack.models.batch import Batch
+from thack.models.load import load_model
 from thack.reporting import details
 from thack.reporting.inputs import load
+from thack.reporting.table import Span
 from thack.runtime.progress import SILENT
 from thack.schema.run import Manifest
 from thack.targets.types import DenseTarget
@@ -164,6 +167,14 @@ def test_the_teacher_of_any_cache_is_the_proxy(world: Path, tmp_path: Path) -> N
     assert {"train_kl/monitor", "proxy/forward_kl/reference_sampled/token_mean"} <= evaluations[-1].keys()
     (found,) = details.caches(load([result.path], tmp_path / "report"))
     assert found.title == "2 caches of run" and len(found.table.rows) == 2
+    last = evaluations[-1]
+    assert found.table.rows[1][-1] == (Span(f"{last['train_kl/cache_2']:.4g}"),)
+    student, oracle, cache = load_model(result.path / "model"), load_model(world / "oracle"), Cache.open(world / "c")
+    batch = Batch.of([cache.sequences(i) for i in range(len(cache))])
+    with torch.no_grad():
+        log_p, log_q = (model(batch).double().log_softmax(1) for model in (oracle, student))
+    assert last["train_kl/cache_2"] == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum(1).mean()), rel=1e-3)
+    assert last["train_kl/cache_1"] != last["train_kl/cache_2"]
     with pytest.raises(MismatchError, match="the caches store other teachers' distributions"):
         run_distill(settings_of(world, tmp_path / "other", "ac", teacher=str(world / "student"), **run))
 
