@@ -65,7 +65,7 @@ class FixedCellKL:
     teacher: LanguageModel
     width: int  # ids of the teacher's distributions
     carrier: CellCarrier
-    batch_size: int = 64
+    batch_size: int = 16  # masses of all cells take as much memory again as the distributions
     memory_bytes: int = 1 << 29
     group: ProcessGroup = ALONE  # ranks share the batches
     scored_tokens: int = field(default=0, init=False)  # by the teacher, on this rank

@@ -121,7 +121,10 @@ class Evaluator:
 
         Raises:
             MismatchError: it cannot be compared.
+            UsageError: `evaluation.per_byte` asks for the bytes of a tokenizer whose tokens have none of their own.
         """
+        if self.settings.per_byte:
+            self._readings.check_bytes([student.tokenizer, *self.references.tokenizers])
         found = []
         for role in self._roles:
             if not self._scorer.shares_ids(role, student):

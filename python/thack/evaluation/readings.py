@@ -14,7 +14,7 @@ import numpy as np
 from thack.cross_tokenizer import TextRewriter, read_bpe
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
-from thack.errors import MismatchError
+from thack.errors import MismatchError, UsageError
 from thack.evaluation.eval_set import EvalSet
 from thack.schema.metrics import METRIC_OF, PromptSums, Role
 
@@ -128,6 +128,22 @@ class Readings:
             left_out=len(written) - len(kept),
             left_out_share=1 - sum(length for _, length in kept) / sum(len(s.response_ids) for s in written),
         )
+
+    def check_bytes(self, tokenizers: Iterable[Tokenizer]) -> None:
+        """Refuse tokenizers whose tokens have no bytes of their own, where bytes are counted because of a setting.
+
+        Raises:
+            UsageError: names the setting and the reason.
+        """
+        for tokenizer in tokenizers:
+            try:
+                self._sizes_of(tokenizer)
+            except MismatchError as error:
+                raise UsageError(
+                    "evaluation.per_byte counts the bytes of tokens, and a tokenizer's have none of their own",
+                    details=(error.message,),
+                    hint="leave out `evaluation.per_byte`: models with one tokenizer are compared per token",
+                ) from error
 
     def prompts(self, reader: Tokenizer) -> tuple[np.ndarray, ...]:
         """The prompts in a model's ids."""

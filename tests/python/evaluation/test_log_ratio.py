@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer as Backend
 
 from thack.config import DataSettings, EvaluateSettings, EvaluationSettings
 from thack.data import Record
 from thack.data.tokenizer import Tokenizer
-from thack.errors import MismatchError
+from thack.errors import MismatchError, UsageError
 from thack.evaluation import EvalSet, Evaluator, References, evaluate, run_evaluate
 from thack.evaluation.golden import golden
 from thack.evaluation.readings import Readings
@@ -108,6 +110,20 @@ def test_same_tokenizers_have_it_where_it_is_asked_for() -> None:
     asked = evaluate(model(True, 2), eval_set, references, settings=replace(SETTINGS, per_byte=True))
     assert not any(name.divergence == LOG_RATIO for name in plain.columns)
     assert plain.columns == {name: v for name, v in asked.columns.items() if name.divergence != LOG_RATIO}
+
+
+def test_tokens_without_bytes_of_their_own_are_refused_by_name() -> None:
+    content = json.loads(ours()._backend.to_str()) | {"normalizer": {"type": "Lowercase"}}
+    lower = Tokenizer(Backend.from_str(json.dumps(content)), replace(ours().facts))
+    references = References(oracle=sharp(lower, 0))
+    eval_set = EvalSet.from_records([Record(prompt_id="a", prompt="def f(x)")])
+    eval_set = eval_set.with_responses(references, max_new_tokens=3)
+    student = sharp(lower, 2)
+    assert GOLDEN in evaluate(student, eval_set, references, settings=SETTINGS).columns
+    with pytest.raises(UsageError, match=r"evaluation.per_byte counts the bytes[\s\S]*normalizer Lowercase"):
+        evaluate(student, eval_set, references, settings=replace(SETTINGS, per_byte=True))
+    with pytest.raises(MismatchError, match="normalizer Lowercase"):
+        evaluate(model(True, 2), eval_set, references, settings=SETTINGS)
 
 
 def test_its_expectation_is_the_forward_kl_of_whole_responses() -> None:
