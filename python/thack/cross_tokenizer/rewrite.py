@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from thack.cross_tokenizer.align import Alignment, align
-from thack.cross_tokenizer.bpe import read_bpe
+from thack.cross_tokenizer.bpe import Bpe, read_bpe
 from thack.cross_tokenizer.cells import Cells, role_map
 from thack.cross_tokenizer.encoder import Encoder
 from thack.data.sequence import TokenSequence
@@ -74,6 +74,11 @@ class TextRewriter:
         self.bpe = read_bpe(source) if cells is None else cells.teacher.bpe
         self._encoder = Encoder(read_bpe(target)) if cells is None else cells.student
         self.roles = role_map(self.bpe, self._encoder.bpe)
+
+    @property
+    def target_bpe(self) -> Bpe:
+        """The target, taken apart."""
+        return self._encoder.bpe
 
     def response(self, ids: np.ndarray) -> RewrittenResponse:
         """The same text up to the first control token, with the end behind it."""

@@ -41,7 +41,6 @@ from thack.runtime.progress import SILENT, Progress
 from thack.schema.metrics import (
     BASELINE_OF,
     DIVERGENCES,
-    HealthName,
     MetricName,
     PromptSums,
     Responses,
@@ -96,7 +95,7 @@ class Evaluator:
             self.eval_set.check_writer(role, model)
         self._scorer = Scorer(self.eval_set, models, self.settings.batch_size, self.memory_bytes, self.group)
         self._readings = Readings(self.eval_set, self.references.tokenizers)
-        self._across = AcrossTokenizers(self._scorer, self._readings)
+        self._across = AcrossTokenizers(self._scorer, self._readings, self.settings.kept_prompts)
 
     @property
     def _has_human(self) -> bool:
@@ -112,9 +111,9 @@ class Evaluator:
         return [*self._models, *([Role.HUMAN] if self._has_human else [])]
 
     def _shown(self, student: LanguageModel) -> Role | None:
-        """The reference whose distance is kept token by token: the teacher, or else the first, with these tokens."""
+        """The reference whose distance is kept token by token: the teacher, or else the first; best with these ids."""
         roles = [role for role in (Role.TEACHER, *self._models) if role in self._models]
-        return next((role for role in roles if self._scorer.shares_ids(role, student)), None)
+        return next((role for role in roles if self._scorer.shares_ids(role, student)), next(iter(roles), None))
 
     def notes(self, student: LanguageModel) -> list[str]:
         """What is to be known of a student's measures beforehand: how it is compared with each reference, and on what.
@@ -179,7 +178,8 @@ class Evaluator:
     def _on_fixed(self, role: Role, model: LanguageModel, *, baseline: bool = False) -> Part:
         """Distance of `model` from reference `role` on that reference's own responses."""
         if not self._scorer.shares_ids(role, model):
-            return self._across.on_fixed(role, model, baseline=baseline)
+            kept = self._kept_responses if role is self._kept_responses.reference and not baseline else None
+            return self._across.on_fixed(role, model, kept, baseline=baseline)
         sequences, totals = self.eval_set.sequences(role), self._totals()
         health = FixedHealth() if self.settings.health and not baseline else None
         with counting_experts(model.routers if health else None) as experts_LE:
@@ -225,12 +225,13 @@ class Evaluator:
         sums: dict[MetricName, PromptSums] = {}
         for role, total in totals.items():
             sums |= self._named(total, sequences, student, role, "student_sampled")
-        across = self._across.on_samples(student, sequences, [role for role in self._models if role not in roles])
+        others = [role for role in self._models if role not in roles]
+        across = self._across.on_samples(student, sequences, others, self._kept_responses)
         written = [s.response_ids for s in sequences]
         num_tokens = sum(map(len, written))
-        health: dict[HealthName, float] = {}
+        health = dict(across.health)
         if self.settings.health:
-            health = dict(across.health) | sample_health(
+            health |= sample_health(
                 written,
                 ends=student.tokenizer.ends,
                 max_new_tokens=self.eval_set.origin.longest,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from thack.cross_tokenizer import TextRewriter, read_bpe
+from thack.cross_tokenizer import Alignment, TextRewriter, align, read_bpe
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError, UsageError
@@ -128,6 +128,12 @@ class Readings:
             left_out=len(written) - len(kept),
             left_out_share=1 - sum(length for _, length in kept) / sum(len(s.response_ids) for s in written),
         )
+
+    def alignment(self, written: TokenSequence, read: TokenSequence, writer: Tokenizer, reader: Tokenizer) -> Alignment:
+        """Of the two encodings of one response of a `Reading`."""
+        rewriter = self._rewriter(writer, reader)
+        source_ids = rewriter.response(written.response_ids).source_ids
+        return align(source_ids, read.response_ids, rewriter.bpe, rewriter.target_bpe)
 
     def check_bytes(self, tokenizers: Iterable[Tokenizer]) -> None:
         """Refuse tokenizers whose tokens have no bytes of their own, where bytes are counted because of a setting.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from thack.data.sequence import TokenSequence
@@ -39,6 +40,16 @@ class KeptResponses:
         self._num_prompts = num_prompts
         self.reference = reference
         self._kept: list[_Kept] = []
+
+    @property
+    def num_prompts(self) -> int:
+        """Whose responses are kept, from the first one on."""
+        return self._num_prompts
+
+    def add_one(self, writer: Role | None, sequence: TokenSequence, nats_R: np.ndarray) -> None:
+        """One response, with the log ratio of `chunk_ratios` at each token; on one rank alone."""
+        ids, nats = tuple(sequence.response_ids.tolist()), tuple(nats_R.tolist())
+        self._kept.append(_Kept(example=sequence.example, writer=writer, ids=ids, nats=nats))
 
     def add(self, writer: Role | None, sequences: Sequence[TokenSequence], nats_N: Tensor) -> None:
         """A batch of responses by `writer` (None: the student), with KL(reference‖student) at each token."""

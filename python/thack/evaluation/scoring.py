@@ -14,6 +14,7 @@ from torch import Tensor
 from thack.data.batching import by_length
 from thack.data.sequence import TokenSequence
 from thack.errors import ModelError
+from thack.evaluation.chunks import TokenNats
 from thack.evaluation.divergences import PromptTotals
 from thack.evaluation.eval_set import EvalSet
 from thack.losses import cross_entropy
@@ -74,12 +75,21 @@ class Scorer:
             self._kept_bytes += found.nbytes
         return found
 
-    def likelihoods(self, sequences: Sequence[TokenSequence], device: torch.device, score: Score) -> PromptSums:
-        """−log q of every token, by prompt."""
+    def likelihoods(
+        self,
+        sequences: Sequence[TokenSequence],
+        device: torch.device,
+        score: Score,
+        tokens: TokenNats | None = None,
+    ) -> PromptSums:
+        """−log q of every token, by prompt; `tokens` takes in those of the first prompts."""
         totals = PromptTotals(len(self.eval_set), num_values=1)
         for _, part in self.batches(sequences):
             batch = Batch.of(part, device)
-            totals.add(part, cross_entropy(score(batch), batch.labels_N)[:, None])
+            nats_N = cross_entropy(score(batch), batch.labels_N)
+            totals.add(part, nats_N[:, None])
+            if tokens is not None:
+                tokens.add(part, nats_N)
         (sums,) = totals.of_all_ranks(self.group)
         return sums
 

@@ -14,13 +14,22 @@ from thack.reporting.table import DASH, Cell, Row, Span, Style, table
 from thack.schema.metrics import CurveName, Floats, HealthName, MetricName, Role, unit_of
 from thack.schema.samples import SampleRow
 
-ABOUT_ANSWERS = (
+_ABOUT = (
     "Held-out prompts, the reference’s fixed response and what the student sampled itself, at its best and at its "
     "last evaluation. Marked: tokens at which the student is more than 0.1, 0.5 and 2 nats from its reference, "
     "KL(reference‖student); on the reference’s response, at the last evaluation."
 )
+_ABOUT_CHUNKS = (
+    " Where tokenizers differ, the log ratio takes its place, of the text from one token boundary that both have to "
+    "the next."
+)
 _LEVELS: tuple[tuple[float, Style], ...] = ((2.0, "heat-3"), (0.5, "heat-2"), (0.1, "heat-1"))  # nats above which
 _MOST_PROMPTS = 20
+
+
+def about_answers(report: ReportInput) -> str:
+    """What the tables of `answers` show."""
+    return _ABOUT + _ABOUT_CHUNKS * any(run.curves.is_per_byte for run in report.runs)
 
 
 def answers(report: ReportInput) -> tuple[Folded, ...]:

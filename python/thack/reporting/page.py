@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thack.reporting import details, tables
-from thack.reporting.answers import ABOUT_ANSWERS, answers, farthest, run_lines, warnings
+from thack.reporting.answers import about_answers, answers, farthest, run_lines, warnings
 from thack.reporting.colours import Colour
 from thack.reporting.details import Folded
 from thack.reporting.health import health_table
@@ -114,7 +114,7 @@ def runs_page(
         lines=run_lines(report),
         warnings=warnings(report),
         answers=answers(report),
-        about_answers=ABOUT_ANSWERS,
+        about_answers=about_answers(report),
         farthest=farthest(report),
         costs=tables.costs(report, colours),
         settings=details.differing_settings(report),

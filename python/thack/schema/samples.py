@@ -20,7 +20,7 @@ class SampleRow:
     writer: Role | None  # None: the student
     reference: Role  # whose distance to the student is given
     tokens: tuple[str, ...]  # pieces of the response's text, with its end written out
-    nats: tuple[float, ...]  # KL(reference‖student) at each token
+    nats: tuple[float, ...]  # KL(reference‖student) at each token; where tokenizers differ, the log ratio of its chunk
     dropped: int = 0  # further tokens that were not kept
 
     def dump(self) -> dict[str, object]:

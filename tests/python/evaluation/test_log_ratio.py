@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from tokenizers import Tokenizer as Backend
 
 from thack.config import DataSettings, EvaluateSettings, EvaluationSettings
+from thack.cross_tokenizer import read_bpe
 from thack.data import Record
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError, UsageError
@@ -21,6 +23,7 @@ from thack.evaluation.golden import golden
 from thack.evaluation.readings import Readings
 from thack.models.batch import Batch
 from thack.models.native.llama import Llama
+from thack.runtime.process_group import ALONE
 from thack.runtime.progress import SILENT
 from thack.schema.evaluation import EvalSetOrigin
 from thack.schema.metrics import GOLDEN, LOG_RATIO, PROXY, MetricName, Role
@@ -162,6 +165,52 @@ def test_student_samples_are_scored_by_references_with_other_ids() -> None:
     assert {str(n).split("/")[1] for n in found.columns} == {"log_ratio"}
     assert evaluator.evaluate(student).columns == found.columns
     assert found.scored_tokens > 0 and found.kept is not None
+
+
+def test_responses_are_kept_with_the_log_ratio_of_each_chunk() -> None:
+    teacher, student = model(False, 1), model(True, 2)
+    eval_set = written(model(True, 0), teacher)
+    eval_set = replace(eval_set, responses={Role.TEACHER: eval_set.responses[Role.TEACHER]})
+    settings = replace(SETTINGS, student_samples=True, kept_prompts=3)
+    evaluator = Evaluator(eval_set, References(teacher=teacher), settings)
+    found = evaluator.evaluate(student)
+    assert found.kept is not None
+    rows = found.kept.rows(0, eval_set.ids, ours(), ALONE)
+    assert [(row.prompt_id, row.writer) for row in rows] == [
+        (f"p{i}", writer) for i in range(3) for writer in (None, Role.TEACHER)
+    ]
+    for i, text in enumerate(TEXTS[::-1][:3]):
+        row = rows[2 * i + 1]
+        assert "".join(row.tokens) == text + "</s>" and row.reference is Role.TEACHER
+        chunks = by_chunks(theirs().encode(text).tolist(), ours().encode(text).tolist())
+        nats = expected_chunks(teacher, student, i, text, chunks)
+        assert row.nats == pytest.approx(nats, abs=2e-4)
+
+
+def by_chunks(theirs_ids: list[int], ours_ids: list[int]) -> list[tuple[int, int]]:
+    """How many of their tokens and of ours lie between one common boundary and the next; the end last."""
+    bytes_T, bytes_S = read_bpe(theirs()).bytes_V, read_bpe(ours()).bytes_V
+    found, a, b, place_a, place_b = [(0, 0)], 0, 0, 0, 0
+    while a < len(theirs_ids) or b < len(ours_ids):
+        if place_a <= place_b:
+            place_a, a = place_a + len(bytes_T[theirs_ids[a]] or b""), a + 1
+        else:
+            place_b, b = place_b + len(bytes_S[ours_ids[b]] or b""), b + 1
+        if place_a == place_b:
+            found.append((a, b))
+    return [(x - u, y - v) for (u, v), (x, y) in pairwise(found)] + [(1, 1)]
+
+
+def expected_chunks(teacher: Llama, student: Llama, i: int, text: str, chunks: list[tuple[int, int]]) -> list[float]:
+    """Each chunk's log ratio, once for each of the student's tokens in it, from whole responses cut behind chunks."""
+    found, whole, before = [], (encoded(theirs(), text), encoded(ours(), text)), 0.0
+    a = b = 0
+    for num_theirs, num_ours in chunks:
+        a, b = a + num_theirs, b + num_ours
+        until = log_prob(teacher, f"def f{i}(x)", whole[0][:a]) - log_prob(student, f"def f{i}(x)", whole[1][:b])
+        found += [until - before] * num_ours
+        before = until
+    return found
 
 
 def test_what_cannot_be_rewritten_is_left_out_and_counted() -> None:
