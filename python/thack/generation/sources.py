@@ -139,13 +139,13 @@ class Online:
         return [replace(s, log_probs=by_name[s.example, s.sample]) for s in found]
 
     def _note_again(self, count: int) -> None:
-        """The first time that responses are replaced; `sampled_again` has them all."""
-        if count and not self.sampled_again:
+        """How many responses were replaced so far, whenever their number has doubled."""
+        before, self.sampled_again = self.sampled_again, self.sampled_again + count
+        if self.sampled_again.bit_length() > before.bit_length():
             self._progress.note(
-                f"warning: {count} responses begin with a control token, or hold bytes that the student's tokenizer "
-                "cannot write: others are sampled in their place"
+                f"warning: {self.sampled_again} responses so far begin with a control token, or hold bytes that the "
+                "student's tokenizer cannot write: others are sampled in their place"
             )
-        self.sampled_again += count
 
     def _count_ends(self, found: Sequence[TokenSequence]) -> None:
         self.ends += EndCounts.of_sequences(found, self._writer.tokenizer.ends, maximum=self._request.max_new_tokens)

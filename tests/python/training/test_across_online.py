@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from thack.data.sequence import TokenSequence
 from thack.errors import DataError, Preempted, UsageError
 from thack.generation.accepted import respond_accepted
 from thack.generation.sampler import GenerationRequest, respond
+from thack.generation.sources import Online
 from thack.models.load import load_model
 from thack.schema.metrics import PROXY
 from thack.training import run_distill
@@ -125,6 +127,16 @@ def test_a_response_that_cannot_be_written_is_sampled_again(world: Path) -> None
         assert new.sample == 0 and new.example == n
     with pytest.raises(DataError, match="none of 8 sampled responses can be written"):
         respond_accepted(teacher, prompts, REQUEST, samples=samples, accepts=lambda s: False)
+
+
+def test_responses_that_are_sampled_again_are_counted(world: Path) -> None:
+    said, passes = Said(), cycle([False, True])
+    source = Online(load_model(world / "teacher"), given(), REQUEST, progress=said, accepts=lambda s: next(passes))
+    for epoch in range(3):
+        assert len(source.sequences(np.arange(4), epoch)) == 4
+    assert source.sampled_again >= 6
+    counts = [int(line.split()[1]) for line in said.lines if "sampled in their place" in line]
+    assert counts == sorted(set(counts)) and 1 <= len(counts) < source.sampled_again
 
 
 def test_which_responses_can_be_written() -> None:
