@@ -1,37 +1,23 @@
-"""Progress across processes: a worker sends events through a queue, and one thread of the first process draws them."""
+"""Progress across processes: a worker sends events, and the first process draws them."""
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from time import monotonic
-from typing import TYPE_CHECKING, TypeAlias
 
 from thack.runtime.progress import Progress, Task
 
-if TYPE_CHECKING:
-    from multiprocessing.queues import Queue
-
 _EVERY_S = 0.2  # a training step takes a few milliseconds, faster than anyone can read
-TaskKey = tuple[int, int]  # process id, number of the task within it
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A worker process runs."""
-
-    pid: int
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A task begins."""
 
-    key: TaskKey
+    number: int  # of the task, within its worker
     name: str
     total: float | None
     unit: str
@@ -41,7 +27,7 @@ class Opened:
 class Advanced:
     """A task moved on."""
 
-    key: TaskKey
+    number: int
     amount: float
     fields: Mapping[str, object]
     left_s: float | None = None
@@ -51,7 +37,7 @@ class Advanced:
 class Closed:
     """A task is over."""
 
-    key: TaskKey
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,38 +47,37 @@ class Note:
     text: str
 
 
-Event = Started | Opened | Advanced | Closed | Note | None  # None: there is nothing more to draw
-Events: TypeAlias = "Queue[Event]"  # not subscriptable at run time before Python 3.12
+Event = Opened | Advanced | Closed | Note
+Send = Callable[[Event], None]
 
 
 class Relay:
-    """A `Progress` that another process draws."""
+    """A `Progress` that another process draws; `send` may be called from any thread."""
 
-    def __init__(self, events: Events) -> None:
-        self._events = events
+    def __init__(self, send: Send) -> None:
+        self._send = send
         self._numbers = count()
-        events.put(Started(os.getpid()))
 
     @contextmanager
     def task(self, name: str, total: float | None, unit: str = "") -> Iterator[_RelayedTask]:
         """Open a task; closes with the context."""
-        key = (os.getpid(), next(self._numbers))
-        self._events.put(Opened(key, name, total, unit))
-        task = _RelayedTask(self._events, key)
+        number = next(self._numbers)
+        self._send(Opened(number, name, total, unit))
+        task = _RelayedTask(self._send, number)
         try:
             yield task
         finally:
             task.send()
-            self._events.put(Closed(key))
+            self._send(Closed(number))
 
     def note(self, message: str) -> None:
         """One line that stays on the screen."""
-        self._events.put(Note(message))
+        self._send(Note(message))
 
 
 class _RelayedTask:
-    def __init__(self, events: Events, key: TaskKey) -> None:
-        self._events, self._key = events, key
+    def __init__(self, send: Send, number: int) -> None:
+        self._send, self._number = send, number
         self._amount, self._fields = 0.0, dict[str, object]()
         self._sent = monotonic()
         self._left_s: float | None = None
@@ -107,38 +92,34 @@ class _RelayedTask:
             self.send()
 
     def send(self) -> None:
-        self._events.put(Advanced(self._key, self._amount, dict(self._fields), self._left_s))
+        self._send(Advanced(self._number, self._amount, dict(self._fields), self._left_s))
         self._amount, self._sent = 0.0, monotonic()
 
 
-@contextmanager
-def drawn(events: Events, progress: Progress) -> Iterator[set[int]]:
-    """Draw what workers send until the block ends; yields the ids of the worker processes, as they start."""
-    pids: set[int] = set()
-    thread = threading.Thread(target=_draw, args=(events, progress, pids), daemon=True)
-    thread.start()
-    try:
-        yield pids
-    finally:
-        events.put(None)
-        thread.join()
+class Drawing:
+    """What one worker shows, on the screen of this process."""
 
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[int, tuple[Task, ExitStack]] = {}
 
-def _draw(events: Events, progress: Progress, pids: set[int]) -> None:
-    with ExitStack() as left_open:
-        tasks: dict[TaskKey, tuple[Task, ExitStack]] = {}
-        while (event := events.get()) is not None:
-            match event:
-                case Started(pid):
-                    pids.add(pid)
-                case Note(text):
-                    progress.note(text)
-                case Opened(key, name, total, unit):
-                    stack = left_open.enter_context(ExitStack())
-                    tasks[key] = (stack.enter_context(progress.task(name, total, unit)), stack)
-                case Advanced(key, amount, fields, left_s):
-                    tasks[key][0].advance(amount, **fields)
-                    if left_s is not None:
-                        tasks[key][0].left(left_s)
-                case Closed(key):
-                    tasks.pop(key)[1].close()
+    def draw(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case Note(text):
+                self._progress.note(text)
+            case Opened(number, name, total, unit):
+                stack = ExitStack()
+                self._tasks[number] = (stack.enter_context(self._progress.task(name, total, unit)), stack)
+            case Advanced(number, amount, fields, left_s):
+                task, _ = self._tasks[number]
+                task.advance(amount, **fields)
+                if left_s is not None:
+                    task.left(left_s)
+            case Closed(number):
+                self._tasks.pop(number)[1].close()
+
+    def close(self) -> None:
+        """Close what the worker left open."""
+        while self._tasks:
+            self._tasks.popitem()[1][1].close()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
+import multiprocessing
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from thack.errors import Preempted, ThackError
+from thack.errors import Interrupted, Preempted
 from thack.experiments.stages import Stage
 from thack.experiments.workers import Workers, run_stages
 from thack.runtime.progress import SILENT
 
-from .jobs import IMPORT_PATH, die, fail, named, preempted, report, slow, stumble, write
+from .jobs import IMPORT_PATH, die, die_once, endless, fail, named, preempted, report, signal_all, slow, stumble, write
 
 
 @pytest.fixture
@@ -98,35 +100,50 @@ def test_workers_have_one_thread_each_and_their_progress_is_drawn(tmp_path: Path
 def test_a_stop_in_a_stage_stops_the_whole(tmp_path: Path, importable: None) -> None:
     with pytest.raises(Preempted):
         run_stages([named(tmp_path, "stopped", preempted)], SILENT, workers=1)
+    started = time.monotonic()
     with pytest.raises(Preempted):
-        run_stages([named(tmp_path, "stopped", preempted), named(tmp_path, "slow", slow)], SILENT, workers=2)
+        run_stages([named(tmp_path, "stopped", preempted), named(tmp_path, "endless", endless)], SILENT, workers=2)
+    assert time.monotonic() - started < 60, "the stage beside it was asked to stop"
 
 
-def test_a_failure_beside_a_death_is_not_lost(tmp_path: Path) -> None:
-    """Both end within one wait: the failure counts, and the one that died alone is the cause."""
-    workers = Workers(SILENT, 2)
-    bad, dead = (
-        _in_flight(workers, named(tmp_path, name, fail), error)
-        for name, error in (
-            ("bad", ThackError("no luck")),
-            ("dead", BrokenProcessPool("gone")),
-        )
-    )
-    assert workers.wait().keys() == {bad.key, dead.key}
-    assert not workers.busy
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_a_signal_stops_stages_also_where_a_worker_is_idle(
+    tmp_path: Path, importable: None, number: signal.Signals
+) -> None:
+    """A terminal and Slurm send it to every process."""
+    stages = [named(tmp_path, "short", partial(write, "x")), named(tmp_path, "long", partial(signal_all, number))]
+    with pytest.raises(Interrupted if number == signal.SIGINT else Preempted, match="stopped by"):
+        run_stages(stages, SILENT, workers=2)
+    assert stages[0].is_complete and not stages[1].is_complete
+    assert multiprocessing.active_children() == []
 
 
-def test_several_that_may_have_died_become_suspects(tmp_path: Path) -> None:
-    workers = Workers(SILENT, 2)
-    for name in ("one", "two"):
-        _in_flight(workers, named(tmp_path, name, fail), BrokenProcessPool("gone"))
-    assert workers.wait() == {}
-    assert workers.busy, "they wait to run alone"
-    assert workers.start([named(tmp_path, "three", fail)]) == [], "nothing else starts in the meantime"
+def test_a_death_leaves_the_stage_beside_it_alone_and_is_tried_once_more(tmp_path: Path, importable: None) -> None:
+    once = named(tmp_path, "once", die_once)
+    beside = named(tmp_path, "beside", slow)
+    assert run_stages([once, beside], SILENT, workers=2) == {}
+    assert (beside.path / "starts").read_text() == "1"
 
 
-def _in_flight(workers: Workers, stage: Stage, error: Exception) -> Stage:
-    future: Future[None] = Future()
-    future.set_exception(error)
-    workers._running[future] = stage
-    return stage
+def finish(crew: Workers, stages: Sequence[Stage]) -> None:
+    crew.start(stages)
+    while crew.busy:
+        assert crew.wait() == {}
+
+
+def test_a_worker_that_was_killed_while_idle_takes_no_stage_with_it(tmp_path: Path, importable: None) -> None:
+    first = [named(tmp_path, f"first{i}", partial(write, "x")) for i in range(2)]
+    with Workers(SILENT, 2) as crew:
+        finish(crew, first)
+        for child in multiprocessing.active_children():
+            child.kill()
+            child.join()
+        finish(crew, [named(tmp_path, f"second{i}", partial(write, "x")) for i in range(2)])
+
+
+def test_while_there_are_suspects_nothing_else_starts(tmp_path: Path) -> None:
+    crew = Workers(SILENT, 2)
+    crew._suspects.append(named(tmp_path, "one", fail))
+    assert crew.busy, "it waits to run alone"
+    assert crew.start([named(tmp_path, "three", fail)]) == []
