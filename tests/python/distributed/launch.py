@@ -15,6 +15,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+import torch._dynamo
 import torch.distributed.fsdp
 
 from distributed import idle

@@ -19,6 +19,8 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import torch._dynamo  # noqa: F401 - once, before processes are forked: the first optimizer step imports it
+
 from thack.training.checkpoint import checkpoints, latest_checkpoint, step_of
 from training.small import rows, train
 

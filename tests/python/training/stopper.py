@@ -3,7 +3,8 @@
     python stopper.py OUT STOPS SEED [VERB …]
 
 Every start is a fork of this process, which has imported everything and run nothing. Half of them get a second signal.
-Prints one line for each verb. Two starts at once of one `distill` come last.
+Prints one line for each verb. Two starts at once of one `distill` come last, and a grid that is stopped at three of its
+stages.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import torch._dynamo  # noqa: F401 - once, before processes are forked: the first optimizer step imports it
+
+from experiments.small import settings, write_sums
 from thack.cache.capture.job import capture
 from thack.config import CacheSettings, EvaluateSettings, EvaluationSettings, GenerateSettings, SftSettings
 from thack.errors import ThackError
 from thack.evaluation import run_evaluate
+from thack.experiments.grid import run_grid
 from thack.generation.run import run_generate
 from thack.runtime import preemption
 from thack.runtime.status import read_status
@@ -112,6 +117,7 @@ def main(root: Path, stops: int, seed: int, names: list[str]) -> None:
         print(f"{name}: {stopped_until_done(root / name, name, *known[name], stops)}: equal", flush=True)
     if "distill" in (names or known):
         together(root, *known["distill"])
+    print(f"experiment: {grid_stopped_at_its_stages(root / 'experiment')}: equal", flush=True)
 
 
 def stopped_until_done(
@@ -141,6 +147,32 @@ def together(root: Path, work: Callable[[Path], object], kept: Callable[[Path], 
     assert [ended(child) for child in [forked(work, out), forked(work, out)]] == [0, 0]
     assert kept(out) == kept(root / "distill" / "whole")
     print("two at once: equal")
+
+
+def grid_stopped_at_its_stages(root: Path) -> str:
+    """Signals at the start, while the oracle is trained, and within a cell."""
+    chosen = settings(write_sums(root / "data"), "figures=['F5']", "arms=['offline', 'online-teacher']")
+    whole, cut = root / "whole", root / "cut"
+
+    def work(out: Path) -> None:
+        run_grid(chosen, out)
+
+    assert ended(forked(work, whole)) == 0
+    moments = {"STATUS.json": signal.SIGTERM, "stages/oracle-*/metrics.jsonl": signal.SIGUSR2}
+    for pattern, number in (moments | {"runs/*/metrics.jsonl": signal.SIGINT}).items():
+        child = forked(work, cut)
+        while not any(cut.glob(pattern)):
+            time.sleep(0.001)
+        os.kill(child, number)
+        code = ended(child)
+        assert code == CODES[number], f"{pattern}: ended with {code}"
+        check("experiment", cut, code, number)
+    assert ended(forked(work, cut)) == 0
+    runs = sorted(path.name for path in (whole / "runs").iterdir())
+    assert len(runs) == 2 and [in_hex(cut / "runs" / name) for name in runs] == [
+        in_hex(whole / "runs" / name) for name in runs
+    ]
+    return "3 stops"
 
 
 if __name__ == "__main__":

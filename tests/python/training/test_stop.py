@@ -20,4 +20,4 @@ def test_stopped_at_random_moments_every_verb_ends_with_the_same_files(tmp_path:
     command = [sys.executable, str(script), str(tmp_path), stops, "7", *verbs]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "two at once: equal"
+    assert done.stdout.splitlines()[-2:] == ["two at once: equal", "experiment: 3 stops: equal"]
