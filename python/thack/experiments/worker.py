@@ -71,7 +71,7 @@ class Worker:
         """Read one message if there is one; draws progress.
 
         Returns:
-            The end of the stage; None: it goes on.
+            The end of the stage; None: it still runs.
 
         Raises:
             WorkerDiedError: the process has ended.

@@ -26,7 +26,7 @@ def test_the_files_are_disjoint_and_hold_the_whole_corpus(tmp_path: Path) -> Non
 
 def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b", "b"):
-        export_corpus(tmp_path / name, "signature", held_out=10)
+        export_corpus(tmp_path / name, "docstring", held_out=10)
     for name in (HELD_OUT, PAIRS, PROMPTS):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

@@ -18,9 +18,8 @@ from thack.data.date import with_settings
 from thack.data.encode import RecordEncoder
 from thack.data.formats import to_record
 from thack.data.raw_text import pieces
-from thack.data.records import Record
+from thack.data.records import Record, RecordRefusal
 from thack.data.rows import BadLine
-from thack.data.template import TemplateRefusal
 from thack.data.tokenizer import Tokenizer
 
 from .small import CHATML, add_control_tokens, write_files
@@ -150,4 +149,4 @@ def test_any_row_is_a_record_or_says_why_not(row: Any, directory: Path) -> None:
         return
     json.dumps(record.prompt)
     found = RecordEncoder(Tokenizer.load(directory)).pairs([record])
-    assert all(isinstance(pairs, TemplateRefusal | list) for pairs in found)
+    assert all(isinstance(pairs, RecordRefusal | list) for pairs in found)
