@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from thack.reporting.colours import MUTED, OFFLINE, ONLINE_TEACHER, Colour, doses
 from thack.reporting.figures import colours_of, curve, golden, plane
 from thack.reporting.grid import Grid, GridArm
-from thack.reporting.grid_plots import ends_by_bytes, rises
+from thack.reporting.grid_plots import ends_by_bytes, gaps, rises
 from thack.reporting.inputs import ArmRuns, unit
 from thack.reporting.rendered import RenderedFigure, rendered
 from thack.reporting.style import SMALL
@@ -93,7 +93,7 @@ def _paper_figure(grid: Grid, name: str, *, draw: bool) -> PaperFigure:
         name=name,
         title=title,
         summary=summary if name in _BEYOND else f"The paper: {summary}",
-        plots=tuple(make(name, shown, colours)) if draw else (),
+        plots=tuple(_gaps(grid) if name == "tokenizers" else make(name, shown, colours)) if draw else (),
         arms=tuple(arm.runs for arm in shown),
         colours=tuple(colours),
         claims=tuple(claim for claim in grid.summary.claims if claim.figure == name),
@@ -197,6 +197,19 @@ def _by_bytes(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) ->
         "Dashed: exact distributions.",
     )
     yield from _dots(name, shown, colours)
+
+
+def _gaps(grid: Grid) -> Iterator[RenderedFigure]:
+    for tokenizer in dict.fromkeys(one.tokenizer for one in grid.summary.gaps):
+        found = [one for one in grid.summary.gaps if one.tokenizer == tokenizer]
+        of = f"tokenizer {tokenizer}" if tokenizer else "the teacher’s tokenizer"
+        yield rendered(
+            f"tokenizers-{tokenizer.replace(':', '-') or 'same'}",
+            gaps(found),
+            f"Gap to the teacher, {of}",
+            "Dots: seeds, each at the learning rate that is best on the others. Bar: mean with its 95 % interval over "
+            "seeds (Student’s t). Orange: published losses. Blue: cells.",
+        )
 
 
 def _dots(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> Iterator[RenderedFigure]:

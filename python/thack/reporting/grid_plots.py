@@ -1,4 +1,4 @@
-"""The plots that only a grid has: every arm's rise, and where golden ends over what a target costs."""
+"""The plots that only a grid has: every arm's rise, where golden ends over what a target costs, gaps of losses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from thack.reporting.grid import GridArm
 from thack.reporting.inputs import ArmRuns, unit
 from thack.reporting.style import SMALL, styled
 from thack.reporting.text import one_line
-from thack.schema.experiment import Effect
+from thack.schema.experiment import Effect, LossGap
 from thack.schema.targets import TargetSpec
 
 if TYPE_CHECKING:
@@ -24,27 +24,45 @@ if TYPE_CHECKING:
 @styled()
 def rises(arms: Sequence[ArmRuns], colours: Sequence[Colour]) -> Figure:
     """One row per arm: every seed's rise, their mean and its interval."""
-    height = max(SMALL[1] * 0.5, 0.34 * len(arms) + 0.8)
-    figure, axes = new_figure((SMALL[0], min(height, 5.0)))
-    for row, (arm, colour) in enumerate(zip(arms, colours, strict=True)):
-        _rise_row(axes, row, arm, colour)
-    labels = [textwrap.fill(one_line(arm.name), 22, max_lines=3) for arm in arms]
-    axes.set_yticks(range(len(arms)), labels, fontsize="x-small" if len(arms) > 8 else None)
-    axes.set_ylim(len(arms) - 0.5, -0.5)
+    effects = [effect_of(found) if (found := _in_percent(arm)) else None for arm in arms]
+    figure, axes = _rows([arm.name for arm in arms], effects, colours)
     axes.set_xlabel("rise of golden, %")
-    axes.grid(visible=False, axis="y")
     axes.axvline(3.0, color=MUTED.light, linestyle=DASHED, linewidth=1, zorder=0)  # from where on a rise counts
     return figure
 
 
-def _rise_row(axes: Axes, row: int, arm: ArmRuns, colour: Colour) -> None:
-    by_seed = {number: 100 * rise for number, rise in enumerate(arm.rises)}
-    if not by_seed:
-        return
-    found = effect_of(by_seed)
+def _in_percent(arm: ArmRuns) -> dict[int, float]:
+    return {number: 100 * rise for number, rise in enumerate(arm.rises)}
+
+
+@styled()
+def gaps(found: Sequence[LossGap]) -> Figure:
+    """One row per loss of one student: every seed's gap to the teacher, their mean and its interval."""
+    colours = [ONLINE_TEACHER if "cells" in one.loss else OFFLINE if "+" in one.loss else MUTED for one in found]
+    names = [f"{one.loss}, {one.target}" if one.target else one.loss for one in found]
+    figure, axes = _rows(names, [one.gap for one in found], colours)
+    axes.set_xlabel("gap to the teacher, nats per byte")
+    return figure
+
+
+def _rows(names: Sequence[str], effects: Sequence[Effect | None], colours: Sequence[Colour]) -> tuple[Figure, Axes]:
+    """One named row per effect; None leaves its row empty."""
+    height = max(SMALL[1] * 0.5, 0.34 * len(names) + 0.8)
+    figure, axes = new_figure((SMALL[0], min(height, 5.0)))
+    for row, (found, colour) in enumerate(zip(effects, colours, strict=True)):
+        if found is not None:
+            _row(axes, row, found, colour)
+    labels = [textwrap.fill(one_line(name), 22, max_lines=3) for name in names]
+    axes.set_yticks(range(len(names)), labels, fontsize="x-small" if len(names) > 8 else None)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    return figure, axes
+
+
+def _row(axes: Axes, row: int, found: Effect, colour: Colour) -> None:
     if found.low is not None and found.high is not None:
         axes.plot([found.low, found.high], [row, row], color=colour.light, linewidth=2.4, solid_capstyle="round")
-    axes.plot(list(by_seed.values()), [row] * len(by_seed), "o", color=colour.light, markersize=3, alpha=0.55)
+    axes.plot(found.values, [row] * len(found.values), "o", color=colour.light, markersize=3, alpha=0.55)
     axes.plot(found.mean, row, "|", color=colour.light, markersize=13, markeredgewidth=2.2)
 
 
