@@ -63,8 +63,9 @@ def loss_gaps(grid: FinishedArms, base_rate: float) -> tuple[LossGap, ...]:
     """The table of figure tokenizers."""
     tuned = [one for one in tuned_losses(grid.in_figure("tokenizers"), base_rate) if one.gaps]
     alone = {one.axes.tokenizer: one.gaps for one in tuned if one.axes.method == "sft"}
+    order = list(dict.fromkeys(one.axes.tokenizer for one in tuned))
     found = []
-    for one in tuned:
+    for one in sorted(tuned, key=lambda one: order.index(one.axes.tokenizer)):
         is_alone = one.axes.method == "sft"
         gain = {} if is_alone else minus(alone.get(one.axes.tokenizer, {}), one.gaps)
         found.append(

@@ -180,13 +180,11 @@ def _information(summary: Summary) -> Table | None:
 
 def _gaps(summary: Summary) -> Table | None:
     """Where each loss of each student ends, at its best learning rate."""
-    head = ["student’s tokenizer", "loss", "kept of the teacher", "gap, nats per byte", "95 % over seeds"]
+    head = ["student’s tokenizer, loss, kept of the teacher", "gap, nats per byte", "95 % over seeds"]
     head += ["gain over the cross-entropy", "95 % over seeds", "learning rates", "seeds"]
     rows: list[Row] = [
         [
-            one.tokenizer or "the teacher’s",
-            one.loss,
-            one.target or DASH,
+            ", ".join(part for part in (one.tokenizer or "the teacher’s", one.loss, one.target) if part),
             strong(f"{one.gap.mean:.3f}"),
             _range(one.gap),
             DASH if one.gain is None else strong(f"{one.gain.mean:+.3f}".replace("-", "−")),
@@ -211,7 +209,7 @@ def _section(figure: PaperFigure) -> FigureSection:
         name=figure.name,
         title=figure.title,
         summary=figure.summary,
-        legend=legend(figure.arms, figure.colours),
+        legend=() if figure.name == "tokenizers" else legend(figure.arms, figure.colours),  # rows have names
         plots=figure.plots,
         claims=_claims(figure.claims),
         arms=tables.arm_results(report, figure.colours),
