@@ -129,7 +129,7 @@ class ChatEncoder:
 
     def encode_prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 ids of rendered prompts, as the model reads them."""
-        encoded = self.encode([self._heads.of(text, self._bounds.prompt) for text in texts])
+        encoded = self.encode([self._bounded_prompt(text) for text in texts])
         return [self._tokenizer.as_prompt(ids) for ids in encoded] if self._reads_apart else encoded
 
     @property
@@ -148,12 +148,20 @@ class ChatEncoder:
     def _bounded(self, turn: RenderedTurn) -> RenderedTurn:
         """The turn without what is not kept of it; of a prompt that is dropped something longer than is kept."""
         start, end = turn.generated or (turn.boundary, len(turn.text))
-        prompt = self._heads.of(turn.text[:start], self._bounds.prompt)
+        prompt = self._bounded_prompt(turn.text[:start])
         text = prompt + self._heads.of(turn.text[start:], self._bounds.response)
-        if len(prompt) < start:
+        missing = start - len(prompt)
+        if missing and not self._bounds.prompt_end:
             return replace(turn, text=text, boundary=len(prompt), generated=None)
-        kept = None if turn.generated is None else (start, min(end, len(text)))
-        return turn if len(text) == len(turn.text) else replace(turn, text=text, generated=kept)
+        kept = None if turn.generated is None else (len(prompt), min(end - missing, len(text)))
+        if len(text) == len(turn.text) or missing > turn.boundary:
+            return turn
+        return replace(turn, text=text, boundary=turn.boundary - missing, generated=kept)
+
+    def _bounded_prompt(self, text: str) -> str:
+        # Marks come in pairs, and an end might begin within one.
+        whole = self._bounds.prompt_end and is_marked(text)
+        return text if whole else self._heads.of_prompt(text, self._bounds)
 
     def _encode_apart(self, turns: Sequence[RenderedTurn]) -> list[Pair]:
         ranges = [turn.generated or (turn.boundary, len(turn.text)) for turn in turns]

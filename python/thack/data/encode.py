@@ -113,7 +113,7 @@ class RecordEncoder:
         return [found[i] for i in range(len(records))]
 
     def _prompt_of(self, record: Record) -> str:
-        return self._heads.of(record.prompt, self._bounds.prompt)
+        return self._heads.of_prompt(record.prompt, self._bounds)
 
     def _rendered_prompt(self, conversation: Conversation) -> str | RecordRefusal:
         try:

@@ -1,8 +1,8 @@
-"""The beginning of a text that is far longer than what is kept of it: the same first ids, without encoding all of it.
+"""The beginning, or the end, of a text that is far longer than what is kept of it: the same ids, without encoding all.
 
 A text is parted between a letter and the space behind it. No token of most byte-pair vocabularies holds a letter
-followed by a space, so that nothing is merged across that place and what follows it changes no id before it. For other
-tokenizers, and where a text has no such place, texts are encoded whole.
+followed by a space, so that nothing is merged across that place: what follows it changes no id before it, and what
+precedes it none behind it. For other tokenizers, and where a text has no such place, texts are encoded whole.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Bounds:
 
     prompt: int = 0
     response: int = 0
+    prompt_end: bool = False  # the last ids of a longer prompt are kept
 
 
 UNBOUNDED = Bounds()
@@ -53,6 +54,22 @@ class Heads:
                 return head
             size = 4 * place.end()
         return text
+
+    def end_of(self, text: str, most: int) -> str:
+        """An end of `text` with its last ids, and with more than `most` of them; or the text. Arguments as of `of`."""
+        size = _CHARACTERS * (most + 16)
+        while most and size < len(text) and self._parts():
+            place = _PLACE.search(text, len(text) - size)
+            end = text[place.end() :] if place else ""
+            # Twice as many, since the beginning of a text may have ids of its own.
+            if len(self._tokenizer.encode(end)) > 2 * most:
+                return end
+            size *= 4
+        return text
+
+    def of_prompt(self, text: str, bounds: Bounds) -> str:
+        """What has to be encoded of a prompt."""
+        return self.end_of(text, bounds.prompt) if bounds.prompt_end else self.of(text, bounds.prompt)
 
     def _parts(self) -> bool:
         if self._can_part is None:

@@ -138,9 +138,8 @@ class DataStream:
         options = self._tokenizer.options
         if options.teacher_system or options.teacher_template or any(r.teacher_prompt is not None for r in records):
             return UNBOUNDED
-        return Bounds(
-            prompt=self._settings.max_prompt_tokens if self._settings.on_long == "drop" else 0, response=limit
-        )
+        cut = self._settings.on_long == "cut"
+        return Bounds(prompt=self._settings.max_prompt_tokens, response=limit, prompt_end=cut)
 
     def _selected(self) -> Selection:
         is_listed = isinstance(self._source, Sequence)

@@ -33,7 +33,9 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> list[Tokenizer]:
 
 @given(text=texts, most=st.integers(1, 12))
 @settings(max_examples=60, deadline=None)
-def test_a_head_begins_with_the_ids_of_the_text(tokenizers: list[Tokenizer], text: str, most: int) -> None:
+def test_a_beginning_has_the_first_ids_of_the_text_and_an_end_the_last(
+    tokenizers: list[Tokenizer], text: str, most: int
+) -> None:
     text = text * 12
     for tokenizer in tokenizers:
         head = Heads(tokenizer).of(text, most)
@@ -41,6 +43,11 @@ def test_a_head_begins_with_the_ids_of_the_text(tokenizers: list[Tokenizer], tex
         assert text.startswith(head)
         assert head == text or len(found) > 2 * most
         assert np.array_equal(found, whole[: len(found)])
+        end = Heads(tokenizer).end_of(text, most)
+        found = tokenizer.encode(end)
+        assert text.endswith(end)
+        assert end == text or len(found) > 2 * most
+        assert np.array_equal(found[-most:], whole[-most:])
 
 
 def test_texts_that_cannot_be_parted_are_left_whole(tmp_path: Path) -> None:
@@ -88,7 +95,8 @@ def test_data_is_the_same_with_and_without_the_bound(
     assert bounded[-1].cut_responses >= 2 and bounded[-1].kept >= 3
 
 
-def test_only_the_beginning_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("on_long", ["drop", "cut"])
+def test_only_what_is_kept_is_encoded(on_long: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_rows(tmp_path / "data.jsonl", *ROWS)
     longest, encode = 0, Tokenizer.encode_batch
 
@@ -98,5 +106,5 @@ def test_only_the_beginning_is_encoded(tmp_path: Path, monkeypatch: pytest.Monke
         return encode(self, texts, **options)
 
     monkeypatch.setattr(Tokenizer, "encode_batch", watched)
-    prepared(path, TRAINED.with_template(CHATML))
+    prepared(path, TRAINED.with_template(CHATML), on_long=on_long)
     assert longest < 4 * heads._CHARACTERS * 80 < len(LONG)
