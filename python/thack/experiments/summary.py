@@ -13,9 +13,9 @@ from thack.experiments.cells import base_arm, chosen_figures
 from thack.experiments.claims import claims
 from thack.experiments.information import task_information
 from thack.experiments.loss_gaps import loss_gaps
-from thack.experiments.onset import onset_law
 from thack.experiments.outcome import CellOutcome, run_outcome
 from thack.experiments.plan import PlannedRun
+from thack.experiments.size_laws import size_laws
 from thack.experiments.stages import Stage, with_upstream
 from thack.models.directory import read_config
 from thack.schema.experiment import CellResult, StageCosts, StageRecord, Summary
@@ -40,7 +40,7 @@ def summarise(settings: ExperimentSettings, out: Path, outcomes: Sequence[CellOu
         runs=runs,
         claims=claims(arms, figures),
         information=information,
-        onset=onset_law(settings, outcomes),
+        laws=size_laws(settings, outcomes),
         gaps=loss_gaps(arms, settings.distill.optimizer.learning_rate),
         stages=_costs(complete, records),
         seconds=round(sum(record.seconds for record in records), 1),

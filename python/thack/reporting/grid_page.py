@@ -13,11 +13,11 @@ from thack.reporting.grid_figures import PaperFigure
 from thack.reporting.health import health_table
 from thack.reporting.inputs import ReportInput
 from thack.reporting.numbers import percent
-from thack.reporting.onset import about_onset, onset_table
 from thack.reporting.page import legend
 from thack.reporting.render import render
 from thack.reporting.rendered import RenderedFigure
 from thack.reporting.scores import ABOUT_SCORES, detector_scores
+from thack.reporting.size_law import about_law, law_table
 from thack.reporting.table import DASH, Row, Span, Table, note, pill, strong, table
 from thack.schema.experiment import ClaimResult, Effect, StageCosts, Summary, Unit
 
@@ -70,8 +70,7 @@ class GridPage:
     claims: Table | None
     information: Table | None
     gaps: Table | None
-    onset: Table | None
-    about_onset: str
+    laws: tuple[tuple[str, Table], ...]
     about_claims: str
     figures: tuple[FigureSection, ...]
     missing_plots: str
@@ -102,8 +101,7 @@ def grid_page(grid: Grid, figures: Sequence[PaperFigure], *, missing_plots: str 
         claims=_claims(found),
         information=_information(summary),
         gaps=_gaps(summary),
-        onset=None if summary.onset is None else onset_table(summary.onset),
-        about_onset="" if summary.onset is None else about_onset(summary.onset),
+        laws=tuple((about_law(law), law_table(law)) for law in summary.laws),
         about_claims=_ABOUT_CLAIMS,
         figures=tuple(_section(figure) for figure in figures),
         missing_plots=missing_plots,

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from thack.schema import document
 from thack.schema.cross_tokenizer import CrossTokenizer
-from thack.schema.onset import OnsetLaw
+from thack.schema.size_law import SizeLaw
 from thack.schema.targets import DivergenceKind
 
 SUMMARY_FILE = "experiment.json"
@@ -224,7 +224,7 @@ class Summary:
     runs: tuple[CellResult, ...]
     claims: tuple[ClaimResult, ...]
     information: tuple[TaskInformation, ...] = ()  # of the tasks that F6 shows
-    onset: OnsetLaw | None = None  # of the runs on fixed responses, where there are enough
+    laws: tuple[SizeLaw, ...] = ()  # of the runs on fixed responses, where there are enough
     gaps: tuple[LossGap, ...] = ()  # of the arms that figure tokenizers shows
     stages: tuple[StageCosts, ...]
     seconds: float  # of all complete stages, each counted once; so is `cpu_seconds`

@@ -16,8 +16,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from thack.cache import Cache
+from thack.cache.capture.job import capture
 from thack.config import (
     ArchitectureSettings,
+    CacheSettings,
     CheckpointSettings,
     EvaluationSettings,
     LoraSettings,
@@ -28,6 +31,8 @@ from thack.config import (
     SourceSettings,
 )
 from thack.errors import Preempted, ThackError
+from thack.models.load import load_model
+from thack.runtime.progress import SILENT
 from thack.runtime.ranks import current_rank
 from thack.schema.metrics import GuardRow, MetricsRow
 from thack.training import run_directory, run_distill, run_sft
@@ -119,6 +124,20 @@ def refused(world: Path, out: Path, parallel: ParallelSettings) -> None:
             offline(world, out, parallel)
 
 
+def build_second_cache(world: Path) -> None:
+    """The oracle's distributions of the same responses as the cache's, which are the teacher's."""
+    cache = Cache.open(world / "cache")
+    sequences = [cache.sequences(i) for i in range(len(cache))]
+    settings = CacheSettings(out=world / "second", kind="dense", device="cpu")
+    capture(settings, SILENT, teacher=load_model(world / "oracle"), sequences=sequences)
+
+
+def several(world: Path, out: Path, parallel: ParallelSettings) -> None:
+    """Two teachers' caches, mixed by weights; each is measured at the evaluation."""
+    caches = (str(world / "cache"), str(world / "second"))
+    offline(world, out, parallel, cache=caches, cache_weights=(0.7, 0.3), check_alignment=False, oracle="", epochs=1)
+
+
 def other_tokenizer(world: Path, out: Path, parallel: ParallelSettings, kind: str) -> None:
     """A student with another tokenizer than its live teacher's, evaluated in nats per byte."""
     source = SourceSettings(kind=kind, refresh_steps=2, batch_size=3)  # type: ignore[arg-type]
@@ -173,6 +192,7 @@ CASES: dict[str, Case] = {
     "sft-fsdp": lambda world, out: sft(world, out, FSDP),
     "lora-ddp": lambda world, out: lora(world, out, DDP),
     "lora-fsdp": lambda world, out: lora(world, out, FSDP),
+    "several-ddp": lambda world, out: several(world, out, DDP),
     "lora-stopped": lambda world, out: stopped(world, out, FSDP, run=lora),
     "stopped-fsdp": lambda world, out: stopped(world, out, SHARDED),
     "tokenizers-ddp": lambda world, out: other_tokenizer(world, out, DDP, "online-teacher"),

@@ -19,7 +19,16 @@ import torch._dynamo
 import torch.distributed.fsdp
 
 from distributed import idle
-from distributed.cases import CASES, FOR_FOUR, begin_across, hold, meet, resume_across, wait_for
+from distributed.cases import (
+    CASES,
+    FOR_FOUR,
+    begin_across,
+    build_second_cache,
+    hold,
+    meet,
+    resume_across,
+    wait_for,
+)
 from distributed.ranks import any_failed, fork_ranks
 from thack.runtime.process_group import init_process_group
 from training.across_world import build_across
@@ -65,6 +74,7 @@ def main(out: Path) -> int:
     builder = os.fork()  # its threads end with it
     if builder == 0:
         build_world(out / "world")
+        build_second_cache(out / "world")
         build_across(out / "world" / "across")
         os._exit(0)
     if os.waitpid(builder, 0)[1]:

@@ -33,6 +33,7 @@ RUNS = [
     "lora-fsdp",
     "tokenizers-ddp",
     "tokenizers-fsdp",
+    "several-ddp",
 ]
 FOUR = ["offline-ddp", "offline-fsdp", "mixture-fsdp", "stopped-fsdp"]
 PAIRS = [(2, name) for name in RUNS] + [(4, name) for name in FOUR]

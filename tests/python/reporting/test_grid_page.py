@@ -25,7 +25,7 @@ from thack.schema.experiment import (
     StageCosts,
     TaskInformation,
 )
-from thack.schema.onset import LeftOut, OnsetLaw
+from thack.schema.size_law import LeftOut, SizeLaw
 
 THREE = Effect(seeds=(0, 1, 2), values=(0.1, 0.2, 0.3), mean=0.2, low=-0.048, high=0.448)
 
@@ -206,27 +206,33 @@ def test_what_prompts_decide_stands_beside_the_claims_and_under_them() -> None:
     assert (row["task"], row["from the prompt"], row["share"], row["seeds"]) == ("<postfix>", "3.00", "83 %", "2")
 
 
-def test_the_law_of_onset_stands_with_what_it_rests_on() -> None:
-    law = OnsetLaw(
+def test_laws_stand_with_what_they_rest_on() -> None:
+    law = SizeLaw(
+        quantity="passes until golden turns",
         intercepts={"<postfix>": 1.2},
         exponents={"tokens": -0.25},
         intervals={"tokens": (-0.4, -0.1)},
         ranges={"tokens": (2_000.0, 72_000.0), "parameters": (4e5, 4e5)},
         spread=0.3,
-        spread_of_tasks=None,
         left_out=(LeftOut(covariate="tokens", value=2_000, num_runs=3, factor=1.5),),
         num_runs=9,
-        num_without=2,
+        num_open=2,
         num_undecided=1,
+        batch_size=32,
+        learning_rate=1e-3,
     )
     given = grid(OFFLINE_ARM, figures=["axes"])
-    given = replace(given, summary=replace(given.summary, onset=law))
+    given = replace(given, summary=replace(given.summary, laws=(law,)))
     section = tree(grid_page(given, paper_figures(given, draw=False))).section("claims")
     (row,) = rows(section.all("table")[-1])
     assert (row["exponent"], row["95 % over runs"], row["seen"]) == ("−0.25", "−0.40 … −0.10", "2,000 … 72,000")
     assert row["left out of the fit, foretold within a factor of"] == "2,000: 1.50×"
     text = section.text
-    assert "9 runs (<postfix>); in 2 of them" in text and "1 inconclusive runs" in text and "factor of 1.35" in text
+    assert (
+        "9 runs of batch 32 and rate 0.001 (<postfix>). In 2 of them" in text
+        and "1 inconclusive runs" in text
+        and "factor of 1.35" in text
+    )
 
 
 def test_losses_across_tokenizers_stand_in_a_table_with_their_gain() -> None:
