@@ -110,16 +110,16 @@ class _Data:
 
     def fit(self) -> _Fit:
         """Weights of the columns and the spread."""
-        inverse_FR: Floats = np.linalg.pinv(self.x_RF)
+        inverse_FR = np.asarray(np.linalg.pinv(self.x_RF), np.float64)
         middle_R = self.middle_R()
         is_open_R = ~(np.isfinite(self.low_R) & np.isfinite(self.high_R))
-        weights_F: Floats = inverse_FR @ middle_R
+        weights_F = np.asarray(inverse_FR @ middle_R, np.float64)
         spread = self._spread(middle_R - self.x_RF @ weights_F, 0.0)
         for _ in range(_ITERATIONS if is_open_R.any() else 0):
             before_F, before = weights_F, spread
             mean_R, variance_R = _within(self.x_RF @ weights_F, spread, self.low_R, self.high_R)
             value_R = np.where(is_open_R, mean_R, middle_R)
-            weights_F = inverse_FR @ value_R
+            weights_F = np.asarray(inverse_FR @ value_R, np.float64)
             spread = self._spread(value_R - self.x_RF @ weights_F, float(variance_R[is_open_R].sum()))
             if max(abs(spread - before), float(np.abs(weights_F - before_F).max())) < _TOLERANCE:
                 break

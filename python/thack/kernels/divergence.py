@@ -135,8 +135,8 @@ def dense_forward_kl(logits_NV: Tensor, log_probs_NV: Tensor) -> tuple[Tensor, T
 
     Example:
         >>> loss_N, grad_NV = dense_forward_kl(torch.zeros(1, 2), torch.tensor([[0.75, 0.25]]).log())
-        >>> round(float(loss_N), 4), grad_NV.tolist()
-        (0.1308, [[-0.25, 0.25]])
+        >>> round(float(loss_N), 4), [round(slope, 4) for slope in grad_NV[0].tolist()]
+        (0.1308, [-0.25, 0.25])
     """
     _check_device(logits_NV)
     use_torch_threads()
