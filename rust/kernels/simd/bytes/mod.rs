@@ -101,6 +101,7 @@ impl ByteLevel {
 }
 
 /// The number of each lane.
+#[cfg(target_arch = "x86_64")]
 const COUNT: Bytes = {
     let mut count = [0; LANES];
     let mut i = 0;
