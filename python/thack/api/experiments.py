@@ -25,7 +25,8 @@ def recipe(
     """The settings of a shipped experiment, or of a TOML file, with changes.
 
     Args:
-        name: demo, quick, laptop, gpu or paper; or the path of a TOML file.
+        name: demo, quick, laptop, gpu, paper or real; of the research pages diversity, causes, onset, on-policy or
+            tokenizers; or the path of a TOML file.
         files: Further TOML files; later ones win.
         sets: Texts of the form `key=value`, such as `axes.budget=[1, 4]`.
         overrides: Values by dotted key.

@@ -23,8 +23,12 @@ if TYPE_CHECKING:
     from thack.experiments.forecast import Forecast
     from thack.experiments.grid import GridResult
 
+_RECIPE = (
+    "demo, quick, laptop, gpu, paper or real; of the research pages diversity, causes, onset, on-policy or tokenizers; "
+    "or a TOML file."
+)
 PARAMETERS = {
-    "recipe": Annotated[str, typer.Argument(help="laptop, gpu, paper, demo, or a TOML file.", show_default=False)],
+    "recipe": Annotated[str, typer.Argument(help=_RECIPE, show_default=False)],
     "out": Annotated[Path | None, typer.Option(help="Output directory; run again to resume. [dim]\\[runs/RECIPE][/]")],
     "cell": Annotated[int | None, typer.Option(metavar="N", help="Run this cell only: one task of a Slurm array.")],
     "dry_run": Annotated[

@@ -11,6 +11,7 @@ import pytest
 
 from thack.cli.command import Flag
 from thack.config import Setting, describe
+from thack.experiments.recipe import RECIPES
 
 from .conftest import Run
 from .test_flags import COMMANDS as SETTINGS_COMMANDS
@@ -46,6 +47,11 @@ def test_help_is_quick_and_imports_no_torch() -> None:
 def _children_cpu_s() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def test_every_recipe_is_named(run: Run) -> None:
+    words = re.findall(r"[\w-]+", run("experiment", "--help").out)
+    assert set(RECIPES) <= set(words)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
