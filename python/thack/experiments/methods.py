@@ -1,4 +1,4 @@
-"""What an arm's method, loss between tokenizers and learning rate change of a distillation's settings."""
+"""What an arm decides of a distillation's settings: method, loss between tokenizers, rate, data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from thack.config import DistillSettings
 from thack.schema.cross_tokenizer import PUBLISHED
 from thack.schema.experiment import ExperimentArm
+from thack.schema.targets import TargetSpec
 
 
 def trained_by(arm: ExperimentArm, plain: DistillSettings) -> DistillSettings:
@@ -33,3 +34,18 @@ def _by_method(arm: ExperimentArm, plain: DistillSettings) -> DistillSettings:
         case "guard":
             return replace(plain, guard=replace(plain.guard, on=True))
     return plain
+
+
+def has_cache(arm: ExperimentArm) -> bool:
+    """Whether its targets come from a cache."""
+    return arm.source == "offline" and not TargetSpec.parse(arm.target).live
+
+
+def samples(arm: ExperimentArm) -> int:
+    """Responses per prompt of the offline set."""
+    return 1 if arm.source in ("online-teacher", "online-student") else arm.budget * arm.diversity
+
+
+def fraction(arm: ExperimentArm) -> float:
+    """The share of online responses in a run's settings; its default unless the source is a mixture."""
+    return arm.fraction_online if arm.source == "mixture" else 0.5

@@ -27,7 +27,7 @@ from thack.experiments import work
 from thack.experiments.cells import Cell, base_arm, slug
 from thack.experiments.corpus import CorpusSettings, task_file, write_corpus, write_splits
 from thack.experiments.costs import CostEstimator
-from thack.experiments.methods import trained_by
+from thack.experiments.methods import fraction, has_cache, samples, trained_by
 from thack.experiments.roles import model_directory, resized, sampled_digest
 from thack.experiments.stages import Stage, plan_stage
 from thack.experiments.tokenizers import TokenizerWord, write_encoded, write_tokenizer
@@ -60,7 +60,7 @@ class Pipeline:
             oracle=str(oracle.path / "model"),
             eval_data=str(eval_set.path),
         )
-        if _has_cache(arm):
+        if has_cache(arm):
             settings = replace(settings, cache=str(data.path), data=replace(settings.data, path=""))
         else:
             path = data.path / "stage2.jsonl" if arm.source in ("online-teacher", "online-student") else data.path
@@ -179,7 +179,7 @@ class Pipeline:
         """What the student trains on: prompts, a cache, or the teacher's responses without targets."""
         if arm.source in ("online-teacher", "online-student"):
             return self.splits(arm.task, seed)
-        if _has_cache(arm):
+        if has_cache(arm):
             return self._cache(arm, seed)
         return self._teacher_responses(arm, seed)
 
@@ -189,7 +189,7 @@ class Pipeline:
             teacher=str(teacher.path / "model"),
             data=self._offline_data(arm, splits),
             generate=True,
-            samples=_samples(arm),
+            samples=samples(arm),
             epochs=self._distill_settings(arm, seed).epochs,
             seed=seed,
             dtype=self.settings.dtype,
@@ -204,7 +204,7 @@ class Pipeline:
         settings = GenerateSettings(
             model=str(teacher.path / "model"),
             data=self._offline_data(arm, splits),
-            samples=_samples(arm),
+            samples=samples(arm),
             seed=seed,
             dtype=self.settings.dtype,
         )
@@ -223,10 +223,10 @@ class Pipeline:
         return replace(
             plain,
             data=self._limited(arm, self._data(arm.task, "")),
-            source=replace(plain.source, kind=arm.source, online_fraction=_fraction(arm)),
+            source=replace(plain.source, kind=arm.source, online_fraction=fraction(arm)),
             loss=replace(plain.loss, divergence=arm.loss),
             lora=replace(plain.lora, rank=arm.lora_rank),
-            target=plain.target if _has_cache(arm) else target_settings(TargetSpec.parse(arm.target)),
+            target=plain.target if has_cache(arm) else target_settings(TargetSpec.parse(arm.target)),
             steps=steps,
             epochs=max(1, -(-steps * plain.batch_size // self._num_sequences(arm))),
             seed=seed,
@@ -287,7 +287,7 @@ class Pipeline:
         return max(1, round((arm.num_prompts or self.settings.num_distill_prompts) / arm.diversity))
 
     def _num_sequences(self, arm: ExperimentArm) -> int:
-        return self._num_prompts(arm) * _samples(arm)
+        return self._num_prompts(arm) * samples(arm)
 
     def _offline_data(self, arm: ExperimentArm, splits: Stage) -> DataSettings:
         return self._limited(arm, self._data(arm.task, splits.path / "stage2.jsonl"))
@@ -330,20 +330,6 @@ def _content(directory: Path) -> str:
 def _start(role: RoleSettings) -> object:
     """What decides the weights that a role is trained from, besides its seed."""
     return (role.model, role.layers) if role.model else role.architecture
-
-
-def _has_cache(arm: ExperimentArm) -> bool:
-    return arm.source == "offline" and not TargetSpec.parse(arm.target).live
-
-
-def _samples(arm: ExperimentArm) -> int:
-    """Responses per prompt of the offline set."""
-    return 1 if arm.source in ("online-teacher", "online-student") else arm.budget * arm.diversity
-
-
-def _fraction(arm: ExperimentArm) -> float:
-    """The share of online responses in a run's settings; its default unless the source is a mixture."""
-    return arm.fraction_online if arm.source == "mixture" else 0.5
 
 
 def _longer(data: DataSettings) -> DataSettings:
