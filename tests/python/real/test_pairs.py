@@ -15,7 +15,7 @@ from thack.data.tokenizer import Tokenizer
 from .conftest import PACKAGES
 from .test_tokenizers import REAL, TEXTS, saved
 
-PAIRS = [("llama-3", "qwen"), ("tekken", "llama-3")]
+PAIRS = [("llama-3", "qwen"), ("llama-4", "qwen"), ("tekken", "llama-3")]
 
 
 @dataclass(frozen=True, slots=True)

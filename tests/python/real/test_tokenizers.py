@@ -22,6 +22,11 @@ QWEN = (
     r"|\s+(?!\S)|\s+"
 )
 LLAMA_3 = QWEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+LLAMA_4 = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 TEXTS = [
     "The quick brown fox jumps over 13 lazy dogs, doesn't it?",
     "  leading spaces,\ttabs\n\n\nand\r\nnewlines   ",
@@ -58,6 +63,7 @@ def tekken() -> Ranks:
 REAL: dict[str, Callable[[], Ranks]] = {
     "qwen": lambda: tiktoken_file("dashscope", "resources/qwen.tiktoken", QWEN),
     "llama-3": lambda: tiktoken_file("llama_models", "llama3/tokenizer.model", LLAMA_3),
+    "llama-4": lambda: tiktoken_file("llama_models", "llama4/tokenizer.model", LLAMA_4),
     "tekken": tekken,
 }
 
