@@ -79,7 +79,11 @@ def _parsed(hint: Any, raw: object, what: str) -> object:
     if origin in (Union, UnionType):
         return None if raw is None and NoneType in arguments else _first_fit(arguments, raw, what)
     if origin is tuple and isinstance(raw, list):
-        return tuple(_parsed(arguments[0], item, f"{what}[{i}]") for i, item in enumerate(raw))
+        hints = [arguments[0]] * len(raw) if Ellipsis in arguments else arguments
+        if len(hints) != len(raw):
+            raise DataError(f"{what} holds {len(raw)} values, not {len(hints)}")
+        pairs = zip(hints, raw, strict=True)
+        return tuple(_parsed(one, item, f"{what}[{i}]") for i, (one, item) in enumerate(pairs))
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(raw, Mapping):
         return {_parsed(arguments[0], k, what): _parsed(arguments[1], v, f"{what}.{k}") for k, v in raw.items()}
     if origin is Literal and raw in arguments:

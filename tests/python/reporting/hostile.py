@@ -39,7 +39,8 @@ def _filled(hint: Any, text: str) -> Any:
     if origin is Literal:
         return arguments[0]
     if origin is tuple or (isinstance(origin, type) and issubclass(origin, Sequence)):
-        return [_filled(arguments[0], text)]
+        many = origin is not tuple or Ellipsis in arguments
+        return [_filled(one, text) for one in (arguments[:1] if many else arguments)]
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return {_filled(arguments[0], text): _filled(arguments[1], text)}
     if isinstance(hint, type) and issubclass(hint, Enum):

@@ -38,6 +38,7 @@ class Tree:
     path: Path = Path()
     grows: bool = False
     counts: tuple[int, ...] = ()
+    pair: tuple[int, str] = (0, "")
     anything: object = None
 
 
@@ -51,6 +52,7 @@ TREE = Tree(
     path=Path("x/y"),
     grows=True,
     counts=(1, 2),
+    pair=(3, "f"),
     anything={"free": [1]},
 )
 
@@ -78,6 +80,9 @@ def test_absent_fields_take_their_defaults_and_unknown_names_are_passed_over() -
         ({"grows": 1}, "t.json: grows is 1, which does not fit bool"),
         ({"counts": [True]}, r"t.json: counts\[0\] is True"),
         ({"counts": 3}, "t.json: counts is 3"),
+        ({"pair": [3]}, "t.json: pair holds 1 values, not 2"),
+        ({"pair": [3, "f", "g"]}, "t.json: pair holds 3 values, not 2"),
+        ({"pair": [3, 4]}, r"t.json: pair\[1\] is 4, which does not fit str"),
         ({"by_name": {"d": None}}, r"t.json: by_name.d: a NoneType"),
         ({"path": 3}, "t.json: path is 3"),
     ],
