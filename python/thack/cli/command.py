@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar, get_args
@@ -108,6 +108,7 @@ class SettingsCommand(Generic[S]):
         parameters: annotations of arguments and flags that are no settings, by name.
         many: whether several processes may run it together.
         load: builds the settings; by default from `settings` and what was given.
+        unsettable: keys, with all below them, that no message tells to set.
     """
 
     name: str
@@ -119,6 +120,7 @@ class SettingsCommand(Generic[S]):
     parameters: Mapping[str, Kind] = field(default_factory=dict)
     many: bool = False
     load: Callable[[Given], S] | None = None
+    unsettable: Collection[str] = ()
 
     def add_to(self, app: typer.Typer) -> None:
         """Register it."""
@@ -179,7 +181,7 @@ class SettingsCommand(Generic[S]):
         return Names(
             flags=no_settings | {flag.key: flag.flag for flag in self.flags},
             switches={setting.key for setting in settings if setting.field.type is bool} | set(own.switches),
-            keys=[setting.key for setting in settings],
+            keys=[s.key for s in settings if not any(f"{s.key}.".startswith(f"{one}.") for one in self.unsettable)],
         )
 
     def _overrides(self, values: Values) -> dict[str, object]:

@@ -17,6 +17,7 @@ from thack.cli.console import VERDICT_STYLES, count, percent, stdout
 from thack.cli.seeds import count_or_list
 from thack.cli.session import emit
 from thack.config import ExperimentSettings
+from thack.config.experiment import DECIDED
 from thack.errors import ThackError, UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def register(app: typer.Typer) -> None:
         set_example='axes.budget="[1, 4]"',
         parameters=PARAMETERS,
         load=load,
+        unsettable=tuple(f"distill.{key}" for key in DECIDED),
     ).add_to(app)
 
 

@@ -46,9 +46,15 @@ class Names:
         return f"--set {full}=…" if value is None else f"--set {shlex.quote(f'{full}={value}')}"
 
     def _full_key(self, key: str) -> str | None:
-        """`key`, or the one key that ends in it: an experiment's `distill.device` for `device`."""
+        """`key`, or the one key that ends in it, or the key that it ends in.
+
+        An experiment's `distill.device` for `device`, and `max_response_tokens` for `data.max_response_tokens`.
+        """
         nested = [full for full in self.keys if full.endswith(f".{key}")]
-        return key if key in self.keys else nested[0] if len(nested) == 1 else None
+        if key in self.keys or not nested:
+            last = key.rpartition(".")[2]
+            return next((one for one in (key, last) if one in self.keys), None)
+        return nested[0] if len(nested) == 1 else None
 
 
 def translated(error: ThackError, names: Names) -> ThackError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -235,3 +236,20 @@ class ExperimentSettings:
         default_factory=Axes
     )
     groups: Annotated[Groups, Help("axes of each figure")] = field(default_factory=Groups)
+
+
+#: Keys below `distill` that the grid decides cell by cell, and where they are set instead.
+DECIDED: Mapping[str, str] = {
+    "seed": "seeds",
+    "dtype": "dtype",
+    "source.kind": "arms or axes.source",
+    "source.online_fraction": "axes.fraction_online",
+    "target": "target or axes.target",
+    "data": "task, data, max_prompt_tokens, max_response_tokens or num_distill_prompts",
+    "student": "student.model",
+    "teacher": "teacher.model",
+    "oracle": "oracle.model",
+    "eval_data": "num_held_out_prompts",
+    "cache": "target",
+    "out": "`out`",
+}

@@ -9,7 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from thack.config import DistillSettings
-from thack.config.experiment import ExperimentSettings, RoleSettings
+from thack.config.experiment import DECIDED, ExperimentSettings, RoleSettings
 from thack.errors import ModelError, UsageError
 from thack.files import digest
 
@@ -59,23 +59,6 @@ def check_roles(settings: ExperimentSettings) -> None:
             model_directory(settings, role)
 
 
-#: Keys below `distill` that the grid decides cell by cell, and where they are set instead.
-_DECIDED = {
-    "seed": "seeds",
-    "dtype": "dtype",
-    "source.kind": "arms or axes.source",
-    "source.online_fraction": "axes.fraction_online",
-    "target": "target or axes.target",
-    "data": "task, data, max_prompt_tokens, max_response_tokens or num_distill_prompts",
-    "student": "student.model",
-    "teacher": "teacher.model",
-    "oracle": "oracle.model",
-    "eval_data": "num_held_out_prompts",
-    "cache": "target",
-    "out": "`out`",
-}
-
-
 def check_decided(settings: ExperimentSettings) -> None:
     """Refuse settings that every cell would overwrite: a setting without effect would mislead.
 
@@ -85,7 +68,7 @@ def check_decided(settings: ExperimentSettings) -> None:
     usual = DistillSettings()
     changed = [
         f"distill.{key} has no effect in a grid: set {instead}"
-        for key, instead in _DECIDED.items()
+        for key, instead in DECIDED.items()
         if attrgetter(key)(settings.distill) != attrgetter(key)(usual)
     ]
     if changed:

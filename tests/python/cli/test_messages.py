@@ -42,6 +42,13 @@ def test_a_named_setting_becomes_what_can_be_typed(text: str, said: str) -> None
     assert NAMES.translate(text) == said
 
 
+def test_a_grid_names_the_key_that_has_an_effect() -> None:
+    """What it decides cell by cell, below `distill`, is never what to set."""
+    grid = Names(keys=["max_response_tokens", "distill.evaluation.count"])
+    assert grid.translate("raise `data.max_response_tokens`") == "raise --set max_response_tokens=…"
+    assert grid.translate("fewer `evaluation.count`") == "fewer --set distill.evaluation.count=…"
+
+
 def test_message_details_and_hint_are_translated_and_the_kind_of_error_stays() -> None:
     error = translated(UsageError("`out` x", details=["`out` y"], hint="another `out`"), NAMES)
     assert (error.message, error.details, error.hint) == ("--out x", ("--out y",), "another --out")
