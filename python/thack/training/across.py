@@ -40,6 +40,7 @@ from thack.training.models import Models
 from thack.training.run_directory import RunDirectory
 
 FILE = "cells.npz"  # in the run's directory
+_UNBOUNDED = 1 << 40  # tokens
 _MEASURED = 64  # sequences whose cells are counted as a run starts
 Carrier = CellCarrier | PublishedCarrier
 
@@ -253,6 +254,10 @@ class _Prompts:
 
 
 def _prompts(settings: DistillSettings, models: Models) -> _Prompts | None:
-    if not settings.data.path:
+    """Every prompt that the teacher read, which bounds them in tokens of its own: those of the student may be more."""
+    data = settings.data
+    if not data.path:
         return None
-    return _Prompts(DataStream(settings.data, models.student.tokenizer, need_response=False), settings)
+    if data.on_long == "drop":
+        data = replace(data, max_prompt_tokens=_UNBOUNDED)
+    return _Prompts(DataStream(data, models.student.tokenizer, need_response=False), settings)

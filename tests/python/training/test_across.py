@@ -36,7 +36,7 @@ from thack.training.plan import Plan
 
 from .across_world import Said, across, build_across, compared, evaluations, losses, other, theirs
 from .small import rows
-from .world import DATA, records, signal_at
+from .world import DATA, records, signal_at, write
 
 
 @pytest.fixture(autouse=True)
@@ -291,3 +291,14 @@ def test_cuts_at_control_tokens_are_counted() -> None:
 
 def shares(cut: float) -> CellShares:
     return CellShares(rows=1, common=1.0, settled=1.0, outside=0.0, left_out=0.0, forbidden=0.0, cut=cut)
+
+
+def test_no_prompt_is_dropped_for_its_length_in_tokens_of_the_student(world: Path, tmp_path: Path) -> None:
+    """The bound is in the teacher's tokens, which are fewer here."""
+    given = [replace(record, prompt=f"{record.prompt_id} dive back, five of them") for record in records(4)]
+    bound, longest = (max(len(one.encode(record.prompt)) for record in given) for one in (theirs(), other()))
+    assert bound < longest <= 40
+    data = replace(DATA, path=str(write(tmp_path / "prompts.jsonl", given)), max_prompt_tokens=bound)
+    settings = across(world, tmp_path / "run", "live", epochs=1)
+    result = run_distill(replace(settings, data=replace(data, max_response_tokens=30)))
+    assert json.loads((result.path / "manifest.json").read_text())["facts"]["sequences"] == 4
