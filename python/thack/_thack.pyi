@@ -14,6 +14,7 @@ __all__ = [
     "RecordLayout",
     "ShardWriter",
     "__version__",
+    "dense_forward_kl",
     "num_threads",
     "publish",
     "sample_rows",
