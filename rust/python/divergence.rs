@@ -90,7 +90,7 @@ fn dense_forward_kl(
         return Ok(());
     }
     let rows = logits.chunks_mut(vocab).zip(log_probs.chunks(vocab)).zip(losses);
-    let rows: Vec<((&mut [f32], &[f32]), &mut f32)> = rows.collect();
+    let rows: Vec<_> = rows.collect();
     released(py, || {
         pool::each_row(count, rows, |_, ((row, log_p), loss)| {
             *loss = divergence::forward_kl_in_place(row, log_p)? as f32;
