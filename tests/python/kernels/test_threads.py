@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -28,6 +29,14 @@ def own_threads() -> int:
     tasks = f"/proc/{os.getpid()}/task"
     names = [open(f"{tasks}/{task}/comm").read() for task in os.listdir(tasks)]  # noqa: SIM115
     return sum(name.startswith("thack-") for name in names)
+
+
+def settled_threads(wanted: int) -> int:
+    """`own_threads` once there are `wanted` or ten seconds have passed: a thread names itself after it has started."""
+    end = time.monotonic() + 10
+    while (found := own_threads()) < wanted and time.monotonic() < end:
+        time.sleep(0.01)
+    return found
 
 
 class Draws(Dataset[tuple[list[int], int, int]]):
@@ -72,7 +81,7 @@ def _child(result: multiprocessing.Queue[object]) -> None:
     """Below torch, whose own threads do not survive a fork."""
     found, keys = np.empty(64, np.int64), KEYS.numpy().reshape(-1)
     _native.sample_rows(LOGITS.view(-1).numpy(), "float32", 3000, 1, keys, 1.0, 0, 1.0, 0.0, False, found)
-    result.put((found.tolist(), _native.num_threads(), own_threads()))
+    result.put((found.tolist(), _native.num_threads(), settled_threads(2)))
 
 
 @linux
