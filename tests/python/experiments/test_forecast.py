@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from thack.cli import app
-from thack.config.experiment import ExperimentSettings
+from thack.config.experiment import ExperimentSettings, RoleSettings
 from thack.data.tokenizer import Tokenizer
 from thack.experiments import probe as probing
 from thack.experiments.costs import Cost, CostEstimator
@@ -41,7 +41,7 @@ def test_costs_grow_with_what_they_count() -> None:
 def test_the_rate_is_that_of_the_fastest_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps, of 3 and of 2 seconds: 6 operations per weight and token, in 2 seconds."""
     clock = iter([10.0, 13.0, 20.0, 22.0])
-    monkeypatch.setattr(probing, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(probing, "thread_time", lambda: next(clock))
     chosen = ExperimentSettings(max_prompt_tokens=10, max_response_tokens=6)
     batch = probing._some_batch(chosen)
     tokens = sum(map(len, batch.prompts)) + sum(map(len, batch.responses))
@@ -51,6 +51,18 @@ def test_the_rate_is_that_of_the_fastest_step(monkeypatch: pytest.MonkeyPatch) -
     assert probing.probe(chosen, steps=2) == 6 * weights * tokens / 2.0
     assert torch.get_num_threads() == before
     assert tokens == min(32, chosen.distill.batch_size) * (6 + 4)
+
+
+def test_the_rate_of_a_student_from_a_directory_is_measured_at_its_width(tmp_path: Path) -> None:
+    """A narrow model is bound by overhead: its rate once foretold 51 hours for a night."""
+    (tmp_path / "wide").mkdir()
+    write_json(tmp_path / "wide" / "config.json", {"model_type": "llama", "hidden_size": 576})
+    chosen = ExperimentSettings(models=str(tmp_path), student=RoleSettings(model="wide"))
+    found = probing._architecture(chosen)
+    assert (found.hidden_size, found.num_heads, found.num_layers) == (576, 9, 2)
+    write_json(tmp_path / "wide" / "config.json", {"model_type": "llama", "hidden_size": 8192})
+    assert probing._architecture(chosen).hidden_size == 1024
+    assert probing.probe(ExperimentSettings(dtype="bfloat16", student=RoleSettings()), steps=1) > 0
 
 
 def test_the_rate_is_that_of_complete_stages_where_there_are_some(
