@@ -10,12 +10,26 @@ from thack.config.commands import DistillSettings
 from thack.config.shared import ArchitectureSettings, DTypeName, EvaluationSettings
 from thack.config.training import CheckpointSettings, OptimizerSettings
 from thack.schema.cross_tokenizer import PUBLISHED, CrossTokenizer
-from thack.schema.experiment import Method, SourceKind
+from thack.schema.experiment import FineTunedOn, Method, SourceKind
 from thack.schema.fields import FRACTION, SEED, Above, AtLeast, Between, Each, Help
 from thack.schema.targets import DivergenceKind
 
 Figure = Literal[
-    "all", "F4", "F5", "F6", "F7", "F8", "fraction", "loss", "sizes", "target", "once", "lora", "tokenizers", "axes"
+    "all",
+    "F4",
+    "F5",
+    "F6",
+    "F7",
+    "F8",
+    "fraction",
+    "loss",
+    "sizes",
+    "target",
+    "once",
+    "lora",
+    "tokenizers",
+    "consistency",
+    "axes",
 ]
 
 Size = Help('sizes: a width such as "128", a directory under `models`, or some of its layers: "smollm2:0,9,29"')
@@ -77,7 +91,12 @@ class Axes:
     ] = ()
     method: Annotated[
         tuple[Method, ...],
-        Help("distill; sft: the responses alone; hard-soft: both, by entropy; policy-gradient: k1 on-policy; guard"),
+        Help(
+            "what trains the student: the divergence, responses alone, hard and soft targets, policy gradients, guard"
+        ),
+    ] = ()
+    fine_tuned_on: Annotated[
+        tuple[FineTunedOn, ...], Help("whose responses the student was fine-tuned on before its distillation")
     ] = ()
     lora_rank: Annotated[
         tuple[int, ...],
@@ -156,6 +175,13 @@ class Groups:
             target=("dense", "sampled:16", "sampled:4"),
         )
     )
+    consistency: Annotated[Axes, Help("whether the teacher that is distilled wrote what the student was tuned on")] = (
+        field(
+            default_factory=lambda: Axes(
+                method=("distill", "policy-gradient", "offline-policy-gradient"), fine_tuned_on=("oracle", "teacher")
+            )
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +253,9 @@ class ExperimentSettings:
         Between(0, 1, without_low=True),
         Help("wanted of a claim: its mean ± this share over seeds; a dry run says how many seeds that takes"),
     ] = 0.02
-    figures: Annotated[tuple[Figure, ...], Help("figures to make; all: every one but lora, tokenizers and axes")] = (
+    figures: Annotated[
+        tuple[Figure, ...], Help("figures to make; all: every one but lora, tokenizers, consistency and axes")
+    ] = (
         "F4",
         "F5",
     )

@@ -13,6 +13,7 @@ from typing import get_args
 
 from thack.config.experiment import Axes, ExperimentSettings, Figure
 from thack.errors import ThackError, UsageError
+from thack.experiments.methods import ONE_NUMBER
 from thack.experiments.roles import size_of
 from thack.experiments.tokenizers import TokenizerWord
 from thack.schema.cross_tokenizer import PUBLISHED, check_published_target
@@ -21,7 +22,7 @@ from thack.schema.targets import TargetSpec, live_word
 
 FIGURES: tuple[Figure, ...] = tuple(figure for figure in get_args(Figure) if figure != "all")
 _ALWAYS_ONLINE = ("online-teacher", "online-student")
-_ASKED_FOR = ("lora", "tokenizers", "axes")  # figures that "all" leaves out
+_ASKED_FOR = ("lora", "tokenizers", "consistency", "axes")  # figures that "all" leaves out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -138,6 +139,8 @@ def _same_run(arm: ExperimentArm, settings: ExperimentSettings) -> ExperimentArm
         arm = replace(arm, cross_tokenizer="cell")
     if arm.method == "policy-gradient":
         arm = replace(arm, source="online-student")
+    if arm.method == "offline-policy-gradient":
+        arm = replace(arm, target=ONE_NUMBER)
     if arm.source == "mixture" and not 0 < arm.fraction_online < 1:
         arm = replace(arm, source="offline" if arm.fraction_online == 0 else "online-teacher")
     if arm.source == "offline" and arm.fraction_online:
@@ -154,10 +157,12 @@ def _check(axes: Axes, settings: ExperimentSettings) -> None:
         problems.append(f"axes.num_prompts = {max(axes.num_prompts)} is more than num_distill_prompts = {num_prompts}")
     if "mixture" in axes.source and not axes.fraction_online:
         problems.append("source = mixture needs its share, as in axes.fraction_online = [0.1, 0.5]")
-    if axes.source and {"guard", "policy-gradient"} & {*axes.method}:
+    if axes.source and {"guard", "policy-gradient", "offline-policy-gradient"} & {*axes.method}:
         problems.append(
-            "method guard is of fixed responses, policy-gradient of the student's own: leave axes.source out"
+            "method guard is of fixed responses, policy gradients of the student's own: leave axes.source out"
         )
+    if axes.fraction_online and "offline-policy-gradient" in axes.method:
+        problems.append("method offline-policy-gradient is of given responses: leave axes.fraction_online out")
     for text in axes.target:
         try:
             TargetSpec.parse(text)
@@ -220,6 +225,10 @@ def _differences(arm: ExperimentArm, base: ExperimentArm) -> Iterator[str]:
         yield f"student {arm.student}"
     if arm.learning_rate:
         yield f"rate {arm.learning_rate:g}"
+    if arm.fine_tuned_on != base.fine_tuned_on:
+        yield f"fine-tuned on the {arm.fine_tuned_on}"
+    if arm.method == "offline-policy-gradient":
+        return  # of what is kept of the teacher, it reads one number
     if live_word(arm.target) != live_word(base.target):
         yield TargetSpec.parse(arm.target).label
     elif arm.source == "offline" and arm.target != base.target:

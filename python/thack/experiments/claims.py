@@ -13,6 +13,7 @@ from functools import partial
 
 from thack.experiments.arms import FinishedArm, FinishedArms, differences
 from thack.experiments.claim import RISE, alarms, claim, golden_ends, minus, outcomes, ratio, rises
+from thack.experiments.consistency_claims import consistency_claims
 from thack.experiments.information import as_reason
 from thack.experiments.loss_gaps import gap_claims
 from thack.experiments.target_claims import target_claims
@@ -43,6 +44,7 @@ def claims(arms: FinishedArms, figures: tuple[str, ...]) -> tuple[ClaimResult, .
         "once": partial(target_claims, figure="once"),
         "lora": _lora,
         "tokenizers": gap_claims,
+        "consistency": consistency_claims,
     }
     return tuple(found for figure in figures if figure in makers for found in makers[figure](arms))
 

@@ -9,6 +9,10 @@ from thack.schema.cross_tokenizer import PUBLISHED
 from thack.schema.experiment import ExperimentArm
 from thack.schema.targets import TargetSpec
 
+#: The smallest record: a policy gradient reads the teacher's log-probability of the response token alone.
+ONE_NUMBER = "top-k:1"
+_ORDER = 0.1  # of Tsallis' entropy, as in the example of the code that arXiv 2605.26246 released
+
 
 def trained_by(arm: ExperimentArm, plain: DistillSettings) -> DistillSettings:
     """The settings of an arm, on top of the experiment's. To a published loss its paper adds the cross-entropy."""
@@ -29,8 +33,17 @@ def _by_method(arm: ExperimentArm, plain: DistillSettings) -> DistillSettings:
             return replace(plain, loss=replace(loss, weight=0.0, ce_weight=1.0))
         case "hard-soft":
             return replace(plain, loss=replace(loss, ce_weight=1.0, mix="entropy"))
+        case "hard-soft-confidence":
+            return replace(plain, loss=replace(loss, ce_weight=1.0, mix="confidence"))
+        case "hard-soft-tsallis":
+            return replace(plain, loss=replace(loss, ce_weight=1.0, mix="entropy", entropy_order=_ORDER))
+        case "hard-soft-curriculum":
+            return replace(plain, loss=replace(loss, ce_weight=1.0, mix="curriculum"))
         case "policy-gradient":
             return replace(plain, loss=replace(loss, weight=0.0, policy=replace(loss.policy, weight=1.0)))
+        case "offline-policy-gradient":  # arXiv 2604.13010
+            policy = replace(loss.policy, weight=1.0, importance="none")
+            return replace(plain, loss=replace(loss, weight=0.0, policy=policy))
         case "guard":
             return replace(plain, guard=replace(plain.guard, on=True))
     return plain

@@ -21,14 +21,13 @@ from thack.config.specs import cache_settings, target_settings
 from thack.data.debian import system_release
 from thack.data.embedded import QUESTIONS
 from thack.data.export import PAIRS
-from thack.errors import UsageError
 from thack.evaluation.prompt_information import NUM_SHUFFLES
 from thack.experiments import work
 from thack.experiments.cells import Cell, base_arm, slug
 from thack.experiments.corpus import CorpusSettings, task_file, write_corpus, write_splits
-from thack.experiments.costs import CostEstimator
+from thack.experiments.costs import Cost, CostEstimator
 from thack.experiments.methods import fraction, has_cache, samples, trained_by
-from thack.experiments.roles import model_directory, resized, sampled_digest
+from thack.experiments.roles import check_answers, content_of, model_directory, resized, sampled_digest, start_of
 from thack.experiments.stages import Stage, plan_stage
 from thack.experiments.tokenizers import TokenizerWord, write_encoded, write_tokenizer
 from thack.models.layers import check_layers
@@ -88,7 +87,7 @@ class Pipeline:
         )
         inputs: dict[str, object] = {"python": platform.python_version()}
         if task in QUESTIONS:
-            _check_answers(s, task)
+            check_answers(s, task)
             # Not by content: an update of the package lists would begin an experiment anew that is to be resumed.
             inputs = {"system": system_release()}
         if path:
@@ -122,15 +121,9 @@ class Pipeline:
     def oracle_responses(self, task: str, seed: int) -> Stage:
         """The oracle's responses to the prompts of stage 1: teacher and student are fine-tuned on them."""
         oracle, splits = self.oracle(task), self.splits(task, seed)
-        settings = GenerateSettings(
-            model=str(oracle.path / "model"),
-            data=self._data(task, splits.path / "stage1.jsonl"),
-            seed=seed,
-            dtype=self.settings.dtype,
-        )
+        data = self._data(task, splits.path / "stage1.jsonl")
         cost = self._costs(task).sample(self.settings.oracle, self.settings.num_sft_prompts)
-        step = partial(work.generate, settings)
-        return plan_stage(self._stages, "oracle-responses", step, needs=[oracle, splits], settings=settings, cost=cost)
+        return self._responses("oracle-responses", oracle, splits, data, seed, cost)
 
     def teacher(self, arm: ExperimentArm, seed: int) -> Stage:
         """The teacher."""
@@ -139,15 +132,24 @@ class Pipeline:
 
     def student(self, arm: ExperimentArm, seed: int) -> Stage:
         """The student before its distillation."""
-        pairs, role = self.oracle_responses(arm.task, seed), self._student_role(arm)
+        pairs, role = self._student_pairs(arm, seed), self._student_role(arm)
         # Of one size and seed, teacher and student would begin as the same model and read the same batches.
-        seed += _STUDENT_SEED if _start(role) == _start(self._teacher_role(arm)) else 0
+        seed += _STUDENT_SEED if start_of(role) == start_of(self._teacher_role(arm)) else 0
         if not arm.tokenizer:
             return self._role("student", role, seed, arm.task, pairs, pairs.path)
         tokenizer = self.tokenizer(arm.task, arm.tokenizer)
         step = partial(write_encoded, pairs.path, tokenizer.path)
         encoded = plan_stage(self._stages, "oracle-responses-encoded", step, needs=[pairs, tokenizer])
         return self._role("student", role, seed, arm.task, encoded, encoded.path / PAIRS, tokenizer)
+
+    def _student_pairs(self, arm: ExperimentArm, seed: int) -> Stage:
+        """What the student is fine-tuned on: the prompts of stage 1, answered by the oracle or by the teacher."""
+        if arm.fine_tuned_on == "oracle":
+            return self.oracle_responses(arm.task, seed)
+        teacher, splits = self.teacher(arm, seed), self.splits(arm.task, seed)
+        data = self._data(arm.task, splits.path / "stage1.jsonl")
+        cost = self._costs(arm.task).sample(self._teacher_role(arm), self.settings.num_sft_prompts)
+        return self._responses("teacher-sft-responses", teacher, splits, data, seed, cost)
 
     def eval_set(self, arm: ExperimentArm, seed: int) -> Stage:
         """The held-out prompts with a response of oracle and teacher each."""
@@ -184,6 +186,7 @@ class Pipeline:
         return self._teacher_responses(arm, seed)
 
     def _cache(self, arm: ExperimentArm, seed: int) -> Stage:
+        """The teacher's distributions on its own responses; for a policy gradient, on those of the student's start."""
         teacher, splits = self.teacher(arm, seed), self.splits(arm.task, seed)
         settings = CacheSettings(
             teacher=str(teacher.path / "model"),
@@ -194,25 +197,38 @@ class Pipeline:
             seed=seed,
             dtype=self.settings.dtype,
         )
-        settings = cache_settings(settings, TargetSpec.parse(arm.target))
         cost = self._costs(arm.task).sample(self._teacher_role(arm), self._num_sequences(arm))
+        prompts = splits
+        if arm.method == "offline-policy-gradient":
+            prompts = self._student_responses(arm, seed)
+            data = replace(settings.data, path=str(prompts.path), limit=0)
+            settings = replace(settings, data=data, generate=False, samples=1)
+            cost = self._costs(arm.task).score(self._teacher_role(arm), self._num_sequences(arm))
+        settings = cache_settings(settings, TargetSpec.parse(arm.target))
         step = partial(work.cache, settings)
-        return plan_stage(self._stages, "cache", step, needs=[teacher, splits], settings=settings, cost=cost)
+        return plan_stage(self._stages, "cache", step, needs=[teacher, prompts], settings=settings, cost=cost)
 
     def _teacher_responses(self, arm: ExperimentArm, seed: int) -> Stage:
         teacher, splits = self.teacher(arm, seed), self.splits(arm.task, seed)
-        settings = GenerateSettings(
-            model=str(teacher.path / "model"),
-            data=self._offline_data(arm, splits),
-            samples=samples(arm),
-            seed=seed,
-            dtype=self.settings.dtype,
-        )
+        data = self._offline_data(arm, splits)
         cost = self._costs(arm.task).sample(self._teacher_role(arm), self._num_sequences(arm))
-        step = partial(work.generate, settings)
-        return plan_stage(
-            self._stages, "teacher-responses", step, needs=[teacher, splits], settings=settings, cost=cost
+        return self._responses("teacher-responses", teacher, splits, data, seed, cost, samples(arm))
+
+    def _student_responses(self, arm: ExperimentArm, seed: int) -> Stage:
+        """What the student writes before its distillation."""
+        student, splits = self.student(arm, seed), self.splits(arm.task, seed)
+        data = self._offline_data(arm, splits)
+        cost = self._costs(arm.task).sample(self._student_role(arm), self._num_sequences(arm))
+        return self._responses("student-responses", student, splits, data, seed, cost, samples(arm))
+
+    def _responses(
+        self, name: str, model: Stage, splits: Stage, data: DataSettings, seed: int, cost: Cost, samples: int = 1
+    ) -> Stage:
+        settings = GenerateSettings(
+            model=str(model.path / "model"), data=data, samples=samples, seed=seed, dtype=self.settings.dtype
         )
+        step = partial(work.generate, settings)
+        return plan_stage(self._stages, name, step, needs=[model, splits], settings=settings, cost=cost)
 
     def _distill_settings(self, arm: ExperimentArm, seed: int) -> DistillSettings:
         """One arm's own settings. Every arm takes as many optimizer steps as the plain one: equal compute."""
@@ -248,7 +264,7 @@ class Pipeline:
             cut = self._cut(directory, role.layers)
             needs, directory = [data, cut], cut.path / "model"
         elif directory is not None:
-            inputs = {"start": _content(directory)}
+            inputs = {"start": content_of(directory)}
         if directory is not None and not role.train:
             return plan_stage(self._stages, name, partial(work.reuse, directory), needs=needs, inputs=inputs)
         read = self._data(task, file)
@@ -274,7 +290,7 @@ class Pipeline:
         """A model of some layers of another one."""
         check_layers(directory, layers)
         step = partial(work.keep_layers, directory, layers)
-        inputs = {"start": _content(directory), "layers": layers}
+        inputs = {"start": content_of(directory), "layers": layers}
         return plan_stage(self._stages, "layers", step, inputs=inputs)
 
     def _teacher_role(self, arm: ExperimentArm) -> RoleSettings:
@@ -311,25 +327,6 @@ class Pipeline:
     @property
     def _stages(self) -> Path:
         return self.root / "stages"
-
-
-def _check_answers(settings: ExperimentSettings, task: str) -> None:
-    """Refuse a task without answers where an oracle is to learn from them."""
-    if settings.oracle.train:
-        raise UsageError(
-            f"task {task} asks questions and has no answers: an oracle cannot be trained on it",
-            hint="name a chat model that answers them as it is: oracle.model = DIR, oracle.train = false",
-        )
-
-
-def _content(directory: Path) -> str:
-    """What a model directory holds."""
-    return sampled_digest(sorted(directory.iterdir()))
-
-
-def _start(role: RoleSettings) -> object:
-    """What decides the weights that a role is trained from, besides its seed."""
-    return (role.model, role.layers) if role.model else role.architecture
 
 
 def _longer(data: DataSettings) -> DataSettings:

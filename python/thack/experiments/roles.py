@@ -75,6 +75,29 @@ def check_decided(settings: ExperimentSettings) -> None:
         raise UsageError("the grid decides this cell by cell", details=changed, hint="leave it out below `distill`")
 
 
+def check_answers(settings: ExperimentSettings, task: str) -> None:
+    """Refuse a task without answers where an oracle is to learn from them.
+
+    Raises:
+        UsageError: the oracle would be trained on the task.
+    """
+    if settings.oracle.train:
+        raise UsageError(
+            f"task {task} asks questions and has no answers: an oracle cannot be trained on it",
+            hint="name a chat model that answers them as it is: oracle.model = DIR, oracle.train = false",
+        )
+
+
+def content_of(directory: Path) -> str:
+    """What a model directory holds."""
+    return sampled_digest(sorted(directory.iterdir()))
+
+
+def start_of(role: RoleSettings) -> object:
+    """What decides the weights that a role is trained from, besides its seed."""
+    return (role.model, role.layers) if role.model else role.architecture
+
+
 def size_of(role: RoleSettings) -> str:
     """How the axes of sizes name a role: its width, its directory, or some layers of a directory (`smollm2:0,9,29`)."""
     if not role.model:

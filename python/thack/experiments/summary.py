@@ -18,7 +18,7 @@ from thack.experiments.plan import PlannedRun
 from thack.experiments.size_laws import size_laws
 from thack.experiments.stages import Stage, with_upstream
 from thack.models.directory import read_config
-from thack.schema.experiment import CellResult, StageCosts, StageRecord, Summary
+from thack.schema.experiment import CellResult, RunOutcome, StageCosts, StageRecord, Summary
 from thack.schema.targets import TargetSpec
 
 
@@ -61,11 +61,18 @@ def _cell(outcome: CellOutcome, out: Path) -> CellResult:
         axes=planned.cell.arm,
         state=outcome.state,
         error=str(outcome.error) if outcome.error else None,
-        outcome=run_outcome(outcome.verdict, alarm=outcome.alarm, gap=outcome.gap) if outcome.verdict else None,
+        outcome=_numbers(outcome),
         bytes_per_token=_bytes_per_token(planned) if record else None,
         seconds=record.seconds if record else None,
         cpu_seconds=record.cpu_seconds if record else None,
+        tokens=outcome.tokens,
     )
+
+
+def _numbers(one: CellOutcome) -> RunOutcome | None:
+    if one.verdict is None:
+        return None
+    return run_outcome(one.verdict, alarm=one.alarm, gap=one.gap, sampled_end=one.sampled_end)
 
 
 def _bytes_per_token(planned: PlannedRun) -> int:

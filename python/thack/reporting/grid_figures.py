@@ -70,10 +70,15 @@ TITLES = {
         "The same responses of the same teacher, by every loss that compares two vocabularies. Distances are in nats "
         "per byte, since the students have no token in common.",
     ),
+    "consistency": (
+        "Beyond the paper · Teacher consistency",
+        "Policy gradients, and the plain run, of a student that was fine-tuned on the oracle’s responses, and of one "
+        "that was fine-tuned on those of the teacher that is distilled.",
+    ),
     "axes": ("Your own grid", "The product of axes that you asked for."),
 }
 
-_BEYOND = ("target", "once", "lora", "tokenizers", "axes")  # of which the paper says nothing
+_BEYOND = ("target", "once", "lora", "tokenizers", "consistency", "axes")  # of which the paper says nothing
 
 
 def paper_figures(grid: Grid, *, draw: bool = True) -> list[PaperFigure]:

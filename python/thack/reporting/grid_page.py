@@ -9,6 +9,7 @@ from thack.files import flattened
 from thack.reporting import details, tables
 from thack.reporting.details import Folded
 from thack.reporting.grid import Grid
+from thack.reporting.grid_arms import arm_comparison, arm_costs
 from thack.reporting.grid_figures import PaperFigure
 from thack.reporting.health import health_table
 from thack.reporting.inputs import ReportInput
@@ -72,6 +73,7 @@ class GridPage:
     gaps: Table | None
     laws: tuple[tuple[str, Table], ...]
     about_claims: str
+    arms: Table | None
     figures: tuple[FigureSection, ...]
     missing_plots: str
     scores: Table | None
@@ -80,6 +82,7 @@ class GridPage:
     health: Table | None
     total_cost: str
     costs: Table | None
+    arm_costs: Table | None
     folded_settings: tuple[Folded, ...]
     citation: str
 
@@ -103,6 +106,7 @@ def grid_page(grid: Grid, figures: Sequence[PaperFigure], *, missing_plots: str 
         gaps=_gaps(summary),
         laws=tuple((about_law(law), law_table(law)) for law in summary.laws),
         about_claims=_ABOUT_CLAIMS,
+        arms=arm_comparison(summary),
         figures=tuple(_section(figure) for figure in figures),
         missing_plots=missing_plots,
         scores=scores,
@@ -111,6 +115,7 @@ def grid_page(grid: Grid, figures: Sequence[PaperFigure], *, missing_plots: str 
         health=health_table(report),
         total_cost=_total_cost(summary.cpu_seconds),
         costs=_costs(summary.stages),
+        arm_costs=arm_costs(summary),
         folded_settings=(_settings(summary), *details.environments(report)),
         citation=_CITATION,
     )

@@ -19,7 +19,19 @@ PLAN_FILE = "cells.json"
 STAGE_FILE = "stage.json"
 
 SourceKind = Literal["offline", "online-teacher", "online-student", "mixture"]  # who writes the responses, and when
-Method = Literal["distill", "sft", "hard-soft", "policy-gradient", "guard"]  # what a student is trained by
+# What a student is trained by.
+Method = Literal[
+    "distill",
+    "sft",
+    "hard-soft",
+    "hard-soft-confidence",
+    "hard-soft-tsallis",
+    "hard-soft-curriculum",
+    "policy-gradient",
+    "offline-policy-gradient",
+    "guard",
+]
+FineTunedOn = Literal["oracle", "teacher"]  # whose responses a student was fine-tuned on before its distillation
 CellState = Literal["finished", "failed", "missing"]
 Unit = Literal["%", "points", "nats", "runs"]  # shares are stored as they are: 0.03 for 3 % or 3 points
 Answer = Literal["holds", "does not hold", "inconclusive"]
@@ -44,6 +56,7 @@ class ExperimentArm:
     tokenizer: str = ""  # the student's, a word that `TokenizerWord.parse` reads; empty: the teacher's
     cross_tokenizer: CrossTokenizer = "auto"  # the loss between two tokenizers
     learning_rate: float = 0.0  # of the distillation; 0: the experiment's
+    fine_tuned_on: FineTunedOn = "oracle"
 
     @property
     def online_path(self) -> ExperimentArm:
@@ -127,6 +140,17 @@ class RunOutcome:
     alarm: bool  # of the detector that decides without an oracle
     causes: tuple[str, ...] = ()  # of a rise
     gap: float | None = None  # log P_teacher − log P_student of the teacher's held-out responses, nats per byte
+    golden_minimum: float | None = None  # nats per token
+    sampled_end: float | None = None  # golden's reverse KL on the student's own responses, nats per token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseTokens:
+    """Response tokens that a run's training took. What is sampled and scored to evaluate is not among them."""
+
+    teacher_wrote: int
+    teacher_scored: int  # a token that is scored twice counts twice
+    student_wrote: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,10 +165,11 @@ class CellResult:
     axes: ExperimentArm
     state: CellState
     error: str | None = None
-    outcome: RunOutcome | None = None  # of a finished run; so are the three below
+    outcome: RunOutcome | None = None  # of a finished run; so are the four below
     bytes_per_token: int | None = None  # of the record that holds its target, or would
     seconds: float | None = None
     cpu_seconds: float | None = None
+    tokens: ResponseTokens | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

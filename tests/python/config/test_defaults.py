@@ -36,7 +36,9 @@ Axes
   student: a list, each text = []
   target: a list, each text = []
   num_prompts: a list, each a whole number, 1 or more = []
-  method: a list, each distill | sft | hard-soft | policy-gradient | guard = []
+  method: a list, each distill | sft | hard-soft | hard-soft-confidence | hard-soft-tsallis | hard-soft-curriculum |
+    policy-gradient | offline-policy-gradient | guard = []
+  fine_tuned_on: a list, each oracle | teacher = []
   lora_rank: a list, each a whole number, 0 or more = []
   task: a list, each text = []
   tokenizer: a list, each text = []
@@ -187,7 +189,7 @@ ExperimentSettings
   seeds: a list, each a whole number, between 0 and 2^64 − 1 = [0]
   half_width: a number, above 0 and at most 1 = 0.02
   figures: a list, each all | F4 | F5 | F6 | F7 | F8 | fraction | loss | sizes | target | once | lora | tokenizers |
-    axes = ["F4", "F5"]
+    consistency | axes = ["F4", "F5"]
   arms: a list, each offline | online-teacher | online-student | mixture =
     ["offline", "online-teacher", "online-student"]
   axes: Axes

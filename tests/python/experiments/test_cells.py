@@ -178,5 +178,24 @@ def test_methods_are_an_axis_each_with_the_responses_that_it_needs() -> None:
     assert [arm.source for arm in arms] == [*["offline"] * 3, "online-student", "offline"]
     names = [name_of(arm, base_arm(BASE)) for arm in arms[1:]]
     assert names == ["sft", "hard soft", "online-student, policy gradient", "guard"]
-    with pytest.raises(UsageError, match=r"leave axes\.source out"):
-        product(BASE, Axes(method=("guard",), source=("online-teacher",)))
+    for method in ("guard", "offline-policy-gradient"):
+        with pytest.raises(UsageError, match=r"leave axes\.source out"):
+            product(BASE, Axes(method=(method,), source=("online-teacher",)))
+
+
+def test_an_offline_policy_gradient_keeps_one_number_of_its_teacher_and_is_offline() -> None:
+    arms = product(BASE, Axes(method=("offline-policy-gradient",), target=("dense", "sampled:4"), budget=(1, 5)))
+    assert [(arm.source, arm.target, arm.budget) for arm in arms] == [("offline", "top-k:1", n) for n in (1, 5)]
+    names = [name_of(arm, base_arm(BASE)) for arm in arms]
+    assert names == ["offline policy gradient", "5 generations, offline policy gradient"]
+    with pytest.raises(UsageError, match=r"leave axes\.fraction_online out"):
+        product(BASE, Axes(method=("offline-policy-gradient",), fraction_online=(0.5,)))
+
+
+def test_the_figure_of_teacher_consistency_has_three_methods_from_two_starts() -> None:
+    found = cells(replace(BASE, figures=("consistency",)))
+    assert [name_of(cell.arm, base_arm(BASE)) for cell in found] == [
+        *("offline", "fine-tuned on the teacher"),
+        *("online-student, policy gradient", "online-student, policy gradient, fine-tuned on the teacher"),
+        *("offline policy gradient", "offline policy gradient, fine-tuned on the teacher"),
+    ]

@@ -160,6 +160,24 @@ def test_an_adapter_is_compared_with_all_weights() -> None:
     assert found["… at about the same proxy"].answer == "holds"
 
 
+def test_teacher_consistency_is_judged_by_where_offline_policy_gradients_end() -> None:
+    own: dict[str, Any] = {"method": "offline-policy-gradient", "target": "top-k:1"}
+    new: dict[str, Any] = {**ONLINE, "source": "online-student", "method": "policy-gradient"}
+    found = effects(
+        cells(["consistency"], 0.05, end=1.5, **own),
+        cells(["consistency"], 0.0, end=1.2, **new),
+        cells(["consistency"], 0.0, end=1.2, fine_tuned_on="teacher", **own),
+        cells(["consistency"], 0.0, end=1.2, fine_tuned_on="teacher", **new),
+    )
+    as_good = "From a start that was fine-tuned on the {}’s responses, responses that it wrote once are as good as"
+    answers = {text: one.answer for text, one in found.items()}
+    assert answers[as_good.format("oracle") + " newly sampled ones"] == "does not hold"
+    assert answers[as_good.format("teacher") + " newly sampled ones"] == "holds"
+    nearer = "Offline, a start that was fine-tuned on the teacher’s responses ends nearer to the {}"
+    assert answers[nearer.format("oracle")] == "holds" and answers[nearer.format("teacher")] == "inconclusive"
+    assert found[nearer.format("oracle")].effect.mean == pytest.approx(0.25, abs=0.01)
+
+
 def test_truncation_alone_where_each_response_is_seen_once() -> None:
     once: dict[str, Any] = {"budget": 60}
     found = answers(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,7 @@ from thack.models.directory import holds_adapter
 from thack.reporting import write_grid_report
 from thack.runtime.progress import SILENT
 from thack.runtime.status import read_status
-from thack.schema.experiment import Method
+from thack.schema.experiment import Method, ResponseTokens
 
 from .small import settings, write_sums
 
@@ -255,14 +257,42 @@ def test_a_rise_is_compared_with_the_online_path_of_its_seed(data: Path, tmp_pat
 
 
 def test_every_method_trains_its_student(data: Path, tmp_path: Path) -> None:
-    methods: list[Method] = ["sft", "hard-soft", "policy-gradient", "guard"]
+    mixes: list[Method] = ["hard-soft", "hard-soft-confidence", "hard-soft-tsallis", "hard-soft-curriculum"]
+    methods: list[Method] = ["sft", "policy-gradient", "guard", *mixes]
     result = run_grid(settings(data, "figures=['axes']", f"axes.method={methods}"), tmp_path)
-    assert [outcome.error for outcome in result.outcomes] == [None] * 4
+    assert [outcome.error for outcome in result.outcomes] == [None] * 7
     settings_of = {o.planned.cell.arm.method: o.planned.run.record().settings for o in result.outcomes}
-    assert [settings_of[m]["loss.weight"] for m in methods] == [0.0, 1.0, 0.0, 1.0]
-    assert [settings_of[m]["loss.ce_weight"] for m in methods] == [1.0, 1.0, 0.0, 0.0]
-    assert settings_of["hard-soft"]["loss.mix"] == "entropy" and settings_of["guard"]["guard.on"] is True
-    assert settings_of["policy-gradient"]["loss.policy.weight"] == 1.0
+    assert [settings_of[m]["loss.weight"] for m in methods] == [0.0, 0.0, *[1.0] * 5]
+    assert [settings_of[m]["loss.ce_weight"] for m in methods] == [1.0, 0.0, 0.0, *[1.0] * 4]
+    assert [settings_of[m]["loss.mix"] for m in mixes] == ["entropy", "confidence", "entropy", "curriculum"]
+    assert [settings_of[m]["loss.entropy_order"] for m in mixes] == [1.0, 1.0, 0.1, 1.0]
+    assert settings_of["policy-gradient"]["loss.policy.weight"] == 1.0 and settings_of["guard"]["guard.on"] is True
+    tokens = {o.planned.cell.arm.method: o.tokens for o in result.outcomes}
+    soft, online = tokens["hard-soft"], tokens["policy-gradient"]
+    assert soft is not None and tokens["sft"] == replace(soft, teacher_scored=0)
+    assert online is not None and (online.teacher_wrote, online.teacher_scored) == (0, online.student_wrote)
+
+
+def test_teacher_consistency_from_responses_to_the_page(data: Path, tmp_path: Path) -> None:
+    """The start's responses are scored once; whose responses taught the start is on record, as the run looks for it."""
+    method = "groups.consistency.method=['distill', 'offline-policy-gradient']"
+    result = run_grid(settings(data, "figures=['consistency']", method), tmp_path)
+    assert [outcome.error for outcome in result.outcomes] == [None] * 4
+    for one in result.outcomes:
+        stages = {stage.kind: stage for stage in with_upstream([one.planned.run])}
+        facts = {name: _facts(stages[name].path) for name in ("student", "run")}
+        arm = one.planned.cell.arm
+        assert facts["student"]["written_by"] == facts["run"]["models"][arm.fine_tuned_on]
+        given, by_start = facts["run"]["cache_costs"]["tokens"], arm.method == "offline-policy-gradient"
+        assert one.tokens == ResponseTokens(
+            teacher_wrote=0 if by_start else given, teacher_scored=given, student_wrote=given if by_start else 0
+        )
+    page = write_grid_report(tmp_path, tmp_path / "report.html").read_text()
+    assert "Every arm beside the plain offline run" in page and "student wrote" in page
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return dict(json.loads((path / "manifest.json").read_text())["facts"])
 
 
 def test_losses_of_a_student_with_another_tokenizer_end_in_a_table_per_byte(data: Path, tmp_path: Path) -> None:

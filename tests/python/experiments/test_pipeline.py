@@ -27,6 +27,10 @@ def stages(chosen: ExperimentSettings, arm: ExperimentArm, seed: int = 0) -> dic
     return {stage.kind: stage for stage in with_upstream([run])}
 
 
+def upstream(stage: Stage) -> set[str]:
+    return {need.key for need in stage.needs}
+
+
 def test_an_offline_run_needs_everything_and_reads_a_cache(chosen: ExperimentSettings) -> None:
     found = stages(chosen, base_arm(chosen))
     assert list(found) == [
@@ -101,6 +105,35 @@ def test_a_student_with_another_tokenizer_shares_all_but_its_own_stages(chosen: 
     assert (run["loss.cross_tokenizer"], run["loss.ce_weight"], run["optimizer.learning_rate"]) == ("gold", 1.0, 0.25)
     cell = stages(chosen, replace(arm, cross_tokenizer="cell"))["run"].settings
     assert (cell["loss.cross_tokenizer"], cell["loss.ce_weight"]) == ("cell", 0.0)
+
+
+def test_an_offline_policy_gradient_scores_what_the_students_start_wrote(chosen: ExperimentSettings) -> None:
+    base = replace(base_arm(chosen), budget=2, num_prompts=6)
+    plain = stages(chosen, base)
+    found = stages(chosen, replace(base, method="offline-policy-gradient", target="top-k:1"))
+    assert {name for name in found if name not in plain or found[name].path != plain[name].path} == {
+        *("student-responses", "cache", "run")
+    }
+    written, cache = found["student-responses"], found["cache"]
+    assert found["student"].key in upstream(written) and written.key in upstream(cache)
+    assert (written.settings["data.limit"], written.settings["samples"]) == (6, 2)
+    assert [cache.settings[key] for key in ("data.limit", "samples", "generate", "top_k")] == [0, 1, False, 1]
+    run = found["run"].settings
+    assert (run["source.kind"], run["loss.weight"], run["loss.policy.weight"]) == ("offline", 0.0, 1.0)
+    assert run["loss.policy.importance"] == "none"
+    assert run["steps"] == plain["run"].settings["steps"] and run["epochs"] == plain["run"].settings["epochs"]
+
+
+def test_a_student_that_the_teacher_taught_has_a_stage_of_its_responses(chosen: ExperimentSettings) -> None:
+    base = base_arm(chosen)
+    plain, found = stages(chosen, base), stages(chosen, replace(base, fine_tuned_on="teacher"))
+    assert {name for name in found if name not in plain or found[name].path != plain[name].path} == {
+        *("teacher-sft-responses", "student", "run")
+    }
+    written = found["teacher-sft-responses"]
+    assert found["teacher"].key in upstream(written) and written.key in upstream(found["student"])
+    other = stages(chosen, replace(base, fine_tuned_on="teacher", tokenizer="300"))
+    assert other["teacher-sft-responses"].path == written.path
 
 
 def test_an_embedded_task_has_its_own_lengths(chosen: ExperimentSettings) -> None:

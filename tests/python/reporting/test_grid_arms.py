@@ -1,0 +1,72 @@
+"""Every arm beside the plain offline run: paired differences, and what its responses cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from experiments.outcomes import BASE, ONLINE, cells, outcome
+from reporting.grid_values import OFFLINE_ARM, grid
+from thack.reporting.grid_arms import arm_comparison, arm_costs
+from thack.reporting.table import Table
+from thack.schema.experiment import CellResult, ResponseTokens, Summary
+
+
+def summary(*arms: list[CellResult]) -> Summary:
+    return replace(
+        grid(OFFLINE_ARM, figures=["F5"]).summary, base=BASE, runs=tuple(cell for arm in arms for cell in arm)
+    )
+
+
+def named(name: str, given: list[CellResult]) -> list[CellResult]:
+    return [replace(cell, arm=name) for cell in given]
+
+
+def texts(found: Table | None) -> list[dict[str, str]]:
+    assert found is not None
+    return [
+        dict(zip(found.head, ("".join(span.text for span in cell) for cell in row), strict=True)) for row in found.rows
+    ]
+
+
+OFFLINE = named("offline", cells(["F5"], 0.1, end=1.2))
+SOUND = named("online-teacher", cells(["F5"], 0.0, end=1.1, **ONLINE))
+
+
+def test_differences_are_paired_by_seed_and_the_plain_run_has_none() -> None:
+    """Seeds differ by as much in both arms, so that the paired difference has no spread."""
+    plain, online = texts(arm_comparison(summary(OFFLINE, SOUND)))
+    assert (plain["golden’s end − offline’s"], plain["seeds"], plain["verdicts"]) == ("–", "3", "3 hacking")
+    assert online["golden’s end − offline’s"] == "−0.100 [−0.100, −0.100]"
+    assert (online["proxy: end"], online["proxy’s end − offline’s"]) == ("0.500", "+0.000 [+0.000, +0.000]")
+    assert plain["rise"].startswith("+10.0 % [")
+
+
+def test_a_task_has_its_own_plain_run_and_one_seed_has_no_interval() -> None:
+    other = [named(name, cells(["F8"], 0.1, [0], end=end, task="b", **more)) for name, end, more in (
+        ("b, offline", 2.0, {}), ("b, online-teacher", 1.5, ONLINE)
+    )]  # fmt: skip
+    found = texts(arm_comparison(summary(OFFLINE, SOUND, *other)))
+    assert [row["golden’s end − offline’s"] for row in found[2:]] == ["–", "−0.500"]
+    alone = texts(arm_comparison(summary(SOUND, other[1])))
+    assert {row["golden’s end − offline’s"] for row in alone} == {"–"}, "no plain run is finished"
+
+
+def test_numbers_that_were_not_measured_are_dashes_and_a_single_arm_has_no_table() -> None:
+    bare = [replace(cell, outcome=outcome(None, golden_end=None, proxy_end=None)) for cell in SOUND]
+    row = texts(arm_comparison(summary(OFFLINE, bare)))[1]
+    assert [row[name] for name in ("golden: lowest", "golden: end", "rise", "proxy: end")] == ["–"] * 4
+    assert arm_comparison(summary(OFFLINE)) is None and arm_costs(summary(OFFLINE)) is None
+
+
+def test_costs_are_means_over_seeds() -> None:
+    tokens = [ResponseTokens(teacher_wrote=1000 * n, teacher_scored=2000, student_wrote=n) for n in (1, 2, 3)]
+    paid = [replace(cell, tokens=one, cpu_seconds=9.6) for cell, one in zip(OFFLINE, tokens, strict=True)]
+    assert texts(arm_costs(summary(paid, SOUND))) == [
+        {
+            "arm, per run": "offline",
+            "teacher wrote": "2,000",
+            "teacher scored": "2,000",
+            "student wrote": "2",
+            "processor seconds": "10",
+        }
+    ]
