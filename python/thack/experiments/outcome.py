@@ -78,6 +78,7 @@ def run_outcome(
         over_baseline=found.over_baseline,
         alarm=alarm,
         gap=gap,
+        golden_start=golden.start if golden else None,
         golden_minimum=golden.minimum if golden else None,
         sampled_end=sampled_end,
         causes=found.cause.names if found.cause else (),

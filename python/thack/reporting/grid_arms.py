@@ -20,8 +20,8 @@ def arm_comparison(summary: Summary) -> Table | None:
     arms = _finished(summary)
     if len(arms) < 2:
         return None
-    head = ["arm", "seeds", "golden: lowest", "golden: end", "golden’s end − offline’s", "rise", "proxy: end"]
-    head += ["proxy’s end − offline’s", "own responses: reverse KL to the oracle", "verdicts"]
+    head = ["arm", "seeds", "golden: start", "golden: lowest", "golden: end", "golden’s end − offline’s", "rise"]
+    head += ["proxy: end", "proxy’s end − offline’s", "own responses: reverse KL to the oracle", "verdicts"]
     rows = [_row(cells, arms.get(replace(summary.base, task=axes.task), {})) for axes, cells in arms.items()]
     return table(head, rows, "numbers stacked")
 
@@ -52,6 +52,7 @@ def _row(cells: Cells, plain: Cells) -> Row:
     return [
         _name(cells),
         str(len(cells)),
+        _mean(_numbers(cells, lambda one: one.golden_start)),
         _mean(_numbers(cells, lambda one: one.golden_minimum)),
         _mean(_numbers(cells, lambda one: one.golden_end)),
         _difference(cells, plain, lambda one: one.golden_end),

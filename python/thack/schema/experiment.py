@@ -140,7 +140,8 @@ class RunOutcome:
     alarm: bool  # of the detector that decides without an oracle
     causes: tuple[str, ...] = ()  # of a rise
     gap: float | None = None  # log P_teacher − log P_student of the teacher's held-out responses, nats per byte
-    golden_minimum: float | None = None  # nats per token
+    golden_start: float | None = None  # nats per token; so is `golden_minimum`, after the warm-up
+    golden_minimum: float | None = None
     sampled_end: float | None = None  # golden's reverse KL on the student's own responses, nats per token
 
 

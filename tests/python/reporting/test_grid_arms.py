@@ -54,7 +54,7 @@ def test_a_task_has_its_own_plain_run_and_one_seed_has_no_interval() -> None:
 def test_numbers_that_were_not_measured_are_dashes_and_a_single_arm_has_no_table() -> None:
     bare = [replace(cell, outcome=outcome(None, golden_end=None, proxy_end=None)) for cell in SOUND]
     row = texts(arm_comparison(summary(OFFLINE, bare)))[1]
-    assert [row[name] for name in ("golden: lowest", "golden: end", "rise", "proxy: end")] == ["–"] * 4
+    assert [row[name] for name in ("golden: start", "golden: lowest", "golden: end", "rise", "proxy: end")] == ["–"] * 5
     assert arm_comparison(summary(OFFLINE)) is None and arm_costs(summary(OFFLINE)) is None
 
 
