@@ -97,3 +97,13 @@ class Interrupted(ThackError):
     """Stopped by Ctrl-C. Finished work is kept: run the same command again."""
 
     exit_code = 130
+
+
+def plural(number: int, noun: str) -> str:
+    """A count with its noun, for a message.
+
+    Example:
+        >>> plural(1, "shard"), plural(2000, "shard")
+        ('1 shard', '2,000 shards')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

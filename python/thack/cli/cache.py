@@ -11,12 +11,12 @@ from rich.text import Text
 
 from thack import api
 from thack.cli.command import Call, Flag, SettingsCommand, add_command
-from thack.cli.console import byte_size, count, duration, number, plural, stdout
+from thack.cli.console import byte_size, count, duration, number, stdout
 from thack.cli.doctor import show_findings
 from thack.cli.parsing import KnownGroup
 from thack.cli.session import emit, session, shown_progress
 from thack.config import CacheSettings
-from thack.errors import CacheError, UsageError
+from thack.errors import CacheError, UsageError, plural
 from thack.schema.cache_content import MOST_MISSING, TeacherNll, Verification
 from thack.schema.cache_size import ProbeResult
 
@@ -175,7 +175,7 @@ def _show_probe(found: ProbeResult, *, sizing: bool) -> None:
         kl = "unbiased" if row.kind == "sampled" else number(row.kl_lost)
         moved = number(row.gradient_error) if found.hard_gradient_error else "–"
         size = byte_size(row.corpus_gb * 1e9)
-        mark = f"← recommended for {found.epochs} epoch{'s' if found.epochs > 1 else ''}" if best else ""
+        mark = f"← recommended for {plural(found.epochs, 'epoch')}" if best else ""
         cells = (row.kind, count(row.ids), number(row.retained_mass), kl, moved, count(row.bytes_per_token), size)
         table.add_row(*cells, mark, style="bold" if best else None)
     stdout().print(table)

@@ -105,11 +105,6 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def plural(number: int, noun: str) -> str:
-    """A count with its noun."""
-    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
-
-
 def byte_size(value: float) -> str:
     """Bytes in the largest unit that gives a number of 1 or more."""
     for unit in ("B", "kB", "MB", "GB", "TB"):

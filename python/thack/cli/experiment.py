@@ -18,7 +18,7 @@ from thack.cli.seeds import count_or_list
 from thack.cli.session import emit
 from thack.config import ExperimentSettings
 from thack.config.experiment import DECIDED
-from thack.errors import ThackError, UsageError
+from thack.errors import ThackError, UsageError, plural
 
 if TYPE_CHECKING:
     from thack.experiments.forecast import Forecast
@@ -114,7 +114,7 @@ def _show_forecast(found: Forecast, submit: Sequence[str]) -> None:
     stdout().print(stages)
     stdout().print(
         f"{len(found.planned)} cells · about {count(found.tokens)} tokens and {found.hours:.2f} hours with "
-        f"{found.workers} worker{'s' if found.workers > 1 else ''}, at {found.rate / 1e9:.1f} GFLOP/s a thread "
+        f"{plural(found.workers, 'worker')}, at {found.rate / 1e9:.1f} GFLOP/s a thread "
         f"(measured on {found.measured_on})",
         soft_wrap=True,
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
 
 from thack.detection.statistics import PromptCurves
+from thack.errors import plural
 from thack.reporting.details import Folded
 from thack.reporting.inputs import JudgedRun, ReportInput, units
 from thack.reporting.table import DASH, Cell, Row, Span, Style, table
@@ -54,7 +55,7 @@ def _answers(run: JudgedRun) -> Folded | None:
         for key in ids
     ]
     head = ["prompt", *(name for name, _, _ in wanted)]
-    return Folded(title=f"{len(ids)} prompts, {run.label}", table=table(head, rows, "answers stacked"))
+    return Folded(title=f"{plural(len(ids), 'prompt')}, {run.label}", table=table(head, rows, "answers stacked"))
 
 
 def _best_step(run: JudgedRun, steps: set[int]) -> int:
@@ -105,7 +106,8 @@ def _farthest(run: JudgedRun) -> Folded | None:
         *(f"{name}, {unit_of(run.curves.column_of[name])}" for name, _ in curves),
         "tokens of the response",
     ]
-    title = f"the {len(order)} of {prompts.nats_EP.shape[1]} prompts that end farthest from the reference, {run.label}"
+    total = plural(prompts.nats_EP.shape[1], "prompt")
+    title = f"{len(order)} of {total}, by distance from the reference at the end, {run.label}"
     return Folded(title=title, table=table(head, rows, "numbers prompts stacked"))
 
 
@@ -118,7 +120,7 @@ def _mean_P(found: PromptCurves, metric: MetricName | None) -> Floats:
 
 def warnings(report: ReportInput) -> tuple[str, ...]:
     """What a reader should know before the numbers: runs in different units, responses that were cut or left out."""
-    return (*_units(report), *(line for run in report.runs for line in (*_cut(run), *_left_out(run))))
+    return (*_units(report), *_cut(report), *_left_out(report))
 
 
 def _units(report: ReportInput) -> Iterator[str]:
@@ -128,27 +130,37 @@ def _units(report: ReportInput) -> Iterator[str]:
         yield f"golden and proxy are in different units, and not to be compared: {each} (evaluation.per_byte)"
 
 
-def _left_out(run: JudgedRun, most: float = 0.01) -> Iterator[str]:
+def _left_out(report: ReportInput) -> Iterator[str]:
     for role in (Role.ORACLE, Role.TEACHER, Role.JUDGE):
-        share = run.curves.last(str(HealthName(quantity="left_out_share", role=role)))
-        if share is not None and share > most:
+        column = str(HealthName(quantity="left_out_share", role=role))
+        shares = {run.label: run.curves.last(column) for run in report.runs}
+        if found := _large(shares, above=0.01, form="{:.1f}"):
             yield (
-                f"{run.label}: {100 * share:.1f} % of the tokens of the {role}'s responses are not compared: the "
-                "student's tokenizer cannot write them"
+                f"{found} of the tokens of the {role}'s responses are not compared: the student's tokenizer cannot "
+                "write them"
             )
 
 
-def _cut(run: JudgedRun, most: float = 0.1) -> Iterator[str]:
-    shares: Iterable[tuple[str, float | None]] = [
-        ("that are trained on", run.facts.preflight.get("truncated_share") if run.facts else None),
-        ("that the student samples", run.curves.last("health/truncated_share/student_sampled")),
-    ]
-    for which, share in shares:
-        if share is not None and share > most:
+def _cut(report: ReportInput) -> Iterator[str]:
+    sampled = "health/truncated_share/student_sampled"
+    trained = {run.label: run.facts.preflight.get("truncated_share") for run in report.runs if run.facts}
+    written = {run.label: run.curves.last(sampled) for run in report.runs}
+    for which, shares in (("that are trained on", trained), ("that the student samples", written)):
+        if found := _large(shares, above=0.1):
             yield (
-                f"{run.label}: {100 * share:.0f} % of the responses {which} are cut at the maximum length, and show no "
-                "end (data.max_response_tokens)"
+                f"{found} of the responses {which} are cut at the maximum length, and show no end "
+                "(data.max_response_tokens)"
             )
+
+
+def _large(shares: Mapping[str, float | None], *, above: float, form: str = "{:.0f}") -> str:
+    """The runs whose share is too large, and these shares' range: one line for all; empty where there are none."""
+    found = {label: 100 * share for label, share in shares.items() if share is not None and share > above}
+    if not found:
+        return ""
+    ends = dict.fromkeys(form.format(value) for value in (min(found.values()), max(found.values())))
+    names = " and ".join(found) if len(found) < 3 else f"{len(found)} of {len(shares)} runs"
+    return f"{names}: {' to '.join(ends)} %"
 
 
 def run_line(run: JudgedRun) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from thack.detection import Curves
+from thack.errors import plural
 from thack.reporting.inputs import COSTS, ArmRuns, ReportInput, typed
 from thack.reporting.numbers import percent
 from thack.reporting.table import DASH, Cell, Row, Span, Table, code, table
@@ -35,7 +36,7 @@ def shared_settings(report: ReportInput) -> Folded | None:
     if not runs:
         return None
     _, shared = _keys(report)
-    title = f"{len(shared)} settings that all runs share" if len(runs) > 1 else f"{len(shared)} settings"
+    title = plural(len(shared), "setting") + " that all runs share" * (len(runs) > 1)
     return Folded(title=title, table=facts("setting", {key: runs[0].config[key] for key in shared}))
 
 
@@ -49,7 +50,7 @@ def _keys(report: ReportInput) -> tuple[list[str], list[str]]:
 
 def _values(arm: ArmRuns, key: str) -> Cell:
     """A setting of an arm: its value, or its seeds' values as long as they can be read."""
-    found = list(dict.fromkeys(typed(run.config[key]) if key in run.config else DASH for run in arm.runs))
+    found = list(dict.fromkeys(typed(run.config.get(key, "")) or DASH for run in arm.runs))
     if len(found) > 1 and sum(map(len, found)) > 200:
         return (Span(f"{len(found)} values"),)
     spans = [Span(value, "plain" if value == DASH else "code") for value in found]
@@ -58,7 +59,9 @@ def _values(arm: ArmRuns, key: str) -> Cell:
 
 def facts(name: str, values: Mapping[str, object]) -> Table:
     """Keys and values, one a row."""
-    return table([name, "value"], [[code(key), code(typed(value))] for key, value in values.items()])
+    return table(
+        [name, "value"], [[code(key), code(typed(value)) if typed(value) else DASH] for key, value in values.items()]
+    )
 
 
 def caches(report: ReportInput) -> list[Folded]:
@@ -87,7 +90,7 @@ def caches(report: ReportInput) -> list[Folded]:
             for number, one in enumerate(each, start=1)
         ]
         if rows:
-            found.append(Folded(title=f"{len(rows)} caches of {run.label}", table=table(head, rows)))
+            found.append(Folded(title=f"{plural(len(rows), 'cache')} of {run.label}", table=table(head, rows)))
     return found
 
 
@@ -113,8 +116,9 @@ def columns(report: ReportInput) -> list[Folded]:
     found = []
     for run in report.runs:
         rows = [row for column in _metric_columns(run.curves) if (row := _column(run.curves, column))]
-        label = run.arm if run.seed is None else f"{run.arm} {run.seed}"
-        found.append(Folded(title=f"all {len(rows)} columns of {label}", table=table(head, rows, "numbers wide")))
+        found.append(
+            Folded(title=f"{plural(len(rows), 'column')} of {run.label}", table=table(head, rows, "numbers wide"))
+        )
     return found
 
 

@@ -80,7 +80,7 @@ def _clearest(axes: Axes, height: float) -> tuple[float, bool]:
     points_N2 = np.concatenate([*parts, *found])
     level = to_axes.transform((axes.get_xlim()[1], height))[1]
     best, choice = -1.0, (0.5, True)
-    for place, above in product((0.82, 0.66, 0.5, 0.34, 0.18), (True, False)):
+    for place, above in product((0.79, 0.65, 0.5, 0.35, 0.21), (True, False)):
         apart_N2 = np.abs(points_N2 - (place, level + (0.04 if above else -0.04))) / _LABEL
         if (clear := float(apart_N2.max(axis=1).min())) > best + 1e-9:
             best, choice = clear, (place, above)

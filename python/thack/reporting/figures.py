@@ -32,7 +32,7 @@ from thack.reporting.drawing import (
     widths,
 )
 from thack.reporting.inputs import ArmRuns, golden_column, unit
-from thack.reporting.prose import golden_name
+from thack.reporting.prose import golden_meaning
 from thack.reporting.style import SIZE, SMALL, styled
 from thack.schema.metrics import CurveName, Floats
 
@@ -71,7 +71,7 @@ def plane(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[flo
             axis.set_major_locator(few_ticks())
     draw_baseline(axes, arms)
     axes.set_xlabel(f"proxy: distance to the teacher, {unit(arms)}  (closer →)")
-    axes.set_ylabel(textwrap.fill(f"golden: {golden_name(golden_column(arms))}", 40))
+    axes.set_ylabel(textwrap.fill(f"golden: {golden_meaning(golden_column(arms))}, {unit(arms)}", 44))
     return figure
 
 
@@ -147,6 +147,16 @@ def curve(arms: Sequence[ArmRuns], name: CurveName, label: str, colours: Sequenc
     log_values(axes)
     axes.set_ylabel(label)
     return figure
+
+
+def loss_label(arms: Sequence[ArmRuns]) -> str:
+    """The axis of the training loss: its divergence where all runs have this one and nothing else."""
+    runs = [run for arm in arms for run in arm.runs]
+    found = {run.config.get("loss.divergence") for run in runs}
+    has_more = any(run.config.get(key) for run in runs for key in ("loss.ce_weight", "loss.policy.weight"))
+    is_one = len(found) == 1 and found != {None} and not has_more and not any(run.curves.is_per_byte for run in runs)
+    name = str(found.pop()).replace("_", " ").replace("kl", "KL") if is_one else "training loss"
+    return f"{name}, nats per token"
 
 
 @styled()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from thack.reporting.colours import MUTED, OFFLINE, ONLINE_TEACHER, Colour, doses
-from thack.reporting.figures import colours_of, curve, golden, plane
+from thack.reporting.figures import colours_of, curve, golden, loss_label, plane
 from thack.reporting.grid import Grid, GridArm
 from thack.reporting.grid_plots import ends_by_bytes, gaps, rises
 from thack.reporting.inputs import ArmRuns, unit
@@ -30,6 +30,7 @@ class PaperFigure:
     arms: tuple[ArmRuns, ...]
     colours: tuple[Colour, ...]
     claims: tuple[ClaimResult, ...]
+    has_legend: bool = False  # where curves need names; rows have theirs
 
 
 TITLES = {
@@ -48,9 +49,12 @@ TITLES = {
     ),
     "F7": ("F7 · Generation budget", "More responses per prompt, written once: hacking shrinks."),
     "F8": ("F8 · Other tasks", "The same on every task."),
-    "fraction": ("Text · A share of new responses", "A small share of online data already helps."),
-    "loss": ("Text · Losses", "Forward KL, reverse KL and Jensen–Shannon divergence: the finding survives."),
-    "sizes": ("Text · Sizes", "Other pairs of teacher and student: the finding survives."),
+    "fraction": ("In the paper’s text · A share of new responses", "A small share of online data already helps."),
+    "loss": (
+        "In the paper’s text · Losses",
+        "Forward KL, reverse KL and Jensen–Shannon divergence: the finding survives.",
+    ),
+    "sizes": ("In the paper’s text · Sizes", "Other pairs of teacher and student: the finding survives."),
     "target": (
         "Beyond the paper · What the cache keeps, for many epochs",
         "The same run on the same responses, from exact distributions, from the teacher’s K most likely tokens, and "
@@ -102,6 +106,7 @@ def _paper_figure(grid: Grid, name: str, *, draw: bool) -> PaperFigure:
         arms=tuple(arm.runs for arm in shown),
         colours=tuple(colours),
         claims=tuple(claim for claim in grid.summary.claims if claim.figure == name),
+        has_legend=make in (_dose, _f4, _f5, _by_task),
     )
 
 
@@ -137,7 +142,6 @@ def _f4(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> Itera
         f"{_seeds_text(shown)}Training runs to the right. Ring: golden’s lowest point. "
         "Large marker: the end. Dashed: where a perfect copy of the teacher would be; "
         "band: range of the seeds’ teachers.",
-        large=True,
     )
 
 
@@ -148,8 +152,9 @@ def _f5(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> Itera
         "Golden: distance to the oracle",
         "Lower is better. Line and band: median and range of the seeds. Label: median rise from minimum to end.",
     )
-    yield _proxy(name, shown, colours, "Proxy: distance to the teacher")
-    figure = curve(_runs(shown), "train_loss", "training loss", colours)
+    yield _proxy(name, shown, colours)
+    runs = _runs(shown)
+    figure = curve(runs, "train_loss", loss_label(runs), colours)
     yield rendered(f"{name}-train", figure, "Training loss", _LOG)
 
 
@@ -166,7 +171,7 @@ def _dose(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> Ite
         "Golden: distance to the oracle",
         "Line and band: median and range of the seeds. Label: median rise.",
     )
-    yield _proxy(name, shown, colours, "Proxy")
+    yield _proxy(name, shown, colours)
     yield from _dots(name, shown, colours)
 
 
@@ -226,9 +231,10 @@ def _dots(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> Ite
     )
 
 
-def _proxy(name: str, shown: Sequence[GridArm], colours: Sequence[Colour], title: str) -> RenderedFigure:
+def _proxy(name: str, shown: Sequence[GridArm], colours: Sequence[Colour]) -> RenderedFigure:
     runs = _runs(shown)
-    return rendered(f"{name}-proxy", curve(runs, "proxy", f"proxy, {unit(runs)}", colours), title, _LOG)
+    figure = curve(runs, "proxy", f"proxy, {unit(runs)}", colours)
+    return rendered(f"{name}-proxy", figure, "Proxy: distance to the teacher", _LOG)
 
 
 def _runs(shown: Sequence[GridArm]) -> list[ArmRuns]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from thack.errors import plural
 from thack.files import flattened
 from thack.reporting import details, tables
 from thack.reporting.details import Folded
 from thack.reporting.grid import Grid
 from thack.reporting.grid_arms import arm_comparison, arm_costs
 from thack.reporting.grid_figures import PaperFigure
-from thack.reporting.health import health_table
+from thack.reporting.health import ABOUT_HEALTH, health_table
 from thack.reporting.inputs import ReportInput
 from thack.reporting.numbers import percent
 from thack.reporting.page import legend
@@ -54,6 +56,7 @@ class FigureSection:
     legend: tuple[tuple[str, str], ...]
     plots: tuple[RenderedFigure, ...]
     claims: Table | None
+    about_results: str
     arms: Table
     runs: Table
 
@@ -80,6 +83,7 @@ class GridPage:
     about_scores: str
     scores_by_task: tuple[Folded, ...]
     health: Table | None
+    about_health: str
     total_cost: str
     costs: Table | None
     arm_costs: Table | None
@@ -94,10 +98,11 @@ def grid_page(grid: Grid, figures: Sequence[PaperFigure], *, missing_plots: str 
     title, cells, seeds = summary.title or "thack experiment", len(summary.runs), len({c.seed for c in summary.runs})
     report = ReportInput(title=title, arms=tuple(arm.runs for arm in grid.arms))
     scores = detector_scores(report.runs)
+    can_claim = any(figure.name != "axes" for figure in figures) or not figures
     page = GridPage(
         title=title,
-        kicker=f"{title} · {cells} runs · {seeds} seed{'s' if seeds > 1 else ''}",
-        headline=headline(found),
+        kicker=f"{title} · {plural(cells, 'run')} · {plural(seeds, 'seed')}",
+        headline=headline(found) if found or can_claim else _verdicts(report),
         intro=_INTRO,
         progress=_progress(grid),
         failed=_failed(grid),
@@ -105,7 +110,7 @@ def grid_page(grid: Grid, figures: Sequence[PaperFigure], *, missing_plots: str 
         information=_information(summary),
         gaps=_gaps(summary),
         laws=tuple((about_law(law), law_table(law)) for law in summary.laws),
-        about_claims=_ABOUT_CLAIMS,
+        about_claims=_ABOUT_CLAIMS if can_claim else "",
         arms=arm_comparison(summary),
         figures=tuple(_section(figure) for figure in figures),
         missing_plots=missing_plots,
@@ -113,6 +118,7 @@ def grid_page(grid: Grid, figures: Sequence[PaperFigure], *, missing_plots: str 
         about_scores=ABOUT_SCORES,
         scores_by_task=tuple(_scores_by_task(grid)) if scores else (),
         health=health_table(report),
+        about_health=ABOUT_HEALTH,
         total_cost=_total_cost(summary.cpu_seconds),
         costs=_costs(summary.stages),
         arm_costs=arm_costs(summary),
@@ -134,6 +140,12 @@ def headline(found: Sequence[ClaimResult]) -> str:
     if open_:
         parts.append(f"{open_} {'is' if open_ == 1 else 'are'} inconclusive")
     return "; ".join(parts)
+
+
+def _verdicts(report: ReportInput) -> str:
+    """How many runs got which verdict, where no claim is asked for."""
+    counts = Counter(run.verdict.name for run in report.runs)
+    return f"{plural(len(report.runs), 'run')}: " + ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
 
 def _claims(found: Sequence[ClaimResult]) -> Table | None:
@@ -212,9 +224,10 @@ def _section(figure: PaperFigure) -> FigureSection:
         name=figure.name,
         title=figure.title,
         summary=figure.summary,
-        legend=() if figure.name == "tokenizers" else legend(figure.arms, figure.colours),  # rows have names
+        legend=legend(figure.arms, figure.colours) if figure.has_legend else (),
         plots=figure.plots,
         claims=_claims(figure.claims),
+        about_results=tables.about_results(report),
         arms=tables.arm_results(report, figure.colours),
         runs=tables.results(report, figure.colours),
     )
@@ -257,9 +270,9 @@ def _costs(stages: Sequence[StageCosts]) -> Table | None:
     rows: list[Row] = [
         [one.name, str(one.count), f"{one.cpu_seconds:,.0f}", f"{one.cpu_seconds / one.count:,.1f}"] for one in stages
     ]
-    return table(["stage", "how many", "processor seconds", "each"], rows, "numbers") if rows else None
+    return table(["stage", "count", "processor seconds", "processor seconds each"], rows, "numbers") if rows else None
 
 
 def _settings(summary: Summary) -> Folded:
     flat = flattened(summary.settings)
-    return Folded(title=f"{len(flat)} settings", table=details.facts("setting", flat))
+    return Folded(title=plural(len(flat), "setting"), table=details.facts("setting", flat))

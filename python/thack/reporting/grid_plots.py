@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from thack.reporting.colours import MUTED, OFFLINE, ONLINE_STUDENT, ONLINE_TEACHER, OTHERS, Colour
-from thack.reporting.drawing import DASHED, new_figure
+from thack.reporting.drawing import DASHED, few_ticks, new_figure
 from thack.reporting.effects import effect_of
 from thack.reporting.grid import GridArm
 from thack.reporting.inputs import ArmRuns, unit
-from thack.reporting.style import SMALL, styled
+from thack.reporting.style import SMALL, WIDE, styled
 from thack.reporting.text import one_line
 from thack.schema.experiment import Effect, LossGap
 from thack.schema.targets import TargetSpec
@@ -47,13 +47,15 @@ def gaps(found: Sequence[LossGap]) -> Figure:
 
 def _rows(names: Sequence[str], effects: Sequence[Effect | None], colours: Sequence[Colour]) -> tuple[Figure, Axes]:
     """One named row per effect; None leaves its row empty."""
-    height = max(SMALL[1] * 0.5, 0.34 * len(names) + 0.8)
-    figure, axes = new_figure((SMALL[0], min(height, 5.0)))
+    many = len(names) > 8
+    labels = [textwrap.fill(one_line(name), 48 if many else 22, max_lines=3) for name in names]
+    lines = 1 + max((label.count("\n") for label in labels), default=0)
+    row_height = max(0.24 if many else 0.34, 0.15 * lines + 0.05)  # inches
+    figure, axes = new_figure((WIDE if many else SMALL[0], max(SMALL[1] * 0.5, row_height * len(names) + 0.8)))
     for row, (found, colour) in enumerate(zip(effects, colours, strict=True)):
         if found is not None:
             _row(axes, row, found, colour)
-    labels = [textwrap.fill(one_line(name), 22, max_lines=3) for name in names]
-    axes.set_yticks(range(len(names)), labels, fontsize="x-small" if len(names) > 8 else None)
+    axes.set_yticks(range(len(names)), labels)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     return figure, axes
@@ -90,9 +92,8 @@ def ends_by_bytes(shown: Sequence[GridArm]) -> Figure:
             points.setdefault(target.kind, []).append((arm.bytes_per_token, target.k, effect_of(found)))
     for kind, placed in points.items():
         _kind_line(axes, kind, sorted(placed, key=lambda p: p[:2]))
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("bytes per token")
+    _log_bytes(axes)
+    _name_points(axes, [(size, found.mean, k) for placed in points.values() for size, k, found in placed])
     axes.set_ylabel(f"golden at the end, {unit([arm.runs for arm in shown])}")
     if points:
         axes.legend(fontsize="x-small")
@@ -109,7 +110,34 @@ def _kind_line(axes: Axes, kind: str, placed: Sequence[tuple[int, int, Effect]])
     sizes, means = [p[0] for p in placed], [p[2].mean for p in placed]
     linestyle = "none" if kind == "mixed" else "-"
     axes.plot(sizes, means, color=colour.light, marker=colour.marker, linestyle=linestyle, markersize=4, label=label)
-    for size, k, found in placed:
+    for size, _, found in placed:
         if found.low is not None and found.high is not None:
             axes.plot([size, size], [found.low, found.high], color=colour.light, linewidth=1.2, alpha=0.6)
-        axes.annotate(str(k), (size, found.mean), xytext=(4, 3), textcoords="offset points", fontsize="xx-small")
+
+
+def _log_bytes(axes: Axes) -> None:
+    """Bytes per token along the x axis: powers of two, or round numbers where it is too short for them."""
+    from matplotlib.ticker import NullLocator  # an extra, and slow to import
+
+    axes.set_xscale("log", base=2)
+    low, high = axes.get_xlim()
+    if high / low < 8:
+        axes.xaxis.set_major_locator(few_ticks(integer=True))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("bytes per token")
+
+
+def _name_points(axes: Axes, points: Sequence[tuple[float, float, int]]) -> None:
+    """K beside each point, higher where another point's would be in its place."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    taken: list[tuple[float, float]] = []
+    for size, mean, k in sorted(points, key=lambda point: point[1]):
+        x, y = to_axes.transform((size, mean))
+        for other_x, other_y in taken:
+            if abs(x - other_x) < 0.08:
+                y = max(y, other_y + 0.045)
+        taken.append((x, y))
+        axes.annotate(
+            str(k), (x, y), xycoords="axes fraction", xytext=(4, 3), textcoords="offset points", fontsize="xx-small"
+        )

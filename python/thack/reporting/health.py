@@ -24,6 +24,9 @@ _COLUMNS = {
 }
 
 
+ABOUT_HEALTH = "At golden’s minimum → at the end; without golden, at the first evaluation → at the end."
+
+
 def health_table(report: ReportInput) -> Table | None:
     """At golden's minimum → at the end, medians over seeds; None if no run measured it."""
     present = [column for column in _COLUMNS if any(column in run.curves.columns for run in report.runs)]

@@ -26,14 +26,14 @@ _SEED = re.compile(r"^(?P<arm>.*?)[-_./ ]*seed[-_ ]?(?P<seed>\d+)$")
 _JUDGED: tuple[CurveName, ...] = ("golden", "proxy")
 COSTS = {
     "generated_tokens": "tokens generated",
-    "teacher_tokens": "teacher tokens scored",
-    "evaluation_generated_tokens": "generated to evaluate",
-    "evaluation_scored_tokens": "scored to evaluate",
-    "eval_set_tokens": "generated for the evaluation set",
-    "cache_tokens": "scored for the cache",
+    "teacher_tokens": "tokens scored by the teacher",
+    "evaluation_generated_tokens": "tokens generated to evaluate",
+    "evaluation_scored_tokens": "tokens scored to evaluate",
+    "eval_set_tokens": "tokens generated for the evaluation set",
+    "cache_tokens": "tokens scored for the cache",
     "cache_seconds": "seconds of the cache",
     "seconds_evaluation": "seconds of evaluations",
-    "seconds": "seconds",
+    "seconds": "seconds in all",
 }
 
 

@@ -9,7 +9,7 @@ from thack.reporting import details, tables
 from thack.reporting.answers import about_answers, answers, farthest, run_lines, warnings
 from thack.reporting.colours import Colour
 from thack.reporting.details import Folded
-from thack.reporting.health import health_table
+from thack.reporting.health import ABOUT_HEALTH, health_table
 from thack.reporting.inputs import ArmRuns, ReportInput
 from thack.reporting.numbers import percent
 from thack.reporting.prose import VALIDATION, detector_meaning, reasons
@@ -69,6 +69,7 @@ class RunsPage:
     about_scores: str
     meanings: tuple[Reasons, ...]
     health: Table | None
+    about_health: str
     lines: tuple[tuple[str, str], ...]  # arm, and its run in one line
     warnings: tuple[str, ...]
     answers: tuple[Folded, ...]
@@ -97,7 +98,7 @@ def runs_page(
         unfinished=_unfinished(report),
         results=tables.arm_results(report, colours) if several else runs,
         all_results=runs if several else None,
-        margins=_margins(report),
+        margins=f"{tables.about_results(report)} {_margins(report)}",
         reasons=tuple(
             Reasons(title=f"{r.label}: {r.verdict.headline}", items=tuple(reasons(r.verdict))) for r in report.runs
         ),
@@ -111,6 +112,7 @@ def runs_page(
         about_scores=ABOUT_SCORES,
         meanings=_meanings(report),
         health=health_table(report),
+        about_health=ABOUT_HEALTH,
         lines=run_lines(report),
         warnings=warnings(report),
         answers=answers(report),

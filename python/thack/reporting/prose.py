@@ -98,10 +98,15 @@ def stand_in(column: str) -> tuple[str, str] | None:
 
 
 def golden_name(column: str) -> str:
-    """What golden's column measures."""
-    instead, metric = stand_in(column), find_metric(column)
-    name = instead[0] if instead else "distance to the oracle"
+    """What golden's column measures, and in what where that is not nats per token."""
+    name, metric = golden_meaning(column), find_metric(column)
     return f"{name} in nats per byte" if metric is not None and metric.reduction == "byte_mean" else name
+
+
+def golden_meaning(column: str) -> str:
+    """What golden's column measures."""
+    instead = stand_in(column)
+    return instead[0] if instead else "distance to the oracle"
 
 
 def baseline_name(column: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from thack.reporting.style import SMALL
 from thack.reporting.svg import file_svg, inline_svg
 from thack.schema.metrics import CurveName
 
@@ -29,7 +30,7 @@ class RenderedFigure:
 
 
 def rendered(
-    name: str, figure: Figure, title: str, caption: str, *, curves: tuple[CurveName, ...] = (), large: bool = False
+    name: str, figure: Figure, title: str, caption: str, *, curves: tuple[CurveName, ...] = ()
 ) -> RenderedFigure:
     """Draw a figure; its name keeps only what a file's name may hold, and as much of it."""
     name, file = re.sub(r"[^\w.-]+", "-", name)[:80], file_svg(figure)
@@ -40,5 +41,5 @@ def rendered(
         svg=inline_svg(file, name=name, label=title),
         file=file,
         curves=curves,
-        large=large,
+        large=figure.get_figwidth() > SMALL[0],
     )

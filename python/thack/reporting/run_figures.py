@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from thack.detection import Curves
 from thack.reporting.benchmarks import benchmark_columns, benchmarks
 from thack.reporting.colours import Colour
-from thack.reporting.figures import curve, golden, plane, slope_ratios
+from thack.reporting.figures import curve, golden, loss_label, plane, slope_ratios
 from thack.reporting.inputs import ReportInput, unit
-from thack.reporting.prose import golden_name
+from thack.reporting.prose import golden_meaning
 from thack.reporting.rendered import RenderedFigure, rendered
+from thack.reporting.style import SIZE, SMALL
 from thack.schema.metrics import CurveName
 
 
@@ -18,10 +19,10 @@ def run_figures(report: ReportInput, colours: Sequence[Colour]) -> Iterator[Rend
     """Those that the runs have the numbers for."""
     judged = [run.curves for run in report.runs if run.verdict.golden is not None]
     curves = [run.curves for run in report.runs]
-    if _any(judged, "golden", "proxy"):
+    if has_plane := _any(judged, "golden", "proxy"):
         yield _plane(report, colours)
     if _any(curves, "golden"):
-        yield _golden(report, colours)
+        yield _golden(report, colours, beside_plane=has_plane)
     if _any(curves, "proxy"):
         yield rendered(
             "proxy",
@@ -43,7 +44,7 @@ def run_figures(report: ReportInput, colours: Sequence[Colour]) -> Iterator[Rend
     if _any(curves, "train_loss"):
         yield rendered(
             "train_loss",
-            curve(report.arms, "train_loss", _loss_label(report), colours),
+            curve(report.arms, "train_loss", loss_label(report.arms), colours),
             "Training loss",
             "On the responses that are trained on; averaged over bins of steps, both axes logarithmic.",
             curves=("train_loss",),
@@ -62,17 +63,6 @@ def _distance(report: ReportInput) -> str:
     if unit(report.arms) == "nats per byte":
         return "log P(teacher) − log P(student) of the teacher’s responses"
     return "KL(teacher‖student)"
-
-
-def _loss_label(report: ReportInput) -> str:
-    """The axis of the training loss: its divergence where all runs have one."""
-    found = {run.config.get("loss.divergence") for run in report.runs}
-    name = (
-        str(found.pop()).replace("_", " ").replace("kl", "KL")
-        if len(found) == 1 and found != {None}
-        else "training loss"
-    )
-    return f"{name}, nats per token"
 
 
 def _ratio_texts(report: ReportInput) -> tuple[str, str]:
@@ -98,23 +88,21 @@ def _plane(report: ReportInput, colours: Sequence[Colour]) -> RenderedFigure:
         "The ring is the lowest golden value, the large marker the end; a perfect copy of the teacher would "
         "end on the dashed line.",
         curves=("proxy", "golden", "baseline"),
-        large=True,
     )
 
 
-def _golden(report: ReportInput, colours: Sequence[Colour]) -> RenderedFigure:
+def _golden(report: ReportInput, colours: Sequence[Colour], *, beside_plane: bool) -> RenderedFigure:
     band = "Band: 95 % interval over prompts of the ratio to the point at golden’s minimum (ring)."
     if report.has_seeds:
         band = "Line and band: median and range of the seeds."
-    name = golden_name(report.golden_column)
+    size = SIZE if beside_plane else SMALL  # alone, it stands in one row with proxy and loss
     return rendered(
         "golden",
-        golden(report.arms, colours),
-        "Golden: what one really wants",
-        f"{name[0].upper()}{name[1:]} on held-out prompts; lower is better. "
+        golden(report.arms, colours, size=size),
+        f"Golden: {golden_meaning(report.golden_column)}",
+        "What one really wants, on held-out prompts; lower is better. "
         f"The label is the rise from minimum to end. {band} The steep start is cropped.",
         curves=("golden", "baseline"),
-        large=True,
     )
 
 

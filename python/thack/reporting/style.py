@@ -12,6 +12,7 @@ from thack.reporting.colours import GRID, INK, MUTED
 INSTALL = "pip install 'thack[plot]'"
 SIZE = (4.2, 3.1)  # inches; at 96 px per inch that is a phone's width, so that text stays legible there
 SMALL = (3.4, 2.7)  # for three beside each other on a wide page
+WIDE = 5.4  # inches: for rows with long names
 _STYLE: Mapping[str, object] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,

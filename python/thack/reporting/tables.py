@@ -8,7 +8,7 @@ import numpy as np
 
 from thack.detection import Detection
 from thack.reporting.colours import Colour
-from thack.reporting.inputs import COSTS, ArmRuns, JudgedRun, ReportInput
+from thack.reporting.inputs import COSTS, ArmRuns, JudgedRun, ReportInput, unit
 from thack.reporting.numbers import decimal, nats, percent, percent_interval
 from thack.reporting.prose import alarm_rule, baseline_name
 from thack.reporting.table import DASH, Cell, Row, Span, Table, coloured, note, pill, strong, table
@@ -34,13 +34,30 @@ def _proxy_results(report: ReportInput, colours: Sequence[Colour], *, several: b
     rows: list[Row] = []
     for run, colour in _each(report, colours):
         seed = [DASH if run.seed is None else str(run.seed)] if several else []
-        proxy = run.verdict.proxy
-        cells = [DASH] * 3
-        if proxy is not None:
-            cells = [nats(proxy.start), f"{nats(proxy.minimum)} @ {proxy.minimum_step:.10g}", nats(proxy.end)]
         name = run.verdict.name if run.has_oracle else run.suspicion.name
-        rows.append([coloured(colour, run.arm), *seed, *cells, pill(name)])
+        rows.append([coloured(colour, run.arm), *seed, *_proxy_result(run), pill(name)])
     return table(head, rows, "results stacked")
+
+
+def _proxy_result(run: JudgedRun) -> list[str]:
+    """Start, minimum with its step, and end; of the whole curve where it ends within the warm-up."""
+    judged, seen = run.verdict.proxy, run.curves.of("proxy")
+    if judged is not None:
+        start, low, step, end = judged.start, judged.minimum, judged.minimum_step, judged.end
+    elif len(seen):
+        lowest = int(np.argmin(seen.value))
+        start, low, step, end = (
+            float(x) for x in (seen.value[0], seen.value[lowest], seen.step[lowest], seen.value[-1])
+        )
+    else:
+        return [DASH] * 3
+    return [nats(start), f"{nats(low)} @ {step:.10g}", nats(end)]
+
+
+def about_results(report: ReportInput) -> str:
+    """What the numbers of the results are in."""
+    shown = ["Golden", "proxy", baseline_name(report.golden_column)] if report.golden_column else ["The proxy"]
+    return f"{' and '.join((', '.join(shown[:-1]), shown[-1])) if shown[1:] else shown[0]} in {unit(report.arms)}."
 
 
 def arm_results(report: ReportInput, colours: Sequence[Colour]) -> Table:

@@ -38,7 +38,7 @@ def test_seeds_of_an_arm_are_listed_as_long_as_they_can_be_read() -> None:
 
 def test_one_run_and_no_settings() -> None:
     alone = details.shared_settings(report(run(config={"a": 1})))
-    assert alone is not None and alone.title == "1 settings"
+    assert alone is not None and alone.title == "1 setting"
     assert details.differing_settings(report(run(config={"a": 1}))) is None
     assert details.shared_settings(report(run(config={}))) is None
 
@@ -55,7 +55,7 @@ def test_each_environment_once() -> None:
 
 def test_every_column_with_start_minimum_end_and_rise() -> None:
     (found,) = details.columns(report(run(seed=3)))
-    assert found.title == "all 3 columns of offline 3"
+    assert found.title == "3 columns of offline, seed 3"
     by_name = {row["column"]: row for row in rows(found.table)}
     assert by_name[str(GOLDEN)] == {
         "column": str(GOLDEN),

@@ -26,7 +26,7 @@ from reporting.values import (
 from thack.detection import Thresholds
 from thack.reporting.colours import MUTED, OFFLINE, ONLINE_STUDENT, ONLINE_TEACHER, OTHERS
 from thack.reporting.drawing import crop, end_labels, log_values, new_figure
-from thack.reporting.figures import colours_of, curve, golden, plane, slope_ratios
+from thack.reporting.figures import colours_of, curve, golden, loss_label, plane, slope_ratios
 from thack.reporting.inputs import ArmRuns, JudgedRun
 from thack.reporting.style import SMALL, styled
 from thack.schema.metrics import GOLDEN, PROXY, Series
@@ -243,3 +243,13 @@ def test_a_logarithmic_axis_has_ticks_however_narrow(span: float) -> None:
         figure.draw_without_rendering()
     low, high = axes.get_ylim()
     assert len([tick for tick in axes.get_yticks() if low <= tick <= high]) >= 2
+
+
+def test_the_training_loss_is_named_only_where_it_is_one_divergence() -> None:
+    def of(**config: object) -> list[ArmRuns]:
+        return [ArmRuns("a", (run(config={"loss.divergence": "forward_kl", **config}),))]
+
+    per_byte = run(config={"loss.divergence": "forward_kl"}, curves=curves(column_of={"proxy": str(PROXY.per_byte)}))
+    assert loss_label(of()) == "forward KL, nats per token"
+    others = [of(**{"loss.ce_weight": 1.0}), of(**{"loss.policy.weight": 1.0}), [ArmRuns("a", (per_byte,))]]
+    assert {loss_label(one) for one in others} == {"training loss, nats per token"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -133,7 +134,7 @@ def test_ends_by_bytes_has_a_line_per_kind_of_target() -> None:
     assert mixed.get_linestyle() == "None" and np.asarray(mixed.get_xdata()).tolist() == [38]
     (exact,) = [line for line in axes.lines if line.get_color() == MUTED.light]
     assert set(np.asarray(exact.get_ydata(), dtype=float)) == {1.0}
-    assert [text.get_text() for text in axes.texts] == ["16", "64", "16"]
+    assert sorted(text.get_text() for text in axes.texts) == ["16", "16", "64"]
     assert axes.get_legend() is not None and axes.get_xscale() == "log"
 
 
@@ -149,3 +150,33 @@ def test_diversity_on_several_tasks_is_a_plot_for_each() -> None:
     tasks = [arm(f"{task} ÷{n}", ["F6"], diversity=n, task=task) for task in ("postfix", "signature") for n in (1, 5)]
     found = only(paper_figures(grid(*tasks, figures=["F6"])))
     assert [plot.name for plot in found.plots] == ["F6-postfix", "F6-signature"]
+
+
+def test_names_of_many_rows_do_not_overlap_and_fit() -> None:
+    names = [f"online-teacher, forward KL, prompts ÷{n}, target live/mixed:16+prior, task signature" for n in range(24)]
+    for shown in (names, names[:8], [name[:20] for name in names]):
+        figure = rises([replace(OFFLINE_ARM.runs, name=name) for name in shown], [OFFLINE] * len(shown))
+        figure.draw_without_rendering()
+        boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+        assert len(boxes) == len(shown)
+        assert all(above.y0 >= below.y1 for above, below in pairwise(boxes)), "the first arm is on top"
+        assert min(box.x0 for box in boxes) >= 0
+
+
+def test_the_k_of_targets_of_one_size_do_not_overlap() -> None:
+    kinds = ("top-k:16", "live/renormalised:16", "sampled:16", "live/mixed:16+prior")
+    shown = [arm(kind, ["target"], (1.1,), target=kind, size=38) for kind in kinds]
+    shown.append(arm("other", ["target"], (1.4,), target="top-k:64", size=60))
+    figure = ends_by_bytes(shown)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: (round(box.x0), box.y0))
+    assert len(boxes) == 5 and all(low.y1 <= high.y0 or low.x1 <= high.x0 for low, high in pairwise(boxes))
+    low, high = axes.get_xlim()
+    assert sum(low <= tick <= high for tick in axes.get_xticks()) > 1, "a narrow axis has ticks"
+
+
+def test_only_curves_need_a_legend() -> None:
+    shown = [*(name for name in TITLES if name not in ("tokenizers", "F8"))]
+    found = paper_figures(grid(OFFLINE_ARM, ONLINE_ARM, figures=shown))
+    assert [one.name for one in found if one.has_legend] == ["F4", "F5", "F6", "F7", "fraction"]

@@ -148,9 +148,9 @@ def test_detectors_costs_and_settings(page: Element) -> None:
     )
     assert rows(costs.one("table"))[0] == {
         "stage": "oracle",
-        "how many": "2",
+        "count": "2",
         "processor seconds": "3,000",
-        "each": "1,500.0",
+        "processor seconds each": "1,500.0",
     }
     assert rows(page.section("settings").details("2 settings").one("table"))[1] == {
         "setting": "teacher.epochs",
@@ -247,3 +247,12 @@ def test_losses_across_tokenizers_stand_in_a_table_with_their_gain() -> None:
     assert (first[name], first["gap, nats per byte"], first["seeds"]) == ("<512>, ALM", "0.310", "2")
     assert (first["gain over the cross-entropy"], first["learning rates"]) == ("−0.040", "0.001, 0.002")
     assert (second[name], second["gain over the cross-entropy"]) == ("the teacher’s, ALM", "–")
+
+
+def test_a_grid_that_claims_nothing_counts_its_verdicts() -> None:
+    page = page_of(grid(OFFLINE_ARM, figures=["axes"]))
+    assert page.one("h1").text == "3 runs: 3 hacking"
+    assert "claims" not in [section.attributes["id"] for section in page.all("section")]
+    assert page.section("axes").all("p", class_="note")[0].text == (
+        "Golden, proxy and KL(oracle‖teacher) in nats per token."
+    )

@@ -85,7 +85,9 @@ def test_a_card_for_each_arm_in_its_colour(page: Element) -> None:
 def test_results_and_reasons(page: Element) -> None:
     results = page.section("results")
     assert [row["verdict"] for row in rows(results.one("table"))] == ["hacking", "healthy"]
-    assert results.one("p", class_="note").text.startswith("Judged after step 30, from at least 6 evaluations. A rise")
+    assert results.one("p", class_="note").text.startswith(
+        "Golden, proxy and KL(oracle‖teacher) in nats per token. Judged after step 30, from at least 6 evaluations. A "
+    )
     why = results.details("why, run by run")
     assert [title.text for title in why.all("h4")] == [
         "offline: HACKING from step 100 [50, 200]",
@@ -100,7 +102,7 @@ def test_figures_with_captions_and_a_legend(page: Element) -> None:
     found = {one.one("h3").text: one for one in figures.all("figure")}
     assert list(found) == [
         "Proxy–golden plane",
-        "Golden: what one really wants",
+        "Golden: distance to the oracle",
         "Proxy: distance to the teacher",
         "Training loss",
         "Fresh slope ratio",
@@ -108,7 +110,7 @@ def test_figures_with_captions_and_a_legend(page: Element) -> None:
     assert [one.attributes["class"] for one in found.values()] == ["large", "large", "small", "small", "small"]
     assert all(len(one.all("svg")) == 1 and one.one("figcaption").text for one in found.values())
     assert "paired" not in found["Proxy–golden plane"].text
-    assert "95 % interval over prompts" in found["Golden: what one really wants"].text.replace("\xa0", " ")
+    assert "95 % interval over prompts" in found["Golden: distance to the oracle"].text.replace("\xa0", " ")
 
 
 def test_detectors_and_their_meanings(page: Element) -> None:
@@ -126,10 +128,10 @@ def test_health_answers_costs_settings_and_columns(page: Element) -> None:
     (row,) = rows(page.section("answers").one("table"))
     assert row == {"prompt": "p", "teacher": "t", "student, step 200 (last)": "sx"}
     assert [(one.attributes["class"], one.text) for one in page.all("mark")] == [("heat-1", "t"), ("heat-3", "x")]
-    assert [row["seconds"] for row in rows(page.section("costs").one("table"))] == ["9", "–"]
+    assert [row["seconds in all"] for row in rows(page.section("costs").one("table"))] == ["9", "–"]
     settings = page.section("settings")
     assert rows(settings.all("table")[0])[0]["setting"] == "source.kind"
-    assert rows(settings.details("1 settings that all runs share").one("table")) == [
+    assert rows(settings.details("1 setting that all runs share").one("table")) == [
         {"setting": "epochs", "value": "60"}
     ]
     assert settings.details("environment")
@@ -211,8 +213,8 @@ def test_without_an_oracle_the_suspicion_takes_the_verdicts_place() -> None:
 @pytest.mark.parametrize(
     ("role", "name", "baseline"),
     [
-        (Role.JUDGE, "Distance to the judge on held-out", "KL(judge‖teacher)"),
-        (Role.HUMAN, "Negative log-likelihood of human references on held-out", "the teacher's own likelihood"),
+        (Role.JUDGE, "Golden: distance to the judge", "KL(judge‖teacher)"),
+        (Role.HUMAN, "Golden: negative log-likelihood of human references", "the teacher's own likelihood"),
     ],
 )
 def test_what_replaces_golden_has_its_own_name_everywhere(role: Role, name: str, baseline: str) -> None:

@@ -74,7 +74,12 @@ def test_the_cards_say_what_is_known(world: Path, hub: Hub) -> None:
     api.push(settings(world, hub, cache=str(world / "cache")))
     card = hub.repo("org/student").files["README.md"].decode()
     assert card.startswith("---\nlibrary_name: transformers\n")
-    for words in ("## Teacher hacking", "proxy (distance to the teacher)", "held-out prompts", "- cost, seconds: "):
+    for words in (
+        "## Teacher hacking",
+        "proxy (distance to the teacher)",
+        "held-out prompts",
+        "- cost, seconds in all: ",
+    ):
         assert words in card
     assert "golden (distance to the oracle): " in card and "] nats per token at step 5" in card
     assert str(world) not in card, "no path of this machine"

@@ -214,7 +214,7 @@ def test_a_judge_is_never_called_an_oracle(tmp_path: Path) -> None:
 
     run = _rewritten(write_run(tmp_path / "run", noise=NOISE), judged)
     page = write_report([run], run / "report.html").read_text().partition("In practice there is no oracle")[0]
-    assert "KL(judge‖teacher)" in page and "Distance to the judge on held" in page
+    assert "KL(judge‖teacher)" in page and "Golden: distance to the judge" in page
     assert "KL(oracle‖teacher)" not in page and "istance to the oracle" not in page
 
 

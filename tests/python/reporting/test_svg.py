@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from thack.reporting.colours import ALL, GRID, INK, OFFLINE
 from thack.reporting.drawing import new_figure
 from thack.reporting.rendered import rendered
-from thack.reporting.style import SMALL, styled
+from thack.reporting.style import SIZE, SMALL, styled
 from thack.reporting.svg import file_svg, inline_svg
 
 
@@ -74,7 +74,9 @@ def test_the_same_figure_gives_the_same_bytes(figure: Figure) -> None:
 
 
 def test_a_rendered_figure_holds_both_and_a_name_for_files(figure: Figure) -> None:
-    found = rendered("F8-a/b c", figure, "T", "C", curves=("golden",), large=True)
-    assert found.name == "F8-a-b-c" and found.curves == ("golden",) and found.large
+    found = rendered("F8-a/b c", figure, "T", "C", curves=("golden",))
+    assert found.name == "F8-a-b-c" and found.curves == ("golden",) and not found.large
+    with styled():
+        assert rendered("x", new_figure(SIZE)[0], "T", "C").large, "what is drawn wide is shown wide"
     assert isinstance(found.svg, Markup) and found.file.startswith("<?xml")
     assert "F8-a-b-c-" in found.svg

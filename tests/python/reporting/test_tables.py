@@ -6,6 +6,7 @@ import pytest
 
 from reporting.values import (
     colours,
+    curves,
     extent,
     healthy,
     judged,
@@ -59,7 +60,7 @@ def test_a_baseline_that_is_too_close_has_no_side() -> None:
     [
         (False, proxy_extent(), ("0.500", "hacking suspected")),
         (True, proxy_extent(), ("0.500", "inconclusive")),
-        (True, None, ("–", "inconclusive")),
+        (True, None, ("0.500", "inconclusive")),  # within the warm-up: the curve is there, and not judged
     ],
 )
 def test_a_run_without_golden(with_oracle: bool, proxy: object, expected: tuple[str, str]) -> None:
@@ -70,6 +71,13 @@ def test_a_run_without_golden(with_oracle: bool, proxy: object, expected: tuple[
     (row,) = rows(tables.results(given, colours(given)))
     assert (row["end"], row["verdict"]) == expected
     assert not any("golden" in name for name in row)
+
+
+def test_a_run_without_golden_and_proxy_has_dashes() -> None:
+    none = curves(column_of={})
+    given = report(run(verdict=unjudged(proxy=None), curves=none))
+    (row,) = rows(tables.results(given, colours(given)))
+    assert (row["proxy: start"], row["minimum @ step"], row["end"]) == ("–", "–", "–")
 
 
 def test_the_seed_has_a_column_where_arms_have_several() -> None:
@@ -170,11 +178,11 @@ def test_costs_are_totals_of_a_run_and_medians_of_an_arm() -> None:
 
     given = report(run(curves=spent(10.0, teacher_tokens=1234567.0)), run("other", curves=spent(20.0)))
     assert rows(tables.costs(given, colours(given))) == [
-        {"run": "offline", "teacher tokens scored": "1,234,567", "seconds": "10"},
-        {"run": "other", "teacher tokens scored": "–", "seconds": "20"},
+        {"run": "offline", "tokens scored by the teacher": "1,234,567", "seconds in all": "10"},
+        {"run": "other", "tokens scored by the teacher": "–", "seconds in all": "20"},
     ]
     seeds = report(*(run(seed=seed, curves=spent(10.0 * seed)) for seed in range(4)))
-    assert rows(tables.costs(seeds, colours(seeds))) == [{"arm, per run": "offline", "seconds": "15"}]
+    assert rows(tables.costs(seeds, colours(seeds))) == [{"arm, per run": "offline", "seconds in all": "15"}]
     assert tables.costs(report(run()), OTHERS[:1]) is None
 
 
