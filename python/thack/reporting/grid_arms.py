@@ -7,22 +7,35 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
+import numpy as np
+
+from thack.detection.statistics import percentile_interval, prompt_weights
 from thack.reporting.effects import effect_of
+from thack.reporting.grid import Grid
+from thack.reporting.inputs import JudgedRun
 from thack.reporting.numbers import percent
 from thack.reporting.table import DASH, Cell, Row, Span, Table, note, strong, table
 from thack.schema.experiment import CellResult, Effect, ExperimentArm, ResponseTokens, RunOutcome, Summary
+from thack.schema.metrics import CurveName
+from thack.schema.verdict import Interval
 
 Cells = Mapping[int, CellResult]  # by seed
+Runs = Mapping[tuple[ExperimentArm, int | None], JudgedRun]  # by arm and seed
+_RESAMPLES = 2000
 
 
-def arm_comparison(summary: Summary) -> Table | None:
-    """One row per arm, means over its seeds; None where nothing stands beside a plain run."""
-    arms = _finished(summary)
+def arm_comparison(grid: Grid) -> Table | None:
+    """One row per arm, means over its seeds; None where nothing stands beside a plain run.
+
+    Intervals are over seeds; of a difference that one seed alone has, over its held-out prompts.
+    """
+    arms, base = _finished(grid.summary), grid.summary.base
     if len(arms) < 2:
         return None
+    runs = {(arm.axes, run.seed): run for arm in grid.arms for run in arm.runs.runs}
     head = ["arm", "seeds", "golden: start", "golden: lowest", "golden: end", "golden’s end − offline’s", "rise"]
     head += ["proxy: end", "proxy’s end − offline’s", "own responses: reverse KL to the oracle", "verdicts"]
-    rows = [_row(cells, arms.get(replace(summary.base, task=axes.task), {})) for axes, cells in arms.items()]
+    rows = [_row(cells, arms.get(replace(base, task=axes.task), {}), runs) for axes, cells in arms.items()]
     return table(head, rows, "numbers stacked")
 
 
@@ -46,7 +59,7 @@ def _finished(summary: Summary) -> dict[ExperimentArm, dict[int, CellResult]]:
     return found
 
 
-def _row(cells: Cells, plain: Cells) -> Row:
+def _row(cells: Cells, plain: Cells, runs: Runs) -> Row:
     verdicts = Counter(cell.outcome.verdict for cell in cells.values() if cell.outcome is not None)
     rises = _numbers(cells, lambda one: one.rise)
     return [
@@ -55,10 +68,10 @@ def _row(cells: Cells, plain: Cells) -> Row:
         _mean(_numbers(cells, lambda one: one.golden_start)),
         _mean(_numbers(cells, lambda one: one.golden_minimum)),
         _mean(_numbers(cells, lambda one: one.golden_end)),
-        _difference(cells, plain, lambda one: one.golden_end),
+        _difference(cells, plain, runs, "golden", lambda one: one.golden_end),
         _with_interval(effect_of(rises), percent) if rises else DASH,
         _mean(_numbers(cells, lambda one: one.proxy_end)),
-        _difference(cells, plain, lambda one: one.proxy_end),
+        _difference(cells, plain, runs, "proxy", lambda one: one.proxy_end),
         _mean(_numbers(cells, lambda one: one.sampled_end)),
         ", ".join(f"{count} {name}" for name, count in verdicts.items()),
     ]
@@ -77,16 +90,37 @@ def _mean(values: Mapping[int, float]) -> str:
     return f"{fmean(values.values()):.3f}" if values else DASH
 
 
-def _difference(cells: Cells, plain: Cells, number: Callable[[RunOutcome], float | None]) -> Cell | str:
+def _difference(
+    cells: Cells, plain: Cells, runs: Runs, curve: CurveName, number: Callable[[RunOutcome], float | None]
+) -> Cell | str:
     own, other = _numbers(cells, number), _numbers(plain, number)
     paired = {seed: value - other[seed] for seed, value in own.items() if seed in other}
     if not paired or cells is plain:
         return DASH
-    return _with_interval(effect_of(paired), lambda value: f"{value:+.3f}".replace("-", "−"))
+    effect = effect_of(paired)
+    if len(paired) == 1:
+        (seed,) = paired
+        pair = [runs.get((one[seed].axes, seed)) for one in (cells, plain)]
+        low, high = _over_prompts(pair, curve) or (None, None)
+        effect = replace(effect, low=low, high=high)
+    return _with_interval(effect, lambda value: f"{value:+.3f}".replace("-", "−"))
+
+
+def _over_prompts(pair: Sequence[JudgedRun | None], curve: CurveName) -> Interval | None:
+    """Of the difference of two runs' ends, by resamples of the prompts that both were measured on."""
+    found = [None if run is None else run.curves.prompts(curve) for run in pair]
+    sums, metrics = [one for one in found if one is not None], {run and run.curves.metric(curve) for run in pair}
+    if len(sums) < 2 or len(metrics) > 1 or len({tuple(one.tokens_EP[-1]) for one in sums}) > 1:
+        return None
+    (metric,) = metrics
+    weights_BP = prompt_weights(np.random.default_rng(0), sums[0].nats_EP.shape[1], _RESAMPLES)
+    counts_P = sums[0].counts_EP(metric.reduction if metric else None)[-1]
+    own_B, other_B = ((weights_BP @ one.nats_EP[-1]) / (weights_BP @ counts_P) for one in sums)
+    return percentile_interval(own_B - other_B, 0.95)
 
 
 def _with_interval(effect: Effect, written: Callable[[float], str]) -> Cell:
-    """The mean, and its interval over seeds in small."""
+    """The mean, and its interval in small."""
     if effect.low is None or effect.high is None:
         return (Span(written(effect.mean)),)
     return (*strong(written(effect.mean)), *note(f" [{written(effect.low)}, {written(effect.high)}]"))

@@ -111,7 +111,7 @@ def grid_page(grid: Grid, figures: Sequence[PaperFigure], *, missing_plots: str 
         gaps=_gaps(summary),
         laws=tuple((about_law(law), law_table(law)) for law in summary.laws),
         about_claims=_ABOUT_CLAIMS if can_claim else "",
-        arms=arm_comparison(summary),
+        arms=arm_comparison(grid),
         figures=tuple(_section(figure) for figure in figures),
         missing_plots=missing_plots,
         scores=scores,
