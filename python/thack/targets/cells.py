@@ -103,6 +103,3 @@ class CellTarget(Packed):
     is_inside_N: Tensor
     vocab_size: int
     realised_logprob_N: Tensor | None = field(default=None)
-
-    def __len__(self) -> int:
-        return self.mass_NK.shape[0]

@@ -44,9 +44,6 @@ class ChunkTarget(Packed):
     temperature: float
     vocab_size: int
 
-    def __len__(self) -> int:
-        return len(self.labels_N)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SortedTarget(Packed):
@@ -63,9 +60,6 @@ class SortedTarget(Packed):
     tail_N: Tensor
     is_paired_N: Tensor
     vocab_size: int
-
-    def __len__(self) -> int:
-        return len(self.mass_NK)
 
 
 class EqualStrings:
@@ -109,9 +103,6 @@ class MergedTarget(Packed):
     mass_NV: Tensor
     equal: EqualStrings
     vocab_size: int
-
-    def __len__(self) -> int:
-        return len(self.labels_N)
 
 
 PublishedTarget = ChunkTarget | SortedTarget | MergedTarget

@@ -19,6 +19,11 @@ from torch import Tensor
 class Packed:
     """Tensors whose first dimension is N."""
 
+    def __len__(self) -> int:
+        """N."""
+        values = (getattr(self, one.name) for one in fields(self))
+        return next(len(value) for value in values if isinstance(value, Tensor))
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The same target with `change` applied to each of its tensors."""
         return replace(self, **{f.name: _changed(getattr(self, f.name), change) for f in fields(self)})
@@ -62,9 +67,6 @@ class DenseTarget(Packed):
     def vocab_size(self) -> int:
         return self.log_probs_NV.shape[1]
 
-    def __len__(self) -> int:
-        return self.log_probs_NV.shape[0]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopKTarget(Packed):
@@ -97,9 +99,6 @@ class TopKTarget(Packed):
     log_tail_at: Mapping[float, Tensor] = field(default_factory=dict)
     processed: bool = False
     realised_logprob_N: Tensor | None = None
-
-    def __len__(self) -> int:
-        return self.ids_NK.shape[0]
 
     def normalised(self) -> TopKTarget:
         """The same target at temperature 1 with rows whose mass is 1; tails at other temperatures are left out.
@@ -148,9 +147,6 @@ class SampledTarget(Packed):
     vocab_size: int
     realised_logprob_N: Tensor | None = None
 
-    def __len__(self) -> int:
-        return self.ids_NK.shape[0]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrozenHeadTarget(Packed):
@@ -172,9 +168,6 @@ class FrozenHeadTarget(Packed):
     entropy_N: Tensor
     vocab_size: int
     realised_logprob_N: Tensor | None = None
-
-    def __len__(self) -> int:
-        return self.mean_NH.shape[0]
 
 
 SparseTarget = TopKTarget | SampledTarget

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import traceback
 from collections.abc import Callable
+from functools import partial
 
 
 def free_port() -> int:
@@ -25,16 +27,26 @@ def environment(rank: int, world_size: int, port: int) -> dict[str, str]:
     }
 
 
-def fork_ranks(world_size: int, work: Callable[[int], int]) -> list[int]:
-    """Start the ranks; each exits with what `work` gives for its number. Gives their process ids."""
+def fork_ranks(world_size: int, work: Callable[[int], None]) -> list[int]:
+    """Start the ranks; each does the work of its number, and says where it failed. Gives their process ids."""
     port, children = free_port(), []
     for rank in range(world_size):
         child = os.fork()
         if child == 0:
             os.environ.update(environment(rank, world_size, port))
-            os._exit(work(rank))
+            os._exit(_status(partial(work, rank), f"rank {rank} of {world_size}"))
         children.append(child)
     return children
+
+
+def _status(work: Callable[[], None], name: str) -> int:
+    try:
+        work()
+    except BaseException:
+        print(f"{name}:", flush=True)
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 def any_failed(children: list[int]) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import pytest
 import torch
@@ -17,18 +15,7 @@ from thack.models.native.llama import Llama
 from thack.targets.across import CellCarrier
 
 from .small import sharp
-
-TEXTS = ["def read(path): dive back", "five of them", "it", "read the file at path", ": give some def of it"]
-
-
-@cache
-def theirs() -> Tokenizer:
-    return Tokenizer.train(["dive back, five of them: give some def of it"] * 9, 290)
-
-
-@cache
-def ours() -> Tokenizer:
-    return Tokenizer.train(["def read(path): read the file at path"] * 3, 275)
+from .two_tokenizers import TEXTS, ours, theirs
 
 
 def sequences(tokenizer: Tokenizer) -> list[TokenSequence]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer as Backend
 
+from runtime.said import Said
 from thack.config import DataSettings, EvaluateSettings, EvaluationSettings
 from thack.cross_tokenizer import read_bpe
 from thack.data import Record
@@ -24,24 +25,13 @@ from thack.evaluation.readings import Readings
 from thack.models.batch import Batch
 from thack.models.native.llama import Llama
 from thack.runtime.process_group import ALONE
-from thack.runtime.progress import SILENT
 from thack.schema.evaluation import EvalSetOrigin
 from thack.schema.metrics import GOLDEN, LOG_RATIO, PROXY, MetricName, Role
 
 from .small import sharp
+from .two_tokenizers import TEXTS, ours, theirs
 
 SETTINGS = EvaluationSettings(batch_size=5, bootstrap=50, student_samples=False)
-TEXTS = ["def read(path): dive back", "five of them", "it", "read the file at path", ": give some def of it"]
-
-
-@cache
-def theirs() -> Tokenizer:
-    return Tokenizer.train(["dive back, five of them: give some def of it"] * 9, 290)
-
-
-@cache
-def ours() -> Tokenizer:
-    return Tokenizer.train(["def read(path): read the file at path"] * 3, 275)
 
 
 @cache
@@ -321,17 +311,6 @@ def test_the_command_writes_the_set_and_says_what_it_does(tmp_path: Path) -> Non
     (tmp_path / "evaluation.json").unlink()
     again = run_evaluate(replace(settings, eval_data=str(eval_set)), said)
     assert again.columns == found.columns
-
-
-class Said:
-    """A progress that keeps its notes."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.task = SILENT.task
-
-    def note(self, message: str) -> None:
-        self.lines.append(message)
 
 
 def test_golden_and_proxy_work_across() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +34,12 @@ def cells(
 ) -> list[CellResult]:
     """One arm: golden rises by `rise` and ends at `end`, up to a jitter of each seed."""
     numbers = {"alarm": "online" not in str(axes.get("source", ""))}
+    found = {seed: outcome(rise + JITTER[seed], golden_end=end + JITTER[seed], **numbers) for seed in seeds}
+    return cells_of(figures, found, **axes)
+
+
+def cells_of(figures: Sequence[str], outcomes: Mapping[int, RunOutcome], **axes: Any) -> list[CellResult]:
+    """One arm, with the outcome of each seed."""
     return [
         CellResult(
             cell=0,
@@ -43,9 +49,9 @@ def cells(
             figures=tuple(figures),
             axes=replace(BASE, **axes),
             state="finished",
-            outcome=outcome(rise + JITTER[seed], golden_end=end + JITTER[seed], **numbers),
+            outcome=found,
         )
-        for seed in seeds
+        for seed, found in outcomes.items()
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,23 +11,11 @@ from thack.experiments.claims import claims
 from thack.experiments.loss_gaps import loss_gaps, tuned_losses
 from thack.schema.experiment import CellResult
 
-from .outcomes import BASE, outcome
+from .outcomes import BASE, cells_of, outcome
 
 
 def ends(gaps: dict[int, float], **axes: Any) -> list[CellResult]:
-    return [
-        CellResult(
-            cell=0,
-            path=f"runs/{seed}",
-            arm="an arm",
-            seed=seed,
-            figures=("tokenizers",),
-            axes=replace(BASE, **axes),
-            state="finished",
-            outcome=outcome(gap=gap),
-        )
-        for seed, gap in gaps.items()
-    ]
+    return cells_of(["tokenizers"], {seed: outcome(gap=gap) for seed, gap in gaps.items()}, **axes)
 
 
 def grid(*arms: list[CellResult]) -> FinishedArms:

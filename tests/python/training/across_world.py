@@ -69,17 +69,6 @@ def losses(path: Path) -> list[float]:
     return [float(row["loss"]) for row in rows(path) if row["event"] == "train"]
 
 
-class Said:
-    """A progress that keeps its notes."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.task = SILENT.task
-
-    def note(self, message: str) -> None:
-        self.lines.append(message)
-
-
 def evaluations(path: Path) -> list[dict[str, Any]]:
     """The columns of each evaluation, without its times."""
     found = [row for row in rows(path) if row["event"] == "evaluation"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from runtime.said import Said
 from thack.api import preflight
 from thack.cache import Cache, probe
 from thack.config import (
@@ -34,14 +35,11 @@ from thack.targets.shares import cell_findings, cut_share
 from thack.training import run_distill
 from thack.training.plan import Plan
 
-from .across_world import Said, across, build_across, compared, evaluations, losses, other, theirs
+from .across_world import across, build_across, compared, evaluations, losses, other, theirs
 from .small import rows
 from .world import DATA, records, signal_at, write
 
-
-@pytest.fixture(autouse=True)
-def compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thack.training.across.kept_cells", lambda teacher, student: compared())
+pytestmark = pytest.mark.usefixtures("compared_once")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runtime.said import Said
 from thack.config import EvaluationSettings, GuardSettings, SamplingSettings, SourceSettings
 from thack.cross_tokenizer import Rewriter
 from thack.data.sequence import TokenSequence
@@ -22,7 +23,7 @@ from thack.schema.metrics import PROXY
 from thack.training import run_distill
 from thack.training.checkpoint import checkpoints, read_snapshot
 
-from .across_world import Said, across, build_across, compared, evaluations, losses, other, theirs
+from .across_world import across, build_across, compared, evaluations, losses, other, theirs
 from .small import rows
 from .world import signal_at
 
@@ -30,9 +31,7 @@ REQUEST = GenerationRequest(sampling=SamplingSettings(), max_new_tokens=5, seed=
 ALWAYS = 50.0  # as a slope ratio: below it whatever the student does
 
 
-@pytest.fixture(autouse=True)
-def compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thack.training.across.kept_cells", lambda teacher, student: compared())
+pytestmark = pytest.mark.usefixtures("compared_once")
 
 
 @pytest.fixture(scope="module")
