@@ -24,18 +24,8 @@ from thack.detection.statistics import PromptCurves
 from thack.errors import DataError
 from thack.reading import read_json
 from thack.runtime import runlog
-from thack.schema.metrics import (
-    GOLDEN,
-    CurveName,
-    Floats,
-    GuardRow,
-    MetricName,
-    PerPromptRow,
-    PromptSums,
-    Series,
-    TrainingKL,
-    find_metric,
-)
+from thack.schema.metric_rows import GuardRow, PerPromptRow, PromptSums
+from thack.schema.metrics import GOLDEN, CurveName, Floats, MetricName, Series, TrainingKL, find_metric
 from thack.schema.run import Manifest
 
 _JUDGED: tuple[CurveName, ...] = ("golden", "proxy")

@@ -27,7 +27,8 @@ from thack.detection.curves import Curves
 from thack.detection.evidence import Evidence, evidence
 from thack.detection.gains import gains
 from thack.detection.signals import Signal
-from thack.schema.metrics import CurveName, Watched
+from thack.schema.metric_rows import Watched
+from thack.schema.metrics import CurveName
 from thack.schema.verdict import Detection, OracleFreeName, OracleFreeVerdict, Thresholds
 
 

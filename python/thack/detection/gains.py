@@ -13,7 +13,8 @@ import numpy as np
 
 from thack.detection.statistics import percentile_interval, resampled_means
 from thack.runtime import runlog
-from thack.schema.metrics import GOLDEN, MetricName, PerPromptRow, PromptSums, Role
+from thack.schema.metric_rows import PerPromptRow, PromptSums
+from thack.schema.metrics import GOLDEN, MetricName, Role
 from thack.schema.run import SUPERVISED
 from thack.schema.verdict import Gain, Interval
 

@@ -13,7 +13,8 @@ from thack.errors import DataError
 from thack.files import flattened
 from thack.reading import read_json
 from thack.runtime import runlog
-from thack.schema.metrics import EVENTS, Floats, Series, number
+from thack.schema.metric_rows import EVENTS, number
+from thack.schema.metrics import Floats, Series
 
 Row = Mapping[str, object]
 

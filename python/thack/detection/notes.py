@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from thack.runtime.status import read_status
-from thack.schema.metrics import CurveName, Floats, GuardRow
+from thack.schema.metric_rows import GuardRow
+from thack.schema.metrics import CurveName, Floats
 
 _JUDGED: tuple[CurveName, ...] = ("golden", "proxy")
 

@@ -24,7 +24,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from thack.schema.metrics import Floats, PromptSums, Reduction, counted
+from thack.schema.metric_rows import PromptSums, counted
+from thack.schema.metrics import Floats, Reduction
 from thack.schema.verdict import Interval
 
 _CHUNK = 1 << 22  # numbers in one block of resampling weights: 32 MiB

@@ -15,7 +15,8 @@ from thack.evaluation.readings import Reading, Readings, log_ratio
 from thack.evaluation.samples import KeptResponses
 from thack.evaluation.scoring import Scorer
 from thack.models.protocol import LanguageModel
-from thack.schema.metrics import LOG_RATIO, HealthName, MetricName, PromptSums, Role
+from thack.schema.metric_rows import PromptSums
+from thack.schema.metrics import LOG_RATIO, HealthName, MetricName, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

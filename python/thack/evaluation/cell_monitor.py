@@ -27,7 +27,7 @@ from thack.losses.cells import cell_divergence_
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel, evaluating
 from thack.runtime.process_group import ALONE, ProcessGroup
-from thack.schema.metrics import PromptSums
+from thack.schema.metric_rows import PromptSums
 from thack.schema.targets import Divergence
 from thack.targets.across import CellCarrier
 from thack.targets.cells import CellTarget

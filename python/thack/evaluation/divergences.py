@@ -15,7 +15,8 @@ from torch import Tensor
 from thack.data.sequence import TokenSequence
 from thack.losses.formulas import Outcomes, row_sums
 from thack.runtime.process_group import ProcessGroup
-from thack.schema.metrics import DIVERGENCES, LOG_RATIO, DivergenceName, PromptSums
+from thack.schema.metric_rows import PromptSums
+from thack.schema.metrics import DIVERGENCES, LOG_RATIO, DivergenceName
 from thack.schema.targets import Divergence
 
 _DIVERGENCES = (Divergence(kind="forward_kl"), Divergence(kind="reverse_kl"), Divergence(kind="jsd", parameter=0.5))

@@ -16,16 +16,15 @@ import numpy as np
 
 from thack.config import SamplingSettings
 from thack.data import Record, read_records
-from thack.data.encode import encode_references
-from thack.data.eos import EndCounts
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError, UsageError
 from thack.evaluation.encoders import Encoders
 from thack.evaluation.references import References, TokenizerLike
+from thack.evaluation.written import encoded, written_by
 from thack.files import atomic_directory, canonical_json, claim_output, digest, write_bytes, write_json
 from thack.generation.kept import KeptResponses
-from thack.generation.sampler import GenerationRequest, generate
+from thack.generation.sampler import GenerationRequest
 from thack.models.checkpoint import fingerprint_like
 from thack.models.load import tokenizer_of
 from thack.models.protocol import LanguageModel
@@ -133,72 +132,22 @@ class EvalSet:
             raise UsageError("an evaluation set's responses need a teacher or an oracle to write them")
         given = [] if references.tokenizer is not None or readers else [tokenizer_of(tokenizer)]
         encoders = Encoders.of(references, [*given, *readers])
-        eval_set = self._encoded(encoders, max_prompt_tokens, max_new_tokens if references.human else 0)
+        eval_set = encoded(self, encoders, max_prompt_tokens, max_new_tokens if references.human else 0)
+        request = GenerationRequest(
+            sampling=SamplingSettings(), max_new_tokens=max_new_tokens, seed=seed, batch_size=batch_size
+        )
         responses, writers = dict(eval_set.responses), dict(eval_set.origin.writers)
         tokenizers = dict(eval_set.origin.tokenizers)
         for stream, (role, model) in enumerate(references):
             eval_set.check_tokenizer(role, model.tokenizer)
             writers[role], own = model.fingerprint(), model.tokenizer.fingerprint()
             tokenizers |= {} if own == eval_set.origin.tokenizer else {role: own}
-            request = GenerationRequest(
-                sampling=SamplingSettings(),
-                max_new_tokens=max_new_tokens,
-                seed=seed,
-                epoch=stream,  # oracle and teacher draw independently; below EVALUATION_STREAM
-                batch_size=batch_size,
-            )
-            examples = np.arange(len(eval_set))
-            written = None if kept is None else kept.stream(stream)
-            responses[role] = tuple(
-                generate(
-                    model,
-                    eval_set.prompts_of(role, model.tokenizer.fingerprint()),
-                    request,
-                    examples=examples,
-                    progress=progress,
-                    kept=written,
-                )
-            )
-            for warning in EndCounts.of(responses[role], model.tokenizer.ends, maximum=max_new_tokens).warnings():
-                progress.note(f"warning: responses of the {role}: {warning}")
+            # Oracle and teacher draw independently; below EVALUATION_STREAM.
+            responses[role] = written_by(model, role, eval_set, replace(request, epoch=stream), progress, kept)
         origin = replace(
             eval_set.origin, writers=writers, tokenizers=tokenizers, seed=seed, max_new_tokens=max_new_tokens
         )
         return replace(eval_set, responses=responses, origin=origin)
-
-    def _encoded(self, encoders: Encoders, max_prompt_tokens: int, max_human_tokens: int) -> EvalSet:
-        """Prompts as ids, and people's responses where they are asked for; what does not fit leaves the eval set."""
-        if self.prompts:
-            return self
-        texts = [Record(prompt_id=key, prompt=text) for key, text in zip(self.ids, self.texts, strict=True)]
-        records, first = self.records or texts, encoders.all[0]
-        encoded = encoders.encode(records)
-        written = encode_references(records, first, max_human_tokens) if max_human_tokens else []
-        keep = encoded.fitting(max_prompt_tokens)
-        if not keep:
-            raise DataError(f"all {len(self)} prompts are empty or longer than {max_prompt_tokens} tokens")
-        origin = EvalSetOrigin(tokenizer=first.fingerprint(), dropped_prompts=len(records) - len(keep))
-        if written:
-            before, keep = len(keep), [i for i in keep if written[i] is not None]
-            if not keep:
-                raise DataError(
-                    "no prompt of the evaluation set has a response that people wrote",
-                    hint='each line is {"prompt": …, "response": …}; or leave human references out',
-                )
-            origin = replace(origin, dropped_without_response=before - len(keep))
-        kept_human = tuple(ids for i in keep if written and (ids := written[i]) is not None)
-        kept = encoded.only(keep)
-        return replace(
-            self,
-            ids=tuple(self.ids[i] for i in keep),
-            texts=tuple(self.texts[i] for i in keep),
-            prompts=kept.by_tokenizer.pop(origin.tokenizer),
-            other_prompts=kept.by_tokenizer,
-            teacher_prompts=kept.teacher,
-            responses={Role.HUMAN: kept_human} if written else {},
-            origin=origin,
-            records=tuple(self.records[i] for i in keep) if self.records else (),
-        )
 
     def check_tokenizer(self, role: str, tokenizer: Tokenizer) -> None:
         """Refuse a model in whose token ids the evaluation set has no prompts.

@@ -38,14 +38,8 @@ from thack.models.protocol import LanguageModel, evaluating
 from thack.models.routers import counting_experts
 from thack.runtime.process_group import ALONE, ProcessGroup
 from thack.runtime.progress import SILENT, Progress
-from thack.schema.metrics import (
-    BASELINE_OF,
-    DIVERGENCES,
-    MetricName,
-    PromptSums,
-    Responses,
-    Role,
-)
+from thack.schema.metric_rows import PromptSums
+from thack.schema.metrics import BASELINE_OF, DIVERGENCES, MetricName, Responses, Role
 from thack.targets.keys import EVALUATION_STREAM
 
 _MEMORY_BYTES = 1 << 30  # reference log-probabilities kept between evaluations

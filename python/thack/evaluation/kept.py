@@ -10,7 +10,8 @@ from pathlib import Path
 from thack.errors import DataError
 from thack.reading import BadJson, lines, parse_line
 from thack.runtime.runlog import RunLog
-from thack.schema.metrics import HealthName, MetricName, PerPromptRow, PromptSums, find_column
+from thack.schema.metric_rows import PerPromptRow, PromptSums
+from thack.schema.metrics import HealthName, MetricName, find_column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,8 @@ import numpy as np
 
 from thack.detection.statistics import prompt_weights, reduced_interval
 from thack.evaluation.samples import KeptResponses
-from thack.schema.metrics import Column, HealthName, MetricName, PerPromptRow, PromptSums, reductions
+from thack.schema.metric_rows import PerPromptRow, PromptSums
+from thack.schema.metrics import Column, HealthName, MetricName, reductions
 
 _INTERVAL_SEED = 20250203  # fixed: intervals are part of the measurement, not of the run
 _CONFIDENCE = 0.95

@@ -20,7 +20,7 @@ from thack.losses.dense import dense_divergence
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel, evaluating
 from thack.runtime.process_group import ALONE, ProcessGroup
-from thack.schema.metrics import PromptSums
+from thack.schema.metric_rows import PromptSums
 from thack.schema.targets import Divergence
 from thack.targets.types import Target
 from thack.targets.vocabulary import log_probs

@@ -16,7 +16,8 @@ from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError, UsageError
 from thack.evaluation.eval_set import EvalSet
-from thack.schema.metrics import METRIC_OF, PromptSums, Role
+from thack.schema.metric_rows import PromptSums
+from thack.schema.metrics import METRIC_OF, Role
 
 _HINT = "give the file of prompts as `eval_data`: the set is then written with the prompts of this student"
 

@@ -21,7 +21,8 @@ from thack.losses import cross_entropy
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
-from thack.schema.metrics import PromptSums, Role
+from thack.schema.metric_rows import PromptSums
+from thack.schema.metrics import Role
 from thack.targets.vocabulary import common_width, log_probs
 
 Score = Callable[[Batch], Tensor]  # log_probs_NV of a batch

@@ -29,7 +29,8 @@ from thack.reporting.prose import reasons
 from thack.runtime import runlog
 from thack.runtime.process_group import ALONE
 from thack.runtime.runlog import RunLog
-from thack.schema.metrics import MetricsRow, Role, TrainingKL, is_bound
+from thack.schema.metric_rows import MetricsRow
+from thack.schema.metrics import Role, TrainingKL, is_bound
 from thack.schema.samples import SAMPLES_FILE
 from thack.targets.vocabulary import common_width
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from thack.errors import DataError
 from thack.schema import document
-from thack.schema.metrics import PerPromptRow, Role
+from thack.schema.metric_rows import PerPromptRow
+from thack.schema.metrics import Role
 
 PROMPT_INFORMATION_FILE = "prompt_information.json"
 _HUMAN = "responses of the file"

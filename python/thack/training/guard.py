@@ -19,7 +19,7 @@ from thack.config import GuardSettings
 from thack.detection import watch
 from thack.reporting.prose import detector_meaning
 from thack.schema import document
-from thack.schema.metrics import GuardRow, Watched
+from thack.schema.metric_rows import GuardRow, Watched
 from thack.training.hooks import Hook
 from thack.training.run_directory import RunDirectory
 

@@ -23,7 +23,8 @@ from thack.generation.sampler import GenerationRequest
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
 from thack.runtime.progress import SILENT, Progress
-from thack.schema.metrics import PromptSums, TrainingKL
+from thack.schema.metric_rows import PromptSums
+from thack.schema.metrics import TrainingKL
 from thack.schema.run import Costs, Order
 from thack.targets.keys import MONITOR_SAMPLE, Stream
 from thack.training.data import CachedTargets, LiveTargets, TrainingData

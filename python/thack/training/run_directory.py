@@ -42,7 +42,7 @@ from thack.runtime.remains import remove_remains_in
 from thack.runtime.runlog import RunLog
 from thack.runtime.status import read_status, recorded
 from thack.runtime.trackers import Mirror
-from thack.schema.metrics import GuardRow, MetricsRow, PerPromptRow
+from thack.schema.metric_rows import GuardRow, MetricsRow, PerPromptRow
 from thack.schema.run import SUPERVISED, Command, Manifest, RunFacts
 from thack.schema.samples import SAMPLES_FILE, SampleRow
 from thack.training.checkpoint import COMMIT, checkpoints, latest_checkpoint, step_of

@@ -27,7 +27,7 @@ from thack.runtime.device import peak_memory_bytes
 from thack.runtime.preemption import StopFlag
 from thack.runtime.process_group import ProcessGroup
 from thack.runtime.progress import SILENT, Progress, Task
-from thack.schema.metrics import MetricsRow
+from thack.schema.metric_rows import MetricsRow
 from thack.schema.run import Costs, TrainerState
 from thack.targets.keys import Stream, run_words
 from thack.training.across import RewrittenData, as_sampled

@@ -24,7 +24,7 @@ from thack.schema.cache_size import CaptureEstimate, CorpusSize, ProbeResult, Re
 from thack.schema.data import ShownData, ShownPiece, ShownSequence
 from thack.schema.evaluation import EvalSetOrigin, EvaluatedModel, EvaluatedSet, EvaluationResult
 from thack.schema.generation import GenerateResult
-from thack.schema.metrics import PerPromptRow
+from thack.schema.metric_rows import PerPromptRow
 from thack.schema.preflight import Finding, Preflight
 from thack.schema.verdict import Extent, Margins, Verdict
 from thack.training import RunResult

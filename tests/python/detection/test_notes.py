@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from thack.detection import notes
-from thack.schema.metrics import GuardRow
+from thack.schema.metric_rows import GuardRow
 from thack.schema.run import State, Status
 
 ALARM = GuardRow(step=79, action="alarm", detector="slope ratio", value=0.351, threshold=0.5, kept_step=48)

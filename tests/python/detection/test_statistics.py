@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from thack.detection.statistics import percentile_interval, prompt_weights, reduced_interval, student_quantile
-from thack.schema.metrics import PromptSums
+from thack.schema.metric_rows import PromptSums
 
 
 def weights_of(num_prompts: int, count: int) -> np.ndarray:

@@ -34,7 +34,7 @@ from thack.errors import Preempted, ThackError
 from thack.models.load import load_model
 from thack.runtime.progress import SILENT
 from thack.runtime.ranks import current_rank
-from thack.schema.metrics import GuardRow, MetricsRow
+from thack.schema.metric_rows import GuardRow, MetricsRow
 from thack.training import run_directory, run_distill, run_sft
 from thack.training.run_directory import RunDirectory
 from training.across_world import across

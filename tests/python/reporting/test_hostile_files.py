@@ -20,7 +20,7 @@ from reporting.hostile import PAYLOAD, RAN, SCRIPT, document
 from thack.detection import Curves, verdict
 from thack.reporting import model_card, write_grid_report, write_report
 from thack.schema.experiment import CellResult, ClaimResult, ExperimentArm, RunLabel, RunLabels, Summary
-from thack.schema.metrics import GuardRow
+from thack.schema.metric_rows import GuardRow
 from thack.schema.run import Environment, Manifest, Status
 from thack.schema.samples import PROMPTS_FILE, SAMPLES_FILE, PromptRow, SampleRow
 

@@ -9,7 +9,8 @@ import pytest
 
 from thack.errors import DataError
 from thack.schema.evaluation import EvalSetManifest, EvalSetOrigin, EvaluatedModel, EvaluatedSet, EvaluationResult
-from thack.schema.metrics import GOLDEN, PerPromptRow, PromptSums, Role
+from thack.schema.metric_rows import PerPromptRow, PromptSums
+from thack.schema.metrics import GOLDEN, Role
 
 ORIGINS = {
     "{}": EvalSetOrigin(),

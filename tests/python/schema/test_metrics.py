@@ -13,20 +13,16 @@ from hypothesis import strategies as st
 
 from thack.errors import DataError
 from thack.schema import metrics
+from thack.schema.metric_rows import GuardRow, MetricsRow, PerPromptRow, PromptSums, Watched
 from thack.schema.metrics import (
     DIVERGENCES,
     GOLDEN,
     LOG_RATIO,
     PROXY,
-    GuardRow,
     HealthName,
     MetricName,
-    MetricsRow,
-    PerPromptRow,
-    PromptSums,
     Role,
     TrainingKL,
-    Watched,
     find_column,
     find_metric,
     proxy_in,

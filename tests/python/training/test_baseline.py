@@ -27,7 +27,8 @@ from thack.models.batch import Batch
 from thack.models.load import load_model
 from thack.runtime.runlog import read
 from thack.runtime.status import read_status
-from thack.schema.metrics import GOLDEN, GuardRow, MetricsRow, PerPromptRow
+from thack.schema.metric_rows import GuardRow, MetricsRow, PerPromptRow
+from thack.schema.metrics import GOLDEN
 from thack.schema.verdict import Margins, OracleFreeVerdict
 from thack.training import run_distill
 from thack.training.plan import Plan, plan_steps

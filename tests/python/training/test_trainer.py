@@ -16,7 +16,7 @@ import torch
 from thack.errors import DivergedError, Interrupted, Preempted
 from thack.losses.policy import ON_POLICY
 from thack.models.batch import Batch
-from thack.schema.metrics import GuardRow, MetricsRow
+from thack.schema.metric_rows import GuardRow, MetricsRow
 from thack.training.checkpoint import checkpoints, step_of
 from thack.training.objective import Objective
 from thack.training.trainer import Trainer

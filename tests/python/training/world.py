@@ -24,7 +24,7 @@ from thack.config import (
 from thack.data import Record
 from thack.evaluation import EvalSet, References
 from thack.runtime.progress import SILENT
-from thack.schema.metrics import GuardRow, MetricsRow
+from thack.schema.metric_rows import GuardRow, MetricsRow
 from thack.training.run_directory import RunDirectory
 
 from .small import model

@@ -20,7 +20,7 @@ from thack.data.sequence import TokenSequence
 from thack.errors import UsageError
 from thack.runtime import runlog
 from thack.schema.cache import CacheManifest
-from thack.schema.metrics import number
+from thack.schema.metric_rows import number
 from thack.schema.run import CacheCosts
 from thack.targets.types import Target
 
