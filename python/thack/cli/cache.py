@@ -20,11 +20,21 @@ from thack.errors import CacheError, UsageError, plural
 from thack.schema.cache_content import MOST_MISSING, TeacherNll, Verification
 from thack.schema.cache_size import ProbeResult
 
+EXPORT_HELP = (
+    "Kind of the files: safetensors | parquet | axolotl (Parquet with the columns of its KD trainer). "
+    "[dim]\\[safetensors][/]"
+)
+TOP_K_HELP = "Ids stored per token (0 = as many as every row has). [dim]\\[0][/]"
+TAIL_HELP = "Take 1 − Σp as the tail mass, or leave it unknown. [dim]\\[estimate-tail][/]"
+LOGPROBS_HELP = (
+    "What the numbers are: auto | raw | processed; auto refuses rows that were processed without notice. "
+    "[dim]\\[auto][/]"
+)
 Directory = Annotated[Path, typer.Argument(help="Directory of the cache.", show_default=False)]
 
 PROBE_FLAGS = (
     Flag(key="teacher"),
-    Flag(key="student"),
+    Flag(key="student", help="a student: also measure targets for its frozen head, or what its tokenizer costs"),
     Flag(key="data.path", name="data"),
     Flag(key="data.prompt_key"),
     Flag(key="data.response_key"),
@@ -220,7 +230,7 @@ def export(
     target: Annotated[Path, typer.Argument(help="Directory for the plain files.", show_default=False)],
     to: Annotated[
         Literal["safetensors", "parquet", "axolotl"],
-        typer.Option(help="Kind of the files; axolotl: Parquet with the columns of its KD trainer."),
+        typer.Option(help=EXPORT_HELP, metavar="WORD", show_default=False),
     ] = "safetensors",
 ) -> None:
     """Write a cache as plain files that need nothing of thack to be read."""
@@ -237,13 +247,13 @@ def import_(
     out: Annotated[Path, typer.Argument(help="Directory of the new cache.", show_default=False)],
     tokenizer: Annotated[Path, typer.Option(help="Model directory with the tokenizer of the ids.", show_default=False)],
     vocab_size: Annotated[int, typer.Option(metavar="N", help="Width of the teacher's logits.", show_default=False)],
-    top_k: Annotated[int, typer.Option(metavar="N", help="Ids stored per token (0 = as many as every row has).")] = 0,
+    top_k: Annotated[int, typer.Option(metavar="N", help=TOP_K_HELP, show_default=False)] = 0,
     estimate_tail: Annotated[
-        bool, typer.Option("--estimate-tail/--no-tail", help="Take 1 − Σp as the tail mass; else it is unknown.")
+        bool, typer.Option("--estimate-tail/--no-tail", help=TAIL_HELP, show_default=False)
     ] = True,
     logprobs: Annotated[
         Literal["auto", "raw", "processed"],
-        typer.Option(help="What the numbers are; auto refuses rows that were processed without notice."),
+        typer.Option(help=LOGPROBS_HELP, metavar="WORD", show_default=False),
     ] = "auto",
     packed_config: Annotated[
         Path | None,

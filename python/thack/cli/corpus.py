@@ -12,9 +12,12 @@ from thack.cli.command import add_command
 from thack.cli.console import count, stdout
 from thack.cli.session import emit
 
+OUT_HELP = "Directory of the three files. [dim]\\[data][/]"
+HELD_OUT_HELP = "Prompts set aside for held_out.jsonl. [dim]\\[256][/]"
 TASK_HELP = (
     "docstring (signature → docstring), signature (docstring → signature), continuation (of code), "
-    "postfix (statement → its postfix form), or debian (questions about packages, without answers)."
+    "postfix (statement → its postfix form), or debian (questions about packages, without answers). "
+    "[dim]\\[docstring][/]"
 )
 
 
@@ -24,9 +27,9 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    out: Annotated[Path, typer.Option(help="Directory of the three files.")] = Path("data"),
-    task: Annotated[str, typer.Option(metavar="WORD", help=TASK_HELP)] = "docstring",
-    held_out: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts set aside for held_out.jsonl.")] = 256,
+    out: Annotated[Path, typer.Option(help=OUT_HELP, show_default=False)] = Path("data"),
+    task: Annotated[str, typer.Option(metavar="WORD", help=TASK_HELP, show_default=False)] = "docstring",
+    held_out: Annotated[int, typer.Option(metavar="N", min=1, help=HELD_OUT_HELP, show_default=False)] = 256,
 ) -> None:
     """Write text that machines carry as pairs, prompts and held-out prompts: Python's own standard library, for one."""
     counts = api.corpus(out, task=task, held_out=held_out)

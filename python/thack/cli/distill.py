@@ -11,6 +11,11 @@ from thack.cli.session import emit
 from thack.config import DistillSettings
 
 EVAL_COUNT = "evaluations after the one at step 0; without it, fewer where they would take most of the run's work"
+BASELINE = "with sft, also fine-tune on the same responses, steps and rate afterwards, and say what distillation gained"
+POLICY = (
+    "train by log-probabilities alone: k1, policy gradient with advantage log p − log q (reverse KL), or k3, derived "
+    "p/q − 1 − log p/q"
+)
 FLAGS = (
     Flag(key="student"),
     Flag(key="cache"),
@@ -28,8 +33,10 @@ FLAGS = (
     Flag(key="source.kind", name="source"),
     Flag(key="guard.on", name="guard"),
     Flag(key="loss.divergence"),
-    Flag(key="baseline"),
-    Flag(key="loss.policy.estimator", name="policy", implies={"loss.policy.weight": 1.0, "loss.weight": 0.0}),
+    Flag(key="baseline", help=BASELINE),
+    Flag(
+        key="loss.policy.estimator", name="policy", help=POLICY, implies={"loss.policy.weight": 1.0, "loss.weight": 0.0}
+    ),
     Flag(key="loss.mix", implies={"loss.ce_weight": 1.0}),
     Flag(key="oracle"),
     Flag(key="eval_data"),

@@ -14,9 +14,11 @@ from rich.table import Column
 from rich.text import Text
 
 from thack.cli.console import stderr
+from thack.runtime.preemption import is_asked_to_stop
 from thack.runtime.streams import say
 
 _SHORT_S = 1.0  # shorter tasks leave no trace
+_STOPPING = ("stopping; Ctrl-C again: at once", "stopping")  # while a step or an evaluation ends
 _LINE_EVERY_S = 15.0  # between two plain lines of one task
 
 
@@ -109,6 +111,8 @@ class _Fields(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         fields, room = dict(task.fields["shown"]), self._room()
+        if is_asked_to_stop() and task.total and not task.finished:
+            return Text(next((text for text in _STOPPING if len(text) <= room), ""), style="yellow")
         while fields and len(_fields(fields)) > room:
             fields.popitem()
         return Text(_fields(fields))

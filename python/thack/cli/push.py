@@ -38,8 +38,9 @@ def register(app: typer.Typer) -> None:
 def run(call: Call[PushSettings]) -> None:
     """Upload a model with its card to the Hugging Face hub, and on request its cache with a card of its own.
 
-    The card says what is known of the model: the verdict with its intervals, data, cache and cost. One commit holds all
-    files. A new repository is private unless --public is given.
+    The card says what is known of the model: the verdict with its intervals,
+    data, cache and cost. One commit holds all files. A new repository is
+    private unless --public is given.
     """
     found = api.push(call.settings, progress=call.progress)
     emit(found.dump(), lambda: _show(found))

@@ -59,6 +59,11 @@ def ignore_signals() -> None:
     _install(signal.SIG_IGN)
 
 
+def is_asked_to_stop() -> bool:
+    """Whether a signal waits for the step, or the evaluation, that is being done."""
+    return _process.pending is not None
+
+
 @contextmanager
 def interruptible(kept: Callable[[], str] = str) -> Iterator[None]:
     """Signals inside the block end it at once, as an error that says what is kept.

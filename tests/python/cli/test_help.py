@@ -58,6 +58,7 @@ def test_every_recipe_is_named(run: Run) -> None:
 @pytest.mark.usefixtures("narrow")
 def test_every_command_has_help_with_an_example_in_80_columns(name: str, run: Run) -> None:
     code, out, _ = run(*name.split(), "--help")
+    assert "default:" not in out, "a default is in brackets, in every command alike"
     assert code == 0
     example = out[out.index("Example:") :].strip().splitlines()[1:]
     assert f"thack {name} " in " ".join(example)

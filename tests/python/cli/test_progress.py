@@ -167,3 +167,20 @@ def test_results_are_printed_below_the_bars(
         emit({}, lambda: screen.write("run: runs/tm"))
     assert "\r" not in screen.getvalue().partition("run: runs/tm")[2], "nothing is drawn after the result"
     assert screen.getvalue().partition("run: runs/tm")[0].endswith("\x1b[?25h")
+
+
+@pytest.mark.parametrize(("width", "shown"), [(100, "stopping; Ctrl-C again: at once"), (60, "stopping")])
+def test_a_step_that_ends_first_says_that_it_is_the_last(
+    width: int, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(module, "stderr", lambda: Console(file=screen, force_terminal=True, width=width))
+    terminal = TerminalProgress()
+    with terminal, terminal.task("a run", 280, "step") as task:
+        task.advance(1, loss=1.0)
+        terminal._display.refresh()
+        assert "stopping" not in screen.getvalue()
+        monkeypatch.setattr(module, "is_asked_to_stop", lambda: True)
+        terminal._display.refresh()
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).rstrip().splitlines()[-1]
+    assert shown in last and "loss" not in last and len(last.rstrip()) < width

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import hooks
+from thack import config
 from thack.cli import app
 
 ROOT = Path(__file__).parents[3]
@@ -138,6 +139,14 @@ def test_a_block_runs_as_it_stands(
     monkeypatch.chdir(reader.directory)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     reader.read(number, capfd)
+
+
+def test_every_setting_of_the_documents_can_be_set() -> None:
+    settings = [cls for name, cls in vars(config).items() if name.endswith("Settings")]
+    known = {setting.key for cls in settings for setting in config.describe(cls)}
+    for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        named = re.findall(r"--set '?([a-z][\w.]*)=", path.read_text(encoding="utf-8"))
+        assert set(named) <= known, f"{path}: {set(named) - known}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
