@@ -14,7 +14,7 @@ from thack.reporting.effects import effect_of
 from thack.reporting.grid import Grid
 from thack.reporting.inputs import JudgedRun
 from thack.reporting.numbers import percent
-from thack.reporting.table import DASH, Cell, Row, Span, Table, note, strong, table
+from thack.reporting.table import DASH, Cell, Row, Span, Table, note, strong, table, without_empty
 from thack.schema.experiment import CellResult, Effect, ExperimentArm, ResponseTokens, RunOutcome, Summary
 from thack.schema.metrics import CurveName
 from thack.schema.verdict import Interval
@@ -36,7 +36,7 @@ def arm_comparison(grid: Grid) -> Table | None:
     head = ["arm", "seeds", "golden: start", "golden: lowest", "golden: end", "golden’s end − offline’s", "rise"]
     head += ["proxy: end", "proxy’s end − offline’s", "own responses: reverse KL to the oracle", "verdicts"]
     rows = [_row(cells, arms.get(replace(base, task=axes.task), {}), runs) for axes, cells in arms.items()]
-    return table(head, rows, "numbers stacked")
+    return without_empty(table(head, rows, "numbers wide stacked"))
 
 
 def arm_costs(summary: Summary) -> Table | None:

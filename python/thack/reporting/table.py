@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from thack.reporting.colours import Colour
@@ -18,6 +18,7 @@ Layout = Literal[
     "numbers stacked",
     "numbers prompts stacked",
     "numbers wide",
+    "numbers wide stacked",
     "",
 ]
 DASH = "–"
@@ -54,6 +55,17 @@ def table(head: Sequence[str], rows: Iterable[Row], layout: Layout = "") -> Tabl
     if any(len(row) != len(head) for row in cells):
         raise ValueError(f"every row needs {len(head)} cells")
     return Table(head=tuple(head), rows=cells, layout=layout)
+
+
+def without_empty(found: Table) -> Table:
+    """The table without columns in which no row has a number."""
+    kept = [at for at in range(len(found.head)) if any(_text(row[at]) not in ("", DASH) for row in found.rows)]
+    rows = tuple(tuple(row[at] for at in kept) for row in found.rows)
+    return replace(found, head=tuple(found.head[at] for at in kept), rows=rows)
+
+
+def _text(cell: Cell) -> str:
+    return "".join(span.text for span in cell)
 
 
 def code(text: str) -> Cell:

@@ -8,7 +8,7 @@ import numpy as np
 
 from thack.detection import Detection
 from thack.reporting.colours import Colour
-from thack.reporting.inputs import COSTS, ArmRuns, JudgedRun, ReportInput, unit
+from thack.reporting.inputs import COSTS, ArmRuns, JudgedRun, ReportInput, units
 from thack.reporting.numbers import decimal, nats, percent, percent_interval
 from thack.reporting.prose import alarm_rule, baseline_name
 from thack.reporting.table import DASH, Cell, Row, Span, Table, coloured, note, pill, strong, table
@@ -57,7 +57,9 @@ def _proxy_result(run: JudgedRun) -> list[str]:
 def about_results(report: ReportInput) -> str:
     """What the numbers of the results are in."""
     shown = ["Golden", "proxy", baseline_name(report.golden_column)] if report.golden_column else ["The proxy"]
-    return f"{' and '.join((', '.join(shown[:-1]), shown[-1])) if shown[1:] else shown[0]} in {unit(report.arms)}."
+    names = " and ".join((", ".join(shown[:-1]), shown[-1])) if shown[1:] else shown[0]
+    first, *others = units(report.arms).items() or [("nats per token", "")]
+    return f"{names} in {first[0]}{''.join(f', of {label} in {name}' for name, label in others)}."
 
 
 def arm_results(report: ReportInput, colours: Sequence[Colour]) -> Table:

@@ -54,13 +54,14 @@ def test_a_task_has_its_own_plain_run_and_one_seed_has_no_interval() -> None:
     found = texts(arm_comparison(grid_with(OFFLINE, SOUND, *other)))
     assert [row["golden’s end − offline’s"] for row in found[2:]] == ["–", "−0.500"]
     alone = texts(arm_comparison(grid_with(SOUND, other[1])))
-    assert {row["golden’s end − offline’s"] for row in alone} == {"–"}, "no plain run is finished"
+    assert "golden’s end − offline’s" not in alone[0], "no plain run is finished"
 
 
 def test_numbers_that_were_not_measured_are_dashes_and_a_single_arm_has_no_table() -> None:
     bare = [replace(cell, outcome=outcome(None, golden_end=None, proxy_end=None)) for cell in SOUND]
     row = texts(arm_comparison(grid_with(OFFLINE, bare)))[1]
-    assert [row[name] for name in ("golden: start", "golden: lowest", "golden: end", "rise", "proxy: end")] == ["–"] * 5
+    assert [row[name] for name in ("golden: end", "rise", "proxy: end")] == ["–"] * 3
+    assert "golden: start" not in row, "no arm has one"
     assert arm_comparison(grid_with(OFFLINE)) is None and arm_costs(grid_with(OFFLINE).summary) is None
 
 

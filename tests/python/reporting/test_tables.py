@@ -22,7 +22,8 @@ from reporting.values import (
 from thack.detection import DETECTORS
 from thack.reporting import tables
 from thack.reporting.colours import OTHERS
-from thack.reporting.table import Span, coloured, note, pill, strong, table
+from thack.reporting.table import Span, coloured, note, pill, strong, table, without_empty
+from thack.schema.metrics import PROXY
 
 
 def test_one_run_with_everything() -> None:
@@ -71,6 +72,18 @@ def test_a_run_without_golden(with_oracle: bool, proxy: object, expected: tuple[
     (row,) = rows(tables.results(given, colours(given)))
     assert (row["end"], row["verdict"]) == expected
     assert not any("golden" in name for name in row)
+
+
+def test_a_column_without_a_number_is_left_out() -> None:
+    given = table(["a", "b", "c"], [["1", "–", ""], ["–", "–", ""]])
+    assert rows(without_empty(given)) == [{"a": "1"}, {"a": "–"}]
+
+
+def test_the_unit_of_the_results_and_the_first_run_of_another() -> None:
+    other = run("other", curves=curves(column_of={"proxy": str(PROXY.per_byte)}), verdict=unjudged())
+    assert tables.about_results(report(run())) == "Golden, proxy and KL(oracle‖teacher) in nats per token."
+    assert tables.about_results(report(other)) == "The proxy in nats per byte."
+    assert tables.about_results(report(run(), other)).endswith("in nats per token, of other in nats per byte.")
 
 
 def test_a_run_without_golden_and_proxy_has_dashes() -> None:
