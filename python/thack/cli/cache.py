@@ -237,7 +237,7 @@ def export(
     with shown_progress() as progress:
         written = api.export_cache(directory, target, to=to, progress=progress)
     files = [str(path) for path in written]
-    emit({"files": files}, lambda: stdout().print(f"{count(len(files))} files in {target}"), out=target)
+    emit({"files": files}, lambda: stdout().print(f"{plural(len(files), 'file')} in {target}"), out=target)
 
 
 def import_(

@@ -113,7 +113,7 @@ def _show_forecast(found: Forecast, submit: Sequence[str]) -> None:
     stdout().print(cells)
     stdout().print(stages)
     stdout().print(
-        f"{len(found.planned)} cells · about {count(found.tokens)} tokens and {found.hours:.2f} hours with "
+        f"{plural(len(found.planned), 'cell')} · about {count(found.tokens)} tokens and {found.hours:.2f} hours with "
         f"{plural(found.workers, 'worker')}, at {found.rate / 1e9:.1f} GFLOP/s a thread "
         f"(measured on {found.measured_on})",
         soft_wrap=True,

@@ -9,6 +9,7 @@ from thack.cli.command import Call, Flag, SettingsCommand
 from thack.cli.console import print_item, stdout
 from thack.cli.session import emit
 from thack.config import PushSettings
+from thack.errors import plural
 from thack.schema.publication import Pushed, PushResult
 
 FLAGS = (
@@ -53,7 +54,7 @@ def _show(found: PushResult) -> None:
 
 
 def _show_one(what: str, pushed: Pushed) -> None:
-    stdout().print(f"{what}: {pushed.files} files in {pushed.repository} · {pushed.url}")
+    stdout().print(f"{what}: {plural(pushed.files, 'file')} in {pushed.repository} · {pushed.url}")
     if pushed.removed:
         print_item(f"removed there, of an earlier push: {', '.join(pushed.removed)}")
     if pushed.left_out:

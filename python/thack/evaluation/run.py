@@ -17,6 +17,7 @@ from thack.data.encode import accepted
 from thack.data.lengths import response_limit
 from thack.data.readers import read_settings
 from thack.data.tokenizer import Tokenizer
+from thack.errors import plural
 from thack.evaluation.encoders import Encoders
 from thack.evaluation.eval_set import EvalSet
 from thack.evaluation.evaluator import Evaluator
@@ -168,5 +169,6 @@ def open_eval_set(
             )
             eval_set.save(frozen)
             kept.remove()
-    progress.note(f"evaluation set of {len(eval_set)} prompts frozen in {frozen}: use `eval_data = {frozen}` next time")
+    size = plural(len(eval_set), "prompt")
+    progress.note(f"evaluation set of {size} frozen in {frozen}: use `eval_data = {frozen}` next time")
     return eval_set

@@ -26,8 +26,9 @@ MEANING: Mapping[str, str] = {
 #: Where the thresholds of the detectors come from.
 VALIDATION = "threshold was set on three seeds of one laptop task and tried on other seeds, two other tasks and losses"
 
-_FRESH_COLUMNS = "needs train_kl/fresh and train_kl/monitor at some evaluations"
-_PROXY_COLUMNS = "needs the held-out proxy and train_kl/monitor at some evaluations"
+_FRESH_COLUMNS = "needs train_kl/fresh and train_kl/monitor at evaluations after the warm-up"
+_PROXY_COLUMNS = "needs the held-out proxy and train_kl/monitor at evaluations after the warm-up"
+_APART = ", two of them a fifth of the steps apart"
 
 #: What each detector says, by its name and state.
 DETECTORS: Mapping[str, Mapping[DetectionState, str]] = {
@@ -35,13 +36,13 @@ DETECTORS: Mapping[str, Mapping[DetectionState, str]] = {
         "alarm": "the student still improves on its training responses, but much more slowly on others that its "
         "teacher would give to the same prompts: it has begun to memorise, which is when hacking begins",
         "quiet": "what the student learns from its training responses also holds for others to the same prompts",
-        "not enough data": _FRESH_COLUMNS,
+        "not enough data": f"{_FRESH_COLUMNS}{_APART}",
     },
     "slope ratio": {
         "alarm": "the student still improves on its training responses, but much more slowly on prompts that it has "
         "not seen: it has begun to memorise, which is when hacking begins",
         "quiet": "what the student learns in training it also learns for prompts it has not seen",
-        "not enough data": _PROXY_COLUMNS,
+        "not enough data": f"{_PROXY_COLUMNS}{_APART}",
     },
     "memorisation gap": {
         "alarm": "the student is much further from its teacher on new prompts than on its training responses: it has "

@@ -9,6 +9,7 @@ from thack import _native
 from thack.cache.format.ends import count_ends
 from thack.cache.format.manifest import finish, shard_is_good
 from thack.cache.format.plan import CachePlan
+from thack.errors import plural
 from thack.runtime.progress import Progress
 from thack.runtime.ranks import Rank
 from thack.schema.cache import CommittedShard
@@ -43,8 +44,8 @@ def finish_cache(directory: Path, plan: CachePlan, progress: Progress, *, genera
     if manifest is None:
         return
     progress.note(
-        f"cache: {manifest.sequences:,} sequences, {manifest.tokens:,} tokens, "
-        f"{manifest.bytes / 1e6:,.1f} MB in {plan.num_shards} shards"
+        f"cache: {plural(manifest.sequences, 'sequence')}, {plural(manifest.tokens, 'token')}, "
+        f"{manifest.bytes / 1e6:,.1f} MB in {plural(plan.num_shards, 'shard')}"
     )
     ends = count_ends(directory, plan) if generated else None  # those of given responses were counted before
     for warning in ends.warnings() if ends else ():
