@@ -15,19 +15,20 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from thack.config import CacheSettings, DataSettings, DistillSettings, GenerateSettings, SftSettings
+from thack.config import CacheSettings, DataSettings, GenerateSettings, SftSettings
 from thack.config.experiment import ExperimentSettings, RoleSettings
-from thack.config.specs import cache_settings, target_settings
+from thack.config.specs import cache_settings
 from thack.data.debian import system_release
 from thack.data.embedded import QUESTIONS
 from thack.data.export import PAIRS
 from thack.evaluation.prompt_information import NUM_SHUFFLES
 from thack.experiments import work
+from thack.experiments.arm_settings import ArmSettings, longer
 from thack.experiments.cells import Cell, base_arm, slug
 from thack.experiments.corpus import CorpusSettings, task_file, write_corpus, write_splits
-from thack.experiments.costs import Cost, CostEstimator
-from thack.experiments.methods import fraction, has_cache, samples, trained_by
-from thack.experiments.roles import check_answers, content_of, model_directory, resized, sampled_digest, start_of
+from thack.experiments.costs import Cost
+from thack.experiments.methods import has_cache, samples
+from thack.experiments.roles import check_answers, content_of, model_directory, sampled_digest, start_of
 from thack.experiments.stages import Stage, plan_stage
 from thack.experiments.tokenizers import TokenizerWord, write_encoded, write_tokenizer
 from thack.models.layers import check_layers
@@ -36,7 +37,6 @@ from thack.schema.targets import TargetSpec
 
 Role = Literal["oracle", "teacher", "student"]
 _STUDENT_SEED = 1_000_000  # from a teacher's seed to that of a student of its size
-_TIMES_AS_LONG = 3  # tokens of another tokenizer, at most, for each of the experiment's
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Pipeline:
         oracle, eval_set = self.oracle(arm.task), self.eval_set(arm, seed)
         data = self._training_data(arm, seed)
         settings = replace(
-            self._distill_settings(arm, seed),
+            self._arms.distill(arm, seed),
             student=str(student.path / "model"),
             teacher=str(teacher.path / "model"),
             oracle=str(oracle.path / "model"),
@@ -64,14 +64,14 @@ class Pipeline:
         else:
             path = data.path / "stage2.jsonl" if arm.source in ("online-teacher", "online-student") else data.path
             settings = replace(settings, data=replace(settings.data, path=str(path)))
-        name = slug(arm, base_arm(self.settings))
+        name, costs = slug(arm, base_arm(self.settings)), self._arms.costs(arm.task)
         return plan_stage(
             self.root / "runs",
             f"seed{seed}-{name}",
             partial(work.distill, settings, name),
             needs=[oracle, teacher, student, eval_set, data],
             settings=settings,
-            cost=self._costs(arm.task).distill(settings, self._student_role(arm), self._teacher_role(arm), arm.source),
+            cost=costs.distill(settings, self._arms.student(arm), self._arms.teacher(arm), arm.source),
         )
 
     def corpus(self, task: str) -> Stage:
@@ -83,7 +83,7 @@ class Pipeline:
             path=path,
             tokenizer=str(model_directory(s, s.oracle)) if s.oracle.model else "",
             tokenizer_size=s.tokenizer_size,
-            max_prompt_tokens=self._data(task, "").max_prompt_tokens,
+            max_prompt_tokens=self._arms.data(task, "").max_prompt_tokens,
         )
         inputs: dict[str, object] = {"python": platform.python_version()}
         if task in QUESTIONS:
@@ -121,20 +121,20 @@ class Pipeline:
     def oracle_responses(self, task: str, seed: int) -> Stage:
         """The oracle's responses to the prompts of stage 1: teacher and student are fine-tuned on them."""
         oracle, splits = self.oracle(task), self.splits(task, seed)
-        data = self._data(task, splits.path / "stage1.jsonl")
-        cost = self._costs(task).sample(self.settings.oracle, self.settings.num_sft_prompts)
+        data = self._arms.data(task, splits.path / "stage1.jsonl")
+        cost = self._arms.costs(task).sample(self.settings.oracle, self.settings.num_sft_prompts)
         return self._responses("oracle-responses", oracle, splits, data, seed, cost)
 
     def teacher(self, arm: ExperimentArm, seed: int) -> Stage:
         """The teacher."""
         pairs = self.oracle_responses(arm.task, seed)
-        return self._role("teacher", self._teacher_role(arm), seed, arm.task, pairs, pairs.path)
+        return self._role("teacher", self._arms.teacher(arm), seed, arm.task, pairs, pairs.path)
 
     def student(self, arm: ExperimentArm, seed: int) -> Stage:
         """The student before its distillation."""
-        pairs, role = self._student_pairs(arm, seed), self._student_role(arm)
+        pairs, role = self._student_pairs(arm, seed), self._arms.student(arm)
         # Of one size and seed, teacher and student would begin as the same model and read the same batches.
-        seed += _STUDENT_SEED if start_of(role) == start_of(self._teacher_role(arm)) else 0
+        seed += _STUDENT_SEED if start_of(role) == start_of(self._arms.teacher(arm)) else 0
         if not arm.tokenizer:
             return self._role("student", role, seed, arm.task, pairs, pairs.path)
         tokenizer = self.tokenizer(arm.task, arm.tokenizer)
@@ -147,25 +147,25 @@ class Pipeline:
         if arm.fine_tuned_on == "oracle":
             return self.oracle_responses(arm.task, seed)
         teacher, splits = self.teacher(arm, seed), self.splits(arm.task, seed)
-        data = self._data(arm.task, splits.path / "stage1.jsonl")
-        cost = self._costs(arm.task).sample(self._teacher_role(arm), self.settings.num_sft_prompts)
+        data = self._arms.data(arm.task, splits.path / "stage1.jsonl")
+        cost = self._arms.costs(arm.task).sample(self._arms.teacher(arm), self.settings.num_sft_prompts)
         return self._responses("teacher-sft-responses", teacher, splits, data, seed, cost)
 
     def eval_set(self, arm: ExperimentArm, seed: int) -> Stage:
         """The held-out prompts with a response of oracle and teacher each."""
         oracle, teacher, splits = self.oracle(arm.task), self.teacher(arm, seed), self.splits(arm.task, seed)
-        data = self._data(arm.task, splits.path / "held_out.jsonl")
+        data = self._arms.data(arm.task, splits.path / "held_out.jsonl")
         step = partial(work.eval_set, oracle.path / "model", teacher.path / "model", data, seed)
         inputs = {"seed": seed, "max_response_tokens": data.max_response_tokens}
-        costs, num = self._costs(arm.task), self.settings.num_held_out_prompts
-        cost = costs.sample(self.settings.oracle, num) + costs.sample(self._teacher_role(arm), num)
+        costs, num = self._arms.costs(arm.task), self.settings.num_held_out_prompts
+        cost = costs.sample(self.settings.oracle, num) + costs.sample(self._arms.teacher(arm), num)
         return plan_stage(self._stages, "eval_set", step, needs=[oracle, teacher, splits], inputs=inputs, cost=cost)
 
     def prompt_information(self, arm: ExperimentArm, seed: int) -> Stage:
         """How much of a response's information comes from its prompt: of the task, by oracle and evaluation set."""
         oracle, eval_set = self.oracle(arm.task), self.eval_set(arm, seed)
         step = partial(work.prompt_information, oracle.path / "model", eval_set.path)
-        cost = self._costs(arm.task).score(
+        cost = self._arms.costs(arm.task).score(
             self.settings.oracle, (1 + NUM_SHUFFLES) * self.settings.num_held_out_prompts
         )
         return plan_stage(
@@ -190,35 +190,35 @@ class Pipeline:
         teacher, splits = self.teacher(arm, seed), self.splits(arm.task, seed)
         settings = CacheSettings(
             teacher=str(teacher.path / "model"),
-            data=self._offline_data(arm, splits),
+            data=self._arms.offline_data(arm, splits.path / "stage2.jsonl"),
             generate=True,
             samples=samples(arm),
-            epochs=self._distill_settings(arm, seed).epochs,
+            epochs=self._arms.distill(arm, seed).epochs,
             seed=seed,
             dtype=self.settings.dtype,
         )
-        cost = self._costs(arm.task).sample(self._teacher_role(arm), self._num_sequences(arm))
+        cost = self._arms.costs(arm.task).sample(self._arms.teacher(arm), self._arms.num_sequences(arm))
         prompts = splits
         if arm.method == "offline-policy-gradient":
             prompts = self._student_responses(arm, seed)
             data = replace(settings.data, path=str(prompts.path), limit=0)
             settings = replace(settings, data=data, generate=False, samples=1)
-            cost = self._costs(arm.task).score(self._teacher_role(arm), self._num_sequences(arm))
+            cost = self._arms.costs(arm.task).score(self._arms.teacher(arm), self._arms.num_sequences(arm))
         settings = cache_settings(settings, TargetSpec.parse(arm.target))
         step = partial(work.cache, settings)
         return plan_stage(self._stages, "cache", step, needs=[teacher, prompts], settings=settings, cost=cost)
 
     def _teacher_responses(self, arm: ExperimentArm, seed: int) -> Stage:
         teacher, splits = self.teacher(arm, seed), self.splits(arm.task, seed)
-        data = self._offline_data(arm, splits)
-        cost = self._costs(arm.task).sample(self._teacher_role(arm), self._num_sequences(arm))
+        data = self._arms.offline_data(arm, splits.path / "stage2.jsonl")
+        cost = self._arms.costs(arm.task).sample(self._arms.teacher(arm), self._arms.num_sequences(arm))
         return self._responses("teacher-responses", teacher, splits, data, seed, cost, samples(arm))
 
     def _student_responses(self, arm: ExperimentArm, seed: int) -> Stage:
         """What the student writes before its distillation."""
         student, splits = self.student(arm, seed), self.splits(arm.task, seed)
-        data = self._offline_data(arm, splits)
-        cost = self._costs(arm.task).sample(self._student_role(arm), self._num_sequences(arm))
+        data = self._arms.offline_data(arm, splits.path / "stage2.jsonl")
+        cost = self._arms.costs(arm.task).sample(self._arms.student(arm), self._arms.num_sequences(arm))
         return self._responses("student-responses", student, splits, data, seed, cost, samples(arm))
 
     def _responses(
@@ -229,25 +229,6 @@ class Pipeline:
         )
         step = partial(work.generate, settings)
         return plan_stage(self._stages, name, step, needs=[model, splits], settings=settings, cost=cost)
-
-    def _distill_settings(self, arm: ExperimentArm, seed: int) -> DistillSettings:
-        """One arm's own settings. Every arm takes as many optimizer steps as the plain one: equal compute."""
-        plain = self.settings.distill
-        per_epoch = -(-self.settings.num_distill_prompts // plain.batch_size)
-        steps = plain.steps or plain.epochs * per_epoch
-        plain = trained_by(arm, plain)
-        return replace(
-            plain,
-            data=self._limited(arm, self._data(arm.task, "")),
-            source=replace(plain.source, kind=arm.source, online_fraction=fraction(arm)),
-            loss=replace(plain.loss, divergence=arm.loss),
-            lora=replace(plain.lora, rank=arm.lora_rank),
-            target=plain.target if has_cache(arm) else target_settings(TargetSpec.parse(arm.target)),
-            steps=steps,
-            epochs=max(1, -(-steps * plain.batch_size // self._num_sequences(arm))),
-            seed=seed,
-            dtype=self.settings.dtype,
-        )
 
     def _role(
         self,
@@ -267,9 +248,9 @@ class Pipeline:
             inputs = {"start": content_of(directory)}
         if directory is not None and not role.train:
             return plan_stage(self._stages, name, partial(work.reuse, directory), needs=needs, inputs=inputs)
-        read = self._data(task, file)
+        read = self._arms.data(task, file)
         if tokenizer is not None:
-            read, needs = _longer(read), [*needs, tokenizer]
+            read, needs = longer(read), [*needs, tokenizer]
         settings = SftSettings(
             model=str(directory) if directory else "",
             tokenizer=str(self.corpus(task).path if tokenizer is None else tokenizer.path),
@@ -282,7 +263,7 @@ class Pipeline:
             seed=seed,
             dtype=self.settings.dtype,
         )
-        cost = self._costs(task).fine_tune(role, 0 if name == "oracle" else self.settings.num_sft_prompts)
+        cost = self._arms.costs(task).fine_tune(role, 0 if name == "oracle" else self.settings.num_sft_prompts)
         step = partial(work.fine_tune, settings, name)
         return plan_stage(self._stages, name, step, needs=needs, settings=settings, inputs=inputs, cost=cost)
 
@@ -293,46 +274,10 @@ class Pipeline:
         inputs = {"start": content_of(directory), "layers": layers}
         return plan_stage(self._stages, "layers", step, inputs=inputs)
 
-    def _teacher_role(self, arm: ExperimentArm) -> RoleSettings:
-        return resized(self.settings.teacher, arm.teacher)
-
-    def _student_role(self, arm: ExperimentArm) -> RoleSettings:
-        return resized(self.settings.student, arm.student)
-
-    def _num_prompts(self, arm: ExperimentArm) -> int:
-        return max(1, round((arm.num_prompts or self.settings.num_distill_prompts) / arm.diversity))
-
-    def _num_sequences(self, arm: ExperimentArm) -> int:
-        return self._num_prompts(arm) * samples(arm)
-
-    def _offline_data(self, arm: ExperimentArm, splits: Stage) -> DataSettings:
-        return self._limited(arm, self._data(arm.task, splits.path / "stage2.jsonl"))
-
-    def _limited(self, arm: ExperimentArm, data: DataSettings) -> DataSettings:
-        fewer = arm.diversity > 1 or arm.num_prompts
-        return replace(data, limit=self._num_prompts(arm)) if fewer else data
-
-    def _data(self, task: str, path: Path | str) -> DataSettings:
-        own = getattr(self.settings.lengths, task, None)
-        return DataSettings(
-            path=str(path),
-            max_prompt_tokens=(own and own.max_prompt_tokens) or self.settings.max_prompt_tokens,
-            max_response_tokens=(own and own.max_response_tokens) or self.settings.max_response_tokens,
-        )
-
-    def _costs(self, task: str) -> CostEstimator:
-        data = self._data(task, "")
-        return CostEstimator(self.settings, data.max_prompt_tokens, data.max_response_tokens)
-
     @property
     def _stages(self) -> Path:
         return self.root / "stages"
 
-
-def _longer(data: DataSettings) -> DataSettings:
-    """For a student whose tokens are shorter: the same text is read."""
-    return replace(
-        data,
-        max_prompt_tokens=_TIMES_AS_LONG * data.max_prompt_tokens,
-        max_response_tokens=_TIMES_AS_LONG * data.max_response_tokens,
-    )
+    @property
+    def _arms(self) -> ArmSettings:
+        return ArmSettings(self.settings)
