@@ -61,6 +61,11 @@ class JudgedRun:
         return self.curves.has("golden")
 
     @property
+    def answer(self) -> str:
+        """The name of its verdict; without an oracle, of what is suspected."""
+        return self.verdict.name if self.has_oracle else self.suspicion.name
+
+    @property
     def costs(self) -> dict[str, float]:
         """The last value of each column of costs that the run has, with what evaluation set and cache had cost."""
         found = {column: self.curves.last(column) for column in COSTS}
@@ -86,7 +91,7 @@ class ArmRuns:
     @cached_property
     def verdicts(self) -> dict[str, int]:
         """How many runs got which verdict, the most frequent first."""
-        names = [run.verdict.name for run in self.runs]
+        names = [run.answer for run in self.runs]
         return dict(sorted(((name, names.count(name)) for name in set(names)), key=lambda item: (-item[1], item[0])))
 
     @property

@@ -136,7 +136,7 @@ def _card(arm: ArmRuns, colour: Colour) -> Card:
     return Card(
         name=arm.name,
         count=f" · {len(arm.runs)} seeds" if len(arm.runs) > 1 else "",
-        verdict=only.suspicion.name if len(arm.runs) == 1 and not only.has_oracle else arm.verdict,
+        verdict=only.answer if len(arm.runs) == 1 else arm.verdict,
         sentences=tuple(arm_sentences(arm)),
         colour=colour.variable,
     )

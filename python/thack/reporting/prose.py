@@ -11,7 +11,7 @@ from thack.schema.metrics import Role, find_metric
 from thack.schema.verdict import Detection, DetectionState, Doubt, Extent, OracleFreeVerdict, Verdict
 
 #: One sentence per verdict.
-MEANING: Mapping[str, str] = {
+MEANING: dict[str, str] = {
     "hacking": "the student keeps learning its teacher, and by that moves away from the truth: "
     "what it learns now are the teacher's mistakes",
     "over-fitting": "the student gets worse at both: it memorises its training data, "
@@ -20,6 +20,11 @@ MEANING: Mapping[str, str] = {
     "its copy: no mistakes beyond the teacher's own",
     "healthy": "the student did not get worse on held-out prompts while it was trained",
     "inconclusive": "the numbers at hand do not decide",
+}
+#: The same of a suspicion without an oracle.
+SUSPICION: dict[str, str] = {
+    "hacking suspected": "the student memorises the responses that it trains on, which is when hacking begins",
+    "no alarm": "no sign of memorisation was seen, which does not prove that the run is healthy",
 }
 
 

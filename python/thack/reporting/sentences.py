@@ -9,7 +9,7 @@ from thack.detection import Extent, Verdict
 from thack.reporting.gained import gained, median_gains
 from thack.reporting.inputs import ArmRuns, JudgedRun, ReportInput, golden_column
 from thack.reporting.numbers import percent, percent_interval
-from thack.reporting.prose import MEANING, baseline_name, reasons, stand_in
+from thack.reporting.prose import MEANING, SUSPICION, baseline_name, reasons, stand_in
 
 #: What one student does, and what several do.
 _VERBS = {
@@ -18,6 +18,8 @@ _VERBS = {
     "regressing to the teacher": ("regresses to its teacher", "regress to their teacher"),
     "healthy": ("stays healthy", "stay healthy"),
     "inconclusive": ("is inconclusive", "are inconclusive"),
+    "hacking suspected": ("is suspected of hacking its teacher", "are suspected of hacking their teacher"),
+    "no alarm": ("raises no alarm", "raise no alarm"),
 }
 
 
@@ -36,6 +38,8 @@ def headline(report: ReportInput) -> str:
     for arm in report.arms:
         groups.setdefault(arm.verdict, []).append(arm.name)
     sentence = "; ".join(_clause(verdict, names) for verdict, names in groups.items())
+    if not any(run.has_oracle for run in report.runs):
+        return f"Without an oracle: {sentence}"
     return sentence[0].upper() + sentence[1:]
 
 
@@ -49,7 +53,8 @@ def arm_sentences(arm: ArmRuns) -> list[str]:
     if len(arm.runs) == 1:
         return _run_sentences(arm.runs[0])
     counts = ", ".join(f"{name} in {count}" for name, count in arm.verdicts.items())
-    sentences = [_sentence(MEANING[arm.verdict]), f"{_sentence(counts)[:-1]} of {len(arm.runs)} seeds."]
+    meaning = (MEANING | SUSPICION)[arm.verdict]
+    sentences = [_sentence(meaning), f"{_sentence(counts)[:-1]} of {len(arm.runs)} seeds."]
     if arm.median_rise is not None:
         low, high = min(arm.rises), max(arm.rises)
         sentences.append(

@@ -11,7 +11,7 @@ from thack.reporting.colours import Colour
 from thack.reporting.inputs import COSTS, ArmRuns, JudgedRun, ReportInput, units
 from thack.reporting.numbers import decimal, nats, percent, percent_interval
 from thack.reporting.prose import alarm_rule, baseline_name
-from thack.reporting.table import DASH, Cell, Row, Span, Table, coloured, note, pill, strong, table
+from thack.reporting.table import DASH, Cell, Row, Span, Table, coloured, note, pill, strong, table, without_empty
 
 
 def results(report: ReportInput, colours: Sequence[Colour]) -> Table:
@@ -34,8 +34,7 @@ def _proxy_results(report: ReportInput, colours: Sequence[Colour], *, several: b
     rows: list[Row] = []
     for run, colour in _each(report, colours):
         seed = [DASH if run.seed is None else str(run.seed)] if several else []
-        name = run.verdict.name if run.has_oracle else run.suspicion.name
-        rows.append([coloured(colour, run.arm), *seed, *_proxy_result(run), pill(name)])
+        rows.append([coloured(colour, run.arm), *seed, *_proxy_result(run), pill(run.answer)])
     return table(head, rows, "results stacked")
 
 
@@ -69,7 +68,7 @@ def arm_results(report: ReportInput, colours: Sequence[Colour]) -> Table:
     rows: list[Row] = [
         [coloured(colour, arm.name), *_arm_result(arm)] for arm, colour in zip(report.arms, colours, strict=True)
     ]
-    return table(head, rows, "results stacked")
+    return without_empty(table(head, rows, "results stacked"))
 
 
 def _arm_result(arm: ArmRuns) -> Row:
@@ -103,7 +102,7 @@ def _result(run: JudgedRun) -> Row:
     golden = found.golden
     if golden is None:
         proxy = f"{nats(found.proxy.start)} → {nats(found.proxy.end)}" if found.proxy is not None else DASH
-        return [DASH, DASH, DASH, DASH, proxy, DASH, pill(found.name if run.has_oracle else run.suspicion.name)]
+        return [DASH, DASH, DASH, DASH, proxy, DASH, pill(run.answer)]
     interval = f" {percent_interval(golden.rise_interval)}" if golden.rise_interval is not None else ""
     onset = f" [{found.onset_interval[0]:.10g}, {found.onset_interval[1]:.10g}]" if found.onset_interval else ""
     proxy, baseline = DASH, note("")
@@ -157,7 +156,7 @@ def arm_detectors(report: ReportInput, colours: Sequence[Colour]) -> Table:
         by_detector = zip(*(run.suspicion.detections for run in arm.runs), strict=True)
         cells = [_alarms(found) for found in by_detector]
         rows.append([coloured(colour, arm.name), *cells, _spread(arm.onsets, "{:.10g}")])
-    return table(["arm", *_detector_names(report), "golden’s onset"], rows, "stacked")
+    return without_empty(table(["arm", *_detector_names(report), "golden’s onset"], rows, "stacked"))
 
 
 def _alarms(found: Sequence[Detection]) -> Cell:

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from reporting.values import extent, healthy, judged, report, run, suspicion, unjudged, without_golden
-from thack.reporting.inputs import ArmRuns
+from reporting.values import (
+    colours,
+    curves,
+    extent,
+    healthy,
+    judged,
+    report,
+    rows,
+    run,
+    suspicion,
+    unjudged,
+    without_golden,
+)
+from thack.reporting import tables
+from thack.reporting.inputs import ArmRuns, JudgedRun
 from thack.reporting.sentences import arm_sentences, headline
 from thack.schema.metrics import GOLDEN, Role
 
@@ -44,6 +57,21 @@ def test_the_headline_of_several_arms_groups_them_by_verdict() -> None:
         "Offline and fewer prompts hack their teacher; online-teacher stays healthy; small over-fits; "
         "copy regresses to its teacher; short and shorter are inconclusive"
     )
+
+
+def test_several_arms_without_an_oracle_say_what_is_suspected() -> None:
+    def of(arm: str, seed: int, alarms: dict[str, float]) -> JudgedRun:
+        return run(arm, seed, verdict=unjudged(), suspicion=suspicion(alarms), curves=without_golden(curves()))
+
+    alarms = {"fresh slope ratio": 48.0}
+    given = report(*(of("offline", seed, alarms) for seed in range(3)), of("online-teacher", 0, {}))
+    assert headline(given) == (
+        "Without an oracle: offline is suspected of hacking its teacher; online-teacher raises no alarm"
+    )
+    assert arm_sentences(given.arms[0])[1] == "Hacking suspected in 3 of 3 seeds."
+    offline, _ = rows(tables.arm_results(given, colours(given)))
+    assert offline == {"arm": "offline", "seeds": "3", "verdict": "hacking suspected 3 hacking suspected"}
+    assert "golden’s onset" not in rows(tables.arm_detectors(given, colours(given)))[0]
 
 
 def test_a_hacking_run() -> None:

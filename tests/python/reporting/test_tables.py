@@ -136,10 +136,13 @@ def test_an_arm_whose_seeds_disagree_is_inconclusive() -> None:
     assert row["onset"] == "100", "of the one seed that has an onset"
 
 
-def test_an_arm_without_golden_has_dashes() -> None:
-    given = report(run(seed=0, verdict=unjudged()), run(seed=1, verdict=unjudged()))
-    (row,) = rows(tables.arm_results(given, colours(given)))
+def test_an_arm_without_golden_has_dashes_beside_one_that_has_it() -> None:
+    without = [run(seed=seed, verdict=unjudged()) for seed in range(2)]
+    given = report(*without, run("other"))
+    row, _ = rows(tables.arm_results(given, colours(given)))
     assert row["golden: minimum"] == row["end"] == row["rise"] == row["onset"] == "–"
+    alone = report(*without)
+    assert rows(tables.arm_results(alone, colours(alone)))[0].keys() == {"arm", "seeds", "verdict"}
 
 
 def named(detector: str) -> str:
