@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from thack.config import ArchitectureSettings, LoadSettings
 from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError, UsageError
 from thack.models.batch import Batch
+from thack.models.hf import adapters
 from thack.models.hub import locate
 from thack.models.load import as_language_model, load_model, new_decoder
 from thack.models.native.llama import Llama
@@ -224,3 +226,12 @@ class TestLiveModels:
             as_language_model(torch.nn.Linear(2, 2), role="teacher")
         with pytest.raises(UsageError, match="not a fast one"):
             as_language_model(live, object())
+
+
+def test_what_peft_imports_says_nothing_of_kernels_on_the_hub(caplog: pytest.LogCaptureFixture) -> None:
+    told = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    with adapters._without_remarks():
+        told.warning("a kernel could be fetched")
+    assert not caplog.records
+    told.warning("another remark")
+    assert [record.message for record in caplog.records] == ["another remark"]

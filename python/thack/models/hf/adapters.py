@@ -6,6 +6,7 @@ An adapter that is not trained is merged into the weights, so that a model is on
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,16 +128,25 @@ def _read(model: Any, directory: Path, *, trains: bool) -> Any:
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
-    """No warnings about names of transformers that peft still uses, nor about what `_check_tied_head` refuses."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*ensure_weight_tying")
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        yield
+    """No warnings about names of transformers that peft still uses, nor about what `_check_tied_head` refuses.
+
+    Nor that bitsandbytes, which peft imports, would like to fetch a kernel from the hub.
+    """
+    told, level = logging.getLogger("bitsandbytes"), logging.getLogger("bitsandbytes").level
+    told.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*ensure_weight_tying")
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            yield
+    finally:
+        told.setLevel(level)
 
 
 def _require_peft(why: str, otherwise: str) -> None:
     try:
-        import peft  # noqa: F401 - an extra of its own
+        with _without_remarks():
+            import peft  # noqa: F401 - an extra of its own
     except ImportError as error:
         raise ModelError(f"{why}, and peft is not installed", hint=f"pip install 'thack[lora]', {otherwise}") from error
 
