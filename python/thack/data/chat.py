@@ -104,7 +104,7 @@ class ChatEncoder:
         return self._template(conversation).render(conversation, add_generation_prompt=True).text
 
     def render_turn(self, conversation: Conversation) -> RenderedTurn:
-        """A conversation that ends with the assistant's turn.
+        """A conversation that ends with the assistant's turn, without what is not kept of it.
 
         Raises:
             TemplateRefusal: the template does not accept the conversation, or it writes the turns before the response
@@ -120,7 +120,9 @@ class ChatEncoder:
         boundary = len(common_start(prompt, whole.text))
         if generated is None and boundary < len(prompt) and boundary < len(template.render(before).text):
             raise TemplateRefusal("the chat template writes the turns before the response anew once that is there")
-        return RenderedTurn(text=whole.text, boundary=boundary, continues=boundary == len(prompt), generated=generated)
+        continues = boundary == len(prompt)
+        turn = RenderedTurn(text=whole.text, boundary=boundary, continues=continues, generated=generated)
+        return self._bounded(turn)  # now: of a long conversation every turn has all of the text before it
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 ids of rendered texts. The template writes its special tokens itself, a BOS too."""
@@ -138,7 +140,6 @@ class ChatEncoder:
 
     def encode_turns(self, turns: Sequence[RenderedTurn]) -> list[Pair]:
         """Prompt and response of every turn; the response is empty where the template writes none."""
-        turns = [self._bounded(turn) for turn in turns]
         if self._reads_apart:
             return self._encode_apart(turns)
         wholes = self.encode([turn.text for turn in turns])

@@ -11,6 +11,7 @@ from thack.data.chat import ChatEncoder, Pair, RenderedTurn, TrainOn, trained_tu
 from thack.data.control_tokens import encode_inside, encode_text
 from thack.data.eos import cut
 from thack.data.heads import UNBOUNDED, Bounds, Heads
+from thack.data.parting import LongText
 from thack.data.raw_text import pieces
 from thack.data.records import Conversation, Record, RecordRefusal
 from thack.data.teacher_prompt import for_teacher, with_teacher_side
@@ -18,6 +19,7 @@ from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError
 
 Found = TypeVar("Found")
+_TURNS = 1 << 22  # trained ones times all of one conversation
 _NO_TOKEN = (
     "empty prompt, before which this tokenizer puts no BOS: a response needs a token to begin from. A text that is "
     "trained as a whole is given as `text` alone"
@@ -50,6 +52,9 @@ class RecordEncoder:
 
     def prompts(self, records: Sequence[Record]) -> list[np.ndarray | RecordRefusal]:
         """int32 ids of every prompt, as a model reads it; a refusal where there is none, or no template accepts it."""
+        return _refusing(self._prompts, records)
+
+    def _prompts(self, records: Sequence[Record]) -> list[np.ndarray | RecordRefusal]:
         for record in records:
             if record.is_text:
                 raise DataError(f"{record.name}: a raw `text` has no prompt", hint="give `prompt` or `messages`")
@@ -83,9 +88,9 @@ class RecordEncoder:
             DataError: response ids beyond the vocabulary.
         """
         asked = self._for_teacher(records)
-        theirs = iter(self._pairs([record for record in asked if isinstance(record, Record)]))
+        theirs = iter(_refusing(self._pairs, [record for record in asked if isinstance(record, Record)]))
         found: list[list[Pair] | RecordRefusal] = []
-        for own, record in zip(self._pairs(records), asked, strict=True):
+        for own, record in zip(_refusing(self._pairs, records), asked, strict=True):
             if record is None:
                 found.append(own)
             else:
@@ -178,6 +183,7 @@ class RecordEncoder:
             chosen = trained_turns(conversation, self._train_on)
             if self._train_on == "last" and not record.response:
                 chosen = []  # the assistant says nothing
+            _refuse_squares(len(chosen), len(conversation.messages))
             return [self._chat.render_turn(conversation.until(turn + 1)) for turn in chosen]
         except RecordRefusal as refusal:
             return refusal
@@ -196,6 +202,27 @@ class RecordEncoder:
             )
         ends = self._tokenizer.ends
         return ends.close(ids, by=None if record.conversation is None else ends.turn) if record.stopped else ids
+
+
+def _refuse_squares(trained: int, turns: int) -> None:
+    """Every trained turn is rendered with all turns before it."""
+    if trained * turns > _TURNS:
+        raise RecordRefusal(
+            f"{trained:,} trained turns in a conversation of {turns:,}: cut it into several, or train the last turn "
+            "alone (`data.train_on = last`)"
+        )
+
+
+def _refusing(
+    encode: Callable[[Sequence[Record]], list[Found | RecordRefusal]], records: Sequence[Record]
+) -> list[Found | RecordRefusal]:
+    """What `encode` makes of the records; of those with a text that is too long, a refusal."""
+    try:
+        return encode(records)
+    except LongText as error:
+        if len(records) == 1:
+            return [RecordRefusal(f"{error.message}: {error.hint}")]
+        return [found for record in records for found in _refusing(encode, [record])]
 
 
 def _fill(

@@ -1,20 +1,16 @@
 """The beginning, or the end, of a text that is far longer than what is kept of it: the same ids, without encoding all.
 
-A text is parted between a letter and the space behind it. No token of most byte-pair vocabularies holds a letter
-followed by a space, so that nothing is merged across that place: what follows it changes no id before it, and what
-precedes it none behind it. For other tokenizers, and where a text has no such place, texts are encoded whole.
+Where a text may be parted, and why nothing is lost there, says `thack.data.parting`. Other texts are encoded whole.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
+from thack.data.parting import place
 from thack.data.tokenizer import Tokenizer
 
 _CHARACTERS = 16  # per token: texts below are not worth a look
-_PLACE = re.compile("[A-Za-z](?= [A-Za-z])")
-_ACROSS = re.compile("[A-Za-z][ \u0120\u2581]")  # in a vocabulary a space is itself, \u0120 or \u2581
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +30,6 @@ class Heads:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._can_part: bool | None = None  # found out when a long text comes
 
     def of(self, text: str, most: int) -> str:
         """A beginning of `text` with its first ids, and with more than `most` of them; or the text.
@@ -44,23 +39,23 @@ class Heads:
             most: ids that are kept of it; 0: all.
         """
         size = _CHARACTERS * (most + 16)
-        while most and size < len(text) and self._parts():
-            place = _PLACE.search(text, size)
-            if place is None:
+        while most and size < len(text) and self._tokenizer.can_part:
+            end = place(text, size)
+            if end is None:
                 return text
-            head = text[: place.end()]
+            head = text[:end]
             # Twice as many, so that what stands before the text, and joins its first ids, makes no difference.
             if len(self._tokenizer.encode(head)) > 2 * most:
                 return head
-            size = 4 * place.end()
+            size = 4 * end
         return text
 
     def end_of(self, text: str, most: int) -> str:
         """An end of `text` with its last ids, and with more than `most` of them; or the text. Arguments as of `of`."""
         size = _CHARACTERS * (most + 16)
-        while most and size < len(text) and self._parts():
-            place = _PLACE.search(text, len(text) - size)
-            end = text[place.end() :] if place else ""
+        while most and size < len(text) and self._tokenizer.can_part:
+            begin = place(text, len(text) - size)
+            end = "" if begin is None else text[begin:]
             # Twice as many, since the beginning of a text may have ids of its own.
             if len(self._tokenizer.encode(end)) > 2 * most:
                 return end
@@ -70,10 +65,3 @@ class Heads:
     def of_prompt(self, text: str, bounds: Bounds) -> str:
         """What has to be encoded of a prompt."""
         return self.end_of(text, bounds.prompt) if bounds.prompt_end else self.of(text, bounds.prompt)
-
-    def _parts(self) -> bool:
-        if self._can_part is None:
-            tokenizer = self._tokenizer
-            in_words = not any(map(_ACROSS.search, tokenizer.tokens()))
-            self._can_part = tokenizer.is_bpe and in_words and not any(t[-1:].isalpha() for t in tokenizer.added_tokens)
-        return self._can_part

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,7 +28,7 @@ from thack.data.store import read_manifest
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError
 
-_RECORDS = 512  # encoded at a time
+_RECORDS, _CHARACTERS = 512, 1 << 22  # encoded at a time
 _NOTHING = np.empty(0, dtype=np.int32)
 T = TypeVar("T")
 
@@ -80,7 +79,7 @@ class DataStream:
         """Encode all of it; afterwards `report` tells what became of it."""
         self._selection = self._selected()
         self._counts = Counts(settings=self._settings, limit=self.limit)
-        for part in batched(self._taken(self._selection), _RECORDS):
+        for part in batched(self._taken(self._selection), lambda each: _size(each[1])):
             records = [record for _, record in part]
             sequences: list[TokenSequence] = []
             addresses: list[int] = []
@@ -112,7 +111,7 @@ class DataStream:
             records: Iterator[Record] = (source[i] for i in addresses)
         else:
             records = (to_record(row, place, self._columns) for place, row in self._source.at(addresses))
-        for part in batched(records, _RECORDS):
+        for part in batched(records, _size):
             for record, pairs in zip(part, self._encoded(part, limit), strict=True):
                 yield record, Counts(settings=self._settings, limit=limit).add(record, pairs)
 
@@ -304,11 +303,23 @@ def _prompt_alone(
     return [Pair(prompt, _NOTHING, teacher_prompt_ids=teacher)]
 
 
-def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items in order; the last one may be shorter."""
-    rest = iter(items)
-    while part := list(islice(rest, size)):
-        yield part
+def batched(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Lists of up to 512 items in order, whose characters by `size` are about four millions together, or one item."""
+    found: list[T] = []
+    characters = 0
+    for item in items:
+        found.append(item)
+        characters += size(item)
+        if len(found) == _RECORDS or characters >= _CHARACTERS:
+            yield found
+            found, characters = [], 0
+    if found:
+        yield found
+
+
+def _size(record: Record) -> int:
+    """Characters of a record, an id counted as four."""
+    return len(record.prompt) + len(record.response or "") + 4 * len(record.response_ids or ())
 
 
 def _check_written_for(path: Path, tokenizer: Tokenizer) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from thack.data import parting
 from thack.data.chat_options import ChatOptions
 from thack.data.eos import Ends
 from thack.data.template import ChatTemplate
@@ -203,12 +204,21 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str], *, as_text: bool = False) -> list[np.ndarray]:
-        """`encode` of many texts, in parallel; with `as_text` control tokens in them are ordinary text."""
-        backend = self._text_backend if as_text else self._backend
-        return [_int32(item.ids) for item in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        """`encode` of many texts, in parallel; with `as_text` control tokens in them are ordinary text.
+
+        Raises:
+            LongText: a text is too long for this tokenizer.
+        """
+        may_part = max(map(len, texts), default=0) > parting.SHORT and self.can_part
+        return parting.encode(self._text_backend if as_text else self._backend, texts, may_part=may_part)
 
     def encode_with_spans(self, text: str, *, as_text: bool = False) -> Encoded:
-        """One text as ids, each with its characters."""
+        """One text as ids, each with its characters.
+
+        Raises:
+            LongText: it is too long.
+        """
+        parting.refuse_long(text)
         found = (self._text_backend if as_text else self._backend).encode(text, add_special_tokens=False)
         return Encoded(_int32(found.ids), tuple(found.offsets))
 
@@ -216,6 +226,11 @@ class Tokenizer:
         """int32 ids of a text from within another one: without the space that some tokenizers put before a text."""
         alone, whole = self.encode_batch([text, "\n" + text], as_text=as_text)
         return whole[len(self._line_break) :] if self._puts_space and _begins(whole, self._line_break) else alone
+
+    @cached_property
+    def can_part(self) -> bool:
+        """Whether a long text has the ids of its parts: see `thack.data.parting`."""
+        return parting.can_part(self._backend)
 
     @cached_property
     def _line_break(self) -> np.ndarray:
@@ -276,15 +291,6 @@ class Tokenizer:
     def token(self, token_id: int) -> str:
         """The token of an id as the tokenizer writes it; empty beyond the tokenizer."""
         return self._backend.id_to_token(token_id) or ""
-
-    def tokens(self) -> Iterable[str]:
-        """Every token as the tokenizer writes it, in no order."""
-        return self._backend.get_vocab(with_added_tokens=True).keys()
-
-    @property
-    def is_bpe(self) -> bool:
-        """Whether the pieces of a text are merged pair by pair."""
-        return isinstance(self._backend.model, models.BPE)
 
     def fingerprint(self) -> str:
         """sha256 of what the ids mean: vocabulary, merges, text splitting, added tokens.

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thack.training.adamw import AdamW
+
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 RESTS = ("weight_rest", "exp_avg_sq_rest")
 _SIXTEEN_BITS = (torch.bfloat16, torch.float16)
@@ -29,7 +31,7 @@ def slots_of(parameter: Tensor) -> tuple[str, ...]:
     return (*MOMENTS, *RESTS) if has_sixteen_bits(parameter) else MOMENTS
 
 
-class CompensatedAdamW(torch.optim.AdamW):
+class CompensatedAdamW(AdamW):
     """AdamW (arXiv 1711.05101, algorithm 2) whose 16-bit weights move as float32 ones do, up to 16 bits of mantissa."""
 
     @torch.no_grad()

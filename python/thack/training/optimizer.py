@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from thack._torch_private import scale_all_
 from thack.config import OptimizerSettings
+from thack.training.adamw import AdamW
 from thack.training.compensated import CompensatedAdamW, has_sixteen_bits
 
 
@@ -37,7 +38,7 @@ class Optimizer:
         self.adamw.zero_grad(set_to_none=True)
 
 
-def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> AdamW:
     """AdamW with weight decay on matrices only, in torch's fused form (on CPU it halves the step).
 
     Weights of 16 bits get `CompensatedAdamW`.
@@ -48,7 +49,7 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.opti
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     rounds = any(has_sixteen_bits(p) for p in parameters)
-    return (CompensatedAdamW if rounds else torch.optim.AdamW)(
+    return (CompensatedAdamW if rounds else AdamW)(
         [group for group in groups if group["params"]],
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),

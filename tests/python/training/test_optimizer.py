@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -35,3 +37,29 @@ def test_vectors_do_not_decay() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
     groups = build_optimizer(model, OptimizerSettings(weight_decay=0.1)).param_groups
     assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(1, 0.1), (3, 0.0)]
+
+
+def test_steps_are_those_of_torch_without_its_compiler() -> None:
+    code = """
+import sys, torch
+from thack.config import OptimizerSettings
+from thack.training.optimizer import Optimizer
+def stepped(make):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3)
+    optimizer = make(model)
+    for _ in range(3):
+        model(torch.randn(5, 4)).square().sum().backward()
+        optimizer.step(0.01)
+    return [*model.parameters()]
+class Stock(Optimizer):
+    def __init__(self, model, settings):
+        super().__init__(model, settings)
+        self.adamw = torch.optim.AdamW(self.adamw.param_groups, fused=True)
+own = stepped(lambda model: Optimizer(model, OptimizerSettings()))
+assert 'torch._dynamo' not in sys.modules, 'the compiler was imported'
+torchs = stepped(lambda model: Stock(model, OptimizerSettings()))
+assert 'torch._dynamo' in sys.modules, 'torch imports it no more: training/adamw.py can go'
+assert all(map(torch.equal, own, torchs))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
