@@ -73,7 +73,8 @@ def locked(
         path: The directory or file; it need not exist.
         progress: Says who holds the lock while this process waits.
         part: Of the output, where several processes write to it side by side: only the same part excludes another.
-        patience_s: Seconds to wait for an owner that runs; None: without end.
+        patience_s: Seconds to wait for an owner that is known to run; None: without end. One on another machine is known
+            to once its lock was updated.
         heartbeat_s: Seconds between two updates of the lock.
         stale_s: Seconds without an update after which another machine's lock counts as abandoned.
 
@@ -137,7 +138,7 @@ def _acquire(lock: Path, owner: str, waiting: _Waiting, watch: _Watch) -> None:
         if watch.is_abandoned(lock):
             _remove_abandoned(lock, watch)
         else:
-            waiting.go_on(lock)
+            waiting.go_on(lock, watch)
 
 
 class _Waiting:
@@ -145,16 +146,18 @@ class _Waiting:
 
     def __init__(self, path: Path, progress: Progress, patience_s: float | None) -> None:
         self._path, self._progress, self._patience_s = path, progress, patience_s
-        self._started = time.monotonic()
+        self._ends: float | None = None
         self._named = ""
 
-    def go_on(self, lock: Path) -> None:
+    def go_on(self, lock: Path, watch: _Watch) -> None:
         """Wait for a moment."""
         who = str(_owner_of(lock) or "a process that left no name")
         if who != self._named:
             self._progress.note(f"waiting for {self._path}, in use by {who}")
             self._named = who
-        if self._patience_s is not None and time.monotonic() - self._started > self._patience_s:
+        if self._patience_s is not None and watch.has_seen_it_run and self._ends is None:
+            self._ends = time.monotonic() + self._patience_s
+        if self._ends is not None and time.monotonic() >= self._ends:
             raise ThackError(
                 f"`out` {self._path} is in use",
                 details=[f"by {who}"],
@@ -170,6 +173,7 @@ class _Watch:
         self._stale_s, self._confirm_s = stale_s, confirm_s
         self._seen: tuple[bytes, int] | None = None
         self._since = 0.0
+        self.has_seen_it_run = False
 
     def is_abandoned(self, lock: Path) -> bool:
         """Whether its owner is gone, for all that can be known here."""
@@ -177,10 +181,12 @@ class _Watch:
         if found is None:  # released in the meantime
             return False
         if found != self._seen:
+            self.has_seen_it_run = self._seen is not None
             self._seen, self._since = found, time.monotonic()
         owner = _parsed(found[0])
         if owner is not None and (owner.host, owner.boot) == (socket.gethostname(), _boot()):
-            return not _runs(owner)
+            self.has_seen_it_run = _runs(owner)
+            return not self.has_seen_it_run
         still_s = time.monotonic() - self._since
         return still_s > self._stale_s or (still_s >= self._confirm_s and _age_s(lock) > self._stale_s)
 

@@ -60,7 +60,7 @@ _FREE = (
     "memory.checkpoint_activations",
     "memory.compile",
 )
-_PATIENCE_S = 1800.0  # for a lock, while other ranks wait for this one
+_PATIENCE_S = 10.0  # for a start that runs, while other ranks wait for this one: long enough for one that ends
 # Files of a checkpoint that are not part of the model.
 _NOT_MODEL = (COMMIT, "trainer.json", "optimizer.safetensors", "responses.json")
 
@@ -106,7 +106,7 @@ class RunDirectory:
         """Until the block ends, no other start of a command writes here. The first rank holds the lock for all.
 
         Raises:
-            ThackError: several ranks wait for this one, and another start has held the lock for half an hour.
+            ThackError: several ranks wait for this one, and another start that runs has not ended after ten seconds.
         """
         patience_s = _PATIENCE_S if self.group.world_size > 1 else None
         with ExitStack() as stack:

@@ -108,14 +108,23 @@ def test_other_parts_of_an_output_are_free(tmp_path: Path) -> None:
 def test_the_one_who_waits_says_who_holds_it_and_may_lose_patience(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(tmp_path, ELSEWHERE)
-    notes = Notes()
-    Clock(monkeypatch)
+    lock, notes = write(tmp_path, ELSEWHERE), Notes()
+    clock = Clock(monkeypatch, lambda now: age(lock, -now) if now % 20 == 0 else None)
     with pytest.raises(ThackError, match="is in use") as caught, locked(tmp_path / "out", notes, patience_s=10):
         pass
+    assert 30 <= clock.now <= 32, "ten seconds after the first heartbeat"
     who = "process 1 on elsewhere, since 2026-01-01 00:00:00 UTC: thack distill --out runs/a"
     assert notes == [f"waiting for {tmp_path / 'out'}, in use by {who}"]
     assert caught.value.details == (f"by {who}",)
+
+
+def test_who_has_little_patience_still_takes_the_lock_of_a_machine_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, ELSEWHERE)
+    Clock(monkeypatch)
+    with locked(tmp_path / "out", patience_s=10, stale_s=300):
+        pass
 
 
 def test_a_lock_of_another_machine_that_is_old_is_taken_after_three_heartbeats(
