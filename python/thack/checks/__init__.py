@@ -5,7 +5,7 @@ No module here imports torch, so that a mistake is told at once. What only a loa
 
 from thack.checks.captures import check_capture
 from thack.checks.combinations import check_combination
-from thack.checks.commands import check_distill, check_evaluate, check_generate, check_push, check_sft
+from thack.checks.commands import check_distill, check_evaluate, check_generate, check_planned, check_push, check_sft
 
 __all__ = [
     "check_capture",
@@ -13,6 +13,7 @@ __all__ = [
     "check_distill",
     "check_evaluate",
     "check_generate",
+    "check_planned",
     "check_push",
     "check_sft",
 ]

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from thack.cache.format.plan import read_plan
-from thack.checks.combinations import check_combination, check_lora
+from thack.checks.combinations import check_combination, check_lora, check_target
 from thack.checks.frozen_head import check_frozen_head
 from thack.checks.inputs import check_caches, check_data, check_eval_data, check_live_target, check_model, check_models
+from thack.checks.losses import check_mix_defined
 from thack.config import DistillSettings, EvaluateSettings, GenerateSettings, PushSettings, SftSettings
-from thack.config.specs import cache_paths, mixes_caches
-from thack.errors import UsageError
+from thack.config.specs import cache_paths, loss_terms, mixes_caches
+from thack.errors import UndefinedLoss, UsageError
 from thack.files import check_output
 from thack.models.upload import check_name
+from thack.schema.targets import TargetSpec
 
 
 def check_sft(settings: SftSettings) -> SftSettings:
@@ -79,6 +81,27 @@ def check_distill(settings: DistillSettings) -> DistillSettings:
     if settings.eval_data:
         check_eval_data(settings.data, settings.eval_data)
     return settings
+
+
+def check_planned(settings: DistillSettings, target: TargetSpec, name: str) -> None:
+    """Refuse a distillation that cannot work whatever its inputs are: these are still to be made.
+
+    Args:
+        settings: of the run.
+        target: what its cache or live teacher will keep.
+        name: of the run.
+
+    Raises:
+        UsageError: names the run and the setting.
+    """
+    try:
+        check_combination(settings)
+        if settings.cache:
+            check_target(target, loss_terms(settings.loss), has_responses=True)
+            check_mix_defined(settings.loss, target)
+            check_frozen_head(settings, target)
+    except (UsageError, UndefinedLoss) as error:
+        raise UsageError(f"{name}: {error.message}", details=error.details, hint=error.hint) from error
 
 
 def check_evaluate(settings: EvaluateSettings) -> EvaluateSettings:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from thack.schema.fields import FRACTION, SEED, Above, AtLeast, Between, Help
+from thack.schema.fields import FRACTION, SEED, Above, AtLeast, Between, Help, Matches
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 RouterLoss = bool | Literal["auto"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
 
 Seed = Annotated[int, SEED, Help("seed of every random number")]
-Device = Annotated[str, Help("device: auto, cpu, cuda, cuda:1 or mps")]
+Device = Annotated[
+    str,
+    Matches(r"auto|(cpu|cuda|mps|xpu|hpu|xla)(:\d{1,4})?", "auto, cpu, cuda, cuda:1 or mps"),
+    Help("device: auto, cpu, cuda, cuda:1 or mps"),
+]
 DType = Annotated[DTypeName, Help("precision of matrix products; auto: what the device is fast in")]
 Trackers = Annotated[tuple[TrackerName, ...], Help("also send metrics.jsonl to these trackers")]
 

@@ -17,6 +17,7 @@ from thack.experiments.stages import Stage, with_upstream
 from thack.experiments.summary import summarise
 from thack.experiments.workers import Failures, run_stages
 from thack.files import claim_output, write_json, write_text
+from thack.runtime.device import choose_device
 from thack.runtime.lock import locked
 from thack.runtime.preemption import interruptible
 from thack.runtime.progress import SILENT, Progress
@@ -60,6 +61,8 @@ def run_grid(
     """
     started = time.monotonic()
     planned = plan(settings, out)
+    if not settings.distill.device.startswith(("auto", "cpu")):
+        choose_device(settings.distill.device)  # refuses one that this machine lacks, before anything is trained
     if only is not None and not 0 <= only < len(planned):
         raise UsageError(f"there is no cell {only}", hint=f"cells are 0 to {len(planned) - 1}")
     wanted = [stage for one in (planned if only is None else [planned[only]]) for stage in one.stages]

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from thack.checks import check_planned
 from thack.config import CacheSettings, DataSettings, GenerateSettings, SftSettings
 from thack.config.experiment import ExperimentSettings, RoleSettings
 from thack.config.specs import cache_settings
@@ -65,6 +66,7 @@ class Pipeline:
             path = data.path / "stage2.jsonl" if arm.source in ("online-teacher", "online-student") else data.path
             settings = replace(settings, data=replace(settings.data, path=str(path)))
         name, costs = slug(arm, base_arm(self.settings)), self._arms.costs(arm.task)
+        check_planned(settings, TargetSpec.parse(arm.target), name)
         return plan_stage(
             self.root / "runs",
             f"seed{seed}-{name}",

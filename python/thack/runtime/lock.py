@@ -73,8 +73,8 @@ def locked(
         path: The directory or file; it need not exist.
         progress: Says who holds the lock while this process waits.
         part: Of the output, where several processes write to it side by side: only the same part excludes another.
-        patience_s: Seconds to wait for an owner that is known to run; None: without end. One on another machine is known
-            to once its lock was updated.
+        patience_s: Seconds to wait for an owner that is known to run; None: without end. One on another machine is
+            known to run once its lock was updated.
         heartbeat_s: Seconds between two updates of the lock.
         stale_s: Seconds without an update after which another machine's lock counts as abandoned.
 

@@ -5,6 +5,7 @@ beta: Annotated[float, Between(0, 1), Help("jsd: weight of the teacher in the mi
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Protocol, get_type_hints
 
@@ -90,6 +91,21 @@ class Each:
 
     def __str__(self) -> str:
         return f"a list, each {self.bound}"
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """A text that a regular expression matches as a whole; `words` says which texts those are."""
+
+    pattern: str
+    words: str
+
+    def accepts(self, value: Any) -> bool:
+        """Whether all of `value` matches."""
+        return re.fullmatch(self.pattern, value, re.ASCII) is not None
+
+    def __str__(self) -> str:
+        return self.words
 
 
 SEED = Between(0, _SEED_MAX)

@@ -152,6 +152,8 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*HIDDEN, "good", "--set", "generate=true"], "hidden states are of responses that were given"),
     (["evaluate", "--student", "good", "--eval-data", "good.jsonl"], "evaluating needs a reference"),
     (["experiment", "laptop", "--cell", "x"], "--cell: must be a whole number"),
+    (["experiment", "laptop", "--set", "distill.device=gpu"], "must be auto, cpu, cuda, cuda:1 or mps"),
+    ([*SFT, "--data", "good.jsonl", "--device", "gpu"], 'device = "gpu": must be auto, cpu, cuda, cuda:1 or mps'),
 ]
 NO_TORCH = [["--help"], ["distill", "--help"], ["cache", "inspect", "sampled"], ["cache", "verify", "sampled"]]
 NO_TORCH += [["verdict", "log.jsonl"], ["report", "other"]]

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from hypothesis import strategies as st
 
 from thack.config.reference import Field, fields_of, is_union
-from thack.schema.fields import Above, AtLeast, Between, Bound, Each
+from thack.schema.fields import Above, AtLeast, Between, Bound, Each, Matches
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
@@ -36,6 +36,8 @@ def _typed(kind: Any, bound: Bound | None) -> st.SearchStrategy[Any]:
         return st.lists(_typed(get_args(kind)[0], bound), max_size=3).map(tuple)
     if is_union(kind):
         return st.one_of(*(_typed(option, bound) for option in get_args(kind)))
+    if isinstance(bound, Matches):
+        return st.from_regex(bound.pattern, fullmatch=True, alphabet=st.characters(codec="ascii"))
     low, high = _limits(bound)
     return {
         type(None): st.none(),

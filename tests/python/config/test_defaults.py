@@ -67,7 +67,7 @@ CacheSettings
   shard_bytes: a whole number, 1 or more = 268435456
   seed: a whole number, between 0 and 2^64 − 1 = 0
   dtype: auto | float32 | bfloat16 = "auto"
-  device: text = "auto"
+  device: text, auto, cpu, cuda, cuda:1 or mps = "auto"
 CheckpointSettings
   every_steps: a whole number, 0 or more = 0
   keep: a whole number, 1 or more = 2
@@ -127,7 +127,7 @@ DistillSettings
   profile: true or false = false
   seed: a whole number, between 0 and 2^64 − 1 = 0
   dtype: auto | float32 | bfloat16 = "auto"
-  device: text = "auto"
+  device: text, auto, cpu, cuda, cuda:1 or mps = "auto"
 DoctorSettings
   out: a path = "."
   teacher: text = ""
@@ -136,7 +136,7 @@ DoctorSettings
   data: DataSettings
   sample: a whole number, 1 or more = 16
   dtype: auto | float32 | bfloat16 = "auto"
-  device: text = "auto"
+  device: text, auto, cpu, cuda, cuda:1 or mps = "auto"
 EvaluateSettings
   out: a path = "evaluation.json"
   student: text = ""
@@ -150,7 +150,7 @@ EvaluateSettings
   evaluation: EvaluationSettings
   seed: a whole number, between 0 and 2^64 − 1 = 0
   dtype: auto | float32 | bfloat16 = "auto"
-  device: text = "auto"
+  device: text, auto, cpu, cuda, cuda:1 or mps = "auto"
 EvaluationSettings
   count: a whole number, 0 or more = 12
   every: a whole number, 0 or more = 0
@@ -204,7 +204,7 @@ GenerateSettings
   batch_size: a whole number, 1 or more = 256
   seed: a whole number, between 0 and 2^64 − 1 = 0
   dtype: auto | float32 | bfloat16 = "auto"
-  device: text = "auto"
+  device: text, auto, cpu, cuda, cuda:1 or mps = "auto"
 GuardSettings
   on: true or false = false
   policy: refresh | raise-online | stop = "refresh"
@@ -323,7 +323,7 @@ SftSettings
   memory: MemorySettings
   seed: a whole number, between 0 and 2^64 − 1 = 0
   dtype: auto | float32 | bfloat16 = "auto"
-  device: text = "auto"
+  device: text, auto, cpu, cuda, cuda:1 or mps = "auto"
 ShowSettings
   model: text = ""
   data: DataSettings

@@ -206,6 +206,31 @@ def test_what_is_missing_is_named(data: Path, sets: list[str], error: type[Thack
     assert told in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (["distill.device=cuda:7"], "device 'cuda:7': "),
+        (["axes.target=['sampled:4']", "axes.loss=['jsd']", "figures=['axes']"], "jsd is not defined on sampled"),
+        (
+            [
+                "axes.target=['live/sampled:4']",
+                "distill.loss.mix=entropy",
+                "distill.loss.entropy_order=2",
+                "figures=['axes']",
+            ],
+            "entropy_order = 2",
+        ),
+    ],
+)
+def test_what_no_run_could_do_is_refused_before_anything_is_made(
+    data: Path, tmp_path: Path, sets: list[str], told: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        run_grid(settings(data, *sets), tmp_path / "out")
+    assert told in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_recipe_is_refused() -> None:
     with pytest.raises(UsageError, match="recipes: demo"):
         load_recipe("labtop")
