@@ -12,10 +12,33 @@ from thack.errors import DataError
 from thack.generation.sampler import GenerationRequest, respond
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ALONE, ProcessGroup
+from thack.runtime.progress import SILENT, Progress
 from thack.targets.keys import further_try
 
 Accepts: TypeAlias = Callable[[TokenSequence], bool]
 _TRIES = 8
+
+
+class SampledAgain:
+    """Counts the responses in whose place others were sampled, and says so whenever their number has doubled.
+
+    Args:
+        progress: is told.
+        what: which responses.
+    """
+
+    def __init__(self, progress: Progress = SILENT, what: str = "responses") -> None:
+        self._progress, self._what = progress, what
+        self.count = 0
+
+    def add(self, count: int) -> None:
+        """Count some more."""
+        before, self.count = self.count, self.count + count
+        if self.count.bit_length() > before.bit_length():
+            self._progress.note(
+                f"warning: {self.count} {self._what} so far begin with a control token, or hold bytes that the "
+                "student's tokenizer cannot write: others are sampled in their place"
+            )
 
 
 def respond_accepted(

@@ -16,7 +16,7 @@ from thack.data.batching import by_length
 from thack.data.eos import EndCounts
 from thack.data.sequence import TokenSequence, repeats
 from thack.errors import UsageError
-from thack.generation.accepted import Accepts, respond_accepted
+from thack.generation.accepted import Accepts, SampledAgain, respond_accepted
 from thack.generation.sampler import GenerationRequest
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel, evaluating
@@ -98,7 +98,7 @@ class Online:
         self._is_warned = False
         self.ends = EndCounts()  # how the responses so far ended
         self.generated_tokens = 0
-        self.sampled_again = 0  # responses that could not be used
+        self.sampled_again = SampledAgain(progress)
 
     def __len__(self) -> int:
         return len(self._prompts)
@@ -118,7 +118,7 @@ class Online:
             group=group,
             as_teacher=self._by_teacher,
         )
-        self._note_again(again)
+        self.sampled_again.add(again)
         self.generated_tokens += sum(len(s.response_ids) for s in found)
         self._count_ends(found)
         found = [replace(s, sample=given.sample) for s, given in zip(found, asked, strict=True)]
@@ -137,15 +137,6 @@ class Online:
                     scored += [replace(s, log_probs=row_R.numpy()) for s, row_R in zip(part, split, strict=True)]
         by_name = {(s.example, s.sample): s.log_probs for s in self._group.all_gather(scored)}
         return [replace(s, log_probs=by_name[s.example, s.sample]) for s in found]
-
-    def _note_again(self, count: int) -> None:
-        """How many responses were replaced so far, whenever their number has doubled."""
-        before, self.sampled_again = self.sampled_again, self.sampled_again + count
-        if self.sampled_again.bit_length() > before.bit_length():
-            self._progress.note(
-                f"warning: {self.sampled_again} responses so far begin with a control token, or hold bytes that the "
-                "student's tokenizer cannot write: others are sampled in their place"
-            )
 
     def _count_ends(self, found: Sequence[TokenSequence]) -> None:
         self.ends += EndCounts.of_sequences(found, self._writer.tokenizer.ends, maximum=self._request.max_new_tokens)

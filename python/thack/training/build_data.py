@@ -82,12 +82,14 @@ def guarded(
     models: Models,
     teacher: WrappedModel | None,
     accepts: Accepts | None,
+    progress: Progress,
 ) -> GuardedData:
     """`data`, with what the guard can add to it: responses of the teacher that `accepts`."""
     assert models.teacher is not None and teacher is not None
     examples = data.sequences(np.arange(min(len(data), 256)), 0)
     live = _live_teacher(settings, models, teacher, examples=examples)
-    return GuardedData(data, guard, models.teacher, response_request(settings, models.precision), live, accepts)
+    request = response_request(settings, models.precision)
+    return GuardedData(data, guard, models.teacher, request, live, accepts, progress)
 
 
 def response_request(settings: DistillSettings, precision: Precision) -> GenerationRequest:

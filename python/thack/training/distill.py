@@ -223,7 +223,7 @@ def _hooks(
     trained: TrainingData = data
     guard = Guard(settings.guard, run, plan.steps_per_epoch) if settings.guard.on else None
     if guard is not None:
-        with_new = guarded(given, guard, settings, models, wrapped.teacher, accepts)
+        with_new = guarded(given, guard, settings, models, wrapped.teacher, accepts, progress)
         trained = data.of(with_new) if isinstance(data, RewrittenData) else with_new
         measured = with_new if measured is given else measured
     if evaluator is not None:

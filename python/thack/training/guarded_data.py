@@ -11,12 +11,13 @@ import numpy as np
 from thack.data.sequence import TokenSequence, repeats
 from thack.errors import DataError
 from thack.files import canonical_json, write_bytes
-from thack.generation.accepted import Accepts, respond_accepted
+from thack.generation.accepted import Accepts, SampledAgain, respond_accepted
 from thack.generation.sampler import GenerationRequest
 from thack.generation.sources import Growing, Mixture, Offline, Online, ResponseSource
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
 from thack.reading import read_json
+from thack.runtime.progress import SILENT, Progress
 from thack.targets.keys import training_epoch
 from thack.training.data import AnyTarget, TrainingData
 from thack.training.guard import Guard
@@ -38,12 +39,15 @@ class GuardedData:
         request: GenerationRequest,
         live: LiveTeacher,
         accepts: Accepts | None = None,
+        progress: Progress = SILENT,
     ) -> None:
         """`teacher` samples as `request` says; `live` is the same model, which scores.
 
-        `accepts`: whether a new response can be used; another one is sampled in place of one that cannot.
+        `accepts`: whether a new response can be used; another one is sampled in place of one that cannot, and
+        `progress` is told how many.
         """
-        self._accepts = accepts
+        self._accepts, self._progress = accepts, progress
+        self._again = SampledAgain(progress)
         self._given, self._guard = given, guard
         self._teacher, self._request, self._live = teacher, request, live
         self._source: ResponseSource | None = None
@@ -86,7 +90,9 @@ class GuardedData:
         given = self._given.sequences(np.arange(len(self._given)), 0)
         settings, seed = self._guard.settings, self._request.seed
         if settings.policy == "raise-online":
-            online = Online(self._teacher, given, self._request, by_teacher=True, accepts=self._accepts)
+            online = Online(
+                self._teacher, given, self._request, progress=self._progress, by_teacher=True, accepts=self._accepts
+            )
             return Mixture(Offline(given), online, fraction=settings.online_fraction, seed=seed)
         return Growing(Offline(given), self._sets(given), self._guard.schedule(), seed=seed)
 
@@ -100,9 +106,10 @@ class GuardedData:
                 found = [s.with_response(ids, int(n)) for s, ids, n in zip(given, responses, samples, strict=True)]
             else:
                 request = replace(self._request, epoch=training_epoch(epoch))
-                found, _ = respond_accepted(
+                found, again = respond_accepted(
                     self._teacher, given, request, samples=samples, accepts=self._accepts, as_teacher=True
                 )
+                self._again.add(again)
                 self._write(path, epoch, found)
             tokens = sum(len(s.response_ids) for s in found)
             if self._guard.count_set(number, epoch, tokens):

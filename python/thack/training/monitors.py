@@ -18,7 +18,7 @@ import numpy as np
 from thack.cache import Cache
 from thack.data.sequence import TokenSequence, repeats
 from thack.evaluation.monitor import RecordedKL, TrainingDistance
-from thack.generation.accepted import Accepts, respond_accepted
+from thack.generation.accepted import Accepts, SampledAgain, respond_accepted
 from thack.generation.sampler import GenerationRequest
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
@@ -72,6 +72,7 @@ class TrainingMonitors:
         self._accepts, self._progress = accepts, progress
         self._sets: dict[TrainingKL, TrainingDistance] = {}
         self._generated_tokens = 0
+        self._again = SampledAgain(progress, "fresh responses")
 
     def measure(self, student: LanguageModel) -> dict[TrainingKL, PromptSums]:
         """Sums over the sequences of each set, in an order that does not change."""
@@ -103,7 +104,7 @@ class TrainingMonitors:
         return {TrainingKL.MONITOR: trained, TrainingKL.FRESH: new}
 
     def _sampled(self, prompts: Sequence[TokenSequence], samples: np.ndarray) -> list[TokenSequence]:
-        found, _ = respond_accepted(
+        found, again = respond_accepted(
             self._teacher,
             prompts,
             self._request,
@@ -112,4 +113,5 @@ class TrainingMonitors:
             group=self._group,
             as_teacher=True,
         )
+        self._again.add(again)
         return found

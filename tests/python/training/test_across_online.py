@@ -84,6 +84,22 @@ def test_text_of_the_student_is_refused(world: Path, tmp_path: Path) -> None:
             run_distill(online(world, tmp_path / "run", source=source))
 
 
+@pytest.mark.parametrize("policy", ["refresh", "raise-online"])
+def test_guard_and_monitors_say_how_many_responses_were_sampled_again(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: Any
+) -> None:
+    passes = cycle([False, True])
+    monkeypatch.setattr(Rewriter, "accepts", lambda self, sequence: next(passes))
+    guard = GuardSettings(on=True, threshold=ALWAYS, budget=1, every=1, policy=policy, then="continue")
+    evaluation = EvaluationSettings(count=6, spacing="linear", bootstrap=50, student_samples=False)
+    given: dict[str, Any] = {"eval_data": str(world / "held_out.jsonl"), "guard": guard, "evaluation": evaluation}
+    said = Said()
+    run_distill(across(world, tmp_path / "run", "live", epochs=11, **given), said)
+    lines = [line for line in said.lines if "others are sampled in their place" in line]
+    assert any(" fresh responses so far begin with a control token" in line for line in lines), "monitors"
+    assert any(line.split()[2] == "responses" for line in lines), "guard"
+
+
 @pytest.mark.parametrize("kind", ["live", "top-k"])
 def test_a_guard_adds_responses_and_is_resumed_to_the_bit(world: Path, tmp_path: Path, kind: str) -> None:
     guard = GuardSettings(on=True, threshold=ALWAYS, budget=1, every=1, then="continue")
@@ -133,9 +149,9 @@ def test_responses_that_are_sampled_again_are_counted(world: Path) -> None:
     source = Online(load_model(world / "teacher"), given(), REQUEST, progress=said, accepts=lambda s: next(passes))
     for epoch in range(3):
         assert len(source.sequences(np.arange(4), epoch)) == 4
-    assert source.sampled_again >= 6
+    assert source.sampled_again.count >= 6
     counts = [int(line.split()[1]) for line in said.lines if "sampled in their place" in line]
-    assert counts == sorted(set(counts)) and 1 <= len(counts) < source.sampled_again
+    assert counts == sorted(set(counts)) and 1 <= len(counts) < source.sampled_again.count
 
 
 def test_which_responses_can_be_written() -> None:
