@@ -85,8 +85,9 @@ class Curves:
         directory = Path(directory)
         path = directory / "metrics.jsonl"
         if not path.is_file():
+            wrong = "is not a run: it has no metrics.jsonl" if directory.exists() else "does not exist"
             raise DataError(
-                f"{directory} is not a run: it has no metrics.jsonl",
+                f"{directory} {wrong}",
                 hint="pass a directory written by thack distill, or a trainer's log with `mapping`",
             )
         check_mapping(mapping or {})

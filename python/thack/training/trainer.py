@@ -233,8 +233,8 @@ class Trainer:
         fields = {"tok/s": round(self.pace.tokens_per_s), "lr": rate, "GB": peak_memory_bytes(self.model.device) / 1e9}
         if (effective := left.get(EFFECTIVE_SAMPLES)) is not None:
             fields["ESS"] = round(effective, 3)
+        bar.left(self.pace.left(self.step))  # before it may print
         bar.advance(1, loss=round(loss, 4), **fields)
-        bar.left(self.pace.left(self.step))
 
     def _note(self, line: str | None) -> None:
         if line is not None:

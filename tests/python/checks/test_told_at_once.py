@@ -151,6 +151,8 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*HIDDEN, "good", "--top-k", "65"], "top_k = 65: the teacher's vocabulary has 64 ids"),
     ([*HIDDEN, "good", "--set", "generate=true"], "hidden states are of responses that were given"),
     (["evaluate", "--student", "good", "--eval-data", "good.jsonl"], "evaluating needs a reference"),
+    (["verdict", "nope"], "nope does not exist"),
+    (["report", "other"], "other is not a run: it has no metrics.jsonl"),
     (["experiment", "laptop", "--cell", "x"], "--cell: must be a whole number"),
     (["experiment", "laptop", "--set", "distill.device=gpu"], "must be auto, cpu, cuda, cuda:1 or mps"),
     ([*SFT, "--data", "good.jsonl", "--device", "gpu"], 'device = "gpu": must be auto, cpu, cuda, cuda:1 or mps'),

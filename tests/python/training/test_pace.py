@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import torch
+
 from thack.training.pace import Pace
+from thack.training.trainer import Trainer
 
 
 class Clock:
@@ -80,3 +85,13 @@ def test_nothing_is_told_about_short_runs() -> None:
     evaluated(pace, clock, 1.0)
     assert pace.forecast(2) is None and pace.summary() is None
     assert Pace(5, []).summary() is None
+
+
+def test_a_line_of_progress_knows_the_time_left_before_it_is_printed() -> None:
+    clock = Clock()
+    pace, told = Pace(10, [], clock), list[str]()
+    stepped(pace, clock, 0.5)
+    trainer = SimpleNamespace(pace=pace, step=1, model=SimpleNamespace(device=torch.device("cpu")))
+    bar = SimpleNamespace(left=lambda seconds: told.append("left"), advance=lambda *_, **__: told.append("advance"))
+    Trainer._show(trainer, bar, 1.0, 0.1, 50, {})  # type: ignore[arg-type]
+    assert told == ["left", "advance"]
