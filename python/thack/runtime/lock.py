@@ -93,22 +93,25 @@ def locked(
             _held.update({key: _held[key] - 1} if key in _held else {})
         return
     owner = _own_name()
-    with preemption.interruptible(), explained(path):
-        _acquire(lock, owner, _Waiting(path, progress, patience_s), _Watch(stale_s, min(3 * heartbeat_s, stale_s)))
-    _held[key] = 1
     done = threading.Event()
     heartbeat = threading.Thread(target=_beat, args=(path, lock, owner, done, heartbeat_s), daemon=True)
-    heartbeat.start()
     try:
+        with preemption.interruptible(), explained(path):
+            _acquire(lock, owner, _Waiting(path, progress, patience_s), _Watch(stale_s, min(3 * heartbeat_s, stale_s)))
+            preemption.answer_pending()  # a signal while the lock was written
+        _held[key] = 1
+        heartbeat.start()
         if not part:
             remove_remains(place)
         yield
     finally:
-        del _held[key]
-        done.set()
-        heartbeat.join()
-        preemption.rejoin()
-        _release(lock, owner)
+        with preemption.undisturbed():
+            _held.pop(key, None)
+            done.set()
+            if heartbeat.ident is not None:
+                heartbeat.join()
+            preemption.rejoin()
+            _release(lock, owner)
 
 
 def lock_file(path: Path, part: str = "") -> Path:
@@ -284,6 +287,12 @@ def _own_name() -> str:
 
 
 def _create(lock: Path, content: str) -> bool:
+    """Create the lock file with its content; whether it is ours. A signal waits, or the file would stay without it."""
+    with preemption.undisturbed():
+        return _created(lock, content)
+
+
+def _created(lock: Path, content: str) -> bool:
     try:
         handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:

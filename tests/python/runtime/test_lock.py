@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
@@ -280,6 +280,22 @@ def test_a_signal_ends_the_wait(tmp_path: Path) -> None:
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with pytest.raises(Preempted, match="stopped by SIGTERM"), locked(tmp_path / "out"):
         pass
+
+
+@pytest.mark.parametrize("moment", ["_created", "_release"])
+def test_a_signal_at_any_moment_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    function = getattr(locks, moment)
+
+    def interrupted(*arguments: object) -> object:
+        before = function(*arguments) if moment == "_created" else None
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        return before if moment == "_created" else function(*arguments)
+
+    monkeypatch.setattr(locks, moment, interrupted)
+    with suppress(Preempted), preemption.interruptible(), locked(tmp_path / "out"):
+        assert moment == "_release", "a signal while the lock is written ends the wait"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_leaves_no_nameless_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
