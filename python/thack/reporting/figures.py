@@ -71,7 +71,7 @@ def plane(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[flo
             axis.set_major_locator(few_ticks())
     draw_baseline(axes, arms)
     axes.set_xlabel(f"proxy: distance to the teacher, {unit(arms)}  (closer →)")
-    axes.set_ylabel(textwrap.fill(f"golden: {golden_meaning(golden_column(arms))}, {unit(arms)}", 44))
+    axes.set_ylabel(textwrap.fill(f"golden: {golden_meaning(golden_column(arms))}, {unit(arms)}", 48))
     return figure
 
 

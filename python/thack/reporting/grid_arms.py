@@ -13,7 +13,7 @@ from thack.detection.statistics import percentile_interval, prompt_weights
 from thack.reporting.effects import effect_of
 from thack.reporting.grid import Grid
 from thack.reporting.inputs import JudgedRun
-from thack.reporting.numbers import percent
+from thack.reporting.numbers import nats, percent, signed_nats
 from thack.reporting.table import DASH, Cell, Row, Span, Table, note, strong, table, without_empty
 from thack.schema.experiment import CellResult, Effect, ExperimentArm, ResponseTokens, RunOutcome, Summary
 from thack.schema.metrics import CurveName
@@ -87,7 +87,7 @@ def _numbers(cells: Cells, number: Callable[[RunOutcome], float | None]) -> dict
 
 
 def _mean(values: Mapping[int, float]) -> str:
-    return f"{fmean(values.values()):.3f}" if values else DASH
+    return nats(fmean(values.values())) if values else DASH
 
 
 def _difference(
@@ -103,7 +103,7 @@ def _difference(
         pair = [runs.get((one[seed].axes, seed)) for one in (cells, plain)]
         low, high = _over_prompts(pair, curve) or (None, None)
         effect = replace(effect, low=low, high=high)
-    return _with_interval(effect, lambda value: f"{value:+.3f}".replace("-", "−"))
+    return _with_interval(effect, signed_nats)
 
 
 def _over_prompts(pair: Sequence[JudgedRun | None], curve: CurveName) -> Interval | None:

@@ -17,13 +17,23 @@ def decimal(value: float, digits: int = 2, *, sign: bool = False) -> str:
 
 
 def nats(value: float) -> str:
-    """Three decimals; of a small distance three digits.
+    """Three decimals; of a small distance three digits, zeros among them.
 
     Example:
         >>> nats(1.2345), nats(0.00076123)
         ('1.234', '0.000761')
     """
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.1 else f"{value:.3g}"
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.1 else f"{value:#.3g}"
+
+
+def signed_nats(value: float) -> str:
+    """A difference: `nats` with a real minus, or a plus.
+
+    Example:
+        >>> signed_nats(-0.00076123), signed_nats(1.2345), signed_nats(-0.0)
+        ('−0.000761', '+1.234', '+0.000')
+    """
+    return f"{'−' if value < 0 else '+'}{nats(abs(value))}"
 
 
 def percent(share: float, *, sign: bool = True) -> str:
