@@ -21,7 +21,7 @@ from thack import _native
 from thack.files import write_json
 
 # A new benchmark is a module beside this file.
-MODULES = ("engine", "row_kernels", "divergence", "records", "store", "lora")
+MODULES = ("engine", "row_kernels", "divergence", "cells", "records", "store", "lora")
 LAST = Path(__file__).parent / "last.json"
 COLUMNS = ("what", "ours", "peer's", "ratio", "floor", "over floor", "target", "met", "peer")
 

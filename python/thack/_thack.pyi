@@ -14,6 +14,7 @@ __all__ = [
     "RecordLayout",
     "ShardWriter",
     "__version__",
+    "cells_divergence",
     "dense_forward_kl",
     "num_threads",
     "publish",
@@ -110,6 +111,7 @@ class BpeVocabulary:
     ) -> BpeVocabulary: ...
     def can(self, previous: _Buffer, next: _Buffer, found: _Buffer) -> None: ...
     def first_tokens(self, other: BpeVocabulary, found: _Buffer) -> None: ...
+    def first_of_pairs(self, other: BpeVocabulary, left: _Buffer, right: _Buffer, found: _Buffer) -> None: ...
     def settled(self, student: BpeVocabulary, first: _Buffer, found: _Buffer) -> None: ...
 
 def num_threads() -> int: ...
@@ -172,5 +174,20 @@ def sparse_divergence(
     labels: _Buffer | None = None,
     weights: _Buffer | None = None,
     ce_weight: float = 0.0,
+) -> None: ...
+def cells_divergence(
+    logits: _Buffer,
+    cell: _Buffer,
+    members: _Buffer,
+    starts: _Buffer,
+    sizes: _Buffer,
+    outside: _Buffer,
+    mass: _Buffer,
+    cells: _Buffer,
+    tails: _Buffer,
+    ids: _Buffer,
+    weights: _Buffer,
+    inside: _Buffer,
+    losses: _Buffer,
 ) -> None: ...
 def dense_forward_kl(logits: _Buffer, log_probs: _Buffer, losses: _Buffer) -> None: ...

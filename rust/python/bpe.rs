@@ -78,6 +78,34 @@ impl BpeVocabulary {
         })
     }
 
+    /// First token of this encoder's encoding of the bytes of each two ids of `other`; −1: the left one is no text, or
+    /// no pair of tokens tells it.
+    fn first_of_pairs(
+        &self,
+        py: Python<'_>,
+        other: PyRef<'_, Self>,
+        left: PyBuffer<i32>,
+        right: PyBuffer<i32>,
+        mut found: PyBuffer<i32>,
+    ) -> PyResult<()> {
+        let (left, right, found) = (slice(&left)?, slice(&right)?, slice_mut(&mut found)?);
+        let other = &*other;
+        released(py, || {
+            same_length(left.len(), right.len())?;
+            same_length(left.len(), found.len())?;
+            let mut text = Vec::new();
+            for ((a, b), found) in left.iter().zip(right).zip(found) {
+                let (left, right) = (other.0.token(other.id(*a)?), other.0.token(other.id(*b)?));
+                text.clear();
+                text.extend_from_slice(left);
+                text.extend_from_slice(right);
+                let first = if left.is_empty() { None } else { self.0.first(&text) };
+                *found = first.map_or(-1, |first| first as i32);
+            }
+            Ok(())
+        })
+    }
+
     /// Whether each of this teacher's tokens is settled with `student`, whose first tokens are `first`.
     fn settled(
         &self,

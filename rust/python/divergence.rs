@@ -9,13 +9,14 @@ use super::buffers::{reinterpret_mut, slice, slice_mut};
 use super::kernels::Logits;
 use super::released;
 use crate::error::{Class, Error, Result};
-use crate::kernels::divergence::{self, Kind, Loss, Target};
+use crate::kernels::divergence::{self, CellTarget, Cells, Kind, Loss, Target};
 use crate::kernels::element::Element;
 use crate::kernels::pool;
 
 /// Adds the kernel to the module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(sparse_divergence, module)?)?;
+    module.add_function(wrap_pyfunction!(cells_divergence, module)?)?;
     module.add_function(wrap_pyfunction!(dense_forward_kl, module)?)
 }
 
@@ -67,6 +68,77 @@ fn sparse_divergence(
         }
         Logits::Half(mut buffer) => work.run(py, reinterpret_mut::<f16>(slice_mut(&mut buffer)?), losses),
     }
+}
+
+/// Replaces student logits [C, V] by the gradients of the loss on cells, and fills `losses` with its values.
+///
+/// `mass` and `cells` are [C, K], `ids` and `weights` [C, W], `tails` and `inside` [C].
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+fn cells_divergence(
+    py: Python<'_>,
+    mut logits: PyBuffer<f32>,
+    cell: PyBuffer<i64>,
+    members: PyBuffer<i64>,
+    starts: PyBuffer<i64>,
+    sizes: PyBuffer<i64>,
+    outside: PyBuffer<i64>,
+    mass: PyBuffer<f32>,
+    cells: PyBuffer<i64>,
+    tails: PyBuffer<f32>,
+    ids: PyBuffer<i64>,
+    weights: PyBuffer<f32>,
+    inside: PyBuffer<u8>,
+    mut losses: PyBuffer<f32>,
+) -> PyResult<()> {
+    let (logits, losses) = (slice_mut(&mut logits)?, slice_mut(&mut losses)?);
+    let known = Cells {
+        cell: slice(&cell)?,
+        members: slice(&members)?,
+        starts: slice(&starts)?,
+        sizes: slice(&sizes)?,
+        outside: slice(&outside)?,
+    };
+    let (mass, cells, tails) = (slice(&mass)?, slice(&cells)?, slice(&tails)?);
+    let (ids, weights, inside) = (slice(&ids)?, slice(&weights)?, slice(&inside)?);
+    let (count, rows, vocab) = (logits.len(), losses.len(), known.cell.len());
+    let (k, w) = (cells.len() / rows.max(1), ids.len() / rows.max(1));
+    let shapes = [
+        (count, rows * vocab),
+        (cells.len(), rows * k),
+        (mass.len(), cells.len()),
+        (ids.len(), rows * w),
+        (weights.len(), ids.len()),
+        (tails.len(), rows),
+        (inside.len(), rows),
+    ];
+    if shapes.iter().any(|(found, expected)| found != expected) {
+        return Err(Error::new(
+            Class::Usage,
+            "logits and the target of cells have different numbers of rows",
+        )
+        .detail(format!("{count} logits of {vocab} ids, {rows} losses"))
+        .into());
+    }
+    if vocab == 0 {
+        return Ok(());
+    }
+    let rows: Vec<_> = logits.chunks_mut(vocab).zip(losses).collect();
+    released(py, || {
+        pool::each_row(count, rows, |n, (row, loss)| {
+            let (kept, own) = (n * k..(n + 1) * k, n * w..(n + 1) * w);
+            let target = CellTarget {
+                cells: &cells[kept.clone()],
+                mass: &mass[kept],
+                tail: tails[n],
+                ids: &ids[own.clone()],
+                weights: &weights[own],
+                inside: inside[n] != 0,
+            };
+            *loss = divergence::cells_in_place(row, n, &known, &target)? as f32;
+            Ok(())
+        })
+    })
 }
 
 /// Replaces student logits [C, V] by the gradients of forward KL at temperature 1, and fills `losses` with its values.

@@ -161,8 +161,7 @@ def _changed_by_visible(teacher: Encoder, student: Encoder, v: int, first: int) 
     token = teacher.bpe.bytes_V[v]
     if not token or not token[-1:].isspace() or first < 0 or student.encode(token + b"\x01")[0] == first:
         return False
-    visible = [w for w, text in enumerate(teacher.bpe.bytes_V) if text and not text[:1].isspace()]
-    return bool(teacher.can(np.array(v), np.array(visible, np.int32)).any())
+    return bool(teacher.can(np.array(v), teacher.visible).any())
 
 
 def _cells(

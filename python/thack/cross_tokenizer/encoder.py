@@ -49,6 +49,25 @@ class Encoder:
                 found[i] = next(iter(self.encode(token)), -1)
         return found
 
+    def first_of_pairs(self, other: Encoder, left_N: np.ndarray, right_N: np.ndarray) -> np.ndarray:
+        """int32 [N] the first id of the encoding of the bytes of two tokens of another tokenizer.
+
+        An end behind the left one adds no bytes; −1: the left one is no text.
+        """
+        found = np.empty(left_N.shape, np.int32)
+        left_N, right_N = (np.ascontiguousarray(ids_N, np.int32) for ids_N in (left_N, right_N))
+        self.native.first_of_pairs(other.native, left_N, right_N, found)
+        bytes_V = other.bpe.bytes_V
+        for n in np.flatnonzero(found < 0):  # pieces that the pairs do not tell
+            if left := bytes_V[left_N[n]]:
+                found[n] = next(iter(self.encode(left + (bytes_V[right_N[n]] or b""))), -1)
+        return found
+
+    @cached_property
+    def visible(self) -> np.ndarray:
+        """int32, the ids whose text does not begin with white space."""
+        return np.array([i for i, text in enumerate(self.bpe.bytes_V) if text and not text[:1].isspace()], np.int32)
+
     @cached_property
     def native(self) -> BpeVocabulary:
         """The vocabulary with its pair test, built once."""

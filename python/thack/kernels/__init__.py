@@ -4,14 +4,17 @@ Rust runs on the CPU and torch elsewhere, under the same names. Shape legend: N 
 K kept ids. Logits are float32, bfloat16 or float16; all arithmetic is in float32 or wider.
 """
 
-from thack.kernels.divergence import dense_forward_kl, sparse_divergence, sparse_divergence_
+from thack.kernels.divergence import cells_divergence_, dense_forward_kl, sparse_divergence, sparse_divergence_
 from thack.kernels.select import sample, threshold_sample, topk_logsumexp
-from thack.kernels.types import SparseRows, ThresholdSample, TopK
+from thack.kernels.types import CellMembers, CellRows, SparseRows, ThresholdSample, TopK
 
 __all__ = [
+    "CellMembers",
+    "CellRows",
     "SparseRows",
     "ThresholdSample",
     "TopK",
+    "cells_divergence_",
     "dense_forward_kl",
     "sample",
     "sparse_divergence",

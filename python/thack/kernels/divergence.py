@@ -19,7 +19,7 @@ from thack import _native
 from thack.errors import UsageError
 from thack.kernels.buffers import array, rows, use_torch_threads
 from thack.kernels.pages import Pages
-from thack.kernels.types import SparseRows
+from thack.kernels.types import CellMembers, CellRows, SparseRows
 from thack.schema.targets import Divergence
 
 _FORWARD_KL = Divergence()
@@ -118,6 +118,52 @@ def sparse_divergence_(
         labels=array(labels_N, np.int64) if labels_N is not None and ce_weight else None,
         weights=None if weights_N is None else array(weights_N, np.float32),
         ce_weight=ce_weight,
+    )
+    return torch.from_numpy(losses)
+
+
+def cells_divergence_(logits_NV: Tensor, cells: CellMembers, target: CellRows) -> Tensor:
+    """−Σ P(c) log Q(c) − Σ w(u) [log q(u) − log Q(c(u))] of each row; the logits become its gradient. No autograd.
+
+    `thack.losses.cells` says what it is of rows with a tail, and inside a token of the teacher's.
+
+    Args:
+        logits_NV: the student's, float32 on the CPU, contiguous.
+        cells: of its ids.
+        target: of the same rows.
+
+    Returns:
+        float32 [N], in nats; +inf where an id or a cell that has weight has no mass of the student's.
+
+    Raises:
+        ModelError: a row holds NaN or +inf, or nothing but −inf; names the row.
+        MismatchError: an id or a cell is outside of `cells`; names the row.
+
+    Example:
+        >>> cell_V, one = torch.tensor([0, 0, 1]), torch.tensor([1.0])
+        >>> cells = CellMembers(cell_V, torch.arange(3), torch.tensor([0, 2]), torch.tensor([2, 1]), cell_V[:0])
+        >>> kept = CellRows(one[:, None], cell_V[:1, None], 0 * one, cell_V[:1, None], one[:, None], one < 0)
+        >>> round(float(cells_divergence_(torch.zeros(1, 3), cells, kept)), 4)
+        1.0986
+    """
+    _check_device(logits_NV)
+    use_torch_threads()
+    losses = np.empty(len(logits_NV), np.float32)
+    cell, members, starts, sizes, outside = (array(ids, np.int64) for ids in cells)
+    _native.cells_divergence(
+        rows(logits_NV).elements,
+        cell,
+        members,
+        starts,
+        sizes,
+        outside,
+        array(target.mass_NK, np.float32).reshape(-1),
+        array(target.cells_NK, np.int64).reshape(-1),
+        array(target.tail_N, np.float32),
+        array(target.ids_NW, np.int64).reshape(-1),
+        array(target.weights_NW, np.float32).reshape(-1),
+        array(target.is_inside_N, np.uint8),
+        losses,
     )
     return torch.from_numpy(losses)
 

@@ -1,6 +1,6 @@
 """What the kernels take and return beside tensors: rows of a truncated or sampled distribution.
 
-Shape legend: N rows (response tokens), K kept ids.
+Shape legend: N rows (response tokens), K kept ids or cells, V student ids, C cells, W weighted ids.
 """
 
 from __future__ import annotations
@@ -46,3 +46,24 @@ class SparseRows(NamedTuple):
     tail_N: Tensor  # float32: log of the mass of all other ids; sampled: H(p) in nats
     vocab_size: int
     sampled: bool = False
+
+
+class CellMembers(NamedTuple):
+    """Which of a student's ids are in which cell."""
+
+    cell_V: Tensor  # int64; −1: no text
+    members: Tensor  # int64, ids sorted by cell; those without a cell are absent
+    start_C: Tensor  # int64, where a cell's ids begin in `members`
+    size_C: Tensor  # int64, ids of each cell
+    outside: Tensor  # int64, the ids without a cell
+
+
+class CellRows(NamedTuple):
+    """A teacher's mass of some cells, and weights of a student's ids inside them."""
+
+    mass_NK: Tensor  # float32
+    cells_NK: Tensor  # int64, distinct in a row; −1: none
+    tail_N: Tensor  # float32, mass of all other cells as one outcome; 0 where nothing is left or known
+    ids_NW: Tensor  # int64
+    weights_NW: Tensor  # float32
+    is_inside_N: Tensor  # bool, no cell counts: the weights are of the whole distribution

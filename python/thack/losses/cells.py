@@ -26,14 +26,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thack import kernels
 from thack.errors import MismatchError
-from thack.kernels import SparseRows
+from thack.kernels import CellMembers, CellRows, cells_divergence_
 from thack.losses.sparse import has_kernel
 from thack.schema.targets import Divergence, check_cells_defined
-from thack.targets.cells import CellTarget, CellTensors
+from thack.targets.cells import CellTarget
 
-_NO_ID = 1 << 31  # sorts behind all ids
 _TINY = 1e-30  # below it, float32 loses digits
 
 
@@ -63,15 +61,18 @@ def cell_divergence_(logits_NV: Tensor, target: CellTarget, divergence: Divergen
         )
     z_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     cells = target.student.on(z_NV.device)
-    if len(cells.outside):
+    if target.cells_NK is not None and has_kernel(z_NV):
+        weights = (target.ids_NW, target.weights_NW, target.is_inside_N)
+        loss_N = cells_divergence_(z_NV, cells, CellRows(target.mass_NK, target.cells_NK, target.tail_N, *weights))
+    else:
         z_NV.index_fill_(1, cells.outside, -torch.inf)
-    loss_N = _loss_(z_NV, target, cells)
+        loss_N = _loss_(z_NV, target, cells)
     if z_NV is not logits_NV:
         logits_NV.copy_(z_NV)
     return loss_N
 
 
-def _loss_(z_NV: Tensor, target: CellTarget, cells: CellTensors) -> Tensor:
+def _loss_(z_NV: Tensor, target: CellTarget, cells: CellMembers) -> Tensor:
     """z_NV becomes the gradient."""
     dtype = z_NV.dtype
     weight_NW = target.weights_NW.to(dtype)
@@ -89,8 +90,7 @@ def _loss_(z_NV: Tensor, target: CellTarget, cells: CellTensors) -> Tensor:
     if target.cells_NK is None:
         loss_N += _dense_(z_NV, target, cells, whole_N)
     else:
-        across = _kept_by_kernel_ if has_kernel(z_NV) and bool(torch.isfinite(loss_N).all()) else _kept_
-        loss_N += across(z_NV, target, target.cells_NK, cells, whole_N)
+        loss_N += _kept_(z_NV, target, target.cells_NK, cells, whole_N)
     flat = z_NV.view(-1)
     spread_F = inside.share_F * weight_NW.flatten()[inside.entry_F]
     flat.index_add_(0, inside.place_F, spread_F)
@@ -98,39 +98,7 @@ def _loss_(z_NV: Tensor, target: CellTarget, cells: CellTensors) -> Tensor:
     return loss_N
 
 
-def _kept_by_kernel_(z_NV: Tensor, target: CellTarget, cells_NK: Tensor, cells: CellTensors, whole_N: Tensor) -> Tensor:
-    """`_kept_` by the kernel of top-k targets on the CPU: one id stands for all of its cell, with their log-sum-exp.
-
-    In a row inside a token of the teacher's the realised id stands for the whole vocabulary: its own logit is taken
-    out of loss and gradient again.
-    """
-    inside_N = target.is_inside_N
-    cells_NK = torch.where(inside_N[:, None], -1, cells_NK)
-    kept, has_cell_NK = _Members.of(z_NV, cells_NK, cells), cells_NK >= 0
-    first_NK = torch.where(has_cell_NK, cells.members[cells.start_C[cells_NK.clamp_min(0)]], _NO_ID)
-    mass_NK = torch.where(has_cell_NK, target.mass_NK, 0)
-    z_NV.view(-1)[kept.place_F] = -torch.inf
-    row, column = has_cell_NK.nonzero(as_tuple=True)
-    z_NV[row, first_NK[row, column]] = kept.log_sum_NE[row, column]
-    realised_I = target.ids_NW[inside_N, 0]
-    first_NK[inside_N, 0], mass_NK[inside_N, 0] = realised_I, whole_N[inside_N].to(mass_NK.dtype)
-    own_I = z_NV[inside_N, realised_I]
-    order_NK = first_NK.argsort(1)
-    ids_NK, sorted_NK = first_NK.gather(1, order_NK), mass_NK.gather(1, order_NK)
-    log_p_NK, log_tail_N = sorted_NK.log(), target.tail_N.float().log()
-    teacher = SparseRows(
-        torch.where(ids_NK == _NO_ID, -1, ids_NK).int(), log_p_NK.float(), log_tail_N, target.vocab_size
-    )
-    loss_N = kernels.sparse_divergence_(z_NV, teacher)
-    loss_N += torch.special.entr(sorted_NK).sum(1) + torch.special.entr(target.tail_N)
-    loss_N[inside_N] += whole_N[inside_N] * own_I
-    z_NV[inside_N, realised_I] += whole_N[inside_N]
-    slope_NK = z_NV.gather(1, first_NK.clamp_max(target.vocab_size - 1))
-    z_NV.view(-1)[kept.place_F] = kept.share_F * slope_NK.flatten()[kept.entry_F]
-    return loss_N
-
-
-def _kept_(z_NV: Tensor, target: CellTarget, cells_NK: Tensor, cells: CellTensors, whole_N: Tensor) -> Tensor:
+def _kept_(z_NV: Tensor, target: CellTarget, cells_NK: Tensor, cells: CellMembers, whole_N: Tensor) -> Tensor:
     """M·L − Σ P_c·L_c over the kept cells and the rest; z_NV becomes M·q − P_c·q/Q_c."""
     dtype = z_NV.dtype
     mass_NK, tail_N = target.mass_NK.to(dtype), target.tail_N.to(dtype)
@@ -148,7 +116,7 @@ def _kept_(z_NV: Tensor, target: CellTarget, cells_NK: Tensor, cells: CellTensor
     return known_NK.sum(1) + tail_loss_N + whole_N * log_all_N
 
 
-def _dense_(z_NV: Tensor, target: CellTarget, cells: CellTensors, whole_N: Tensor) -> Tensor:
+def _dense_(z_NV: Tensor, target: CellTarget, cells: CellMembers, whole_N: Tensor) -> Tensor:
     """The same with masses of every cell: a segment sum over the vocabulary there, and a gather back."""
     mass_NC = target.mass_NK.to(z_NV.dtype)
     total_N = mass_NC.sum(1) + whole_N
@@ -167,7 +135,7 @@ def _dense_(z_NV: Tensor, target: CellTarget, cells: CellTensors, whole_N: Tenso
     return loss_N
 
 
-def _dense_by_cell_(z_NV: Tensor, target: CellTarget, cells: CellTensors, whole_N: Tensor) -> Tensor:
+def _dense_by_cell_(z_NV: Tensor, target: CellTarget, cells: CellMembers, whole_N: Tensor) -> Tensor:
     """The same, each cell by the maximum of its own ids: where one that has mass is too small beside the largest."""
     mass_NC = target.mass_NK.to(z_NV.dtype)
     total_N = mass_NC.sum(1) + whole_N
@@ -202,7 +170,7 @@ class _Members:
     share_F: Tensor
 
     @classmethod
-    def of(cls, z_NV: Tensor, cell_NE: Tensor, cells: CellTensors) -> _Members:
+    def of(cls, z_NV: Tensor, cell_NE: Tensor, cells: CellMembers) -> _Members:
         """Of cells that are distinct in a row, −1: none."""
         cell_E = cell_NE.flatten()
         size_E = torch.where(cell_E >= 0, cells.size_C[cell_E.clamp_min(0)], 0)

@@ -6,12 +6,12 @@ at every row of the student at which a token of both begins; s_prev is the stude
 response has no such token, and every pair is allowed there. P is linear in p, so that of sampled records is unbiased.
 Mass of ids without text or without a cell of the student's is left out, and counted.
 
-The weights inside a cell are those of the realised student token ("cell"). Where the realised teacher token t does not
-settle which student token begins, "cell-next" takes the teacher's next row instead:
+The weights inside a cell are those of the realised student token ("cell"), or of the teacher's next row ("cell-next"):
 
     w(u) ∝ Σ_v p_next(v) · can_T[t, v] · [the student's encoding of the bytes of t·v begins with u]
 
-where the realised v counts for the realised u. A ratio of estimates: over draws of sampled records it has a bias.
+where t is the realised teacher token, and the realised v counts for the realised u. Where t settles which student token
+begins, that is the realised one. A ratio of estimates: over draws of sampled records it has a bias.
 
 B rows where both begin, N student rows, K kept teacher ids, C cells, V_T teacher ids.
 """
@@ -19,7 +19,7 @@ B rows where both begin, N student rows, K kept teacher ids, C cells, V_T teache
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -34,6 +34,7 @@ from thack.targets.types import DenseTarget, FrozenHeadTarget, SampledTarget, Ta
 
 CellVariant = Literal["cell", "cell-next"]
 _TESTED = 1e-5  # dense rows: pairs of ids with less mass than this are not tested
+_TRIED = 512  # rows of which it is counted whether they settle the student's token, which takes some ms for each token
 _NEXT = 64  # dense rows: ids of the next row that are carried over
 
 
@@ -60,7 +61,8 @@ class CellCounts:
         student_rows: rows of the student.
         common_rows: those where a token of both begins.
         outside: of these, rows whose realised student token is in another cell than the realised teacher token.
-        settled: of these, rows whose realised teacher token settles which student token begins.
+        tried: of these, rows at which it was asked whether the realised teacher token settles the student's: the first.
+        settled: of these, rows at which it does.
         mass: Σp at these rows, as far as ids are kept.
         left_out: of it, mass of ids without text, or in a cell without an id of the student's.
         forbidden: of it, mass of pairs that the student's encoder never writes.
@@ -69,6 +71,7 @@ class CellCounts:
     student_rows: int = 0
     common_rows: int = 0
     outside: int = 0
+    tried: int = 0
     settled: int = 0
     mass: float = 0.0
     left_out: float = 0.0
@@ -80,7 +83,7 @@ class CellCounts:
         return CellShares(
             rows=self.student_rows,
             common=self.common_rows / max(self.student_rows, 1),
-            settled=self.settled / max(self.common_rows, 1),
+            settled=self.settled / max(self.tried, 1),
             outside=self.outside / max(self.common_rows, 1),
             left_out=self.left_out / mass,
             forbidden=self.forbidden / mass,
@@ -102,7 +105,6 @@ class CellCarrier:
     student_width: int
     variant: CellVariant = "cell"
     masks: bool = True
-    _first_of: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def target(
         self, teacher: Target, responses: Sequence[AlignedResponse], counts: CellCounts | None = None
@@ -213,8 +215,7 @@ class CellCarrier:
         ids_N1, one_N1 = rows.realised_N[:, None], np.ones((rows.count, 1), np.float32)
         if self.variant == "cell":
             return ids_N1, one_N1
-        settled_B = self.cells.settled(rows.realised_teacher_B)
-        open_U = np.flatnonzero(~settled_B & rows.has_next_B)
+        open_U = np.flatnonzero(rows.has_next_B)
         if not len(open_U):
             return ids_N1, one_N1
         next_ids, next_mass = _next_rows(teacher, rows.teacher_B[open_U] + 1)
@@ -233,25 +234,21 @@ class CellCarrier:
 
     def _firsts(self, rows: _Rows, open_U: np.ndarray, next_UK: np.ndarray) -> np.ndarray:
         """int64 [U, K] the student's first token of the two ids' bytes; −1: the teacher's encoder never writes them."""
-        current_U = rows.realised_teacher_B[open_U]
-        found = np.where(self.cells.can_teacher(current_U[:, None], next_UK), 0, -1).astype(np.int64)
-        for u, k in np.argwhere(found == 0):
-            found[u, k] = self._first(int(current_U[u]), int(next_UK[u, k]))
+        current_U, cells = rows.realised_teacher_B[open_U], self.cells
+        found = np.full(next_UK.shape, -1, np.int64)
+        allowed = cells.can_teacher(current_U[:, None], next_UK)
+        left_A, right_A = np.broadcast_to(current_U[:, None], next_UK.shape)[allowed], next_UK[allowed]
+        found[allowed] = cells.student.first_of_pairs(cells.teacher, left_A, right_A)
         realised = next_UK == rows.next_teacher_B[open_U][:, None]
         return np.where(realised, rows.realised_N[rows.common_B[open_U]][:, None], found)
-
-    def _first(self, a: int, b: int) -> int:
-        if (a, b) not in self._first_of:
-            tokens = self.cells.teacher.bpe.bytes_V
-            left, right = tokens[a], tokens[b] or b""
-            self._first_of[a, b] = -1 if left is None else self.cells.student.encode(left + right)[0]
-        return self._first_of[a, b]
 
     def _count(self, rows: _Rows, counts: CellCounts) -> None:
         cell_S = self.cells.cell_student_V_S[rows.realised_N[rows.common_B]]
         counts.student_rows += rows.count
         counts.common_rows += len(rows.common_B)
-        counts.settled += int(self.cells.settled(rows.realised_teacher_B).sum())
+        tried = rows.realised_teacher_B[: _TRIED - counts.tried]
+        counts.tried += len(tried)
+        counts.settled += int(self.cells.settled(tried).sum())
         counts.outside += int((cell_S != self.cells.cell_teacher_V_T[rows.realised_teacher_B]).sum())
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from thack.kernels.types import CellMembers
 from thack.targets.types import Packed
 
 
@@ -30,7 +31,7 @@ class StudentCells:
         self.num_cells = num_cells
         self._tensors = {cell_V.device: _tensors(cell_V, num_cells)}
 
-    def on(self, device: torch.device) -> CellTensors:
+    def on(self, device: torch.device) -> CellMembers:
         """Its tensors on a device; moved there once."""
         if device not in self._tensors:
             first = next(iter(self._tensors.values()))
@@ -38,30 +39,11 @@ class StudentCells:
         return self._tensors[device]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellTensors:
-    """`StudentCells` on one device.
-
-    Args:
-        cell_V: int64 [V].
-        members: int64, ids sorted by cell; those without a cell are absent.
-        start_C: int64 [C] where a cell's ids begin in `members`.
-        size_C: int64 [C] ids of each cell.
-        outside: int64, the ids without a cell.
-    """
-
-    cell_V: Tensor
-    members: Tensor
-    start_C: Tensor
-    size_C: Tensor
-    outside: Tensor
-
-
-def _tensors(cell_V: Tensor, num_cells: int) -> CellTensors:
+def _tensors(cell_V: Tensor, num_cells: int) -> CellMembers:
     size_C = torch.bincount(cell_V[cell_V >= 0], minlength=num_cells)
     order = torch.argsort(cell_V, stable=True)
     outside = int((cell_V < 0).sum())
-    return CellTensors(
+    return CellMembers(
         cell_V=cell_V,
         members=order[outside:].contiguous(),
         start_C=size_C.cumsum(0) - size_C,

@@ -12,6 +12,7 @@
 //! Where an outcome has no mass: forward KL is +∞ with a finite gradient if the student lacks what the teacher
 //! has; reverse KL is refused if the teacher lacks what the student has, since its gradient is infinite there.
 
+mod cells;
 mod dense;
 mod sweep;
 mod terms;
@@ -19,6 +20,7 @@ mod terms;
 use super::element::Element;
 use super::simd::{self, Level};
 use crate::error::{Class, Error, Result};
+pub use cells::{CellTarget, Cells, cells_in_place};
 pub use dense::forward_kl_in_place;
 use sweep::{Share, Swept};
 pub use terms::Kind;
@@ -94,7 +96,7 @@ pub fn in_place<E: Element>(
     let label = label.filter(|_| loss.ce_weight != 0.0);
     check_label(row.len(), number, label)?;
     let student = Student::read(row, &ids, loss, label)?;
-    student.check(number)?;
+    check(number, &student.swept, &student.kept, student.log_all)?;
     let target = Target { values: &values, ..*target };
     let (log_q, log_u) = (student.log_q(), student.log_tail - student.log_all);
     let kept = Kept { ids: &ids, q: &log_q.iter().map(|log_q| log_q.exp()).collect::<Vec<_>>() };
@@ -160,21 +162,6 @@ impl Student {
         let log_tail = swept.logsumexp();
         let log_all = total(log_tail, inverse);
         Ok(Self { level, inverse, kept, label: label_logit, swept, powers, log_tail, log_all, at_one })
-    }
-
-    fn check(&self, number: usize) -> Result<()> {
-        let kept = |found: fn(&f64) -> bool| self.kept.iter().any(found);
-        let what = if self.swept.highest == f32::INFINITY || kept(|z| *z == f64::INFINITY) {
-            "+inf"
-        } else if self.swept.nan || kept(|z| z.is_nan()) {
-            "NaN"
-        } else if self.log_all == f64::NEG_INFINITY {
-            "nothing but -inf"
-        } else {
-            return Ok(());
-        };
-        Err(Error::new(Class::Model, format!("row {number} of the student's logits holds {what}"))
-            .hint("the student has diverged: lower the learning rate"))
     }
 
     fn log_q(&self) -> Vec<f64> {
@@ -275,6 +262,22 @@ fn check_label(vocab: usize, number: usize, label: Option<usize>) -> Result<()> 
         )
         .hint("were the labels made by another tokenizer?")),
     }
+}
+
+/// `kept`: logits, or logarithms of their sums, of what was taken out of the row.
+fn check(number: usize, swept: &Swept, kept: &[f64], log_all: f64) -> Result<()> {
+    let any = |found: fn(&f64) -> bool| kept.iter().any(found);
+    let what = if swept.highest == f32::INFINITY || any(|z| *z == f64::INFINITY) {
+        "+inf"
+    } else if swept.nan || any(|z| z.is_nan()) {
+        "NaN"
+    } else if log_all == f64::NEG_INFINITY {
+        "nothing but -inf"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(Class::Model, format!("row {number} of the student's logits holds {what}"))
+        .hint("the student has diverged: lower the learning rate"))
 }
 
 fn infinite_reverse_kl(number: usize) -> Error {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thack.config import LossSettings
-from thack.errors import MismatchError, UndefinedLoss
+from thack.errors import MismatchError, ModelError, UndefinedLoss
 from thack.losses import divergence, forward_kl, token_losses
 from thack.losses.fused import fused_divergence
 from thack.schema.targets import Divergence
@@ -115,23 +115,74 @@ def test_tiny_cells_keep_their_logarithm(kept: bool) -> None:
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_ids_without_mass(kept: bool) -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_ids_without_mass(kept: bool, dtype: torch.dtype) -> None:
     """−inf of an id that nothing asks for is harmless; of one that has weight, or of a whole cell, the loss is +inf."""
-    given = target(kept)
+    given, atol = target(kept), 1e-12 if dtype == torch.float64 else 3e-6
     asked = set(given.ids_NW.flatten().tolist())
     free = next(u for u in TEXT if u not in asked and CELL_V.count(CELL_V[u]) > 1)
-    z = logits().detach()
+    z = logits().detach().to(dtype)
     z[:, free] = -torch.inf
-    torch.testing.assert_close(divergence(z, given, KL), by_definition(z, given), rtol=0, atol=1e-12)
-    z = logits().detach()
+    torch.testing.assert_close(divergence(z, given, KL).double(), by_definition(z, given), rtol=0, atol=atol)
+    z = logits().detach().to(dtype)
     z[0, int(given.ids_NW[0, 0])] = -torch.inf
     found = divergence(z, given, KL)
     assert torch.isposinf(found[0]) and torch.isfinite(found[1:]).all()
-    dense = target(False)
-    z = logits().detach()
-    z[0, [u for u in TEXT if CELL_V[u] == 5]] = -torch.inf
-    found = divergence(z, replace(dense, ids_NW=torch.zeros_like(dense.ids_NW)), KL)
+    cell = 5 if given.cells_NK is None else int(given.cells_NK[0, 0])
+    z = logits().detach().to(dtype)
+    z[0, [u for u in TEXT if CELL_V[u] == cell]] = -torch.inf
+    elsewhere = torch.full_like(given.ids_NW, next(u for u in TEXT if CELL_V[u] != cell))
+    found, slope_NV = value_and_slope(lambda x: divergence(x, replace(given, ids_NW=elsewhere), KL), z.requires_grad_())
     assert torch.isposinf(found[0]) and torch.isfinite(found[1:]).all()
+    assert dtype == torch.float64 or torch.isfinite(slope_NV).all()
+
+
+def wide(width: int, num_cells: int, kept: int) -> CellTarget:
+    """Cells of very different sizes, weights of several ids of one cell and of one id twice, rows with nothing else."""
+    generator = torch.Generator().manual_seed(7)
+    cell_V = (torch.rand(width, generator=generator).square() * num_cells).long()
+    cell_V[torch.randperm(width, generator=generator)[: width // 50]] = -1
+    text = (cell_V >= 0).nonzero()[:, 0]
+    ids_NW = text[torch.randint(len(text), (N, 5), generator=generator)]
+    ids_NW[:, 1] = ids_NW[:, 0]
+    same = (cell_V == cell_V[ids_NW[0, 0]]).nonzero()[:, 0]
+    ids_NW[0, 2] = same[-1]
+    inside_N = torch.arange(N) % 4 == 3
+    mass_NK = torch.softmax(torch.randn(N, kept, generator=generator) * 2, 1) * 0.95
+    return CellTarget(
+        student=StudentCells(cell_V, num_cells),
+        mass_NK=mass_NK.masked_fill(inside_N[:, None], 0),
+        cells_NK=torch.stack([torch.randperm(num_cells, generator=generator)[:kept] for _ in range(N)]),
+        tail_N=torch.where(inside_N | (torch.arange(N) % 2 == 0) | (kept == num_cells), 0.0, 0.05),
+        ids_NW=ids_NW,
+        weights_NW=torch.softmax(torch.randn(N, 5, generator=generator), 1),
+        is_inside_N=inside_N,
+        vocab_size=width,
+    )
+
+
+@pytest.mark.parametrize(("width", "num_cells", "kept"), [(5000, 3000, 64), (700, 90, 1), (300, 20, 20)])
+def test_the_kernel_is_the_loss_in_double_precision(width: int, num_cells: int, kept: int) -> None:
+    given = wide(width, num_cells, kept)
+    z = torch.randn(N, width, generator=torch.Generator().manual_seed(8)) * 4
+    found = value_and_slope(lambda x: divergence(x, given, KL), z.clone().requires_grad_())
+    expected = value_and_slope(lambda x: divergence(x, given, KL), z.double().requires_grad_())
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-6, atol=3e-7)
+
+
+def test_a_student_that_diverged_is_named_and_so_is_a_target_of_other_cells() -> None:
+    given, z = target(True, dtype=torch.float32), logits(dtype=torch.float32).detach()
+    for value, what in ((torch.nan, "NaN"), (torch.inf, r"\+inf")):
+        for place in (0, int(given.ids_NW[4, 0])):
+            wrong = z.clone()
+            wrong[4, place] = value
+            with pytest.raises(ModelError, match=f"row 4 of the student's logits holds {what}"):
+                divergence(wrong, given, KL)
+    assert given.cells_NK is not None
+    for changed in (replace(given, cells_NK=given.cells_NK + C), replace(given, ids_NW=given.ids_NW * 0 + 3)):
+        with pytest.raises(MismatchError, match="row 0: the target is of other cells"):
+            divergence(z, changed, KL)
 
 
 def test_ids_that_are_no_text_have_no_part() -> None:

@@ -176,6 +176,31 @@ def test_the_next_row_is_carried_where_a_token_settles_nothing() -> None:
         assert ours.get(u, 0.0) == pytest.approx(expected.get(u, 0.0) / total, abs=1e-5)
 
 
+def test_what_settles_a_token_is_not_asked_for_by_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes some ms for each token, and where a token settles the student's, the next row says the same."""
+    settled_B = cells().settled(np.concatenate([r.teacher_ids[r.alignment.common_teacher_B] for r in RESPONSES]))
+    monkeypatch.setattr(Cells, "settled", lambda *_: pytest.fail("asked for"))
+    found = target("dense", variant="cell-next")
+    realised_N = torch.from_numpy(np.concatenate([r.student_ids for r in RESPONSES]))
+    of_realised_N = (found.weights_NW * (found.ids_NW == realised_N[:, None])).sum(1)
+    settled = torch.from_numpy(settled_B)
+    assert settled.any() and not settled.all()
+    torch.testing.assert_close(of_realised_N[~found.is_inside_N][settled], torch.ones(int(settled.sum())))
+    assert bool((of_realised_N < 0.99).any())
+
+
+def test_first_token_of_two_is_the_encoders() -> None:
+    """Of pairs with half a character, an end, an id that is no text, a space, a word."""
+    teacher, student = cells().teacher, cells().student
+    bytes_V = teacher.bpe.bytes_V
+    some = [v for v in range(0, TEACHER.size, 7)] + [TEACHER.eos_id]
+    left, right = (ids.flatten() for ids in np.meshgrid(some, some))
+    found = student.first_of_pairs(teacher, left, right)
+    for a, b, first in zip(left, right, found, strict=True):
+        token = bytes_V[a]
+        assert first == (student.encode(token + (bytes_V[b] or b""))[0] if token else -1)
+
+
 def test_draws_are_unbiased() -> None:
     """|mean − exact|² over the whole gradient is what its variance explains: about 1 in units of variance / draws."""
     z = logits(sum(len(r.student_ids) for r in RESPONSES), STUDENT.size, seed=9).requires_grad_()
