@@ -8,6 +8,7 @@ from pathlib import Path
 from thack.config import DataSettings, DistillSettings
 from thack.config.experiment import ExperimentSettings, RoleSettings
 from thack.config.specs import target_settings
+from thack.experiments.cells import compares_tokenizers
 from thack.experiments.costs import CostEstimator
 from thack.experiments.methods import fraction, has_cache, samples, trained_by
 from thack.experiments.roles import resized
@@ -29,6 +30,8 @@ class ArmSettings:
         per_epoch = -(-self.settings.num_distill_prompts // plain.batch_size)
         steps = plain.steps or plain.epochs * per_epoch
         plain = trained_by(arm, plain)
+        if compares_tokenizers(self.settings) and not arm.tokenizer:  # with two tokenizers it is per byte anyway
+            plain = replace(plain, evaluation=replace(plain.evaluation, per_byte=True))
         return replace(
             plain,
             data=self._limited(arm, self.data(arm.task, "")),

@@ -96,6 +96,11 @@ def arms_of(settings: ExperimentSettings, figure: str) -> list[ExperimentArm]:
     return list(dict.fromkeys(arm for one in wanted for arm in product(settings, one)))
 
 
+def compares_tokenizers(settings: ExperimentSettings) -> bool:
+    """Whether students have several tokenizers, so that golden and proxy of all arms are read per byte."""
+    return any(arm.tokenizer for figure in chosen_figures(settings) for arm in arms_of(settings, figure))
+
+
 def base_arm(settings: ExperimentSettings) -> ExperimentArm:
     """The plain offline run."""
     return ExperimentArm(

@@ -44,7 +44,7 @@ def judge(planned: PlannedRun, error: ThackError | None, online: Path | None = N
     """
     if not planned.run.is_complete:
         return CellOutcome(planned=planned, error=error)
-    curves = Curves.from_run(planned.run.path)
+    curves = planned.curves()
     found = verdict(curves, online=None if online is None else curves.like(online))
     write_text(planned.run.path / "verdict.json", found.to_json())
     alarm = verdict_without_oracle(curves).alarm_step is not None

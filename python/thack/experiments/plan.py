@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thack.config.experiment import ExperimentSettings
-from thack.experiments.cells import Cell, base_arm, cells, name_of
+from thack.detection import Curves
+from thack.experiments.cells import Cell, base_arm, cells, compares_tokenizers, name_of
 from thack.experiments.pipeline import Pipeline
 from thack.experiments.roles import check_decided, check_roles
 from thack.experiments.stages import Stage
+from thack.schema.metrics import GOLDEN
 
 #: Figures whose claims are explained by how much of a response's information comes from its prompt.
 _INFORMED = frozenset({"F6"})
@@ -23,12 +25,17 @@ class PlannedRun:
     cell: Cell
     name: str
     run: Stage
+    per_byte: bool = False  # golden and proxy are in nats per byte, as those of all arms of the grid
     information: Stage | None = None  # of the prompts, where a figure asks for it
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages that complete this cell, without those upstream of them."""
         return (self.run,) if self.information is None else (self.run, self.information)
+
+    def curves(self) -> Curves:
+        """Of the complete run."""
+        return Curves.from_run(self.run.path, metric=GOLDEN.per_byte if self.per_byte else GOLDEN)
 
 
 def plan(settings: ExperimentSettings, out: Path) -> list[PlannedRun]:
@@ -46,13 +53,14 @@ def plan(settings: ExperimentSettings, out: Path) -> list[PlannedRun]:
     check_roles(settings)
     check_decided(settings)
     pipeline = Pipeline(settings, out)
-    base = base_arm(settings)
+    base, per_byte = base_arm(settings), compares_tokenizers(settings)
     return [
         PlannedRun(
             number=number,
             cell=cell,
             name=name_of(cell.arm, base),
             run=pipeline.run(cell),
+            per_byte=per_byte,
             information=pipeline.prompt_information(cell.arm, cell.seed) if _INFORMED & {*cell.figures} else None,
         )
         for number, cell in enumerate(cells(settings))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, stdev
 
 from thack.config.experiment import ExperimentSettings
-from thack.detection import Curves, Margins, verdict, verdict_without_oracle
+from thack.detection import Margins, verdict, verdict_without_oracle
 from thack.detection.statistics import student_quantile
 from thack.experiments.arms import FinishedArms
 from thack.experiments.cells import base_arm, chosen_figures
@@ -60,7 +60,7 @@ def seeds_needed(settings: ExperimentSettings, planned: Sequence[PlannedRun]) ->
 def _finished(planned: Sequence[PlannedRun]) -> Iterator[CellResult]:
     for one in planned:
         if one.run.is_complete:
-            curves = Curves.from_run(one.run.path)
+            curves = one.curves()
             alarm = verdict_without_oracle(curves).alarm_step is not None
             yield CellResult(
                 cell=one.number,

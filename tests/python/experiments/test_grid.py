@@ -323,7 +323,7 @@ def _facts(path: Path) -> dict[str, Any]:
 def test_losses_of_a_student_with_another_tokenizer_end_in_a_table_per_byte(data: Path, tmp_path: Path) -> None:
     axes = {"tokenizer": ["300"], "cross_tokenizer": ["cell", "gold"], "target": ["dense"]}
     sets = [f"groups.tokenizers.{name}={values}" for name, values in axes.items()]
-    chosen = settings(data, "figures=['tokenizers']", "distill.evaluation.per_byte=true", *sets)
+    chosen = settings(data, "figures=['tokenizers']", *sets)
     result = run_grid(chosen, tmp_path)
     assert [outcome.error for outcome in result.outcomes] == [None] * 5
     found = summarise(chosen, tmp_path, result.outcomes)
@@ -334,6 +334,8 @@ def test_losses_of_a_student_with_another_tokenizer_end_in_a_table_per_byte(data
     for one, outcome in zip(found.gaps, result.outcomes, strict=True):
         last = read_rows(outcome.planned.run.path / "metrics.jsonl")[-1]
         assert one.gap.mean == pytest.approx(last["proxy/log_ratio/reference_sampled/byte_mean"])
+        golden = outcome.planned.curves().metric("golden")  # of one tokenizer too
+        assert str(golden) == "golden/log_ratio/reference_sampled/byte_mean"
     assert next(r for r in found.runs if "tokenizer" in r.arm).bytes_per_token == found.runs[-1].bytes_per_token
     page = write_grid_report(tmp_path, tmp_path / "report.html").read_text()
     assert "gain over the cross-entropy" in page
