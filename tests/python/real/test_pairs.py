@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,18 @@ import pytest
 from thack.cross_tokenizer import Cells, build_cells, read_bpe
 from thack.data.tokenizer import Tokenizer
 
-from .conftest import PACKAGES
+from .conftest import PACKAGES, package
+from .spm import saved_spm
 from .test_tokenizers import REAL, TEXTS, saved
 
-PAIRS = [("llama-3", "qwen"), ("llama-4", "qwen"), ("tekken", "llama-3")]
+PAIRS = [
+    ("llama-3", "qwen"),
+    ("llama-4", "qwen"),
+    ("tekken", "llama-3"),
+    ("mistral", "qwen"),
+    ("llama-3", "mistral"),
+]
+SENTENCEPIECE = {"mistral": "tokenizer.model.v1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +44,14 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def _saved(name: str, directory: Path) -> Tokenizer:
+    if name in SENTENCEPIECE:
+        return saved_spm(package("mistral_common") / "data" / SENTENCEPIECE[name], directory)
     return saved(REAL[name](), directory)
+
+
+def _encoded(tokenizer: Tokenizer, texts: Iterable[str]) -> list[list[int]]:
+    """Inside a text: SentencePiece puts no space before."""
+    return [tokenizer.encode_inside(text, as_text=True).tolist() for text in texts]
 
 
 @pytest.mark.timeout(600)
@@ -75,33 +91,32 @@ def _pairs_are_those_of_the_library(tokenizer: Tokenizer, cells: Cells, is_teach
     texts, draw = _texts(encoder.bpe.bytes_V), np.random.default_rng(0)
     pairs = np.concatenate([draw.choice(np.array([*texts]), (2000, 2)), _halves(texts, draw)])
     found = encoder.can(pairs[:, 0], pairs[:, 1])
-    encoded = tokenizer.encode_batch([texts[int(a)] + texts[int(b)] for a, b in pairs])
-    exact = np.array([ids.tolist() == pair.tolist() for ids, pair in zip(encoded, pairs, strict=True)])
+    encoded = _encoded(tokenizer, (texts[int(a)] + texts[int(b)] for a, b in pairs))
+    exact = np.array([ids == pair.tolist() for ids, pair in zip(encoded, pairs, strict=True)])
     assert 0.1 < exact.mean() < 0.9
     wrong = [texts[int(a)] + "|" + texts[int(b)] for a, b in pairs[found != exact]]
     assert wrong == []
     for text in TEXTS:
         ids = encoder.encode(text.encode())
-        assert ids == tokenizer.encode_batch([text], as_text=True)[0].tolist()
+        assert [ids] == _encoded(tokenizer, [text])
         assert encoder.can(np.array(ids[:-1]), np.array(ids[1:])).all()
 
 
 def _first_tokens_are_those_of_the_library(pair: Pair) -> None:
     texts = _texts(pair.cells.teacher.bpe.bytes_V)
     ids = np.random.default_rng(1).choice(np.array([*texts]), 2000, replace=False)
-    exact = [encoded[0] for encoded in pair.student.encode_batch([texts[int(i)] for i in ids])]
+    exact = [encoded[0] for encoded in _encoded(pair.student, (texts[int(i)] for i in ids))]
     assert pair.cells.first_V_T[ids].tolist() == exact
 
 
 def _settled_tokens_keep_their_first_token(pair: Pair) -> None:
     """In real text, whatever follows."""
-    ids = np.concatenate(pair.teacher.encode_batch(TEXTS, as_text=True))
-    some = ids[:60]
+    some = np.concatenate(_encoded(pair.teacher, TEXTS))[:60]
     settled = pair.cells.settled(some)
-    assert 0.1 < settled.mean() <= 1  # 12 % of these tokens from Tekken to Llama 3
+    assert 0.05 < settled.mean() <= 1  # 7 % of these tokens from Mistral to Qwen, 12 % from Tekken to Llama 3
     texts = _texts(pair.cells.teacher.bpe.bytes_V)
     following = np.random.default_rng(2).choice(np.array([*texts]), 400)
     for v in {int(v) for v in some[settled]} & texts.keys():
         allowed = following[pair.cells.can_teacher(np.full(400, v), following)]
-        encoded = pair.student.encode_batch([texts[v] + texts[int(w)] for w in allowed])
-        assert {int(found[0]) for found in encoded} <= {int(pair.cells.first_V_T[v])}
+        encoded = _encoded(pair.student, (texts[v] + texts[int(w)] for w in allowed))
+        assert {found[0] for found in encoded} <= {int(pair.cells.first_V_T[v])}
