@@ -74,7 +74,7 @@ def read_bpe(tokenizer: Tokenizer) -> Bpe:
     _refuse(model, content)
     vocab = cast("dict[str, int]", model["vocab"])
     fallback = bool(model.get("byte_fallback"))
-    pre = content.get("pre_tokenizer")
+    pre = cast("Mapping[str, object] | None", content.get("pre_tokenizer"))
     tokens: list[bytes | None] = [None] * tokenizer.size
     for text, i in vocab.items():
         tokens[i] = _fallback_bytes(text) if fallback else _byte_level_bytes(text)
@@ -91,7 +91,7 @@ def read_bpe(tokenizer: Tokenizer) -> Bpe:
         byte_ids=frozenset(i for text, i in vocab.items() if fallback and _BYTE.fullmatch(text)),
         added=frozenset(added),
         roles=_roles(tokenizer),
-        pre_tokenizer=None if pre is None else json.dumps(pre),
+        pre_tokenizer=None if pre is None or _splits_nothing(pre) else json.dumps(pre),
     )
 
 
@@ -108,6 +108,11 @@ def _writes_spaces(part: Mapping[str, object]) -> bool:
     if part["type"] == "Prepend":
         return part.get("prepend") == _SPACE
     return part["type"] == "Replace" and (part.get("pattern"), part.get("content")) == ({"String": " "}, _SPACE)
+
+
+def _splits_nothing(pre: Mapping[str, object]) -> bool:
+    """SentencePiece's sign for a space, written by the pre-tokenizer instead of the normalizer."""
+    return pre["type"] == "Metaspace" and pre.get("replacement") == _SPACE and pre.get("split") is False
 
 
 def _roles(tokenizer: Tokenizer) -> dict[str, int]:

@@ -13,11 +13,15 @@ _SPACE = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
 _NORMAL, _CONTROL = 1, 3  # SentencePiece.Type; 2: unknown, 6: byte
 
 
-def saved_spm(model: Path, directory: Path) -> Tokenizer:
-    """Written to a directory, and loaded by thack; it puts a space before a text, as Llama 2's does."""
+def saved_spm(model: Path, directory: Path, *, metaspace: bool = False) -> Tokenizer:
+    """Written to a directory, and loaded by thack; it puts a space before a text, as Llama 2's does.
+
+    Spaces are written by the normalizer, or with `metaspace` by the pre-tokenizer, as transformers does with
+    `legacy=False`.
+    """
     pieces = [*_pieces(model.read_bytes())]
     vocab = {text: i for i, (text, _, _) in enumerate(pieces)}
-    content = {
+    content: dict[str, object] = {
         "version": "1.0",
         "added_tokens": [
             {"id": i, "content": text, "special": True, "normalized": False}
@@ -44,6 +48,9 @@ def saved_spm(model: Path, directory: Path) -> Tokenizer:
             "merges": _merges({text: score for text, score, kind in pieces if kind == _NORMAL}),
         },
     }
+    if metaspace:
+        spaces = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}
+        content |= {"normalizer": None, "pre_tokenizer": spaces}
     (directory / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}), encoding="utf-8")
     return Tokenizer.load(directory)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from thack.cross_tokenizer import Cells, build_cells, read_bpe
+from thack.cross_tokenizer import Cells, TextRewriter, align, build_cells, read_bpe
 from thack.data.tokenizer import Tokenizer
 
 from .conftest import PACKAGES, package
@@ -22,9 +22,8 @@ PAIRS = [
     ("llama-4", "qwen"),
     ("tekken", "llama-3"),
     ("mistral", "qwen"),
-    ("llama-3", "mistral"),
+    ("llama-3", "mistral-metaspace"),
 ]
-SENTENCEPIECE = {"mistral": "tokenizer.model.v1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def _saved(name: str, directory: Path) -> Tokenizer:
-    if name in SENTENCEPIECE:
-        return saved_spm(package("mistral_common") / "data" / SENTENCEPIECE[name], directory)
+    if name.startswith("mistral"):
+        model = package("mistral_common") / "data" / "tokenizer.model.v1"
+        return saved_spm(model, directory, metaspace=name.endswith("metaspace"))
     return saved(REAL[name](), directory)
 
 
@@ -61,6 +61,7 @@ def test_two_real_vocabularies(pair: Pair) -> None:
     for tokenizer, encoder in ((pair.teacher, pair.cells.teacher), (pair.student, pair.cells.student)):
         _pairs_are_those_of_the_library(tokenizer, pair.cells, encoder is pair.cells.teacher)
     _first_tokens_are_those_of_the_library(pair)
+    _responses_are_aligned_by_their_bytes(pair)
     _settled_tokens_keep_their_first_token(pair)
 
 
@@ -107,6 +108,22 @@ def _first_tokens_are_those_of_the_library(pair: Pair) -> None:
     ids = np.random.default_rng(1).choice(np.array([*texts]), 2000, replace=False)
     exact = [encoded[0] for encoded in _encoded(pair.student, (texts[int(i)] for i in ids))]
     assert pair.cells.first_V_T[ids].tolist() == exact
+
+
+def _responses_are_aligned_by_their_bytes(pair: Pair) -> None:
+    """Split characters too: a token of a byte stands alone in SentencePiece."""
+    teacher, student = pair.cells.teacher.bpe, pair.cells.student.bpe
+    rewriter = TextRewriter(pair.teacher, pair.student, pair.cells)
+    for ids in _encoded(pair.teacher, TEXTS):
+        found = rewriter.response(np.array([*ids, pair.teacher.eos_id], np.int32))
+        assert found.is_whole and found.ids[-1] == pair.student.eos_id
+        starts = [
+            np.cumsum([0, *(len(bpe.bytes_V[i] or b"") for i in tokens[:-1])])
+            for bpe, tokens in ((teacher, found.source_ids), (student, found.ids.tolist()))
+        ]
+        aligned = align(found.source_ids, found.ids, teacher, student)
+        assert np.array_equal(starts[0][aligned.teacher_row_N] + aligned.offset_N, starts[1])
+        assert np.array_equal(aligned.is_common_N, np.isin(starts[1], starts[0]))
 
 
 def _settled_tokens_keep_their_first_token(pair: Pair) -> None:
