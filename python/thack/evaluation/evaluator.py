@@ -242,7 +242,15 @@ class Evaluator:
         )
         prompts = self._readings.prompts(student.tokenizer)
         examples = np.arange(len(self.eval_set))
-        responses = generate(student, prompts, request, examples=examples, progress=progress, group=self.group)
+        responses = generate(
+            student,
+            prompts,
+            request,
+            examples=examples,
+            progress=progress,
+            task="responses of the student",
+            group=self.group,
+        )
         return self.eval_set.sequences_of(responses, student.tokenizer.fingerprint(), prompts)
 
     def _of_baseline(self) -> Part:

@@ -73,6 +73,7 @@ def written_by(
         request,
         examples=np.arange(len(eval_set)),
         progress=progress,
+        task=f"responses of the {role}",
         kept=None if kept is None else kept.stream(request.epoch),
     )
     for warning in EndCounts.of(found, model.tokenizer.ends, maximum=request.max_new_tokens).warnings():

@@ -57,6 +57,7 @@ def generate(
     examples: Sequence[int] | np.ndarray,
     samples: int | np.ndarray = 0,
     progress: Progress = SILENT,
+    task: str = "generate",
     group: ProcessGroup = ALONE,
     kept: KeptStream | None = None,
 ) -> list[np.ndarray]:
@@ -72,6 +73,7 @@ def generate(
         examples: index in the data set of each prompt: names its random numbers.
         samples: which of several responses to its prompt each one is: names its random numbers too.
         progress: counts responses.
+        task: what that is called.
         group: the ranks that share the work.
         kept: where batches are committed as they are complete, and found again by the next start.
 
@@ -102,7 +104,7 @@ def generate(
     with (
         evaluating(model),
         request.precision.autocast(model),
-        progress.task("generate", len(prompts), "responses") as task,
+        progress.task(task, len(prompts), "responses") as bar,
     ):
         for number, rows in enumerate(_batches(prompts, request.batch_size)):
             if not group.owns(number):
@@ -113,7 +115,7 @@ def generate(
                 if kept is not None:
                     kept.add(rows, responses)
             found += zip(rows, responses, strict=True)
-            task.advance(len(rows))
+            bar.advance(len(rows))
     return [response for _, response in sorted(group.all_gather(found), key=lambda pair: pair[0])]
 
 

@@ -17,7 +17,7 @@ _VERBS = {
     "over-fitting": ("over-fits", "over-fit"),
     "regressing to the teacher": ("regresses to its teacher", "regress to their teacher"),
     "healthy": ("stays healthy", "stay healthy"),
-    "inconclusive": ("is inconclusive", "are inconclusive"),
+    "inconclusive": ("has an inconclusive verdict", "have inconclusive verdicts"),
     "hacking suspected": ("is suspected of hacking its teacher", "are suspected of hacking their teacher"),
     "no alarm": ("raises no alarm", "raise no alarm"),
 }

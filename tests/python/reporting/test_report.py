@@ -189,7 +189,7 @@ def test_a_run_within_its_warm_up_is_not_called_one_without_an_oracle(tmp_path: 
     rows = [line for line in (run / "metrics.jsonl").read_text().splitlines() if json.loads(line)["step"] < 30]
     (run / "metrics.jsonl").write_text("\n".join(rows) + "\n")
     page = write_report([run], run / "report.html").read_text()
-    assert "This student is inconclusive" in page and "Without an oracle: " not in page
+    assert "This student has an inconclusive verdict" in page and "Without an oracle: " not in page
     assert "after the warm-up of 30 steps" in page
     assert "Proxy–golden plane" not in page, "there is nothing to draw in it"
 

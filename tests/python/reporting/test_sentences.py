@@ -30,7 +30,7 @@ from thack.schema.metrics import GOLDEN, Role
         (healthy(), "This student stays healthy"),
         (judged(name="over-fitting"), "This student over-fits from step 100 on"),
         (judged(name="regressing to the teacher"), "This student regresses to its teacher from step 100 on"),
-        (unjudged(), "This student is inconclusive"),
+        (unjudged(), "This student has an inconclusive verdict"),
     ],
 )
 def test_the_headline_of_one_run(verdict: object, expected: str) -> None:
@@ -55,7 +55,7 @@ def test_the_headline_of_several_arms_groups_them_by_verdict() -> None:
     )
     assert headline(given) == (
         "Offline and fewer prompts hack their teacher; online-teacher stays healthy; small over-fits; "
-        "copy regresses to its teacher; short and shorter are inconclusive"
+        "copy regresses to its teacher; short and shorter have inconclusive verdicts"
     )
 
 
