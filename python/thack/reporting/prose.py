@@ -215,6 +215,7 @@ def explain(found: Verdict) -> list[str]:
             f"steps; a verdict needs {margins.min_evaluations}"
         )
     reasons.append(_golden(found, found.golden))
+    reasons += _worse_than_its_start(found.golden, margins.rise)
     reasons += [
         f"{name} is not above 0 at its lowest: the log ratio on these responses is too noisy for a rise; evaluate on "
         "more held-out prompts"
@@ -256,6 +257,15 @@ def _golden(found: Verdict, golden: Extent) -> str:
     elif found.margins.rise <= high:
         where = "contains"
     return f"{shape}, {percent_interval(golden.rise_interval)}, which {where} the margin of {margin}"
+
+
+def _worse_than_its_start(golden: Extent, margin: float) -> list[str]:
+    """What no rise shows, if golden rises within the warm-up: the student that was not distilled was the better one."""
+    if golden.start <= 0 or golden.end < (1 + margin) * golden.start:
+        return []
+    higher = percent(golden.end / golden.start - 1, sign=False)
+    start = f"golden was {golden.start:.4g} before the first step, and is {higher} higher at the end"
+    return [f"{start}: by it the student was better before its distillation"]
 
 
 def _proxy(found: Verdict, proxy: Extent) -> str:

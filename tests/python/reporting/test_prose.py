@@ -48,6 +48,18 @@ def test_where_the_interval_is(interval: tuple[float, float], where: str) -> Non
     assert f"which {where} the margin of 3.0 %" in first
 
 
+def test_a_student_that_was_better_before_is_told_so_whatever_the_verdict() -> None:
+    """Golden that rises within the warm-up, and then stays, is no rise."""
+    worse = [judged(golden=extent(start=0.9)), healthy(golden=extent(start=0.9, minimum=1.1, rise=0.0))]
+    for found in worse:
+        assert (
+            "golden was 0.9 before the first step, and is 22.2 % higher at the end: by it the student was better "
+            "before its distillation"
+        ) in prose.reasons(found)
+    for start in (1.08, 2.0, 0.0):
+        assert "before the first step" not in str(prose.reasons(judged(golden=extent(start=start))))
+
+
 def test_without_an_interval_the_margin_is_named() -> None:
     found = prose.explain(judged(golden=extent(), num_prompts=None))
     assert found[0].endswith("a rise of +10.0 %, to be compared with the margin of 3.0 %")
