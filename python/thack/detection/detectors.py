@@ -16,6 +16,7 @@ be harder than the training prompts can give the latter a false alarm. The other
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -29,7 +30,7 @@ from thack.detection.gains import gains
 from thack.detection.signals import Signal
 from thack.schema.metric_rows import Watched
 from thack.schema.metrics import CurveName
-from thack.schema.verdict import Detection, OracleFreeName, OracleFreeVerdict, Thresholds
+from thack.schema.verdict import Detection, DetectionState, OracleFreeName, OracleFreeVerdict, Thresholds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +130,7 @@ DETECTORS: tuple[Detector, ...] = (
     forecast_error,
 )
 _DECIDING = DETECTORS[:2]
+_EQUAL = 0.05  # of log(fresh KL / monitor KL): newly sampled responses end within it
 
 
 def _training(curves: Curves) -> CurveName:
@@ -167,6 +169,24 @@ def memorisation(curves: Curves, thresholds: Thresholds | None = None) -> Detect
     """What the detector that decides found."""
     limits = thresholds or Thresholds()
     return deciding([detector(curves, limits) for detector in _DECIDING])
+
+
+def memorisation_of(curves: Curves) -> DetectionState:
+    """Whether a run has memorised the responses that it trains on.
+
+    The detector that decides asks how fast, and that is early; at the end it can be asked how far. A student that is
+    as far from its teacher on its training responses as on new ones to the same prompts has memorised nothing,
+    whatever an alarm said. One that never came nearer on them gives the detector nothing to compare; if it ends farther
+    on them, as by the cross-entropy alone, it has learned the tokens that happened to be drawn.
+    """
+    found = memorisation(curves).state
+    fresh_gap_E = fresh_gap.signal(curves, Thresholds()).series.value
+    if not len(fresh_gap_E):
+        return found
+    apart = abs(math.log(fresh_gap_E[-1]))
+    if found == "alarm":
+        return "quiet" if apart < _EQUAL else found
+    return "alarm" if found == "not enough data" and fresh_gap_E[-1] < 1 and apart >= 2 * _EQUAL else found
 
 
 def deciding(detections: Sequence[Detection]) -> Detection:

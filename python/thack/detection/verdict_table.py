@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from thack.detection.causes import cause_of, excess
 from thack.detection.curves import Curves
-from thack.detection.detectors import memorisation
+from thack.detection.detectors import memorisation_of
 from thack.detection.gains import gains
 from thack.detection.statistics import (
     PromptCurves,
@@ -99,7 +99,7 @@ def _cause(judged: _Judged, golden: Extent, baseline: _Baseline, name: VerdictNa
     return cause_of(
         name,
         excess=found,
-        memorisation=memorisation(judged.curves).state,
+        memorisation=memorisation_of(judged.curves),
         target=judged.curves.target,
         above_baseline=baseline.is_above(judged.margins.rise),
         below_baseline=judged.is_below_baseline(golden),

@@ -26,9 +26,9 @@ CAUSES: Mapping[CauseName, tuple[str, str]] = {
     ),
 }
 _MEMORISATION: Mapping[DetectionState, str] = {
-    "alarm": "the detector of memorisation raises an alarm",
-    "quiet": "the detector of memorisation is quiet",
-    "not enough data": "the detector of memorisation has no data",
+    "alarm": "memorisation is seen",
+    "quiet": "no memorisation is seen",
+    "not enough data": "whether it memorises cannot be seen",
 }
 
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from detection.synthetic import STEPS, Noise, write_run
 from thack.detection import Curves, Margins, verdict
 from thack.detection.causes import cause_of, excess, golden_at
+from thack.detection.detectors import memorisation, memorisation_of
 from thack.detection.statistics import PromptCurves
 from thack.reporting.causes import CAUSES, causes
 from thack.schema.metrics import CurveName, Floats, find_metric
-from thack.schema.verdict import Verdict
+from thack.schema.verdict import DetectionState, Verdict
 
 FAST = Margins(resamples=200)
 MEMORISED, WRONG, PULL = CAUSES
@@ -181,6 +182,31 @@ def test_simulated_runs_get_the_cause_that_they_were_given(kind: str, with_onlin
         assert found.cause.basis == ("online path" if with_online else "signals")
         assert found.headline.endswith(f": {kind}")
         assert Verdict.from_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize(
+    ("monitor_E", "fresh_E", "detector", "found"),
+    [
+        ([1.0, 1.2, 1.6, 2.4], [1.0, 1.1, 1.4, 1.5], "not enough data", "alarm"),  # the tokens that were drawn
+        ([1.0, 1.2, 1.6, 2.4], [1.0, 1.2, 1.6, 2.3], "not enough data", "not enough data"),  # it leaves all alike
+        ([1.0, 1.2, 1.6, 2.4], [1.0, 1.3, 1.9, 2.9], "not enough data", "not enough data"),
+        ([1.0, 0.8, 0.6, 0.4], [1.0, 0.9, 0.8, 0.79], "alarm", "alarm"),
+        ([1.0, 0.8, 0.6, 0.59], [1.0, 0.8, 0.6, 0.61], "alarm", "quiet"),  # one slow interval, and no distance
+        ([1.0, 0.8, 0.6, 0.4], [1.0, 0.8, 0.6, 0.41], "quiet", "quiet"),
+    ],
+)
+def test_memorised_is_what_is_apart_at_the_end(
+    monitor_E: list[float], fresh_E: list[float], detector: DetectionState, found: DetectionState
+) -> None:
+    curves = Curves(
+        name="run",
+        step_E=np.array([40.0, 80.0, 160.0, 320.0]),
+        columns={"monitor": np.array(monitor_E), "fresh": np.array(fresh_E)},
+        train={},
+        column_of={"monitor": "monitor", "fresh": "fresh"},
+    )
+    assert memorisation(curves).state == detector
+    assert memorisation_of(curves) == found
 
 
 def test_the_way_to_the_baseline_that_the_rise_has_covered() -> None:
