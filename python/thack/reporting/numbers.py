@@ -36,6 +36,19 @@ def signed_nats(value: float) -> str:
     return f"{'−' if value < 0 else '+'}{nats(abs(value))}"
 
 
+def signed_nats_interval(interval: Interval) -> str:
+    """Of a difference: both ends with the decimals of the larger one, as `signed_nats` has them.
+
+    Example:
+        >>> signed_nats_interval((0.0916, 0.276)), signed_nats_interval((-0.0012, 0.01234))
+        ('[+0.092, +0.276]', '[−0.0012, +0.0123]')
+    """
+    exponent = int(f"{max(map(abs, interval)):.2e}".partition("e")[2])
+    digits = max(3, 2 - exponent)
+    low, high = (decimal(end, digits, sign=True) for end in interval)
+    return f"[{low}, {high}]"
+
+
 def percent(share: float, *, sign: bool = True) -> str:
     """`+9.3 %`, with a real minus."""
     return f"{decimal(100 * share, 1, sign=sign)} %"
