@@ -135,11 +135,9 @@ def report(runs: str | Path | Sequence[str | Path], out: str | Path | None = Non
         'report.html'
     """
     from thack.reporting import is_grid, write_grid_report, write_report
-    from thack.runtime.lock import locked
 
     paths = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
     path = Path(out) if out is not None else paths[0] / "report.html"
-    with locked(path):
-        if len(paths) == 1 and is_grid(paths[0]):
-            return write_grid_report(paths[0], path)
-        return write_report(paths, path)
+    if len(paths) == 1 and is_grid(paths[0]):
+        return write_grid_report(paths[0], path)
+    return write_report(paths, path)

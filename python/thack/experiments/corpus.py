@@ -119,7 +119,7 @@ def write_splits(corpus: Path, sizes: Mapping[str, int], seed: int, path: Path, 
     if sum(sizes.values()) > len(prompts):
         raise UsageError(
             f"the splits want {sum(sizes.values()):,} prompts, the corpus has {len(prompts):,} that fit",
-            hint="lower num_sft_prompts, or raise max_prompt_tokens",
+            hint="lower num_sft_prompts, num_distill_prompts or num_held_out_prompts, or raise max_prompt_tokens",
         )
     splits = split_by_hash(prompts, sizes, salt=f"{_SALT}:{seed}")
     with atomic_directory(path, replace=True) as directory:

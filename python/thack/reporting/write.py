@@ -17,6 +17,7 @@ from thack.reporting.inputs import load
 from thack.reporting.page import runs_page
 from thack.reporting.run_figures import run_figures
 from thack.reporting.style import INSTALL, available
+from thack.runtime.lock import locked
 
 
 def write_report(runs: Sequence[Path], out: Path, *, title: str | None = None, margins: Margins | None = None) -> Path:
@@ -47,11 +48,12 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str | None = None, m
     colours = colours_of(report.arms)
     figures = list(run_figures(report, colours)) if available() else []
     page = runs_page(report, colours, figures, missing_plots="" if available() else INSTALL)
-    plots = _folder(out, plots=bool(figures))
-    for figure in figures:
-        write_text(plots / f"{figure.name}.svg", figure.file)
-        write_text(plots / f"{figure.name}.csv", curves_csv(report.arms, figure.curves))
-    write_text(out, page)
+    with locked(out):
+        plots = _folder(out, plots=bool(figures))
+        for figure in figures:
+            write_text(plots / f"{figure.name}.svg", figure.file)
+            write_text(plots / f"{figure.name}.csv", curves_csv(report.arms, figure.curves))
+        write_text(out, page)
     return out
 
 
@@ -76,13 +78,14 @@ def write_grid_report(directory: Path, out: Path) -> Path:
     grid = load_grid(directory)
     figures = paper_figures(grid, draw=available())
     page = grid_page(grid, figures, missing_plots="" if available() else INSTALL)
-    plots = _folder(out, plots=True)
-    for figure in figures:
-        for plot in figure.plots:
-            write_text(plots / f"{plot.name}.svg", plot.file)
-        write_text(plots / f"{figure.name}.csv", curves_csv(figure.arms, CURVES))
-    write_text(plots / "claims.csv", claims_csv(grid.summary.claims))
-    write_text(out, page)
+    with locked(out):
+        plots = _folder(out, plots=True)
+        for figure in figures:
+            for plot in figure.plots:
+                write_text(plots / f"{plot.name}.svg", plot.file)
+            write_text(plots / f"{figure.name}.csv", curves_csv(figure.arms, CURVES))
+        write_text(plots / "claims.csv", claims_csv(grid.summary.claims))
+        write_text(out, page)
     return out
 
 

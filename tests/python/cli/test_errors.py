@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +43,27 @@ def test_usage_errors_are_one_line_with_exit_code_2(arguments: list[str], messag
     assert message.lower() in err.lower()
     assert "Traceback" not in err
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "report none",
+        "report p.jsonl --out new/report.html",
+        "verdict none",
+        "cache-logits --teacher none --data p.jsonl --out new/cache",
+        "generate --model none --data p.jsonl --out new/responses.jsonl",
+        "distill --cache none --student none --out new/run",
+        "sft --data none.jsonl --out new/run",
+    ],
+)
+def test_what_is_refused_leaves_no_folder(
+    arguments: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.jsonl").write_text('{"prompt": "a"}\n', encoding="utf-8")
+    assert run(*arguments.split()).code in (1, 2)
+    assert os.listdir() == ["p.jsonl"]
 
 
 def test_a_wrong_setting_says_where_it_came_from_and_how_to_list_all(run: Run) -> None:
