@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
+from thack.data.parting import SHORT
 from thack.data.tokenizer import Tokenizer
 
 from .conftest import PACKAGES, package
@@ -81,6 +82,9 @@ def test_ids_are_those_of_tiktoken(name: str, tmp_path: Path, monkeypatch: pytes
         ids = ours.encode(text).tolist()
         assert ids == theirs.encode_ordinary(text)
         assert ours.decode(ids) == text
+    long = " and so on ".join(TEXTS * 300)
+    assert len(long) > SHORT and ours.can_part
+    assert ours.encode(long).tolist() == theirs.encode_ordinary(long), "part by part"
 
 
 def saved(found: Ranks, directory: Path) -> Tokenizer:
