@@ -17,18 +17,8 @@ from thack.data.heads import Bounds, Heads
 from thack.data.prepare import Prepared, prepare
 from thack.data.tokenizer import Tokenizer
 
-from .small import CHATML, write_metaspace, write_rows, write_tokenizer
-
-WORDS = ["read the file", "def read(path):", "the  path", "\n\n", "\tif x", "naïve 日本", "a.b", "12 345", "It's", "…"]
-TRAINED = Tokenizer.train([" ".join(WORDS), "read the file and the path"] * 3, 340)
-texts = st.lists(st.sampled_from([*WORDS, " ", "x", "the"]), max_size=60).map(" ".join)
-
-
-@pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> list[Tokenizer]:
-    root = tmp_path_factory.mktemp("tokenizers")
-    paths = [write_tokenizer(root / "bytes", template=CHATML), write_metaspace(root / "spaces", template=CHATML)]
-    return [TRAINED, *map(Tokenizer.load, paths)]
+from .long_text import TRAINED, texts
+from .small import CHATML, write_rows
 
 
 @given(text=texts, most=st.integers(1, 12))

@@ -19,18 +19,11 @@ from thack.data.prepare import Prepared, prepare
 from thack.data.records import Conversation, Record, RecordRefusal
 from thack.data.tokenizer import Tokenizer
 
-from .small import CHATML, write_metaspace, write_rows, write_tokenizer
+from . import long_text
+from .long_text import texts
+from .small import CHATML, write_rows
 
-WORDS = ["read the file", "def read(path):", "the  path", "\n\n", "\tif x", "naïve 日本", "a.b", "12 345", "It's", "Hi"]
-TRAINED = Tokenizer.train([" ".join(WORDS), "read the file and the path"] * 3, 340).with_template(CHATML)
-texts = st.lists(st.sampled_from([*WORDS, " ", "x", "the"]), max_size=40).map(" ".join)
-
-
-@pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> list[Tokenizer]:
-    root = tmp_path_factory.mktemp("tokenizers")
-    paths = [write_tokenizer(root / "bytes", template=CHATML), write_metaspace(root / "spaces", template=CHATML)]
-    return [TRAINED, *map(Tokenizer.load, paths)]
+TRAINED = long_text.TRAINED.with_template(CHATML)
 
 
 @given(given_texts=st.lists(texts, max_size=4), most=st.integers(1, 30), at_once=st.integers(1, 300))
