@@ -93,6 +93,12 @@ class TextRewriter:
             is_whole=given_back == data,
         )
 
+    def unknown(self, ids: np.ndarray) -> str | None:
+        """The first of the target's tokens in a rewritten response that is neither text nor an end."""
+        bytes_V, ends = self._encoder.bpe.bytes_V, self.roles.values()
+        found = next((int(i) for i in ids if not bytes_V[int(i)] and int(i) not in ends), None)
+        return None if found is None else self.target.token(found) or f"id {found}"
+
     def prompt(self, ids: np.ndarray, name: str, hint: str) -> np.ndarray:
         """A prompt of text alone.
 
@@ -159,9 +165,16 @@ class Rewriter:
         """The student's sequence.
 
         Raises:
-            MismatchError: the prompt holds control tokens and none is given for it; or the response begins with one.
+            MismatchError: the prompt holds control tokens and none is given for it; or the response begins with one; or
+                the student's tokenizer has no text for a part of it.
         """
         found = self._text.response(s.response_ids)
+        if unknown := self._text.unknown(found.ids):
+            raise MismatchError(
+                f"prompt {s.prompt_id}: the student's tokenizer writes {unknown!r} in the response, which is no text",
+                details=("it stands for bytes that the student's vocabulary lacks",),
+                hint="take the response out of the data, or use a student whose tokenizer has every byte",
+            )
         if not len(found.ids):
             token = self._text.source.token(int(s.response_ids[0]))
             raise MismatchError(

@@ -48,7 +48,7 @@ def cell_divergence_(logits_NV: Tensor, target: CellTarget, divergence: Divergen
 
     Raises:
         UndefinedLoss: another divergence, or another temperature.
-        MismatchError: logits and target have different shapes.
+        MismatchError: logits and target have different shapes; or the target is of other cells: names row and id.
     """
     check_cells_defined(divergence)
     if logits_NV.shape != (len(target), target.vocab_size):
@@ -61,6 +61,7 @@ def cell_divergence_(logits_NV: Tensor, target: CellTarget, divergence: Divergen
         )
     z_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     cells = target.student.on(z_NV.device)
+    _check_cells(target, cells)
     if target.cells_NK is not None and has_kernel(z_NV):
         weights = (target.ids_NW, target.weights_NW, target.is_inside_N)
         loss_N = cells_divergence_(z_NV, cells, CellRows(target.mass_NK, target.cells_NK, target.tail_N, *weights))
@@ -70,6 +71,22 @@ def cell_divergence_(logits_NV: Tensor, target: CellTarget, divergence: Divergen
     if z_NV is not logits_NV:
         logits_NV.copy_(z_NV)
     return loss_N
+
+
+def _check_cells(target: CellTarget, cells: CellMembers) -> None:
+    """Raise MismatchError for a weighted id without a cell, of which q is 0, and for a cell that is not there."""
+    ids_NW, vocab = target.ids_NW, len(cells.cell_V)
+    has_cell_NW = (ids_NW >= 0) & (ids_NW < vocab) & (cells.cell_V[ids_NW.clamp(0, vocab - 1)] >= 0)
+    wrong = [("student id", ids_NW, (target.weights_NW > 0) & ~has_cell_NW, "has a weight and no cell")]
+    if target.cells_NK is not None:
+        wrong.append(("cell", target.cells_NK, target.cells_NK >= len(cells.size_C), "is none of the student's"))
+    for name, values, is_wrong, reason in wrong:
+        if bool(is_wrong.any()):
+            row, column = is_wrong.nonzero()[0].tolist()
+            raise MismatchError(
+                f"row {row}: {name} {int(values[row, column])} {reason}",
+                hint="make the target with the cells of this student's tokenizer; a token that is no text has none",
+            )
 
 
 def _loss_(z_NV: Tensor, target: CellTarget, cells: CellMembers) -> Tensor:

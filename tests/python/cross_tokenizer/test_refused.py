@@ -6,11 +6,13 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
 
-from thack.cross_tokenizer import read_bpe
+from thack.cross_tokenizer import Rewriter, build_cells, read_bpe
 from thack.cross_tokenizer.shapes import alphabet_of
+from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError
 
@@ -69,3 +71,16 @@ def test_a_known_pattern_is_read() -> None:
 
 def test_nfc_is_taken_since_alignment_sees_what_it_changes() -> None:
     assert read_bpe(changed(normalizer={"type": "NFC"})).bytes_V == read_bpe(small(290)).bytes_V
+
+
+def test_a_response_that_the_student_writes_as_unknown_is_refused_with_the_token() -> None:
+    vocab = json.loads(small(290)._backend.to_str())["model"]
+    without_q = {token: i for token, i in vocab["vocab"].items() if "Q" not in token}
+    teacher, student = small(290), changed(model=vocab | {"vocab": without_q, "unk_token": "<pad>"})
+    prompt, response = (teacher.encode(text) for text in ("the fox", "a Q"))
+    s = TokenSequence(example=0, prompt_id="p-7", prompt_ids=prompt, response_ids=np.append(response, teacher.eos_id))
+    rewrite = Rewriter(teacher, student, build_cells(read_bpe(teacher), read_bpe(student)))
+    assert not rewrite.accepts(s)
+    with pytest.raises(MismatchError, match="prompt p-7: the student's tokenizer writes '<pad>' in the response"):
+        rewrite(s)
+    assert rewrite(replace(s, response_ids=teacher.encode("a dog"))).alignment.num_bytes == 5

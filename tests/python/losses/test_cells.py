@@ -171,7 +171,7 @@ def test_the_kernel_is_the_loss_in_double_precision(width: int, num_cells: int, 
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-6, atol=3e-7)
 
 
-def test_a_student_that_diverged_is_named_and_so_is_a_target_of_other_cells() -> None:
+def test_a_student_that_diverged_is_named() -> None:
     given, z = target(True, dtype=torch.float32), logits(dtype=torch.float32).detach()
     for value, what in ((torch.nan, "NaN"), (torch.inf, r"\+inf")):
         for place in (0, int(given.ids_NW[4, 0])):
@@ -179,10 +179,23 @@ def test_a_student_that_diverged_is_named_and_so_is_a_target_of_other_cells() ->
             wrong[4, place] = value
             with pytest.raises(ModelError, match=f"row 4 of the student's logits holds {what}"):
                 divergence(wrong, given, KL)
-    assert given.cells_NK is not None
-    for changed in (replace(given, cells_NK=given.cells_NK + C), replace(given, ids_NW=given.ids_NW * 0 + 3)):
-        with pytest.raises(MismatchError, match="row 0: the target is of other cells"):
-            divergence(z, changed, KL)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_target_of_other_cells_is_refused_by_row_and_id(kept: bool, dtype: torch.dtype) -> None:
+    given, z = target(kept, dtype=dtype), logits(dtype=dtype).detach()
+    ids_NW, weights_NW = given.ids_NW.clone(), given.weights_NW.clone()
+    ids_NW[4, 1] = 3
+    weights_NW[4, 1] = 0
+    assert torch.isfinite(divergence(z, replace(given, ids_NW=ids_NW, weights_NW=weights_NW), KL)).all()
+    for wrong in (3, -1, V):
+        ids_NW[4, 1] = wrong
+        with pytest.raises(MismatchError, match=f"row 4: student id {wrong} has a weight and no cell"):
+            divergence(z, replace(given, ids_NW=ids_NW), KL)
+    if given.cells_NK is not None:
+        with pytest.raises(MismatchError, match=f"row 0: cell {int(given.cells_NK[0, 0]) + C} is none"):
+            divergence(z, replace(given, cells_NK=given.cells_NK + C), KL)
 
 
 def test_ids_that_are_no_text_have_no_part() -> None:
