@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from thack.data.sequence import TokenSequence, fingerprint_parts
 from thack.data.stream import DataStream
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError
-from thack.files import canonical_json, digest, explained, file_digest, fsync_directory
+from thack.files import canonical_json, digest, file_digest, write_parts
 from thack.reading import LINE_BYTES, parse_json
 from thack.runtime.lock import locked
 from thack.runtime.progress import SILENT, Progress
@@ -173,7 +173,7 @@ def index_data(
     if directory is None:
         with TemporaryDirectory(prefix="thack-") as scratch:
             path = Path(scratch) / "data.index"
-            _write(path, stream, samples)
+            write_parts(path, _parts(stream, samples))
             return IndexedSequences(path, stream)  # the mapping outlives the name of the file
     key = _key(settings, tokenizer, stream, need_response=need_response, samples=samples)
     path = directory / f"data-{key}.index"
@@ -182,7 +182,7 @@ def index_data(
         with locked(path, progress):
             found = _opened(path, stream)  # by another process, while this one waited
             if found is None:
-                _write(path, stream, samples)
+                write_parts(path, _parts(stream, samples))
                 found = IndexedSequences(path, stream)
     return found
 
@@ -209,39 +209,27 @@ def _key(settings: DataSettings, tokenizer: Tokenizer, stream: DataStream, *, ne
     return digest(canonical_json(decides)).removeprefix("sha256:")[:_DIGITS]
 
 
-def _write(path: Path, stream: DataStream, samples: int) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with explained(path):
-        try:
-            with open(temporary, "wb") as file:
-                footer = canonical_json(document.dump(_write_rows(file, stream, samples)))
-                file.write(footer + len(footer).to_bytes(8, "little"))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    fsync_directory(path.parent)
-
-
-def _write_rows(file: BinaryIO, stream: DataStream, samples: int) -> IndexFooter:
+def _parts(stream: DataStream, samples: int) -> Iterator[bytes]:
+    """The bytes of an index: rows of each chunk, the footer, its length."""
     content, count = hashlib.sha256(), 0
     for chunk in stream:
         rows = np.empty(len(chunk.sequences), dtype=_ROW)
         rows["address"] = chunk.addresses
         rows["prompt"] = [len(s.prompt_ids) for s in chunk.sequences]
         rows["response"] = [len(s.response_ids) for s in chunk.sequences]
-        file.write(rows.tobytes())
+        yield rows.tobytes()
         for part in fingerprint_parts(chunk.sequences, samples):
             content.update(part)
         count += len(rows)
-    return IndexFooter(
+    footer = IndexFooter(
         sequences=count,
         fingerprint=f"sha256:{content.hexdigest()}",
         limit=stream.limit,
         lines=tuple(stream.report.lines()),
         teacher_prompts=stream.report.teacher_prompts,
     )
+    encoded = canonical_json(document.dump(footer))
+    yield encoded + len(encoded).to_bytes(8, "little")
 
 
 def _read_footer(path: Path) -> IndexFooter:

@@ -11,6 +11,8 @@ The protocol uses what every cluster file system has: exclusive creation of a fi
   cannot be asked. Its lock is abandoned if its time stood still for 300 seconds by the clock of the one who waits. It
   is enough to see it stand still for three heartbeats where its age is above 300 seconds by the clock of the file
   system. So a clock that is wrong neither takes a lock from a process that runs, nor keeps one for ever.
+- *Hung.* An owner on this machine that runs, but updates nothing for 300 seconds, is suspended or hangs. Whoever waits
+  for it ends with an error that names it: its lock is not taken, since it may continue at any moment.
 - *Take over.* Two processes may find the same stale lock. One of them must not remove the lock that the other has
   acquired since. So the remover first acquires `.NAME.lock.taken`, checks that the lock is still the one it watched,
   and only then removes it. A `.taken` file is itself taken over by the same rule.
@@ -79,7 +81,7 @@ def locked(
         stale_s: Seconds without an update after which another machine's lock counts as abandoned.
 
     Raises:
-        ThackError: the file system is full, or the owner still runs after `patience_s`.
+        ThackError: the file system is full, the owner still runs after `patience_s`, or it is suspended.
         Preempted, Interrupted: a signal was received while it waited.
     """
     place = path.expanduser()
@@ -158,6 +160,12 @@ class _Waiting:
         if who != self._named:
             self._progress.note(f"waiting for {self._path}, in use by {who}")
             self._named = who
+        if watch.hangs:
+            raise ThackError(
+                f"`out` {self._path} is in use by a process that is suspended or hangs",
+                details=[f"by {who}"],
+                hint="let it continue (kill -CONT and its number) or end it (kill -9), then run the same command again",
+            )
         if self._patience_s is not None and watch.has_seen_it_run and self._ends is None:
             self._ends = time.monotonic() + self._patience_s
         if self._ends is not None and time.monotonic() >= self._ends:
@@ -177,6 +185,7 @@ class _Watch:
         self._seen: tuple[bytes, int] | None = None
         self._since = 0.0
         self.has_seen_it_run = False
+        self.hangs = False  # it is on this machine, exists, and has updated nothing for as long as a stale lock
 
     def is_abandoned(self, lock: Path) -> bool:
         """Whether its owner is gone, for all that can be known here."""
@@ -187,10 +196,11 @@ class _Watch:
             self.has_seen_it_run = self._seen is not None
             self._seen, self._since = found, time.monotonic()
         owner = _parsed(found[0])
+        still_s = time.monotonic() - self._since
         if owner is not None and (owner.host, owner.boot) == (socket.gethostname(), _boot()):
             self.has_seen_it_run = _runs(owner)
+            self.hangs = self.has_seen_it_run and still_s > self._stale_s
             return not self.has_seen_it_run
-        still_s = time.monotonic() - self._since
         return still_s > self._stale_s or (still_s >= self._confirm_s and _age_s(lock) > self._stale_s)
 
     def is_the_same(self, lock: Path) -> bool:

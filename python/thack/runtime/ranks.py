@@ -22,6 +22,14 @@ class Rank:
         return self.rank == 0
 
     @property
+    def patience_s(self) -> float | None:
+        """Seconds to wait for another start that runs: where other ranks wait for this one, as long as ending takes.
+
+        None: a process alone may wait without end.
+        """
+        return 10.0 if self.world_size > 1 else None
+
+    @property
     def part(self) -> str:
         """Names what this process writes where ranks write side by side: its lock, its journal."""
         return f"rank-{self.rank:05d}"

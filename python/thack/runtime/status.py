@@ -25,7 +25,12 @@ START = "THACK_START"  # set by a batch script: its name for this start
 
 @contextmanager
 def recorded(
-    directory: Path, kind: str, *, step: Callable[[], int | None] = lambda: None, kept: Callable[[], str] = str
+    directory: Path,
+    kind: str,
+    *,
+    step: Callable[[], int | None] = lambda: None,
+    kept: Callable[[], str] = str,
+    complete: Callable[[], bool] | None = None,
 ) -> Iterator[None]:
     """Keep STATUS.json true however the work inside ends, and explain signals and failures of the machine.
 
@@ -34,6 +39,8 @@ def recorded(
         kind: Of the directory, as `claim_output` marks it. A directory of another kind, or unmarked, is left alone.
         step: The step of the last checkpoint, where the work has steps.
         kept: What is on disk when a signal ends the work.
+        complete: Of work that ranks share without waiting for each other: whether all of it is done. Until then the
+            directory says "running", and the rank that finds it done writes "finished". None: its end is the work's.
 
     A command that a finished output refuses (`UsageError`, `MismatchError`) has changed nothing: it stays finished.
 
@@ -59,7 +66,8 @@ def recorded(
             raise
         raise shown from error
     with undisturbed():
-        write_status(directory, kind, Status(state="finished", step=step()))
+        if complete is None or complete():
+            write_status(directory, kind, Status(state="finished", step=step()), by_any_rank=complete is not None)
 
 
 def _is_finished(directory: Path) -> bool:
@@ -78,9 +86,9 @@ def _ending(error: BaseException, step: int | None) -> Status:
     )
 
 
-def write_status(directory: Path, kind: str, status: Status) -> None:
+def write_status(directory: Path, kind: str, status: Status, *, by_any_rank: bool = False) -> None:
     """Write STATUS.json, by the first rank only, and never into a directory of another kind that `out` may name."""
-    if current_rank().is_first and directory_kind(directory) == kind:
+    if (by_any_rank or current_rank().is_first) and directory_kind(directory) == kind:
         write_json(directory / STATUS, replace(status, start=os.environ.get(START, "")).dump())
 
 

@@ -60,7 +60,6 @@ _FREE = (
     "memory.checkpoint_activations",
     "memory.compile",
 )
-_PATIENCE_S = 10.0  # for a start that runs, while other ranks wait for this one: long enough for one that ends
 # Files of a checkpoint that are not part of the model.
 _NOT_MODEL = (COMMIT, "trainer.json", "optimizer.safetensors", "responses.json")
 
@@ -108,11 +107,10 @@ class RunDirectory:
         Raises:
             ThackError: several ranks wait for this one, and another start that runs has not ended after ten seconds.
         """
-        patience_s = _PATIENCE_S if self.group.world_size > 1 else None
         with ExitStack() as stack:
             with self.group.raise_on_all_ranks():
                 if self.writes:
-                    stack.enter_context(locked(self.path, progress, patience_s=patience_s))
+                    stack.enter_context(locked(self.path, progress, patience_s=self.group.rank.patience_s))
             yield
 
     def claim(self) -> None:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from thack.cache.format.plan import read_plan
+from thack.cache.format.reader import Cache
+from thack.config import ArchitectureSettings
+from thack.data.tokenizer import Tokenizer
+from thack.models.load import new_decoder
 
 LONG = os.environ.get("THACK_LONG") == "1"
 ALONE = [name for name in os.environ if name in ("RANK", "WORLD_SIZE") or name.startswith("SLURM_")]
@@ -91,6 +99,44 @@ def test_directories_that_cannot_be_written_fail_first(tmp_path: Path, options: 
     )
     assert done.returncode == 1, done.stderr
     assert said in done.stderr and "broken" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def start_rank(rank: int, world: Path, out: Path) -> subprocess.Popen[str]:
+    """`cache-logits` as one of two ranks, whose shards hold a few sequences."""
+    command = [sys.executable, "-m", "thack", "cache-logits", "--teacher", str(world / "model"), "--top-k", "4"]
+    command += ["--data", str(world / "pairs.jsonl"), "--set", "shard_tokens=200", "--device", "cpu", "--out", str(out)]
+    environment = {k: v for k, v in os.environ.items() if k not in ALONE}
+    environment |= {"OMP_NUM_THREADS": "1", "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_a_rank_that_is_killed_stops_no_other_and_the_cache_says_what_is_missing(tmp_path: Path) -> None:
+    """It dies with the lock that the other one waits for."""
+    tokenizer = Tokenizer.train(["read the file"], 264)
+    new_decoder(ArchitectureSettings(hidden_size=16, num_heads=2, num_layers=1), tokenizer, 0).save(tmp_path / "model")
+    lines = [json.dumps({"prompt": f"read {i}", "response": f"the file {i}"}) + "\n" for i in range(2_000)]
+    (tmp_path / "pairs.jsonl").write_text("".join(lines))
+    out, ends = tmp_path / "cache", time.monotonic() + 300
+    first = start_rank(0, tmp_path, out)
+    while not list(out.glob(".data-*.lock")):
+        assert first.poll() is None and time.monotonic() < ends
+        time.sleep(0.001)
+    first.send_signal(signal.SIGSTOP)
+    second = start_rank(1, tmp_path, out)
+    assert second.stderr is not None and f"in use by process {first.pid}" in second.stderr.readline()
+    first.kill()
+    first.communicate()
+    _, said = second.communicate(timeout=300)
+    missing = [n for n in range(read_plan(out).num_shards) if n % 2 == 0]
+    assert second.returncode == 0, said
+    assert f"cache: {len(missing)} of {read_plan(out).num_shards} shards are not there yet" in said
+    assert json.loads((out / "STATUS.json").read_text())["state"] == "running"
+    again = start_rank(0, tmp_path, out)
+    _, said = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    assert json.loads((out / "STATUS.json").read_text())["state"] == "finished"
+    assert len(Cache.open(out)) == 2_000
+    assert not list(out.glob(".data-*"))
 
 
 def test_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:

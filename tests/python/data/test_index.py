@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from thack import files
 from thack.config import DataSettings
 from thack.data import columnar, index, selection, stream
 from thack.data.index import IndexedSequences, index_data
@@ -114,7 +115,7 @@ def test_an_index_is_written_once_and_belongs_to_what_decides_it(
     first = again(settings)
     (path,) = tmp_path.glob("*.index")
     with monkeypatch.context() as patch:
-        patch.setattr(index, "_write", None)  # not called
+        patch.setattr(index, "write_parts", None)  # not called
         assert values(again(settings).read(range(9))) == values(first.read(range(9)))
     again(replace(settings, max_response_tokens=11))
     write(tmp_path, "jsonl", content(39))
@@ -154,7 +155,7 @@ def test_tasks_of_an_array_share_one_pass(
     source = tmp_path / "data.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in content()))
     settings = DataSettings(path=str(source), max_prompt_tokens=60)
-    together, written, write = threading.Barrier(3), [], index._write
+    together, written, write = threading.Barrier(3), [], files.write_parts
 
     def slow_write(path: Path, *rest: Any) -> None:
         written.append(path)
@@ -164,7 +165,7 @@ def test_tasks_of_an_array_share_one_pass(
         together.wait()
         return index_data(settings, tokenizer, need_response=True, directory=tmp_path / "cache")
 
-    monkeypatch.setattr(index, "_write", slow_write)
+    monkeypatch.setattr(index, "write_parts", slow_write)
     (tmp_path / "cache").mkdir()
     with ThreadPoolExecutor(3) as pool:
         found = [future.result() for future in [pool.submit(task) for _ in range(3)]]

@@ -216,6 +216,27 @@ def test_a_dead_process_of_this_machine_is_noticed_at_once(tmp_path: Path) -> No
     assert time.monotonic() - started < 10
 
 
+def test_who_waits_for_a_suspended_process_ends_with_its_name_and_takes_nothing(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from thack.runtime.lock import locked\n"
+        "with locked(Path(sys.argv[1]), heartbeat_s=0.05):\n    print('holds it', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None and owner.stdout.readline() == b"holds it\n"
+        with pytest.raises(ThackError, match="is in use") as busy, locked(tmp_path / "out", patience_s=1, stale_s=0.5):
+            pass
+        owner.send_signal(signal.SIGSTOP)
+        with pytest.raises(ThackError, match="suspended or hangs") as hung, locked(tmp_path / "out", stale_s=0.5):
+            pass
+        owner.send_signal(signal.SIGCONT)
+        owner.communicate()
+    assert not list(tmp_path.iterdir())
+    for caught in (busy, hung):
+        assert caught.value.details[0].startswith(f"by process {owner.pid} on ")
+    assert "kill -CONT" in str(hung.value.hint)
+
+
 def test_another_process_with_the_id_of_a_dead_one_is_not_its_owner(tmp_path: Path) -> None:
     own = json.loads(locks._own_name())
     write(tmp_path, {**own, "start": "12"})

@@ -82,3 +82,7 @@ def test_torchrun_has_opened_the_port_itself() -> None:
     """A second listener on it would fail; elsewhere rank 0 opens the port."""
     assert rendezvous({"TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "h"}) == "env://"
     assert rendezvous({"MASTER_ADDR": "h", "MASTER_PORT": "7"}) == "tcp://h:7"
+
+
+def test_ranks_wait_for_each_other_and_so_not_without_end_for_another_start() -> None:
+    assert Rank().patience_s is None and Rank(1, 2).patience_s == 10

@@ -88,6 +88,16 @@ def test_only_the_first_rank_writes(out: Path, monkeypatch: pytest.MonkeyPatch) 
     assert read_status(out) is None
 
 
+def test_shared_work_runs_until_the_rank_that_finds_it_complete(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, is_complete, state in (("0", False, "running"), ("1", False, "running"), ("1", True, "finished")):
+        monkeypatch.setenv("RANK", rank)
+        with recorded(out, "run", complete=lambda is_complete=is_complete: is_complete):  # type: ignore[misc]
+            pass
+        found = read_status(out)
+        assert found is not None and found.state == state
+
+
 def test_a_disk_that_is_full_does_not_hide_why_the_work_ended(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise ThackError("cannot write: no space left")

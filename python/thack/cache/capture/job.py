@@ -59,7 +59,7 @@ def capture(
         UsageError: `out` holds something else.
         MismatchError: `out` holds another cache.
         ModelError: the teacher gives NaN or infinite logits, or a response has ids that it does not know.
-        ThackError: the disk is full, or cannot be written.
+        ThackError: the disk is full, or cannot be written; or another start of this rank runs.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -80,9 +80,9 @@ def capture(
     """
     directory = Path(settings.out).expanduser()
     rank = rank or current_rank()
-    with locked(directory, progress, part=rank.part):  # ranks share the cache: only the same rank twice is too many
+    with locked(directory, progress, part=rank.part, patience_s=rank.patience_s):  # ranks share the cache
         prepare_directory(directory)
-        with recorded(directory, "cache"):
+        with recorded(directory, "cache", complete=lambda: (directory / MANIFEST).exists()):
             job = prepare_job(settings, teacher=teacher, sequences=sequences, rank=rank, progress=progress)
             _capture(job, progress)
     return directory

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from thack import _native
 from thack.cache.format.ends import count_ends
-from thack.cache.format.manifest import finish, shard_is_good
+from thack.cache.format.manifest import finish, missing, shard_is_good
 from thack.cache.format.plan import CachePlan
 from thack.errors import plural
 from thack.runtime.progress import Progress
@@ -39,9 +39,16 @@ def committed(shard: int, writer: _native.ShardWriter, started: float) -> Commit
 
 
 def finish_cache(directory: Path, plan: CachePlan, progress: Progress, *, generated: bool) -> None:
-    """Write the manifest if every shard is complete, and say what the cache holds and how generated responses end."""
+    """Write the manifest if every shard is complete, and say what the cache holds and how generated responses end.
+
+    Else say how many shards are missing: other ranks write them, and may have ended.
+    """
     manifest = finish(directory, plan)
     if manifest is None:
+        progress.note(
+            f"cache: {sum(1 for _ in missing(directory, plan))} of {plan.num_shards} shards are not there yet: other "
+            f"ranks write them; where one has ended, start it again (thack cache inspect {directory} lists them)"
+        )
         return
     progress.note(
         f"cache: {plural(manifest.sequences, 'sequence')}, {plural(manifest.tokens, 'token')}, "

@@ -19,6 +19,7 @@ from thack.cache.capture.shards import committed, finish_cache, wanted_shards
 from thack.cache.exchange.packing import pack, realised
 from thack.cache.exchange.readers import SourceRow
 from thack.cache.exchange.survey import Processing, Survey
+from thack.cache.format.manifest import NAME as MANIFEST
 from thack.cache.format.plan import JOURNAL, shard_path
 from thack.cache.served.answer_log import AnswerLog
 from thack.cache.served.preparation import ServedJob, prepare_served
@@ -68,9 +69,9 @@ def capture_served(
     directory = Path(settings.out).expanduser()
     with Client(settings.server) as client:
         rank = rank or current_rank()
-        with locked(directory, progress, part=rank.part):  # ranks share the cache
+        with locked(directory, progress, part=rank.part, patience_s=rank.patience_s):  # ranks share the cache
             prepare_directory(directory)
-            with recorded(directory, "cache"):
+            with recorded(directory, "cache", complete=lambda: (directory / MANIFEST).exists()):
                 job = prepare_served(settings, client, progress, sequences=sequences, rank=rank)
                 _write_shards(job, progress)
                 _report(job, progress)
