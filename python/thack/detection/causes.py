@@ -1,4 +1,4 @@
-"""Why golden rises: memorised responses, a wrong target, or the pull of a teacher that is worse than its student.
+"""Why golden rises: memorised responses or prompts, a wrong target, or the pull of a worse teacher.
 
 The table is in docs/concepts/verdict.md. Two kinds of evidence decide:
 
@@ -6,7 +6,8 @@ The table is in docs/concepts/verdict.md. Two kinds of evidence decide:
   online path is the same student on newly sampled responses and exact targets. A student that merely approaches its
   teacher lies on that path; one that has memorised responses, or learned a wrong target, lies above it.
 - *signals of the run itself*, where no online path is known, or its comparison does not decide: the detector of
-  memorisation, the kind of target, and golden compared with KL(oracle‖teacher).
+  memorisation, the kind of target, how much farther from the teacher held-out prompts are than training prompts, and
+  golden compared with KL(oracle‖teacher).
 
 E evaluations, B resamples, P prompts.
 """
@@ -21,7 +22,7 @@ from thack.detection.curves import Curves
 from thack.detection.statistics import percentile_interval, prompt_weights
 from thack.schema.metrics import CurveName, Floats
 from thack.schema.targets import TargetSpec, find_target
-from thack.schema.verdict import Cause, CauseName, DetectionState, Interval, Margins, VerdictName
+from thack.schema.verdict import PROMPTS_APART, Cause, CauseName, DetectionState, Interval, Margins, VerdictName
 
 Excess = tuple[float, Interval | None]  # golden's end over the online path's at equal proxy, − 1; its interval
 
@@ -31,6 +32,7 @@ def cause_of(
     *,
     excess: Excess | None,
     memorisation: DetectionState,
+    prompts_apart: float | None,
     target: str,
     above_baseline: bool,
     below_baseline: bool | None,
@@ -43,6 +45,7 @@ def cause_of(
         verdict: That golden rises, and what the proxy did.
         excess: At equal proxy; None: no online path is known, or it never comes as close to the teacher.
         memorisation: What the detector that decides without an oracle found.
+        prompts_apart: `detectors.prompts_apart` of the run.
         target: The word of the target; empty: not known.
         above_baseline: Whether golden surely ends above the baseline by the margin.
         below_baseline: Whether golden's minimum is surely below the baseline.
@@ -50,41 +53,45 @@ def cause_of(
         margin: The excess that counts, as a rise that counts.
     """
     higher = None if excess is None else _is_higher(excess, margin)
+    spec = find_target(target)
+    prompts: tuple[CauseName, ...] = ()
+    if prompts_apart is not None and prompts_apart >= PROMPTS_APART:
+        prompts = ("memorised prompts",)
     # Towards a worse teacher golden rises at most to the baseline, and the proxy falls.
     may_be_pulled = bool(below_baseline) and not above_baseline and verdict != "over-fitting"
+    names: tuple[CauseName, ...] = ()
+    if higher is not False:
+        names = _off_the_path(memorisation, spec, prompts, certain=higher is True)
+    if not names and (higher is False or (memorisation == "quiet" and spec is not None)):
+        names = prompts or (("pull of the teacher",) if may_be_pulled else ())
     if verdict == "regressing to the teacher":
-        names: tuple[CauseName, ...] = ("pull of the teacher",)
-    elif higher is False:
-        names = ("pull of the teacher",) if may_be_pulled else ()
-    else:
-        names = _by_signals(memorisation, find_target(target), certain=higher is True, may_be_pulled=may_be_pulled)
+        names = ("pull of the teacher",)
     return Cause(
         names=names,
         basis="signals" if higher is None else "online path",
         excess=excess[0] if excess else None,
         excess_interval=excess[1] if excess else None,
         memorisation=memorisation,
+        prompts_apart=prompts_apart,
         target=target,
         below_baseline=below_baseline,
         covered=covered,
     )
 
 
-def _by_signals(
-    memorisation: DetectionState, spec: TargetSpec | None, *, certain: bool, may_be_pulled: bool
+def _off_the_path(
+    memorisation: DetectionState, spec: TargetSpec | None, prompts: tuple[CauseName, ...], *, certain: bool
 ) -> tuple[CauseName, ...]:
-    """The table's rows below golden at equal proxy. `certain`: golden is above the online path, so it is no pull."""
+    """What leads away from the online path, and prompts that add to it. `certain`: golden is above the path."""
     if memorisation == "alarm":
         # A tail that is stored may be the smaller evil; mass that is left out never is.
         left_out = spec is not None and spec.kind == "renormalised"
-        return ("memorised responses", "wrong target") if left_out else ("memorised responses",)
+        return ("memorised responses", *prompts, *(("wrong target",) if left_out else ()))
     if spec is None:
         return ()
     if spec.biased:
         return ("wrong target",)
-    if certain:
-        return ("memorised responses",)
-    return ("pull of the teacher",) if memorisation == "quiet" and may_be_pulled else ()
+    return ("memorised responses", *prompts) if certain else ()
 
 
 def _is_higher(excess: Excess, margin: float) -> bool | None:

@@ -189,6 +189,26 @@ def memorisation_of(curves: Curves) -> DetectionState:
     return "alarm" if found == "not enough data" and fresh_gap_E[-1] < 1 and apart >= 2 * _EQUAL else found
 
 
+def prompts_apart(curves: Curves) -> float | None:
+    """How much farther from the teacher held-out prompts are than training prompts, at the end over the start.
+
+    Both distances are on responses of the teacher that are not trained on, so that they differ in their prompts
+    alone. Their ratio at the start is that of how hard the prompts are. 1: what is learned is as good for other
+    prompts; 2: half of the distance was closed for the training prompts alone.
+
+    Returns:
+        None where not both curves were measured, in one unit, at the start and after the warm-up.
+    """
+    if curves.is_per_byte:
+        return None
+    warmup_steps = Thresholds().warmup_steps
+    step_E, proxy_E, fresh_E = signals.paired(curves, "proxy", "fresh", warmup_steps=-1)  # step 0 is the start
+    if not len(step_E) or step_E[0] > warmup_steps or step_E[-1] <= warmup_steps:
+        return None
+    ratio_E = proxy_E / fresh_E
+    return float(ratio_E[-1] / ratio_E[0])
+
+
 def deciding(detections: Sequence[Detection]) -> Detection:
     """The one that decides among `detections`, which are in the order of `DETECTORS`."""
     return next((one for one in detections[: len(_DECIDING)] if one.state != "not enough data"), detections[0])
@@ -227,6 +247,7 @@ def verdict_without_oracle(curves: Curves, thresholds: Thresholds | None = None)
         ratio=behind.ratio,
         ratio_interval=behind.interval,
         doubts=behind.doubts,
+        prompts_apart=prompts_apart(curves),
         gains=gains(curves.sft, confidence=limits.confidence, resamples=limits.resamples, seed=limits.seed),
     )
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from thack.detection.causes import cause_of, excess
 from thack.detection.curves import Curves
-from thack.detection.detectors import memorisation_of
+from thack.detection.detectors import memorisation_of, prompts_apart
 from thack.detection.gains import gains
 from thack.detection.statistics import (
     PromptCurves,
@@ -100,6 +100,7 @@ def _cause(judged: _Judged, golden: Extent, baseline: _Baseline, name: VerdictNa
         name,
         excess=found,
         memorisation=memorisation_of(judged.curves),
+        prompts_apart=prompts_apart(judged.curves),
         target=judged.curves.target,
         above_baseline=baseline.is_above(judged.margins.rise),
         below_baseline=judged.is_below_baseline(golden),

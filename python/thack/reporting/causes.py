@@ -15,6 +15,10 @@ CAUSES: Mapping[CauseName, tuple[str, str]] = {
         "train on newly sampled responses (source.kind = online-teacher, or a share of them, or guard.on), cache more "
         "responses per prompt and more prompts, or stop at the onset",
     ),
+    "memorised prompts": (
+        "the student comes close to its teacher on the prompts that it trains on, and not on others",
+        "train on more prompts, and other ones, or stop at the onset; new responses to the same prompts do not help",
+    ),
     "wrong target": (
         "what is kept of the teacher is another distribution than the teacher's, and the student learns it",
         "keep exact targets, top-k with its tail and a larger k, or, where each response is seen once, unbiased "
@@ -26,9 +30,9 @@ CAUSES: Mapping[CauseName, tuple[str, str]] = {
     ),
 }
 _MEMORISATION: Mapping[DetectionState, str] = {
-    "alarm": "memorisation is seen",
-    "quiet": "no memorisation is seen",
-    "not enough data": "whether it memorises cannot be seen",
+    "alarm": "memorised responses are seen",
+    "quiet": "no memorised responses are seen",
+    "not enough data": "whether it memorises responses cannot be seen",
 }
 
 
@@ -49,7 +53,7 @@ def causes(found: Cause) -> list[str]:
 
 def _none(found: Cause) -> str:
     hint = "" if found.excess is not None else ": compare it with a run on newly sampled responses (`online`)"
-    return f"cause: none of memorised responses, a wrong target and the pull of the teacher is established{hint}"
+    return f"cause: none is established of {', '.join(CAUSES)}{hint}"
 
 
 def _evidence(found: Cause) -> list[str]:
@@ -63,4 +67,22 @@ def _evidence(found: Cause) -> list[str]:
     below = {True: "is", False: "is not surely", None: ""}[found.below_baseline]
     line = [] if found.below_baseline is None else [f"golden's minimum {below} below the teacher baseline"]
     covered = f", and the rise has covered {100 * found.covered:.0f} % of the way up to it" if found.covered else ""
-    return [*equal, _MEMORISATION[found.memorisation], f"the target: {target}", *(f"{one}{covered}" for one in line)]
+    return [
+        *equal,
+        _MEMORISATION[found.memorisation],
+        *apart(found.prompts_apart),
+        f"the target: {target}",
+        *(f"{one}{covered}" for one in line),
+    ]
+
+
+def apart(ratio: float | None) -> list[str]:
+    """How far apart held-out prompts and training prompts are; nothing where it is not known.
+
+    Example:
+        >>> apart(1.1)
+        ['held-out prompts are 1.10 times as far from the teacher as training prompts, the start being 1']
+    """
+    if ratio is None:
+        return []
+    return [f"held-out prompts are {ratio:.2f} times as far from the teacher as training prompts, the start being 1"]

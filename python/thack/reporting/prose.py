@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from thack.reporting.causes import causes
+from thack.reporting.causes import apart, causes
 from thack.reporting.gained import gained
 from thack.reporting.numbers import decimal, percent, percent_interval
 from thack.schema.metrics import Role, find_metric
-from thack.schema.verdict import Detection, DetectionState, Doubt, Extent, OracleFreeVerdict, Verdict
+from thack.schema.verdict import PROMPTS_APART, Detection, DetectionState, Doubt, Extent, OracleFreeVerdict, Verdict
 
 #: One sentence per verdict.
 MEANING: dict[str, str] = {
@@ -150,8 +150,14 @@ def _suspicion(found: OracleFreeVerdict) -> list[str]:
         *(_doubt(found, doubt) for doubt in found.doubts),
         *stretch,
         *map(_detection, shown),
+        *_prompts(found.prompts_apart),
         f"without an oracle this is a suspicion, which sees memorisation only ({VALIDATION})",
     ]
+
+
+def _prompts(ratio: float | None) -> list[str]:
+    told = apart(ratio)
+    return told if ratio is None or ratio < PROMPTS_APART else [f"{told[0]}: it memorises them; train on more prompts"]
 
 
 def _doubt(found: OracleFreeVerdict, doubt: Doubt) -> str:

@@ -70,18 +70,20 @@ class Extent:
 
 
 DetectionState = Literal["alarm", "quiet", "not enough data"]
-CauseName = Literal["memorised responses", "wrong target", "pull of the teacher"]
+PROMPTS_APART = 1.5  # `prompts_apart` from which on training prompts are memorised
+CauseName = Literal["memorised responses", "memorised prompts", "wrong target", "pull of the teacher"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
     """Why golden rises, and what that rests on."""
 
-    names: tuple[CauseName, ...]  # empty: none of the three explains the rise
+    names: tuple[CauseName, ...]  # empty: none of the four is established
     basis: Literal["online path", "signals"]  # what decided: golden at equal proxy, or memorisation and target alone
     excess: float | None = None  # golden's end over that of the online path at equal proxy, − 1
     excess_interval: Interval | None = None  # over prompts, paired
     memorisation: DetectionState = "not enough data"  # of the detector that decides without an oracle
+    prompts_apart: float | None = None  # held-out over training prompts' distance to the teacher, end over start
     target: str = ""  # what is kept of the teacher, as a word that `TargetSpec.parse` reads; empty: not known
     below_baseline: bool | None = None  # whether golden's minimum is surely below the baseline; None: no baseline
     covered: float | None = None  # share of the way from golden's minimum up to the baseline that the rise has covered
@@ -257,6 +259,7 @@ class OracleFreeVerdict:
     ratio: float | None = None  # of slopes, from the onset to the end
     ratio_interval: Interval | None = None  # over prompts
     doubts: tuple[Doubt, ...] = ()  # with one, an alarm is inconclusive
+    prompts_apart: float | None = None  # as of `Cause`
     gains: tuple[Gain, ...] = ()  # over the plain fine-tuning beside the run, where there is one
 
     @property

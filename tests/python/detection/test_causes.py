@@ -14,19 +14,20 @@ from hypothesis import strategies as st
 from detection.synthetic import STEPS, Noise, write_run
 from thack.detection import Curves, Margins, verdict
 from thack.detection.causes import cause_of, excess, golden_at
-from thack.detection.detectors import memorisation, memorisation_of
+from thack.detection.detectors import memorisation, memorisation_of, prompts_apart
 from thack.detection.statistics import PromptCurves
 from thack.reporting.causes import CAUSES, causes
 from thack.schema.metrics import CurveName, Floats, find_metric
 from thack.schema.verdict import DetectionState, Verdict
 
 FAST = Margins(resamples=200)
-MEMORISED, WRONG, PULL = CAUSES
+MEMORISED, PROMPTS, WRONG, PULL = CAUSES
 HIGH, EQUAL, UNSURE = (0.10, (0.07, 0.13)), (0.01, (-0.01, 0.02)), (0.03, (0.01, 0.05))
 USUAL: dict[str, Any] = {
     "verdict": "hacking",
     "excess": None,
     "memorisation": "quiet",
+    "prompts_apart": 1.1,
     "target": "dense",
     "above_baseline": False,
     "below_baseline": True,
@@ -70,6 +71,23 @@ USUAL: dict[str, Any] = {
         ({"above_baseline": True}, []),
         ({"below_baseline": False}, []),
         ({"verdict": "over-fitting"}, []),
+        # prompts, by their own distance
+        ({"prompts_apart": 1.5}, [PROMPTS]),
+        ({"prompts_apart": 1.49}, [PULL]),
+        ({"prompts_apart": None}, [PULL]),
+        ({"prompts_apart": 2.0, "above_baseline": True, "below_baseline": False}, [PROMPTS]),
+        ({"prompts_apart": 2.0, "verdict": "over-fitting"}, [PROMPTS]),
+        ({"prompts_apart": 2.0, "excess": EQUAL}, [PROMPTS]),  # the online path has the same prompts
+        ({"prompts_apart": 2.0, "excess": HIGH}, [MEMORISED, PROMPTS]),
+        ({"prompts_apart": 2.0, "memorisation": "alarm"}, [MEMORISED, PROMPTS]),
+        (
+            {"prompts_apart": 2.0, "memorisation": "alarm", "target": "live/renormalised:4"},
+            [MEMORISED, PROMPTS, WRONG],
+        ),
+        ({"prompts_apart": 2.0, "target": "top-k:4"}, [WRONG]),
+        ({"prompts_apart": 2.0, "target": ""}, []),
+        ({"prompts_apart": 2.0, "memorisation": "not enough data"}, []),
+        ({"prompts_apart": 2.0, "verdict": "regressing to the teacher"}, [PULL]),
         ({"verdict": "regressing to the teacher"}, [PULL]),
         ({"verdict": "regressing to the teacher", "memorisation": "alarm"}, [PULL]),
     ],
@@ -83,7 +101,7 @@ def test_each_row_of_the_table(changes: dict[str, Any], names: list[str]) -> Non
     assert sum(line.startswith("what to do") for line in told) == len(names) and told[-1].startswith(
         "the cause rests on"
     )
-    assert bool(names) != any("none of" in line for line in told)
+    assert bool(names) != any("none is established" in line for line in told)
 
 
 def test_golden_at_a_proxy_is_read_between_two_evaluations() -> None:
@@ -165,6 +183,11 @@ def judged(kind: str, seed: int, *, with_online: bool) -> Verdict:
     if kind == PULL:
         other_E = proxy_of(step_E, 0.22)
         run = simulated(kind, on_the_path(other_E, pull), other_E, seed=seed, target="dense", fresh=0.9)
+    elif kind == PROMPTS:  # new responses, of the teacher on the online path and of the student in the run
+        golden_E = on_the_path(near_E, 0.0) * (1 + 0.4 * late_E)
+        online, run = (
+            simulated(name, golden_E, near_E, seed=seed, target="live", fresh=0.95) for name in ("online", kind)
+        )
     else:
         golden_E = on_the_path(near_E, 0.0) * (1 + 0.4 * late_E)
         target, fresh = ("dense", 0.1) if kind == MEMORISED else ("live/top-k:4", 0.9)
@@ -207,6 +230,31 @@ def test_memorised_is_what_is_apart_at_the_end(
     )
     assert memorisation(curves).state == detector
     assert memorisation_of(curves) == found
+
+
+@pytest.mark.parametrize(
+    ("steps", "proxy_E", "fresh_E", "found"),
+    [
+        ([0, 20, 80, 320], [1.2, 0.9, 0.8, 0.6], [1.0, 0.7, 0.4, 0.25], 2.0),
+        ([0, 20, 80, 320], [1.2, 0.9, 0.8, 0.6], [1.0, 0.7, 0.4, np.nan], 1 / 0.6),  # the last that has both
+        ([40, 80, 160, 320], [1.2, 0.9, 0.8, 0.6], [1.0, 0.7, 0.4, 0.25], None),  # no start
+        ([0, 10, 20, 30], [1.2, 0.9, 0.8, 0.6], [1.0, 0.7, 0.4, 0.25], None),  # nothing after the warm-up
+        ([0, 20, 80, 320], [1.2, 0.9, 0.8, 0.6], [np.nan] * 4, None),
+    ],
+)
+def test_prompts_are_apart_at_the_end_over_the_start(
+    steps: list[float], proxy_E: list[float], fresh_E: list[float], found: float | None
+) -> None:
+    curves = Curves(
+        name="run",
+        step_E=np.array(steps, dtype=float),
+        columns={"proxy": np.array(proxy_E), "fresh": np.array(fresh_E)},
+        train={},
+        column_of={"proxy": "proxy", "fresh": "fresh"},
+    )
+    assert prompts_apart(curves) == (None if found is None else pytest.approx(found))
+    per_byte = replace(curves, column_of={"proxy": "proxy/log_ratio/reference_sampled/byte_mean", "fresh": "fresh"})
+    assert per_byte.is_per_byte and prompts_apart(per_byte) is None, "the two are in different units"
 
 
 def test_the_way_to_the_baseline_that_the_rise_has_covered() -> None:

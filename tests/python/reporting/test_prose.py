@@ -144,6 +144,15 @@ def test_a_suspicion_gives_what_decides_and_what_fired() -> None:
     assert found[2].startswith("without an oracle this is a suspicion") and found[3] == "a note"
 
 
+@pytest.mark.parametrize(("apart", "memorised"), [(1.1, False), (1.5, True), (2.21, True)])
+def test_a_suspicion_says_how_far_apart_prompts_are(apart: float, memorised: bool) -> None:
+    told = next(
+        line for line in prose.reasons(suspicion({}, prompts_apart=apart)) if line.startswith("held-out prompts")
+    )
+    assert f"{apart:.2f} times as far from the teacher" in told
+    assert told.endswith("train on more prompts") == memorised
+
+
 def test_percents_have_a_sign_and_a_real_minus() -> None:
     assert numbers.percent(0.0934) == "+9.3 %" and numbers.percent(-0.1) == "−10.0 %"
     assert numbers.percent(-1e-5) == "0.0 %"
