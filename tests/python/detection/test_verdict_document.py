@@ -15,7 +15,7 @@ from thack.detection.causes import cause_of
 from thack.detection.statistics import PromptCurves
 from thack.reporting.causes import CAUSES
 from thack.schema.metrics import GOLDEN, PROXY, CurveName, MetricName
-from thack.schema.verdict import VerdictName
+from thack.schema.verdict import PROMPTS_APART, VerdictName
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "concepts" / "verdict.md").read_text(encoding="utf-8")
 STEP_E = np.array([0, *(40 * 2**i for i in range(7))], dtype=float)
@@ -140,6 +140,7 @@ CAUSE_CELLS = (
         "not known": {""},
         "biased": {"live/top-k:16", "live/renormalised:16", "live/mixed:16+prior"},
     },
+    {"": {"apart", "together", "not known"}, "apart": {"apart"}},
     {
         "": {"regressing", "below", "above", "minimum above", "over-fitting"},
         "regressing to the teacher": {"regressing"},
@@ -158,18 +159,20 @@ LINES: dict[str, tuple[VerdictName, bool, bool]] = {
 def test_the_cause_is_that_of_the_first_row_that_fits() -> None:
     found, used = rows("named"), set()
     excess = {"higher": (0.1, (0.05, 0.2)), "equal": (0.0, (-0.1, 0.02)), "unknown": None}
+    ratio = {"apart": PROMPTS_APART, "together": PROMPTS_APART - 0.01, "not known": None}
     for names in itertools.product(*(sorted(cells[""]) for cells in CAUSE_CELLS)):
         fits = [
             all(name in cells[cell] for name, cells, cell in zip(names, CAUSE_CELLS, conditions, strict=True))
             for _, *conditions in found
         ]
         used.add(fits.index(True))
-        path, memorisation, target, line = names
+        path, memorisation, target, prompts_are, line = names
         name, above, below = LINES[line]
         cause = cause_of(
             name,
             excess=excess[path],
             memorisation=memorisation,  # type: ignore[arg-type]  # of the table
+            prompts_apart=ratio[prompts_are],
             target=target,
             above_baseline=above,
             below_baseline=below,
@@ -178,6 +181,10 @@ def test_the_cause_is_that_of_the_first_row_that_fits() -> None:
         )
         assert (", ".join(cause.names) or "none") == found[fits.index(True)][0], names
     assert used == set(range(len(found))), "every row decides something"
+
+
+def test_the_distance_from_which_prompts_are_apart() -> None:
+    assert {float(n) for n in re.findall(r"([\d.]+) times what it was at the start", DOCUMENT)} == {PROMPTS_APART}
 
 
 def test_each_cause_is_told_with_what_to_do() -> None:
