@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.ticker import Locator
 
 DASHED = (0, (4, 3))
-_PATCH = {"facecolor": SURFACE.light, "edgecolor": "none", "alpha": 0.8, "pad": 1}  # behind a label, over lines
+PATCH = {"facecolor": SURFACE.light, "edgecolor": "none", "alpha": 0.8, "pad": 1}  # behind a label, over lines
 _LABEL = (0.19, 0.045)  # half the size of a label, as shares of the axes
+_FAR = 20.0  # times as far as all others: these would have less than a twentieth of the axis
 EndLabel = tuple[float, float, str, Colour]  # step, value, text and its colour
 
 
@@ -99,16 +100,55 @@ def annotate(axes: Axes, text: str, height: float, at: float | None, *, above: b
         va="center",
         color=MUTED.light,
         fontsize=7.5,
-        bbox=_PATCH,
+        bbox=PATCH,
         zorder=1.9,  # below the curves, which it must not hide
     )
 
 
-def crop(axes: Axes, bottoms: Sequence[float], tops: Sequence[float]) -> None:
-    """Show what the verdict is about; the steep fall at the start comes in from above."""
-    low, high = min(bottoms), max(tops)
+def shown_reach(reaches: Sequence[float], least: float = 0.0) -> float:
+    """How far an axis reaches: to the farthest, or to the others where one of the farther half is 20 times as far.
+
+    A student that diverged would leave the others no room.
+
+    Example:
+        >>> shown_reach([0.02, 0.05, 0.3]), shown_reach([0.02, 0.05, 30.0])
+        (0.3, 0.05)
+    """
+    found = sorted(max(reach, least) for reach in reaches)
+    for inner, outer in pairwise(found[(len(found) - 1) // 2 :]):
+        if 0 < _FAR * inner < outer:
+            return inner
+    return found[-1]
+
+
+def crop(axes: Axes, bottoms: Sequence[float], tops: Sequence[float], levels: Sequence[float] = ()) -> float:
+    """Show what the verdict is about; the steep fall at the start comes in from above.
+
+    Args:
+        axes: its y axis gets new limits.
+        bottoms: the lowest value of each curve.
+        tops: the highest value of each curve that is judged; one that is far above all others is cut.
+        levels: horizontal lines, which are always shown.
+
+    Returns:
+        The highest value that is shown.
+    """
+    low = min([*bottoms, *levels])
+    high = low + shown_reach([top - low for top in tops], max(levels, default=low) - low)
     room = max(high - low, 0.02 * abs(high), 1e-9) * 0.12  # both may be 0
     axes.set_ylim(low - room, high + 1.5 * room)
+    return high
+
+
+def mark_above(axes: Axes, ends: Sequence[tuple[float, Colour]]) -> None:
+    """A triangle on the upper edge for each curve that leaves it, where it ends on the x axis; and what it means."""
+    right, left = sorted(axes.get_xlim())
+    for x, colour in ends:
+        at = min(max(x, right), left)
+        edge = axes.get_xaxis_transform()
+        axes.scatter(at, 1, 42, marker="^", color=colour.light, transform=edge, clip_on=False, zorder=3)
+    if ends:
+        axes.set_ylabel(f"{axes.get_ylabel()}\n(▲ ends above the axis)")
 
 
 def end_labels(axes: Axes, ends: Sequence[EndLabel]) -> None:
@@ -130,7 +170,7 @@ def end_labels(axes: Axes, ends: Sequence[EndLabel]) -> None:
             fontweight="bold",
             va="center",
             annotation_clip=False,
-            bbox=_PATCH,
+            bbox=PATCH,
         )
     left, right = axes.get_xlim()
     axes.set_xlim(left, right * (right / left) ** 0.1)

@@ -27,8 +27,10 @@ from thack.reporting.drawing import (
     few_ticks,
     log_steps,
     log_values,
+    mark_above,
     new_figure,
     ring,
+    shown_reach,
     widths,
 )
 from thack.reporting.inputs import ArmRuns, golden_column, unit
@@ -53,6 +55,7 @@ def plane(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[flo
     tops: list[float] = []
     bottoms: list[float] = []
     lefts: list[float] = []
+    ends: list[tuple[float, float, Colour]] = []  # proxy, golden
     for arm, colour in zip(arms, colours, strict=True):
         paths = list(_paths(arm))
         for number, (proxy_E, golden_E, judged) in enumerate(paths):
@@ -61,18 +64,25 @@ def plane(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[flo
             tops.append(golden_E[judged].max())
             bottoms.append(golden_E.min())
             lefts.append(proxy_E[judged].max())
-    if tops:
-        levels = baselines(arms)
-        crop(axes, bottoms + levels, tops + levels)
-        right, left = axes.get_xlim()
-        end = max(min(right, left), 0.0) if max(lefts) > 0 else min(right, left)  # a proxy of 0 throughout has no width
-        axes.set_xlim(max(max(lefts) * 1.06, end + 1e-9), end)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(few_ticks())
-    draw_baseline(axes, arms)
+        if paths:
+            ends.append((paths[-1][0][-1], paths[-1][1][-1], colour))
     axes.set_xlabel(f"proxy: distance to the teacher, {unit(arms)}  (closer →)")
     axes.set_ylabel(textwrap.fill(f"golden: {golden_meaning(golden_column(arms))}, {unit(arms)}", 48))
+    if tops:
+        high = crop(axes, bottoms, tops, baselines(arms))
+        _crop_proxy(axes, lefts)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(few_ticks())
+        mark_above(axes, [(proxy, colour) for proxy, golden, colour in ends if golden > high])
+    draw_baseline(axes, arms)
     return figure
+
+
+def _crop_proxy(axes: Axes, farthest: Sequence[float]) -> None:
+    """The x axis, falling to the right, from the farthest judged proxy on."""
+    left = shown_reach(farthest)
+    end = max(min(axes.get_xlim()), 0.0) if left > 0 else min(axes.get_xlim())  # a proxy of 0 throughout has no width
+    axes.set_xlim(max(left * 1.06, end + 1e-9), end)
 
 
 def _paths(arm: ArmRuns) -> Iterator[tuple[Floats, Floats, slice]]:
@@ -119,15 +129,15 @@ def golden(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[fl
         ring(axes, band.step[lowest], band.value[lowest], colour)
         tops.append(float((band.value if band.high is None else band.high)[shown].max()))
         bottoms.append(float((band.value if band.low is None else band.low).min()))  # the warm-up may be lower
-        if arm.median_rise is not None:
-            ends.append((float(band.step[-1]), float(band.value[-1]), f"{100 * arm.median_rise:+.1f} %", colour))
+        label = "" if arm.median_rise is None else f"{100 * arm.median_rise:+,.1f} %"
+        ends.append((float(band.step[-1]), float(band.value[-1]), label, colour))
     log_steps(axes, arms)
-    if tops:
-        levels = baselines(arms)
-        crop(axes, bottoms + levels, tops + levels)
-    end_labels(axes, ends)
-    draw_baseline(axes, arms)
     axes.set_ylabel(f"golden, {unit(arms)}")
+    if tops:
+        high = crop(axes, bottoms, tops, baselines(arms))
+        mark_above(axes, [(step, colour) for step, value, _, colour in ends if value > high])
+        end_labels(axes, [(step, min(value, high), label, colour) for step, value, label, colour in ends if label])
+    draw_baseline(axes, arms)
     return figure
 
 

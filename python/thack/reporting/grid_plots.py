@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from thack.reporting.colours import MUTED, OFFLINE, ONLINE_STUDENT, ONLINE_TEACHER, OTHERS, Colour
-from thack.reporting.drawing import DASHED, few_ticks, new_figure
+from thack.reporting.drawing import DASHED, PATCH, few_ticks, new_figure, shown_reach
 from thack.reporting.effects import effect_of
 from thack.reporting.grid import GridArm
 from thack.reporting.inputs import ArmRuns, unit
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_COUNTS = 3.0  # %: from where on a rise counts
+
+
 @styled()
 def rises(arms: Sequence[ArmRuns], colours: Sequence[Colour]) -> Figure:
     """One row per arm: every seed's rise, their mean and its interval."""
     effects = [effect_of(found) if (found := _in_percent(arm)) else None for arm in arms]
-    figure, axes = _rows([arm.name for arm in arms], effects, colours)
-    axes.set_xlabel("rise of golden, %")
-    axes.axvline(3.0, color=MUTED.light, linestyle=DASHED, linewidth=1, zorder=0)  # from where on a rise counts
+    figure, axes = _rows([arm.name for arm in arms], effects, colours, "rise of golden, %", least=5 * _COUNTS)
+    axes.axvline(_COUNTS, color=MUTED.light, linestyle=DASHED, linewidth=1, zorder=0)
     return figure
 
 
@@ -40,13 +42,13 @@ def gaps(found: Sequence[LossGap]) -> Figure:
     """One row per loss of one student: every seed's gap to the teacher, their mean and its interval."""
     colours = [ONLINE_TEACHER if "cells" in one.loss else OFFLINE if "+" in one.loss else MUTED for one in found]
     names = [f"{one.loss}, {one.target}" if one.target else one.loss for one in found]
-    figure, axes = _rows(names, [one.gap for one in found], colours)
-    axes.set_xlabel("gap to the teacher, nats per byte")
-    return figure
+    return _rows(names, [one.gap for one in found], colours, "gap to the teacher, nats per byte")[0]
 
 
-def _rows(names: Sequence[str], effects: Sequence[Effect | None], colours: Sequence[Colour]) -> tuple[Figure, Axes]:
-    """One named row per effect; None leaves its row empty."""
+def _rows(
+    names: Sequence[str], effects: Sequence[Effect | None], colours: Sequence[Colour], label: str, least: float = 0.0
+) -> tuple[Figure, Axes]:
+    """One named row per effect; None leaves its row empty. The axis shows `least` at least, and no row far beyond."""
     many = len(names) > 8
     labels = [textwrap.fill(one_line(name), 48 if many else 22, max_lines=3) for name in names]
     lines = 1 + max((label.count("\n") for label in labels), default=0)
@@ -58,7 +60,44 @@ def _rows(names: Sequence[str], effects: Sequence[Effect | None], colours: Seque
     axes.set_yticks(range(len(names)), labels)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
+    axes.set_xlabel(label)
+    _mark_beyond(axes, effects, colours, least)
     return figure, axes
+
+
+def _mark_beyond(axes: Axes, effects: Sequence[Effect | None], colours: Sequence[Colour], least: float) -> None:
+    """Cut the axis where a few rows are far beyond all others: on its edge, the mean of each, or its farthest value."""
+    shown = [(row, found, max(_extent(found), key=abs)) for row, found in enumerate(effects) if found is not None]
+    limit = shown_reach([abs(farthest) for _, _, farthest in shown] or [0.0], least)
+    inside = [value for _, found, _ in shown for value in _extent(found) if abs(value) <= limit]
+    beyond = [one for one in shown if abs(one[2]) > limit > 0]
+    if not beyond:
+        return
+    margin = 0.08 * (max(*inside, least) - min(*inside, 0.0))
+    axes.set_xlim(min(*inside, 0.0) - margin, max(*inside, least) + margin)
+    for row, found, farthest in beyond:
+        value = found.mean if abs(found.mean) > limit else farthest
+        side, colour = int(value > 0), colours[row].light
+        edge = axes.get_yaxis_transform()
+        axes.scatter(side, row, 42, marker=">" if side else "<", color=colour, transform=edge, clip_on=False, zorder=3)
+        axes.annotate(
+            f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}",
+            (side, row),
+            xycoords=edge,
+            xytext=(-8 if side else 8, 0),
+            textcoords="offset points",
+            ha="right" if side else "left",
+            va="center",
+            color=colour,
+            fontsize="small",
+            bbox=PATCH,
+        )
+    axes.set_xlabel(f"{axes.get_xlabel()}\n(▶ beyond the axis)")
+
+
+def _extent(found: Effect) -> list[float]:
+    """Everything that a row shows."""
+    return [*found.values, found.mean, *(end for end in (found.low, found.high) if end is not None)]
 
 
 def _row(axes: Axes, row: int, found: Effect, colour: Colour) -> None:

@@ -25,7 +25,7 @@ from reporting.values import (
 )
 from thack.detection import Thresholds
 from thack.reporting.colours import MUTED, OFFLINE, ONLINE_STUDENT, ONLINE_TEACHER, OTHERS
-from thack.reporting.drawing import crop, end_labels, log_values, new_figure
+from thack.reporting.drawing import crop, end_labels, log_values, new_figure, shown_reach
 from thack.reporting.figures import colours_of, curve, golden, loss_label, plane, slope_ratios
 from thack.reporting.inputs import ArmRuns, JudgedRun
 from thack.reporting.style import SMALL, styled
@@ -159,6 +159,40 @@ def test_golden_leaves_out_an_arm_without_it() -> None:
     none = run("b", curves=curves(column_of={}), verdict=unjudged())
     axes = axes_of(golden([ArmRuns("a", (run(),)), ArmRuns("b", (none,))], [RED, BLUE]))
     assert drawn(axes, RED.light) and not drawn(axes, BLUE.light)
+
+
+def diverged() -> ArmRuns:
+    """Golden and proxy leave all others behind at the end."""
+    away_E = np.array([1.0] * (len(STEPS) - 2) + [6.0, 60.0])
+    columns = {**curves().columns} | {str(GOLDEN): GOLDEN_E * away_E, str(PROXY): PROXY_E * away_E}
+    return ArmRuns("b", (run("b", curves=curves(columns=columns), verdict=judged(golden=extent(rise=62.5))),))
+
+
+def test_one_arm_that_diverged_leaves_the_others_their_room() -> None:
+    alone = [axes_of(figure([seeds()], [RED])) for figure in (golden, plane)]
+    both = [axes_of(figure([seeds(), diverged()], [RED, BLUE])) for figure in (golden, plane)]
+    for expected, found in zip(alone, both, strict=True):
+        assert found.get_ylim()[1] < 1.2 * expected.get_ylim()[1]
+        assert abs(found.get_xlim()[0]) < 1.2 * abs(expected.get_xlim()[0])
+        assert found.get_ylabel().endswith("(▲ ends above the axis)") and "▲" not in expected.get_ylabel()
+        assert len(expected.collections) + 1 <= len(found.collections)
+    (label,) = [text for text in both[0].texts if isinstance(text, Annotation) and text.get_text() == "+6,250.0 %"]
+    assert label.xy[1] < both[0].get_ylim()[1]
+
+
+@pytest.mark.parametrize(
+    ("reaches", "shown"),
+    [
+        ([0.3], 0.3),
+        ([0.1, 0.2, 1.9], 1.9),
+        ([0.1, 0.2, 30.0], 0.2),
+        ([0.1, 0.2, 25.0, 30.0], 0.2),
+        ([0.1, 25.0, 30.0], 30.0),  # more than half are far out
+        ([0.0, 0.0, 5.0], 5.0),
+    ],
+)
+def test_an_axis_shows_all_but_a_few_that_are_far_out(reaches: list[float], shown: float) -> None:
+    assert shown_reach(reaches[::-1]) == shown
 
 
 def test_the_proxy_is_log_log() -> None:

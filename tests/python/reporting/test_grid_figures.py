@@ -117,6 +117,19 @@ def test_rises_of_one_seed_and_of_none() -> None:
     assert (low, high) == (1.5, -0.5), "the first arm is on top"
 
 
+def test_rises_of_an_arm_that_diverged_are_named_on_the_edge() -> None:
+    """A rise of 6,500 % leaves rises of 10 to 30 % where they were."""
+    far = arm("b", [], (64.0, 66.0, 68.0))
+    (axes,) = rises([OFFLINE_ARM.runs, far.runs], [OFFLINE, OTHERS[0]]).axes
+    (alone,) = rises([OFFLINE_ARM.runs], [OFFLINE]).axes
+    assert axes.get_xlim() == pytest.approx(alone.get_xlim(), abs=4)
+    assert [text.get_text() for text in axes.texts] == ["6,500"] and not alone.texts
+    assert axes.get_xlabel() == "rise of golden, %\n(▶ beyond the axis)"
+    near = arm("b", [], (2.0, 3.0, 4.0))
+    (axes,) = rises([OFFLINE_ARM.runs, near.runs], [OFFLINE, OTHERS[0]]).axes
+    assert axes.get_xlim()[1] > 300 and not axes.texts, "a rise of 300 % is shown"
+
+
 def test_ends_by_bytes_has_a_line_per_kind_of_target() -> None:
     shown = [
         arm("exact", ["target"], (1.0, 1.0, 1.0), size=4096),
