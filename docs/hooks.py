@@ -1,13 +1,15 @@
-"""Pages of the site that are generated from the code: commands, settings, errors, and the project's own documents.
+"""Pages of the site that are generated from the code: commands, settings, files, errors, the project's own documents.
 
-mkdocs calls `on_files` before it builds (`hooks` in mkdocs.yml). Each page is made from what the program itself uses:
-the command line's parameters, the annotations of the settings and the classes of errors.
+mkdocs calls `on_files` before it builds, and `on_page_…` for each page (`hooks` in mkdocs.yml). Each generated page is
+made from what the program itself uses: the command line's parameters, the annotations of the settings, the classes of
+errors, the dataclasses of `thack.schema`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 import typer
 
+import schemas
 from thack import config, errors
 from thack.cli.app import make_app
 from thack.config import describe
@@ -23,11 +26,14 @@ from thack.config.reference import REQUIRED
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
     from typer.core import TyperCommand, TyperGroup, TyperOption
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {"architecture.md": "ARCHITECTURE.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 _MARKUP = re.compile(r"(?<!\\)\[/?[a-z ]*\]")  # rich's, as in [bold]…[/]
+_FENCE = re.compile(r"^(```[a-z]+) [a-z -]+$", re.MULTILINE)
+_MARKDOWN = re.compile(r"^\||\n *(?:\||[-*] |\d\. )|```|\]\(|\*\*|\n    ")
 _OUTSIDE = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)#]*)(#[^)]*)?\)")
 
 
@@ -40,11 +46,36 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Leave out what a block says to the tests behind its language, as in "sh dry-run": the site would not show it."""
+    return _FENCE.sub(r"\1", markdown)
+
+
+def on_page_content(html: str, page: Page, **_: object) -> str:
+    """Warn of Markdown that was not understood, which --strict makes an error."""
+    for text in unrendered(html):
+        logging.getLogger("mkdocs.hooks").warning("%s shows Markdown as text: %s", page.file.src_uri, text)
+    return html
+
+
+def unrendered(html: str) -> list[str]:
+    """Beginnings of paragraphs that hold a fence, a row of a table, a list or a link as text.
+
+    Example:
+        >>> unrendered("<p>see <code>| a |</code></p><p>| cell | cell |</p>")
+        ['| cell | cell |']
+    """
+    prose = re.sub(r"<(pre|code)\b.*?</\1>", "", html, flags=re.DOTALL)
+    texts = [re.sub(r"<[^>]+>", "", found[1]) for found in re.finditer(r"<(?:p|li|td)>(.*?)</", prose, re.DOTALL)]
+    return [text[:60] for text in texts if _MARKDOWN.search(text)]
+
+
 def pages() -> dict[str, str]:
     """The text of every generated page by its path."""
     found = {
         "reference/commands.md": "\n".join(_commands()),
         "reference/settings.md": "\n".join(_settings()),
+        "reference/files.md": schemas.page(),
         "reference/errors.md": "\n".join(_errors()),
     }
     notebooks = {
@@ -78,7 +109,7 @@ def _parameter(option: TyperOption) -> str:
         names = f"`{option.metavar or (option.name or '').upper()}`"
     elif option.metavar:
         names += f" {option.metavar}"
-    return f"| {names} | {_cell(_plain(option.help or ''))} |"
+    return f"| {names} | {schemas.cell(_plain(option.help or ''))} |"
 
 
 def _settings() -> Iterator[str]:
@@ -104,8 +135,9 @@ def _settings_of(name: str, cls: type[object]) -> Iterator[str]:
     yield f"\n## {name}\n\n{(inspect.getdoc(cls) or '').splitlines()[0]}\n"
     yield "| key | accepts | default | what it is |\n|---|---|---|---|"
     for setting in describe(cls):
+        field = setting.field
         default = "required" if setting.default is REQUIRED else f"`{_value(setting.default)}`"
-        yield f"| `{setting.key}` | {_cell(setting.field.accepts)} | {default} | {_cell(setting.field.help)} |"
+        yield f"| `{setting.key}` | {schemas.cell(field.accepts)} | {default} | {schemas.cell(field.help)} |"
 
 
 def _value(value: object) -> str:
@@ -118,12 +150,17 @@ def _value(value: object) -> str:
 
 def _errors() -> Iterator[str]:
     yield "# Errors and exit codes\n"
-    yield (inspect.getdoc(errors) or "").split("\n\n", 1)[1].replace("`thack.cli.messages`", "the command line") + "\n"
+    yield (
+        "The command line prints an error without a traceback (`--verbose` shows it): what is wrong, details, and\n"
+        "what to type next. Its exit code is the error's. In Python these are ordinary exceptions of `thack.errors`;\n"
+        "all of them are a `ThackError`, and name settings by key (`data.limit`) where the command line names the\n"
+        "flag. Anything else, such as a `TypeError` with a traceback, is a bug: please report it.\n"
+    )
     yield "| error | exit code | meaning |\n|---|---|---|"
     yield "| none | 0 | done |"
     for name, cls in inspect.getmembers(errors, inspect.isclass):
         if issubclass(cls, errors.ThackError):
-            yield f"| `{name}` | {cls.exit_code} | {_cell((inspect.getdoc(cls) or '').splitlines()[0])} |"
+            yield f"| `{name}` | {cls.exit_code} | {schemas.cell((inspect.getdoc(cls) or '').splitlines()[0])} |"
 
 
 def _document(path: Path) -> str:
@@ -157,7 +194,3 @@ def _notebook(path: Path) -> str:
 
 def _plain(text: str) -> str:
     return _MARKUP.sub("", text).replace("\\[", "[")
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

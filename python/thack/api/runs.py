@@ -23,7 +23,8 @@ def verdict(
 ) -> Verdict | OracleFreeVerdict:
     """Judge a run by its golden and proxy curves; without a golden curve, by the detector that needs no oracle.
 
-    A run directory that may be written gets verdict.json, and its model a card with the verdict.
+    A run directory that may be written gets verdict.json where there is a golden metric, and its model a card with the
+    verdict.
 
     Args:
         run: Run directory, or a log of another trainer (JSONL or trainer_state.json).

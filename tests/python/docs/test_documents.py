@@ -1,7 +1,8 @@
 """Every command of the documents runs as it stands, in the order a reader would type it: one test for each block.
 
 Blocks fenced as `sh` and `python` are run; in blocks fenced as `sh dry-run`, which would take minutes or hours, each
-command gets `--dry-run`. Blocks without a language (make, which .ci/run runs; output) are not run.
+command gets `--dry-run`. Indented commands name models, servers or machines that are not here: they are not run, but
+their flags and settings have to exist. Blocks without a language (make, which .ci/run runs; output) are not run.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import hooks
 from thack import config
@@ -27,6 +30,7 @@ DOCUMENTS = [
     "README.md",
     "docs/index.md",
     "docs/your-own-model.md",
+    "docs/how-to/another-tokenizer.md",
     "docs/how-to/targets.md",
     "docs/how-to/several-teachers.md",
     "docs/how-to/large-teacher.md",
@@ -51,6 +55,9 @@ DOCUMENTS = [
     "docs/grid.md",
     *(f"docs/research/{path.name}" for path in sorted((ROOT / "docs/research").glob("*.md"))),
 ]
+#: Pages with blocks that other tests run, for want of a server or a real model here.
+RUN_ELSEWHERE = {"docs/tutorial.md": "real/test_tutorial.py", "docs/exchange.md": "integrations/test_recipes.py"}
+PAGES = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]
 _BLOCK = re.compile(r"^```([a-z][a-z -]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -76,6 +83,16 @@ def blocks_of(document: str) -> Iterator[Block]:
         yield Block(document, text.count("\n", 0, found.start()) + 1, found[1], found[2])
 
 
+def shown_commands(document: str) -> Iterator[str]:
+    """The indented commands of a document, those left out that are shortened by `…`."""
+    text = _BLOCK.sub("", (ROOT / document).read_text(encoding="utf-8"))
+    for found in re.finditer(r"^ {4}(?:torchrun .* -m )?(thack .*(?:\n {8,}.*)*)$", text, re.MULTILINE):
+        command = re.split(r" {3,}[(#]", found[1].replace("\n", " "))[0]
+        if "…" not in command:
+            yield command
+
+
+SHOWN = [(page, command) for page in PAGES for command in shown_commands(page)]
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document)]
 
 
@@ -141,6 +158,26 @@ def test_a_block_runs_as_it_stands(
     reader.read(number, capfd)
 
 
+def test_the_blocks_of_every_page_are_run_somewhere() -> None:
+    pages = {page for page in PAGES if any(blocks_of(page))}
+    assert pages == set(RUN_ELSEWHERE) | {block.document for block in BLOCKS}
+    for page, test in RUN_ELSEWHERE.items():
+        assert page.removeprefix("docs/") in (ROOT / "tests/python" / test).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("page", "command"), SHOWN)
+def test_a_command_that_is_not_run_is_understood(page: str, command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    words = shlex.split(command)[1:]
+    leaf: Any = typer.main.get_command(app.make_app())
+    while hasattr(leaf, "commands"):
+        leaf = leaf.commands[words[0]]
+        words = words[1:]
+    leaf.make_context(leaf.name, list(words))
+    if any("--show-settings" in parameter.opts for parameter in leaf.params):
+        code = app.run([*shlex.split(command)[1:], "--show-settings"])
+        assert code == 0, capfd.readouterr().err
+
+
 def test_every_setting_of_the_documents_can_be_set() -> None:
     settings = [cls for name, cls in vars(config).items() if name.endswith("Settings")]
     known = {setting.key for cls in settings for setting in config.describe(cls)}
@@ -149,7 +186,7 @@ def test_every_setting_of_the_documents_can_be_set() -> None:
         assert set(named) <= known, f"{path}: {set(named) - known}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", PAGES)
 def test_links_and_pictures_are_there(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)", text):

@@ -92,6 +92,14 @@ def test_the_tasks_of_the_kubernetes_job_have_ranks_as_the_code_reads_them() -> 
     assert re.search(rf'name: WORLD_SIZE\s+value: "{tasks}"', document)
 
 
+def test_the_page_on_installation_has_every_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    page = (ROOT / "docs" / "install.md").read_text("utf-8")
+    table = page[page.index("| extra |") :].split("\n\n")[0]
+    named = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(extras)
+
+
 @pytest.mark.parametrize("name", ["Containerfile", "thack.def"])
 def test_containers_install_extras_that_exist(name: str) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]

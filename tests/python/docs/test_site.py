@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
 import hooks
+import schemas
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,6 +39,30 @@ def test_every_setting_has_help(pages: dict[str, str]) -> None:
     rows = [line for line in pages["reference/settings.md"].splitlines() if line.startswith("| `")]
     assert len(rows) > 100
     assert all(len(re.split(r"(?<!\\)\|", row)) == 6 and re.split(r"(?<!\\)\|", row)[4].strip() for row in rows)
+
+
+def test_every_file_has_its_keys(pages: dict[str, str]) -> None:
+    page = pages["reference/files.md"]
+    named = {what for *_, what in schemas.FILES if re.fullmatch(r"\w+", what)}
+    assert named and named <= set(schemas.classes())
+    for cls in schemas.classes().values():
+        rows = page.split(f"\n### {cls.__name__}\n")[1].split("\n#")[0]
+        shown = re.findall(r"^\| `(\w+)` \| (.+?) \|", rows, re.MULTILINE)
+        assert [name for name, _ in shown if name != "schema"] == [f.name for f in dataclasses.fields(cls)]
+    assert "| `rise` | number |  | end over minimum − 1 |" in page, "the comment behind a field says what it means"
+
+
+def test_markdown_that_a_page_shows_as_text_is_found() -> None:
+    rendered = "<ul><li>a <code>| b |</code> in code</li></ul><pre>| c |</pre><p>of two lines,\nan | and a - b</p>"
+    assert not hooks.unrendered(rendered)
+    broken = [
+        "<p>| a | b |</p>",
+        "<p>```sh dry-run\nthack</p>",
+        "<p>see:\n- one\n- two</p>",
+        "<td>[text](page.md)</td>",
+    ]
+    assert all(hooks.unrendered(html) for html in broken)
+    assert hooks.on_page_markdown("```sh dry-run\nthack\n```") == "```sh\nthack\n```"
 
 
 def test_documents_of_the_project_link_to_pages_only(pages: dict[str, str]) -> None:
