@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import logging
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {"architecture.md": "ARCHITECTURE.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 _MARKUP = re.compile(r"(?<!\\)\[/?[a-z ]*\]")  # rich's, as in [bold]…[/]
+_COMMANDS = re.compile(r"(?<=\n\n)((?: {4}(?:thack|torchrun) .*\n(?: {5,}.*\n)*)+)(?=\n|\Z)")
 _FENCE = re.compile(r"^(```[a-z]+) [a-z -]+$", re.MULTILINE)
 _MARKDOWN = re.compile(r"^\||\n *(?:\||[-*] |\d\. )|```|\]\(|\*\*|\n    ")
 _OUTSIDE = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)#]*)(#[^)]*)?\)")
@@ -47,8 +49,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Leave out what a block says to the tests behind its language, as in "sh dry-run": the site would not show it."""
-    return _FENCE.sub(r"\1", markdown)
+    """Blocks as the site understands them: a language of one word, and indented commands as those of a shell."""
+    fenced = _COMMANDS.sub(lambda found: f"```sh\n{textwrap.dedent(found[1])}```\n", markdown)
+    return _FENCE.sub(r"\1", fenced)
 
 
 def on_page_content(html: str, page: Page, **_: object) -> str:

@@ -63,6 +63,9 @@ def test_markdown_that_a_page_shows_as_text_is_found() -> None:
     ]
     assert all(hooks.unrendered(html) for html in broken)
     assert hooks.on_page_markdown("```sh dry-run\nthack\n```") == "```sh\nthack\n```"
+    indented = "so:\n\n    thack a \\\n        --b\n    thack c\n\nand\n\n    KL(p‖q)\n"
+    fenced = "so:\n\n```sh\nthack a \\\n    --b\nthack c\n```\n\nand\n\n    KL(p‖q)\n"
+    assert hooks.on_page_markdown(indented) == fenced
 
 
 def test_documents_of_the_project_link_to_pages_only(pages: dict[str, str]) -> None:
