@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from typer.core import TyperCommand, TyperGroup, TyperOption
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = {"architecture.md": "ARCHITECTURE.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+DOCUMENTS = {
+    f"{name}.md": f"{name.upper()}.md" for name in ("architecture", "changelog", "contributing", "release", "security")
+}
 _MARKUP = re.compile(r"(?<!\\)\[/?[a-z ]*\]")  # rich's, as in [bold]…[/]
 _COMMANDS = re.compile(r"(?<=\n\n)((?: {4}(?:thack|torchrun) .*\n(?: {5,}.*\n)*)+)(?=\n|\Z)")
 _FENCE = re.compile(r"^(```[a-z]+) [a-z -]+$", re.MULTILINE)

@@ -62,6 +62,9 @@ def estimate_cache(settings: CacheSettings, *, progress: Progress = SILENT) -> C
     Returns:
         Sequences, tokens, shards, bytes and seconds, measured on a few batches.
 
+    Raises:
+        UsageError: No teacher or no sequences, or more ids than the vocabulary has.
+
     Example:
         >>> data = thack.DataSettings(path="responses")
         >>> thack.estimate_cache(thack.CacheSettings(teacher="runs/teacher/model", data=data)).sequences
@@ -86,6 +89,9 @@ def probe_cache(settings: CacheSettings, *, tokens: float = 0, progress: Progres
     Returns:
         Per kind of cache: retained mass, loss of truncation in nats, bytes; and which is recommended.
 
+    Raises:
+        UsageError: No teacher or no sequences.
+
     Example:
         >>> data = thack.DataSettings(path="responses")
         >>> settings = thack.CacheSettings(teacher="runs/teacher/model", data=data, epochs=1)
@@ -105,6 +111,10 @@ def inspect_cache(directory: str | Path) -> Inspection:
 
     Args:
         directory: Of the cache.
+
+    Returns:
+        Whether it is complete, its kind and sizes, fingerprints, the losses that are defined on it, and how its
+        responses end.
 
     Raises:
         CacheError: It is no cache.
@@ -128,6 +138,9 @@ def verify_cache(directory: str | Path, *, full: bool = False, progress: Progres
 
     Returns:
         Whether all is intact, and each damaged file with its cause.
+
+    Raises:
+        CacheError: It is no cache.
 
     Example:
         >>> thack.verify_cache("cache", full=True).ok
@@ -155,6 +168,10 @@ def export_cache(
 
     Returns:
         The files.
+
+    Raises:
+        CacheError: It is no complete cache.
+        UsageError: `out` is not empty, or the cache's kind has no such form.
 
     Example:
         >>> [path.suffix for path in thack.export_cache("cache", "plain")]

@@ -31,6 +31,9 @@ def recipe(
         sets: Texts of the form `key=value`, such as `axes.budget=[1, 4]`.
         overrides: Values by dotted key.
 
+    Returns:
+        The settings, checked.
+
     Raises:
         UsageError: No such recipe, or a setting that is wrong.
 
@@ -58,6 +61,10 @@ def demo(
 
     Returns:
         Each student with its verdict, and the report.
+
+    Raises:
+        UsageError: Settings that contradict each other, or `out` holds something else.
+        MismatchError: A stage in `out` was computed with other defaults.
     """
     from thack.experiments.demo import run_experiment
 
@@ -92,6 +99,12 @@ def forecast(settings: ExperimentSettings, out: str | Path) -> Forecast:
     Args:
         settings: Such as `recipe("laptop")`.
         out: Output directory; what is complete there is not counted again.
+
+    Returns:
+        The cells, the stages that they share and which of them are complete, tokens, and hours.
+
+    Raises:
+        UsageError: Settings that contradict each other.
 
     Example:
         >>> len(thack.forecast(thack.recipe("quick"), "runs/quick").planned)

@@ -66,6 +66,12 @@ def verdict(
 def explain(found: Verdict | OracleFreeVerdict) -> list[str]:
     """A verdict in sentences: what it means, and each reason.
 
+    Args:
+        found: What `verdict` returned.
+
+    Returns:
+        One sentence each, in the order in which the command line prints them.
+
     Example:
         >>> thack.explain(thack.verdict("runs/judged"))[0]
         'the numbers at hand do not decide'
@@ -82,8 +88,16 @@ def read_curves(run: str | Path, mapping: Mapping[str, str] | None = None) -> Cu
         run: Run directory or log.
         mapping: The log's columns by what they measure.
 
+    Returns:
+        Golden, proxy and the others as arrays over evaluations: `curves.step_E`, `curves.of("golden").value`.
+
     Raises:
         DataError: No metrics in the log, or no such column.
+
+    Example:
+        >>> curves = thack.read_curves("runs/judged")
+        >>> curves.has("proxy"), curves.of("golden").value.tolist()
+        (False, [1.0, 1.0, 1.0])
     """
     from thack.detection import Curves
 
@@ -105,6 +119,9 @@ def score_detectors(
         chosen_on: Other runs, on which the thresholds that separate best are chosen.
         mapping: Columns of foreign logs by what they measure.
         thresholds: Used where `chosen_on` is empty.
+
+    Returns:
+        For each detector: the rises that it found, its false alarms, and how early it raised them.
 
     Raises:
         UsageError: A run without a golden metric.

@@ -60,6 +60,9 @@ def slurm_script(settings: SlurmSettings) -> str:
     Args:
         settings: The command, its arguments, and the resources; see `SlurmSettings`.
 
+    Returns:
+        The text of the sbatch script.
+
     Raises:
         UsageError: A command that cannot run like this.
 

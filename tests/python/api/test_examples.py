@@ -28,10 +28,10 @@ ORDER = (
         "inspect_cache",
         "verify_cache",
     ),
-    *("export_cache", "import_cache", "distill", "evaluate", "verdict", "explain", "report", "recipe", "forecast"),
-    *("slurm_script", "doctor", "preflight"),
+    *("export_cache", "import_cache", "distill", "evaluate", "verdict", "explain", "read_curves"),
+    *("report", "recipe", "forecast", "slurm_script", "doctor", "preflight"),
 )
-WITHOUT = {"read_curves", "score_detectors", "demo", "experiment", "write_cells"}  # minutes, or nothing to show
+WITHOUT = {"score_detectors", "demo", "experiment", "write_cells"}  # minutes, or nothing to show
 PUBLIC = {
     name
     for name, value in vars(api).items()
@@ -75,6 +75,7 @@ def test_every_function_documents_its_parameters_and_is_typed(name: str) -> None
     if len(signature.parameters) > 1:
         for parameter in signature.parameters:
             assert f"\n    {parameter}: " in text, f"{name}: no line for {parameter}"
+    assert "\nReturns:\n" in text or signature.return_annotation in ("None", None), f"{name}: what it returns"
     assert "Any" not in str(signature)
     assert signature.return_annotation is not inspect.Signature.empty
     assert not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values())
