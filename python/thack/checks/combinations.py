@@ -14,7 +14,8 @@ from thack.config.specs import cache_paths, loss_terms, mixes_caches, target_spe
 from thack.errors import UsageError
 from thack.reading import BadJson, parse_json
 from thack.schema.cross_tokenizer import check_across_defined
-from thack.schema.targets import LossTerm, TargetSpec, check_defined
+from thack.schema.defined import check_defined
+from thack.schema.targets import LossTerm, TargetSpec
 
 
 def check_combination(settings: DistillSettings) -> None:

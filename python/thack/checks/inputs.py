@@ -17,7 +17,8 @@ from thack.data.rows import BadLine, read_rows
 from thack.errors import DataError, UsageError
 from thack.models.directory import base_of, holds_adapter, read_config, require_safetensors
 from thack.models.hub import locate
-from thack.schema.targets import TargetSpec, check_defined
+from thack.schema.defined import check_defined
+from thack.schema.targets import TargetSpec
 
 
 def check_models(names: Iterable[str], load: LoadSettings | None = None) -> None:

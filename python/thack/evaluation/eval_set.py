@@ -22,7 +22,7 @@ from thack.errors import DataError, MismatchError, UsageError
 from thack.evaluation.encoders import Encoders
 from thack.evaluation.references import References, TokenizerLike
 from thack.evaluation.written import encoded, written_by
-from thack.files import atomic_directory, canonical_json, claim_output, digest, write_bytes, write_json
+from thack.files import atomic_directory, canonical_json, check_output, digest, write_bytes, write_json
 from thack.generation.kept import KeptResponses
 from thack.generation.sampler import GenerationRequest
 from thack.models.checkpoint import fingerprint_like
@@ -33,6 +33,8 @@ from thack.runtime import runlog
 from thack.runtime.progress import SILENT, Progress
 from thack.schema.evaluation import EvalSetManifest, EvalSetOrigin
 from thack.schema.metrics import Role
+
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,12 +236,12 @@ class EvalSet:
         return digest([self._lines(), canonical_json(self.origin.dump())])
 
     def save(self, directory: Path) -> None:
-        """Write prompts.jsonl and manifest.json. An existing evaluation set is replaced as a whole."""
-        claim_output(directory, "eval_set")
+        """Write prompts.jsonl and manifest.json, both or nothing. An existing evaluation set is replaced as a whole."""
+        check_output(directory, "eval_set")
         with atomic_directory(directory, replace=True) as temporary:
             write_bytes(temporary / "prompts.jsonl", self._lines())
             manifest = EvalSetManifest(prompts=len(self), fingerprint=self.fingerprint(), origin=self.origin)
-            write_json(temporary / "manifest.json", manifest.dump())
+            write_json(temporary / MANIFEST, manifest.dump())
 
     @classmethod
     def load(cls, directory: Path | str) -> EvalSet:
@@ -249,12 +251,12 @@ class EvalSet:
             DataError: there is none, or it was changed after it was saved.
         """
         directory = Path(directory)
-        if not directory.is_dir():
+        if not is_eval_set(directory):
             raise DataError(
                 f"no evaluation set in {directory}",
                 hint="set `eval_data` to a JSONL of prompts; the set is written from it",
             )
-        manifest = EvalSetManifest.parse(read_json(directory / "manifest.json"), str(directory))
+        manifest = EvalSetManifest.parse(read_json(directory / MANIFEST), str(directory))
         path = directory / "prompts.jsonl"
         content = digest([read_bytes(path, 1 << 32), canonical_json(manifest.origin.dump())])
         if content != manifest.fingerprint:  # before it is parsed: what was changed may be anything
@@ -296,6 +298,11 @@ class EvalSet:
         if self.teacher_prompts:
             row["teacher_prompt_ids"] = self.teacher_prompts[i].tolist()
         return row | {writer: written[i].tolist() for writer, written in self.responses.items()}
+
+
+def is_eval_set(directory: Path) -> bool:
+    """Whether an evaluation set was saved there."""
+    return (directory / MANIFEST).is_file()
 
 
 def _ids(values: Sequence[int]) -> np.ndarray:

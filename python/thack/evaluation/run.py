@@ -19,7 +19,7 @@ from thack.data.readers import read_settings
 from thack.data.tokenizer import Tokenizer
 from thack.errors import plural
 from thack.evaluation.encoders import Encoders
-from thack.evaluation.eval_set import EvalSet
+from thack.evaluation.eval_set import EvalSet, is_eval_set
 from thack.evaluation.evaluator import Evaluator
 from thack.evaluation.kept import KeptParts
 from thack.evaluation.measured import Measured
@@ -155,7 +155,7 @@ def open_eval_set(
     key = digest(canonical_json([eval_set.fingerprint(), writers, human, lengths, seed, *rendering]))
     frozen = beside / f"eval_set-{key.removeprefix('sha256:')[:8]}"
     with locked(frozen, progress):  # two evaluations beside each other share it
-        if frozen.is_dir():
+        if is_eval_set(frozen):
             return EvalSet.load(frozen)
         with closing(KeptResponses(frozen.with_name(f".{frozen.name}.partial.jsonl"), {"key": key})) as kept:
             eval_set = eval_set.with_responses(

@@ -29,7 +29,8 @@ from torch import Tensor
 from thack.errors import MismatchError
 from thack.kernels import CellMembers, CellRows, cells_divergence_
 from thack.losses.sparse import has_kernel
-from thack.schema.targets import Divergence, check_cells_defined
+from thack.schema.defined import check_cells_defined
+from thack.schema.targets import Divergence
 from thack.targets.cells import CellTarget
 
 _TINY = 1e-30  # below it, float32 loses digits

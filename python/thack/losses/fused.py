@@ -29,7 +29,8 @@ from thack.losses.frozen_head import linear_part
 from thack.losses.rows import Sides, replace_by_gradient, sides_of
 from thack.losses.tally import Tally
 from thack.models.native.functions import by_onednn, input_gradient, round_rows, rounded, weight_gradient
-from thack.schema.targets import LossTerm, TargetSpec, check_defined
+from thack.schema.defined import check_defined
+from thack.schema.targets import LossTerm, TargetSpec
 from thack.targets.cells import CellTarget
 from thack.targets.projected import ProjectedTeacher, Projection
 from thack.targets.types import FrozenHeadTarget, Target

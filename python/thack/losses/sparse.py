@@ -14,7 +14,7 @@ from thack import kernels
 from thack.errors import MismatchError
 from thack.kernels import SparseRows
 from thack.losses.sweeps import sparse_by_sweeps_
-from thack.schema import targets
+from thack.schema import defined
 from thack.schema.targets import Divergence, Tail, TargetSpec
 from thack.targets.types import SampledTarget, SparseTarget
 
@@ -96,4 +96,4 @@ def check_defined(target: SparseTarget, divergence: Divergence) -> None:
     else:
         tail: Tail = "none" if target.log_tail_N is None else "processed" if target.processed else "exact"
         spec = TargetSpec(kind="top-k", k=1, tail=tail, temperatures=tuple(target.log_tail_at))
-    targets.check_defined(spec, divergence)
+    defined.check_defined(spec, divergence)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from thack.errors import UndefinedLoss
-from thack.schema.targets import Divergence, TargetSpec, check_cells_defined
+from thack.schema.defined import check_cells_defined
+from thack.schema.targets import Divergence, TargetSpec
 
 Published = Literal["alm", "uld", "uld-common", "gold"]
 CrossTokenizer = Literal["auto", "cell", "cell-next", "alm", "uld", "uld-common", "gold", "refuse"]

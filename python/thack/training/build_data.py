@@ -31,7 +31,8 @@ from thack.training.ends import check_cache_end
 from thack.training.guard import Guard
 from thack.training.guarded_data import GuardedData
 from thack.training.live import LiveTeacher
-from thack.training.models import Models, stored_by
+from thack.training.matching import stored_by
+from thack.training.models import Models
 from thack.training.prompts import PromptWeights, cached_hashes, read_weights
 from thack.training.served import ServedTargets, served_targets
 from thack.training.several import MixedCaches, RoutedCaches, first_of_each

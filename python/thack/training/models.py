@@ -11,19 +11,11 @@ import torch
 
 from thack.cache import Cache
 from thack.cache.format.together import joint_spec
-from thack.cache.format.tokenizer import read_tokenizer
-from thack.checks.combinations import check_across
-from thack.checks.losses import check_compares
 from thack.config import DistillSettings, LoadSettings, LossSettings
 from thack.config.specs import cache_paths, mixes_caches, policy_gradient
-from thack.data.compare import differences
 from thack.data.date import follow_settings
-from thack.data.lengths import holds_conversations
-from thack.data.tokenizer import Tokenizer
-from thack.errors import MismatchError, UsageError
 from thack.evaluation.references import References
 from thack.files import canonical_json, digest
-from thack.models.checkpoint import fingerprint_like
 from thack.models.hub import locate
 from thack.models.load import load_model, load_student, without_adapter
 from thack.models.precision import FLOAT32, Precision, inference_precision
@@ -34,20 +26,11 @@ from thack.runtime.ranks import current_rank
 from thack.schema.metrics import Role
 from thack.schema.run import CacheCosts, CacheFacts, RunFacts
 from thack.schema.targets import TargetSpec
-from thack.targets.frozen_head import FrozenHead
 from thack.targets.vocabulary import common_width
 from thack.training.behaviour import needs_start
-from thack.training.ends import check_same_end
+from thack.training.matching import ForeignTokenizer, check_same_teacher, foreign_tokenizer, shared_widths
 from thack.training.objective import has_plain_head
 from thack.training.sharding import as_module
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForeignTokenizer:
-    """The tokenizer of a teacher whose student has another one."""
-
-    tokenizer: Tokenizer
-    width: int  # ids of the teacher's distributions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,28 +145,16 @@ def _load(settings: DistillSettings, checkpoint: Path | None, device: torch.devi
     start = _start(settings, device, progress)
     caches = tuple(Cache.open(path) for path in cache_paths(settings))
     plans = {cache.directory: cache.plan for cache in caches}
-    cached = joint_spec(plans, mixed=mixes_caches(settings)) if caches else None
-    widths = {"student": student.vocab_size}
-    foreign = _foreign(settings, student, references.teacher, caches)
-    if foreign is not None and caches:
-        check_same_teacher(caches, references.teacher)
-    elif foreign is None and references.teacher is not None:
-        teacher = references.teacher.tokenizer
-        check_same_tokenizer("teacher", teacher.fingerprint(), student, differences(student.tokenizer, teacher))
-        check_same_end(teacher, student.tokenizer, chat=holds_conversations(settings.data))
-        widths["teacher"] = references.teacher.vocab_size
-    if caches and foreign is None:
-        check_same_tokenizer("cache", caches[0].meta.tokenizer, student)
-        check_same_teacher(caches, references.teacher)
-        widths["cache"] = min(cache.meta.vocab_size for cache in caches)
-        check_same_head(caches, student)
+    foreign = foreign_tokenizer(settings, student, references.teacher, caches)
+    widths = {} if foreign is not None else shared_widths(settings, student, references.teacher, caches)
+    check_same_teacher(caches, references.teacher)
     heads = {"student": student, "teacher": None if caches else references.teacher}
     return Models(
         student=student,
         references=references,
         caches=caches,
-        cached=cached,
-        width=common_width(student.tokenizer.size, **widths),
+        cached=joint_spec(plans, mixed=mixes_caches(settings)) if caches else None,
+        width=common_width(student.tokenizer.size, student=student.vocab_size, **widths),
         foreign=foreign,
         plain_heads=_plain_heads(settings.loss, heads),
         start=start,
@@ -217,89 +188,6 @@ def _shares_weights(settings: DistillSettings) -> bool:
 def _plain_heads(settings: LossSettings, models: Mapping[str, LanguageModel | None]) -> frozenset[str]:
     rules = {"student": settings, "teacher": LossSettings()}
     return frozenset(role for role, model in models.items() if model is not None and has_plain_head(model, rules[role]))
-
-
-def check_same_tokenizer(role: str, fingerprint: str, student: LanguageModel, differing: Sequence[str] = ()) -> None:
-    """Raise MismatchError unless ids stand for the same tokens on both sides (pitfall 20)."""
-    own = student.tokenizer.fingerprint()
-    if fingerprint != own:
-        raise MismatchError(
-            f"the {role} has another tokenizer than the student",
-            details=(*differing, f"{role:<8} {fingerprint}", f"student  {own}"),
-            hint=f"the same id would be another token: use a {role} and a student that share a tokenizer",
-        )
-
-
-def _foreign(
-    settings: DistillSettings, student: LanguageModel, teacher: LanguageModel | None, caches: Sequence[Cache]
-) -> ForeignTokenizer | None:
-    """The teacher's tokenizer where it is another one than the student's; None also where that is not wanted."""
-    given = "" if teacher is None else teacher.tokenizer.fingerprint()
-    stored = caches[0].meta.tokenizer if caches else given
-    if settings.loss.cross_tokenizer == "refuse" or stored in ("", student.tokenizer.fingerprint()):
-        check_compares(settings.loss)
-        return None
-    check_across(settings)
-    tokenizer = teacher.tokenizer if teacher is not None and given == stored else _cached_tokenizer(caches[0])
-    widths = {} if teacher is None or given != stored else {"teacher": teacher.vocab_size}
-    widths |= {"cache": caches[0].meta.vocab_size} if caches else {}
-    return ForeignTokenizer(tokenizer=tokenizer, width=common_width(tokenizer.size, **widths))
-
-
-def _cached_tokenizer(cache: Cache) -> Tokenizer:
-    found = read_tokenizer(cache.directory, cache.meta.tokenizer)
-    if found is None:
-        raise MismatchError(
-            "the cache has another tokenizer than the student, and does not hold it",
-            details=(f"cache    {cache.meta.tokenizer}",),
-            hint="set `teacher` to the model that was cached, or copy its tokenizer files to `tokenizer/` in the cache",
-        )
-    return found
-
-
-def check_same_teacher(caches: Sequence[Cache], teacher: LanguageModel | None) -> None:
-    """A live teacher beside caches is the reference of the proxy metric: it has to be the one of one of them."""
-    if teacher is None:
-        return
-    if not stored_by(caches, teacher):
-        cached = [cache.meta.teacher for cache in caches]
-        raise MismatchError(
-            "the caches store other teachers' distributions"
-            if len(caches) > 1
-            else "the cache stores another teacher's distributions",
-            details=(*(f"cache    {found}" for found in cached), f"teacher  {fingerprint_like(cached[0], teacher)}"),
-            hint="set `teacher` to the model that was cached, or cache this one",
-        )
-
-
-def check_same_head(caches: Sequence[Cache], student: LanguageModel) -> None:
-    """Raise MismatchError unless projected caches are of this student's head.
-
-    Raises:
-        ModelError: its head is not a plain product.
-        UsageError: its head trains.
-    """
-    for cache in caches:
-        if not (stored := cache.plan.fingerprints.head):
-            continue
-        if student.head().weight.requires_grad:
-            raise UsageError(
-                "a projected cache is of a frozen head, and the student's head trains",
-                hint="leave `lora.target_modules` at all-linear, which does not reach the head",
-            )
-        found = FrozenHead.of(student, cache.meta.vocab_size).fingerprint
-        if found != stored:
-            raise MismatchError(
-                f"{cache.directory} is of another head than the student's",
-                details=(f"cache    {stored}", f"student  {found}"),
-                hint="write the cache with this `student`, or train the one that it was written with",
-            )
-
-
-def stored_by(caches: Sequence[Cache], teacher: LanguageModel) -> list[int]:
-    """Numbers of the caches that hold this teacher's distributions."""
-    stored = [cache.meta.teacher for cache in caches]
-    return [number for number, found in enumerate(stored) if found == fingerprint_like(found, teacher)]
 
 
 def _fingerprint(caches: Sequence[Cache]) -> str | None:

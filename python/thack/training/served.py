@@ -23,7 +23,8 @@ from thack.serving.client import Client
 from thack.targets.crop import crop
 from thack.targets.types import Target
 from thack.training.data import total_lengths
-from thack.training.models import Models, check_same_tokenizer
+from thack.training.matching import check_same_tokenizer
+from thack.training.models import Models
 
 DIRECTORY = "cache"  # in the run's directory
 

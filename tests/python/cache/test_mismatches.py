@@ -127,7 +127,7 @@ def test_a_full_hash_is_kept_and_is_not_taken_for_a_sample(begun: Begun, tmp_pat
 
 @pytest.mark.parametrize("full", [False, True])
 def test_a_live_teacher_beside_a_cache_is_compared_as_the_cache_knows_it(begun: Begun, full: bool) -> None:
-    from thack.training.models import check_same_teacher
+    from thack.training.matching import check_same_teacher
 
     cache = Cache.open(begun.directory)
     prints = replace(cache.plan.fingerprints, teacher=FakeTeacher().fingerprint(full=full))

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from thack.config import EvaluationSettings
+from thack.config import DataSettings, EvaluationSettings
 from thack.data import Record
 from thack.data.tokenizer import Tokenizer
-from thack.errors import DataError, MismatchError, ModelError, UsageError
+from thack.errors import DataError, MismatchError, ModelError, ThackError, UsageError
 from thack.evaluation import EvalSet, Evaluator, References, evaluate
 from thack.evaluation.divergences import three_divergences
 from thack.evaluation.golden import golden
 from thack.evaluation.proxy import proxy
+from thack.evaluation.run import open_eval_set
 from thack.models.batch import Batch
 from thack.models.native.llama import Llama
+from thack.runtime.progress import SILENT
 from thack.schema.metrics import MetricName, Role
 from thack.targets.keys import EVALUATION_STREAM
 
@@ -219,6 +223,33 @@ def test_an_evaluation_set_comes_back_as_it_was_and_tampering_is_seen(eval_set: 
             EvalSet.load(tmp_path / "eval_set")
     with pytest.raises(DataError, match="no evaluation set in"):
         EvalSet.load(tmp_path / "nowhere")
+
+
+def test_a_full_disk_leaves_no_evaluation_set_and_room_makes_the_same_one(
+    cast: tuple[Llama, Llama, Llama], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does an empty directory of its name stop the next start, as one that was killed may leave."""
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "def a(x)"}\n{"prompt": "def b(x)"}\n')
+    oracle, teacher, _ = cast
+
+    def opened(beside: Path) -> EvalSet:
+        references, data = References(teacher=teacher, oracle=oracle), DataSettings(max_response_tokens=9)
+        path = tmp_path / "prompts.jsonl"
+        return open_eval_set(path, beside, references, data=data, seed=0, progress=SILENT)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    beside = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(ThackError, match="no space left") as caught:
+        patch.setattr(os, "rename", full)
+        opened(beside)
+    assert "free space and run the same command again" in str(caught.value.hint)
+    assert [path.suffix for path in beside.iterdir()] == [".jsonl"], "the responses so far"
+    frozen = next(beside.iterdir()).name.removeprefix(".").removesuffix(".partial.jsonl")
+    (beside / frozen).mkdir()
+    assert opened(beside).fingerprint() == opened(tmp_path / "other").fingerprint()
+    assert [path.name for path in beside.iterdir()] == [frozen]
 
 
 def test_responses_are_the_same_for_the_same_seed_only(cast: tuple[Llama, Llama, Llama], eval_set: EvalSet) -> None:

@@ -19,7 +19,8 @@ from thack.errors import MismatchError, UndefinedLoss
 from thack.losses import token_losses
 from thack.losses.fused import fused_divergence
 from thack.losses.rows import sides_of
-from thack.schema.targets import Divergence, TargetSpec, check_defined
+from thack.schema.defined import check_defined
+from thack.schema.targets import Divergence, TargetSpec
 from thack.targets.frozen_head import FrozenHead
 from thack.targets.join import concatenate, mix
 from thack.targets.projected import Projection

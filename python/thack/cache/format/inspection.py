@@ -11,7 +11,8 @@ from thack.cache.format.plan import read_plan
 from thack.errors import UndefinedLoss
 from thack.schema import document
 from thack.schema.cache_content import Inspection, Origin
-from thack.schema.targets import DIVERGENCES, Divergence, DivergenceKind, TargetSpec, check_defined
+from thack.schema.defined import check_defined
+from thack.schema.targets import DIVERGENCES, Divergence, DivergenceKind, TargetSpec
 
 _MOST_SHARDS = 100  # of the missing ones that are listed
 
