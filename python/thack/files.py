@@ -134,7 +134,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, obj: object) -> None:
     """Write `obj` as JSON for people: indented, keys in their order, one newline at the end; no NaN."""
-    write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(obj))
+
+
+def json_text(obj: object) -> str:
+    """`obj` as JSON for people."""
+    return json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def canonical_json(obj: object) -> bytes:

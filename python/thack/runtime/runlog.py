@@ -37,11 +37,13 @@ class RunLog:
 
     def sync(self) -> None:
         """Make all rows so far durable: before a checkpoint that assumes them."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with explained(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        with explained(self.path):  # a row that a full disk refused is written again here
+            self._file.close()
 
     def __enter__(self) -> RunLog:
         return self

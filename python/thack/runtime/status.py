@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from thack.errors import DataError, Interrupted, MismatchError, Preempted, ThackError, UsageError
-from thack.files import directory_kind, write_json
+from thack.files import directory_kind, json_text, write_json
 from thack.reading import read_json
 from thack.runtime.failures import explained_failure
 from thack.runtime.preemption import answer_pending, interruptible, is_withdrawn, undisturbed
@@ -89,7 +89,21 @@ def _ending(error: BaseException, step: int | None) -> Status:
 def write_status(directory: Path, kind: str, status: Status, *, by_any_rank: bool = False) -> None:
     """Write STATUS.json, by the first rank only, and never into a directory of another kind that `out` may name."""
     if (by_any_rank or current_rank().is_first) and directory_kind(directory) == kind:
-        write_json(directory / STATUS, replace(status, start=os.environ.get(START, "")).dump())
+        path, content = directory / STATUS, replace(status, start=os.environ.get(START, "")).dump()
+        try:
+            write_json(path, content)
+        except ThackError:
+            if not _overwritten(path, json_text(content).encode()):
+                raise
+
+
+def _overwritten(path: Path, data: bytes) -> bool:
+    """A full disk has no room for a second file: a status that fits into the blocks of the old one goes there."""
+    with suppress(OSError), open(path, "r+b", buffering=0) as file:
+        if len(data) <= 512 * os.fstat(file.fileno()).st_blocks and file.write(data) == len(data):
+            file.truncate()
+            return True
+    return False
 
 
 def read_status(directory: Path) -> Status | None:

@@ -247,11 +247,11 @@ class RunDirectory:
                 log.sync()
 
     def close(self) -> None:
-        for log in (self.log, self.per_prompt, self.samples):
-            if log is not None:
-                log.close()
-        if self.mirror is not None:
-            self.mirror.close()
+        """Close all of them, whatever one of them raises."""
+        with ExitStack() as stack:
+            for log in (self.mirror, self.samples, self.per_prompt, self.log):
+                if log is not None:
+                    stack.callback(log.close)
 
     def publish(self, checkpoint: Path, target: Path | None = None) -> Path:
         """`target`, or model/: a checkpoint's model files alone, as transformers and vLLM load them.

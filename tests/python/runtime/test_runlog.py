@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from thack.errors import DataError
+from thack.errors import DataError, ThackError
 from thack.runtime import runlog
 
 
@@ -21,6 +22,20 @@ def test_rows_are_readable_while_being_written(tmp_path: Path) -> None:
         log.append({"step": 1, "loss": 0.5})
         assert runlog.read(log.path) == [{"step": 1, "loss": 0.5}]
         log.sync()
+
+
+def test_a_full_disk_is_named_with_the_log_whatever_meets_it_first(tmp_path: Path) -> None:
+    log = runlog.RunLog(tmp_path / "m.jsonl")
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, log._file.fileno())
+    os.close(full)
+    said = r"cannot write .*m\.jsonl: no space left"
+    with pytest.raises(ThackError, match=said):
+        log.append({"step": 1})
+    with pytest.raises(ThackError, match=said):
+        log.sync()
+    with pytest.raises(ThackError, match=said):
+        log.close()
 
 
 def test_not_finite_becomes_null(tmp_path: Path) -> None:

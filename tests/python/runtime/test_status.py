@@ -107,6 +107,23 @@ def test_a_disk_that_is_full_does_not_hide_why_the_work_ended(out: Path, monkeyp
         raise ZeroDivisionError
 
 
+def test_a_full_disk_keeps_the_status_true_where_it_fits_into_the_old_one(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise ThackError("cannot write: no space left")
+
+    for reason, state in (("x", "failed"), ("x" * (1 << 20), "running")):
+        with pytest.raises(UsageError), monkeypatch.context() as patch, recorded(out, "run"):
+            patch.setattr("thack.runtime.status.write_json", full)
+            raise UsageError(reason)
+        found = read_status(out)
+        assert found is not None and found.state == state
+    with recorded(out, "run"):
+        pass
+    assert read_status(out) == Status(state="finished")
+
+
 def test_a_status_of_another_layout_is_refused(out: Path) -> None:
     (out / STATUS).write_text('{"state": "finished"}')
     with pytest.raises(DataError, match=r"STATUS.json: schema None, but this version of thack reads 1"):
