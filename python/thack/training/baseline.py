@@ -8,6 +8,7 @@ are evaluated at the same steps on the same evaluation set.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -49,11 +50,7 @@ def train_supervised(
     loss = LossSettings(weight=0.0, ce_weight=1.0, fused=settings.loss.fused)
     own = replace(settings, out=distillation.supervised, loss=loss, baseline="none")
     run = RunDirectory(own, "sft", distillation.group, f"{distillation.name} (sft)")
-
-    def prepared(run: RunDirectory, device: torch.device, progress: Progress) -> tuple[Trainer, Snapshot]:
-        return prepare_supervised(settings, run, device, progress)
-
-    train_in(run, prepared, device, progress)
+    train_in(run, partial(prepare_supervised, settings), device, progress)
 
 
 def prepare_supervised(
@@ -74,7 +71,7 @@ def prepare_supervised(
     with group.raise_on_all_ranks():
         given = supervised_data(settings, models, progress)
         data = given if across is None else across.pairs(given)
-        plan = plan_of(settings, data, order_of(len(data)) if earlier is None else earlier.order)
+        plan = plan_of(settings, data, order_of(len(data), earlier))
         optimizer = Optimizer(as_module(wrapped.student.model), settings.optimizer)
         start = starting_point(wrapped.student, optimizer.adamw, checkpoint)
         facts = replace(

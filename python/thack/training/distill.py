@@ -121,7 +121,7 @@ def prepare_distill(
     with group.raise_on_all_ranks():
         given = build_data(settings, models, wrapped.teacher, precision, group, progress, accepts=accepts)
         data = _data(settings, models, across, given)
-        plan = plan_of(settings, data, order_of(len(data)) if earlier is None else earlier.order)
+        plan = plan_of(settings, data, order_of(len(data), earlier))
         optimizer = Optimizer(as_module(wrapped.student.model), settings.optimizer)
         start = starting_point(wrapped.student, optimizer.adamw, checkpoint)
         precisions = models.precisions(precision, evaluates=evaluator is not None)

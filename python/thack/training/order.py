@@ -14,15 +14,17 @@ from math import isqrt
 
 import numpy as np
 
-from thack.schema.run import Order
+from thack.schema.run import Order, RunFacts
 from thack.targets.keys import Stream, run_words
 
 _MOST_SORTED = 1 << 16  # sequences
 _ROUNDS = 8
 
 
-def order_of(count: int) -> Order:
-    """How a new run over `count` sequences orders them. A resumed run keeps the order that it began with."""
+def order_of(count: int, earlier: RunFacts | None = None) -> Order:
+    """How a new run over `count` sequences orders them; a resumed one keeps the order that its facts began with."""
+    if earlier is not None:
+        return earlier.order
     return "sorted" if count <= _MOST_SORTED else "keyed"
 
 

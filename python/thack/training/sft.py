@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -66,10 +67,7 @@ def run_sft(
         DivergedError: the loss is no longer finite.
         Preempted, Interrupted: stopped by a signal; call it again to resume.
     """
-
-    def prepared(run: RunDirectory, device: torch.device, progress: Progress) -> tuple[Trainer, Snapshot]:
-        return prepare_sft(settings, run, device, progress, records=records, validation=validation)
-
+    prepared = partial(prepare_sft, settings, records=records, validation=validation)
     return run_training(settings, "sft", prepared, progress, name).model
 
 
@@ -109,7 +107,7 @@ def prepare_sft(
     balance(student.model, settings.router_loss, progress)
     with group.raise_on_all_ranks():
         data = PairedData(training)
-        plan = _plan(settings, data, order_of(len(data)) if earlier is None else earlier.order)
+        plan = _plan(settings, data, order_of(len(data), earlier))
         optimizer = Optimizer(as_module(student.model), settings.optimizer)
         start = starting_point(student, optimizer.adamw, checkpoint)
         run.write_facts(
