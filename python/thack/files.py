@@ -194,9 +194,12 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 if not replace:  # another process has just created it
                     raise UsageError(f"{path} already exists")
                 _move_away(path)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            if not isinstance(error, ThackError) or str(temporary) not in error.message:
+                raise
+            message = error.message.replace(str(temporary), str(path))  # as the user knows it
+            raise type(error)(message, details=error.details, hint=error.hint) from error
     fsync_directory(path.parent)
 
 

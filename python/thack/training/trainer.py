@@ -234,7 +234,7 @@ class Trainer:
         if (effective := left.get(EFFECTIVE_SAMPLES)) is not None:
             fields["ESS"] = round(effective, 3)
         bar.left(self.pace.left(self.step))  # before it may print
-        bar.advance(1, loss=round(loss, 4), **fields)
+        bar.advance(1, loss=loss, **fields)
 
     def _note(self, line: str | None) -> None:
         if line is not None:

@@ -96,6 +96,19 @@ def test_atomic_directory_vanishes_on_error(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_a_file_without_room_in_a_new_directory_is_named_by_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ThackError) as caught, files.atomic_directory(tmp_path / "d") as temporary:
+        files.write_bytes(temporary / "a", b"x")
+    assert caught.value.message == f"cannot write {tmp_path / 'd' / 'a'}: no space left"
+    assert not list(tmp_path.iterdir())
+
+
 def test_atomic_directory_replaces_only_when_asked(tmp_path: Path) -> None:
     with files.atomic_directory(tmp_path / "d") as temporary:
         (temporary / "x").write_text("1")
