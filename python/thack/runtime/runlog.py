@@ -42,7 +42,7 @@ class RunLog:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        with explained(self.path):  # a row that a full disk refused is written again here
+        with explained(self.path):  # which tries a row once more that a full disk refused
             self._file.close()
 
     def __enter__(self) -> RunLog:
