@@ -3,8 +3,9 @@
 The table is in docs/concepts/verdict.md. Two kinds of evidence decide:
 
 - *golden at equal proxy*: golden at the end of the run over the golden that the online path has at the same proxy. The
-  online path is the same student on newly sampled responses and exact targets. A student that merely approaches its
-  teacher lies on that path; one that has memorised responses, or learned a wrong target, lies above it.
+  online path is the same student on newly sampled responses to the same prompts, and exact targets. A student that
+  merely approaches its teacher lies on that path; one that has memorised responses, or learned a wrong target, lies
+  above it.
 - *signals of the run itself*, where no online path is known, or its comparison does not decide: the detector of
   memorisation, the kind of target, how much farther from the teacher held-out prompts are than training prompts, and
   golden compared with KL(oracle‖teacher).

@@ -60,8 +60,11 @@ class ExperimentArm:
 
     @property
     def online_path(self) -> ExperimentArm:
-        """The arm whose responses are newly sampled from the teacher for the same student, on exact targets."""
-        changes = {"fraction_online": 1.0, "diversity": 1, "budget": 1, "num_prompts": 0, "target": "live"}
+        """The arm with newly sampled responses of the teacher, for the same student and prompts, on exact targets.
+
+        With more prompts a path would be lower for that reason alone.
+        """
+        changes = {"fraction_online": 1.0, "budget": 1, "target": "live"}
         return replace(self, source="online-teacher", method="distill", **changes)  # type: ignore[arg-type]  # of several types
 
 
