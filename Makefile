@@ -126,8 +126,9 @@ compat: $(STAMPS)/native $(STAMPS)/dev ## every architecture of transformers, ti
 bench: $(STAMPS)/native ## every benchmark; see benches/LOG.md for dated numbers
 	$(RUN) $(BIN)/python benches/run.py
 
+# Without --quiet, which drops the warnings before --strict counts them.
 docs: $(STAMPS)/native $(STAMPS)/docs ## the documentation site in site/; a dead link is an error
-	$(RUN) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(RUN) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Each in a folder of its own under target/, where they leave their runs.
 notebooks: $(STAMPS)/native $(STAMPS)/dev $(STAMPS)/notebooks ## executes docs/notebooks from the first cell to the last

@@ -38,7 +38,7 @@ _MARKUP = re.compile(r"(?<!\\)\[/?[a-z ]*\]")  # rich's, as in [bold]…[/]
 _COMMANDS = re.compile(r"(?<=\n\n)((?: {4}(?:thack|torchrun) .*\n(?: {5,}.*\n)*)+)(?=\n|\Z)")
 _FENCE = re.compile(r"^(```[a-z]+) [a-z -]+$", re.MULTILINE)
 _MARKDOWN = re.compile(r"^\||\n *(?:\||[-*] |\d\. )|```|\]\(|\*\*|\n    ")
-_OUTSIDE = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)#]*)(#[^)]*)?\)")
+_OUTSIDE = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)#]*)(#[^)]*)?\)")  # a link to a file
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -50,10 +50,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: object) -> str:
-    """Blocks as the site understands them: a language of one word, and indented commands as those of a shell."""
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """A page as the site understands it: languages of one word, indented commands as a shell's, links to pages only."""
     fenced = _COMMANDS.sub(lambda found: f"```sh\n{textwrap.dedent(found[1])}```\n", markdown)
-    return _FENCE.sub(r"\1", fenced)
+    folder = (ROOT / "docs" / page.file.src_uri).parent
+
+    def linked(found: re.Match[str]) -> str:
+        inside = (folder / found[2]).resolve().is_relative_to(ROOT / "docs")
+        return found[0] if inside else found[1]
+
+    return _OUTSIDE.sub(linked, _FENCE.sub(r"\1", fenced))
 
 
 def on_page_content(html: str, page: Page, **_: object) -> str:

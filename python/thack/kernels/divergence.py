@@ -82,7 +82,9 @@ def sparse_divergence_(
     Args:
         logits_NW: the student's, contiguous; W ≥ the teacher's vocabulary. Further columns are padding and get
             gradient 0.
-        teacher, divergence, weights_N: as of `sparse_divergence`.
+        teacher: the records, as of `sparse_divergence`.
+        divergence: as of `sparse_divergence`.
+        weights_N: as of `sparse_divergence`.
         labels_N: int64, below the vocabulary; a negative one has no cross-entropy.
         ce_weight: weight of the cross-entropy, which is at temperature 1.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,10 +63,25 @@ def test_markdown_that_a_page_shows_as_text_is_found() -> None:
         "<td>[text](page.md)</td>",
     ]
     assert all(hooks.unrendered(html) for html in broken)
-    assert hooks.on_page_markdown("```sh dry-run\nthack\n```") == "```sh\nthack\n```"
+
+
+def test_a_page_is_given_as_the_site_understands_it() -> None:
+    def shown(text: str) -> str:
+        return hooks.on_page_markdown(text, SimpleNamespace(file=SimpleNamespace(src_uri="concepts/cells.md")))
+
+    assert shown("```sh dry-run\nthack\n```") == "```sh\nthack\n```"
+    assert (
+        shown("[a](../grid.md#b), [c](../../containers), [d](https://e.f)") == "[a](../grid.md#b), c, [d](https://e.f)"
+    )
     indented = "so:\n\n    thack a \\\n        --b\n    thack c\n\nand\n\n    KL(p‖q)\n"
     fenced = "so:\n\n```sh\nthack a \\\n    --b\nthack c\n```\n\nand\n\n    KL(p‖q)\n"
-    assert hooks.on_page_markdown(indented) == fenced
+    assert shown(indented) == fenced
+
+
+def test_the_build_sees_its_warnings() -> None:
+    """mkdocs drops the warnings under --quiet, and --strict has none to count."""
+    (line,) = re.findall(r"mkdocs build.*", (ROOT / "Makefile").read_text("utf-8"))
+    assert "--strict" in line and "--quiet" not in line
 
 
 def test_documents_of_the_project_link_to_pages_only(pages: dict[str, str]) -> None:
