@@ -84,7 +84,8 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            found = b"" if size > most else file.read(most + 1)
+            found = b"" if size > most else file.read(size + 1)  # no more: as much memory is asked for at once
+            found += file.read(most - size) if len(found) > size else b""  # it grows, or has no size (/proc)
         except OSError as error:
             raise DataError(f"{path} cannot be read: {os.strerror(error.errno or errno.EIO).lower()}") from error
         if max(size, len(found)) > most:

@@ -233,41 +233,59 @@ def _fill(
     return [next(ids) if isinstance(text, str) else text for text in texts]
 
 
-def encode_prompts(records: Sequence[Record], tokenizer: Tokenizer) -> list[np.ndarray]:
+def bounds_of(records: Sequence[Record], tokenizer: Tokenizer, bounds: Bounds) -> Bounds:
+    """`bounds`; none where texts as the teacher reads them are compared with those as the student does."""
+    options = tokenizer.options
+    are_compared = options.teacher_system or options.teacher_template
+    return UNBOUNDED if are_compared or any(r.teacher_prompt is not None for r in records) else bounds
+
+
+def encode_prompts(records: Sequence[Record], tokenizer: Tokenizer, bounds: Bounds = UNBOUNDED) -> list[np.ndarray]:
     """int32 ids of every prompt: of a text with the tokenizer's BOS, of a conversation with its template's tokens.
 
     Raises:
         DataError: the template does not accept a conversation.
     """
-    return [_accepted(*each) for each in zip(records, RecordEncoder(tokenizer).prompts(records), strict=True)]
+    found = RecordEncoder(tokenizer, bounds=bounds).prompts(records)
+    return [_accepted(*each) for each in zip(records, found, strict=True)]
 
 
-def encode_teacher_prompts(records: Sequence[Record], tokenizer: Tokenizer) -> list[np.ndarray | None]:
+def encode_teacher_prompts(
+    records: Sequence[Record], tokenizer: Tokenizer, bounds: Bounds = UNBOUNDED
+) -> list[np.ndarray | None]:
     """int32 ids of what the teacher reads in place of each prompt; None where it reads the prompt.
 
     Raises:
         DataError: a prompt of the teacher's own is of another form, or its template does not accept it.
     """
-    found = zip(records, RecordEncoder(tokenizer).teacher_prompts(records), strict=True)
-    return [_accepted(*each) for each in found]
+    found = RecordEncoder(tokenizer, bounds=bounds).teacher_prompts(records)
+    return [_accepted(*each) for each in zip(records, found, strict=True)]
 
 
-def encode_references(records: Sequence[Record], tokenizer: Tokenizer, maximum: int) -> list[np.ndarray | None]:
+def encode_references(
+    records: Sequence[Record], tokenizer: Tokenizer, maximum: int, max_prompt_tokens: int = 0
+) -> list[np.ndarray | None]:
     """int32 ids of the response of every record, at most `maximum`; None where there is none.
+
+    Args:
+        records: with prompts and responses.
+        tokenizer: of the ids.
+        maximum: ids of a response.
+        max_prompt_tokens: of a longer prompt the beginning is read alone, since the record is left out; 0: all of it.
 
     Raises:
         DataError: the template does not accept a conversation.
     """
-    encoded = RecordEncoder(tokenizer).pairs(records)
-    found = [_accepted(*each) for each in zip(records, encoded, strict=True)]
+    bounds = bounds_of(records, tokenizer, Bounds(prompt=max_prompt_tokens, response=maximum))
+    encoder = RecordEncoder(tokenizer, bounds=bounds)
+    found = [_accepted(*each) for each in zip(records, encoder.pairs(records), strict=True)]
     return [cut(pairs[0].response_ids, maximum) if pairs else None for pairs in found]
 
 
-def accepted(records: Sequence[Record], tokenizer: Tokenizer) -> tuple[list[Record], list[str]]:
-    """The records whose conversation the template accepts; and the others, each with its place and the reason."""
-    found = list(zip(records, RecordEncoder(tokenizer).prompts(records), strict=True))
-    refused = [f"{record.name}: {ids}" for record, ids in found if isinstance(ids, RecordRefusal)]
-    return [record for record, ids in found if not isinstance(ids, RecordRefusal)], refused
+def refusal(record: Record, tokenizer: Tokenizer, maximum: int) -> str:
+    """Why a prompt cannot be read, with the place of its record; empty: it can, or has more than `maximum` tokens."""
+    (found,) = RecordEncoder(tokenizer, bounds=Bounds(prompt=maximum)).prompts([record])
+    return f"{record.name}: {found}" if isinstance(found, RecordRefusal) else ""
 
 
 def _accepted(record: Record, found: Found | RecordRefusal) -> Found:

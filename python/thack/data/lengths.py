@@ -9,6 +9,7 @@ from pathlib import Path
 from thack.config import DataSettings
 from thack.data.columns import Columns
 from thack.data.formats import to_record
+from thack.data.heads import Bounds
 from thack.data.records import Record
 from thack.data.rows import BadLine, read_rows
 
@@ -29,6 +30,11 @@ def response_limit(settings: DataSettings, records: Sequence[Record] | None = No
     found = first_records(settings) if records is None else records
     is_long = any(record.conversation is not None or record.is_text for record in found)
     return CHAT_TOKENS if is_long else TEXT_TOKENS
+
+
+def kept_of(settings: DataSettings, limit: int) -> Bounds:
+    """What is kept of texts, with responses of at most `limit` ids."""
+    return Bounds(prompt=settings.max_prompt_tokens, response=limit, prompt_end=settings.on_long == "cut")
 
 
 def holds_conversations(settings: DataSettings) -> bool:

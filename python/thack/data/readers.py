@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from thack.config import DataSettings
 from thack.data.columns import OWN, Columns
 from thack.data.formats import to_record
 from thack.data.records import Record
-from thack.data.rows import BadLine, read_rows
+from thack.data.rows import BadLine, Row, read_rows
 from thack.errors import DataError
 from thack.reading import LINE_BYTES
 
@@ -50,24 +50,55 @@ def read_data(path: Path, on_bad_line: str = "stop", columns: Columns = OWN, mos
     """
     records: list[Record] = []
     skipped: list[str] = []
-    prompts: dict[str, str] = {}
-    for place, row in read_rows(Path(path), most):
-        try:
-            record = to_record(row, place, columns)
-            identity = record.identity
-            if prompts.setdefault(record.prompt_id, identity) != identity:
-                raise other_prompt(record.prompt_id)
-            records.append(record)
-        except BadLine as reason:
-            skipped.append(bad_line(place, reason, on_bad_line))
-    if not records:
-        raise no_records(path, skipped)
+    for found in consistent(parsed(read_rows(Path(path), most), path, on_bad_line, columns), on_bad_line):
+        if isinstance(found, BadLine):
+            skipped.append(str(found))
+        else:
+            records.append(found)
     return Reading(records=records, skipped=tuple(skipped))
 
 
-def read_settings(settings: DataSettings, path: str | Path = "") -> Reading:
-    """All records of `settings.path`, or of another file, as the settings say."""
-    return read_data(Path(path or settings.path), settings.on_bad_line, Columns.of(settings), settings.max_line_bytes)
+def each_record(settings: DataSettings, path: str | Path = "") -> Iterator[Record | BadLine]:
+    """What `parsed` gives of `settings.path`, or of another file, one row after the other."""
+    path = path or settings.path
+    rows = read_rows(Path(path), settings.max_line_bytes)
+    return parsed(rows, path, settings.on_bad_line, Columns.of(settings))
+
+
+def parsed(rows: Iterable[Row], path: Path | str, on_bad_line: str, columns: Columns) -> Iterator[Record | BadLine]:
+    """Every row as a record; of one that is skipped its place, and the reason.
+
+    Raises:
+        DataError: a row is no record and may not be skipped, or none is a record.
+    """
+    skipped: list[str] = []
+    is_empty = True
+    for place, row in rows:
+        try:
+            record = to_record(row, place, columns)
+        except BadLine as reason:
+            line = bad_line(place, reason, on_bad_line)
+            skipped += [line] if len(skipped) < 3 else []
+            yield BadLine(line)
+        else:
+            is_empty = False
+            yield record
+    if is_empty:
+        raise no_records(path, skipped)
+
+
+def consistent(found: Iterable[Record | BadLine], on_bad_line: str) -> Iterator[Record | BadLine]:
+    """The same, but for records whose id an earlier one gave to another prompt. The prompts stay in memory.
+
+    Raises:
+        DataError: there is such a record, and it may not be skipped.
+    """
+    prompts: dict[str, str] = {}
+    for record in found:
+        if isinstance(record, Record) and prompts.setdefault(record.prompt_id, record.identity) != record.identity:
+            yield BadLine(bad_line(record.place, other_prompt(record.prompt_id), on_bad_line))
+        else:
+            yield record
 
 
 def read_records(path: Path, on_bad_line: str = "stop", columns: Columns = OWN) -> list[Record]:
@@ -94,5 +125,5 @@ def other_prompt(prompt_id: str) -> BadLine:
 def no_records(path: Path | str, skipped: Sequence[str]) -> DataError:
     """For a file without a record."""
     return DataError(
-        f"{path} holds no prompts", details=skipped[:3], hint='each line is a JSON object such as {"prompt": "…"}'
+        f"{path} holds no prompts", details=skipped, hint='each line is a JSON object such as {"prompt": "…"}'
     )

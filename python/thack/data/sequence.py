@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -48,11 +47,12 @@ def repeats(sequences: Sequence[TokenSequence]) -> np.ndarray:
 
     One more response to each needs distinct sample numbers among those.
     """
-    seen: Counter[int] = Counter()
-    found = np.zeros(len(sequences), dtype=np.int64)
-    for i, s in enumerate(sequences):
-        found[i] = seen[s.example]
-        seen[s.example] += 1
+    examples = np.fromiter((s.example for s in sequences), np.int64, len(sequences))
+    order = np.argsort(examples, kind="stable")
+    places = np.arange(len(order))
+    begins = np.r_[True, np.diff(examples[order]) != 0][: len(order)]
+    found = np.empty_like(places)
+    found[order] = places - np.maximum.accumulate(np.where(begins, places, 0))
     return found
 
 

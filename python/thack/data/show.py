@@ -7,12 +7,13 @@ from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 
-from thack.config import ShowSettings
+from thack.config import DataSettings, ShowSettings
 from thack.data.date import with_settings
-from thack.data.prepare import Prepared, prepare
-from thack.data.readers import read_settings
+from thack.data.readers import each_record
+from thack.data.records import Record
 from thack.data.report import Report
 from thack.data.sequence import TokenSequence
+from thack.data.stream import DataStream
 from thack.data.tokenizer import Tokenizer
 from thack.schema.data import ShownData, ShownPiece, ShownSequence
 
@@ -20,23 +21,30 @@ from thack.schema.data import ShownData, ShownPiece, ShownSequence
 def show(settings: ShowSettings, directory: Path) -> ShownData:
     """Encode the data of `settings` with the tokenizer in a directory; prompts alone where it holds no response."""
     tokenizer = with_settings(Tokenizer.load(directory), settings.data)
-    records = read_settings(settings.data).records
-    answered = any(record.response or record.response_ids for record in records)
-    return _shown(prepare(settings.data, tokenizer, need_response=answered), tokenizer, settings.count)
-
-
-def _shown(prepared: Prepared, tokenizer: Tokenizer, count: int) -> ShownData:
-    ends, report = tokenizer.ends, prepared.report
+    stream = DataStream(settings.data, tokenizer, need_response=_is_answered(settings.data))
+    shown: list[TokenSequence] = []
+    prompt_tokens = trained_tokens = 0
+    for s in (s for chunk in stream for s in chunk.sequences):
+        shown += [s] if len(shown) < settings.count else []
+        prompt_tokens += len(s.prompt_ids)
+        trained_tokens += len(s.response_ids)
+    ends, report = tokenizer.ends, stream.report
     return ShownData(
         counts=_counts(report),
         skipped=report.skipped,
         warnings=tuple(report.warnings()),
         ends=tuple(tokenizer.token(i) for i in (ends.eos, *sorted(ends.ids - {ends.eos}))),
         turn_end="" if ends.turn is None else tokenizer.token(ends.turn),
-        prompt_tokens=sum(len(s.prompt_ids) for s in prepared.sequences),
-        trained_tokens=sum(len(s.response_ids) for s in prepared.sequences),
-        sequences=tuple(_sequence(s, tokenizer) for s in prepared.sequences[:count]),
+        prompt_tokens=prompt_tokens,
+        trained_tokens=trained_tokens,
+        sequences=tuple(_sequence(s, tokenizer) for s in shown),
     )
+
+
+def _is_answered(settings: DataSettings) -> bool:
+    """Whether a record of the data has a response."""
+    records = (found for found in each_record(settings) if isinstance(found, Record))
+    return any(record.response or record.response_ids for record in records)
 
 
 def _counts(report: Report) -> dict[str, int]:

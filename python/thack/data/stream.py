@@ -13,12 +13,11 @@ from thack.config import DataSettings
 from thack.data.chat import Pair
 from thack.data.columns import Columns
 from thack.data.control_tokens import count_with_control_tokens, keeps_text
-from thack.data.encode import RecordEncoder
+from thack.data.encode import RecordEncoder, bounds_of
 from thack.data.eos import EndCounts, cut
 from thack.data.formats import to_record
-from thack.data.heads import UNBOUNDED, Bounds
-from thack.data.lengths import CHAT_TOKENS, TEXT_TOKENS
-from thack.data.readers import bad_line, no_records, other_prompt
+from thack.data.lengths import CHAT_TOKENS, TEXT_TOKENS, kept_of
+from thack.data.readers import bad_line, other_prompt, parsed
 from thack.data.records import Record, RecordRefusal
 from thack.data.report import Report
 from thack.data.rows import BadLine, Rows, open_rows
@@ -125,41 +124,24 @@ class DataStream:
             self._tokenizer,
             train_on=self._settings.train_on,
             text_tokens=limit,
-            bounds=self._bounds(records, limit),
+            bounds=bounds_of(records, self._tokenizer, kept_of(self._settings, limit)),
         )
         if self._need_response:
             return encoder.pairs(records)
         both = zip(encoder.prompts(records), encoder.teacher_prompts(records), strict=True)
         return [_prompt_alone(prompt, teacher) for prompt, teacher in both]
 
-    def _bounds(self, records: Sequence[Record], limit: int) -> Bounds:
-        """What is kept of texts; all of them where a teacher's are compared with the student's."""
-        options = self._tokenizer.options
-        if options.teacher_system or options.teacher_template or any(r.teacher_prompt is not None for r in records):
-            return UNBOUNDED
-        cut = self._settings.on_long == "cut"
-        return Bounds(prompt=self._settings.max_prompt_tokens, response=limit, prompt_end=cut)
-
     def _selected(self) -> Selection:
         is_listed = isinstance(self._source, Sequence)
-        rows = self._source if isinstance(self._source, Sequence) else self._parsed(self._source)
         limit, one_each = self._settings.limit, not self._need_response
-        return select(rows, limit=limit, one_each=one_each, check_ids=not is_listed)
+        return select(self._records(), limit=limit, one_each=one_each, check_ids=not is_listed)
 
-    def _parsed(self, rows: Rows) -> Iterator[Record | BadLine]:
-        """Every row; raises at a bad line that may not be skipped, and where none is a record."""
-        skipped: list[str] = []
-        is_empty = True
-        for _, place, row in rows:
-            try:
-                yield to_record(row, place, self._columns)
-                is_empty = False
-            except BadLine as reason:
-                line = bad_line(place, reason, self._settings.on_bad_line)
-                skipped += [line] if len(skipped) < 3 else []
-                yield reason
-        if is_empty:
-            raise no_records(self._settings.path, skipped)
+    def _records(self) -> Iterable[Record | BadLine]:
+        """Every record; raises at a bad line that may not be skipped, and where none is a record."""
+        if isinstance(self._source, Sequence):
+            return self._source
+        rows = ((place, row) for _, place, row in self._source)
+        return parsed(rows, self._settings.path, self._settings.on_bad_line, self._columns)
 
     def _taken(self, selection: Selection) -> Iterator[tuple[int, Record]]:
         """Address and record of what is taken; what is skipped is counted."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from thack.data import Record
 from thack.data.encode import encode_prompts, encode_teacher_prompts
+from thack.data.heads import Bounds
 from thack.data.tokenizer import Tokenizer
 from thack.evaluation.references import References
 
@@ -61,14 +62,15 @@ class Encoders:
         first, *others = self.all
         return [*first.options.facts(), *(fact for t in others for fact in (t.fingerprint(), *t.options.facts()))]
 
-    def encode(self, records: Sequence[Record]) -> EncodedPrompts:
-        """The prompts of `records`.
+    def encode(self, records: Sequence[Record], maximum: int) -> EncodedPrompts:
+        """The prompts of `records`; of one that has more than `maximum` ids only a beginning that has, too.
 
         Raises:
             DataError: a template does not accept a conversation.
         """
-        found = {tokenizer.fingerprint(): tuple(encode_prompts(records, tokenizer)) for tokenizer in self.all}
-        own = encode_teacher_prompts(records, self.teacher)
+        bounds = Bounds(prompt=maximum)
+        found = {tokenizer.fingerprint(): tuple(encode_prompts(records, tokenizer, bounds)) for tokenizer in self.all}
+        own = encode_teacher_prompts(records, self.teacher, bounds)
         read = found[self.teacher.fingerprint()]
         teacher = tuple(ids if other is None else other for ids, other in zip(read, own, strict=True))
         return EncodedPrompts(by_tokenizer=found, teacher=() if all(ids is None for ids in own) else teacher)

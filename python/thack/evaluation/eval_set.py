@@ -7,7 +7,7 @@ or people, whose responses come from the file of prompts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +15,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from thack.config import SamplingSettings
-from thack.data import Record, read_records
+from thack.data import Record
+from thack.data.columns import OWN
+from thack.data.readers import consistent, parsed
+from thack.data.rows import read_rows
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError, UsageError
@@ -81,11 +84,16 @@ class EvalSet:
         Raises:
             DataError: the file has no prompt, or a line that is no record.
         """
-        return cls.from_records(read_records(Path(path), on_bad_line), limit=limit)
+        found = consistent(parsed(read_rows(Path(path)), path, on_bad_line, OWN), on_bad_line)
+        return cls.from_records((record for record in found if isinstance(record, Record)), limit=limit)
 
     @classmethod
-    def from_records(cls, records: Sequence[Record], *, limit: int = 0) -> EvalSet:
-        """One entry per distinct prompt id, in the order of first appearance; at most `limit`, 0: all.
+    def from_records(cls, records: Iterable[Record], *, limit: int = 0) -> EvalSet:
+        """One entry per distinct prompt id, in the order of first appearance.
+
+        Args:
+            records: Read one after the other.
+            limit: Number of prompts, after which no more are read; 0: all are read.
 
         Raises:
             DataError: there is no record.
@@ -93,7 +101,9 @@ class EvalSet:
         first: dict[str, Record] = {}
         for record in records:
             first.setdefault(record.prompt_id, record)
-        chosen = tuple(first.values())[: limit or None]
+            if len(first) == limit:
+                break
+        chosen = tuple(first.values())
         if not chosen:
             raise DataError("an evaluation set needs at least one prompt")
         return cls(ids=tuple(r.prompt_id for r in chosen), texts=tuple(r.prompt for r in chosen), records=chosen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +13,10 @@ from thack._version import __version__
 from thack.config import DataSettings, EvaluateSettings, to_dict
 from thack.data import Record
 from thack.data.date import follow_settings
-from thack.data.encode import accepted
+from thack.data.encode import refusal
 from thack.data.lengths import response_limit
-from thack.data.readers import read_settings
+from thack.data.readers import consistent, each_record
+from thack.data.rows import BadLine
 from thack.data.tokenizer import Tokenizer
 from thack.errors import plural
 from thack.evaluation.encoders import Encoders
@@ -113,16 +114,24 @@ def _load(settings: EvaluateSettings) -> tuple[LanguageModel, References]:
     return student, References(**models, human=settings.human_references)
 
 
-def _records(path: Path, tokenizers: Iterable[Tokenizer], data: DataSettings, progress: Progress) -> list[Record]:
-    """The records of a file; on request without those that cannot be read or rendered, which are named."""
-    reading = read_settings(data, path)
-    records, skipped = reading.records, list(reading.skipped)
-    for tokenizer in tokenizers if data.on_bad_line == "skip" else ():
-        records, refused = accepted(records, tokenizer)
-        skipped += refused
+def _read(path: Path, tokenizers: Sequence[Tokenizer], data: DataSettings, progress: Progress) -> EvalSet:
+    """The first prompts of a file; on request without those that cannot be read or rendered, which are counted."""
+    asked = tokenizers if data.on_bad_line == "skip" else ()
+    skipped: list[str] = []
+
+    def usable() -> Iterator[Record]:
+        for found in consistent(each_record(data, path), data.on_bad_line):
+            if isinstance(found, BadLine):
+                skipped.append(str(found))
+            elif reason := next(filter(None, (refusal(found, t, data.max_prompt_tokens) for t in asked)), ""):
+                skipped.append(reason)
+            else:
+                yield found
+
+    eval_set = EvalSet.from_records(usable(), limit=data.limit)
     if skipped:
         progress.note(f"evaluation set: {len(skipped):,} records skipped, such as {skipped[0]}")
-    return records
+    return eval_set
 
 
 def open_eval_set(
@@ -143,7 +152,7 @@ def open_eval_set(
     if path.is_dir():
         return EvalSet.load(path)
     encoders = Encoders.of(references, readers)
-    eval_set = EvalSet.from_records(_records(path, encoders.all, data, progress), limit=data.limit)
+    eval_set = _read(path, encoders.all, data, progress)
     given = (references.teacher, references.oracle, references.judge)
     writers = [None if model is None else model.fingerprint() for model in given]
     longest = response_limit(replace(data, path=str(path)))

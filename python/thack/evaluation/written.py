@@ -29,8 +29,8 @@ def encoded(eval_set: EvalSet, encoders: Encoders, max_prompt_tokens: int, max_h
         return eval_set
     texts = [Record(prompt_id=key, prompt=text) for key, text in zip(eval_set.ids, eval_set.texts, strict=True)]
     records, first = eval_set.records or texts, encoders.all[0]
-    as_ids = encoders.encode(records)
-    written = encode_references(records, first, max_human_tokens) if max_human_tokens else []
+    as_ids = encoders.encode(records, max_prompt_tokens)
+    written = encode_references(records, first, max_human_tokens, max_prompt_tokens) if max_human_tokens else []
     keep = as_ids.fitting(max_prompt_tokens)
     if not keep:
         raise DataError(f"all {len(eval_set)} prompts are empty or longer than {max_prompt_tokens} tokens")

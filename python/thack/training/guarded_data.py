@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
 from thack.data.sequence import TokenSequence, repeats
+from thack.data.spool import SpooledSequences
 from thack.errors import DataError
-from thack.files import canonical_json, write_bytes
+from thack.files import canonical_json, write_parts
 from thack.generation.accepted import Accepts, SampledAgain, respond_accepted
 from thack.generation.sampler import GenerationRequest
-from thack.generation.sources import Growing, Mixture, Offline, Online, ResponseSource
+from thack.generation.sources import Growing, Mixture, Online, ResponseSource
 from thack.models.batch import Batch
 from thack.models.protocol import LanguageModel
-from thack.reading import read_json
+from thack.reading import lines, parse_line
 from thack.runtime.progress import SILENT, Progress
 from thack.targets.keys import training_epoch
 from thack.training.data import AnyTarget, TrainingData
@@ -24,6 +26,7 @@ from thack.training.guard import Guard
 from thack.training.live import LiveTeacher
 
 FOLDER = "fresh"  # in the run's directory
+_WINDOW = 1 << 14  # prompts that are read, and sorted by length, together
 
 
 class GuardedData:
@@ -87,42 +90,65 @@ class GuardedData:
         return self._live.target(sequences, batch, epoch)
 
     def _act(self) -> ResponseSource:
-        given = self._given.sequences(np.arange(len(self._given)), 0)
-        settings, seed = self._guard.settings, self._request.seed
+        given, settings, seed = GivenSequences(self._given), self._guard.settings, self._request.seed
         if settings.policy == "raise-online":
             online = Online(
                 self._teacher, given, self._request, progress=self._progress, by_teacher=True, accepts=self._accepts
             )
-            return Mixture(Offline(given), online, fraction=settings.online_fraction, seed=seed)
-        return Growing(Offline(given), self._sets(given), self._guard.schedule(), seed=seed)
+            return Mixture(self._given, online, fraction=settings.online_fraction, seed=seed)
+        return Growing(self._given, self._sets(given), self._guard.schedule(), seed=seed)
 
-    def _sets(self, given: Sequence[TokenSequence]) -> Callable[[int, int], Sequence[TokenSequence]]:
+    def _sets(self, given: GivenSequences) -> Callable[[int, int], Sequence[TokenSequence]]:
         """(number, epoch) → that set of new responses, sampled, or read where this run has sampled it before."""
 
-        def sampled(number: int, epoch: int) -> list[TokenSequence]:
-            path, samples = self._guard.run.path / FOLDER / f"set_{number:03d}.json", _samples(given, number)
+        def joined(number: int, epoch: int) -> SpooledSequences:
+            run, samples = self._guard.run, _samples(given, number)
+            path, found = run.path / FOLDER / f"set_{number:03d}.jsonl", SpooledSequences(run.path)
             if path.is_file():
-                responses = _read(path, epoch, len(given))
-                found = [s.with_response(ids, int(n)) for s, ids, n in zip(given, responses, samples, strict=True)]
+                for s, ids, n in zip(given, _read(path, epoch, len(given)), samples, strict=True):
+                    found.append(s.with_response(ids, int(n)))
             else:
-                request = replace(self._request, epoch=training_epoch(epoch))
-                found, again = respond_accepted(
-                    self._teacher, given, request, samples=samples, accepts=self._accepts, as_teacher=True
-                )
-                self._again.add(again)
-                self._write(path, epoch, found)
+                for s in self._sampled(given, samples, epoch):
+                    found.append(s)
+                if run.writes:
+                    path.parent.mkdir(exist_ok=True)
+                    write_parts(path, _lines(epoch, found))
             tokens = sum(len(s.response_ids) for s in found)
             if self._guard.count_set(number, epoch, tokens):
                 self._new_tokens += tokens
             return found
 
-        return sampled
+        return joined
 
-    def _write(self, path: Path, epoch: int, sequences: Sequence[TokenSequence]) -> None:
-        if self._guard.run.writes:
-            path.parent.mkdir(exist_ok=True)
-            rows = [s.response_ids.tolist() for s in sequences]
-            write_bytes(path, canonical_json({"epoch": epoch, "responses": rows}))
+    def _sampled(self, given: GivenSequences, samples: np.ndarray, epoch: int) -> Iterator[TokenSequence]:
+        """A new response to each of the prompts."""
+        request = replace(self._request, epoch=training_epoch(epoch))
+        for first in range(0, len(given), _WINDOW):
+            window = slice(first, first + _WINDOW)
+            found, again = respond_accepted(
+                self._teacher, given[window], request, samples=samples[window], accepts=self._accepts, as_teacher=True
+            )
+            self._again.add(again)
+            yield from found
+
+
+class GivenSequences(Sequence[TokenSequence]):
+    """The given sequences by position, each read when it is asked for."""
+
+    def __init__(self, given: TrainingData) -> None:
+        self._given = given
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenSequence: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenSequence]: ...
+    def __getitem__(self, index: int | slice) -> TokenSequence | list[TokenSequence]:
+        places = range(len(self))[index]
+        found = self._given.sequences(np.atleast_1d(places), 0)
+        return found if isinstance(index, slice) else found[0]
 
 
 def _samples(given: Sequence[TokenSequence], number: int) -> np.ndarray:
@@ -131,13 +157,32 @@ def _samples(given: Sequence[TokenSequence], number: int) -> np.ndarray:
     return number * (1 + int(repeat.max())) + repeat
 
 
-def _read(path: Path, epoch: int, count: int) -> list[np.ndarray]:
+def _lines(epoch: int, sequences: Sequence[TokenSequence]) -> Iterator[bytes]:
+    """A set as it is on disk: the epoch in which it joins and the number of responses, then the ids of each."""
+    yield canonical_json({"epoch": epoch, "responses": len(sequences)}) + b"\n"
+    for s in sequences:
+        yield canonical_json({"response_ids": s.response_ids.tolist()}) + b"\n"
+
+
+def _read(path: Path, epoch: int, count: int) -> Iterator[np.ndarray]:
+    """int32 ids of each response of a set.
+
+    Raises:
+        DataError: it is another set, or damaged.
+    """
+    read = 0
     try:
-        found = read_json(path)
-        responses = [np.asarray(ids, dtype=np.int32) for ids in found["responses"]]
-        fits = found["epoch"] == epoch and len(responses) == count and all(ids.ndim == 1 for ids in responses)
-    except (LookupError, TypeError, ValueError, ArithmeticError):
-        fits = False
-    if not fits:
-        raise DataError(f"{path} is not a set of this run", hint="remove it: it is sampled again")
-    return responses
+        rows = (parse_line(line) for _, line in lines(path))
+        if next(rows, None) != {"epoch": epoch, "responses": count}:
+            raise ValueError("another set")
+        for row in rows:
+            ids = np.asarray(row["response_ids"], dtype=np.int32)
+            if ids.ndim != 1 or read == count:
+                raise ValueError("no response of the set")
+            yield ids
+            read += 1
+        if read < count:
+            raise ValueError("too few responses")
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        hint = "remove it: it is sampled again"
+        raise DataError(f"{path} is not a set of this run ({error})", hint=hint) from error

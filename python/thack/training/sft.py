@@ -13,7 +13,7 @@ import torch
 from thack.config import LossSettings, SftSettings
 from thack.data import Record
 from thack.data.date import follow_settings
-from thack.data.readers import read_settings
+from thack.data.readers import each_record
 from thack.data.sequence import data_fingerprint
 from thack.data.spool import SpooledSequences, spool
 from thack.data.store import read_manifest
@@ -181,9 +181,8 @@ def _new_model(settings: SftSettings, records: Pairs, progress: Progress) -> Lan
     if settings.tokenizer:
         tokenizer = Tokenizer.load(settings.tokenizer)
     else:
-        data = settings.data
-        read = read_settings(data).records if records is None else records
-        texts = [text for r in read for text in (r.prompt, r.response) if text]
+        read = each_record(settings.data) if records is None else records
+        texts = (text for r in read if isinstance(r, Record) for text in (r.prompt, r.response) if text)
         tokenizer = Tokenizer.train(texts, settings.tokenizer_size)
     model = new_model(settings.architecture, tokenizer, settings.seed)
     progress.note(_size(model, tied=ties_head(settings.architecture, tokenizer.size)))

@@ -80,7 +80,7 @@ def test_data_is_the_same_with_and_without_the_bound(
 ) -> None:
     path, tokenizer = write_rows(tmp_path / "data.jsonl", *ROWS), TRAINED.with_template(template)
     bounded = seen(prepared(path, tokenizer, **changes))
-    monkeypatch.setattr(stream, "Bounds", lambda **_: Bounds())
+    monkeypatch.setattr(stream, "kept_of", lambda *_: Bounds())
     assert bounded == seen(prepared(path, tokenizer, **changes))
     assert bounded[-1].cut_responses >= 2 and bounded[-1].kept >= 3
 

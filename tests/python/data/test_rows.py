@@ -12,8 +12,9 @@ import pytest
 
 from thack.config import DataSettings
 from thack.data import read_records
-from thack.data.readers import read_settings
-from thack.data.rows import read_rows
+from thack.data.readers import each_record
+from thack.data.records import Record
+from thack.data.rows import BadLine, read_rows
 from thack.errors import DataError
 
 from .small import ANSWER, USER, write_rows
@@ -111,16 +112,17 @@ def test_a_line_beyond_the_bound_is_named_with_the_setting_and_skipped_by_reques
     path = write_rows(tmp_path / "d.jsonl", {"prompt": "a"}, {"prompt": "b" * 300}, {"prompt": "c"})
     reason, hint = r"d\.jsonl:2: a line of more than 100 bytes", r"raise `data\.max_line_bytes`"
     with pytest.raises(DataError, match=rf"(?s){reason}.*{hint}"):
-        read_settings(DataSettings(path=str(path), max_line_bytes=100))
-    found = read_settings(DataSettings(path=str(path), max_line_bytes=100, on_bad_line="skip"))
-    assert [record.prompt for record in found.records] == ["a", "c"] and len(found.skipped) == 1
-    assert len(read_settings(DataSettings(path=str(path), max_line_bytes=400)).records) == 3
+        list(each_record(DataSettings(path=str(path), max_line_bytes=100)))
+    first, skipped, last = each_record(DataSettings(path=str(path), max_line_bytes=100, on_bad_line="skip"))
+    assert isinstance(first, Record) and isinstance(last, Record) and isinstance(skipped, BadLine)
+    assert (first.prompt, last.prompt) == ("a", "c") and "d.jsonl:2: a line of more than 100 bytes" in str(skipped)
+    assert len(list(each_record(DataSettings(path=str(path), max_line_bytes=400)))) == 3
 
 
 def test_a_line_beyond_the_bound_does_not_get_into_memory(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "long.jsonl", {"prompt": "x" * 20_000_000}, {"prompt": "c"})
     tracemalloc.start()
-    found = read_settings(DataSettings(path=str(path), max_line_bytes=1000, on_bad_line="skip"))
+    found = list(each_record(DataSettings(path=str(path), max_line_bytes=1000, on_bad_line="skip")))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(found.records) == 1 and peak < 4_000_000
+    assert len(found) == 2 and isinstance(found[1], Record) and peak < 4_000_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,11 @@ def test_sizes_are_bounded_before_a_byte_is_read(tmp_path: Path) -> None:
         reading.read_json(path)
     path.write_bytes(b"12345")
     assert reading.read_bytes(path, 5) == b"12345"
+    tracemalloc.start()
+    reading.read_bytes(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20  # of the file, and not of what it might have
+    tracemalloc.stop()
+    assert b"Vm" in reading.read_bytes(Path("/proc/self/status"))  # a file without a size
     with pytest.raises(DataError, match="has 5 bytes, more than 4"):
         reading.read_bytes(path, 4)
 

@@ -153,7 +153,7 @@ KINDS = (
     Kind("run/checkpoints/step_000002/optimizer.safetensors", lambda path: check_checkpoint(path.parent)),
     Kind("run/checkpoints/step_000002/trainer.json", lambda path: read_snapshot(path.parent)),
     Kind("run/checkpoints/step_000002/responses.json", lambda path: read_snapshot(path.parent)),
-    Kind("run/fresh/set_000.json", lambda path: read_set(path, 1, 2)),
+    Kind("run/fresh/set_000.jsonl", lambda path: list(read_set(path, 1, 2))),
     Kind("experiment.json", lambda path: [load_grid(path.parent), load([path.parent / "run"], path.parent)]),
     Kind("cells.json", lambda path: Plan.parse(read_json(path))),
     Kind("stage.json", lambda path: StageRecord.parse(read_json(path))),
@@ -261,7 +261,8 @@ def _documents(root: Path) -> None:
     sequence = {"prompt_id": "a", "example": 0, "sample": 0, "prompt_ids": [1], "response_ids": [2]}
     _json(step, {"responses.json": [sequence]})
     (root / "run/fresh").mkdir()
-    _json(root / "run/fresh", {"set_000.json": {"epoch": 1, "responses": [[1], [2, 3]]}})
+    responses = [{"response_ids": [1]}, {"response_ids": [2, 3]}]
+    write_jsonl(root / "run/fresh/set_000.jsonl", [{"epoch": 1, "responses": 2}, *responses])
     probe = ProbeAnswer(prompt=(1,), ids=(2,), log_probs=(-1.0,))
     served = ServedTeacher(model="m", dialect="vllm", log_probs="raw", probes=(probe,))
     _json(root / "cache", {"served.json": served.dump()})

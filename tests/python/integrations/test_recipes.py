@@ -13,11 +13,14 @@ import torch
 
 from thack import Cache, api
 from thack.cli import app
-from thack.config import CacheSettings, DataSettings
+from thack.config import CacheSettings, DataSettings, LossSettings
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError, UsageError
 from thack.integrations import CacheCollator, CacheDataset, CacheLoader, CacheLoss
+from thack.losses import token_losses
+from thack.models.batch import Batch as NativeBatch
+from thack.models.hf import load as hf
 
 from .small import llama, t5
 
@@ -46,6 +49,39 @@ def test_a_recipe_runs_as_it_stands(name: str, text: str, place: Path, monkeypat
         pytest.importorskip("trl")
     monkeypatch.chdir(place)
     exec(compile(text, name, "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.filterwarnings("ignore")  # TRL and transformers warn about themselves
+def test_gkd_from_a_cache_has_the_loss_of_gkd_with_its_teacher(
+    place: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL's own loss on both models' logits, and thack's own step, against the recipe's trainer on a dense cache."""
+    pytest.importorskip("trl")
+    from trl.experimental.gkd import GKDTrainer
+
+    data = DataSettings(path=str(place / "pairs.jsonl"))
+    dense = CacheSettings(teacher=str(place / "teacher"), data=data, kind="dense", out=place / "dense", device="cpu")
+    api.cache_logits(dense)
+    monkeypatch.chdir(place)
+    recipe = dict(RECIPES)["TRL's GKDTrainer"].replace('"cache"', '"dense"')
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(recipe, "GKDTrainer", "exec"), names)
+    trainer, student = names["trainer"], names["student"].eval()
+    batch = trainer.data_collator([{"position": 4}, {"position": 0}, {"position": 9}])
+    with torch.no_grad():
+        found = trainer.compute_loss(student, batch)
+        asked = {key: batch[key] for key in ("input_ids", "attention_mask")}
+        logits = [model(**asked).logits[:, :-1, : tokenizer.size] for model in (student, llama(1).eval())]
+        labels = batch["labels"].as_subclass(torch.Tensor)[:, 1:]
+        theirs = GKDTrainer.generalized_jsd_loss(*logits, labels=labels, beta=0.5)
+        sequences, target = Cache.open(place / "dense").targets([4, 0, 9])
+        rows = NativeBatch.of(sequences)
+        own_NV = hf.wrap(student, tokenizer, role="student")(rows)
+    torch.testing.assert_close(found, theirs, rtol=1e-3, atol=1e-5)
+    jsd = LossSettings(divergence="jsd", beta=0.5)
+    ours = token_losses(own_NV[:, : tokenizer.size], target, rows.labels_N, jsd).mean()
+    torch.testing.assert_close(found, ours)
+    assert found > 1e-3
 
 
 def test_the_exports_run_as_they_stand(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,21 @@ import numpy as np
 import pytest
 
 from thack.checks import check_combination
-from thack.config import DistillSettings, EvaluationSettings, GuardSettings, SourceSettings, TargetSettings
+from thack.config import (
+    DistillSettings,
+    EvaluationSettings,
+    GuardSettings,
+    SamplingSettings,
+    SourceSettings,
+    TargetSettings,
+)
 from thack.data.sequence import TokenSequence
 from thack.detection import Curves, verdict
 from thack.errors import Preempted, UsageError
+from thack.generation.sampler import GenerationRequest
 from thack.generation.sources import Growing, Offline
 from thack.schema import document
-from thack.training import run_distill
+from thack.training import guarded_data, run_distill
 from thack.training.checkpoint import checkpoints, read_snapshot
 from thack.training.guard import Guard, GuardState, RaisedAlarm
 from thack.training.guarded_data import _samples
@@ -59,7 +67,7 @@ def test_new_responses_join_on_schedule_and_are_counted(whole: Path) -> None:
     assert by_step[51]["generated_tokens"] == first["fresh_tokens"]
     assert by_step[60]["generated_tokens"] == first["fresh_tokens"] + second["fresh_tokens"]
     assert by_step[50]["teacher_tokens"] == 0 < by_step[60]["teacher_tokens"]
-    assert sorted(path.name for path in (whole / "fresh").iterdir()) == ["set_000.json", "set_001.json"]
+    assert sorted(path.name for path in (whole / "fresh").iterdir()) == ["set_000.jsonl", "set_001.jsonl"]
     assert "step_000040" in [path.name for path in checkpoints(whole / "checkpoints")]
     assert [row["step"] for row in rows(whole) if row["event"] == "evaluation"][-3:] == [50, 55, 60]
     assert verdict(Curves.from_run(whole)).num_evaluations == 4
@@ -192,6 +200,48 @@ def test_a_guard_that_could_not_act_is_refused() -> None:
     ]:
         with pytest.raises(UsageError, match=message):
             check_combination(settings)
+
+
+class Asked:
+    """Given responses that note how many are read together."""
+
+    lengths, generated_tokens, teacher_tokens, keeps_responses = None, 0, 0, False
+
+    def __init__(self, count: int) -> None:
+        self._sequences, self.most = sequences(count), 0
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def sequences(self, positions: np.ndarray, epoch: int) -> list[TokenSequence]:
+        self.most = max(self.most, len(positions))
+        return [self._sequences[i] for i in positions]
+
+
+def test_a_set_is_read_sampled_and_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more prompts are in memory together than are sampled together, and a set is the same when it is read again."""
+    monkeypatch.setattr(guarded_data, "_WINDOW", 4)
+    windows: list[int] = []
+
+    def written(model: object, prompts: list[TokenSequence], *_: object, samples: np.ndarray, **__: object) -> object:
+        windows.append(len(prompts))
+        new = [s.with_response(np.arange(s.example % 5), int(n)) for s, n in zip(prompts, samples, strict=True)]
+        return new, 0
+
+    monkeypatch.setattr(guarded_data, "respond_accepted", written)
+    run = RunDirectory(DistillSettings(out=tmp_path), "distill")
+    request = GenerationRequest(sampling=SamplingSettings(), max_new_tokens=4, seed=0)
+    found = []
+    for _ in range(2):
+        given = Asked(10)
+        guard = Guard(GuardSettings(on=True, budget=1), run, 16)
+        monkeypatch.setattr(guard, "count_set", lambda *_: True)
+        guard.load_state_dict(document.dump(GuardState(alarm=RaisedAlarm(step=16, onset=8, kept=8))))
+        data = guarded_data.GuardedData(given, guard, None, request, None)  # type: ignore[arg-type]  # no model is asked
+        new = data.sequences(np.arange(10), 1)
+        found.append([(s.prompt_id, s.sample, s.response_ids.tolist()) for s in new])
+        assert given.most <= 4 and [s.response_ids.tolist() for s in new] == [list(range(i % 5)) for i in range(10)]
+    assert windows == [4, 4, 2] and found[0] == found[1]  # the second time from the file
 
 
 def test_a_set_of_new_responses_has_a_sample_number_for_each_response_to_a_prompt() -> None:

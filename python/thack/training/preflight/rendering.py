@@ -10,7 +10,9 @@ import numpy as np
 from thack.config import DataSettings
 from thack.data.chat import shared_length
 from thack.data.compare import closing_token
-from thack.data.encode import RecordEncoder
+from thack.data.encode import RecordEncoder, bounds_of
+from thack.data.eos import cut
+from thack.data.lengths import kept_of
 from thack.data.records import Record, RecordRefusal
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError
@@ -63,18 +65,21 @@ def special_tokens(tokenizer: Tokenizer, *, chat: bool) -> SpecialTokens:
 
 
 def _ids(record: Record, tokenizer: Tokenizer, settings: DataSettings, limit: int) -> np.ndarray | str:
-    """All ids of a record, or why it is refused."""
-    encoder = RecordEncoder(tokenizer, train_on=settings.train_on, text_tokens=limit)
+    """The ids of a record that are kept, or why it is refused."""
+    most, bounds = settings.max_prompt_tokens, bounds_of([record], tokenizer, kept_of(settings, limit))
+    encoder = RecordEncoder(tokenizer, train_on=settings.train_on, text_tokens=limit, bounds=bounds)
     try:
         pairs = encoder.pairs([record])[0]
         if isinstance(pairs, RecordRefusal):
             return str(pairs)
-        if pairs:
-            return np.concatenate([pairs[-1].prompt_ids, pairs[-1].response_ids])
-        prompt = encoder.prompts([record])[0]
+        prompt = pairs[-1].prompt_ids if pairs else encoder.prompts([record])[0]
     except DataError as error:
         return error.message
-    return str(prompt) if isinstance(prompt, RecordRefusal) else prompt
+    if isinstance(prompt, RecordRefusal):
+        return str(prompt)
+    if len(prompt) > most and settings.on_long == "drop":
+        return f"a prompt of more than {most:,} tokens"
+    return np.concatenate([prompt[-most:], *(cut(pair.response_ids, limit) for pair in pairs[-1:])])
 
 
 def _difference(

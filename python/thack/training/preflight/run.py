@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from thack.config import DataSettings, DistillSettings, DoctorSettings
 from thack.data.compare import differences
@@ -11,7 +12,7 @@ from thack.data.date import with_settings
 from thack.data.eos import EndCounts
 from thack.data.lengths import first_records, response_limit
 from thack.data.prepare import prepare
-from thack.data.readers import read_settings
+from thack.data.readers import each_record
 from thack.data.records import Record
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
@@ -52,7 +53,8 @@ def examine(settings: DoctorSettings) -> Preflight:
     models = {role: _load(settings, role, name) for role, name in names.items() if name}
     tokenizers = {role: model.tokenizer for role, model in models.items()}
     data = replace(settings.data, limit=settings.data.limit or _RECORDS)
-    records = read_settings(data).records[: settings.sample]
+    each = (record for record in each_record(data) if isinstance(record, Record))
+    records = list(islice(each, settings.sample))
     answered = any(record.response or record.response_ids for record in records)
     found = _facts(tokenizers, records, data)
     reader = reading_tokenizer([*tokenizers.values()][-1], tokenizers.get("teacher"))
