@@ -37,6 +37,7 @@ from thack.targets.shares import aligned, cut_share
 from thack.training.data import CachedTargets, LiveTargets, PairedData, SupervisedCache
 from thack.training.guarded_data import GuardedData
 from thack.training.models import Models
+from thack.training.prompts import PromptPlaces, prompt_hashes
 from thack.training.run_directory import RunDirectory
 
 FILE = "cells.npz"  # in the run's directory
@@ -242,15 +243,16 @@ class _Prompts:
 
     def __init__(self, stream: DataStream, settings: DistillSettings) -> None:
         self._sequences = spool(stream, settings.out)
-        self._place = {s.prompt_id: n for n, s in enumerate(self._sequences)}
+        self._places = PromptPlaces(prompt_hashes(s.prompt_id for s in self._sequences))
 
     def __call__(self, prompt_id: str) -> np.ndarray:
-        if prompt_id not in self._place:
+        (place,) = self._places.of([prompt_id]).tolist()
+        if place < 0:
             raise CacheError(
                 f"prompt {prompt_id} is in the cache, and not in the data",
                 hint="set `data.path` to the data that was cached, with the same `data.limit`",
             )
-        return self._sequences[self._place[prompt_id]].prompt_ids
+        return self._sequences[place].prompt_ids
 
 
 def _prompts(settings: DistillSettings, models: Models) -> _Prompts | None:

@@ -18,7 +18,7 @@ from thack.data.sequence import TokenSequence
 from thack.errors import CacheError
 from thack.models.checkpoint import SAMPLED
 from thack.targets.types import DenseTarget, FrozenHeadTarget, SampledTarget, Target, TopKTarget
-from thack.training.prompts import cached_hashes, prompt_hashes
+from thack.training.prompts import PromptPlaces, cached_hashes
 
 SHIFTS = (-1, 0, 1)
 _SEQUENCES = 64
@@ -61,16 +61,14 @@ def check_alignment(cache: Cache, *, refuse: bool = True) -> str | None:
 def check_coverage(caches: Sequence[Cache], prompts: Iterable[TokenSequence]) -> None:
     """Raise CacheError unless one of the caches has a response to every one of these prompts.
 
-    Of each cached prompt 8 bytes are in memory: a hash of its id.
+    Of each cached prompt 16 bytes are in memory (`PromptPlaces`).
     """
-    cached = np.unique(np.concatenate([cached_hashes(cache) for cache in caches]))
+    cached = PromptPlaces(np.unique(np.concatenate([cached_hashes(cache) for cache in caches])))
     asked = lacking = 0
     missing: list[str] = []
     for s in prompts:
         asked += 1
-        (wanted,) = prompt_hashes([s.prompt_id])
-        place = np.searchsorted(cached, wanted)
-        if place == len(cached) or cached[place] != wanted:
+        if cached.of([s.prompt_id])[0] < 0:
             lacking += 1
             missing += [s.prompt_id] if lacking <= 3 else []
     if lacking:

@@ -35,6 +35,30 @@ def cached_hashes(cache: Cache) -> np.ndarray:
     return np.concatenate(parts)
 
 
+class PromptPlaces:
+    """Where each of many prompts stands among them: 16 bytes of each are in memory.
+
+    Args:
+        hashes: uint64, of the prompts in their order.
+
+    Example:
+        >>> PromptPlaces(prompt_hashes(["a", "b"])).of(["b", "c"]).tolist()
+        [1, -1]
+    """
+
+    def __init__(self, hashes: np.ndarray) -> None:
+        self.order = np.argsort(hashes, kind="stable")
+        self.hashes = hashes[self.order]  # ascending
+
+    def of(self, names: Sequence[str]) -> np.ndarray:
+        """int64: the first place of the prompt with each of these ids; −1 where there is none."""
+        wanted = prompt_hashes(names)
+        if not len(self.hashes):
+            return np.full(len(wanted), -1)
+        found = np.searchsorted(self.hashes, wanted).clip(max=len(self.hashes) - 1)
+        return np.where(self.hashes[found] == wanted, self.order[found], -1)
+
+
 class PromptWeights:
     """How much of each of C teachers is in the target of a prompt: numbers that sum to 1.
 
@@ -50,20 +74,18 @@ class PromptWeights:
     def __init__(self, weights: Sequence[float], own: Mapping[str, Sequence[float]] | None = None) -> None:
         own = own or {}
         self._default_C = _shares(weights) if len(weights) else None
-        hashes = prompt_hashes(own)
-        order = np.argsort(hashes)
-        self._hashes = hashes[order]
-        self._own = _shares(list(own.values()))[order] if own else None
+        self._places = PromptPlaces(prompt_hashes(own))
+        self._own = _shares(list(own.values())) if own else None
 
     @property
     def fingerprint(self) -> str:
         """Of all weights."""
-        found = [part.tobytes() for part in (self._default_C, self._hashes, self._own) if part is not None]
-        return digest(found)
+        own = None if self._own is None else self._own[self._places.order]
+        return digest([part.tobytes() for part in (self._default_C, self._places.hashes, own) if part is not None])
 
     def check_given(self, hashes: np.ndarray) -> None:
         """Raise DataError unless all prompts with these hashes have weights."""
-        if self._default_C is None and (lacking := int((~np.isin(hashes, self._hashes)).sum())):
+        if self._default_C is None and (lacking := int((~np.isin(hashes, self._places.hashes)).sum())):
             raise DataError(
                 f"{lacking:,} of {len(hashes):,} sequences of the caches have prompts without weights in the data",
                 hint="set `cache_weights` for prompts that are not in `data.path`, or add them there",
@@ -76,10 +98,8 @@ class PromptWeights:
             DataError: a prompt has no weights.
         """
         rows: list[np.ndarray] = []
-        hashes = prompt_hashes(names)
-        places = np.searchsorted(self._hashes, hashes)
-        for name, wanted, place in zip(names, hashes, places.tolist(), strict=True):
-            if self._own is not None and place < len(self._hashes) and self._hashes[place] == wanted:
+        for name, place in zip(names, self._places.of(names).tolist(), strict=True):
+            if self._own is not None and place >= 0:
                 rows.append(self._own[place])
             elif self._default_C is not None:
                 rows.append(self._default_C)

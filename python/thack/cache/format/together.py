@@ -51,7 +51,9 @@ def joint_spec(plans: Mapping[Path, CachePlan], *, mixed: bool) -> TargetSpec:
     if mixed and spec.kind == "top-k":
         raise UndefinedLoss(
             "top-k caches cannot be mixed: of an id that one teacher kept, the other's mass is not known",
-            hint="mix dense or sampled caches, or leave out `cache_weights` and `cache_weight_key`",
+            details=[f"{path}  {_described(each)}" for path, each in specs.items()],
+            hint="write them again with `sampled = 64` or `kind = dense`, which can be mixed; or leave out "
+            "`cache_weights` and `cache_weight_key`: each sequence is then trained on one cache",
         )
     if mixed:
         _check_sizes(plans)
