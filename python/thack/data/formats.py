@@ -158,8 +158,8 @@ def _prompt_text(conversation: Conversation, asked: tuple[Message, ...]) -> str:
         "chat_template_kwargs": dict(conversation.template_variables) or None,
     }
     given = {key: value for key, value in beside.items() if value is not None}
-    turns = [_in_order(turn) for turn in asked]
-    return _json({"messages": turns, **given} if given else turns)
+    turns = f"[{', '.join(_json(_in_order(turn)) for turn in asked)}]"  # turn by turn: copies of all would be large
+    return f'{{"messages": {turns}, {_json(given)[1:]}' if given else turns
 
 
 def _in_order(turn: Message) -> Message:
@@ -190,7 +190,8 @@ def _messages(row: Mapping[str, Any], key: str) -> tuple[Message, ...]:
     for number, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise BadLine(f"turn {number} of `{key}` is no object with a role")
-        turn = {k: v for k, v in message.items() if v is not None}
+        is_whole = all(value is not None for value in message.values())
+        turn = message if is_whole else {k: v for k, v in message.items() if v is not None}
         if not isinstance(turn.get("content", ""), str | list):
             raise BadLine(f"turn {number} of `{key}`: `content` is {type(turn['content']).__name__}, not text or parts")
         if not turn.keys() - {"role", "name", *_MARKS}:
