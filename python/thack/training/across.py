@@ -246,7 +246,7 @@ class _Prompts:
         self._places = PromptPlaces(prompt_hashes(s.prompt_id for s in self._sequences))
 
     def __call__(self, prompt_id: str) -> np.ndarray:
-        (place,) = self._places.of([prompt_id]).tolist()
+        place = int(self._places.of([prompt_id])[0])
         if place < 0:
             raise CacheError(
                 f"prompt {prompt_id} is in the cache, and not in the data",
