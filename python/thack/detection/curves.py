@@ -22,6 +22,7 @@ from thack.detection.gains import BesideSft, beside_sft
 from thack.detection.logs import ByStep, Row, read_rows
 from thack.detection.statistics import PromptCurves
 from thack.errors import DataError
+from thack.files import directory_kind
 from thack.reading import read_json
 from thack.runtime import runlog
 from thack.schema.metric_rows import GuardRow, PerPromptRow, PromptSums
@@ -85,11 +86,7 @@ class Curves:
         directory = Path(directory)
         path = directory / "metrics.jsonl"
         if not path.is_file():
-            wrong = "is not a run: it has no metrics.jsonl" if directory.exists() else "does not exist"
-            raise DataError(
-                f"{directory} {wrong}",
-                hint="pass a directory written by thack distill, or a trainer's log with `mapping`",
-            )
+            raise _no_run(directory)
         check_mapping(mapping or {})
         rows = read_rows(path)
         curves = _build(directory.resolve().name, rows, mapping or {}, metric, str(path))
@@ -161,6 +158,15 @@ class Curves:
             return Series(step=np.empty(0), value=np.empty(0))
         seen_E = np.isfinite(value_E)
         return Series(step=self.step_E[seen_E], value=value_E[seen_E])
+
+
+def _no_run(directory: Path) -> DataError:
+    if directory_kind(directory) == "experiment":
+        hint = f"run it again to continue it, or pass its runs: {directory}/runs/*"
+        return DataError(f"{directory} is an experiment that has not ended", hint=hint)
+    wrong = "is not a run: it has no metrics.jsonl" if directory.exists() else "does not exist"
+    hint = "pass a directory written by thack distill, or a trainer's log with `mapping`"
+    return DataError(f"{directory} {wrong}", hint=hint)
 
 
 def _target(path: Path) -> str:

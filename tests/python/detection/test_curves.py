@@ -13,6 +13,7 @@ from detection.synthetic import STEPS, write_run
 from thack.api import read_curves
 from thack.detection import Curves, verdict, verdict_without_oracle
 from thack.errors import DataError, UsageError
+from thack.files import claim_output
 from thack.reporting.prose import reasons
 from thack.schema import metrics
 
@@ -62,6 +63,13 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
 def test_a_directory_that_is_no_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no metrics\.jsonl"):
         Curves.from_run(tmp_path)
+
+
+def test_an_experiment_that_has_not_ended_says_so(tmp_path: Path) -> None:
+    claim_output(tmp_path / "grid", "experiment")
+    with pytest.raises(DataError, match="grid is an experiment that has not ended") as told:
+        Curves.from_run(tmp_path / "grid")
+    assert told.value.hint == f"run it again to continue it, or pass its runs: {tmp_path}/grid/runs/*"
 
 
 def test_a_run_before_its_first_evaluation_says_so(tmp_path: Path) -> None:
