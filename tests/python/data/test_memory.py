@@ -63,7 +63,11 @@ def test_memory_does_not_grow_with_the_data(
     torch.set_num_threads(1)
     monkeypatch.setattr(selection, "_IN_MEMORY", 256)  # beyond these, hashes are in files
     command(corpus(tmp_path / "warm.jsonl", 600), model)  # what is loaded once
-    few, many = (peak(command, corpus(tmp_path / f"{count}.jsonl", count), model) for count in (FEW, MANY))
+    # twice: a table of the interpreter's own, as of its interned strings, may grow by megabytes in one of them
+    few, many = (
+        min(peak(command, corpus(tmp_path / f"{count}-{n}.jsonl", count), model) for n in range(2))
+        for count in (FEW, MANY)
+    )
     assert many - few < BYTES * (MANY - FEW), f"{few:,} bytes, then {many:,}"
 
 

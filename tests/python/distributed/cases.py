@@ -33,9 +33,9 @@ from thack.config import (
 from thack.errors import Preempted, ThackError
 from thack.models.load import load_model
 from thack.runtime.progress import SILENT
-from thack.runtime.ranks import current_rank
+from thack.runtime.ranks import Rank, current_rank
 from thack.schema.metric_rows import GuardRow, MetricsRow
-from thack.training import run_directory, run_distill, run_sft
+from thack.training import run_distill, run_sft
 from thack.training.run_directory import RunDirectory
 from training.across_world import across
 from training.world import DATA, distill_settings, records
@@ -170,7 +170,7 @@ def meet(world: Path, out: Path) -> None:
     """Another job into the same directory meanwhile, with little patience: what each of its ranks is told."""
     wait_for(out.with_name("held"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_directory, "_PATIENCE_S", 0.0)
+        patch.setattr(Rank, "patience_s", 0.0)
         with pytest.raises(ThackError) as told:
             offline(world, out, DDP)
     rank = current_rank()
