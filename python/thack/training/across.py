@@ -247,12 +247,13 @@ class _Prompts:
 
     def __call__(self, prompt_id: str) -> np.ndarray:
         place = int(self._places.of([prompt_id])[0])
-        if place < 0:
+        found = self._sequences[place] if place >= 0 else None
+        if found is None or found.prompt_id != prompt_id:  # two ids may have one hash
             raise CacheError(
                 f"prompt {prompt_id} is in the cache, and not in the data",
                 hint="set `data.path` to the data that was cached, with the same `data.limit`",
             )
-        return self._sequences[place].prompt_ids
+        return found.prompt_ids
 
 
 def _prompts(settings: DistillSettings, models: Models) -> _Prompts | None:

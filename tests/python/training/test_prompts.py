@@ -13,6 +13,7 @@ from thack.data import selection, spool
 from thack.data.stream import DataStream
 from thack.data.tokenizer import Tokenizer
 from thack.errors import CacheError
+from thack.training import across, prompts
 from thack.training.across import _Prompts
 from thack.training.prompts import PromptPlaces, prompt_hashes
 
@@ -40,10 +41,23 @@ def test_a_students_own_prompts_are_not_in_memory(tmp_path: Path, monkeypatch: p
         path.write_text("".join(f'{{"prompt": "read {n:09d}", "id": "prompt {n:09d}"}}\n' for n in range(count)))
         stream = DataStream(DataSettings(path=str(path)), tokenizer, need_response=False)
         tracemalloc.start()
-        prompts = _Prompts(stream, DistillSettings(out=tmp_path))
+        own = _Prompts(stream, DistillSettings(out=tmp_path))
         held.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
-        assert tokenizer.decode(prompts(f"prompt {count - 1:09d}")) == f"read {count - 1:09d}"
+        assert tokenizer.decode(own(f"prompt {count - 1:09d}")) == f"read {count - 1:09d}"
         with pytest.raises(CacheError, match="is in the cache, and not in the data"):
-            prompts(f"prompt {count:09d}")
+            own(f"prompt {count:09d}")
     assert held[1] - held[0] < 40 * 1200
+
+
+def test_another_prompt_of_the_same_hash_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (across, prompts):
+        monkeypatch.setattr(module, "prompt_hashes", lambda names: np.array([7 for _ in names], dtype=np.uint64))
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"prompt": "read 0", "id": "a"}\n')
+    tokenizer = Tokenizer.train(["read 0123456789"] * 3, 260)
+    stream = DataStream(DataSettings(path=str(path)), tokenizer, need_response=False)
+    own = _Prompts(stream, DistillSettings(out=tmp_path))
+    assert tokenizer.decode(own("a")) == "read 0"
+    with pytest.raises(CacheError, match="prompt b is in the cache, and not in the data"):
+        own("b")
