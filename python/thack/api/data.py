@@ -45,13 +45,14 @@ def corpus(
     return {Path(out) / name: lines for name, lines in sorted(counts.items())}
 
 
-def show_data(settings: ShowSettings) -> ShownData:
+def show_data(settings: ShowSettings, *, progress: Progress = SILENT) -> ShownData:
     """Show how data becomes token ids: prompt, response, and the end of it.
 
     Nothing is trained and no model is loaded, only its tokenizer.
 
     Args:
         settings: The data, and the model that is to read it; see `ShowSettings`.
+        progress: Where progress goes.
 
     Returns:
         The first sequences, and counts of what was dropped, cut or refused in all of the data.
@@ -73,7 +74,7 @@ def show_data(settings: ShowSettings) -> ShownData:
     if not settings.model or not settings.data.path:
         missing = "data" if settings.model else "a model"
         raise UsageError(f"nothing to show without {missing}", hint="set `model`, and `data.path` to a file")
-    return show(settings, locate(settings.model).directory)
+    return show(settings, locate(settings.model).directory, progress)
 
 
 def generate(settings: GenerateSettings, *, progress: Progress = SILENT) -> GenerateResult:

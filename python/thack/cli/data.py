@@ -56,7 +56,7 @@ def register(app: typer.Typer) -> None:
 def run(call: Call[ShowSettings]) -> None:
     """Show prompt, response, and what ends it, in colour; count what is dropped, cut or refused."""
     data = replace(call.settings.data, path=str(call.values["data"]))
-    found = api.show_data(replace(call.settings, data=data))
+    found = api.show_data(replace(call.settings, data=data), progress=call.progress)
     emit(found.dump(), lambda: _show(found))
 
 

@@ -163,13 +163,13 @@ def index_data(
         samples: responses per prompt that will be generated: the fingerprint counts each prompt so often.
         directory: keeps the index; None: a temporary one that no other process finds. Of several processes that need
             the same one, such as the tasks of an array, one writes it, and the others wait for it.
-        progress: says who writes it while this process waits.
+        progress: shows how far it is, and who writes it while this process waits.
 
     Raises:
         DataError: nothing is left, or a record cannot be read or rendered and on_bad_line is `stop`.
         MismatchError: the data was written with another tokenizer.
     """
-    stream = DataStream(settings, tokenizer, need_response=need_response)
+    stream = DataStream(settings, tokenizer, need_response=need_response, progress=progress)
     if directory is None:
         with TemporaryDirectory(prefix="thack-") as scratch:
             path = Path(scratch) / "data.index"

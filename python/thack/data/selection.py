@@ -40,6 +40,10 @@ class Selection:
         return int((self.flags != 0).sum())
 
     @property
+    def num_taken(self) -> int:
+        return int((self.flags & _TAKEN).sum())
+
+    @property
     def is_long(self) -> bool:
         """Whether a record that is taken is a conversation or a raw text."""
         return bool(((self.flags & _TAKEN) & (self.flags >> 1)).any())

@@ -15,13 +15,14 @@ from thack.data.report import Report
 from thack.data.sequence import TokenSequence
 from thack.data.stream import DataStream
 from thack.data.tokenizer import Tokenizer
+from thack.runtime.progress import SILENT, Progress
 from thack.schema.data import ShownData, ShownPiece, ShownSequence
 
 
-def show(settings: ShowSettings, directory: Path) -> ShownData:
+def show(settings: ShowSettings, directory: Path, progress: Progress = SILENT) -> ShownData:
     """Encode the data of `settings` with the tokenizer in a directory; prompts alone where it holds no response."""
     tokenizer = with_settings(Tokenizer.load(directory), settings.data)
-    stream = DataStream(settings.data, tokenizer, need_response=_is_answered(settings.data))
+    stream = DataStream(settings.data, tokenizer, need_response=_is_answered(settings.data), progress=progress)
     shown: list[TokenSequence] = []
     prompt_tokens = trained_tokens = 0
     for s in (s for chunk in stream for s in chunk.sequences):

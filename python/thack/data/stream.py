@@ -26,6 +26,7 @@ from thack.data.sequence import TokenSequence
 from thack.data.store import read_manifest
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError
+from thack.runtime.progress import SILENT, Progress
 
 _RECORDS, _CHARACTERS = 512, 1 << 22  # encoded at a time
 _NOTHING = np.empty(0, dtype=np.int32)
@@ -49,6 +50,7 @@ class DataStream:
         tokenizer: of the model that reads the sequences.
         need_response: drop records without a response. Otherwise only prompts are kept, each once.
         records: stand in for those of settings.path; their addresses are their numbers.
+        progress: shows how far an iteration is.
 
     Raises:
         DataError: the data holds no record, or a line is none and on_bad_line is `stop`.
@@ -62,9 +64,11 @@ class DataStream:
         *,
         need_response: bool,
         records: Sequence[Record] | None = None,
+        progress: Progress = SILENT,
     ) -> None:
         self._settings = settings
         self._tokenizer = tokenizer
+        self._progress = progress
         self._need_response = need_response
         self._columns = Columns.of(settings)
         if records is None:
@@ -76,19 +80,25 @@ class DataStream:
 
     def __iter__(self) -> Iterator[Chunk]:
         """Encode all of it; afterwards `report` tells what became of it."""
-        self._selection = self._selected()
+        with self._progress.task("reading data", None):
+            self._selection = self._selected()
         self._counts = Counts(settings=self._settings, limit=self.limit)
-        for part in batched(self._taken(self._selection), lambda each: _size(each[1])):
-            records = [record for _, record in part]
-            sequences: list[TokenSequence] = []
-            addresses: list[int] = []
-            self._counts.see(records, self._tokenizer)
-            for (address, record), pairs in zip(part, self._encoded(records, self.limit), strict=True):
-                found = self._counts.add(record, pairs)
-                sequences += found
-                addresses += [address] * len(found)
-            yield Chunk(records=records, sequences=sequences, addresses=addresses)
+        with self._progress.task("encoding data", self._selection.num_taken, "records") as bar:
+            for part in batched(self._taken(self._selection), lambda each: _size(each[1])):
+                yield self._chunk(part)
+                bar.advance(len(part))
         self._check()
+
+    def _chunk(self, part: Sequence[tuple[int, Record]]) -> Chunk:
+        records = [record for _, record in part]
+        sequences: list[TokenSequence] = []
+        addresses: list[int] = []
+        self._counts.see(records, self._tokenizer)
+        for (address, record), pairs in zip(part, self._encoded(records, self.limit), strict=True):
+            found = self._counts.add(record, pairs)
+            sequences += found
+            addresses += [address] * len(found)
+        return Chunk(records=records, sequences=sequences, addresses=addresses)
 
     @property
     def files(self) -> list[Path]:

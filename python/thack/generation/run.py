@@ -84,7 +84,7 @@ class _Generation:
         model = load_model(settings.model, role="model", device=device, options=settings.load, progress=progress)
         follow_settings(model, settings.data, settings.out)
         precision = inference_precision(model, settings.dtype)
-        data = index_data(settings.data, model.tokenizer, need_response=False, directory=None)
+        data = index_data(settings.data, model.tokenizer, need_response=False, directory=None, progress=progress)
         for line in data.footer.lines:
             progress.note(line)
         refuse_teacher_prompts(data.has_teacher_prompts, "generate writes from the prompt that all models read")

@@ -185,7 +185,8 @@ class Across:
         if cells is None or models.foreign is None:
             return None
         with run.group.raise_on_all_ranks():
-            rewriter = Rewriter(models.foreign.tokenizer, models.student.tokenizer, cells, _prompts(settings, models))
+            prompts = _prompts(settings, models, progress)
+            rewriter = Rewriter(models.foreign.tokenizer, models.student.tokenizer, cells, prompts)
         return cls(cells=cells, rewriter=rewriter)
 
     def data(self, given: CachedTargets | LiveTargets, settings: DistillSettings, models: Models) -> RewrittenData:
@@ -256,11 +257,12 @@ class _Prompts:
         return found.prompt_ids
 
 
-def _prompts(settings: DistillSettings, models: Models) -> _Prompts | None:
+def _prompts(settings: DistillSettings, models: Models, progress: Progress) -> _Prompts | None:
     """Every prompt that the teacher read, which bounds them in tokens of its own: those of the student may be more."""
     data = settings.data
     if not data.path:
         return None
     if data.on_long == "drop":
         data = replace(data, max_prompt_tokens=_UNBOUNDED)
-    return _Prompts(DataStream(data, models.student.tokenizer, need_response=False), settings)
+    stream = DataStream(data, models.student.tokenizer, need_response=False, progress=progress)
+    return _Prompts(stream, settings)

@@ -142,7 +142,7 @@ def _check_caches(settings: DistillSettings, models: Models, progress: Progress)
         for note in notes:
             progress.note(note.replace("warning: ", f"warning: {name}", 1))
     if settings.data.path:
-        stream = DataStream(settings.data, _reader(models), need_response=False)
+        stream = DataStream(settings.data, _reader(models), need_response=False, progress=progress)
         check_coverage(models.caches, (s for chunk in stream for s in chunk.sequences))
 
 
@@ -178,7 +178,7 @@ def _named(name: str) -> Iterator[None]:
 def _read(settings: DistillSettings, models: Models, progress: Progress) -> Sequence[TokenSequence]:
     """The data set: prompts by position, with responses where the source uses them."""
     given = settings.source.kind in ("offline", "mixture")
-    stream = DataStream(settings.data, _reader(models), need_response=given)
+    stream = DataStream(settings.data, _reader(models), need_response=given, progress=progress)
     found = spool(stream, settings.out)
     for line in stream.report.lines():
         progress.note(line)

@@ -158,13 +158,14 @@ def _pairs(
     """(training, validation)"""
     training, held_out = SpooledSequences(directory), SpooledSequences(directory)
     fraction = settings.validation_fraction if validation is None else 0.0
-    pairs = DataStream(settings.data, tokenizer, need_response=True, records=records)
+    pairs = DataStream(settings.data, tokenizer, need_response=True, records=records, progress=progress)
     for s in (s for chunk in pairs for s in chunk.sequences):
         (held_out if is_held_out(s.prompt_id, fraction) else training).append(s)
     for line in pairs.report.lines():
         progress.note(line)
     if validation is not None:
-        held_out = spool(DataStream(settings.data, tokenizer, need_response=True, records=validation), directory)
+        given = DataStream(settings.data, tokenizer, need_response=True, records=validation, progress=progress)
+        held_out = spool(given, directory)
     return training, held_out
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -172,3 +174,34 @@ def test_tasks_of_an_array_share_one_pass(
     assert len(written) == 1 and len({one.fingerprint for one in found}) == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [written[0].name]
     assert len(found[2].read(range(len(found[2])))) == len(found[0]) > 20
+
+
+class Shown:
+    """A Progress that keeps the amount of each task that has a unit."""
+
+    def __init__(self) -> None:
+        self.amounts: dict[str, tuple[float, float | None]] = {}
+
+    @contextmanager
+    def task(self, name: str, total: float | None, unit: str = "") -> Iterator[Any]:
+        done = [0.0]
+
+        class Bar:
+            def advance(self, amount: float = 1, **_: object) -> None:
+                done[0] += amount
+
+            def left(self, seconds: float) -> None: ...
+
+        yield Bar()
+        if unit:
+            self.amounts[name] = (done[0], total)
+
+    def note(self, message: str) -> None: ...
+
+
+def test_progress_reaches_its_total_as_the_data_is_encoded(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    settings = DataSettings(path=str(write(tmp_path, "jsonl", content(1200))), limit=500)
+    shown = Shown()
+    index_data(settings, tokenizer, need_response=True, directory=None, progress=shown)
+    done, total = shown.amounts["encoding data"]
+    assert done == total and total > 500  # prompts, some of them with two records
