@@ -27,6 +27,7 @@ def check_capture(settings: CacheSettings, *, writes: bool = True) -> CacheSetti
     if settings.hidden_states:
         _check_hidden_states(settings, writes=writes)
     check_projected(settings)
+    _check_kind(settings)
     if settings.head_only and not settings.hidden_states:
         raise UsageError(
             "head_only = true: without hidden states the whole teacher has to run",
@@ -77,6 +78,16 @@ def _check_hidden_states(settings: CacheSettings, *, writes: bool) -> None:
         raise UsageError("generate = true: hidden states are of responses that were given", hint="leave out `generate`")
     if writes:
         tensor_files(Path(settings.hidden_states).expanduser(), "hidden_states")
+
+
+def _check_kind(settings: CacheSettings) -> None:
+    """Refuse a number of draws where nothing says to draw; with a number for both kinds, `kind` chooses."""
+    plain = CacheSettings()
+    if settings.kind == "top-k" and settings.sampled != plain.sampled and settings.top_k == plain.top_k:
+        raise UsageError(
+            f"sampled = {settings.sampled} belongs to kind = sampled, not top-k",
+            hint="set `kind = sampled`, or leave `sampled` out",
+        )
 
 
 def _check_room(settings: CacheSettings) -> None:

@@ -47,7 +47,8 @@ class Flag:
         name: of the flag, without dashes; the last part of the key if empty.
         help: instead of the setting's own, where the flag accepts something else.
         parse: makes the setting's value from the text of the flag.
-        implies: values of other keys that this flag sets, unless they are given too.
+        implies: values of other keys that this flag sets, unless they are given in any way.
+        unless: the text of the flag with which it implies nothing.
     """
 
     key: str
@@ -55,6 +56,7 @@ class Flag:
     help: str = ""
     parse: Callable[[str], object] | None = None
     implies: Mapping[str, object] = field(default_factory=dict)
+    unless: str = ""
 
     @property
     def parameter(self) -> str:
@@ -91,6 +93,7 @@ class Given:
     files: Sequence[Path]
     sets: Sequence[str]
     overrides: Mapping[str, object]
+    implied: Mapping[str, Mapping[str, object]]
     values: Values
 
 
@@ -141,8 +144,7 @@ class SettingsCommand(Generic[S]):
         _check_sets(sets)
         own = {name: values.pop(name) for name in self.parameters}
         typed = self._typed(values, files, sets)
-        given = Given(files=files, sets=sets, overrides=self._overrides(values), values=own)
-        settings = self._load(given)
+        settings = self._load(self._given(values, files, sets, own))
         if show_settings:
             print_file(to_toml(settings, comments=True))
             return
@@ -158,7 +160,7 @@ class SettingsCommand(Generic[S]):
         try:
             if self.load is not None:
                 return self.load(given)
-            return load_settings(self.settings, given.files, given.sets, given.overrides)
+            return load_settings(self.settings, given.files, given.sets, given.overrides, given.implied)
         except UsageError as error:
             hint = error.hint or "--show-settings lists every key with its default"
             raise UsageError(error.message, details=error.details, hint=hint) from error
@@ -184,20 +186,17 @@ class SettingsCommand(Generic[S]):
             keys=[s.key for s in settings if not any(f"{s.key}.".startswith(f"{one}.") for one in self.unsettable)],
         )
 
-    def _overrides(self, values: Values) -> dict[str, object]:
-        """The values of the flags by key, and what they imply."""
+    def _given(self, values: Values, files: Sequence[Path], sets: Sequence[str], own: Values) -> Given:
+        """What was typed: of the flags, their values by key and what they imply."""
         kinds = {setting.key: setting.field.type for setting in describe(self.settings)}
         used = [(flag, values[flag.parameter]) for flag in self.flags if values[flag.parameter] not in (None, [])]
-        given = {flag.key: _value(flag, kinds[flag.key], value) for flag, value in used}
-        implied: dict[str, object] = {}
-        for flag, _ in used:
-            for key, value in flag.implies.items():
-                if implied.setdefault(key, value) != value and key not in given:
-                    raise UsageError(
-                        f"{flag.flag} asks for {key} = {value}, another flag for {implied[key]}",
-                        hint=f"give one of them, or `{key}` too",
-                    )
-        return implied | given
+        return Given(
+            files=files,
+            sets=sets,
+            overrides={flag.key: _value(flag, kinds[flag.key], value) for flag, value in used},
+            implied={flag.key: flag.implies for flag, value in used if value != flag.unless},
+            values=own,
+        )
 
     def _parameters(self) -> list[inspect.Parameter]:
         settings = {setting.key: setting for setting in describe(self.settings)}

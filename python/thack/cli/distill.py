@@ -37,7 +37,7 @@ FLAGS = (
     Flag(
         key="loss.policy.estimator", name="policy", help=POLICY, implies={"loss.policy.weight": 1.0, "loss.weight": 0.0}
     ),
-    Flag(key="loss.mix", implies={"loss.ce_weight": 1.0}),
+    Flag(key="loss.mix", implies={"loss.ce_weight": 1.0}, unless="sum"),
     Flag(key="oracle"),
     Flag(key="eval_data"),
     Flag(key="evaluation.count", name="eval_count", help=EVAL_COUNT, implies={"evaluation.max_share": 1.0}),

@@ -154,7 +154,8 @@ class CacheSettings:
     ] = False
     data: Annotated[DataSettings, Help("prompts and responses")] = field(default_factory=DataSettings)
     kind: Annotated[
-        CachedKind, Help("what is stored of each distribution; given, it decides, else `top_k` or `sampled` do")
+        CachedKind,
+        Help("what is stored of each distribution; without it, the flags of `top_k`, `sampled` and `student` decide"),
     ] = "top-k"
     top_k: Annotated[int, AtLeast(1), Help("top-k: most likely ids per token, kept with the mass of all others")] = 64
     sampled: Annotated[

@@ -1,7 +1,8 @@
 """Settings from TOML files, `key=value` texts and overrides: strict about keys, types and bounds.
 
-Later layers win: defaults, then files in order, then texts in order, then overrides. Values keep the type of their
-field; a whole number is accepted as a fraction, nothing else is converted. One error lists every mistake.
+Later layers win: defaults, then what flags imply, then files in order, then texts in order, then overrides. Values
+keep the type of their field; a whole number is accepted as a fraction, nothing else is converted. One error lists every
+mistake.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def load_settings(
     files: Sequence[Path] = (),
     sets: Sequence[str] = (),
     overrides: Mapping[str, object] | None = None,
+    implied: Mapping[str, Mapping[str, object]] | None = None,
 ) -> T:
     """Build settings from their defaults and the given layers.
 
@@ -36,6 +38,7 @@ def load_settings(
         files: TOML files.
         sets: texts of the form `key=value`, such as `loss.beta=0.1`; a text without quotation marks is a string.
         overrides: values by dotted key; None means not given.
+        implied: values by dotted key for what none of these gives, by the key that implies them.
 
     Returns:
         An instance of `cls`.
@@ -56,7 +59,8 @@ def load_settings(
         layers.add_text(text)
     for key, value in (overrides or {}).items():
         if value is not None:
-            layers.add(_nest(key.split("."), value))
+            layers.add(_nest(_parts(key), value))
+    layers.add_implied(implied or {})
     layers.check_required()
     if layers.problems:
         count = "a setting is wrong" if len(layers.problems) == 1 else f"{len(layers.problems)} settings are wrong"
@@ -109,9 +113,23 @@ class _Layers:
             value = parse_toml(f"value = {raw}")["value"]
         except BadToml:
             value = raw
-        if isinstance(value, bool | int | float) and _is_text(self._cls, key.split(".")):
-            value = raw  # a directory called 1e3
-        self.add(_nest(key.split("."), value), f"`sets` {text}")
+        if not isinstance(value, str | list) and _is_text(self._cls, _parts(key)):
+            value = raw  # a directory called 1e3, or 2024-01-01
+        self.add(_nest(_parts(key), value), f"`sets` {text}")
+
+    def add_implied(self, implied: Mapping[str, Mapping[str, object]]) -> None:
+        """Values of keys that no layer so far gives, by the key that implies them: two of these may not differ."""
+        first: dict[str, str] = {}
+        for source, values in implied.items():
+            for key, value in values.items():
+                if _parts(key) not in self._values:
+                    first[key] = source
+                    self.add(_nest(_parts(key), value))
+                elif key in first and self._values[_parts(key)] != value:
+                    self.problems.append(
+                        f"`{first[key]}` asks for {key} = {self._values[_parts(key)]}, `{source}` for {value}: "
+                        f"give one of them, or `{key}` too"
+                    )
 
     def check_required(self) -> None:
         """Note the fields without a default that no layer gives."""
@@ -179,6 +197,10 @@ def _is_text(cls: type[object], parts: Sequence[str]) -> bool:
         field = fields_of(kind).get(part) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
         kind = field.type if field else None
     return kind in (str, Path) or (is_union(kind) and str in get_args(kind))
+
+
+def _parts(key: str) -> Key:
+    return tuple(key.split("."))
 
 
 def _nest(parts: Sequence[str], value: object) -> dict[str, object]:

@@ -135,6 +135,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["cache", "probe", "--teacher", "good", "--data", "none.jsonl"], "none.jsonl does not exist"),
     ([*CACHE, "--top-k", "65"], "top_k = 65: the teacher's vocabulary has 64 ids"),
     ([*CACHE, "--sampled", "65"], "sampled = 65: the teacher's vocabulary has 64 ids"),
+    ([*CACHE, "--set", "sampled=4"], "sampled = 4 belongs to kind = sampled, not top-k"),
     ([*DISTILL, *LIVE, "--set", "target.kind=top-k", "--set", "target.k=65"], "target.k = 65: the teacher's vocab"),
     ([*SERVED, "--teacher", "good"], "--teacher and --server are both given"),
     (SERVED, "needs its tokenizer"),

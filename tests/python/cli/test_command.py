@@ -86,9 +86,18 @@ def test_flags_become_settings(use: Use) -> None:
     )
 
 
-def test_a_flag_that_implies_another_key_gives_way_to_it(use: Use) -> None:
+def test_what_a_flag_implies_gives_way_to_all_that_is_given(use: Use, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('kind = "one"\n')
     assert use("w", "--size", "7")[0].settings.kind == "two"
-    assert use("w", "--size", "7", "--kind", "one")[0].settings.kind == "one"
+    for given in (["--kind", "one"], ["--set", "kind=one"], ["--config", str(file)]):
+        assert use("w", "--size", "7", *given)[0].settings == _Settings(group=_Group(size=7)), given
+
+
+def test_a_flag_may_imply_nothing_with_one_value(use: Use) -> None:
+    flags = (Flag(key="kind", implies={"group.size": 5}, unless="one"),)
+    assert use("w", "--kind", "two", flags=flags)[0].settings.group.size == 5
+    assert use("w", "--kind", "one", flags=flags)[0].settings == _Settings()
 
 
 def test_the_settings_can_be_typed_again(use: Use, tmp_path: Path) -> None:
@@ -121,7 +130,8 @@ def test_a_loader_of_its_own_gets_all_that_was_given(use: Use, tmp_path: Path) -
     assert call.settings.kind == "two"
     (given,) = seen
     assert (given.files, given.sets) == ([tmp_path / "c.toml"], ["rates=[1]"])
-    assert given.overrides == {"group.size": 7, "kind": "two"}
+    assert given.overrides == {"group.size": 7}
+    assert given.implied == {"group.size": {"kind": "two"}}
     assert given.values == {"word": "w", "count": None}
 
 

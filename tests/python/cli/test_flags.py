@@ -142,13 +142,36 @@ def test_a_flag_of_a_list_of_texts_is_repeated(run: Run) -> None:
     assert settings(run, "distill", "--set", "cache=1e3").cache == "1e3"
 
 
-def test_flags_imply_their_kind_unless_it_is_given(run: Run) -> None:
+def test_flags_imply_their_kind_unless_it_is_given(run: Run, tmp_path: Path) -> None:
     assert settings(run, "cache-logits", "--sampled", "4").kind == "sampled"
     assert settings(run, "cache-logits", "--sampled", "4", "--kind", "dense").kind == "dense"
-    assert settings(run, "cache-logits", "--sampled", "4", "--top-k", "8", "--kind", "top-k").kind == "top-k"
+    for given in (["--kind", "top-k"], ["--set", "kind=top-k"]):
+        assert settings(run, "cache-logits", "--sampled", "4", "--top-k", "8", *given).kind == "top-k"
     code, _, err = run("cache-logits", "--sampled", "4", "--top-k", "8", "--show-settings")
     assert code == 2
-    assert "asks for kind = " in err and "give one of them, or --kind too" in err
+    assert "--top-k asks for kind = top-k, --sampled for sampled: give one of them, or --kind too" in err
+    (tmp_path / "a.toml").write_text('kind = "dense"\n')
+    assert settings(run, "cache-logits", "--top-k", "4", "--config", str(tmp_path / "a.toml")).kind == "dense"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "weights"),
+    [
+        ("--policy k1", (0, 0, 1)),
+        ("--policy k1 --set loss.weight=0.3 --set loss.policy.weight=0.1", (0.3, 0, 0.1)),
+        ("--mix entropy", (1, 1, 0)),
+        ("--mix entropy --set loss.ce_weight=0.5", (1, 0.5, 0)),
+        ("--mix sum", (1, 0, 0)),
+    ],
+)
+def test_flags_of_a_loss_imply_weights_that_are_not_given(arguments: str, weights: tuple[float, ...], run: Run) -> None:
+    loss = settings(run, "distill", *arguments.split()).loss
+    assert (loss.weight, loss.ce_weight, loss.policy.weight) == weights
+
+
+def test_a_number_of_evaluations_lifts_the_limit_on_their_cost_unless_one_is_given(run: Run) -> None:
+    for arguments, share in (([], 1.0), (["--set", "evaluation.max_share=0.1"], 0.1)):
+        assert settings(run, "distill", "--eval-count", "20", *arguments).evaluation.max_share == share
 
 
 def test_a_recipe_is_the_base_of_an_experiment(run: Run) -> None:

@@ -57,10 +57,14 @@ def at(settings: Any, key: str) -> Any:
     return list(settings) if isinstance(settings, tuple) else str(settings) if isinstance(settings, Path) else settings
 
 
-@given(files=st.lists(LAYER, max_size=2), sets=LAYER, overrides=LAYER)
+@given(implied=LAYER, files=st.lists(LAYER, max_size=2), sets=LAYER, overrides=LAYER)
 @hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_later_layers_win(
-    files: list[dict[str, int]], sets: dict[str, int], overrides: dict[str, int], tmp_path: Path
+    implied: dict[str, int],
+    files: list[dict[str, int]],
+    sets: dict[str, int],
+    overrides: dict[str, int],
+    tmp_path: Path,
 ) -> None:
     paths = [tmp_path / f"{number}.toml" for number in range(len(files))]
     for path, layer in zip(paths, files, strict=True):
@@ -70,8 +74,9 @@ def test_later_layers_win(
         paths,
         [f"{key}={toml(VALUES[key][choice])}" for key, choice in sets.items()],
         {key: VALUES[key][choice] for key, choice in overrides.items()},
+        {"seed": {key: VALUES[key][choice] for key, choice in implied.items()}},
     )
-    expected = merged([*files, sets, overrides])
+    expected = merged([implied, *files, sets, overrides])
     default = DistillSettings()
     for key in VALUES:
         assert at(found, key) == expected.get(key, at(default, key)), key
@@ -79,6 +84,26 @@ def test_later_layers_win(
 
 def test_a_key_that_is_none_was_not_given() -> None:
     assert load_settings(DistillSettings, overrides={"epochs": None, "out": None}) == DistillSettings()
+
+
+def test_two_keys_that_imply_different_values_are_refused_unless_one_is_given() -> None:
+    implied = {"epochs": {"loss.beta": 0.1}, "seed": {"loss.beta": 0.2}}
+    assert (
+        load_settings(LossSettings, sets=["beta=0.3"], implied={"skew": {"beta": 0.1}, "add": {"beta": 0.2}}).beta
+        == 0.3
+    )
+    with pytest.raises(UsageError) as caught:
+        load_settings(DistillSettings, implied=implied)
+    assert caught.value.details == (
+        "`epochs` asks for loss.beta = 0.1, `seed` for 0.2: give one of them, or `loss.beta` too",
+    )
+    assert load_settings(DistillSettings, implied=implied | {"seed": {"loss.beta": 0.1}}).loss.beta == 0.1
+
+
+@pytest.mark.parametrize("text", ["2024-01-01", "12:30:00", "2024-01-01T12:30:00", "1e3", "true", "0x10", "{a = 1}"])
+def test_a_text_that_toml_would_read_as_something_else_stays_text(text: str) -> None:
+    found = load_settings(DistillSettings, sets=[f"{key}={text}" for key in ("out", "student", "cache", "data.path")])
+    assert (str(found.out), found.student, found.cache, found.data.path) == (text,) * 4
 
 
 def test_tables_and_dotted_keys_are_the_same(tmp_path: Path) -> None:
