@@ -17,8 +17,11 @@ from thack.cache import Cache, inspect, verify
 from thack.cache.capture.job import capture
 from thack.cache.capture.preparation import prepare_directory, prepare_job
 from thack.cache.exchange.importing import ImportSettings, import_cache
+from thack.cache.format.ends import read_ends
 from thack.cache.format.plan import publish_plan, read_plan
+from thack.cache.format.writer import read_writer
 from thack.config import CacheSettings, DataSettings, DistillSettings, SamplingSettings
+from thack.data.eos import Ends
 from thack.errors import CacheError, MismatchError, ThackError, UsageError
 from thack.files import canonical_json
 
@@ -163,6 +166,7 @@ def test_generated_and_given_responses_are_not_mixed(begun: Begun) -> None:
     prompts = [replace(s, response_ids=np.empty(0, np.int32)) for s in SEQUENCES]
     with pytest.raises(MismatchError, match=r"fingerprints\.settings"):
         begun.again(prompts, generate=True)
+    assert read_writer(begun.directory) is None  # a policy gradient takes writer.json for proof
     sampled = replace(begun.settings, out=begun.directory.with_name("generated"), generate=True)
     prepare_directory(sampled.out)
     prepare_job(sampled, teacher=FakeTeacher(), sequences=prompts)
@@ -173,6 +177,43 @@ def test_generated_and_given_responses_are_not_mixed(begun: Begun) -> None:
     ):
         with pytest.raises(MismatchError, match=r"there, .* now"):
             prepare_job(replace(sampled, **change), teacher=FakeTeacher(), sequences=prompts)
+
+
+def test_a_command_that_ends_before_its_plan_leaves_nothing_to_the_next(
+    begun: Begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = _native.publish
+
+    def killed(path: Path, data: bytes) -> bool:
+        if path.name == "plan.json":
+            raise KeyboardInterrupt
+        return real(path, data)
+
+    sampled = replace(begun.settings, out=tmp_path / "cache", generate=True)
+    prompts = [replace(s, response_ids=np.empty(0, np.int32)) for s in SEQUENCES]
+    prepare_directory(sampled.out)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_native, "publish", killed)
+        prepare_job(sampled, teacher=FakeTeacher(), sequences=prompts)
+    assert not [name for name in ("ends.json", "tokenizer", "writer.json") if (sampled.out / name).exists()]
+    colder = replace(sampled, sampling=SamplingSettings(temperature=0.5), data=DataSettings(max_response_tokens=7))
+    prepare_job(colder, teacher=FakeTeacher(), sequences=prompts)
+    writer, ends = read_writer(sampled.out), read_ends(sampled.out)
+    assert writer is not None and writer.sampling["temperature"] == 0.5
+    assert ends is not None and ends[1] == 7
+
+
+def test_a_file_that_names_another_writer_is_an_error(begun: Begun, tmp_path: Path) -> None:
+    sampled = replace(begun.settings, out=tmp_path / "cache", generate=True)
+    prompts = [replace(s, response_ids=np.empty(0, np.int32)) for s in SEQUENCES]
+    prepare_directory(sampled.out)
+    prepare_job(sampled, teacher=FakeTeacher(), sequences=prompts)
+    prepare_job(sampled, teacher=FakeTeacher(), sequences=prompts)
+    path = sampled.out / "writer.json"
+    path.write_text(path.read_text().replace("teacher-fake", "teacher-b"))
+    with pytest.raises(MismatchError, match=r"writer\.json says that the responses were written otherwise") as caught:
+        prepare_job(sampled, teacher=FakeTeacher(), sequences=prompts)
+    assert "teacher-b" in str(caught.value) and "teacher-fake" in str(caught.value)
 
 
 METADATA = ["format", "plan", "teacher", "tokenizer", "data", "settings", "shard", "kind", "k", "vocab_size", "tail"]
@@ -259,8 +300,9 @@ def test_another_import_is_refused(tmp_path: Path) -> None:
         ({"source": tmp_path / "other.jsonl"}, "fingerprints.data", "there"),
     ):
         with pytest.raises(MismatchError) as caught:
-            import_cache(replace(settings, **change))
+            import_cache(replace(settings, **change, ends=Ends(eos=0)))
         assert key in str(caught.value) and value in str(caught.value)
+    assert read_ends(settings.out) is None
 
 
 def test_another_kind_of_directory_is_refused(begun: Begun, tmp_path: Path) -> None:

@@ -76,19 +76,42 @@ def prepare_job(
     data = capture_data(settings, teacher.tokenizer, sequences, progress, directory)
     head = frozen_head(settings, teacher, progress)
     plan = make_plan(settings, teacher, data, full_hash=_begun_with_full_hash(directory), head=head)
-    write_ends(directory, teacher.tokenizer.ends, longest_stored(settings))
-    write_tokenizer(directory, teacher.tokenizer)
-    if sequences is None or settings.generate:
-        record_writer(directory, settings, plan.fingerprints.teacher)
     return CaptureJob(
         directory=directory,
         settings=settings,
         teacher=teacher,
         data=data,
-        plan=publish_plan(directory, plan),
+        plan=begin_cache(settings, plan, teacher.tokenizer, given=sequences is not None),
         rank=rank or current_rank(),
         head=head,
     )
+
+
+def begin_cache(settings: CacheSettings, plan: CachePlan, tokenizer: Tokenizer, *, given: bool) -> CachePlan:
+    """Publish the plan or reuse the one in the directory, then the files that are true of this plan alone.
+
+    So a command that is refused, or is killed before its plan is there, leaves nothing that another one would be
+    taken for.
+
+    Args:
+        settings: of the capture.
+        plan: of it.
+        tokenizer: of the teacher.
+        given: the caller gave the sequences, so that nothing says who wrote their responses.
+
+    Returns:
+        The plan in the directory.
+
+    Raises:
+        MismatchError: the directory holds another cache, or says that another model wrote its responses.
+    """
+    directory = Path(settings.out).expanduser()
+    plan = publish_plan(directory, plan)
+    write_ends(directory, tokenizer.ends, longest_stored(settings))
+    write_tokenizer(directory, tokenizer)
+    if settings.generate or not given:
+        record_writer(directory, settings, plan.fingerprints.teacher)
+    return plan
 
 
 def frozen_head(settings: CacheSettings, teacher: LanguageModel, progress: Progress = SILENT) -> FrozenHead | None:

@@ -130,11 +130,11 @@ def _import(settings: ImportSettings, progress: Progress) -> None:
     notes = [f"warning: {warning}" for warning in survey.ends.warnings()]
     for note in (*survey.found.notes(), *notes):
         progress.note(note)
+    plan = publish_plan(settings.out, _plan(settings, survey))
     if settings.ends is not None:
         write_ends(settings.out, settings.ends, 0)
     if settings.tokenizer_files is not None:
         write_tokenizer(settings.out, settings.tokenizer_files)
-    plan = publish_plan(settings.out, _plan(settings, survey))
     wanted = [shard for shard in range(plan.num_shards) if not shard_is_good(settings.out, plan, shard)]
     if wanted:
         rows = _unchanged(settings.source, survey, _rows(settings))

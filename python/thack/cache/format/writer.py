@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from thack import _native
@@ -27,10 +26,15 @@ def written_by(data: Path) -> ResponseWriter | None:
 def record_writer(directory: Path, settings: CacheSettings, teacher: str) -> None:
     """Write writer.json, unless it is there or the writer is not known. Every rank writes the same.
 
+    A training run takes the file as proof: it is written once the plan is accepted, and never contradicted.
+
     Args:
         directory: of the cache.
         settings: of the capture, which read `settings.data.path`.
         teacher: its fingerprint: the writer where the capture generates.
+
+    Raises:
+        MismatchError: the file names another writer.
     """
     if settings.generate:
         found = ResponseWriter(model=teacher, sampling=to_dict(settings.sampling))
@@ -38,8 +42,14 @@ def record_writer(directory: Path, settings: CacheSettings, teacher: str) -> Non
         found = given
     else:
         return
-    with suppress(MismatchError):  # an earlier version of the job was first
+    try:
         _native.publish(directory / NAME, canonical_json(found.dump()))
+    except MismatchError as error:
+        raise MismatchError(
+            f"{directory / NAME} says that the responses were written otherwise",
+            details=[f"there  {read_writer(directory)}", f"now    {found}"],
+            hint="give another `out`",
+        ) from error
 
 
 def read_writer(directory: Path) -> ResponseWriter | None:

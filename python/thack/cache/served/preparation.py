@@ -9,12 +9,9 @@ from pathlib import Path
 
 from thack import _native
 from thack.cache.capture.data import CaptureData
-from thack.cache.capture.preparation import capture_data, longest_stored, plan_of
-from thack.cache.format.ends import write_ends
+from thack.cache.capture.preparation import begin_cache, capture_data, plan_of
 from thack.cache.format.layout import RecordLayout
-from thack.cache.format.plan import CachePlan, publish_plan
-from thack.cache.format.tokenizer import write_tokenizer
-from thack.cache.format.writer import record_writer
+from thack.cache.format.plan import CachePlan
 from thack.config import CacheSettings, SamplingSettings, ServerSettings
 from thack.data.date import with_settings
 from thack.data.sequence import TokenSequence
@@ -93,17 +90,13 @@ def prepare_served(
         dtype="unknown",
         threads=1,
     )
-    write_ends(directory, tokenizer.ends, longest_stored(settings))
-    write_tokenizer(directory, tokenizer)
-    if sequences is None or settings.generate:
-        record_writer(directory, settings, plan.fingerprints.teacher)
     return ServedJob(
         directory=directory,
         settings=settings,
         teacher=teacher,
         identity=identity,
         data=data,
-        plan=publish_plan(directory, plan),
+        plan=begin_cache(settings, plan, tokenizer, given=sequences is not None),
         rank=rank or current_rank(),
     )
 
