@@ -17,6 +17,7 @@ from thack.cache import Cache, export_cache, import_cache, inspect
 from thack.cache.capture.job import capture
 from thack.cache.exchange.importing import ImportSettings
 from thack.config import CacheSettings
+from thack.data.eos import Ends
 from thack.errors import DataError, ThackError, UsageError
 from thack.targets.types import DenseTarget, TopKTarget
 
@@ -189,6 +190,68 @@ def test_prompt_logprobs_inside_an_answer_come_in(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "rows.jsonl", [outer])
     cache = Cache.open(import_cache(settings_for(source, tmp_path / "cache")))
     assert cache.sequences(0).response_ids.tolist() == inner["prompt_token_ids"][3:]
+
+
+# Answers as vLLM 0.11 writes them: every field that was not asked for is there, as null.
+COMPLETION = """{"id":"cmpl-7f3b","object":"text_completion","created":1764500000,"model":"big","choices":[{"index":0,
+"text":" a b","logprobs":{"text_offset":[0,2],"token_logprobs":[-0.5,-1.6],"tokens":["token_id:5","token_id:7"],
+"top_logprobs":[{"token_id:5":-0.5,"token_id:7":-1.5},{"token_id:6":-0.4,"token_id:7":-1.6}]},"finish_reason":"length",
+"stop_reason":null,"token_ids":[5,7],"prompt_logprobs":null,"prompt_token_ids":[1,2]}],"service_tier":null,
+"system_fingerprint":null,"usage":{"prompt_tokens":2,"total_tokens":4,"completion_tokens":2,
+"prompt_tokens_details":null},"kv_transfer_params":null}"""
+CHAT = """{"id":"chatcmpl-9c1d","object":"chat.completion","created":1764500000,"model":"big","choices":[{"index":0,
+"message":{"role":"assistant","content":" a b","refusal":null,"annotations":null,"audio":null,"function_call":null,
+"tool_calls":[],"reasoning_content":null},"logprobs":{"content":[{"token":"token_id:5","logprob":-0.5,"bytes":[32,97],
+"top_logprobs":[{"token":"token_id:5","logprob":-0.5,"bytes":[32,97]},{"token":"token_id:7","logprob":-1.5,
+"bytes":[32,98]}]},{"token":"token_id:7","logprob":-1.6,"bytes":[32,98],"top_logprobs":[{"token":"token_id:6",
+"logprob":-0.4,"bytes":[32,99]},{"token":"token_id:7","logprob":-1.6,"bytes":[32,98]}]}]},"finish_reason":"length",
+"stop_reason":null,"token_ids":[5,7]}],"service_tier":null,"system_fingerprint":null,"usage":{"prompt_tokens":2,
+"total_tokens":4,"completion_tokens":2,"prompt_tokens_details":null},"prompt_logprobs":null,"prompt_token_ids":[1,2],
+"kv_transfer_params":null}"""
+# What a request for the log-probabilities of two prompts gives, with the length of each prompt added.
+SCORED = """{"id":"cmpl-51aa","object":"text_completion","created":1764500000,"model":"big","choices":[{"index":0,
+"text":"!","logprobs":null,"finish_reason":"stop","stop_reason":null,"token_ids":null,"prompt_logprobs":[null,
+{"2":{"logprob":-1.0,"rank":1,"decoded_token":" x"},"8":{"logprob":-1.5,"rank":2,"decoded_token":" y"}},
+{"5":{"logprob":-0.5,"rank":1,"decoded_token":" a"},"7":{"logprob":-1.5,"rank":2,"decoded_token":" b"}},
+{"7":{"logprob":-1.6,"rank":2,"decoded_token":" b"},"6":{"logprob":-0.4,"rank":1,"decoded_token":" c"}}],
+"prompt_token_ids":[1,2,5,7]},{"index":1,"text":"!","logprobs":null,"finish_reason":"length","stop_reason":null,
+"token_ids":null,"prompt_logprobs":[null,{"9":{"logprob":-0.1,"rank":1,"decoded_token":" d"},
+"4":{"logprob":-3.0,"rank":2,"decoded_token":" e"}}],"prompt_token_ids":[3,9],"prompt_length":1}],"service_tier":null,
+"system_fingerprint":null,"usage":{"prompt_tokens":6,"total_tokens":8,"completion_tokens":2,
+"prompt_tokens_details":null},"kv_transfer_params":null,"prompt_length":2}"""
+
+
+@pytest.mark.parametrize("given", [COMPLETION, CHAT, SCORED])
+def test_answers_of_vllm_come_in_as_it_writes_them(tmp_path: Path, given: str) -> None:
+    source = write_jsonl(tmp_path / "rows.jsonl", [json.loads(given)])
+    cache = Cache.open(import_cache(settings_for(source, tmp_path / "cache")))
+    (s,), target = cache.targets([0])
+    assert s.prompt_ids.tolist() == [1, 2] and s.response_ids.tolist() == [5, 7]
+    assert isinstance(target, TopKTarget) and target.ids_NK.tolist() == [[5, 7], [6, 7]]
+    np.testing.assert_allclose(target.log_probs_NK, [[-0.5, -1.5], [-0.4, -1.6]], atol=0.01)
+
+
+def test_every_prompt_of_a_request_is_a_sequence(tmp_path: Path) -> None:
+    """Each with the ids of its own choice, or those of the line where its choice has none."""
+    source = write_jsonl(tmp_path / "rows.jsonl", [json.loads(SCORED)])
+    cache = Cache.open(import_cache(settings_for(source, tmp_path / "cache")))
+    found = [(s.prompt_ids.tolist(), s.response_ids.tolist()) for s in map(cache.sequences, range(len(cache)))]
+    assert found == [([1, 2], [5, 7]), ([3], [9])]
+    own = json.loads(SCORED)
+    own |= {"prompt_token_ids": [1, 2, 5, 7], "choices": own["choices"][:1]}
+    own["choices"][0]["prompt_token_ids"] = None
+    source = write_jsonl(tmp_path / "own.jsonl", [own])
+    assert Cache.open(import_cache(settings_for(source, tmp_path / "own"))).sequences(0).response_ids.tolist() == [5, 7]
+    del own["choices"][0]["prompt_logprobs"]
+    own["choices"].append({"prompt_logprobs": [None, {"1": -0.5}]})
+    with pytest.raises(DataError, match=r"own\.jsonl:1.*'prompt_logprobs' is missing"):
+        import_cache(settings_for(write_jsonl(source, [own]), tmp_path / "third"))
+
+
+def test_the_end_of_what_a_server_wrote_behind_a_response_is_not_the_response_s(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "rows.jsonl", [json.loads(SCORED)])
+    cache = Cache.open(import_cache(settings_for(source, tmp_path / "cache", ends=Ends(eos=0), complete_ends=True)))
+    assert cache.sequences(0).response_ids.tolist() == [5, 7]
 
 
 @pytest.mark.parametrize(

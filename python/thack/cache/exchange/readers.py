@@ -74,45 +74,54 @@ def _jsonl(path: Path) -> Iterator[SourceRow]:
 
 
 def _from_json(content: Mapping[str, Any], number: int) -> Iterator[SourceRow]:
-    """Rows of a line: one with `prompt_logprobs`, in a server's answer or by itself, or an answer with `logprobs`."""
-    answers = content.get("choices") or [{}]
-    if "prompt_logprobs" in content or "prompt_logprobs" in answers[0]:
-        yield _from_prompt({**content, **answers[0]}, number)
-        return
-    if "choices" not in content:
-        raise KeyError("prompt_logprobs")
-    for choice in read_choices(content):
-        place = f"line {number}, choice {choice.number}"
-        row = row_of(content, choice.prompt, choice.response, choice.entries, number - 1, place, sample=choice.number)
-        yield replace(row, finish_reason=choice.finish_reason, given=choice.realised)
+    """Rows of a line: of `prompt_logprobs`, by themselves or in a server's answer, or of an answer's `logprobs`."""
+    line, place = _without_nulls(content), f"line {number}"
+    choices = [_without_nulls(choice) for choice in line.get("choices", ())]
+    if "prompt_logprobs" in line or not choices:  # of a chat they are beside the choices
+        yield _from_prompt(line, number - 1, place)
+    elif any("prompt_logprobs" in choice for choice in choices):  # one for each prompt of the request
+        for index, choice in enumerate(choices):
+            reason = line.get("finish_reason")  # the choice's is of what the server wrote behind the response
+            scored = line | choice | {"finish_reason": reason}
+            yield _from_prompt(scored, number - 1, f"{place}, choice {index}", sample=index)
+    else:
+        for found in read_choices(line | {"choices": choices}):
+            of_choice = f"{place}, choice {found.number}"
+            row = row_of(line, found.prompt, found.response, found.entries, number - 1, of_choice, sample=found.number)
+            yield replace(row, finish_reason=found.finish_reason, given=found.realised)
 
 
-def _from_prompt(content: Mapping[str, Any], number: int) -> SourceRow:
+def _without_nulls(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What servers set: they write null for every other field."""
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _from_prompt(content: Mapping[str, Any], example: int, at: str, sample: int = 0) -> SourceRow:
     """`prompt_token_ids` and `prompt_logprobs` of prompt and response, and `prompt_length`.
 
     prompt_logprobs[i] describes token i given those before it; the first is null. Each has the k most likely ids, and
     the actual token if it is not among them: k or k + 1 entries. So k is the smallest number of entries, and of k + 1
     the k most likely are kept. Ranks say less: of equal log-probabilities they count all.
     """
-    ids = _tokens(np.asarray(content["prompt_token_ids"]), f"line {number}")
     given = content["prompt_logprobs"]
+    ids = _tokens(np.asarray(content["prompt_token_ids"]), at)
     length = content["prompt_length"]
     if len(given) != len(ids):
-        raise DataError(f"{len(given)} entries of prompt_logprobs for {len(ids)} tokens")
+        raise DataError(f"{at}: {len(given)} entries of prompt_logprobs for {len(ids)} tokens")
     if not (isinstance(length, int) and 1 <= length < len(ids)):
-        raise DataError(f"prompt_length is {length}: must leave a prompt and a response of {len(ids)} tokens")
+        raise DataError(f"{at}: prompt_length is {length}: must leave a prompt and a response of {len(ids)} tokens")
     entries = []
     for place in range(length, len(ids)):
         if not isinstance(given[place], Mapping) or not given[place]:
-            raise DataError(f"token {place} has no log-probabilities")
+            raise DataError(f"{at}: token {place} has no log-probabilities")
         entry = _entry(given[place])
         if ids[place] not in entry[0]:
             raise DataError(
-                f"token {place} is {ids[place]}, which its own log-probabilities do not have",
+                f"{at}: token {place} is {ids[place]}, which its own log-probabilities do not have",
                 hint="rows are shifted against the tokens, or belong to another text",
             )
         entries.append(entry)
-    row = row_of(content, ids[:length], ids[length:], entries, number - 1, f"line {number}")
+    row = row_of(content, ids[:length], ids[length:], entries, example, at, sample=sample)
     return replace(row, finish_reason=str(content.get("finish_reason") or ""))
 
 
