@@ -1,7 +1,7 @@
 """The end-of-response rule: which ids end a response, and what follows from it. Whoever asks about ends asks here.
 
-1. The ends of a model are its tokenizer's EOS, every id that its generation_config.json names as `eos_token_id`, and
-   the token with which its chat template closes the assistant's turn.
+1. The ends of a model are its tokenizer's EOS, every token whose id its generation_config.json names as
+   `eos_token_id`, and the token with which its chat template closes the assistant's turn.
 2. Generation stops at the first end that it draws. That end belongs to the response.
 3. A response that is given as text gets one end: EOS behind a text, and in a conversation what the template writes.
    A text that is followed by an end already gets no second one.

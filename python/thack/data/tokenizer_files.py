@@ -100,7 +100,7 @@ def read_facts(directory: Path, backend: Backend) -> TokenizerFacts:
         )
     marked = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
     others = {
-        *configured_ends(generation.get("eos_token_id")),
+        *_known(backend, generation.get("eos_token_id")),
         *configured_ends(model.get("eos_token_id"), only=marked),
     }
     bos = config.get("add_bos_token")
@@ -152,8 +152,9 @@ def _text(token: object) -> str:
 def _special_id(backend: Backend, token: object, configured: object) -> int | None:
     """The id of a special token: by name from the tokenizer's files, else by id from the model's."""
     found: int | None = backend.token_to_id(_text(token)) if _text(token) else None
-    if found is not None:
-        return found
-    if isinstance(configured, list) and configured:
-        configured = configured[0]
-    return configured if isinstance(configured, int) and not isinstance(configured, bool) else None
+    return next(iter(_known(backend, configured)), None) if found is None else found
+
+
+def _known(backend: Backend, configured: object) -> list[int]:
+    """The ids that a model's file names, without those that are no token's, such as -1: they are never written."""
+    return [i for i in configured_ends(configured) if 0 <= i < 1 << 32 and backend.id_to_token(i)]

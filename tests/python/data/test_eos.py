@@ -10,7 +10,7 @@ import pytest
 
 from thack.data.eos import EndCounts, Ends, configured_ends, cut
 from thack.data.tokenizer import Tokenizer
-from thack.errors import UsageError
+from thack.errors import ModelError, UsageError
 
 from .small import CHATML, END, END_ID, EOS_ID, START_ID, write_tokenizer
 
@@ -92,6 +92,18 @@ class TestOfATokenizer:
         repeated = {"eos_token_id": [EOS_ID, END_ID, 5], "_from_model_config": True}
         path = write_tokenizer(tmp_path / "b", generation=repeated)
         assert Tokenizer.load(path).ends.ids == {EOS_ID, END_ID}
+
+    @pytest.mark.parametrize("unknown", [-1, 300, 1 << 40])
+    def test_an_id_that_is_no_tokens_is_no_end(self, unknown: int, tmp_path: Path) -> None:
+        config = {"eos_token": None, "pad_token": None}
+        generation, model = {"eos_token_id": [unknown, EOS_ID]}, {"pad_token_id": unknown}
+        path = write_tokenizer(tmp_path / "a", template=CHATML, config=config, generation=generation, model=model)
+        tokenizer = Tokenizer.load(path)
+        assert tokenizer.ends.ids == {EOS_ID, END_ID} and tokenizer.eos_id == tokenizer.pad_id == EOS_ID
+        assert tokenizer.without_end("ok</s>") == "ok" and tokenizer.without_end("ok") == "ok"
+        alone = write_tokenizer(tmp_path / "b", config=config, generation={"eos_token_id": unknown})
+        with pytest.raises(ModelError, match="no end-of-sequence token is defined"):
+            Tokenizer.load(alone)
 
     def test_the_chat_templates_end_of_turn_is_one(self, tmp_path: Path) -> None:
         ends = Tokenizer.load(write_tokenizer(tmp_path, template=CHATML)).ends
