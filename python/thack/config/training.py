@@ -150,10 +150,10 @@ class GuardSettings:
         Help("after an alarm: add newly sampled responses, train partly online, or stop"),
     ] = "refresh"
     budget: Annotated[int, AtLeast(1), Help("refresh: newly sampled responses per prompt over the whole run")] = 6
-    every: Annotated[
-        int, AtLeast(0), Help("refresh: epochs between two new responses of a prompt (0 = all at the alarm)")
-    ] = 1
-    growth: Annotated[float, Above(0), Help("refresh: interval growth factor")] = 1.0
+    every: Annotated[int, AtLeast(1), Help("refresh: epochs between two new responses of a prompt")] = 1
+    growth: Annotated[
+        float, Above(0), Help("refresh: growth factor of that interval, which is never below one epoch")
+    ] = 1.0
     then: Annotated[Literal["stop", "continue"], Help("refresh: what happens once every new response was used")] = (
         "stop"
     )

@@ -207,7 +207,7 @@ class Growing:
     Args:
         given: the responses at the start.
         write: samples a set: (number of the set, epoch in which it joins) → one response per position.
-        joins: the epoch in which set 0, 1, … joins, ascending.
+        joins: the epoch in which set 0, 1, … joins, each later than the one before.
         seed: of the choice.
     """
 
@@ -239,9 +239,10 @@ class Growing:
 
     def _choice(self, epoch: int) -> np.ndarray:
         """int64 per position: 0 for the given response, n for set n − 1."""
-        num_sets, num_new = self._num_joined(epoch), sum(1 for join in self._joins if join == epoch)
+        num_sets = self._num_joined(epoch)
+        if epoch in self._joins:
+            return np.full(len(self), num_sets)
         random = run_words(self._seed, Stream.RESPONSE_SETS, epoch, count=len(self))
-        first = num_sets + 1 - num_new if num_new else 0
         # The top 32 bits times the number of sets: nearly uniform, which a remainder would not be.
-        picked = (random >> np.uint64(32)) * np.uint64(num_sets + 1 - first) >> np.uint64(32)
-        return first + picked.astype(np.int64)
+        picked = (random >> np.uint64(32)) * np.uint64(num_sets + 1) >> np.uint64(32)
+        return picked.astype(np.int64)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from thack.config import GuardSettings
 from thack.detection import watch
@@ -116,12 +117,16 @@ class Guard(Hook):
         return math.inf if alarm is None else -(-alarm.step // self._steps_per_epoch)
 
     def schedule(self) -> list[int]:
-        """The epochs in which a set of new responses joins: gaps of every·growth^n epochs."""
+        """The epochs in which a set of new responses joins: gaps of every·growth^n epochs, but at least one.
+
+        So every position reads a set before the next one joins, and the run does not end with responses unread.
+        """
         if self.state.alarm is None:
             return []
         s, first = self.settings, int(self.first_epoch)
-        gaps = [s.every * s.growth**n for n in range(s.budget - 1)]
-        return [first + round(sum(gaps[:n])) for n in range(s.budget)]
+        gaps = (s.every * s.growth**n for n in range(s.budget - 1))
+        due = (first + round(after) for after in accumulate(gaps, initial=0))
+        return list(accumulate(due, lambda before, epoch: max(epoch, before + 1)))
 
     def count_set(self, number: int, epoch: int, tokens: int) -> bool:
         """Log a set of new responses once; whether its cost is not counted yet."""

@@ -209,7 +209,7 @@ GuardSettings
   on: true or false = false
   policy: refresh | raise-online | stop = "refresh"
   budget: a whole number, 1 or more = 6
-  every: a whole number, 0 or more = 1
+  every: a whole number, 1 or more = 1
   growth: a number, more than 0 = 1.0
   then: stop | continue = "stop"
   online_fraction: a number, between 0 and 1 = 0.25
