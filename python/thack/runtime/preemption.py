@@ -171,8 +171,9 @@ class StopFlag:
     is left to the next. The previous handlers are restored at the end.
     """
 
-    def __init__(self, directory: Path | None = None) -> None:
-        self._directory = directory
+    def __init__(self, *directories: Path) -> None:
+        """`directories`: where the files STOP and SAVE are looked for."""
+        self._directories = directories
         self._signal: str | None = None
         self._previous: dict[int, Handler] = {}
         self._checked = -_FILE_CHECK_S
@@ -204,9 +205,9 @@ class StopFlag:
         """What asked for a stop ("SIGTERM", "SIGUSR2", "SIGINT", "STOP file"), or None."""
         if self._signal is not None:
             return self._signal
-        if not self._stop_file and self._directory is not None and monotonic() - self._checked >= _FILE_CHECK_S:
+        if not self._stop_file and monotonic() - self._checked >= _FILE_CHECK_S:
             self._checked = monotonic()
-            self._stop_file = (self._directory / "STOP").exists()
+            self._stop_file = any((directory / "STOP").exists() for directory in self._directories)
         return "STOP file" if self._stop_file else None
 
     @property
@@ -221,14 +222,8 @@ class StopFlag:
         return urgency > 0
 
     def save_requested(self) -> bool:
-        """True once for every file SAVE in the run directory, which is removed."""
-        if self._directory is None:
-            return False
-        try:
-            (self._directory / "SAVE").unlink()
-        except FileNotFoundError:
-            return False
-        return True
+        """True once for every file SAVE, which is removed."""
+        return any([_removed(directory / "SAVE") for directory in self._directories])
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -247,6 +242,15 @@ class StopFlag:
 
     def error(self, kept: str) -> ThackError:
         """The error to raise once the state is saved; `kept` is what is on disk ("step 120 in runs/a")."""
-        if self._directory is not None:  # or the next start would stop at once
-            (self._directory / "STOP").unlink(missing_ok=True)
+        for directory in self._directories:  # or the next start would stop at once
+            _removed(directory / "STOP")
         return stop_error(self.requested or "STOP file", kept)
+
+
+def _removed(path: Path) -> bool:
+    """Whether it was there to be removed."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True

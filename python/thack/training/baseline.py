@@ -49,7 +49,7 @@ def train_supervised(
     """
     loss = LossSettings(weight=0.0, ce_weight=1.0, fused=settings.loss.fused)
     own = replace(settings, out=distillation.supervised, loss=loss, baseline="none")
-    run = RunDirectory(own, "sft", distillation.group, f"{distillation.name} (sft)")
+    run = RunDirectory(own, "sft", distillation.group, f"{distillation.name} (sft)", within=distillation)
     train_in(run, partial(prepare_supervised, settings), device, progress)
 
 

@@ -68,10 +68,17 @@ class RunDirectory:
     """The files of a run by `command`. Only the first rank writes, and it reads for all of them."""
 
     def __init__(
-        self, settings: SftSettings | DistillSettings, command: Command, group: ProcessGroup = ALONE, name: str = ""
+        self,
+        settings: SftSettings | DistillSettings,
+        command: Command,
+        group: ProcessGroup = ALONE,
+        name: str = "",
+        *,
+        within: RunDirectory | None = None,
     ) -> None:
-        """`name` stands before the progress bar; empty: the directory's own."""
+        """`name` stands before the progress bar; empty: the directory's own. `within`: the run that this is part of."""
         self.path = settings.out
+        self.asked_in: tuple[Path, ...] = (self.path, *(within.asked_in if within else ()))  # for STOP and SAVE
         self.name = name or settings.out.name
         self.settings = settings
         self.command = command

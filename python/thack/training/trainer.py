@@ -98,7 +98,7 @@ class Trainer:
         with (
             _own_randomness(),
             self._reading_ahead(),
-            StopFlag(self.run.path if self.group.is_first else None) as stop,
+            StopFlag(*(self.run.asked_in if self.group.is_first else ())) as stop,
             self._saver() as saver,
             self.progress.task(self.run.name, self.plan.total_steps, "step") as bar,
         ):

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ from thack.errors import Preempted, UsageError
 from thack.evaluation.eval_set import EvalSet
 from thack.models.batch import Batch
 from thack.models.load import load_model
+from thack.runtime import preemption
 from thack.runtime.runlog import read
 from thack.runtime.status import read_status
 from thack.schema.metric_rows import GuardRow, MetricsRow, PerPromptRow
 from thack.schema.metrics import GOLDEN
 from thack.schema.verdict import Margins, OracleFreeVerdict
 from thack.training import run_distill
+from thack.training.checkpoint import checkpoints
 from thack.training.plan import Plan, plan_steps
 from thack.training.run_directory import RunDirectory
 
@@ -138,13 +141,14 @@ def test_without_an_oracle_too_and_with_what_people_wrote(world: Path, tmp_path:
     assert not isinstance(suspicion, OracleFreeVerdict) and suspicion.gains == found.gains
 
 
-def stop_sft_at(patch: pytest.MonkeyPatch, step: int) -> None:
+def in_sft_at(patch: pytest.MonkeyPatch, step: int, act: Callable[[], None]) -> None:
+    """Once the row of this step of the fine-tuning is logged."""
     append = RunDirectory.append
 
     def wrapped(run: RunDirectory, row: MetricsRow | GuardRow) -> None:
         append(run, row)
         if run.path.name == "sft" and row.step == step and isinstance(row, MetricsRow) and row.event == "train":
-            os.kill(os.getpid(), signal.SIGTERM)
+            act()
 
     patch.setattr(RunDirectory, "append", wrapped)
 
@@ -154,7 +158,7 @@ def test_a_stopped_one_resumes_to_the_bit(
 ) -> None:
     settings = short_settings(world, tmp_path / "run")
     with monkeypatch.context() as patch:
-        stop_sft_at(patch, 3)
+        in_sft_at(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Preempted):
             run_distill(settings)
     status = read_status(tmp_path / "run")
@@ -166,6 +170,20 @@ def test_a_stopped_one_resumes_to_the_bit(
     assert rows(tmp_path / "run" / "sft") == rows(finished / "sft")
     expected, found = weights(finished / "sft"), weights(tmp_path / "run" / "sft")
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_a_file_in_the_run_stops_or_saves_whichever_of_both_is_trained(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = short_settings(world, tmp_path / "run")
+    stop, save = settings.out / "STOP", settings.out / "SAVE"
+    monkeypatch.setattr(preemption, "_FILE_CHECK_S", 0.0)
+    for asked, step in ((save, 2), (stop, 4)):
+        in_sft_at(monkeypatch, step, asked.touch)
+    with pytest.raises(Preempted, match="stopped by STOP file"):
+        run_distill(settings)
+    kept = [path.name for path in checkpoints(settings.out / "sft" / "checkpoints")]
+    assert kept == ["step_000002", "step_000004"] and not stop.exists() and not save.exists()
 
 
 def test_it_can_be_added_to_a_finished_run_and_is_not_repeated(world: Path, tmp_path: Path) -> None:
