@@ -97,7 +97,7 @@ def prepare_supervised(
         checkpoint=settings.checkpoint,
         hooks=[
             Evaluation(steps, evaluator, None, run),
-            Benchmarks(steps, settings.evaluation, seed=settings.seed, group=group),
+            Benchmarks(settings.evaluation, seed=settings.seed, group=group),
             BestProxy(steps),
         ],
         clock=Clock(settings.profile),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from thack.config import EvaluationSettings
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
@@ -13,14 +11,17 @@ from thack.training.hooks import Columns, Hook
 class Benchmarks(Hook):
     """Scores of the tasks, at the last evaluation or at each; one rank computes them for all."""
 
-    def __init__(self, steps: Iterable[int], settings: EvaluationSettings, *, seed: int, group: ProcessGroup) -> None:
-        """`steps`: of the run's evaluations."""
-        planned = sorted(steps)
-        self._steps = frozenset(planned if settings.tasks_at == "every" else planned[-1:])
+    def __init__(self, settings: EvaluationSettings, *, seed: int, group: ProcessGroup) -> None:
         self._settings, self._seed, self._group = settings, seed, group
 
     def evaluate(self, step: int, student: LanguageModel) -> Columns:
-        if not self._settings.tasks or step not in self._steps:
+        return self._scores(student) if self._settings.tasks_at == "every" else {}
+
+    def evaluate_last(self, step: int, student: LanguageModel) -> Columns:
+        return self._scores(student) if self._settings.tasks_at == "end" else {}
+
+    def _scores(self, student: LanguageModel) -> Columns:
+        if not self._settings.tasks:
             return {}
         found: Columns = {}
         with self._group.raise_on_all_ranks():

@@ -242,7 +242,7 @@ def _hooks(
             order=plan.order,
         )
     steps = steps_of_evaluations(settings, models, wrapped, trained, plan, evaluator)
-    tasks = Benchmarks(steps, settings.evaluation, seed=settings.seed, group=run.group)
+    tasks = Benchmarks(settings.evaluation, seed=settings.seed, group=run.group)
     caches = () if evaluator is None else recorded(models.caches, models.width, run.group)
     hooks = [
         Evaluation(steps, evaluator, monitors, run, caches),

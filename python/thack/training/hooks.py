@@ -42,6 +42,10 @@ class Hook:
     def after_evaluation(self, step: int, columns: Mapping[str, float]) -> None:
         """Take in what all hooks measured."""
 
+    def evaluate_last(self, step: int, student: LanguageModel) -> Columns:
+        """Further columns of the run's last evaluation, which is known once every hook has seen what it measured."""
+        return {}
+
     def costs(self) -> Costs:
         """What it has cost so far, in this process and on all ranks; every rank asks at the same steps."""
         return Costs()

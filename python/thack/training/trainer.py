@@ -136,6 +136,8 @@ class Trainer:
                 columns |= hook.evaluate(self.step, student)
             for hook in self.hooks:
                 hook.after_evaluation(self.step, columns)
+            for hook in self.hooks if self.is_finished else ():
+                columns |= hook.evaluate_last(self.step, student)
         seconds = self.evaluated.evaluation_seconds + perf_counter() - began
         self.evaluated = sum((hook.costs() for hook in self.hooks), Costs(evaluation_seconds=seconds))
         epoch = self.step / self.plan.steps_per_epoch

@@ -15,7 +15,7 @@ pytest.importorskip("lm_eval", reason="SKIPPED: benchmarks need lm-evaluation-ha
 
 from thack import api
 from thack.checks import check_combination, check_evaluate
-from thack.config import CheckpointSettings, DistillSettings, EvaluateSettings, EvaluationSettings
+from thack.config import CheckpointSettings, DistillSettings, EvaluateSettings, EvaluationSettings, GuardSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import Preempted, UsageError
 from thack.models.batch import Batch
@@ -99,6 +99,16 @@ def test_at_the_end_alone_and_on_few_documents(world: Path, tmp_path: Path) -> N
     run_distill(settings(world, tmp_path / "run", tasks_limit=2))
     evaluated = [row for row in read(tmp_path / "run" / "metrics.jsonl") if row["event"] == "evaluation"]
     assert ["benchmark/choose/acc" in row for row in evaluated] == [False] * (len(evaluated) - 1) + [True]
+
+
+def test_at_the_end_of_a_run_that_its_guard_ends(world: Path, tmp_path: Path) -> None:
+    """60 steps are planned; whatever the student does, the alarm comes at the second judged evaluation, step 50."""
+    given = settings(world, tmp_path / "run", tasks_limit=2)
+    evaluation = replace(given.evaluation, count=6, spacing="linear")
+    guard = GuardSettings(on=True, policy="stop", threshold=50.0)
+    assert run_distill(replace(given, epochs=12, guard=guard, evaluation=evaluation)).steps == 50
+    evaluated = [row for row in rows(tmp_path / "run") if row["event"] == "evaluation"]
+    assert [row["step"] for row in evaluated if "benchmark/choose/acc" in row] == [50]
 
 
 def test_what_is_not_there_is_refused(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ class Counting(Hook):
 
 
 class Other(Hook):
-    """Adds a column, and wants an evaluation, but no checkpoint, at step 1."""
+    """Adds columns, one at the last evaluation alone, and wants an evaluation, but no checkpoint, at step 1."""
 
     def wants_evaluation(self, step: int) -> bool:
         return step == 1
@@ -66,6 +66,9 @@ class Other(Hook):
 
     def evaluate(self, step: int, student: LanguageModel) -> dict[str, float]:
         return {"other": 1.0}
+
+    def evaluate_last(self, step: int, student: LanguageModel) -> dict[str, float]:
+        return {"last": 1.0}
 
 
 def test_hooks_decide_alone_and_together(tmp_path: Path) -> None:
@@ -84,6 +87,16 @@ def test_hooks_decide_alone_and_together(tmp_path: Path) -> None:
     assert [step_of(path) for path in checkpoints(folder)] == [3, 9, 10], "3 is protected; 1 wanted no checkpoint"
     weights = "model.safetensors"
     assert (tmp_path / "a" / "model" / weights).read_bytes() == (folder / "step_000003" / weights).read_bytes()
+
+
+@pytest.mark.parametrize("stop_at", [9, 99])
+def test_the_last_evaluation_is_known_also_where_a_hook_ends_the_run(tmp_path: Path, stop_at: int) -> None:
+    trainer, start = make_trainer(tmp_path / "a", every=0, total_steps=12)
+    trainer.hooks = [Other(), Counting(stop_at=stop_at)]
+    trainer.train(start)
+    trainer.run.close()
+    evaluations = [row for row in rows(tmp_path / "a") if row["event"] == "evaluation"]
+    assert [row["step"] for row in evaluations if "last" in row] == [min(stop_at, 12)] == [evaluations[-1]["step"]]
 
 
 def test_the_state_of_a_hook_is_in_every_checkpoint_and_restored(tmp_path: Path) -> None:
