@@ -16,11 +16,22 @@ from typing import Protocol
 from thack.data.columnar import ColumnarRows
 from thack.data.pipes import copied, is_pipe
 from thack.errors import DataError
-from thack.reading import LINE_BYTES, BadJson, LongLine, addressed_lines, line_at, open_regular, parse_line, read_bytes
+from thack.reading import (
+    LINE_BYTES,
+    BadJson,
+    LongLine,
+    addressed_lines,
+    line_at,
+    open_regular,
+    parse_line,
+    read_bytes,
+    read_json,
+)
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LONGEST_CELL = 1 << 24  # characters; Python's own limit is shorter than a chat
 RESPONSES = "responses.jsonl"  # what `thack generate` writes into its directory
+_STATE = "state.json"  # where `datasets` names its files
 Row = tuple[str, object]  # place, and what stands there; a BadLine where nothing can be read
 
 
@@ -68,13 +79,33 @@ def open_rows(path: Path, most: int = LINE_BYTES) -> Rows:
     """
     path = Path(path)
     if path.is_dir():
-        if not (path / RESPONSES).is_file() and (files := sorted(path.glob("*.arrow"))):
+        if files := datasets_files(path):
             return ColumnarRows(files)
         path = path / RESPONSES
     if is_pipe(path):
         copy = copied(path)
         return _Copied(_rows_of(copy, most), copy, path)
     return _rows_of(path, most)
+
+
+def datasets_files(directory: Path) -> list[Path]:
+    """The files of a data set that `datasets` saved, without what its `map` and `filter` cached there; none: no such.
+
+    Raises:
+        DataError: its state.json is damaged.
+    """
+    if (directory / RESPONSES).is_file():
+        return []
+    there = sorted(path for path in directory.glob("*.arrow") if not path.name.startswith("cache-"))
+    if not there or not (directory / _STATE).is_file():
+        return there
+    try:
+        names = [file["filename"] for file in read_json(directory / _STATE, strict=False)["_data_files"]]
+        return [next(path for path in there if path.name == name) for name in names]
+    except (KeyError, TypeError, StopIteration) as error:
+        raise DataError(
+            f"{directory / _STATE} does not name the files beside it", hint="save the data set again (save_to_disk)"
+        ) from error
 
 
 def _rows_of(path: Path, most: int) -> Rows:

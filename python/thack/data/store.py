@@ -11,7 +11,7 @@ from thack.config import DataSettings
 from thack.data.eos import EndCounts
 from thack.data.lengths import response_limit
 from thack.data.records import Record, prompt_row
-from thack.data.rows import RESPONSES
+from thack.data.rows import RESPONSES, datasets_files
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, MismatchError
@@ -95,7 +95,7 @@ def read_manifest(path: Path) -> ResponsesManifest | None:
     Raises:
         DataError: the directory has no manifest, since it is incomplete or something else.
     """
-    if not path.is_dir() or any(path.glob("*.arrow")):  # `datasets` wrote those
+    if not path.is_dir() or datasets_files(path):
         return None
     if not (path / MANIFEST).is_file():
         raise DataError(f"{path} has no complete responses", hint="run the same `thack generate` command again")

@@ -15,6 +15,7 @@ from thack.data import read_records
 from thack.data.readers import each_record
 from thack.data.records import Record
 from thack.data.rows import BadLine, read_rows
+from thack.data.store import read_manifest
 from thack.errors import DataError
 
 from .small import ANSWER, USER, write_rows
@@ -53,6 +54,32 @@ def test_a_directory_that_datasets_wrote(tmp_path: Path) -> None:
     write(tmp_path / "data-00000-of-00001.arrow", "stream")
     (tmp_path / "dataset_info.json").write_text("{}")
     assert [record.prompt_id for record in read_records(tmp_path)] == ["a", "b", "c"]
+
+
+def test_what_datasets_cached_beside_a_data_set_is_no_part_of_it(tmp_path: Path) -> None:
+    """`map` and `filter` write into the directory that a data set was loaded from."""
+    datasets = pytest.importorskip("datasets", reason="SKIPPED: needs the package datasets")
+    datasets.disable_progress_bars()
+    rows = [{"prompt": f"p{i}", "response": f"r{i}"} for i in range(4)]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path, num_shards=4)
+    datasets.Dataset.from_list(rows[:3]).save_to_disk(tmp_path, num_shards=2)  # over more shards, which stay
+    saved = datasets.load_from_disk(tmp_path)
+    saved.map(lambda row: {"response": "other"})
+    saved.filter(lambda row: row["prompt"] != "p0")
+    assert len(list(tmp_path.glob("*.arrow"))) == 8
+    assert [row for _, row in read_rows(tmp_path)] == list(saved)
+    assert read_manifest(tmp_path) is None
+    (tmp_path / "state.json").unlink()
+    assert len(list(read_rows(tmp_path))) == 7
+
+
+@pytest.mark.parametrize("state", [{}, [], {"_data_files": [{"filename": "../data.arrow"}]}, {"_data_files": [3]}])
+def test_a_damaged_state_of_a_data_set_is_named(state: Any, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    write(tmp_path / "data.arrow", "stream")
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(DataError, match=r"state\.json does not name the files beside it"):
+        list(read_rows(tmp_path))
 
 
 def test_a_json_list(tmp_path: Path) -> None:
