@@ -107,7 +107,7 @@ class RecordEncoder:
         found: dict[int, list[Pair] | RecordRefusal] = {}
         given = [i for i, record in enumerate(records) if record.response_ids is not None]
         for i, prompt in zip(given, self.prompts([records[i] for i in given]), strict=True):
-            found[i] = prompt if isinstance(prompt, RecordRefusal) else [Pair(prompt, self._checked(records[i]))]
+            found[i] = prompt if isinstance(prompt, RecordRefusal) else self._given(prompt, records[i])
         rest = [i for i in range(len(records)) if i not in found]
         chats = [i for i in rest if records[i].conversation is not None]
         found |= zip(chats, self._turns([records[i] for i in chats]), strict=True)
@@ -188,7 +188,7 @@ class RecordEncoder:
         except RecordRefusal as refusal:
             return refusal
 
-    def _checked(self, record: Record) -> np.ndarray:
+    def _given(self, prompt: np.ndarray, record: Record) -> list[Pair]:
         """Ids that a model wrote are kept as they are: decoding and encoding again would change them.
 
         A server may drop the end at which it stopped: that end is put back.
@@ -200,8 +200,10 @@ class RecordEncoder:
                 details=[f"the tokenizer has {self._tokenizer.size:,} ids"],
                 hint="were these ids written with another tokenizer? give `response` as text instead",
             )
-        ends = self._tokenizer.ends
-        return ends.close(ids, by=None if record.conversation is None else ends.turn) if record.stopped else ids
+        if record.stopped:
+            ends = self._tokenizer.ends
+            ids = ends.close(ids, by=None if record.conversation is None else ends.turn)
+        return [Pair(prompt, ids)] if len(ids) else []
 
 
 def _refuse_squares(trained: int, turns: int) -> None:

@@ -126,6 +126,17 @@ class TestResponses:
         assert pair(tokenizer, messages=[USER], **stopped | {"response_ids": [7, EOS_ID]})[1] == [7, EOS_ID]
         assert pair(tokenizer, messages=[USER], **stopped | {"finish_reason": "length"})[1] == [7]
 
+    def test_no_ids_are_no_response(self, tmp_path: Path) -> None:
+        """As of an empty text; a server that stopped at once wrote an end."""
+        tokenizer = Tokenizer.load(write_tokenizer(tmp_path, template=CHATML))
+        empty: list[dict[str, Any]] = [{"prompt": "hi", "response_ids": []}, {"messages": [USER], "response_ids": []}]
+        rows = [*empty, {"prompt": "hi", "response": ""}, {"prompt": "hi", "response_ids": [5]}]
+        records = [to_record(row) for row in rows]
+        found = prepare(DataSettings(), tokenizer, need_response=True, records=records)
+        assert [s.response_ids.tolist() for s in found.sequences] == [[5]] and found.report.without_response == 3
+        assert encode_references(records[:1], tokenizer, 4) == [None]
+        assert [pair(tokenizer, **row, finish_reason="stop")[1] for row in empty] == [[EOS_ID], [END_ID]]
+
     def test_references_are_what_people_wrote(self, tmp_path: Path) -> None:
         tokenizer = Tokenizer.load(write_tokenizer(tmp_path, template=CHATML))
         rows = [{"prompt": "hi", "response": "okay"}, {"prompt": "hi"}, {"messages": [USER, ANSWER]}]
