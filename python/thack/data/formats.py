@@ -2,8 +2,8 @@
 
 prompt, response                   text; or response_ids, the ids that a model wrote
 prompt, completion                 TRL: text, or lists of messages
-messages                           a conversation; with tools, documents, chat_template_kwargs, and response beside
-conversations                      ShareGPT: turns of from and value, with system and tools beside
+messages                           a conversation; with system, tools, documents, chat_template_kwargs, response beside
+conversations                      ShareGPT: turns of from and value, the same beside
 text                               a raw text, trained on as a whole
 
 Keys of other names are given by `columns.Columns`.
@@ -41,9 +41,9 @@ def to_record(row: object, place: str = "", columns: Columns = OWN) -> Record:
         raise BadLine(f"a record is an object, not {type(row).__name__}")
     row = {key: value for key, value in columns.renamed(row).items() if value is not None}
     if "messages" in row:
-        return _conversation(row, _messages(row, "messages"), place)
+        return _conversation(row, _begun(row, _messages(row, "messages")), place)
     if "conversations" in row:
-        return _conversation(row, _sharegpt(row), place)
+        return _conversation(row, _begun(row, _sharegpt(row)), place)
     if isinstance(row.get("prompt"), list):
         return _conversational_pair(row, place)
     if "prompt" in row:
@@ -107,7 +107,7 @@ def _raw_text(row: Mapping[str, Any], place: str) -> Record:
 
 
 def _conversational_pair(row: Mapping[str, Any], place: str) -> Record:
-    prompt = _messages(row, "prompt")
+    prompt = _begun(row, _messages(row, "prompt"))
     answer = _messages(row, "completion") if isinstance(row.get("completion"), list) else ()
     if any(message["role"] == "user" for message in answer):
         raise BadLine("`completion` holds a turn of the user: give the whole conversation as `messages`")
@@ -201,6 +201,16 @@ def _messages(row: Mapping[str, Any], key: str) -> tuple[Message, ...]:
     return tuple(turns)
 
 
+def _begun(row: Mapping[str, Any], messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The turns behind the `system` that stands beside them, unless they begin with it."""
+    system = row.get("system")
+    if not system or (messages[0]["role"] == "system" and messages[0].get("content") == system):
+        return messages
+    if messages[0]["role"] == "system":
+        raise BadLine("`system`, and another turn of the system in the conversation: leave one of them out")
+    return (*_messages({"system": [{"role": "system", "content": system}]}, "system"), *messages)
+
+
 def _check_parts(turn: Mapping[str, Any], what: str) -> None:
     """Parts of text alone: pictures and sounds would be left out of the ids."""
     content = turn.get("content")
@@ -218,8 +228,6 @@ def _sharegpt(row: Mapping[str, Any]) -> tuple[Message, ...]:
     if not isinstance(turns, list) or not turns:
         raise BadLine("`conversations` is not a list of turns")
     found: list[Message] = []
-    if isinstance(row.get("system"), str) and row["system"]:
-        found.append({"role": "system", "content": row["system"]})
     for number, turn in enumerate(turns):
         speaker = turn.get("from") if isinstance(turn, Mapping) else None
         if speaker not in _SPEAKERS:

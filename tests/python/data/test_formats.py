@@ -61,6 +61,25 @@ class TestConversations:
         ]
         assert messages_of(conversations=[USER, ANSWER]) == [USER, ANSWER]
 
+    @pytest.mark.parametrize("system", ["Be brief.", [{"text": "Be brief."}]])
+    def test_a_system_beside_a_conversation_is_its_first_turn(self, system: Any) -> None:
+        turns = [{"role": "system", "content": system}, USER, ANSWER]
+        whole, speakers = to_record({"messages": turns}), [{"from": "human", "value": "hi"}]
+        beside: list[dict[str, Any]] = [
+            {"messages": turns[1:]},
+            {"messages": turns},
+            {"conversations": turns[1:]},
+            {"conversations": speakers, "response": "ok"},
+            {"prompt": [USER], "completion": [ANSWER]},
+            {"prompt": [USER], "completion": "ok"},
+        ]
+        for row in beside:
+            found = to_record(row | {"system": system})
+            assert (found.prompt_id, found.response) == (whole.prompt_id, "ok")
+            assert found.conversation is not None and found.conversation.messages == tuple(turns)
+            assert found.conversation.num_prompt_turns == 2
+        assert messages_of(messages=turns[1:], system="") == turns[1:] == messages_of(messages=turns[1:], system=None)
+
     def test_columns_may_hold_json(self) -> None:
         tool = {"type": "function", "function": {"name": "f"}}
         for tools in ([tool], json.dumps([tool])):
@@ -107,6 +126,11 @@ BAD = {
     "an unknown speaker": ({"conversations": [{"from": "narrator", "value": "x"}]}, "`from` is 'narrator', not one of"),
     "no value": ({"conversations": [{"from": "human"}]}, "has no text `value`"),
     "no turns": ({"conversations": []}, "`conversations` is not a list of turns"),
+    "two systems": (
+        {"messages": [{"role": "system", "content": "a"}, USER], "system": "b"},
+        "another turn of the system",
+    ),
+    "a system of numbers": ({"messages": [USER], "system": 3}, "turn 0 of `system`: `content` is int"),
     "tools of text": ({"messages": [USER], "tools": "f(x)"}, "`tools` is a text, but not of JSON"),
     "tools of numbers": ({"messages": [USER], "tools": [1]}, "`tools` is not a list of objects"),
     "variables": ({"messages": [USER], "chat_template_kwargs": [1]}, "`chat_template_kwargs` is not an object"),
