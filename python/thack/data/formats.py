@@ -284,12 +284,22 @@ def _check_unicode(key: str, text: str) -> None:
 
 
 def _id(row: Mapping[str, Any], prompt: str) -> str:
-    value = row.get("id")
+    given = given_name(row, "id")
+    return prompt_id(prompt) if given is None else given
+
+
+def given_name(row: Mapping[str, Any], key: str) -> str | None:
+    """The name of a prompt under this key; None where it is missing or null.
+
+    Raises:
+        BadLine: it is no name.
+    """
+    value = row.get(key)
     if value is None:
-        return prompt_id(prompt)
+        return None
     if not isinstance(value, str | int) or isinstance(value, bool):
-        raise BadLine("`id` is neither text nor a whole number")
-    _check_unicode("id", str(value))
+        raise BadLine(f"`{key}` is neither text nor a whole number")
+    _check_unicode(key, str(value))
     return str(value)
 
 

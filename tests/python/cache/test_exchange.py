@@ -184,6 +184,39 @@ def test_answers_of_servers_come_in(tmp_path: Path, style: str, count: int) -> N
     np.testing.assert_allclose(target.log_probs_NK, [[-0.3, -1.9], [-0.1, -2.9], [-0.2, -2.2]], atol=0.06)
 
 
+def test_an_answer_s_prompts_are_named_by_their_ids_and_not_by_the_request(tmp_path: Path) -> None:
+    """One request of two prompts, and another of the first; `prompt_id` is a name of one's own."""
+    other, own = answer("completion"), answer("completion")
+    other["choices"] *= 2
+    other["choices"][2:] = [choice | {"prompt_token_ids": [3, 4]} for choice in other["choices"][2:]]
+    again = answer("chat") | {"id": "cmpl-2"}
+    own |= {"choices": own["choices"][:1], "prompt_id": 0}
+    source = write_jsonl(tmp_path / "rows.jsonl", [other, again, own])
+    sequences, _ = (cache := Cache.open(import_cache(settings_for(source, tmp_path / "cache")))).targets(range(6))
+    names = [s.prompt_id for s in sequences]
+    assert len(cache) == 6 and names[0] == names[1] == names[4] and names[2] == names[3] and len(set(names)) == 3
+    assert names[5] == "0" and not {"a", "cmpl-2"} & set(names)
+    assert [s.sample for s in sequences] == [0, 1, 0, 1, 0, 0]
+    assert [s.example for s in sequences] == list(range(6))
+
+
+@pytest.mark.parametrize("key", ["id", "prompt_id"])
+def test_one_name_for_two_prompts_is_refused(tmp_path: Path, key: str) -> None:
+    first, second = line(1), line(2)
+    first["id"] = second["id"] = None
+    first[key] = second[key] = 7
+    source = write_jsonl(tmp_path / "rows.jsonl", [first, first, second])
+    with pytest.raises(DataError, match=r"rows\.jsonl: line 3: the id '7' is another prompt's: give each its own"):
+        import_cache(settings_for(source, tmp_path / "cache", top_k=K))
+    for wrong in (True, 1.5, "\ud800"):
+        with pytest.raises(DataError, match=rf"`{key}` is n"):
+            import_cache(settings_for(write_jsonl(source, [line(1) | {key: wrong}]), tmp_path / "cache", top_k=K))
+    del second[key]
+    source = write_jsonl(tmp_path / "rows.jsonl", [first, first, second])
+    cache = Cache.open(import_cache(settings_for(source, tmp_path / "cache", top_k=K)))
+    assert [cache.sequences(n).prompt_id == "7" for n in range(3)] == [True, True, False]
+
+
 def test_prompt_logprobs_inside_an_answer_come_in(tmp_path: Path) -> None:
     inner = line(4)
     outer = {"id": inner["id"], "prompt_length": inner.pop("prompt_length"), "choices": [inner]}
@@ -244,8 +277,16 @@ def test_every_prompt_of_a_request_is_a_sequence(tmp_path: Path) -> None:
     assert Cache.open(import_cache(settings_for(source, tmp_path / "own"))).sequences(0).response_ids.tolist() == [5, 7]
     del own["choices"][0]["prompt_logprobs"]
     own["choices"].append({"prompt_logprobs": [None, {"1": -0.5}]})
-    with pytest.raises(DataError, match=r"own\.jsonl:1.*'prompt_logprobs' is missing"):
+    with pytest.raises(DataError, match=r"own\.jsonl:1: not a row.*'prompt_logprobs' is missing"):
         import_cache(settings_for(write_jsonl(source, [own]), tmp_path / "third"))
+
+
+def test_a_choice_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    given = json.loads(SCORED)
+    given["choices"][1]["prompt_length"] = 2
+    source = write_jsonl(tmp_path / "rows.jsonl", [given])
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: choice 1: prompt_length is 2: must leave"):
+        import_cache(settings_for(source, tmp_path / "cache"))
 
 
 def test_the_end_of_what_a_server_wrote_behind_a_response_is_not_the_response_s(tmp_path: Path) -> None:

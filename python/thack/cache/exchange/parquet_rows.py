@@ -98,9 +98,9 @@ def _from_bytes(row: Any, layout: PackedLayout, index: int, path: Path) -> Itera
         trained = np.asarray(row.column("labels")[0].values, np.int64) != _NOT_TRAINED
     trained[0] = False  # nothing predicts the first token
     edges = np.flatnonzero(np.diff(np.concatenate([[False], trained, [False]]).astype(np.int8)))
-    for sample, (first, last) in enumerate(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)):
+    for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
         entries = [(top[t - 1], log_probs[t - 1]) for t in range(first, last)]  # row t predicts token t + 1
-        found = row_of({}, ids[:first], ids[first:last], entries, index, place, sample=sample)
+        found = row_of({}, ids[:first], ids[first:last], entries, place)
         yield replace(found, slack=_APPROXIMATION)
 
 
@@ -129,7 +129,6 @@ def _from_columns(content: Mapping[str, Any], index: int, path: Path) -> SourceR
         np.asarray(content["prompt_ids"]),
         np.asarray(content["response_ids"]),
         entries,
-        index,
         f"row {index}",
     )
     given = content.get(_REALISED)

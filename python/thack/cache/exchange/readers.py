@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from thack.cache.exchange.tensors import TensorFile
+from thack.data.formats import given_name
 from thack.data.sequence import TokenSequence
 from thack.errors import DataError, UsageError
 from thack.files import digest
@@ -30,6 +32,7 @@ class SourceRow:
     finish_reason: str = ""  # why a server stopped: "stop", "length", or not said
     slack: float = 0.0  # how far Σp may exceed 1 because the source approximates it
     given: np.ndarray | None = None  # log-probability of each response token, where the source says it apart
+    is_named: bool = False  # by the source, for this prompt alone
 
     @property
     def width(self) -> int:
@@ -38,7 +41,7 @@ class SourceRow:
 
 
 def read_rows(path: Path, packed_config: Path | None = None) -> Iterator[SourceRow]:
-    """Read a source by its suffix: .jsonl (vLLM, OpenAI style), .safetensors or .parquet.
+    """Read a source by its suffix: .jsonl (vLLM, OpenAI style), .safetensors or .parquet. Each row is an example.
 
     `packed_config` describes the bytes of a packed Parquet file; None: the file beside it does.
     """
@@ -53,7 +56,12 @@ def read_rows(path: Path, packed_config: Path | None = None) -> Iterator[SourceR
         raise DataError(f"{path} does not exist")
     if path.suffix not in readers:
         raise UsageError(f"{path}: unknown kind of file", hint=f"accepted: {', '.join(readers)}")
-    return readers[path.suffix](path)
+    return _numbered(readers[path.suffix](path))
+
+
+def _numbered(rows: Iterator[SourceRow]) -> Iterator[SourceRow]:
+    for number, row in enumerate(rows):
+        yield replace(row, sequence=replace(row.sequence, example=number))
 
 
 def _jsonl(path: Path) -> Iterator[SourceRow]:
@@ -75,19 +83,23 @@ def _jsonl(path: Path) -> Iterator[SourceRow]:
 
 def _from_json(content: Mapping[str, Any], number: int) -> Iterator[SourceRow]:
     """Rows of a line: of `prompt_logprobs`, by themselves or in a server's answer, or of an answer's `logprobs`."""
-    line, place = _without_nulls(content), f"line {number}"
+    line = _without_nulls(content)
     choices = [_without_nulls(choice) for choice in line.get("choices", ())]
+    if choices:
+        line.pop("id", None)  # of the request
     if "prompt_logprobs" in line or not choices:  # of a chat they are beside the choices
-        yield _from_prompt(line, number - 1, place)
+        yield _from_prompt(line, number)
     elif any("prompt_logprobs" in choice for choice in choices):  # one for each prompt of the request
         for index, choice in enumerate(choices):
             reason = line.get("finish_reason")  # the choice's is of what the server wrote behind the response
-            scored = line | choice | {"finish_reason": reason}
-            yield _from_prompt(scored, number - 1, f"{place}, choice {index}", sample=index)
+            yield _from_prompt(line | choice | {"finish_reason": reason}, number, f"choice {index}")
     else:
-        for found in read_choices(line | {"choices": choices}):
-            of_choice = f"{place}, choice {found.number}"
-            row = row_of(line, found.prompt, found.response, found.entries, number - 1, of_choice, sample=found.number)
+        responses: Counter[bytes] = Counter()  # so far, to each prompt of the request
+        for choice, found in zip(choices, read_choices(line | {"choices": choices}), strict=True):
+            prompt = found.prompt.tobytes()
+            place = f"line {number}, choice {found.number}"
+            row = row_of(line | choice, found.prompt, found.response, found.entries, place, responses[prompt])
+            responses[prompt] += 1
             yield replace(row, finish_reason=found.finish_reason, given=found.realised)
 
 
@@ -96,7 +108,7 @@ def _without_nulls(given: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _from_prompt(content: Mapping[str, Any], example: int, at: str, sample: int = 0) -> SourceRow:
+def _from_prompt(content: Mapping[str, Any], number: int, choice: str = "") -> SourceRow:
     """`prompt_token_ids` and `prompt_logprobs` of prompt and response, and `prompt_length`.
 
     prompt_logprobs[i] describes token i given those before it; the first is null. Each has the k most likely ids, and
@@ -104,24 +116,25 @@ def _from_prompt(content: Mapping[str, Any], example: int, at: str, sample: int 
     the k most likely are kept. Ranks say less: of equal log-probabilities they count all.
     """
     given = content["prompt_logprobs"]
-    ids = _tokens(np.asarray(content["prompt_token_ids"]), at)
+    place, said = (f"line {number}, {choice}", f"{choice}: ") if choice else (f"line {number}", "")
+    ids = _tokens(np.asarray(content["prompt_token_ids"]), place)
     length = content["prompt_length"]
     if len(given) != len(ids):
-        raise DataError(f"{at}: {len(given)} entries of prompt_logprobs for {len(ids)} tokens")
+        raise DataError(f"{said}{len(given)} entries of prompt_logprobs for {len(ids)} tokens")
     if not (isinstance(length, int) and 1 <= length < len(ids)):
-        raise DataError(f"{at}: prompt_length is {length}: must leave a prompt and a response of {len(ids)} tokens")
+        raise DataError(f"{said}prompt_length is {length}: must leave a prompt and a response of {len(ids)} tokens")
     entries = []
-    for place in range(length, len(ids)):
-        if not isinstance(given[place], Mapping) or not given[place]:
-            raise DataError(f"{at}: token {place} has no log-probabilities")
-        entry = _entry(given[place])
-        if ids[place] not in entry[0]:
+    for token in range(length, len(ids)):
+        if not isinstance(given[token], Mapping) or not given[token]:
+            raise DataError(f"{said}token {token} has no log-probabilities")
+        entry = _entry(given[token])
+        if ids[token] not in entry[0]:
             raise DataError(
-                f"{at}: token {place} is {ids[place]}, which its own log-probabilities do not have",
+                f"{said}token {token} is {ids[token]}, which its own log-probabilities do not have",
                 hint="rows are shifted against the tokens, or belong to another text",
             )
         entries.append(entry)
-    row = row_of(content, ids[:length], ids[length:], entries, example, at, sample=sample)
+    row = row_of(content, ids[:length], ids[length:], entries, place)
     return replace(row, finish_reason=str(content.get("finish_reason") or ""))
 
 
@@ -136,20 +149,21 @@ def row_of(
     prompt: np.ndarray,
     response: np.ndarray,
     entries: list[Entry],
-    example: int,
     place: str,
     sample: int = 0,
 ) -> SourceRow:
+    """A row whose prompt is named by `prompt_id` or `id` of `content`, or by its ids."""
     prompt_ids, response_ids = _tokens(prompt, place), _tokens(response, place)
-    name = content.get("id") or digest(prompt_ids.tobytes())[7:23]
+    names = (given_name(content, key) for key in ("prompt_id", "id"))
+    name = next((name for name in names if name is not None), None)
     sequence = TokenSequence(
-        example=example,
-        prompt_id=str(name),
+        example=0,  # until all are numbered
+        prompt_id=digest(prompt_ids.tobytes())[7:23] if name is None else name,
         prompt_ids=prompt_ids,
         response_ids=response_ids,
         sample=sample,
     )
-    return SourceRow(sequence, entries, place)
+    return SourceRow(sequence, entries, place, is_named=name is not None)
 
 
 def _tokens(values: np.ndarray, place: str) -> np.ndarray:
@@ -187,7 +201,7 @@ def _safetensors(path: Path) -> Iterator[SourceRow]:
             log_probs = file.rows(values, first, last).astype(np.float64)
             prompt = file.rows("prompt_tokens", int(prompt_starts[s]), int(prompt_starts[s + 1]))
             entries = list(zip(entry_ids, log_probs, strict=True))
-            yield row_of({}, prompt, file.rows("response_tokens", first, last), entries, s, f"sequence {s}")
+            yield row_of({}, prompt, file.rows("response_tokens", first, last), entries, f"sequence {s}")
 
 
 def _starts(file: TensorFile, path: Path, name: str, end: int) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 from thack.cache.exchange.readers import SourceRow
 from thack.cache.exchange.stale import FIRST_ROWS, StaleRows
 from thack.data.eos import Ends
+from thack.data.readers import other_prompt
 from thack.errors import DataError
 from thack.files import digest
 
@@ -97,6 +98,7 @@ class Survey:
     padded: int = 0  # entries of ids that the tokenizer does not have
     _stale: StaleRows = field(init=False)
     _first_rows: dict[str, tuple[str, str]] = field(default_factory=dict)  # row → its prefix and place
+    _prompts: dict[str, str] = field(default_factory=dict)  # name that the source gives → that prompt
     _starts: array[float] = field(default_factory=lambda: array("d"))
     _masses: dict[int, tuple[int, int, float, float]] = field(default_factory=dict)  # shift → hits, n, Σ, Σ²
 
@@ -107,7 +109,7 @@ class Survey:
         """Count one sequence.
 
         Raises:
-            DataError: its first row is another sequence's, or no id of a row has mass.
+            DataError: its first row or its name is another sequence's, or no id of a row has mass.
         """
         self.sequences += 1
         self.rows += len(row.entries)
@@ -116,6 +118,7 @@ class Survey:
         self._count_fit(row)
         self._stale.add(row)
         self._check_first_row(row, source)
+        self._check_name(row, source)
 
     def _count_row(self, log_probs: np.ndarray, place: str, slack: float) -> None:
         kept = without_stand_ins(log_probs)
@@ -166,6 +169,12 @@ class Survey:
                 f"{source}: {row.place} has the first row of {place}, whose prompt is another",
                 hint="the server answered with stale rows: ask again without its prefix cache",
             )
+
+    def _check_name(self, row: SourceRow, source: str) -> None:
+        """Held-out splits, weights by prompt and coverage of data go by names."""
+        name, prompt = row.sequence.prompt_id, digest(row.sequence.prompt_ids.tobytes())
+        if row.is_named and self._prompts.setdefault(name, prompt) != prompt:
+            raise DataError(f"{source}: {row.place}: {other_prompt(name)}")
 
     def check(self, source: str) -> None:
         """Refuse a source that as a whole cannot be the teacher's raw rows.
