@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,27 @@ def test_labels_say_what_is_trained(tmp_path: Path) -> None:
     assert [s.response_ids.tolist() for s in sequences] == [tokens[2:5].tolist(), tokens[7:].tolist()]
     assert [len(s.prompt_ids) for s in sequences] == [2, 7]
     np.testing.assert_array_equal(target.ids_NK[0].numpy(), np.sort(ids[1]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (lambda ids: [-100, *ids[1:-1]], "row 1: 11 labels for 12 tokens"),
+        (lambda ids: [-100, *ids[1:], ids[-1]], "row 1: 13 labels for 12 tokens"),
+        (lambda ids: [], "row 1: 0 labels for 12 tokens"),
+        (lambda ids: [*ids[1:], -100], "label t is token t"),
+        (lambda ids: [-100, *ids[1:3], ids[3] + 1, *ids[4:]], "row 1: token 3 is .*, its label"),
+    ],
+)
+def test_labels_that_are_not_those_of_the_tokens_are_refused(
+    labels: Callable[[list[int]], list[int]], words: str, tmp_path: Path
+) -> None:
+    texts = [text(0), text(1)]
+    given = [tokens.tolist() for tokens, _, _ in texts]
+    write(tmp_path / "data.parquet", PLAIN, texts, [given[0], labels(given[1])])
+    (tmp_path / "compression_config.yaml").write_text(json.dumps(PLAIN))
+    with pytest.raises(DataError, match=words):
+        import_cache(settings(tmp_path / "data.parquet", tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(

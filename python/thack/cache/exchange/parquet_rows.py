@@ -93,15 +93,30 @@ def _from_bytes(row: Any, layout: PackedLayout, index: int, path: Path) -> Itera
         raise DataError(f"{path}: {place}: {len(ids)} tokens with {count} rows of log-probabilities")
     log_probs = layout.log_probs(_bytes(row, "compressed_logprobs", layout.num_bytes, path))
     top = layout.ids(_bytes(row, "bytepacked_indices", -(-layout.k * layout.id_bits // 8), path))
-    trained = np.ones(len(ids), bool)
-    if "labels" in row.schema.names:
-        trained = np.asarray(row.column("labels")[0].values, np.int64) != _NOT_TRAINED
-    trained[0] = False  # nothing predicts the first token
+    trained = _trained(row, ids, f"{path}: {place}")
     edges = np.flatnonzero(np.diff(np.concatenate([[False], trained, [False]]).astype(np.int8)))
     for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
         entries = [(top[t - 1], log_probs[t - 1]) for t in range(first, last)]  # row t predicts token t + 1
         found = row_of({}, ids[:first], ids[first:last], entries, place)
         yield replace(found, slack=_APPROXIMATION)
+
+
+def _trained(row: Any, ids: np.ndarray, place: str) -> np.ndarray:
+    """bool per token: whether it is trained on. All are without labels, but the first, which nothing predicts."""
+    trained = np.ones(len(ids), bool)
+    if "labels" in row.schema.names:
+        labels = np.asarray(row.column("labels")[0].values, np.int64)
+        if len(labels) != len(ids):
+            raise DataError(f"{place}: {len(labels)} labels for {len(ids)} tokens")
+        trained = labels != _NOT_TRAINED
+        if len(wrong := np.flatnonzero(trained & (labels != ids))):
+            t = int(wrong[0])
+            raise DataError(
+                f"{place}: token {t} is {ids[t]}, its label {labels[t]}",
+                hint=f"label t is token t, or {_NOT_TRAINED} where it is not trained on: labels are not shifted",
+            )
+    trained[0] = False
+    return trained
 
 
 def _bytes(row: Any, name: str, size: int, path: Path) -> np.ndarray:
