@@ -24,6 +24,7 @@ from thack.config import CacheSettings, DataSettings, DistillSettings, SamplingS
 from thack.data.eos import Ends
 from thack.errors import CacheError, MismatchError, ThackError, UsageError
 from thack.files import canonical_json
+from thack.schema.targets import TargetSpec
 
 from .conftest import VOCAB, FakeTeacher, make_sequences
 from .test_exchange import line, write_jsonl
@@ -94,6 +95,25 @@ RESUMED: dict[str, tuple[Callable[[Begun], None], str, str]] = {
     "number format": (lambda b: b.again(dtype="bfloat16"), "fingerprints.settings", "sha256:"),
     "device": (lambda b: b.again(teacher=OnCuda()), "device", "cpu there, cuda now"),
 }
+
+
+@pytest.mark.parametrize("optional", [{"minor": 0}, {"teacher_prompts": True}, {"head": "sha256:h"}])
+def test_a_plan_with_a_key_that_another_lacks_differs_in_it(
+    begun: Begun, tmp_path: Path, optional: dict[str, Any]
+) -> None:
+    """Every key that is written for some caches alone, from either side."""
+    plan = read_plan(begun.directory)
+    if "head" in optional:
+        layout = replace(plan.layout, spec=TargetSpec(kind="projected", k=16, value_bits=16))
+        other = replace(plan, layout=layout, fingerprints=replace(plan.fingerprints, **optional))
+    else:
+        other = replace(plan, **optional)
+    for number, (first, second) in enumerate(((plan, other), (other, plan))):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        publish_plan(directory, first)
+        with pytest.raises(MismatchError, match=rf"{next(iter(optional))} .* there, .* now"):
+            publish_plan(directory, second)
 
 
 @pytest.mark.parametrize("what", RESUMED)

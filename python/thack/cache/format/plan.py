@@ -231,9 +231,8 @@ def publish_plan(directory: Path, plan: CachePlan) -> CachePlan:
 
 def _same_plan(directory: Path, plan: CachePlan) -> CachePlan:
     found = read_plan(directory)
-    ours, theirs = flattened(plan.dump()), flattened(found.dump())
-    optional = {"minor": 0, "teacher_prompts": False}
-    ours, theirs = optional | ours, optional | theirs
+    optional = {"minor": 0, "teacher_prompts": False, "fingerprints.head": "none"}
+    ours, theirs = optional | flattened(plan.dump()), optional | flattened(found.dump())
     differing = [key for key in ours if key not in _RECORDED and ours[key] != theirs[key]]
     if differing:
         width = max(map(len, differing))
