@@ -122,3 +122,25 @@ def test_padded_ids_of_an_import_take_no_part_as_in_a_capture(tmp_path: Path) ->
         import_cache(replace(settings, out=tmp_path / "other"))
     with pytest.raises(MismatchError, match="cannot hold this tokenizer's ids"):
         import_cache(replace(settings, out=tmp_path / "third", vocab_size=VOCAB - 1))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_ids_are_counted_without_padded_ones(k: int, tmp_path: Path) -> None:
+    """Three entries for the first token and two for the second; one of the first's is padded."""
+    rows = [None, {"5": -0.5, "7": -1.5, "60": -3.0}, {"6": -0.4, "7": -1.6}]
+    row = {"prompt_token_ids": [1, 5, 6], "prompt_length": 1, "prompt_logprobs": rows}
+    source, out = tmp_path / "rows.jsonl", tmp_path / "cache"
+    settings = ImportSettings(
+        source=source, out=out, vocab_size=VOCAB + 20, tokenizer="sha256:t", tokenizer_size=VOCAB, top_k=k
+    )
+    source.write_text(json.dumps(row))
+    if k < 3:
+        assert Cache.open(import_cache(settings)).meta.k == k
+    else:
+        with pytest.raises(DataError, match=r"rows\.jsonl: line 1, response token 0: 2 entries, expected 3\n.*padded"):
+            import_cache(settings)
+    row["prompt_logprobs"] = [None, {"5": -0.5, "60": -3.0}, rows[2]]
+    source.write_text(json.dumps(row))
+    if k == 2:
+        with pytest.raises(DataError, match="response token 0: 1 entries, expected 2"):
+            import_cache(replace(settings, out=tmp_path / "other"))

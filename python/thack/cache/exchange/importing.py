@@ -201,6 +201,7 @@ def _survey(settings: ImportSettings) -> _Surveyed:
             _check_row(source_row, settings)
             row = without_padded(source_row, settings.width)
             found.padded += sum(len(ids) for ids, _ in source_row.entries) - sum(len(ids) for ids, _ in row.entries)
+            _check_width(row, settings)
             found.add(row, str(settings.source))
             if settings.ends is not None and settings.complete_ends:
                 given, row = len(row.entries), completed(row, settings.ends)
@@ -262,7 +263,17 @@ def _check_row(row: SourceRow, settings: ImportSettings) -> None:
             )
     for n, entry in enumerate(row.entries):
         place = f"{settings.source}: {row.place}, response token {n}"
-        check_entry(entry, max(settings.top_k, 1), settings.vocab_size, place)
+        check_entry(entry, 1, settings.vocab_size, place)
+
+
+def _check_width(row: SourceRow, settings: ImportSettings) -> None:
+    """Refuse a row with fewer ids than are kept, once padded ones have left it."""
+    for n, (ids, _) in enumerate(row.entries):
+        if len(ids) < settings.top_k:
+            raise DataError(
+                f"{settings.source}: {row.place}, response token {n}: {len(ids)} entries, expected {settings.top_k}",
+                hint="lower `top_k`, or leave it out to keep as many ids as every row has; padded ids do not count",
+            )
 
 
 def _plan(settings: ImportSettings, survey: _Surveyed) -> CachePlan:
