@@ -8,9 +8,10 @@ from collections.abc import Callable
 from thack.errors import PeerFailed, ThackError
 
 _MEMORY = (
-    "lower `micro_batch_size` (the result stays the same); then `memory.checkpoint_activations = true`, "
-    "`parallel.strategy = fsdp` on several GPUs, a lower `batch_size`, `evaluation.batch_size`, `source.batch_size` or "
-    "`data.max_response_tokens`"
+    "lower `micro_batch_size`, `evaluation.batch_size` or `source.batch_size`, or set "
+    "`memory.checkpoint_activations = true` or, on several GPUs, `parallel.strategy = fsdp`, "
+    "and run the command again to resume; "
+    "a lower `batch_size` or `data.max_response_tokens` changes the result, and needs another `out`"
 )
 _PEER = "that rank's own message gives the cause; run the same command again to resume from the last checkpoint"
 

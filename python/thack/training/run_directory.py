@@ -48,14 +48,17 @@ from thack.schema.samples import SAMPLES_FILE, SampleRow
 from thack.training.checkpoint import COMMIT, checkpoints, latest_checkpoint, step_of
 from thack.training.moved import check_first_model, moved
 
-# Settings that a resumed run may change: they do not change what it computes.
+# Settings that a resumed run may change: they do not change what it computes, but for rounding.
 _FREE = (
     "out",
     "baseline",
     "check_alignment",
     "checkpoint.",
+    "evaluation.batch_size",
+    "micro_batch_size",
     "parallel.",
     "profile",
+    "source.batch_size",
     "tracker",
     "memory.checkpoint_activations",
     "memory.compile",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +14,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from thack import config
 from thack.config import (
     ArchitectureSettings,
     CheckpointSettings,
+    DistillSettings,
     LossSettings,
     MemorySettings,
     OptimizerSettings,
+    ParallelSettings,
     SftSettings,
     SourceSettings,
 )
 from thack.data.tokenizer import Tokenizer
 from thack.errors import CacheError, MismatchError, Preempted, ThackError, UsageError
 from thack.evaluation import EvalSet
+from thack.files import flattened
 from thack.models.load import load_model
+from thack.runtime.failures import out_of_memory
 from thack.runtime.status import read_status
 from thack.schema.metrics import Role
 from thack.training import RunResult, checkpoint, final_model, order, run_distill, run_sft
@@ -407,3 +413,39 @@ def test_out_of_memory_says_what_to_lower(world: Path, tmp_path: Path, monkeypat
     with pytest.raises(ThackError, match=r"out of memory[\s\S]*lower `micro_batch_size`"):
         run_distill(distill_settings(world, tmp_path / "a", eval_data="", oracle=""))
     assert json.loads((tmp_path / "a" / "STATUS.json").read_text())["state"] == "failed"
+
+
+def named(text: str) -> set[str]:
+    """The settings in backticks."""
+    return {match.split(" = ")[0] for match in re.findall("`([^`]+)`", text)}
+
+
+def test_what_the_message_names_for_resuming_is_what_a_resumed_run_may_change(world: Path, tmp_path: Path) -> None:
+    resumes, starts_anew = str(out_of_memory(MemoryError()).hint).split("; ")
+    before = distill_settings(world, tmp_path / "run", "online-student")
+    lower = replace(
+        before,
+        micro_batch_size=1,
+        evaluation=replace(before.evaluation, batch_size=2),
+        source=replace(before.source, batch_size=2),
+        memory=MemorySettings(checkpoint_activations=True),
+        parallel=ParallelSettings(strategy="fsdp"),
+    )
+    changed = changes(before, lower)
+    assert named(resumes) == changed
+    with pytest.MonkeyPatch.context() as patch:
+        signal_at(patch, 4)
+        with pytest.raises(Preempted):
+            run_distill(before)
+    other = replace(before, batch_size=1, data=replace(before.data, max_response_tokens=4))
+    assert named(starts_anew) - {"out"} == changes(before, other)
+    with pytest.raises(UsageError) as refused:
+        run_distill(replace(lower, batch_size=other.batch_size, data=other.data))
+    assert {line.split()[0] for line in refused.value.details} == changes(before, other)
+    assert run_distill(lower).steps == 10
+
+
+def changes(before: DistillSettings, now: DistillSettings) -> set[str]:
+    """The keys whose values differ."""
+    values = [flattened(config.to_dict(settings)) for settings in (before, now)]
+    return {key for key in values[0] if values[0][key] != values[1][key]}
