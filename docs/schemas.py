@@ -58,6 +58,7 @@ FILES = (
     ("experiment.json", "a grid", "Summary"),
     ("cells.json", "a grid", "Plan"),
     ("stage.json", "a stage of a grid", "StageRecord"),
+    (".NAME.spent", "beside a stage of a grid that was stopped", "SpentTime"),
     (".NAME.lock", "beside an output", "LockOwner"),
 )
 #: Rows whose keys are the columns themselves: the section says it.

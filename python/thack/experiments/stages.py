@@ -15,19 +15,20 @@ import dataclasses
 import resource
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thack.config import to_dict
-from thack.errors import MismatchError
+from thack.errors import MismatchError, ThackError
 from thack.experiments.costs import Cost
 from thack.files import canonical_json, digest, flattened, write_json
 from thack.reading import read_json
 from thack.runtime.lock import locked
-from thack.runtime.preemption import interruptible
+from thack.runtime.preemption import interruptible, is_withdrawn, undisturbed
 from thack.runtime.progress import Progress
-from thack.schema.experiment import STAGE_FILE, StageRecord
+from thack.schema.experiment import STAGE_FILE, SpentTime, StageRecord
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -77,18 +78,37 @@ class Stage:
         with interruptible(), locked(self.path, progress):
             if self.is_complete:
                 return
-            started, spent = time.monotonic(), _cpu_s()
-            self.work(self.path, progress)
+            began = _clock() - self._earlier()  # as if it had not been interrupted
+            try:
+                self.work(self.path, progress)
+            except BaseException:
+                with undisturbed(), suppress(OSError, ThackError):  # a full disk: the cause of the end matters more
+                    if not is_withdrawn():
+                        write_json(self._spent, (_clock() - began).dump())
+                raise
+            took = _clock() - began
             record = StageRecord(
                 name=self.name,
                 key=self.key,
-                seconds=round(time.monotonic() - started, 3),
-                cpu_seconds=round(_cpu_s() - spent, 3),
+                seconds=round(took.seconds, 3),
+                cpu_seconds=round(took.cpu_seconds, 3),
                 operations=self.cost.operations,
                 inputs=self.inputs,
                 settings=self.settings,
             )
             write_json(self.path / STAGE_FILE, record.dump())
+            self._spent.unlink(missing_ok=True)
+
+    @property
+    def _spent(self) -> Path:
+        """Beside the directory, which the work may want to be absent."""
+        return self.path.with_name(f".{self.path.name}.spent")
+
+    def _earlier(self) -> SpentTime:
+        """What starts took that did not complete it. That of a start that was killed is not known."""
+        if not self._spent.exists():
+            return SpentTime()
+        return SpentTime.parse(read_json(self._spent), str(self._spent))
 
     def check(self) -> None:
         """Refuse a complete stage that was computed when a setting had another default.
@@ -186,7 +206,7 @@ def _changes(settings: DataclassInstance, default: DataclassInstance) -> dict[st
     return found
 
 
-def _cpu_s() -> float:
-    """Processor time of this process, all its threads."""
+def _clock() -> SpentTime:
+    """Now, from some moment on; processor time is that of this process, all its threads."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    return SpentTime(seconds=time.monotonic(), cpu_seconds=used.ru_utime + used.ru_stime)

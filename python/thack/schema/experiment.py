@@ -103,6 +103,32 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpentTime:
+    """.NAME.spent, beside a stage that was stopped or failed: what its starts took so far."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def __sub__(self, other: SpentTime) -> SpentTime:
+        return SpentTime(seconds=self.seconds - other.seconds, cpu_seconds=self.cpu_seconds - other.cpu_seconds)
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return document.dump(self)
+
+    @classmethod
+    def parse(cls, raw: object, what: str = ".NAME.spent") -> SpentTime:
+        """The inverse of `dump`.
+
+        Raises:
+            DataError: `raw` is no such time of this version.
+        """
+        return document.parse(cls, raw, what)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageRecord:
     """stage.json: written last, so that a stage that has it is complete."""
 
@@ -110,8 +136,8 @@ class StageRecord:
 
     name: str
     key: str  # digest of everything that went into it
-    seconds: float
-    cpu_seconds: float  # of this process, all its threads
+    seconds: float  # of all starts, but those that were killed; so is `cpu_seconds`
+    cpu_seconds: float  # of its process, all threads
     operations: float  # floating-point operations, as estimated before it ran
     inputs: Mapping[str, object]
     settings: Mapping[str, object]  # by dotted key, defaults included

@@ -241,7 +241,7 @@ def test_more_prompts_than_the_corpus_has_are_refused_once_before_a_model_is_tra
 ) -> None:
     with pytest.raises(UsageError, match=r"the splits want 10,012 prompts, the corpus has \d+ that fit"):
         run_grid(settings(data, *GRID, "num_sft_prompts=9992"), tmp_path / "out")
-    assert {path.name.split("-")[0] for path in (tmp_path / "out" / "stages").iterdir()} <= {"corpus", "splits"}
+    assert {path.name.split("-")[0] for path in (tmp_path / "out" / "stages").glob("[!.]*")} <= {"corpus", "splits"}
 
 
 def test_the_prompts_information_is_measured_for_f6_alone(grid: tuple[Path, GridResult], data: Path) -> None:

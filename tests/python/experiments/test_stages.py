@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from thack.config import DistillSettings, EvaluationSettings, LossSettings
-from thack.errors import DataError, MismatchError, UsageError
+from thack.errors import DataError, Interrupted, MismatchError, Preempted, ThackError, UsageError
 from thack.experiments.costs import Cost
 from thack.experiments.plan import plan
 from thack.experiments.stages import chosen, plan_stage, with_upstream
 from thack.experiments.workers import run_stages
-from thack.runtime.progress import SILENT
+from thack.runtime.progress import SILENT, Progress
 
 from .jobs import fail, named, stumble, write
 from .small import settings, write_sums
@@ -57,6 +58,30 @@ def test_the_record_has_all_settings_and_what_it_took(tmp_path: Path) -> None:
     chosen = {"epochs": 7, "evaluation": {"max_share": 0.25}}  # a grid has 1.0, which is as before
     assert "student" not in record.settings and record.inputs == {"upstream": [], "settings": chosen}
     assert record.seconds >= 0 and record.cpu_seconds >= 0
+
+
+def test_an_interrupted_stage_counts_all_its_starts(tmp_path: Path) -> None:
+    """A start that spends 0.2 seconds of the processor ends by each kind of error; the last one completes it."""
+    errors: list[BaseException] = [Preempted("asked to stop"), ThackError("no luck"), KeyboardInterrupt()]
+
+    def work(path: Path, progress: Progress) -> None:
+        path.mkdir()  # as of a work that wants it to be absent
+        end = time.process_time() + 0.2
+        while time.process_time() < end:
+            pass
+        if errors:
+            path.rmdir()
+            raise errors.pop()
+
+    stage = plan_stage(tmp_path, "a", work, cost=Cost(3, 5))
+    for kind in (Interrupted, ThackError, Preempted):
+        with pytest.raises(kind):
+            stage.run(SILENT)
+    assert not stage.is_complete and [path.name for path in tmp_path.iterdir()] == [f".{stage.path.name}.spent"]
+    stage.run(SILENT)
+    record = stage.record()
+    assert record.cpu_seconds >= 0.8 and record.seconds >= 0.8 * 0.99
+    assert [path.name for path in tmp_path.iterdir()] == [stage.path.name]
 
 
 def test_places_and_defaults_do_not_count() -> None:

@@ -18,6 +18,7 @@ from thack.schema.experiment import (
     RunLabel,
     RunLabels,
     RunOutcome,
+    SpentTime,
     StageCosts,
     StageRecord,
     Summary,
@@ -86,8 +87,8 @@ RECORD = StageRecord(
 )
 
 
-@pytest.mark.parametrize("value", [SUMMARY, PLAN, RECORD])
-def test_a_document_comes_back(value: Summary | Plan | StageRecord) -> None:
+@pytest.mark.parametrize("value", [SUMMARY, PLAN, RECORD, SpentTime(seconds=1.5, cpu_seconds=2.25)])
+def test_a_document_comes_back(value: Summary | Plan | StageRecord | SpentTime) -> None:
     text = json.dumps(value.dump(), allow_nan=False)
     assert type(value).parse(json.loads(text)) == value
     assert json.loads(text)["schema"] == 1
