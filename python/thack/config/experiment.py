@@ -270,6 +270,7 @@ class ExperimentSettings:
 DECIDED: Mapping[str, str] = {
     "seed": "seeds",
     "dtype": "dtype",
+    "loss.cross_tokenizer": "axes.cross_tokenizer",
     "source.kind": "arms or axes.source",
     "source.online_fraction": "axes.fraction_online",
     "target": "target or axes.target",

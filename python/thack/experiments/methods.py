@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
-from thack.config import DistillSettings
+from thack.config import DistillSettings, to_dict
+from thack.errors import UsageError
+from thack.files import flattened
 from thack.schema.cross_tokenizer import PUBLISHED
 from thack.schema.experiment import ExperimentArm
 from thack.schema.targets import TargetSpec
@@ -17,7 +20,7 @@ _ORDER = 0.1  # of Tsallis' entropy, as in the example of the code that arXiv 26
 def trained_by(arm: ExperimentArm, plain: DistillSettings) -> DistillSettings:
     """The settings of an arm, on top of the experiment's. To a published loss its paper adds the cross-entropy."""
     found = _by_method(arm, plain)
-    ce_weight = 1.0 if arm.cross_tokenizer in PUBLISHED else found.loss.ce_weight
+    ce_weight = found.loss.ce_weight or float(arm.cross_tokenizer in PUBLISHED)
     rate = arm.learning_rate or plain.optimizer.learning_rate
     return replace(
         found,
@@ -26,24 +29,44 @@ def trained_by(arm: ExperimentArm, plain: DistillSettings) -> DistillSettings:
     )
 
 
+def check_methods(plain: DistillSettings, arms: Iterable[ExperimentArm]) -> None:
+    """Refuse settings of the loss that the method of every arm replaces: a setting without effect would mislead.
+
+    Raises:
+        UsageError: with each such setting.
+    """
+    given, usual = (flattened(to_dict(settings.loss)) for settings in (plain, DistillSettings()))
+    trained = [flattened(to_dict(_by_method(arm, plain).loss)) for arm in arms]
+    lost = [
+        f"distill.loss.{key} = {value} has no effect"
+        for key, value in given.items()
+        if value != usual[key] and all(loss[key] != value for loss in trained)
+    ]
+    if lost:
+        hint = "leave it out, or add a method that it applies to in `axes.method`"
+        raise UsageError("every arm's method decides this part of the loss", details=lost, hint=hint)
+
+
 def _by_method(arm: ExperimentArm, plain: DistillSettings) -> DistillSettings:
+    """What defines the method is set; weights of its terms that the experiment gives are kept."""
     loss = plain.loss
+    with_ce = replace(loss, ce_weight=loss.ce_weight or 1.0)
+    policy = replace(loss.policy, weight=loss.policy.weight or 1.0)
     match arm.method:
         case "sft":
-            return replace(plain, loss=replace(loss, weight=0.0, ce_weight=1.0))
+            return replace(plain, loss=replace(with_ce, weight=0.0))
         case "hard-soft":
-            return replace(plain, loss=replace(loss, ce_weight=1.0, mix="entropy"))
+            return replace(plain, loss=replace(with_ce, mix="entropy"))
         case "hard-soft-confidence":
-            return replace(plain, loss=replace(loss, ce_weight=1.0, mix="confidence"))
+            return replace(plain, loss=replace(with_ce, mix="confidence"))
         case "hard-soft-tsallis":
-            return replace(plain, loss=replace(loss, ce_weight=1.0, mix="entropy", entropy_order=_ORDER))
+            return replace(plain, loss=replace(with_ce, mix="entropy", entropy_order=_ORDER))
         case "hard-soft-curriculum":
-            return replace(plain, loss=replace(loss, ce_weight=1.0, mix="curriculum"))
+            return replace(plain, loss=replace(with_ce, mix="curriculum"))
         case "policy-gradient":
-            return replace(plain, loss=replace(loss, weight=0.0, policy=replace(loss.policy, weight=1.0)))
-        case "offline-policy-gradient":  # arXiv 2604.13010
-            policy = replace(loss.policy, weight=1.0, importance="none")
             return replace(plain, loss=replace(loss, weight=0.0, policy=policy))
+        case "offline-policy-gradient":  # arXiv 2604.13010
+            return replace(plain, loss=replace(loss, weight=0.0, policy=replace(policy, importance="none")))
         case "guard":
             return replace(plain, guard=replace(plain.guard, on=True))
     return plain

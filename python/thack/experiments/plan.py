@@ -8,6 +8,7 @@ from pathlib import Path
 from thack.config.experiment import ExperimentSettings
 from thack.detection import Curves
 from thack.experiments.cells import Cell, base_arm, cells, compares_tokenizers, name_of
+from thack.experiments.methods import check_methods
 from thack.experiments.pipeline import Pipeline
 from thack.experiments.roles import check_decided, check_roles
 from thack.experiments.stages import Stage
@@ -52,6 +53,8 @@ def plan(settings: ExperimentSettings, out: Path) -> list[PlannedRun]:
     """
     check_roles(settings)
     check_decided(settings)
+    found = cells(settings)
+    check_methods(settings.distill, (cell.arm for cell in found))
     pipeline = Pipeline(settings, out)
     base, per_byte = base_arm(settings), compares_tokenizers(settings)
     return [
@@ -63,5 +66,5 @@ def plan(settings: ExperimentSettings, out: Path) -> list[PlannedRun]:
             per_byte=per_byte,
             information=pipeline.prompt_information(cell.arm, cell.seed) if _INFORMED & {*cell.figures} else None,
         )
-        for number, cell in enumerate(cells(settings))
+        for number, cell in enumerate(found)
     ]
