@@ -197,7 +197,7 @@ def _tokenizer_problems(axes: Axes, settings: ExperimentSettings) -> Iterator[st
 
 
 def name_of(arm: ExperimentArm, base: ExperimentArm) -> str:
-    """How an arm differs from the plain one: `offline`, `prompts ÷5`, `online-teacher, JSD`."""
+    """How an arm differs from the plain one: `offline`, `prompts ÷5`, `online-teacher, JSD`. No two have one name."""
     return ", ".join(_differences(arm, base)) or arm.source
 
 
@@ -205,7 +205,7 @@ def _differences(arm: ExperimentArm, base: ExperimentArm) -> Iterator[str]:
     if arm.task != base.task:
         yield arm.task
     if arm.source == "mixture":
-        yield f"{100 * arm.fraction_online:g} % online"
+        yield f"{100 * arm.fraction_online:.15g} % online"
     elif arm.source != base.source or arm.task != base.task:
         yield arm.source
     if arm.num_prompts:
@@ -229,15 +229,20 @@ def _differences(arm: ExperimentArm, base: ExperimentArm) -> Iterator[str]:
     if arm.student != base.student:
         yield f"student {arm.student}"
     if arm.learning_rate:
-        yield f"rate {arm.learning_rate:g}"
+        yield f"rate {arm.learning_rate:.15g}"
     if arm.fine_tuned_on != base.fine_tuned_on:
         yield f"fine-tuned on the {arm.fine_tuned_on}"
     if arm.method == "offline-policy-gradient":
         return  # of what is kept of the teacher, it reads one number
-    if live_word(arm.target) != live_word(base.target):
-        yield TargetSpec.parse(arm.target).label
-    elif arm.source == "offline" and arm.target != base.target:
-        yield "without a cache" if TargetSpec.parse(arm.target).live else "from a cache"
+    target, usual = TargetSpec.parse(arm.target), TargetSpec.parse(base.target)
+    is_another = target.as_live() != usual.as_live()
+    if is_another:
+        yield target.label
+    if arm.source == "offline" and target != usual and target.is_cacheable:
+        if target.live:
+            yield "without a cache"
+        elif not is_another:
+            yield "from a cache"
 
 
 def slug(arm: ExperimentArm, base: ExperimentArm) -> str:

@@ -37,11 +37,15 @@ def target_claims(grid: FinishedArms, figure: str) -> Iterator[ClaimResult]:
 
 
 def _alike(shown: Sequence[FinishedArm]) -> Iterator[tuple[str, Arms]]:
-    """Arms that differ in their target alone, and what sets them apart from the first such set."""
+    """Arms that differ in their target alone, and what sets them apart from the first such set.
+
+    Of a target that one arm has from a cache and another from the live teacher, the first.
+    """
     sets: dict[ExperimentArm, dict[TargetSpec, FinishedArm]] = {}
     for arm in shown:
-        others = replace(arm.axes, target="")
-        sets.setdefault(others, {})[TargetSpec.parse(arm.axes.target).as_live()] = arm
+        target, found = TargetSpec.parse(arm.axes.target), sets.setdefault(replace(arm.axes, target=""), {})
+        if not target.live or target.as_live() not in found:
+            found[target.as_live()] = arm
     for others, found in sets.items():
         yield differences(others, next(iter(sets))), found
 

@@ -57,13 +57,13 @@ def load_grid(directory: Path) -> Grid:
     except DataError as error:
         hint = "`thack experiment` writes it: run it again"
         raise DataError(f"{path} is not a grid's", details=[error.message], hint=hint) from error
-    by_name: dict[str, list[CellResult]] = {}
+    by_arm: dict[ExperimentArm, list[CellResult]] = {}
     for cell in summary.runs:
         if cell.state == "finished":
-            by_name.setdefault(cell.arm, []).append(cell)
+            by_arm.setdefault(cell.axes, []).append(cell)
     paths = {(cell.axes, cell.seed): cell.path for cell in summary.runs if cell.state == "finished"}
-    read = iter(in_one_unit([_reader(directory, cell, paths) for cells in by_name.values() for cell in cells]))
-    arms = tuple(_arm(name, cells, [next(read) for _ in cells]) for name, cells in by_name.items())
+    read = iter(in_one_unit([_reader(directory, cell, paths) for cells in by_arm.values() for cell in cells]))
+    arms = tuple(_arm(cells, [next(read) for _ in cells]) for cells in by_arm.values())
     return Grid(summary=summary, arms=arms)
 
 
@@ -77,10 +77,10 @@ def _reader(
     return partial(read_run, directory / cell.path, label, None, online=other)
 
 
-def _arm(name: str, cells: Sequence[CellResult], runs: Sequence[JudgedRun]) -> GridArm:
+def _arm(cells: Sequence[CellResult], runs: Sequence[JudgedRun]) -> GridArm:
     return GridArm(
         axes=cells[0].axes,
         figures=cells[0].figures,
         bytes_per_token=cells[0].bytes_per_token,
-        runs=ArmRuns(name, tuple(runs)),
+        runs=ArmRuns(cells[0].arm, tuple(runs)),
     )

@@ -89,7 +89,7 @@ class TargetSpec:
             raise UsageError(f"no target is of kind {self.kind!r} with tail {self.tail!r}")
         if (self.k > 0) == (self.kind == "dense"):
             raise UsageError(f"k = {self.k}: a {self.kind} target keeps {'every id' if self.k else 'at least one'}")
-        if not self.live and (self.kind not in _CACHED or self.redraw):
+        if not self.live and not self.is_cacheable:
             raise UsageError(f"no cache holds {self.label}", hint="use a live teacher")
         if self.redraw and self.kind not in _DRAWN:
             raise UsageError(f"redraw: a {self.kind} target draws nothing")
@@ -160,11 +160,21 @@ class TargetSpec:
             return "live" if self.live else "dense"
         word = f"{self.kind}:{self.k}"
         if self.tail_prior:
-            usual = 0.5 if self.tail_draws else 1.0
-            word += "+prior" if self.tail_prior == usual else f"+prior={self.tail_prior!r}"
+            word += f"+prior{self._share}"
         if self.tail_draws:
             word += f"+{self.tail_draws}"
         return f"{'live/' if self.live else ''}{word}{'+redraw' if self.redraw else ''}"
+
+    @property
+    def _share(self) -> str:
+        """The tail's share of the prior, where it is not the usual one."""
+        usual = 0.5 if self.tail_draws else 1.0
+        return "" if self.tail_prior == usual else f"={self.tail_prior!r}"
+
+    @property
+    def is_cacheable(self) -> bool:
+        """Whether a cache can hold it."""
+        return self.kind in _CACHED and not self.redraw
 
     @property
     def label(self) -> str:
@@ -180,7 +190,7 @@ class TargetSpec:
                 "projected": f"exact, through a frozen head of {self.k} numbers",
             }[self.kind]
         ]
-        parts += ["shared tail prior"] if self.tail_prior else []
+        parts += [f"shared tail prior{self._share}"] if self.tail_prior else []
         parts += [f"{self.tail_draws} tail draws"] if self.tail_draws else []
         return " + ".join(parts + (["drawn again every epoch"] if self.redraw else []))
 

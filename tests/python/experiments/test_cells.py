@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,6 +137,11 @@ def test_names_say_what_is_special() -> None:
     assert name_of(replace(base, diversity=5), base) == "prompts ÷5"
     assert name_of(replace(base, source="online-teacher", target="live", loss="jsd"), base) == "online-teacher, JSD"
     assert name_of(replace(base, task="signature"), base) == "signature, offline"
+    assert name_of(replace(base, source="mixture", fraction_online=0.07, target="live"), base) == "7 % online"
+    assert name_of(replace(base, target="sampled:16"), base) == "16 sampled ids"
+    assert name_of(replace(base, target="live/sampled:16"), base) == "16 sampled ids, without a cache"
+    assert name_of(replace(base, target="live"), base) == "without a cache"
+    assert name_of(base, replace(base, target="live")) == "from a cache"
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -146,21 +152,36 @@ def test_a_recipe_can_be_printed_changed_and_read_again(name: str, tmp_path: Pat
 
 
 axis = st.lists(st.integers(1, 4), unique=True, max_size=3).map(tuple)
+FRACTIONS = [0.0, 0.07, 0.1, 0.1000001, 1.0]
+TARGETS = [
+    *("dense", "live", "sampled:16", "live/sampled:16", "live/sampled:16+redraw", "live/renormalised:16"),
+    *("live/mixed:16+prior", "live/mixed:16+prior+4", "live/mixed:16+prior=0.3+4", "top-k:4", "live/top-k:4"),
+]
 
 
 @settings(deadline=None)
 @given(
     diversity=axis,
     budget=axis,
-    fraction=st.lists(st.sampled_from([0.0, 0.1, 1.0]), unique=True, max_size=3).map(tuple),
+    fraction=st.lists(st.sampled_from(FRACTIONS), unique=True, max_size=3).map(tuple),
+    target=st.lists(st.sampled_from(TARGETS), unique=True, max_size=4).map(tuple),
+    rate=st.lists(st.sampled_from([1e-5, 0.002, 0.0020000001]), unique=True, max_size=2).map(tuple),
+    plain=st.sampled_from(TARGETS),
 )
 def test_every_arm_occurs_once_and_has_its_own_name(
-    diversity: tuple[int, ...], budget: tuple[int, ...], fraction: tuple[float, ...]
+    diversity: tuple[int, ...],
+    budget: tuple[int, ...],
+    fraction: tuple[float, ...],
+    target: tuple[str, ...],
+    rate: tuple[float, ...],
+    plain: str,
 ) -> None:
-    arms = product(BASE, Axes(diversity=diversity, budget=budget, fraction_online=fraction))
-    base = base_arm(BASE)
-    assert len(set(arms)) == len(arms) == len({name_of(arm, base) for arm in arms})
-    full = max(1, len(diversity)) * max(1, len(budget)) * max(1, len(fraction))
+    chosen = replace(BASE, target=plain)
+    axes = Axes(diversity=diversity, budget=budget, fraction_online=fraction, target=target, learning_rate=rate)
+    arms = product(chosen, axes)
+    names = {name_of(arm, base_arm(chosen)) for arm in arms}
+    assert len(set(arms)) == len(arms) == len(names)
+    full = math.prod(max(1, len(values)) for values in (diversity, budget, fraction, target, rate))
     assert 1 <= len(arms) <= full
 
 

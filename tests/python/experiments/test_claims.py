@@ -141,6 +141,16 @@ def test_what_a_cache_keeps_is_compared_by_goldens_end() -> None:
     assert found["Top-16 with its tail is worse than exact"].effect.mean == pytest.approx(0.3, abs=1e-3)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_of_a_target_from_a_cache_and_from_the_live_teacher_the_cached_one_is_compared(swapped: bool) -> None:
+    pair = [
+        cells(["target"], 0.25, end=1.5, target="sampled:16"),
+        cells(["target"], 0.25, end=9.0, target="live/sampled:16"),
+    ]
+    found = effects(cells(["target"], 0.05, end=1.0), *(reversed(pair) if swapped else pair))
+    assert found["16 sampled ids are worse than exact"].effect.mean == pytest.approx(0.5, abs=1e-3)
+
+
 def test_an_adapter_is_compared_with_all_weights() -> None:
     found = effects(
         cells(["lora"], 0.10, end=1.3),

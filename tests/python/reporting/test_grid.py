@@ -108,6 +108,17 @@ def test_another_experiment_json_is_refused(tmp_path: Path) -> None:
     assert "schema" in str(raised.value)
 
 
+def test_arms_are_told_apart_by_their_axes_and_not_by_their_names(tmp_path: Path) -> None:
+    arms = [arm("once", ["axes"], rising(0.15), target="sampled:16"), arm("again", ["axes"], target="live/sampled:16")]
+    path = write_grid(tmp_path, arms, seeds=(0, 1)) / "experiment.json"
+    path.write_text(path.read_text().replace('"arm": "again"', '"arm": "once"'))
+    found = load_grid(tmp_path).arms
+    assert [(one.runs.name, one.axes.target, [run.seed for run in one.runs.runs]) for one in found] == [
+        ("once", "sampled:16", [0, 1]),
+        ("once", "live/sampled:16", [0, 1]),
+    ]
+
+
 def test_a_sole_figure_of_targets(tmp_path: Path) -> None:
     arms = [
         arm("offline", ["target"], rising(0.05)),

@@ -68,6 +68,11 @@ MIXED: dict[str, Any] = {"live": True, "kind": "mixed", "k": 16}
             "top-16 + shared tail prior + 4 tail draws",
         ),
         (
+            "live/mixed:16+prior=0.3+4",
+            TargetSpec(**MIXED, tail_prior=0.3, tail_draws=4),
+            "top-16 + shared tail prior=0.3 + 4 tail draws",
+        ),
+        (
             "live/sampled:16+redraw",
             TargetSpec(live=True, kind="sampled", k=16, redraw=True),
             "16 sampled ids + drawn again every epoch",
