@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from thack.errors import UsageError
 from thack.schema.verdict import Margins, OracleFreeVerdict, Thresholds, Verdict
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def verdict(
 
     Raises:
         DataError: No metrics in the log, or no such column.
+        UsageError: `online` is given, and the run has no golden metric.
 
     Example:
         >>> thack.verdict("runs/judged", margins=thack.Margins(rise=0.05)).name
@@ -54,6 +56,11 @@ def verdict(
     if curves.has("golden"):
         path_of = None if online is None else read_curves(online, mapping)
         found = judge(curves, margins or Margins(), online=path_of)
+    elif online is not None:
+        raise UsageError(
+            f"{curves.name} has no golden metric, by which it is compared with the path of `online`",
+            hint="leave out `online`, or distill with an oracle and an evaluation set",
+        )
     else:
         found = verdict_without_oracle(curves, thresholds or Thresholds())
     if path.is_dir() and os.access(path, os.W_OK):  # not somebody else's run, nor an archive
@@ -110,6 +117,7 @@ def score_detectors(
     *,
     chosen_on: Sequence[str | Path] = (),
     mapping: Mapping[str, str] | None = None,
+    margins: Margins | None = None,
     thresholds: Thresholds | None = None,
 ) -> tuple[Score, ...]:
     """How well each detector that needs no oracle foresees the verdict on runs that have one, the best first.
@@ -118,6 +126,7 @@ def score_detectors(
         runs: Run directories or logs with a golden metric.
         chosen_on: Other runs, on which the thresholds that separate best are chosen.
         mapping: Columns of foreign logs by what they measure.
+        margins: What counts as a rise.
         thresholds: Used where `chosen_on` is empty.
 
     Returns:
@@ -129,10 +138,13 @@ def score_detectors(
     from thack.detection import Case, with_chosen
     from thack.detection import score_detectors as score
 
+    def cases(paths: Sequence[str | Path]) -> list[Case]:
+        return [Case.of(read_curves(path, mapping), margins) for path in paths]
+
     limits = thresholds or Thresholds()
     if chosen_on:
-        limits = with_chosen([Case.of(read_curves(run, mapping)) for run in chosen_on], limits)
-    return score([Case.of(read_curves(run, mapping)) for run in runs], limits)
+        limits = with_chosen(cases(chosen_on), limits)
+    return score(cases(runs), limits)
 
 
 def report(runs: str | Path | Sequence[str | Path], out: str | Path | None = None) -> Path:

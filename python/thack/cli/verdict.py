@@ -76,9 +76,9 @@ def run(call: Call[VerdictSettings]) -> None:
     runs, mapping = call.values["runs"], parse_mapping(call.values["mapping"] or "")
     margins, thresholds = call.settings.margins, call.settings.thresholds
     if call.values["score"]:
-        scores = api.score_detectors(
-            runs, chosen_on=call.values["chosen_on"] or (), mapping=mapping, thresholds=thresholds
-        )
+        _check_score(call)
+        chosen_on = call.values["chosen_on"] or ()
+        scores = api.score_detectors(runs, chosen_on=chosen_on, mapping=mapping, margins=margins, thresholds=thresholds)
         emit([score.dump() for score in scores], lambda: _show_scores(scores))
         return
     if call.values["chosen_on"]:
@@ -92,6 +92,15 @@ def run(call: Call[VerdictSettings]) -> None:
         if session.json:  # one document was printed: no second one for the error
             raise typer.Exit(HackingFound.exit_code)
         raise HackingFound(", ".join(hacking))
+
+
+def _check_score(call: Call[VerdictSettings]) -> None:
+    """Refuse what belongs to the verdict of each run."""
+    for name in ("online", "fail_on_hacking"):
+        if call.values[name]:
+            raise UsageError(
+                f"`{name}` belongs to the verdicts of runs, and `score` scores detectors", hint="leave out one of them"
+            )
 
 
 def parse_mapping(text: str) -> dict[str, str]:

@@ -23,7 +23,16 @@ from thack.detection.curves import Curves
 from thack.detection.statistics import percentile_interval, prompt_weights
 from thack.schema.metrics import CurveName, Floats
 from thack.schema.targets import TargetSpec, find_target
-from thack.schema.verdict import PROMPTS_APART, Cause, CauseName, DetectionState, Interval, Margins, VerdictName
+from thack.schema.verdict import (
+    PROMPTS_APART,
+    Cause,
+    CauseName,
+    DetectionState,
+    Incomparable,
+    Interval,
+    Margins,
+    VerdictName,
+)
 
 Excess = tuple[float, Interval | None]  # golden's end over the online path's at equal proxy, − 1; its interval
 
@@ -31,7 +40,7 @@ Excess = tuple[float, Interval | None]  # golden's end over the online path's at
 def cause_of(
     verdict: VerdictName,
     *,
-    excess: Excess | None,
+    excess: Excess | Incomparable | None,
     memorisation: DetectionState,
     prompts_apart: float | None,
     target: str,
@@ -44,7 +53,7 @@ def cause_of(
 
     Args:
         verdict: That golden rises, and what the proxy did.
-        excess: At equal proxy; None: no online path is known, or it never comes as close to the teacher.
+        excess: At equal proxy, or why the two cannot be compared; None: no online path is known.
         memorisation: What the detector that decides without an oracle found.
         prompts_apart: `detectors.prompts_apart` of the run.
         target: The word of the target; empty: not known.
@@ -53,7 +62,8 @@ def cause_of(
         covered: Share of the way from golden's minimum to the baseline that the rise has covered.
         margin: The excess that counts, as a rise that counts.
     """
-    higher = None if excess is None else _is_higher(excess, margin)
+    compared, incomparable = (None, excess) if isinstance(excess, str) else (excess, None)
+    higher = None if compared is None else _is_higher(compared, margin)
     spec = find_target(target)
     prompts: tuple[CauseName, ...] = ()
     if prompts_apart is not None and prompts_apart >= PROMPTS_APART:
@@ -70,8 +80,9 @@ def cause_of(
     return Cause(
         names=names,
         basis="signals" if higher is None else "online path",
-        excess=excess[0] if excess else None,
-        excess_interval=excess[1] if excess else None,
+        excess=compared[0] if compared else None,
+        excess_interval=compared[1] if compared else None,
+        incomparable=incomparable,
         memorisation=memorisation,
         prompts_apart=prompts_apart,
         target=target,
@@ -103,7 +114,7 @@ def _is_higher(excess: Excess, margin: float) -> bool | None:
     return False if high < margin else None
 
 
-def excess(run: Curves, online: Curves, end_step: float, margins: Margins) -> Excess | None:
+def excess(run: Curves, online: Curves, end_step: float, margins: Margins) -> Excess | Incomparable:
     """Golden at the end of a run over the online path's golden at equal proxy, − 1, with its interval over prompts.
 
     Args:
@@ -113,19 +124,23 @@ def excess(run: Curves, online: Curves, end_step: float, margins: Margins) -> Ex
         margins: For the level and the number of resamples.
 
     Returns:
-        None where a curve is missing or in another unit, or the online path never comes as close to the teacher. No
-        interval where the two were not measured prompt by prompt on the same prompts.
+        Why the two cannot be compared, where they cannot. No interval where they were not measured prompt by prompt on
+        the same prompts.
     """
     if not all(curves.has(name) for curves in (run, online) for name in _COMPARED):
-        return None
+        return "golden or proxy was not measured"
     if any(run.metric(name) != online.metric(name) for name in _COMPARED):
-        return None
+        return "they were measured by different metrics"
     end = int(np.flatnonzero(run.step_E == end_step)[0])
     golden, proxy = (run.columns[run.column_of[name]][end] for name in _COMPARED)
     path = {name: online.columns[online.column_of[name]] for name in _COMPARED}
     at = golden_at(float(proxy), path["golden"], path["proxy"])
     if at is None:
-        return None
+        return (
+            "it begins closer to the teacher"
+            if np.any(path["proxy"] <= proxy)
+            else "it never comes as close to the teacher"
+        )
     return float(golden) / at - 1, _interval(run, online, end, margins)
 
 

@@ -52,12 +52,15 @@ def causes(found: Cause) -> list[str]:
 
 
 def _none(found: Cause) -> str:
-    hint = "" if found.excess is not None else ": compare it with a run on newly sampled responses (`online`)"
+    has_path = found.excess is not None or found.incomparable is not None
+    hint = "" if has_path else ": compare it with a run on newly sampled responses (`online`)"
     return f"cause: none is established of {', '.join(CAUSES)}{hint}"
 
 
 def _evidence(found: Cause) -> list[str]:
     equal = []
+    if found.incomparable is not None:
+        equal = [f"golden cannot be compared with that of the online path: {found.incomparable}"]
     if found.excess is not None:
         interval = f", {percent_interval(found.excess_interval)}" if found.excess_interval else ""
         decides = "" if found.basis == "online path" else ", which does not decide"

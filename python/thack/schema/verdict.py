@@ -71,6 +71,13 @@ class Extent:
 
 DetectionState = Literal["alarm", "quiet", "not enough data"]
 PROMPTS_APART = 1.5  # `prompts_apart` from which on training prompts are memorised
+# Why golden is not compared with that of the online path at equal proxy.
+Incomparable = Literal[
+    "golden or proxy was not measured",
+    "they were measured by different metrics",
+    "it begins closer to the teacher",
+    "it never comes as close to the teacher",
+]
 CauseName = Literal["memorised responses", "memorised prompts", "wrong target", "pull of the teacher"]
 
 
@@ -82,6 +89,7 @@ class Cause:
     basis: Literal["online path", "signals"]  # what decided: golden at equal proxy, or memorisation and target alone
     excess: float | None = None  # golden's end over that of the online path at equal proxy, − 1
     excess_interval: Interval | None = None  # over prompts, paired
+    incomparable: Incomparable | None = None  # why there is no `excess`, though an online path is given
     memorisation: DetectionState = "not enough data"  # of the detector that decides without an oracle
     prompts_apart: float | None = None  # held-out over training prompts' distance to the teacher, end over start
     target: str = ""  # what is kept of the teacher, as a word that `TargetSpec.parse` reads; empty: not known

@@ -286,7 +286,31 @@ def test_the_excess_is_paired_over_prompts() -> None:
     assert found[1] is not None and found[1][0] == pytest.approx(0.1, abs=5e-3)
     plain = excess(run, replace(path, per_prompt={}), 960.0, FAST)
     assert plain is not None and plain[0] == pytest.approx(0.1, abs=1e-6) and plain[1] is None
-    assert excess(run, replace(path, column_of={"golden": path.column_of["golden"]}), 960.0, FAST) is None
+
+
+def test_what_cannot_be_compared_with_an_online_path_says_why() -> None:
+    proxy_E = proxy_of(np.array(STEPS, dtype=float), 0.3)
+    run, near, far, late = (
+        simulated(name, on_the_path(one_E, 0.0), one_E, seed=1, target="live", fresh=1)
+        for name, one_E in (("run", proxy_E), ("near", proxy_E / 10), ("far", proxy_E + 0.2), ("late", proxy_E))
+    )
+    golden: dict[CurveName, str] = {"golden": run.column_of["golden"]}
+    other = "proxy/log_ratio/reference_sampled/byte_mean"
+    columns = {**near.columns, other: proxy_E}
+    by_another = replace(near, columns=columns, column_of={**golden, "proxy": other})
+    expected = {
+        "it never comes as close to the teacher": far,
+        "it begins closer to the teacher": near,
+        "golden or proxy was not measured": replace(late, column_of=golden),
+        "they were measured by different metrics": by_another,
+    }
+    for reason, path in expected.items():
+        assert excess(run, path, 960.0, FAST) == reason
+        found = cause_of(**{**USUAL, "excess": reason, "above_baseline": True})
+        assert found.excess is None and found.basis == "signals" and not found.names
+        none, evidence = causes(found)
+        assert f"golden cannot be compared with that of the online path: {reason}" in evidence
+        assert "compare it with" not in none
 
 
 def test_a_run_that_does_not_rise_has_no_cause(tmp_path: Path) -> None:

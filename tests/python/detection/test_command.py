@@ -90,6 +90,23 @@ def test_detectors_are_scored_on_runs_that_have_an_oracle(tmp_path: Path, capsys
     assert code == 2 and "add --score" in err
 
 
+def test_detectors_are_scored_by_the_margins_that_are_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rising = str(made(tmp_path / "hacking", "hacking"))
+    for sets, num_rising in (([], 1), (["--set", "margins.rise=0.99"], 0)):
+        code, out, _ = run(capsys, "verdict", rising, "--score", "--json", *sets)
+        assert code == 0 and {one["num_rising"] for one in json.loads(out)} == {num_rising}
+
+
+def test_what_would_not_be_read_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = made(tmp_path / "run", "hacking")
+    for option in (["--online", "nowhere"], ["--fail-on-hacking"]):
+        code, _, err = run(capsys, "verdict", str(found), "--score", *option)
+        assert code == 2 and f"{option[0]} belongs to the verdicts of runs, and --score scores detectors" in err
+    log = str(foreign_log(tmp_path / "metrics.jsonl", found))
+    code, _, err = run(capsys, "verdict", log, "--map", MAPPING, "--online", "nowhere")
+    assert code == 2 and "has no golden metric, by which it is compared with the path of --online" in err
+
+
 def test_what_a_guard_did_is_a_note_of_the_verdict(tmp_path: Path) -> None:
     path = made(tmp_path / "run", "healthy")
     events = [
