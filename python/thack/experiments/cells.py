@@ -18,7 +18,7 @@ from thack.experiments.roles import size_of
 from thack.experiments.tokenizers import TokenizerWord
 from thack.schema.cross_tokenizer import PUBLISHED, check_published_target
 from thack.schema.experiment import ExperimentArm
-from thack.schema.targets import TargetSpec, live_word
+from thack.schema.targets import DIVERGENCE_NAMES, TargetSpec, live_word
 
 FIGURES: tuple[Figure, ...] = tuple(figure for figure in get_args(Figure) if figure != "all")
 _ALWAYS_ONLINE = ("online-teacher", "online-student")
@@ -223,7 +223,7 @@ def _differences(arm: ExperimentArm, base: ExperimentArm) -> Iterator[str]:
     if arm.cross_tokenizer != base.cross_tokenizer:
         yield arm.cross_tokenizer
     if arm.loss != base.loss:
-        yield {"reverse_kl": "reverse KL", "jsd": "JSD", "forward_kl": "forward KL"}.get(arm.loss, arm.loss)
+        yield DIVERGENCE_NAMES[arm.loss]
     if arm.teacher != base.teacher:
         yield f"teacher {arm.teacher}"
     if arm.student != base.student:

@@ -18,9 +18,9 @@ from thack.experiments.information import as_reason
 from thack.experiments.loss_gaps import gap_claims
 from thack.experiments.target_claims import target_claims
 from thack.schema.experiment import ClaimResult, ExperimentArm
+from thack.schema.targets import DIVERGENCE_NAMES
 
 _SAME = 0.10  # "about the same proxy"
-_LOSSES = {"forward_kl": "forward KL", "reverse_kl": "reverse KL", "jsd": "JSD"}
 Claims = Iterator[ClaimResult]
 
 
@@ -172,7 +172,7 @@ def _what(axes: ExperimentArm, axis: str) -> str:
     if axis == "task":
         return f"On task {axes.task}"
     if axis == "loss":
-        return f"With {_LOSSES.get(axes.loss, axes.loss)} as loss"
+        return f"With {DIVERGENCE_NAMES[axes.loss]} as loss"
     return f"From a teacher of {axes.teacher} to a student of {axes.student}"
 
 

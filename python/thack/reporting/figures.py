@@ -34,6 +34,7 @@ from thack.reporting.drawing import (
     widths,
 )
 from thack.reporting.inputs import ArmRuns, golden_column, unit
+from thack.reporting.losses import sole_divergence
 from thack.reporting.prose import golden_meaning
 from thack.reporting.style import SIZE, SMALL, styled
 from thack.schema.metrics import CurveName, Floats
@@ -161,12 +162,9 @@ def curve(arms: Sequence[ArmRuns], name: CurveName, label: str, colours: Sequenc
 
 def loss_label(arms: Sequence[ArmRuns]) -> str:
     """The axis of the training loss: its divergence where all runs have this one and nothing else."""
-    runs = [run for arm in arms for run in arm.runs]
-    found = {run.config.get("loss.divergence") for run in runs}
-    has_more = any(run.config.get(key) for run in runs for key in ("loss.ce_weight", "loss.policy.weight"))
-    is_one = len(found) == 1 and found != {None} and not has_more and not any(run.curves.is_per_byte for run in runs)
-    name = str(found.pop()).replace("_", " ").replace("kl", "KL") if is_one else "training loss"
-    return f"{name}, nats per token"
+    found = {None if run.curves.is_per_byte else sole_divergence(run.config) for arm in arms for run in arm.runs}
+    name = found.pop() if len(found) == 1 else None
+    return f"{name or 'training loss'}, nats per token"
 
 
 @styled()

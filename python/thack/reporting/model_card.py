@@ -12,6 +12,7 @@ from thack.detection import OracleFreeVerdict, Verdict
 from thack.files import write_text
 from thack.models.directory import read_config
 from thack.reading import read_json
+from thack.reporting.losses import loss_in_words
 from thack.reporting.markdown import render_markdown
 from thack.reporting.prose import MEANING, reasons
 from thack.schema.run import Manifest, RunFacts
@@ -140,7 +141,7 @@ def _facts(facts: RunFacts, settings: DistillSettings) -> list[Fact]:
             text="" if settings.teacher else stored,
         ),
         Fact(name="student before", code=_shown(student)),
-        Fact(name="loss", text=f"{settings.loss.divergence} at temperature {settings.loss.temperature:g}"),
+        Fact(name="loss", text=loss_in_words(settings.loss, has_two_tokenizers=bool(facts.teacher_tokenizer))),
         Fact(name="responses", text=f"{settings.source.kind}, {facts.sequences} sequences"),
         *(Fact(name=f"{role}'s fingerprint", code=value) for role, value in facts.models.items() if role != "student"),
         *(Fact(name=f"precision of {role}", text=text) for role, text in facts.precision.items()),

@@ -35,6 +35,15 @@ Tail = Literal["exact", "estimated", "processed", "none"]
 DivergenceKind = Literal["forward_kl", "reverse_kl", "jsd", "skewed_kl", "total_variation"]
 
 DIVERGENCES: tuple[DivergenceKind, ...] = get_args(DivergenceKind)
+DIVERGENCE_NAMES: Mapping[DivergenceKind, str] = MappingProxyType(
+    {
+        "forward_kl": "forward KL",
+        "reverse_kl": "reverse KL",
+        "jsd": "JSD",
+        "skewed_kl": "skewed KL",
+        "total_variation": "total variation",
+    }
+)
 DEFAULT_PARAMETERS: Mapping[str, float] = MappingProxyType({"jsd": 0.5, "skewed_kl": 0.1})
 
 _CACHED = get_args(CachedKind)
@@ -263,6 +272,19 @@ class Divergence:
         if self.kind == "jsd" and given in (0, 1):
             object.__setattr__(self, "kind", "reverse_kl" if given else "forward_kl")
             object.__setattr__(self, "parameter", None)
+
+    @property
+    def label(self) -> str:
+        """How a page names it.
+
+        Example:
+            >>> Divergence(kind="jsd", parameter=0.3, temperature=2).label
+            'JSD (β = 0.3) at temperature 2'
+        """
+        sign = {"jsd": "β", "skewed_kl": "skew"}.get(self.kind, "")
+        parameter = "" if self.parameter is None else f" ({sign} = {self.parameter:g})"
+        temperature = "" if self.temperature == 1 else f" at temperature {self.temperature:g}"
+        return f"{DIVERGENCE_NAMES[self.kind]}{parameter}{temperature}"
 
     @property
     def teacher_share(self) -> float:

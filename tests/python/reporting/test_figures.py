@@ -285,5 +285,21 @@ def test_the_training_loss_is_named_only_where_it_is_one_divergence() -> None:
 
     per_byte = run(config={"loss.divergence": "forward_kl"}, curves=curves(column_of={"proxy": str(PROXY.per_byte)}))
     assert loss_label(of()) == "forward KL, nats per token"
-    others = [of(**{"loss.ce_weight": 1.0}), of(**{"loss.policy.weight": 1.0}), [ArmRuns("a", (per_byte,))]]
+    assert loss_label(of(**{"loss.divergence": "jsd", "loss.beta": 0.3})) == "JSD (β = 0.3), nats per token"
+    assert loss_label(of(**{"loss.add": [], "loss.ce_weight": 0.0})) == "forward KL, nats per token"
+    others = [
+        of(**{"loss.ce_weight": 1.0}),
+        of(**{"loss.policy.weight": 1.0}),
+        of(**{"loss.weight": 0.0, "loss.ce_weight": 1.0}),
+        of(**{"loss.weight": 0.5}),
+        of(**{"loss.temperature": 4.0}),
+        of(**{"loss.add": ["reverse_kl:0.5"]}),
+        of(**{"loss.weight": 0.0, "loss.add": ["reverse_kl@2:1"]}),
+        of(**{"loss.cross_tokenizer": "uld"}),
+        of(**{"loss.of_another_version": 1}),
+        [*of(), *of(**{"loss.divergence": "jsd"})],
+        [*of(), *of(**{"loss.weight": 0.5})],
+        [ArmRuns("a", (per_byte,))],
+        [ArmRuns("a", (run(config={}),))],
+    ]
     assert {loss_label(one) for one in others} == {"training loss, nats per token"}

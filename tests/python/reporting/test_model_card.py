@@ -48,7 +48,7 @@ def test_before_and_after_the_verdict(run: Path) -> None:
     for word in (
         "# mine",
         "`./big`",
-        "jsd",
+        "- loss: JSD (β = 0.5)",
         "offline, 7 sequences",
         "teacher: bfloat16 (asked for)",
         "Not judged yet",
@@ -89,12 +89,38 @@ def test_a_run_from_a_cache_names_it_and_what_the_settings_leave_at_their_defaul
     for line in (
         "- teacher: `cache/` (a cache)",
         "- student before: `./small`",
-        "- loss: forward_kl at temperature 1",
+        "- loss: forward KL",
         "- responses: offline, 9 sequences",
         "- oracle's fingerprint: `sha256:3`",
     ):
         assert f"{line}\n" in text
     assert "student's fingerprint" not in text and "base_model" not in text
+
+
+@pytest.mark.parametrize(
+    ("loss", "tokenizer", "told"),
+    [
+        ("weight = 0.0\npolicy.weight = 1.0", "", "policy gradient (k1)"),
+        ("weight = 0.0\nce_weight = 1.0", "", "cross-entropy"),
+        ('add = ["reverse_kl:1"]', "", "forward KL + reverse KL"),
+        ("weight = 0.5\ntemperature = 4.0", "", "0.5 · forward KL at temperature 4"),
+        ('divergence = "jsd"\nbeta = 0.3', "", "JSD (β = 0.3)"),
+        ('divergence = "skewed_kl"', "", "skewed KL (skew = 0.1)"),
+        (
+            'mix = "entropy"\nce_weight = 1.0\nentropy_order = 0.1',
+            "",
+            "forward KL + cross-entropy, hard and soft weighed by entropy of order 0.1",
+        ),
+        ("", "sha256:4", "forward KL (cell)"),
+        ('cross_tokenizer = "uld"\nce_weight = 1.0', "sha256:4", "uld + cross-entropy"),
+        ('cross_tokenizer = "gold"', "sha256:4", "forward KL (gold)"),
+    ],
+)
+def test_the_loss_is_the_one_that_was_minimised(run: Path, loss: str, tokenizer: str, told: str) -> None:
+    (run / "config.toml").write_text(f"[loss]\n{loss}\n")
+    facts = RunFacts(models={"student": "sha256:1"}, sequences=7, teacher_tokenizer=tokenizer)
+    (run / "manifest.json").write_text(json.dumps(Manifest(command="distill", facts=facts).dump()))
+    assert f"- loss: {escaped(told)}\n" in model_card(run)
 
 
 def test_a_decoder_is_opened_as_one(run: Path) -> None:
