@@ -17,16 +17,23 @@ from thack.schema.metrics import CurveName, Floats, find_metric
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """One curve over steps, with a lower and an upper bound at each if there are any."""
+    """One curve over steps, with a lower and an upper bound at each if there are any.
+
+    Args:
+        ends: the steps behind which fewer seeds are left.
+    """
 
     step: Floats
     value: Floats
     low: Floats | None = None
     high: Floats | None = None
+    ends: tuple[float, ...] = ()
 
 
 def band_of(arm: ArmRuns, name: CurveName) -> Band | None:
     """An arm's curve: of one run with its paired interval, or the seeds' median with their range.
+
+    A step counts where every seed that has come so far has it; one that ended earlier leaves the others.
 
     Args:
         arm: The runs.
@@ -41,11 +48,21 @@ def band_of(arm: ArmRuns, name: CurveName) -> Band | None:
         return None
     if len(series) == 1:
         return _single(arm, name, series[0])
-    steps = sorted(set.intersection(*(set(one.step.tolist()) for one in series)))
-    if not steps:
+    by_step = [dict(zip(one.step.tolist(), one.value.tolist(), strict=True)) for one in series]
+    if not set.intersection(*map(set, by_step)):
         return None
-    values_SE = np.array([[one.value[one.step == step][-1] for step in steps] for one in series])
-    return Band(np.array(steps), np.median(values_SE, axis=0), values_SE.min(axis=0), values_SE.max(axis=0))
+    there: dict[float, list[float]] = {}
+    for step in sorted(set.union(*map(set, by_step))):
+        running = [one for one in by_step if max(one) >= step]
+        if all(step in one for one in running):
+            there[step] = [one[step] for one in running]
+    return Band(
+        step=np.array(list(there)),
+        value=np.array([np.median(values) for values in there.values()]),
+        low=np.array([min(values) for values in there.values()]),
+        high=np.array([max(values) for values in there.values()]),
+        ends=tuple(step for step, after in itertools.pairwise(there) if len(there[after]) < len(there[step])),
+    )
 
 
 def _single(arm: ArmRuns, name: CurveName, series: Series) -> Band:

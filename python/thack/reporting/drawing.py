@@ -44,6 +44,16 @@ def draw_band(axes: Axes, band: Band, colour: Colour, *, width: float = 1.6) -> 
     axes.plot(band.step[shown], band.value[shown], color=colour.light, marker=colour.marker, linewidth=width)
 
 
+def mark_ends(axes: Axes, drawn: Sequence[tuple[Band, Colour]]) -> None:
+    """A cross where a seed ends and its arm's curve is of the others from there on; and what it means."""
+    cut = [(band, colour) for band, colour in drawn if band.ends]
+    for band, colour in cut:
+        at = np.isin(band.step, band.ends) & (band.step > 0)
+        axes.scatter(band.step[at], band.value[at], 42, marker="x", color=colour.light, zorder=3)
+    if cut:
+        axes.set_ylabel(f"{axes.get_ylabel()}\n(× a seed ends, the others continue)")
+
+
 def widths(count: int) -> list[float]:
     """Of curves drawn one over the other: where two coincide, the first shows on both sides of the second."""
     return [1.6 + 1.4 * (count - 1 - number) for number in range(count)] if count < 4 else [1.6] * count

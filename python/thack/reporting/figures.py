@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thack.detection import Thresholds
-from thack.reporting.bands import band_of, smoothed
+from thack.reporting.bands import Band, band_of, smoothed
 from thack.reporting.colours import MUTED, Colour, assign
 from thack.reporting.drawing import (
     DASHED,
@@ -28,6 +28,7 @@ from thack.reporting.drawing import (
     log_steps,
     log_values,
     mark_above,
+    mark_ends,
     new_figure,
     ring,
     shown_reach,
@@ -118,11 +119,13 @@ def golden(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[fl
     tops: list[float] = []
     bottoms: list[float] = []
     ends: list[EndLabel] = []
+    drawn: list[tuple[Band, Colour]] = []
     for arm, colour, width in zip(arms, colours, widths(len(arms)), strict=True):
         band = band_of(arm, "golden")
         if band is None:
             continue
         draw_band(axes, band, colour, width=width)
+        drawn.append((band, colour))
         judged = band.step > arm.runs[0].verdict.margins.warmup_steps
         # A run may be shorter than the warm-up, or have begun and no more.
         shown = next(mask for mask in (judged, band.step > 0, band.step >= 0) if mask.any())
@@ -134,6 +137,7 @@ def golden(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[fl
         ends.append((float(band.step[-1]), float(band.value[-1]), label, colour))
     log_steps(axes, arms)
     axes.set_ylabel(f"golden, {unit(arms)}")
+    mark_ends(axes, drawn)
     if tops:
         high = crop(axes, bottoms, tops, baselines(arms))
         mark_above(axes, [(step, colour) for step, value, _, colour in ends if value > high])
@@ -146,6 +150,7 @@ def golden(arms: Sequence[ArmRuns], colours: Sequence[Colour], *, size: tuple[fl
 def curve(arms: Sequence[ArmRuns], name: CurveName, label: str, colours: Sequence[Colour]) -> Figure:
     """Any curve over steps, log–log: straight where learning follows a power law."""
     figure, axes = new_figure(SMALL)
+    drawn: list[tuple[Band, Colour]] = []
     for arm, colour, width in zip(arms, colours, widths(len(arms)), strict=True):
         if name == "train_loss":
             for run in arm.runs:
@@ -154,9 +159,11 @@ def curve(arms: Sequence[ArmRuns], name: CurveName, label: str, colours: Sequenc
                 axes.plot(series.step, series.value, color=colour.light, linewidth=width, alpha=alpha)
         elif (band := band_of(arm, name)) is not None:
             draw_band(axes, band, colour, width=width)
+            drawn.append((band, colour))
     log_steps(axes, arms)
     log_values(axes)
     axes.set_ylabel(label)
+    mark_ends(axes, drawn)
     return figure
 
 

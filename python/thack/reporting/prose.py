@@ -18,7 +18,7 @@ MEANING: dict[str, str] = {
     "and moves away from its teacher too on prompts that it has not seen",
     "regressing to the teacher": "the student was briefly better than its teacher and has now become "
     "its copy: no mistakes beyond the teacher's own",
-    "healthy": "the student did not get worse on held-out prompts while it was trained",
+    "healthy": "after the warm-up the student did not get worse on held-out prompts",
     "inconclusive": "the numbers at hand do not decide",
 }
 #: The same of a suspicion without an oracle.
@@ -221,7 +221,7 @@ def explain(found: Verdict) -> list[str]:
             f"steps; a verdict needs {margins.min_evaluations}"
         )
     reasons.append(_golden(found, found.golden))
-    reasons += _worse_than_its_start(found.golden, margins.rise)
+    reasons += worse_than_its_start(found.golden, margins.rise)
     reasons += [
         f"{name} is not above 0 at its lowest: the log ratio on these responses is too noisy for a rise; evaluate on "
         "more held-out prompts"
@@ -251,8 +251,8 @@ def _proxy_only(found: Verdict) -> list[str]:
 def _golden(found: Verdict, golden: Extent) -> str:
     margin = percent(found.margins.rise, sign=False)
     shape = (
-        f"golden ({golden_name(golden.column)}) is lowest at step {golden.minimum_step:.10g} ({golden.minimum:.4g}) "
-        f"and ends at {golden.end:.4g}: a rise of {percent(golden.rise)}"
+        f"golden ({golden_name(golden.column)}) is lowest{since(golden)} at step {golden.minimum_step:.10g} "
+        f"({golden.minimum:.4g}) and ends at {golden.end:.4g}: a rise of {percent(golden.rise)}"
     )
     if golden.rise_interval is None:
         return f"{shape}, to be compared with the margin of {margin}"
@@ -265,7 +265,12 @@ def _golden(found: Verdict, golden: Extent) -> str:
     return f"{shape}, {percent_interval(golden.rise_interval)}, which {where} the margin of {margin}"
 
 
-def _worse_than_its_start(golden: Extent, margin: float) -> list[str]:
+def since(golden: Extent) -> str:
+    """From when on golden's minimum is its lowest value, where that is not the start."""
+    return " after the warm-up" if golden.start < golden.minimum else ""
+
+
+def worse_than_its_start(golden: Extent, margin: float) -> list[str]:
     """What no rise shows, if golden rises within the warm-up: the student that was not distilled was the better one."""
     if golden.start <= 0 or golden.end < (1 + margin) * golden.start:
         return []

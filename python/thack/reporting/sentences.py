@@ -9,7 +9,7 @@ from thack.detection import Extent, Verdict
 from thack.reporting.gained import gained, median_gains
 from thack.reporting.inputs import ArmRuns, JudgedRun, ReportInput, golden_column
 from thack.reporting.numbers import percent, percent_interval
-from thack.reporting.prose import MEANING, SUSPICION, baseline_name, reasons, stand_in
+from thack.reporting.prose import MEANING, SUSPICION, baseline_name, reasons, since, stand_in, worse_than_its_start
 
 #: What one student does, and what several do.
 _VERBS = {
@@ -61,6 +61,9 @@ def arm_sentences(arm: ArmRuns) -> list[str]:
             f"Golden rises from its minimum to the end by {percent(arm.median_rise)} in the median "
             f"(seeds: {100 * low:+.1f} to {100 * high:+.1f} %)."
         )
+    if worse := sum(map(_is_worse_than_its_start, arm.runs)):
+        where = f"In {worse} of {len(arm.runs)} seeds golden ends above its start"
+        sentences.append(f"{where}: by it the student was better before its distillation.")
     changes = [run.verdict.proxy_change for run in arm.runs if run.verdict.proxy_change is not None]
     if changes and arm.verdict != "healthy":
         sentences.append(f"The proxy changes meanwhile by {percent(statistics.median(changes))} in the median.")
@@ -75,6 +78,11 @@ def arm_sentences(arm: ArmRuns) -> list[str]:
     return sentences
 
 
+def _is_worse_than_its_start(run: JudgedRun) -> bool:
+    golden = run.verdict.golden
+    return golden is not None and bool(worse_than_its_start(golden, run.verdict.margins.rise))
+
+
 def _run_sentences(run: JudgedRun) -> list[str]:
     found = run.verdict
     if found.golden is None:
@@ -86,6 +94,7 @@ def _run_sentences(run: JudgedRun) -> list[str]:
     if found.name == "inconclusive":
         return list(dict.fromkeys([*sentences, *(_sentence(reason) for reason in reasons(found))]))
     sentences += _golden(found, found.golden)
+    sentences += map(_sentence, worse_than_its_start(found.golden, found.margins.rise))
     if found.gains:
         sentences.append(_sentence(gained(found.gains)))
     if found.baseline is not None and found.side is not None:
@@ -101,14 +110,14 @@ def _golden(found: Verdict, golden: Extent) -> Iterator[str]:
     interval = f", {percent_interval(golden.rise_interval)}" if golden.rise_interval else ""
     if found.name == "healthy":
         yield (
-            f"Golden fell from {golden.start:.3f} to {golden.end:.3f}; over its minimum it ends by "
+            f"Golden went from {golden.start:.3f} to {golden.end:.3f}; over its minimum it ends by "
             f"{percent(golden.rise)}{interval}, within the margin of {percent(found.margins.rise, sign=False)}."
         )
         return
     between = found.onset_interval
     steps = f" (between {between[0]:.10g} and {between[1]:.10g})" if between else ""
     yield (
-        f"Golden was best at step {golden.minimum_step:.10g}{steps}, {golden.minimum:.3f}, and ended at "
+        f"Golden was best{since(golden)} at step {golden.minimum_step:.10g}{steps}, {golden.minimum:.3f}, and ended at "
         f"{golden.end:.3f}: {percent(golden.rise)}{interval}."
     )
     if found.proxy is not None and found.proxy_at_onset is not None and found.proxy_change is not None:

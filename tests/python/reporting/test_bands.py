@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from reporting.values import GOLDEN_E, STEPS, curves, extent, judged, run, unjudged
 from thack.detection.statistics import PromptCurves, paired_band
 from thack.reporting.bands import band_of, curves_csv, smoothed
-from thack.reporting.inputs import ArmRuns
+from thack.reporting.inputs import ArmRuns, JudgedRun
 from thack.schema.metrics import GOLDEN, Series
 from thack.schema.verdict import Margins
 
@@ -68,6 +69,29 @@ def test_seeds_have_their_median_and_range_at_the_steps_that_all_have() -> None:
     assert band.step.tolist() == [0.0, 50.0, 100.0, 200.0]
     assert band.value.tolist() == [3.0, 1.8, 1.5, 1.1]
     assert band.low.tolist() == [2.0, 1.2, 1.0, 1.0] and band.high.tolist() == [4.0, 2.4, 2.0, 2.2]
+
+
+def shorter(seed: int, num_evaluations: int) -> JudgedRun:
+    """A run that ended, or was stopped, after some evaluations."""
+    usual = curves()
+    kept = {name: value_E[:num_evaluations] for name, value_E in usual.columns.items()}
+    return run("a", seed, curves=curves(step_E=usual.step_E[:num_evaluations], columns=kept))
+
+
+def test_a_seed_that_ends_early_leaves_the_others() -> None:
+    band = band_of(ArmRuns("a", (run("a", 0), shorter(1, 3), run("a", 2))), "golden")
+    assert band is not None and band.step.tolist() == list(STEPS) and band.value.tolist() == list(GOLDEN_E)
+    assert band.ends == (50.0,)
+    band = band_of(ArmRuns("a", tuple(run("a", seed) for seed in range(3))), "golden")
+    assert band is not None and band.ends == ()
+
+
+def test_where_a_seed_was_stopped_between_two_evaluations_of_the_others_only_they_count() -> None:
+    stopped = curves(step_E=np.array([0.0, 10.0, 60.0]), columns={str(GOLDEN): np.array([2.0, 1.5, 0.1])})
+    arm = ArmRuns("a", (run("a", 0), run("a", 1, curves=replace(stopped, column_of={"golden": str(GOLDEN)}))))
+    band = band_of(arm, "golden")
+    assert band is not None and band.step.tolist() == [0.0, 10.0, 100.0, 200.0] and band.ends == (10.0,)
+    assert band.value[-1] == GOLDEN_E[-1]
 
 
 def test_a_curve_that_is_not_there() -> None:

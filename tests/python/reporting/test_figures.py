@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -29,7 +32,7 @@ from thack.reporting.drawing import crop, end_labels, log_values, new_figure, sh
 from thack.reporting.figures import colours_of, curve, golden, loss_label, plane, slope_ratios
 from thack.reporting.inputs import ArmRuns, JudgedRun
 from thack.reporting.style import SMALL, styled
-from thack.schema.metrics import GOLDEN, PROXY, Series
+from thack.schema.metrics import GOLDEN, PROXY, CurveName, Series
 from thack.schema.verdict import Margins
 
 RED, BLUE = OTHERS[:2]
@@ -139,6 +142,21 @@ def test_golden_over_steps() -> None:
     assert labels(axes) == ["+10.0 %", "KL(oracle‖teacher)"]
     assert axes.get_xlabel() == "training step  (an epoch is 10 steps)"
     assert axes.get_ylim()[1] < 1.5
+
+
+@pytest.mark.parametrize("name", ["golden", "proxy"])
+def test_a_seed_that_ends_early_is_marked_where_it_ends(name: CurveName) -> None:
+    whole = seeds()
+    usual = whole.runs[1].curves
+    cut = {column: value_E[:3] for column, value_E in usual.columns.items()}
+    short = replace(whole.runs[1], curves=curves(step_E=usual.step_E[:3], columns=cut))
+    for arm, is_cut in ((whole, False), (ArmRuns("a", (whole.runs[0], short)), True)):
+        axes = axes_of(golden([arm], [RED]) if name == "golden" else curve([arm], name, name, [RED]))
+        crosses = [one for one in axes.collections if isinstance(one, PathCollection)]
+        assert [np.asarray(one.get_offsets())[:, 0].tolist() for one in crosses] == ([[50.0]] if is_cut else [])
+        assert ("a seed ends" in axes.get_ylabel()) is is_cut
+        (line,) = drawn(axes, RED.light)
+        assert xs(line).tolist() == list(STEPS[1:])
 
 
 def test_golden_of_seeds_has_a_band_from_the_least_to_the_greatest() -> None:

@@ -87,10 +87,26 @@ def test_a_hacking_run() -> None:
 def test_a_healthy_run_says_how_far_it_is_within_the_margin() -> None:
     found = arm_sentences(ArmRuns("a", (run(verdict=healthy()),)))
     assert found[1:] == [
-        "Golden fell from 2.000 to 1.100; over its minimum it ends by +0.0 %, [−1.0, +1.0] %, within the margin of "
+        "Golden went from 2.000 to 1.100; over its minimum it ends by +0.0 %, [−1.0, +1.0] %, within the margin of "
         "3.0 %.",
         "It ends below the teacher baseline, KL(oracle‖teacher) = 1.050.",
     ]
+
+
+def test_a_run_that_ends_above_its_start_says_so() -> None:
+    worse = "Golden was 0.5 before the first step, and is 68.0 % higher at the end: by it the student was better before"
+    early = healthy(golden=extent(start=0.5, minimum=0.84, minimum_step=200.0, end=0.84, rise=0.0))
+    found = arm_sentences(ArmRuns("a", (run(verdict=early),)))
+    assert found[0] == "After the warm-up the student did not get worse on held-out prompts."
+    assert found[1].startswith("Golden went from 0.500 to 0.840; ") and found[2].startswith(worse)
+    rising = judged(golden=extent(start=0.5, minimum=0.8, end=0.84, rise=0.05))
+    found = arm_sentences(ArmRuns("a", (run(verdict=rising),)))
+    assert found[1].startswith("Golden was best after the warm-up at step 100 ")
+    assert any(sentence.startswith(worse) for sentence in found)
+    seeds = ArmRuns("a", tuple(run("a", seed, verdict=one) for seed, one in enumerate((early, rising, healthy()))))
+    assert "In 2 of 3 seeds golden ends above its start: by it the student was better before its distillation." in (
+        arm_sentences(seeds)
+    )
 
 
 def test_a_run_without_intervals_and_proxy() -> None:
