@@ -32,7 +32,7 @@ FLAGS = (
     Flag(key="data.on_bad_line"),
     Flag(key="source.kind", name="source"),
     Flag(key="guard.on", name="guard"),
-    Flag(key="loss.divergence"),
+    Flag(key="loss.divergence", implies={"loss.weight": 1.0}),
     Flag(key="baseline", help=BASELINE),
     Flag(
         key="loss.policy.estimator", name="policy", help=POLICY, implies={"loss.policy.weight": 1.0, "loss.weight": 0.0}

@@ -155,7 +155,9 @@ class CacheSettings:
     data: Annotated[DataSettings, Help("prompts and responses")] = field(default_factory=DataSettings)
     kind: Annotated[
         CachedKind,
-        Help("what is stored of each distribution; without it, the flags of `top_k`, `sampled` and `student` decide"),
+        Help(
+            "what is stored of each distribution; on the command line `top_k`, `sampled` or `student` alone implies it"
+        ),
     ] = "top-k"
     top_k: Annotated[int, AtLeast(1), Help("top-k: most likely ids per token, kept with the mass of all others")] = 64
     sampled: Annotated[

@@ -162,11 +162,18 @@ def test_flags_imply_their_kind_unless_it_is_given(run: Run, tmp_path: Path) -> 
         ("--mix entropy", (1, 1, 0)),
         ("--mix entropy --set loss.ce_weight=0.5", (1, 0.5, 0)),
         ("--mix sum", (1, 0, 0)),
+        ("--divergence jsd --set loss.weight=0.5", (0.5, 0, 0)),
+        ("--divergence jsd --policy k1 --set loss.weight=0.5", (0.5, 0, 1)),
     ],
 )
 def test_flags_of_a_loss_imply_weights_that_are_not_given(arguments: str, weights: tuple[float, ...], run: Run) -> None:
     loss = settings(run, "distill", *arguments.split()).loss
     assert (loss.weight, loss.ce_weight, loss.policy.weight) == weights
+
+
+def test_a_divergence_that_a_policy_gradient_would_leave_out_is_refused(run: Run) -> None:
+    code, _, err = run("distill", "--divergence", "jsd", "--policy", "k1", "--show-settings")
+    assert code == 2 and "--divergence asks for loss.weight = 1.0, --policy for 0.0: give one of them, or" in err
 
 
 def test_a_number_of_evaluations_lifts_the_limit_on_their_cost_unless_one_is_given(run: Run) -> None:
