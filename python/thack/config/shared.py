@@ -105,7 +105,9 @@ class ServerSettings:
     ] = "auto"
     logprobs: Annotated[
         Literal["auto", "raw", "processed"],
-        Help("what its log-probabilities are; auto: measured, and processed ones of sampled responses are refused"),
+        Help(
+            "what its log-probabilities are; auto: raw, and answers that are seen to be processed or stale are refused"
+        ),
     ] = "auto"
     concurrency: Annotated[int, AtLeast(1), Help("requests at a time")] = 16
     retries: Annotated[int, AtLeast(0), Help("how often a request is repeated after 429, 5xx or a lost connection")] = 8

@@ -10,8 +10,10 @@ from thack.cache.exchange.readers import SourceRow
 from thack.cache.exchange.survey import without_stand_ins
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.mass import heavy_row
+from thack.cache.format.records import decode
 from thack.errors import DataError
 from thack.serving.answers import Entry
+from thack.targets.types import TopKTarget
 
 _SMALLEST_TAIL = 1e-7  # the least mass that 1 − Σ of float32 numbers can tell from 0
 
@@ -44,6 +46,14 @@ def pack(entries: Sequence[Entry], layout: RecordLayout, place: str) -> bytearra
     if (wrong := heavy_row(records, layout)) is not None:
         raise DataError(f"{place}, response token {wrong.row}: stored with a mass of {wrong.mass:.3f}")
     return records
+
+
+def unpack(records: bytes, layout: RecordLayout) -> list[Entry]:
+    """The entries that a response's records hold, rounded; ids and tail of a row sum to 1 as before they were."""
+    target = decode(bytearray(records), layout)
+    assert isinstance(target, TopKTarget)
+    kept = target.normalised()
+    return list(zip(kept.ids_NK.numpy().astype(np.int64), kept.log_probs_NK.double().numpy(), strict=True))
 
 
 def realised(row: SourceRow) -> np.ndarray:

@@ -25,6 +25,8 @@ LOWEST_LOG_PROB = -87.33
 _SUM_TOLERANCE = 1e-3
 _CERTAIN = 0.9  # rows with a likelier id say nothing of how their tail was treated
 _COMPLETE = 1e-5  # 1 − Σ of a row that leaves no tail
+_CLIFF = 1e-4  # the least kept id of a row that was cut; where nothing was cut, it is as rare as what follows it
+_CLIFF_TO_ZERO = 1e-13  # the same where ids without mass follow; −inf may stand for what float32 or float16 has as 0
 _FEWEST_ROWS = 8  # uncertain rows, to call a source processed
 _UNLIKELY = -6.0  # nats: a mean log-probability that no text has under a teacher that wrote or understood it
 _SHIFTS = (-1, 0, 1)
@@ -82,18 +84,28 @@ def rounding_excess(log_probs: np.ndarray) -> float:
     return float((np.exp(finite) * np.expm1(-finite * error)).sum()) + _SUM_TOLERANCE
 
 
+def _ends_at_a_cliff(probs: np.ndarray) -> bool:
+    """Whether the least of the kept ids has mass, of a row that leaves none: a softmax falls off smoothly.
+
+    A teacher that is sure leaves no tail either, where many ids are kept: then their least is as rare as what follows.
+    """
+    kept = probs[probs > 0]
+    return bool(kept.min() > (_CLIFF if len(kept) == len(probs) else _CLIFF_TO_ZERO))
+
+
 @dataclass(slots=True)
 class Survey:
     """Counts over the whole source; memory grows with the number of sequences alone."""
 
     processing: Processing
     vocab_size: int
+    setting: str = "logprobs"  # what states the processing, for messages
     rows: int = 0
     sequences: int = 0
     stand_ins: int = 0  # entries
     rounded: int = 0  # rows
     uncertain: int = 0  # rows without an id above `_CERTAIN`
-    complete: int = 0  # of those, rows that leave no tail
+    complete: int = 0  # of those, rows that leave no tail, though their least id has mass: they were cut
     completed: int = 0  # responses that were given an end
     padded: int = 0  # entries of ids that the tokenizer does not have
     _stale: StaleRows = field(init=False)
@@ -111,14 +123,18 @@ class Survey:
         Raises:
             DataError: its first row or its name is another sequence's, or no id of a row has mass.
         """
+        self.count(row, source)
+        self._check_first_row(row, source)
+        self._check_name(row, source)
+
+    def count(self, row: SourceRow, source: str = "") -> None:
+        """As `add`, of a row whose numbers were rounded since: its first row may equal another one's."""
         self.sequences += 1
         self.rows += len(row.entries)
         for n, (_, log_probs) in enumerate(row.entries):
             self._count_row(log_probs, f"{source}: {row.place}, response token {n}", row.slack)
         self._count_fit(row)
         self._stale.add(row)
-        self._check_first_row(row, source)
-        self._check_name(row, source)
 
     def _count_row(self, log_probs: np.ndarray, place: str, slack: float) -> None:
         kept = without_stand_ins(log_probs)
@@ -136,7 +152,7 @@ class Survey:
             self.rounded += 1
         if highest < _CERTAIN and len(log_probs) <= self.vocab_size // 2:
             self.uncertain += 1
-            self.complete += abs(total - 1) <= _COMPLETE
+            self.complete += abs(total - 1) <= _COMPLETE and _ends_at_a_cliff(probs)
 
     def _count_fit(self, row: SourceRow) -> None:
         """The mass of row t on token t + shift, and how likely the first tokens are."""
@@ -188,13 +204,13 @@ class Survey:
                 f"{source}: {self._stale.count:,} of {self.sequences:,} responses begin with rows of another text: "
                 "they are sure of other tokens, and the rows behind them are not",
                 details=[f"such as {', '.join(self._stale.places)}"],
-                hint="ask the server again without its prefix cache, or state `logprobs = raw` if they are right",
+                hint=f"ask again without the server's prefix cache, or state `{self.setting} = raw` if they are right",
             )
         if self.is_processed and self.processing == "auto":
             raise DataError(
                 f"{source}: the log-probabilities were processed: {self.complete:,} of {self.uncertain:,} uncertain "
                 f"rows sum to 1 on a few of {self.vocab_size:,} ids",
-                hint="ask the server for raw log-probabilities, or state `logprobs = processed` (or raw)",
+                hint=f"ask the server for raw log-probabilities, or state `{self.setting} = processed` (or raw)",
             )
 
     @property

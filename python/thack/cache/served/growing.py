@@ -11,7 +11,7 @@ from thack.cache.format.manifest import finish, shard_is_good
 from thack.cache.format.reader import Cache
 from thack.cache.format.records import decode
 from thack.cache.served.answer_log import AnswerLog
-from thack.cache.served.job import CONFIRM_AFTER, add_answer, commit, confirm, new_survey
+from thack.cache.served.job import CONFIRM_AFTER, add_answer, commit, confirm, survey_of
 from thack.cache.served.preparation import ServedJob
 from thack.data.sequence import TokenSequence, cache_positions
 from thack.runtime.progress import Progress
@@ -31,10 +31,10 @@ class GrowingCache:
         self._job, self._progress = job, progress
         self._pool = ThreadPoolExecutor(job.settings.server.concurrency, thread_name_prefix="thack-ask")
         self._asked: dict[int, Future[Choice]] = {}
-        self._survey = new_survey(job)
         self._cache = self._open()
         self._path = job.directory / "answers" / "training.log"
         self._log = None if self._cache else AnswerLog(self._path, job.plan.layout.stride)
+        self._survey = None if self._log is None else survey_of(job, self._log, range(len(job.data)))
         self.num_tokens = 0  # response tokens that were asked for now
 
     def ask_ahead(self, sequences: Iterable[TokenSequence]) -> None:
@@ -103,16 +103,15 @@ class GrowingCache:
             self._complete()
 
     def _add(self, sequence: TokenSequence, choice: Choice) -> None:
-        assert self._log is not None
+        assert self._log is not None and self._survey is not None
         add_answer(self._job, sequence, choice, self._log, self._survey)
         self.num_tokens += len(choice.response)
         if self._log.unconfirmed >= CONFIRM_AFTER:
             self._confirm()
 
     def _confirm(self) -> None:
-        assert self._log is not None
-        self._survey.check(self._job.settings.server.url)
-        confirm(self._job, self._log)
+        assert self._log is not None and self._survey is not None
+        confirm(self._job, self._log, self._survey)
 
     def _keep_answered(self) -> None:
         for position, future in sorted(self._asked.items()):

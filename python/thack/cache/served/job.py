@@ -1,24 +1,26 @@
 """`thack cache-logits --server`: a teacher behind a server answers, and records of its answers go into shards.
 
 Requests are many at a time and come back in any order. Every answer goes into the answer log at once. A shard is
-written, in the plan's order, when the log has all of its sequences and the server was seen to run the same teacher
-after the last of them. So the cache depends on the answers alone, not on their order, and a job that was stopped asks
-only for what is in no log. Ranks share the shards as in a capture.
+written, in the plan's order, when the log has all of its sequences, they can be a teacher's raw rows as a whole, and
+the server was seen to run the same teacher after the last of them. So the cache depends on the answers alone, not on
+their order, and a job that was stopped asks only for what is in no log. Ranks share the shards as in a capture.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from thack import _native
 from thack.cache.capture.preparation import prepare_directory
 from thack.cache.capture.shards import committed, finish_cache, wanted_shards
-from thack.cache.exchange.packing import pack, realised
+from thack.cache.exchange.packing import pack, realised, unpack
 from thack.cache.exchange.readers import SourceRow
-from thack.cache.exchange.survey import Processing, Survey
+from thack.cache.exchange.survey import Survey
 from thack.cache.format.manifest import NAME as MANIFEST
 from thack.cache.format.plan import JOURNAL, shard_path
 from thack.cache.served.answer_log import AnswerLog
@@ -26,7 +28,7 @@ from thack.cache.served.preparation import ServedJob, prepare_served
 from thack.config import CacheSettings
 from thack.data.lengths import response_limit
 from thack.data.sequence import TokenSequence
-from thack.errors import MismatchError, ServerError
+from thack.errors import DataError, MismatchError, ServerError
 from thack.runtime.lock import locked
 from thack.runtime.preemption import StopFlag
 from thack.runtime.progress import SILENT, Progress, Task
@@ -34,7 +36,7 @@ from thack.runtime.ranks import Rank, current_rank
 from thack.runtime.runlog import RunLog
 from thack.runtime.status import recorded
 from thack.schema.cache import CommittedShard
-from thack.serving.answers import Choice
+from thack.serving.answers import Choice, Entry
 from thack.serving.client import Client
 from thack.serving.concurrent import as_they_come
 from thack.serving.identity import ask_probes, check_same
@@ -115,23 +117,22 @@ def _fill(job: ServedJob, number: int, log: AnswerLog, stop: StopFlag, task: Tas
     positions = job.plan.shard(number)
     lacking = [position for position in positions if position not in log]
     task.advance(len(positions) - len(lacking))
-    survey = new_survey(job)
+    survey = survey_of(job, log, positions)
     asked = _until(job.data.read(lacking), stop)
     try:
         for sequence, choice in as_they_come(asked, lambda s: _answer(job, s), job.settings.server.concurrency):
             add_answer(job, sequence, choice, log, survey)
             task.advance(1)
             if log.unconfirmed >= CONFIRM_AFTER:
-                confirm(job, log)
+                confirm(job, log, survey)
     except ServerError:  # the server is gone, and cannot be asked which teacher it runs
         raise
     except BaseException:
-        confirm(job, log)
+        confirm(job, log, survey)
         raise
-    confirm(job, log)
+    confirm(job, log, survey)
     if stop.requested:
         raise stop.error(f"the finished shards in {job.directory}, and {len(log)} answers of shard {number}")
-    survey.check(job.settings.server.url)
 
 
 def _until(sequences: Sequence[TokenSequence], stop: StopFlag) -> Iterator[TokenSequence]:
@@ -148,35 +149,48 @@ def _answer(job: ServedJob, sequence: TokenSequence) -> Choice:
     return job.teacher.respond(sequence, settings.sampling, response_limit(settings.data), settings.seed)
 
 
-def new_survey(job: ServedJob) -> Survey:
-    """Counts of answers, that are compared as a whole."""
-    processing: Processing = "processed" if job.plan.layout.spec.tail == "processed" else "raw"
-    return Survey(processing, job.plan.layout.vocab_size)
+def survey_of(job: ServedJob, log: AnswerLog, positions: Iterable[int]) -> Survey:
+    """Counts of answers, that are compared as a whole. They begin with those that the log has to these positions.
+
+    So what is refused is refused however often the job was stopped and resumed meanwhile.
+    """
+    survey = Survey(job.settings.server.logprobs, job.plan.layout.vocab_size, setting="server.logprobs")
+    for sequence in job.data.read([position for position in positions if position in log]):
+        assert sequence.position is not None
+        response_ids, _, records = log.get(sequence.position)
+        survey.count(_row(sequence, response_ids, unpack(records, job.plan.layout)))
+    return survey
+
+
+def _row(sequence: TokenSequence, response_ids: np.ndarray, entries: list[Entry]) -> SourceRow:
+    answered = replace(sequence, response_ids=response_ids)
+    return SourceRow(answered, entries, f"prompt {sequence.prompt_id}")
 
 
 def add_answer(job: ServedJob, sequence: TokenSequence, choice: Choice, log: AnswerLog, survey: Survey) -> None:
     """Check an answer and put it into the log, as records."""
-    answered = replace(sequence, response_ids=choice.response.astype("int32"))
-    row = SourceRow(
-        answered, choice.entries, f"prompt {sequence.prompt_id}", choice.finish_reason, given=choice.realised
-    )
+    row = replace(_row(sequence, choice.response.astype("int32"), choice.entries), given=choice.realised)
     survey.add(row, job.settings.server.url)
     assert sequence.position is not None
-    log.add(sequence.position, answered.response_ids, realised(row), pack(row.entries, job.plan.layout, row.place))
+    records = pack(row.entries, job.plan.layout, row.place)
+    log.add(sequence.position, row.sequence.response_ids, realised(row), records)
 
 
-def confirm(job: ServedJob, log: AnswerLog) -> None:
-    """See that the server still runs the teacher, and keep what it answered; else forget it and refuse."""
-    if not log.unconfirmed:
-        return
+def confirm(job: ServedJob, log: AnswerLog, survey: Survey) -> None:
+    """Keep what the server answered if, as a whole, it can be a teacher's, and this one's; else forget it and refuse.
+
+    Raises:
+        DataError: the answers are shifted, stale or were processed.
+        MismatchError: the server runs another teacher.
+    """
+    server = job.settings.server
     try:
-        probes = ask_probes(job.teacher, job.settings.server.concurrency)
-        check_same(job.identity, probes, job.settings.server.tolerance, str(job.directory))
-    except MismatchError as error:
-        lost = log.drop_unconfirmed()
-        raise MismatchError(
-            error.message, details=[*error.details, f"its last {lost} answers were dropped"], hint=error.hint
-        ) from error
+        survey.check(server.url)
+        if log.unconfirmed:
+            check_same(job.identity, ask_probes(job.teacher, server.concurrency), server.tolerance, str(job.directory))
+    except (DataError, MismatchError) as error:
+        details = [*error.details, f"its last {log.drop_unconfirmed()} answers were dropped"]
+        raise type(error)(error.message, details=details, hint=error.hint) from error
     log.confirm()
 
 

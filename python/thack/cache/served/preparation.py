@@ -126,20 +126,21 @@ def same_teacher(directory: Path, teacher: RemoteTeacher, settings: ServerSettin
 
 
 def tail_of(identity: ServedTeacher, settings: CacheSettings) -> Tail:
-    """What 1 − Σ of the kept ids is.
+    """What 1 − Σ of the kept ids is: what the user states, or else what is measured.
 
     Log-probabilities of given responses are of the logits. Those of generated tokens may be of what sampling made of
-    the logits, which is the same only where sampling changes nothing.
+    the logits, which is the same only where sampling changes nothing. Answers that contradict this are refused as they
+    come.
 
     Raises:
         UsageError: it was measured that they are processed, and nothing says that this is meant.
     """
+    if settings.server.logprobs == "processed":
+        return "processed"
     plain = settings.sampling == SamplingSettings()
-    if not settings.generate or plain or identity.log_probs == "raw":
-        return "estimated"
-    if settings.server.logprobs != "processed":
+    if settings.generate and not plain and identity.log_probs == "processed" and settings.server.logprobs == "auto":
         raise UsageError(
             "the server's log-probabilities follow its sampling settings: they are not the teacher's",
             hint="sample at temperature 1 without top_k, top_p and min_p; or set `server.logprobs = processed`",
         )
-    return "processed"
+    return "estimated"
