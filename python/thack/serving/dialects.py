@@ -7,6 +7,9 @@
     openai      /v1/completions      not offered               not said
 
 Prompts are sent as ids, and ids are read: texts of tokens never decide what a token is.
+
+Whatever else shapes a response is sent as what does nothing. A server fills in what is not sent from its command line
+or the model's generation_config.json, and a response under a repetition penalty is not the teacher's own.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from thack.config import SamplingSettings
 from thack.errors import DataError
 from thack.serving.answers import Choice, choice_of, log_prob, read_choices, token_id
 from thack.serving.client import Client
+
+_NO_PENALTY: Mapping[str, object] = {"presence_penalty": 0.0, "frequency_penalty": 0.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,7 @@ class Dialect(Protocol):
 
     name: str
     scores: bool  # responses that are given, too
+    unsent: tuple[str, ...]  # settings of the sampling that it has no word for
 
     def generate(self, client: Client, question: Question) -> Choice:
         """A new response; DataError for an answer that cannot be used."""
@@ -65,6 +71,7 @@ class OpenAI:
 
     name = "openai"
     scores = False
+    unsent: tuple[str, ...] = ("top_k", "min_p")
 
     def generate(self, client: Client, question: Question) -> Choice:
         answer = client.post("/v1/completions", self._body(question))
@@ -88,6 +95,7 @@ class OpenAI:
             "seed": question.seed & 0x7FFFFFFF,
             "logprobs": question.k,
             "return_tokens_as_token_ids": True,
+            **_NO_PENALTY,
         }
 
 
@@ -96,6 +104,7 @@ class VLLM(OpenAI):
 
     name = "vllm"
     scores = True
+    unsent: tuple[str, ...] = ()
 
     def score(self, client: Client, question: Question, response_ids: np.ndarray) -> Choice:
         sent = np.concatenate([question.prompt_ids, response_ids])
@@ -114,7 +123,7 @@ class VLLM(OpenAI):
 
     def _body(self, question: Question) -> dict[str, object]:
         sampling = question.sampling
-        added = {"top_k": sampling.top_k, "min_p": sampling.min_p, "return_token_ids": True}
+        added = {"top_k": sampling.top_k, "min_p": sampling.min_p, "repetition_penalty": 1.0, "return_token_ids": True}
         return super()._body(question) | added
 
 
@@ -123,6 +132,7 @@ class SGLang:
 
     name = "sglang"
     scores = True
+    unsent: tuple[str, ...] = ()
 
     def generate(self, client: Client, question: Question) -> Choice:
         answer = client.post("/generate", self._body(question, question.prompt_ids, question.max_new_tokens, -1))
@@ -175,6 +185,8 @@ class SGLang:
                 "top_k": sampling.top_k or -1,
                 "min_p": sampling.min_p,
                 "sampling_seed": question.seed & 0x7FFFFFFF,
+                "repetition_penalty": 1.0,
+                **_NO_PENALTY,
             },
             "return_logprob": True,
             "top_logprobs_num": question.k,
@@ -182,11 +194,22 @@ class SGLang:
         }
 
 
+_NO_SAMPLERS: Mapping[str, object] = {  # of llama.cpp; those that are left take the values that are sent
+    "samplers": ["top_k", "top_p", "min_p", "temperature"],
+    "repeat_penalty": 1.0,
+    "dry_multiplier": 0.0,
+    "mirostat": 0,  # would take the place of all others
+    "dynatemp_range": 0.0,  # a part of the temperature
+    **_NO_PENALTY,
+}
+
+
 class LlamaCpp:
     """llama.cpp's own /completion."""
 
     name = "llama.cpp"
     scores = False
+    unsent: tuple[str, ...] = ()
 
     def generate(self, client: Client, question: Question) -> Choice:
         sampling = question.sampling
@@ -202,6 +225,7 @@ class LlamaCpp:
             "top_p": sampling.top_p,
             "min_p": sampling.min_p,
             "seed": question.seed & 0x7FFFFFFF,
+            **_NO_SAMPLERS,
         }
         answer = client.post("/completion", body)
         if "completion_probabilities" not in answer:

@@ -75,6 +75,7 @@ def prepare_served(
             f"a {teacher.dialect.name} server gives log-probabilities of the tokens that it generates alone",
             hint="use `generate = true`; or vLLM or SGLang, which score given responses",
         )
+    _refuse_unsent(teacher, settings)
     data = capture_data(settings, tokenizer, sequences, progress, directory)
     refuse_teacher_prompts(data.has_teacher_prompts, "a server is asked with the prompt that all models read")
     identity = same_teacher(directory, teacher, settings.server)
@@ -99,6 +100,16 @@ def prepare_served(
         plan=begin_cache(settings, plan, tokenizer, given=sequences is not None),
         rank=rank or current_rank(),
     )
+
+
+def _refuse_unsent(teacher: RemoteTeacher, settings: CacheSettings) -> None:
+    """Refuse a sampling that the server is not told of: its responses would be recorded as sampled so."""
+    for name in teacher.dialect.unsent if settings.generate else ():
+        if value := getattr(settings.sampling, name):
+            raise UsageError(
+                f"sampling.{name} = {value}: an {teacher.dialect.name} server cannot be asked for it",
+                hint=f"leave `sampling.{name}` out; or say what server it is: `server.dialect`",
+            )
 
 
 def same_teacher(directory: Path, teacher: RemoteTeacher, settings: ServerSettings) -> ServedTeacher:
