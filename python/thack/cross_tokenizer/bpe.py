@@ -80,6 +80,8 @@ def read_bpe(tokenizer: Tokenizer) -> Bpe:
         tokens[i] = _fallback_bytes(text) if fallback else _byte_level_bytes(text)
     added: set[int] = set()
     for text, i in tokenizer.added_tokens.items():
+        if i >= tokenizer.size:  # the model has no row for it
+            continue
         is_text = text not in tokenizer.special_tokens
         tokens[i] = text.encode() if is_text else None
         added.update({i} if is_text else ())

@@ -62,7 +62,8 @@ class RecordEncoder:
         ids = iter(self._text_prompts(texts))
         rendered = [self._rendered_prompt(r.conversation) for r in records if r.conversation is not None]
         chats = iter(_fill(rendered, self._chat.encode_prompts))
-        return [next(ids if record.conversation is None else chats) for record in records]
+        found = [next(ids if record.conversation is None else chats) for record in records]
+        return [each if isinstance(each, RecordRefusal) else self._unread(each) or each for each in found]
 
     def teacher_prompts(self, records: Sequence[Record]) -> list[np.ndarray | RecordRefusal | None]:
         """int32 ids of what the teacher reads in place of each prompt; None where it reads the prompt."""
@@ -115,7 +116,17 @@ class RecordEncoder:
         found |= zip(texts, (self._raw(records[i]) for i in texts), strict=True)
         plain = [i for i in rest if records[i].conversation is None and not records[i].is_text]
         found |= zip(plain, self._plain([records[i] for i in plain]), strict=True)
-        return [found[i] for i in range(len(records))]
+        return [self._read(found[i]) for i in range(len(records))]
+
+    def _read(self, found: list[Pair] | RecordRefusal) -> list[Pair] | RecordRefusal:
+        if isinstance(found, RecordRefusal):
+            return found
+        refusals = (self._unread(ids) for pair in found for ids in (pair.prompt_ids, pair.response_ids))
+        return next(filter(None, refusals), found)
+
+    def _unread(self, ids: np.ndarray) -> RecordRefusal | None:
+        token = self._tokenizer.unread(ids)
+        return RecordRefusal(f"the model has no embedding for {token!r}: take it out of the text") if token else None
 
     def _prompt_of(self, record: Record) -> str:
         return self._heads.of_prompt(record.prompt, self._bounds)

@@ -20,7 +20,7 @@ from thack.data.eos import Ends
 from thack.data.template import ChatTemplate
 from thack.data.tokenizer_files import TokenizerFacts, read_backend, read_facts
 from thack.data.turn_end import turn_end
-from thack.errors import DataError, UsageError
+from thack.errors import DataError, ModelError, UsageError
 from thack.reading import parse_json
 
 PAD, EOS = "<pad>", "</s>"
@@ -52,8 +52,10 @@ class Tokenizer:
         self._fingerprint: str | None = None
         self.facts = facts
         self.options = options or ChatOptions()
-        # The highest id, not the number of tokens: vocabularies have holes.
+        # Ids that the model reads. The highest one counts, not the number of tokens: vocabularies have holes.
         self.size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        if facts.rows is not None:
+            self.size = min(self.size, facts.rows)
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int, pattern: str = "") -> Tokenizer:
@@ -138,6 +140,30 @@ class Tokenizer:
         if encoder_decoder == self.facts.encoder_decoder:
             return self
         return Tokenizer(self._backend, replace(self.facts, encoder_decoder=encoder_decoder), self.options)
+
+    def for_rows(self, rows: int) -> Tokenizer:
+        """The same tokenizer for a model of `rows` embeddings; a text with an added token that has none is refused.
+
+        Raises:
+            ModelError: a token of the text's own vocabulary has none, or EOS.
+        """
+        if rows >= self.size:
+            return self
+        ends = self.facts.ends
+        if ends.eos >= rows or not {*map(self.token, range(rows, self.size))} <= {"", *self.added_tokens}:
+            raise ModelError(
+                f"the model has {rows:,} embeddings, its tokenizer {self.size:,} tokens",
+                hint="use the tokenizer it was trained with",
+            )
+        ends = replace(ends, others=frozenset(i for i in ends.others if i < rows))
+        pad_id = self.pad_id if self.pad_id < rows else ends.eos
+        return Tokenizer(self._backend, replace(self.facts, ends=ends, pad_id=pad_id, rows=rows), self.options)
+
+    def unread(self, ids: np.ndarray) -> str:
+        """The first of the ids' tokens for which the model has no embedding; empty: there is none."""
+        if self.facts.rows is None:
+            return ""
+        return next((self.token(int(i)) for i in ids if i >= self.facts.rows), "")
 
     @property
     def eos_id(self) -> int:

@@ -40,6 +40,7 @@ class TokenizerFacts:
         tokens: texts of special tokens that templates use, by name.
         templates: chat templates by name; the usual one is `default`.
         encoder_decoder: prompts go to an encoder and keep the end that the tokenizer writes.
+        rows: embeddings of the model, where it has fewer than the tokenizer ids; None: it has one of each.
         adds_bos: what tokenizer_config.json says of a BOS before texts; None: nothing.
         side_files: content of the files that belong to the tokenizer, by name.
     """
@@ -50,6 +51,7 @@ class TokenizerFacts:
     tokens: Mapping[str, str]
     templates: Mapping[str, str]
     encoder_decoder: bool = False
+    rows: int | None = None
     adds_bos: bool | None = None
     side_files: Mapping[str, bytes]
 

@@ -27,7 +27,7 @@ from thack.evaluation.measured import Measured
 from thack.evaluation.references import References
 from thack.files import canonical_json, digest, write_json
 from thack.generation.kept import KeptResponses
-from thack.models.load import load_model
+from thack.models.load import load_model, share_ids
 from thack.models.protocol import LanguageModel
 from thack.runtime.device import choose_device
 from thack.runtime.lock import locked
@@ -111,6 +111,7 @@ def _load(settings: EvaluateSettings) -> tuple[LanguageModel, References]:
     }
     for model in (student, *models.values()):
         follow_settings(model, settings.data, settings.out.parent)
+    share_ids([student, *models.values()])
     return student, References(**models, human=settings.human_references)
 
 

@@ -104,7 +104,8 @@ class Scorer:
         """Ids that are compared: those of the tokenizer, which every model with it must hold."""
         same = {role.value: other for role, other in self.models.items() if self.shares_ids(role, model)}
         widths = {role: other.vocab_size for role, other in same.items()}
-        return common_width(model.tokenizer.size, student=model.vocab_size, **widths)
+        size = max(other.tokenizer.size for other in (model, *same.values()))
+        return common_width(size, student=model.vocab_size, **widths)
 
 
 def _log_probs(model: LanguageModel, batch: Batch, width: int, role: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ from thack.models.native.architecture import Architecture, UnsupportedArchitectu
 from thack.models.native.llama import Llama
 from thack.models.protocol import LanguageModel, LoadFacts
 from thack.runtime.progress import SILENT, Progress
+
+
+def share_ids(models: Sequence[LanguageModel]) -> None:
+    """Let those of the models that share a tokenizer read the ids for which each of them has an embedding."""
+    fingerprints = [model.tokenizer.fingerprint() for model in models]
+    sizes = [model.tokenizer.size for model in models]
+    for model, own in zip(models, fingerprints, strict=True):
+        shared = min(size for size, other in zip(sizes, fingerprints, strict=True) if other == own)
+        model.tokenizer = model.tokenizer.for_rows(shared)
 
 
 def new_decoder(settings: ArchitectureSettings, tokenizer: Tokenizer, seed: int) -> Llama:

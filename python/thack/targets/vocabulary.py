@@ -2,7 +2,8 @@
 
 Models pad their LM heads (151,936 rows for 151,669 tokens), each to its own width. Models that share a tokenizer are
 compared on the tokenizer's ids, renormalised there, also where their heads are equally wide. A cache keeps those ids
-alone. A head below the tokenizer's size is refused. Nothing is ever padded with logit 0, which would be mass.
+alone. An added token for which one of the models has no row takes no part either (`Tokenizer.for_rows`); a head that
+lacks other tokens is refused. Nothing is ever padded with logit 0, which would be mass.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def common_width(tokenizer_size: int, **widths: int) -> int:
                 *(f"{role:<9} {rows:,} rows" for role, rows in widths.items()),
                 f"tokenizer {tokenizer_size:,} tokens",
             ],
-            hint="resize the model's embeddings, or use the tokenizer it was trained with",
+            hint="use models that have a row for each of the tokenizer's tokens",
         )
     return tokenizer_size
 

@@ -17,7 +17,7 @@ from thack.data.date import follow_settings
 from thack.evaluation.references import References
 from thack.files import canonical_json, digest
 from thack.models.hub import locate
-from thack.models.load import load_model, load_student, without_adapter
+from thack.models.load import load_model, load_student, share_ids, without_adapter
 from thack.models.precision import FLOAT32, Precision, inference_precision
 from thack.models.protocol import LanguageModel
 from thack.runtime.process_group import ProcessGroup
@@ -141,6 +141,7 @@ def _load(settings: DistillSettings, checkpoint: Path | None, device: torch.devi
     } | ({Role.TEACHER.value: without_adapter(student)} if shared else {})
     for model in (student, *loaded.values()):
         follow_settings(model, settings.data, settings.out)
+    share_ids([student, *loaded.values()])
     references = References(**loaded, human=settings.human_references)
     start = _start(settings, device, progress)
     caches = tuple(Cache.open(path) for path in cache_paths(settings))

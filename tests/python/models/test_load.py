@@ -10,14 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
 
-from thack.config import ArchitectureSettings, LoadSettings
+from thack.config import ArchitectureSettings, DataSettings, LoadSettings
+from thack.data.encode import RecordEncoder
+from thack.data.formats import to_record
+from thack.data.prepare import prepare
+from thack.data.records import RecordRefusal
 from thack.data.tokenizer import Tokenizer
 from thack.errors import ModelError, UsageError
 from thack.models.batch import Batch
 from thack.models.hf import adapters
 from thack.models.hub import locate
-from thack.models.load import as_language_model, load_model, new_decoder
+from thack.models.load import as_language_model, load_model, new_decoder, share_ids
 from thack.models.native.llama import Llama
 
 transformers = pytest.importorskip("transformers")
@@ -35,6 +41,74 @@ def directory(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) ->
 @pytest.fixture
 def copy(directory: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(directory, tmp_path / "copy"))
+
+
+def add_tokens(directory: Path, *tokens: str) -> None:
+    """To the tokenizer of a model, which gets no embeddings for them."""
+    backend = Backend.from_file(str(directory / "tokenizer.json"))
+    backend.add_special_tokens([AddedToken(token, special=True) for token in tokens])
+    backend.save(str(directory / "tokenizer.json"))
+
+
+def change(path: Path, **values: str) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+class TestAddedTokensWithoutEmbeddings:
+    """Gemma 3 1B: <image_soft_token> is an id of the tokenizer, and the embeddings end before it."""
+
+    @pytest.fixture(params=["native", "transformers"])
+    def lacking(self, request: pytest.FixtureRequest, copy: Path, tokenizer: Tokenizer) -> Path:
+        if request.param == "transformers":
+            config = transformers.GPT2Config(
+                vocab_size=tokenizer.size, n_embd=16, n_layer=1, n_head=2, n_positions=32, eos_token_id=1
+            )
+            transformers.GPT2LMHeadModel(config).save_pretrained(copy)
+        add_tokens(copy, "<image>", "[PAD]")
+        change(copy / "tokenizer_config.json", pad_token="[PAD]")
+        return copy
+
+    def test_the_model_computes_what_transformers_computes(self, lacking: Path, tmp_path: Path) -> None:
+        model = load_model(lacking)
+        assert model.tokenizer.size == model.vocab_size and model.tokenizer.pad_id == model.tokenizer.eos_id
+        records = [to_record({"prompt": prompt, "response": "(path)"}) for prompt in ("def read", "def")]
+        sequences = prepare(DataSettings(), model.tokenizer, need_response=True, records=records).sequences
+        ids = [*sequences[0].prompt_ids.tolist(), *sequences[0].response_ids.tolist()]
+        assert ids[:-1] == transformers.AutoTokenizer.from_pretrained(lacking)("def read(path)").input_ids
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(lacking).eval()
+        with torch.no_grad():
+            ours = model(Batch.of(sequences))[: len(sequences[0].response_ids)]
+            torch.testing.assert_close(ours, theirs(torch.tensor([ids])).logits[0, -1 - len(ours) : -1])
+        model.save(tmp_path / "saved")
+        assert load_model(tmp_path / "saved").tokenizer.fingerprint() == Tokenizer.load(lacking).fingerprint()
+
+    def test_a_text_with_such_a_token_is_refused_by_name(self, lacking: Path) -> None:
+        encoder = RecordEncoder(load_model(lacking).tokenizer)
+        rows: list[dict[str, Any]] = [
+            {"prompt": "a<image>", "response": "b"},
+            {"prompt": "a", "response": "b<image>"},
+            {"prompt": "a<image>", "response_ids": [5]},
+            {"text": "a<image>"},
+        ]
+        for found in (*encoder.pairs([to_record(row) for row in rows]), *encoder.prompts([to_record(rows[0])])):
+            assert isinstance(found, RecordRefusal) and "has no embedding for '<image>'" in str(found)
+        (kept,) = encoder.pairs([to_record({"prompt": "a", "response": "b"})])
+        assert isinstance(kept, list)
+
+    def test_an_end_needs_one(self, lacking: Path) -> None:
+        change(lacking / "tokenizer_config.json", eos_token="<image>")
+        with pytest.raises(ModelError, match="embeddings, its tokenizer"):
+            load_model(lacking)
+
+    def test_a_model_that_has_them_shares_the_others(self, lacking: Path, tokenizer: Tokenizer) -> None:
+        """The wider one writes and reads no id that the other lacks; a model with another tokenizer keeps its own."""
+        settings = ArchitectureSettings(hidden_size=16, num_heads=2)
+        narrow, other = load_model(lacking), new_decoder(settings, tokenizer, 0)
+        wide = new_decoder(settings, Tokenizer.load(lacking), 0)
+        assert wide.tokenizer.size == wide.vocab_size == narrow.vocab_size + 2
+        share_ids([wide, narrow, other])
+        assert wide.tokenizer.size == narrow.tokenizer.size == narrow.vocab_size
+        assert other.tokenizer is tokenizer
 
 
 class TestHub:

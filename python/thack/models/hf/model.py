@@ -6,7 +6,7 @@ business. How a model treats padding, later tokens and its cache is tested on it
 
 Padded vocabularies: logits are as wide as the head, which may have more rows than the tokenizer has ids.
 Such rows are never sampled; losses compare models on the ids below the narrower head, renormalised there
-(targets/vocabulary.py). A head or an embedding narrower than the tokenizer is refused here.
+(targets/vocabulary.py). A head or an embedding may lack added tokens alone (`Tokenizer.for_rows`).
 
 Shape legend: B sequences, N response tokens, H width, V vocabulary.
 """
@@ -60,7 +60,8 @@ class HuggingFaceModel(nn.Module):
         self.training = model.training  # what is in evaluation mode stays so behind `evaluating`
         self.facts = facts or LoadFacts()
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
-        self.tokenizer = tokenizer.for_architecture(encoder_decoder=self.is_encoder_decoder)
+        rows = min(self.vocab_size, int(getattr(model.get_input_embeddings(), "num_embeddings", self.vocab_size)))
+        self.tokenizer = tokenizer.for_architecture(encoder_decoder=self.is_encoder_decoder).for_rows(rows)
         takes = inspect.signature(unwrapped(model).forward).parameters
         self._takes_positions = "position_ids" in takes
         self._cache_name = "cache" if "cache" in takes else "past_key_values"  # its name up to transformers 5.2x
@@ -74,7 +75,6 @@ class HuggingFaceModel(nn.Module):
         self._head_form: HeadForm | None = None
         self._head_is_measured = False
         self.routers = Routers.of(unwrapped(model))
-        self._check_widths()
         self.start_id = self._decoder_start() if self.is_encoder_decoder else None
         self._hook = self.head().register_forward_pre_hook(self._take_rows)
 
@@ -245,15 +245,6 @@ class HuggingFaceModel(nn.Module):
             raise DataError(
                 f"a sequence of {length:,} tokens exceeds the model's {self.max_positions:,} positions",
                 hint="lower data.max_prompt_tokens or data.max_response_tokens",
-            )
-
-    def _check_widths(self) -> None:
-        embeddings = self.model.get_input_embeddings()
-        rows = min(self.vocab_size, int(getattr(embeddings, "num_embeddings", self.vocab_size)))
-        if rows < self.tokenizer.size:
-            raise ModelError(
-                f"the model has {rows:,} embeddings, its tokenizer {self.tokenizer.size:,} tokens",
-                hint="resize the embeddings, or use the tokenizer it was trained with",
             )
 
     def _decoder_start(self) -> int:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thack.data.tokenizer import Tokenizer
-from thack.errors import DataError, ModelError
+from thack.errors import DataError
 from thack.models import checkpoint
 from thack.models.batch import Batch, CausalLayout
 from thack.models.native.architecture import Architecture
@@ -145,13 +145,8 @@ class Llama(nn.Module):
 
     def __init__(self, architecture: Architecture, tokenizer: Tokenizer, facts: LoadFacts | None = None) -> None:
         super().__init__()
-        if architecture.vocab_size < tokenizer.size:
-            raise ModelError(
-                f"the model has {architecture.vocab_size:,} embeddings, its tokenizer {tokenizer.size:,} tokens",
-                hint="resize the embeddings, or use the tokenizer it was trained with",
-            )
         self.architecture = architecture
-        self.tokenizer = tokenizer.for_architecture(encoder_decoder=False)
+        self.tokenizer = tokenizer.for_architecture(encoder_decoder=False).for_rows(architecture.vocab_size)
         self.facts = facts or LoadFacts()
         self.routers: Routers | None = None
         self.embedding: nn.Embedding = Embedding(architecture.vocab_size, architecture.hidden_size)

@@ -67,7 +67,7 @@ def _heads(found: Preflight) -> Iterator[Finding]:
     padded = {role: rows - ids for role, rows in found.rows.items() if rows > ids}
     value = f"rows of the heads: {heads}; the tokenizer has {ids:,} ids"
     if any(rows < ids for rows in found.rows.values()):
-        yield Finding(name="padded ids", value=value, state="wrong", advice="resize the model's embeddings")
+        yield Finding(name="padded ids", value=value, state="wrong", advice="use models that have a row for each token")
         return
     if padded:
         value += "; padded: " + ", ".join(f"{role} {count:,}" for role, count in padded.items())

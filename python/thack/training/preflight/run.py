@@ -17,7 +17,7 @@ from thack.data.records import Record
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import MismatchError, UsageError
-from thack.models.load import load_model
+from thack.models.load import load_model, share_ids
 from thack.models.precision import inference_precision
 from thack.models.protocol import LanguageModel
 from thack.runtime.device import apply_threads, choose_device
@@ -51,6 +51,7 @@ def examine(settings: DoctorSettings) -> Preflight:
     apply_threads()
     names = {"teacher": settings.teacher, "student": settings.student}
     models = {role: _load(settings, role, name) for role, name in names.items() if name}
+    share_ids([*models.values()])
     tokenizers = {role: model.tokenizer for role, model in models.items()}
     data = replace(settings.data, limit=settings.data.limit or _RECORDS)
     each = (record for record in each_record(data) if isinstance(record, Record))
