@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from thack.config import SamplingSettings
 from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, ModelError
+from thack.generation.sampler import GenerationRequest, generate
 from thack.models.batch import Batch
 from thack.models.hf import load as hf
 from thack.models.load import load_model
+from thack.models.precision import FLOAT32
 from thack.models.protocol import LanguageModel
 
 transformers = pytest.importorskip("transformers")
@@ -148,6 +151,71 @@ def test_rows_of_recurrent_models_are_dropped_on_the_way(kind: str, tokenizer: T
     state.append(torch.tensor([int(sequences[i].response_ids[1]) for i in rows]))
     full = model(Batch.of([sequences[i] for i in rows])).view(2, 3, -1)[:, 2]
     torch.testing.assert_close(state.logits(), full, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(scope="module", params=["phi3", "phimoe"])
+def longrope(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> tuple[Any, LanguageModel]:
+    torch.manual_seed(0)
+    scales = {"short_mscale": 1.0, "long_mscale": 1.3} if request.param == "phimoe" else {}
+    config = transformers.AutoConfig.for_model(
+        request.param,
+        **{"vocab_size": WIDTH, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2},
+        **{"num_attention_heads": 2, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 1},
+        **{"pad_token_id": 0, "max_position_embeddings": 128, "original_max_position_embeddings": 32},
+        rope_parameters={
+            **{"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 32},
+            **{"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0], **scales},
+        },
+    )
+    reference = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return reference, hf.wrap(reference, tokenizer)
+
+
+class TestLongRope:
+    """Phi-3-128k: one set of frequencies for texts of up to 32 tokens, another for longer ones."""
+
+    @torch.no_grad()
+    def test_a_sequence_has_the_logits_that_it_has_alone(self, longrope: Any, make_sequences: Any) -> None:
+        reference, model = longrope
+        sequences = make_sequences([(40, 20), (20, 6), (30, 3), (30, 4), (3, 2)])
+        read = [np.append(s.prompt_ids, s.response_ids[:-1]) for s in sequences]  # 32 and 33 tokens of two
+        logits = [reference(torch.from_numpy(ids.astype(np.int64))[None]).logits[0] for ids in read]
+        expected = torch.cat([rows[-len(s.response_ids) :] for rows, s in zip(logits, sequences, strict=True)])
+        torch.testing.assert_close(model(Batch.of(sequences)), expected, atol=1e-4, rtol=1e-4)
+
+    @torch.no_grad()
+    def test_decoding_is_the_forward_on_both_sides(self, longrope: Any, make_sequences: Any) -> None:
+        """Some cross the boundary, at several steps, some are beyond it, some never get there; one ends early."""
+        reference, model = longrope
+        sequences = make_sequences([(20, 16), (40, 16), (30, 16), (5, 16), (20, 16), (32, 16), (33, 16), (45, 16)])
+        texts = {i: s.prompt_ids.tolist() for i, s in enumerate(sequences)}
+        state, rows = model.start([s.prompt_ids for s in sequences], 16), list(texts)
+        for t in range(16):
+            expected = torch.stack([reference(torch.tensor([texts[i]])).logits[0, -1] for i in rows])
+            torch.testing.assert_close(state.logits(), expected, atol=1e-4, rtol=1e-4)
+            if t in (4, 14):
+                kept = [n for n in range(len(rows)) if n != 1]
+                state.keep(torch.tensor(kept))
+                rows = [rows[n] for n in kept]
+            for i in rows:
+                texts[i].append(int(sequences[i].response_ids[t]))
+            state.append(torch.tensor([texts[i][-1] for i in rows]))
+
+    @torch.no_grad()
+    def test_greedy_responses_are_those_of_transformers(self, longrope: Any, make_sequences: Any) -> None:
+        reference, model = longrope
+        prompts = [s.prompt_ids for s in make_sequences([(20, 1), (30, 1)])]
+        request = GenerationRequest(
+            sampling=SamplingSettings(greedy=True), max_new_tokens=16, seed=0, epoch=0, batch_size=2, precision=FLOAT32
+        )
+        padded = [*range(model.tokenizer.size, WIDTH)]
+        for prompt, ours in zip(prompts, generate(model, prompts, request, examples=[0, 1]), strict=True):
+            ids = torch.tensor([prompt.tolist()])
+            theirs = reference.generate(ids, max_new_tokens=16, do_sample=False, suppress_tokens=padded)
+            assert ours.tolist() == theirs[0, len(prompt) :].tolist()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -2,7 +2,8 @@
 
     CausalDecoding, EncoderDecoderDecoding   the model's own key-value cache
     RecomputedDecoding                       no cache: every token reads the whole text again
-    GroupedDecoding                          prompts of equal length together, for models that padding changes
+    GroupedDecoding                          several of these side by side, each with the prompts that go together
+    CrossingDecoding                         a text that outgrows the length up to which positions are encoded one way
     FixedRows                                finished rows stay in the batch, for caches that cannot drop them
 
 Which of them a model gets is tested, not listed: see `probe`.
@@ -11,7 +12,7 @@ Shape legend: B sequences, P prompt columns, C columns seen so far, S encoder co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -208,6 +209,38 @@ class GroupedDecoding:
         self._states, self._groups = states, groups
 
 
+class CrossingDecoding:
+    """Texts of one length, read anew where they become longer than `boundary`: then a cache's keys count no more.
+
+    Args:
+        read: begins a state with texts.
+        prompts: of one length, at most `boundary`.
+        boundary: tokens of the longest text whose positions are encoded as the prompts' are (LongRoPE).
+    """
+
+    def __init__(
+        self, read: Callable[[Sequence[np.ndarray]], DecodeState], prompts: Sequence[np.ndarray], boundary: int
+    ) -> None:
+        self._read, self._boundary = read, boundary
+        self._texts = list(prompts)
+        self._state = read(prompts)
+
+    def logits(self) -> Tensor:
+        return self._state.logits()
+
+    def append(self, ids_B: Tensor) -> None:
+        new = ids_B.cpu().numpy().astype(np.int32)
+        self._texts = [np.append(text, new[i : i + 1]) for i, text in enumerate(self._texts)]
+        if len(self._texts[0]) == self._boundary + 1:
+            self._state = self._read(self._texts)
+        else:
+            self._state.append(ids_B)
+
+    def keep(self, rows: Tensor) -> None:
+        self._texts = [self._texts[i] for i in rows.tolist()]
+        self._state.keep(rows)
+
+
 class FixedRows:
     """A state whose cache cannot drop rows: they stay and are fed `filler_id`, without a reader of their logits."""
 
@@ -228,9 +261,9 @@ class FixedRows:
         self._live = self._live[rows]
 
 
-def by_length(prompts: Sequence[np.ndarray]) -> list[list[int]]:
-    """Indices of the prompts of each length, shortest first, in the order given."""
+def grouped(keys: Sequence[int]) -> list[list[int]]:
+    """Indices of equal keys, by ascending key, in the order given."""
     groups: dict[int, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        groups.setdefault(len(prompt), []).append(i)
-    return [groups[length] for length in sorted(groups)]
+    for i, key in enumerate(keys):
+        groups.setdefault(key, []).append(i)
+    return [groups[key] for key in sorted(groups)]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ from thack.models.hf import adapters, probe
 from thack.models.hf.bars import without_bars
 from thack.models.hf.decoding import (
     CausalDecoding,
+    CrossingDecoding,
     EncoderDecoderDecoding,
     FixedRows,
     GroupedDecoding,
     RecomputedDecoding,
-    by_length,
+    grouped,
 )
 from thack.models.hf.head import measured_form
 from thack.models.hf.probe import Generation
@@ -74,6 +76,7 @@ class HuggingFaceModel(nn.Module):
         self._generation: Generation | None = None
         self._head_form: HeadForm | None = None
         self._head_is_measured = False
+        self._boundary = _boundary(model.config)
         self.routers = Routers.of(unwrapped(model))
         self.start_id = self._decoder_start() if self.is_encoder_decoder else None
         self._hook = self.head().register_forward_pre_hook(self._take_rows)
@@ -126,12 +129,15 @@ class HuggingFaceModel(nn.Module):
 
     def forward(self, batch: Batch, *, project: bool = True) -> Tensor:
         """logits_NV, or hidden_NH: what the head reads."""
-        if self.scores_padded():
+        lengths = [len(p) + len(r) - 1 for p, r in zip(batch.prompts, batch.responses, strict=True)]
+        is_padded = self.scores_padded()
+        groups = grouped([length > self._boundary for length in lengths] if is_padded else lengths)
+        if is_padded and len(groups) == 1:
             return self._forward(batch, project=project)
         self._refuse_shards()
         parts, rows = [], []
         ends_B = batch.lengths_B.cumsum(0).tolist()
-        for group in by_length([np.append(p, r) for p, r in zip(batch.prompts, batch.responses, strict=True)]):
+        for group in groups:
             for members in self._equal_shapes(batch, group):
                 parts.append(self._forward(_taken(batch, members), project=project))
                 rows += [n for i in members for n in range(ends_B[i] - len(batch.responses[i]), ends_B[i])]
@@ -142,7 +148,7 @@ class HuggingFaceModel(nn.Module):
         """Members of a group of equal whole length; for an encoder-decoder, of equal prompts and responses."""
         if not self.is_encoder_decoder:
             return [list(group)]
-        return [[group[i] for i in part] for part in by_length([batch.prompts[i] for i in group])]
+        return [[group[i] for i in part] for part in grouped([len(batch.prompts[i]) for i in group])]
 
     def _forward(self, batch: Batch, *, project: bool) -> Tensor:
         rows_N, inputs = inputs_of(batch, self.tokenizer.pad_id, self.start_id)
@@ -178,11 +184,24 @@ class HuggingFaceModel(nn.Module):
         self.scores_padded()
         if self._generation is None:
             self._generation = probe.best_generation(self, takes_positions=self._takes_positions)
-        groups = by_length(prompts)
-        if self._generation.mixed or len(groups) == 1:
-            return self.state(prompts, self._generation)
-        states = [self.state([prompts[i] for i in group], self._generation) for group in groups]
-        return GroupedDecoding(states, groups, self.device)
+        groups = grouped([self._together(len(p), max_new_tokens, self._generation) for p in prompts])
+        states = [self._begun([prompts[i] for i in group], max_new_tokens, self._generation) for group in groups]
+        return states[0] if len(states) == 1 else GroupedDecoding(states, groups, self.device)
+
+    def _together(self, length: int, max_new_tokens: int, way: Generation) -> int:
+        """A number that prompts share which are read together."""
+        if not way.mixed or self._crosses(length, max_new_tokens):
+            return length
+        return -1 if length > self._boundary else 0
+
+    def _begun(self, prompts: Sequence[np.ndarray], max_new_tokens: int, way: Generation) -> DecodeState:
+        """A state of prompts that are read together."""
+        if self._crosses(len(prompts[0]), max_new_tokens):
+            return CrossingDecoding(partial(self.state, way=way), prompts, self._boundary)
+        return self.state(prompts, way)
+
+    def _crosses(self, length: int, max_new_tokens: int) -> bool:
+        return length <= self._boundary < length + max_new_tokens - 1
 
     def state(self, prompts: Sequence[np.ndarray], way: Generation) -> DecodeState:
         """A state of generation in the given way."""
@@ -236,7 +255,7 @@ class HuggingFaceModel(nn.Module):
         """Ranks would make different numbers of calls, and wait for each other for ever."""
         if any(hasattr(parameter, "full_tensor") for parameter in self.model.parameters()):
             raise ModelError(
-                f"{type(self.model).__name__} cannot be sharded: padding changes its logits",
+                f"{type(self.model).__name__} cannot be sharded: other sequences of a batch change its logits",
                 hint="use `parallel.strategy = ddp`",
             )
 
@@ -298,6 +317,17 @@ def _taken(batch: Batch, members: Sequence[int]) -> Batch:
         ],
         batch.device,
     )
+
+
+def _boundary(config: Any) -> int:
+    """Tokens above which LongRoPE (Phi-3, Phi-4-mini) encodes all positions of a text in another way.
+
+    The longest text of a call decides for all.
+    """
+    found = config.get_text_config(decoder=True).to_dict().get("rope_parameters") or {}
+    each = [found, *(rope for rope in found.values() if isinstance(rope, dict))]  # one for all layers, or by their kind
+    lengths = (rope["original_max_position_embeddings"] for rope in each if rope.get("rope_type") == "longrope")
+    return min(lengths, default=_UNLIMITED)
 
 
 def inputs_of(batch: Batch, pad_id: int, start_id: int | None) -> tuple[Tensor, dict[str, Tensor]]:
