@@ -169,9 +169,12 @@ class ChatEncoder:
         prompts = self.encode_prompts([turn.text[:start] for turn, (start, _) in zip(turns, ranges, strict=True)])
         responses = self.encode([turn.text[start:end] for turn, (start, end) in zip(turns, ranges, strict=True)])
         return [
-            Pair(prompt, response if turn.generated else self._until_end(response), turn.continues)
+            Pair(prompt, self._apart(response if turn.generated else self._until_end(response)), turn.continues)
             for turn, prompt, response in zip(turns, prompts, responses, strict=True)
         ]
+
+    def _apart(self, response: np.ndarray) -> np.ndarray:
+        return self._tokenizer.behind_bos(response) if len(response) else response  # the template writes none
 
     def _split(self, turn: RenderedTurn, whole: np.ndarray, prompt: np.ndarray) -> Pair:
         if turn.generated is not None:

@@ -164,7 +164,7 @@ class RecordEncoder:
         tokenizer = self._tokenizer
         texts = [self._heads.of(record.response or "", self._bounds.response) for record in records]
         if tokenizer.facts.encoder_decoder:
-            return encode_text(tokenizer, texts)
+            return [tokenizer.behind_bos(ids) for ids in encode_text(tokenizer, texts)]
         wholes = encode_text(tokenizer, [self._prompt_of(r) + text for r, text in zip(records, texts, strict=True)])
         return [
             whole[len(prompt) :] if np.array_equal(whole[: len(prompt)], prompt) else encode_inside(tokenizer, text)

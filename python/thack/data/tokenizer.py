@@ -268,17 +268,24 @@ class Tokenizer:
         alone, whole = self.encode_batch(["a", "\na"])
         return _begins(whole, self._line_break) and not np.array_equal(whole[len(self._line_break) :], alone)
 
-    def as_prompt(self, ids: np.ndarray) -> np.ndarray:
-        """The ids of a text as a prompt: behind the BOS that the tokenizer puts before every text.
+    def behind_bos(self, ids: np.ndarray) -> np.ndarray:
+        """The ids of a text behind the BOS that the tokenizer puts before every text, unless it is written out there.
 
-        What it puts behind one (an EOS) stays for an encoder-decoder model alone, since a decoder continues the prompt.
-        A text that begins with the BOS written out gets no second one, nor a second EOS where it ends with one.
+        So begins the response of an encoder-decoder, which is a text of its own; T5's tokenizer has no BOS.
         """
-        before, behind = self._around
-        parts = [ids] if _begins(ids, before) or not len(before) else [before, ids]
+        before = self._around[0]
+        return ids if _begins(ids, before) or not len(before) else np.concatenate([before, ids])
+
+    def as_prompt(self, ids: np.ndarray) -> np.ndarray:
+        """The ids of a text as a prompt: `behind_bos`, and for an encoder-decoder with what is put behind a text.
+
+        That is an EOS, which a decoder's prompt does not get: the response continues it. A text that ends with the EOS
+        written out gets no second one.
+        """
+        found, behind = self.behind_bos(ids), self._around[1]
         if self.facts.encoder_decoder and not _begins(ids[::-1], behind[::-1]):
-            parts.append(behind)
-        return np.concatenate(parts) if len(parts) > 1 else ids
+            return np.concatenate([found, behind])
+        return found
 
     @cached_property
     def _text_backend(self) -> Backend:

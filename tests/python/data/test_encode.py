@@ -51,7 +51,7 @@ class TestPrompts:
         theirs = transformers.PreTrainedTokenizerFast.from_pretrained(path)
         prompt, response = pair(Tokenizer.load(path), prompt="hi", response="ok")
         assert prompt == theirs("hi").input_ids == [BOS_ID, *byte_ids("hi"), EOS_ID]
-        assert response == [*byte_ids("ok"), EOS_ID]
+        assert response == theirs(text_target="ok").input_ids == [BOS_ID, *byte_ids("ok"), EOS_ID]
 
     def test_a_model_tells_its_tokenizer(self, tmp_path: Path) -> None:
         """Whatever the directory says: a decoder's prompts have no end, an encoder's do."""

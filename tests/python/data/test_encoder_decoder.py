@@ -11,9 +11,13 @@ import torch
 from thack.data.encode import RecordEncoder, encode_prompts
 from thack.data.formats import to_record
 from thack.data.records import RecordRefusal
+from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
+from thack.errors import ModelError
+from thack.models.batch import Batch
+from thack.models.load import load_model
 
-from .small import ANSWER, BOS_ID, CHATML, END_ID, EOS_ID, USER, byte_ids, write_metaspace, write_tokenizer
+from .small import ANSWER, BOS_ID, CHATML, END_ID, EOS_ID, START_ID, USER, byte_ids, write_metaspace, write_tokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -41,6 +45,12 @@ def their_source(directory: Path, messages: list[Any]) -> list[int]:
     return found
 
 
+def their_target(directory: Path, text: str) -> list[int]:
+    """An answer as transformers has it as labels, with the end that the template writes."""
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(directory)
+    return [*(i for i in theirs(text_target=text).input_ids if i != EOS_ID), END_ID]
+
+
 @pytest.mark.parametrize("around", ["$A </s>", "<s> $A </s>", ""])
 @pytest.mark.parametrize("template", [CHATML, MARKED])
 def test_the_encoder_reads_the_rendered_prompt_with_its_end(around: str, template: str, tmp_path: Path) -> None:
@@ -48,8 +58,8 @@ def test_the_encoder_reads_the_rendered_prompt_with_its_end(around: str, templat
     tokenizer = Tokenizer.load(path)
     found = pairs(tokenizer, LONG, "all")
     assert found == [
-        (their_source(path, LONG[:1]), [*byte_ids("ok"), END_ID]),
-        (their_source(path, LONG[:3]), [*byte_ids("yes"), END_ID]),
+        (their_source(path, LONG[:1]), their_target(path, "ok")),
+        (their_source(path, LONG[:3]), their_target(path, "yes")),
     ]
     (prompt,) = encode_prompts([to_record({"messages": LONG})], tokenizer)
     assert prompt.tolist() == found[1][0]  # what is generated from is what is trained on
@@ -58,7 +68,7 @@ def test_the_encoder_reads_the_rendered_prompt_with_its_end(around: str, templat
 def test_an_end_that_the_template_wrote_is_not_doubled(tmp_path: Path) -> None:
     path = write_tokenizer(tmp_path, template=CLOSED, around="<s> $A </s>", model=ENCODER_DECODER)
     assert pairs(Tokenizer.load(path), [USER, ANSWER]) == [
-        ([BOS_ID, *byte_ids("hi"), EOS_ID], [*byte_ids("ok"), EOS_ID])
+        ([BOS_ID, *byte_ids("hi"), EOS_ID], [BOS_ID, *byte_ids("ok"), EOS_ID])
     ]
 
 
@@ -72,12 +82,37 @@ def test_the_response_begins_a_text_of_its_own(tmp_path: Path) -> None:
     assert tokenizer.token(response[0]) == "▁H"
 
 
+@pytest.mark.parametrize("written", ["ok", "<s>ok", "<s>ok</s>"])
+def test_a_text_begins_and_ends_once(written: str, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(write_tokenizer(tmp_path, around="<s> $A </s>", model=ENCODER_DECODER))
+    (found,) = RecordEncoder(tokenizer).pairs([to_record({"prompt": "hi", "response": written})])
+    assert isinstance(found, list) and found[0].response_ids.tolist() == [BOS_ID, *byte_ids("ok"), EOS_ID]
+    assert RecordEncoder(tokenizer).pairs([to_record({"prompt": "hi", "response": ""})]) == [[]]
+
+
+@pytest.mark.parametrize(
+    ("forced", "around", "is_read"),
+    [(BOS_ID, "<s> $A </s>", True), (START_ID, "<s> $A </s>", False), (BOS_ID, "$A </s>", False)],
+)
+def test_a_forced_first_token_is_the_one_before_a_text(forced: int, around: str, is_read: bool, tmp_path: Path) -> None:
+    config = transformers.BartConfig(
+        **{"vocab_size": 260, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 64},
+        **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16},
+        **{"pad_token_id": 0, "eos_token_id": EOS_ID, "decoder_start_token_id": EOS_ID},
+    )
+    network = transformers.BartForConditionalGeneration(config)
+    network.generation_config.forced_bos_token_id = forced
+    network.save_pretrained(tmp_path)
+    write_tokenizer(tmp_path, around=around)
+    if is_read:
+        load_model(tmp_path)
+        return
+    with pytest.raises(ModelError, match=f"forced_bos_token_id = {forced}: thack lets the model choose"):
+        load_model(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["t5", "bart"])
 def test_the_loss_is_that_of_transformers(kind: str, tmp_path: Path) -> None:
-    from thack.data.sequence import TokenSequence
-    from thack.models.batch import Batch
-    from thack.models.load import load_model
-
     small = {"vocab_size": 260, "d_model": 16, "pad_token_id": 0, "eos_token_id": EOS_ID, "decoder_start_token_id": 0}
     torch.manual_seed(0)
     if kind == "t5":
@@ -99,7 +134,7 @@ def test_the_loss_is_that_of_transformers(kind: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         ours = torch.nn.functional.cross_entropy(model(batch).double(), batch.labels_N)
         source = torch.tensor([their_source(tmp_path, LONG[:3])])
-        theirs = network(input_ids=source, labels=torch.tensor([[*byte_ids("yes"), END_ID]])).loss
+        theirs = network(input_ids=source, labels=torch.tensor([their_target(tmp_path, "yes")])).loss
     assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
 
 

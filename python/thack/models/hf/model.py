@@ -79,6 +79,8 @@ class HuggingFaceModel(nn.Module):
         self._boundary = _boundary(model.config)
         self.routers = Routers.of(unwrapped(model))
         self.start_id = self._decoder_start() if self.is_encoder_decoder else None
+        if self.is_encoder_decoder:
+            self._check_first()
         self._hook = self.head().register_forward_pre_hook(self._take_rows)
 
     @property
@@ -273,6 +275,17 @@ class HuggingFaceModel(nn.Module):
                 if isinstance(value, int):
                     return value
         raise ModelError("no start token for the decoder is defined", hint="set decoder_start_token_id in config.json")
+
+    def _check_first(self) -> None:
+        """Refuse a first token of all responses that no text begins with, such as a language of mBART's."""
+        configs = (self.model.generation_config, self.model.config)
+        forced = next((i for c in configs if isinstance(i := getattr(c, "forced_bos_token_id", None), int)), None)
+        first = self.tokenizer.behind_bos(np.empty(0, dtype=np.int32)).tolist()
+        if forced is not None and first != [forced]:
+            raise ModelError(
+                f"forced_bos_token_id = {forced}: thack lets the model choose the first token of a response",
+                hint="remove it from generation_config.json and config.json, if the model is to choose it",
+            )
 
     def save(self, directory: Path, *, dtype: torch.dtype | None = None) -> None:
         """Write the directory as transformers does, with the tokenizer's files.
