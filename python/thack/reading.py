@@ -6,6 +6,7 @@ million digits, or a key twice. Each is refused by name before it costs time or 
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import math
@@ -73,6 +74,16 @@ def _require_regular(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = next((name for test, name in _KINDS.items() if test(mode)), "something else")
         raise DataError(f"{path} is {kind}, not a file", hint="give a regular file")
+
+
+def beginning(path: Path) -> bytes:
+    """The first 4,096 bytes of a regular file, without a BOM and the white space before its text.
+
+    Raises:
+        DataError: as of `open_regular`.
+    """
+    with open_regular(path) as file:
+        return file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from thack.errors import ThackError
+from thack.reading import beginning
 
 _SNIFFED = ((b"PAR1", ".parquet"), (b"ARROW1", ".arrow"), (b"[", ".json"))  # a pipe has no name that says its format
 _copies: dict[tuple[str, int, int], Path] = {}  # by name, device and inode: what this process has copied
@@ -46,8 +47,7 @@ def _copy(path: Path) -> Path:
         reason = os.strerror(error.errno or 0).lower()
         hint = "save it as a file and give that, or set TMPDIR to a larger disk"
         raise ThackError(f"cannot copy {path} to {name}: {reason}", hint=hint) from error
-    with open(name, "rb") as file:
-        begin = file.read(4096).lstrip()
+    begin = beginning(Path(name))
     ending = next((ending for magic, ending in _SNIFFED if begin.startswith(magic)), "")
     if not ending:
         return Path(name)

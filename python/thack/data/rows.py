@@ -7,6 +7,7 @@ is one value, and in memory as a whole.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from io import TextIOWrapper
@@ -21,6 +22,7 @@ from thack.reading import (
     BadJson,
     LongLine,
     addressed_lines,
+    beginning,
     line_at,
     open_regular,
     parse_line,
@@ -31,6 +33,13 @@ from thack.reading import (
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LONGEST_CELL = 1 << 24  # characters; Python's own limit is shorter than a chat
 RESPONSES = "responses.jsonl"  # what `thack generate` writes into its directory
+_COMPRESSED = {
+    b"\x1f\x8b": "zcat",
+    b"\x28\xb5\x2f\xfd": "zstdcat",
+    b"\xfd7zXZ\0": "xzcat",
+    b"BZh": "bzcat",
+    b"PK\x03\x04": "unzip -p",
+}
 _STATE = "state.json"  # where `datasets` names its files
 Row = tuple[str, object]  # place, and what stands there; a BadLine where nothing can be read
 
@@ -92,10 +101,15 @@ def datasets_files(directory: Path) -> list[Path]:
     """The files of a data set that `datasets` saved, without what its `map` and `filter` cached there; none: no such.
 
     Raises:
-        DataError: its state.json is damaged.
+        DataError: its state.json is damaged, or there are several data sets.
     """
     if (directory / RESPONSES).is_file():
         return []
+    if (directory / "dataset_dict.json").is_file():
+        splits = sorted(found.parent.name for found in directory.glob(f"*/{_STATE}"))
+        raise DataError(
+            f"{directory} holds several data sets", details=splits, hint="give the directory of one of them"
+        )
     there = sorted(path for path in directory.glob("*.arrow") if not path.name.startswith("cache-"))
     if not there or not (directory / _STATE).is_file():
         return there
@@ -112,11 +126,27 @@ def _rows_of(path: Path, most: int) -> Rows:
     """The rows of a file, by the ending of its name."""
     if not path.is_file():
         raise DataError(f"{path} does not exist", hint="give a JSONL, JSON, CSV, TSV, Parquet or Arrow file of prompts")
+    begin = beginning(path)
+    _refuse_other_formats(path, begin)
     if path.suffix in _DELIMITERS:
         return _Table(path, _DELIMITERS[path.suffix])
     if path.suffix in (".parquet", ".arrow", ".feather"):
         return ColumnarRows([path])
-    return _JsonList(path) if path.suffix == ".json" and _begins_a_list(path) else _JsonLines(path, most)
+    return _JsonList(path) if path.suffix == ".json" and begin.startswith(b"[") else _JsonLines(path, most)
+
+
+def _refuse_other_formats(path: Path, begin: bytes) -> None:
+    """A file that is compressed, or one JSON object over many lines."""
+    for magic, program in _COMPRESSED.items():
+        if begin.startswith(magic):
+            raise DataError(
+                f"{path} is compressed", hint=f"unpack it, or give what {program} writes: <({program} {path})"
+            )
+    if re.match(rb"\{\s*\n", begin):
+        raise DataError(
+            f"{path} is one JSON object over several lines, not a list of records",
+            hint="give the list in it alone, or one record a line",
+        )
 
 
 def read_rows(path: Path, most: int = LINE_BYTES) -> Iterator[Row]:
@@ -219,11 +249,6 @@ def _cells(names: list[str], row: list[str]) -> object:
     if len(row) != len(names):
         return BadLine(f"{len(row)} cells under {len(names)} columns: put quotation marks around text with separators")
     return {name: cell or None for name, cell in zip(names, row, strict=True)}
-
-
-def _begins_a_list(path: Path) -> bool:
-    with open_regular(path) as file:
-        return file.read(4096).lstrip().startswith(b"[")
 
 
 def _parse(text: bytes | BadJson) -> object:

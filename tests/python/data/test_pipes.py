@@ -38,8 +38,9 @@ def test_an_open_descriptor_is_read_and_named_as_it_was_given() -> None:
     os.close(source)
 
 
-def test_the_content_says_the_format(tmp_path: Path) -> None:
-    writer = through_pipe(tmp_path / "pipe", b'  [{"prompt": "a"}]')
+@pytest.mark.parametrize("before", [b"  ", b"\xef\xbb\xbf"])
+def test_the_content_says_the_format(before: bytes, tmp_path: Path) -> None:
+    writer = through_pipe(tmp_path / "pipe", before + b'[{"prompt": "a"}]')
     assert [record.prompt for record in read_records(tmp_path / "pipe")] == ["a"]
     writer.join()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -80,6 +83,41 @@ def test_a_damaged_state_of_a_data_set_is_named(state: Any, tmp_path: Path) -> N
     (tmp_path / "state.json").write_text(json.dumps(state))
     with pytest.raises(DataError, match=r"state\.json does not name the files beside it"):
         list(read_rows(tmp_path))
+
+
+def test_of_several_data_sets_one_has_to_be_given(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="SKIPPED: needs the package datasets")
+    datasets.disable_progress_bars()
+    one = datasets.Dataset.from_list([{"prompt": "a"}])
+    datasets.DatasetDict(train=one, test=one).save_to_disk(tmp_path)
+    for read in (read_manifest, lambda path: list(read_rows(path))):
+        with pytest.raises(DataError, match=r"holds several data sets[\s\S]*test[\s\S]*train[\s\S]*one of them"):
+            read(tmp_path)
+    assert [row for _, row in read_rows(tmp_path / "train")] == [{"prompt": "a"}]
+
+
+@pytest.mark.parametrize("name", ["d.json", "d.jsonl"])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_bom_changes_nothing(name: str, indent: int | None, tmp_path: Path) -> None:
+    text = json.dumps(ROWS, indent=indent) if name == "d.json" else "\n".join(map(json.dumps, ROWS))
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert [record.prompt_id for record in read_records(tmp_path / name)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("compress", "program"), [(gzip.compress, "zcat"), (lzma.compress, "xzcat"), (bz2.compress, "bzcat")]
+)
+@pytest.mark.parametrize("name", ["d.jsonl.gz", "d.json", "d.csv"])
+def test_a_compressed_file_says_how_to_unpack_it(compress: Any, program: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(compress(b'{"prompt": "a"}\n'))
+    with pytest.raises(DataError, match=rf"{name} is compressed[\s\S]*<\({program} .*{name}\)"):
+        list(read_rows(tmp_path / name))
+
+
+def test_one_object_over_several_lines_is_no_list(tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_text(json.dumps({"data": ROWS}, indent=1))
+    with pytest.raises(DataError, match=r"d\.json is one JSON object over several lines, not a list of records"):
+        list(read_rows(tmp_path / "d.json"))
 
 
 def test_a_json_list(tmp_path: Path) -> None:
