@@ -41,8 +41,8 @@ class SparseRows(NamedTuple):
     Of a sampled target (`sampled`): weights instead of log-probabilities, and the entropy instead of the tail mass.
     """
 
-    ids_NK: Tensor  # int32, increasing, below vocab_size
-    values_NK: Tensor  # float32: log p of each id; sampled: its weight, 0 for padding
+    ids_NK: Tensor  # int32, increasing, below vocab_size; padding of a sampled target repeats the last one
+    values_NK: Tensor  # float32: log p of each id; sampled: its weight, 0 for padding and for what does not count
     tail_N: Tensor  # float32: log of the mass of all other ids; sampled: H(p) in nats
     vocab_size: int
     sampled: bool = False

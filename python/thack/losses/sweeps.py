@@ -29,8 +29,10 @@ def sparse_by_sweeps_(logits_CV: Tensor, teacher: SparseRows, divergence: Diverg
     """
     wide = torch.promote_types(logits_CV.dtype, torch.float32)
     temperature, ids_CK = divergence.temperature, teacher.ids_NK.long()
-    # Padding of a sampled target repeats an id that counts: it must be seen once.
-    counted_CK = teacher.values_NK > 0 if teacher.sampled else torch.ones_like(ids_CK, dtype=torch.bool)
+    # Padding of a sampled target repeats its last id, which must be seen once. A weight of 0 does not mean padding: so
+    # weighs an id of a teacher that has no share of a mixture.
+    counted_CK = torch.ones_like(ids_CK, dtype=torch.bool)
+    counted_CK[:, 1:] = ids_CK[:, 1:] != ids_CK[:, :-1]
     kept_CK = logits_CV.gather(1, ids_CK).to(wide) / temperature
     logits_CV.scatter_(1, ids_CK, float("-inf"))
     highest_C, sum_C = tail_sums(logits_CV, 1 / temperature)
@@ -45,8 +47,7 @@ def sparse_by_sweeps_(logits_CV: Tensor, teacher: SparseRows, divergence: Diverg
     fill_tail(logits_CV, highest_C, torch.where(sum_C > 0, outside_C / sum_C, 0), 1 / temperature)
     grad_CK = (g[:, :-1] - log_q[:, :-1].exp() * (total_C1 + h_C[:, None])) * temperature
     if teacher.sampled:  # padding writes what the id that it repeats gets
-        place = (counted_CK.sum(1, keepdim=True) - 1).clamp_min(0)
-        grad_CK = torch.where(counted_CK, grad_CK, grad_CK.gather(1, place))
+        grad_CK = torch.where(counted_CK, grad_CK, grad_CK.gather(1, counted_CK.sum(1, keepdim=True) - 1))
     logits_CV.scatter_(1, ids_CK, grad_CK.to(logits_CV.dtype))
     return loss_C * temperature**2
 

@@ -123,7 +123,8 @@ class SampledTarget(Packed):
 
     Args:
         ids_NK: int32, strictly increasing over the first counts_N entries; padding repeats the last id.
-        weights_NK: float32: p itself where p ≥ τ, τ for the sampled ids, 0 for padding.
+        weights_NK: float32: p itself where p ≥ τ, τ for the sampled ids, 0 for padding and, in a mixture, for the ids
+            of a teacher without a share of the row.
         counts_N: int32, valid entries of each row.
         tau_N: float32, the threshold τ.
         entropy_N: float32, H(p) in nats: it makes the cross-entropy an unbiased estimate of the KL divergence.

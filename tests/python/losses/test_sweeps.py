@@ -33,6 +33,21 @@ def test_rows_without_mass_in_some_place(kind: Any) -> None:
     torch.testing.assert_close(swept, by_rust, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_ids_of_a_teacher_without_a_share_of_a_mixture(share: float) -> None:
+    """They weigh 0 amid the ids that count; padding behind them repeats the last id. By the definition, in float64."""
+    ids = torch.tensor([[2, 5, 6, 9, 11, 11], [0, 3, 4, 7, 8, 10]], dtype=torch.int32)
+    weights = torch.tensor([[0.0, 0.25, 0.75, 0.0, share, 0.0], [share, 0.5, 0.0, 0.0, 0.5, 0.0]])
+    teacher = SparseRows(ids, weights, torch.tensor([0.3, 0.7]), 12, sampled=True)
+    student = torch.randn(2, 12, generator=torch.Generator().manual_seed(3))
+    swept, by_definition = student.clone(), student.double().requires_grad_()
+    loss = sparse_by_sweeps_(swept, teacher, Divergence())
+    expected = -(weights.double() * torch.log_softmax(by_definition, 1).gather(1, ids.long())).sum(1) - teacher.tail_N
+    expected.sum().backward()
+    torch.testing.assert_close(loss, expected.float(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(swept, by_definition.grad.float(), atol=1e-6, rtol=1e-5)  # type: ignore[union-attr]
+
+
 def test_float64_goes_through_autograd_by_sweeps() -> None:
     """No kernel takes float64: values and gradient are those of the definition, to its precision."""
     logits, teacher = torch.randn(2, 3, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

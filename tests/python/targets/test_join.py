@@ -58,7 +58,7 @@ def spread(target: Target) -> Tensor:
 
 def rows_of_weights(seed: int = 9, teachers: int = 2, rows: int = N) -> Tensor:
     drawn = torch.rand(rows, teachers, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    drawn[0] = torch.tensor([1.0] + [0.0] * (teachers - 1))
+    drawn[:2] = torch.eye(teachers)[[0, -1]]  # a teacher alone: the others' ids weigh 0, before and behind its own
     return drawn / drawn.sum(dim=1, keepdim=True)
 
 
@@ -122,12 +122,14 @@ def test_joined_samples_are_unbiased() -> None:
     assert (z_V[random] ** 2).sum() < freedom + 4 * (2 * freedom) ** 0.5 + 8
 
 
-def test_the_loss_on_joined_samples_is_the_weighted_sum_of_the_losses() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_loss_on_joined_samples_is_the_weighted_sum_of_the_losses(dtype: torch.dtype) -> None:
+    """By the Rust kernel, and by the sweeps of other devices, which take float64 here too."""
     targets, weights_NC = [drawn(logits(0), 3), drawn(logits(1), 6)], rows_of_weights()
-    student_NV = logits(5).requires_grad_()
+    student_NV = logits(5).to(dtype).requires_grad_()
     found_N = sparse_divergence(student_NV, mix(targets, weights_NC), Divergence())  # type: ignore[arg-type]
     parts = [sparse_divergence(student_NV, t, Divergence()) for t in targets]
-    expected_N = sum(w_N.float() * part_N for w_N, part_N in zip(weights_NC.T, parts, strict=True))
+    expected_N = sum(w_N.to(dtype) * part_N for w_N, part_N in zip(weights_NC.T, parts, strict=True))
     torch.testing.assert_close(found_N, expected_N, rtol=1e-4, atol=1e-5)
     (gradient,) = torch.autograd.grad(found_N.sum(), student_NV, retain_graph=True)
     (expected,) = torch.autograd.grad(expected_N.sum(), student_NV)
