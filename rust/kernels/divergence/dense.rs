@@ -8,8 +8,8 @@ use crate::kernels::simd::{self, Kernel, LANES, Simd};
 
 /// Replaces a row of student logits by the gradient of Σ p·(log p − log q) with respect to them; returns that sum.
 ///
-/// Both at temperature 1; Σp need not be 1, p = 0 counts as nothing. Not finite where the row or the target has NaN,
-/// +∞ or nothing but −∞, or where the student lacks what the teacher has: the row means nothing then.
+/// Both at temperature 1; Σp need not be 1, p = 0 counts as nothing. Not finite where the row or the target has NaN or
+/// +∞, the row has nothing but −∞, or the student lacks what the teacher has: the row means nothing then.
 ///
 /// # Errors
 /// When `THACK_SIMD` names no level of this CPU.

@@ -37,8 +37,10 @@ impl Swept {
 /// First sweep, which leaves the row as it is.
 pub(super) fn read<E: Element>(level: Level, row: &[E], inverse_temperature: f64) -> Swept {
     let (blocks, origin) = pass(level, row, inverse_temperature);
-    let total = blocks.total(origin.base);
-    Swept { highest: blocks.highest, nan: total.is_nan(), total, origin, inverse_temperature }
+    // A NaN shows in the sums of its group, whatever they are measured from; where nothing else is, there is no origin.
+    let nan = blocks.group_sums.iter().any(|sum| sum.is_nan());
+    let total = if blocks.highest == f32::NEG_INFINITY { 0.0 } else { blocks.total(origin.base) };
+    Swept { highest: blocks.highest, nan, total, origin, inverse_temperature }
 }
 
 /// First sweep, which replaces every value by its w: after +∞ or NaN the row means nothing. Also what makes the w of

@@ -213,11 +213,15 @@ def mixed_loss(
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=8, deadline=None)
-@given(st.integers(1, 40), st.integers(41, 300), st.integers(0, 1000))
+@given(st.integers(1, 40), st.sampled_from([0, 1, 40, 260]), st.integers(0, 1000))
 def test_in_place_gradient_matches_finite_differences(
-    kind: DivergenceKind, temperature: float, k: int, vocab: int, seed: int
+    kind: DivergenceKind, temperature: float, k: int, others: int, seed: int
 ) -> None:
-    """Against central differences in float64 of the definition, along random directions; label and weights in."""
+    """Against central differences in float64 of the definition, along random directions; label and weights in.
+
+    Without others every id is kept, and what is left of the row is −inf.
+    """
+    vocab = k + others
     student, teacher, labels, weights = random_case(seed, k, vocab)
     target = target_of(teacher, k, temperature)
     buffer = torch.cat([student, torch.full((4, 3), 9.0)], 1)  # three columns of padding
@@ -268,6 +272,34 @@ def test_half_precision_in_place_rounds_once(dtype: torch.dtype, temperature: fl
     assert double.grad is not None
     torch.testing.assert_close(loss.double(), expected.detach(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(half.double(), double.grad, atol=1e-5, rtol=torch.finfo(dtype).eps * 0.51)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("kept", [3, 130])
+def test_rows_without_a_tail_at_every_precision(dtype: torch.dtype, temperature: float, kept: int) -> None:
+    """The teacher keeps every id to which the student gives mass, and what it does not keep may still be NaN."""
+    student, teacher, labels, _ = random_case(6, kept, 130)
+    target = target_of(teacher, kept, temperature)
+    ids, rows = target.ids_NK.long(), student.to(dtype)
+    labels[2:] = ids[2:, -1]
+    rows = torch.full_like(rows, -torch.inf).scatter(1, ids, rows.gather(1, ids))
+    double, found = rows.double().requires_grad_(), rows.clone()
+    log_q = torch.log_softmax(double / temperature, 1).gather(1, ids)
+    log_p = target.values_NK.double()
+    tail = torch.full_like(target.tail_N, -torch.inf)
+    cross = torch.nn.functional.cross_entropy(double, labels, reduction="none")
+    expected = (log_p.exp() * (log_p - log_q)).sum(1) * temperature**2 + 0.7 * cross
+    expected.sum().backward()
+    divergence = of("forward_kl", temperature=temperature)
+    loss = kernels.sparse_divergence_(found, target._replace(tail_N=tail), divergence, labels_N=labels, ce_weight=0.7)
+    assert double.grad is not None
+    torch.testing.assert_close(loss.double(), expected.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.double(), double.grad, atol=1e-5, rtol=torch.finfo(dtype).eps * 0.51 + 1e-5)
+    if kept < 130:
+        rows[1, next(v for v in range(130) if v not in ids[1])] = torch.nan
+        with pytest.raises(ModelError, match=r"row 1 .* NaN"):
+            kernels.sparse_divergence_(rows, target, divergence, labels_N=labels, ce_weight=0.7)
 
 
 # -- through autograd ---------------------------------------------------------------------------------------
