@@ -122,6 +122,9 @@ class CacheLoss:
 
     Args:
         settings: Which divergence; None: forward KL.
+
+    Raises:
+        UsageError: a setting that belongs to `thack distill` alone; on a call, labels that lost the target.
     """
 
     def __init__(self, settings: LossSettings | None = None) -> None:
@@ -129,7 +132,14 @@ class CacheLoss:
 
     def __call__(self, outputs: Any, labels: CachedLabels | TensorLabels, num_items_in_batch: Any = None) -> Tensor:
         """Σ loss / response tokens of the optimizer step (of this batch, where the Trainer does not count them)."""
-        labels = labels.cached if isinstance(labels, TensorLabels) else labels
+        if isinstance(labels, TensorLabels):
+            labels = labels.cached
+        if not isinstance(labels, CachedLabels):
+            raise UsageError(
+                f"labels are a {type(labels).__name__} without the teacher's target",
+                hint="give `CacheLoss` the labels as a `CacheCollator` made them: what is computed of them loses the "
+                "target, as does a split over several devices of one process",
+            )
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         logits_NV = logits.reshape(-1, logits.shape[-1]).index_select(0, labels.rows_N)[:, : labels.width]
         total = token_losses(logits_NV, labels.target, labels.labels_N, self.settings).sum()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,33 @@ from thack.integrations.labels import CachedLabels
 IGNORED = -100
 
 
+def _carrying(name: str) -> Callable[..., TensorLabels]:
+    """The operation of Tensor that gives the same labels again, with their target where they are then."""
+
+    def same_labels(labels: TensorLabels, *args: Any, **kwargs: Any) -> TensorLabels:
+        found: Tensor = getattr(Tensor, name)(labels, *args, **kwargs)
+        return TensorLabels.of(found, labels.cached.to(found.device))
+
+    return same_labels
+
+
 class TensorLabels(Tensor):
     """labels_BT, −100 where a token is not trained, that carries the teacher's target along.
 
-    It is a tensor for whoever counts or compares labels; `CacheLoss` takes `cached` out of it. Every operation on it
-    gives a plain tensor, but a move to another device.
+    It is a tensor for whoever counts or compares labels; `CacheLoss` takes `cached` out of it. What moves or copies it
+    keeps the target: a data loader pins its memory where there is CUDA. Every other operation gives a plain tensor.
     """
 
     __torch_function__ = plain_results()
     cached: CachedLabels
+
+    to = _carrying("to")
+    cpu = _carrying("cpu")
+    cuda = _carrying("cuda")
+    pin_memory = _carrying("pin_memory")
+    contiguous = _carrying("contiguous")
+    detach = _carrying("detach")
+    clone = _carrying("clone")
 
     @staticmethod
     def of(labels_BT: Tensor, cached: CachedLabels) -> TensorLabels:
@@ -32,11 +50,6 @@ class TensorLabels(Tensor):
         found = labels_BT.as_subclass(TensorLabels)
         found.cached = cached
         return found
-
-    def to(self, *args: Any, **kwargs: Any) -> TensorLabels:
-        """The same labels on another device."""
-        moved = self.as_subclass(Tensor).to(*args, **kwargs)
-        return TensorLabels.of(moved, self.cached.to(moved.device))
 
 
 def whole_inputs(sequences: Sequence[TokenSequence], pad_id: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:

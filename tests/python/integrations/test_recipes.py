@@ -153,6 +153,25 @@ def test_tensor_labels_give_the_loss_of_the_others(place: Path, tokenizer: Token
     torch.testing.assert_close(CacheLoss()(model(**again), labels), losses[0])
 
 
+def test_labels_that_a_loader_pins_keep_the_target(
+    place: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where there is CUDA, whose pinned memory is that of a new tensor."""
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda labels, device=None: torch.Tensor.clone(labels))
+    cache, model = Cache.open(place / "cache"), llama(1)
+    batch = CacheCollator(cache, model, tokenizer, tensor_labels=True)(CacheDataset(cache).__getitems__([4, 0, 9]))
+    pinned: Any = pin_memory(batch)
+    labels = pinned.pop("labels")
+    assert labels is not batch["labels"]
+    expected = CacheLoss()(model(**pinned), batch["labels"])  # type: ignore[arg-type]
+    for same in (labels, labels.detach(), labels.clone(), labels.cpu(), labels.contiguous()):
+        assert CacheLoss()(model(**pinned), same).item() == expected.item()
+    with pytest.raises(UsageError, match="labels are a Tensor without the teacher's target"):
+        CacheLoss()(model(**pinned), labels[:, 1:])
+
+
 def test_what_does_not_go_together_is_refused(place: Path, tokenizer: Tokenizer) -> None:
     with pytest.raises(UsageError, match="tensor_labels"):
         CacheCollator(place / "cache", t5(1), tokenizer, tensor_labels=True)
