@@ -76,6 +76,7 @@ class CacheCollator:
     ) -> None:
         self.cache = cache if isinstance(cache, Cache) else Cache.open(cache)
         student = hf.wrap(model, tokenizer, role="student")
+        self._routers = student.routers
         padded = is_sharded(model) or student.scores_padded()
         student.release()
         if not padded:
@@ -113,18 +114,27 @@ class CacheCollator:
             inputs, labels_BT, rows_N = whole_inputs(sequences, self.pad_id)
         else:
             rows_N, inputs = inputs_of(Batch.of(sequences), self.pad_id, self.start_id)
-        cached = CachedLabels(rows_N=rows_N, labels_N=labels_N.long(), target=cropped, width=self.width)
+        cached = CachedLabels(
+            rows_N=rows_N,
+            labels_N=labels_N.long(),
+            target=cropped,
+            width=self.width,
+            router_weight=0.0 if self._routers is None else self._routers.weight,
+        )
         return {**inputs, "labels": TensorLabels.of(labels_BT, cached) if self.tensor_labels else cached}
 
 
 class CacheLoss:
     """A `compute_loss_func`: the divergence from the cached teacher, in nats per token.
 
+    In training, the balancing loss of a mixture of experts is added where its config.json asks for it
+    (`output_router_logits`), as `thack distill` does.
+
     Args:
         settings: Which divergence; None: forward KL.
 
     Raises:
-        UsageError: a setting that belongs to `thack distill` alone; on a call, labels that lost the target.
+        UsageError: on a call, labels that lost the target.
     """
 
     def __init__(self, settings: LossSettings | None = None) -> None:
@@ -143,6 +153,9 @@ class CacheLoss:
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         logits_NV = logits.reshape(-1, logits.shape[-1]).index_select(0, labels.rows_N)[:, : labels.width]
         total = token_losses(logits_NV, labels.target, labels.labels_N, self.settings).sum()
+        balance = outputs.get("aux_loss") if isinstance(outputs, dict) else None
+        if balance is not None and torch.is_grad_enabled():
+            total = total + labels.router_weight * len(labels) * balance.mean().to(total.device)
         if num_items_in_batch is None:
             return total / len(labels)
         # A tensor; under DataParallel one equal entry per device.

@@ -23,6 +23,7 @@ class CachedLabels:
     labels_N: Tensor  # int64
     target: Target
     width: int  # ids on which student and teacher are compared
+    router_weight: float = 0.0  # of the balancing loss of a mixture of experts
 
     def __len__(self) -> int:
         return len(self.labels_N)

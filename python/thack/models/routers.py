@@ -28,10 +28,14 @@ class Routers:
 
     def __init__(self, model: Any) -> None:
         self._config = model.config.get_text_config(decoder=True)
-        self._weight = float(getattr(self._config, "router_aux_loss_coef", 0.0) or 0.0)
         self._balances = False
         self._losses: list[tuple[Tensor, int]] = []  # of the forwards since `take_loss`, each with its rows
         self._counts_LE: Tensor | None = None
+
+    @property
+    def weight(self) -> float:
+        """Of the balancing loss, as config.json says now."""
+        return float(getattr(self._config, "router_aux_loss_coef", 0.0) or 0.0)
 
     @property
     def inputs(self) -> dict[str, bool]:
@@ -49,7 +53,7 @@ class Routers:
     def balance(self, choice: RouterLoss) -> bool:
         """Whether training adds the balancing loss: `auto` where config.json says so."""
         says_so = bool(getattr(self._config, ASKS, False))
-        self._balances = self._weight > 0 and (choice is True or (choice == "auto" and says_so))
+        self._balances = self.weight > 0 and (choice is True or (choice == "auto" and says_so))
         return self._balances
 
     def take(self, output: Any, mask_BT: Tensor | None, num_rows: int) -> None:
@@ -65,7 +69,7 @@ class Routers:
         if not losses:
             return None
         rows = sum(count for _, count in losses)
-        return self._weight * torch.stack([loss * (count / rows) for loss, count in losses]).sum()
+        return self.weight * torch.stack([loss * (count / rows) for loss, count in losses]).sum()
 
     @contextmanager
     def counting(self) -> Iterator[Tensor]:

@@ -23,6 +23,16 @@ def llama(seed: int = 0, *, sharp: float = 20.0) -> Any:
     return model.eval()
 
 
+def mixtral(seed: int = 0, **options: Any) -> Any:
+    torch.manual_seed(seed)
+    config = transformers.MixtralConfig(
+        vocab_size=VOCAB, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=64,
+        router_aux_loss_coef=3.0, eos_token_id=1, pad_token_id=0, **options,
+    )  # fmt: skip
+    return transformers.MixtralForCausalLM(config).eval()
+
+
 def t5(seed: int = 0) -> Any:
     torch.manual_seed(seed)
     config = transformers.T5Config(

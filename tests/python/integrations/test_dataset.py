@@ -22,7 +22,7 @@ from thack.models.batch import Batch
 from thack.models.load import as_language_model
 from thack.targets.crop import crop
 
-from .small import arguments, llama, t5
+from .small import arguments, llama, mixtral, t5
 
 LOSSES = {
     "top-k": LossSettings(divergence="jsd", ce_weight=0.3),
@@ -105,6 +105,42 @@ def test_a_step_of_their_trainer_is_a_step_of_our_loop(
     trainer.train()
     for (name, new), old in zip(model.named_parameters(), before.parameters(), strict=True):
         torch.testing.assert_close(old - new, expected[name], atol=3e-6, rtol=3e-4, msg=name)
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_mixture_of_experts_is_balanced_as_in_our_loop(cache: Cache, tokenizer: Tokenizer, asks: bool) -> None:
+    """Loss and gradient of a step of two batches of different length, where config.json asks for it and where not."""
+    model = mixtral(1, output_router_logits=asks)
+    student: Any = as_language_model(model, tokenizer)
+    student.routers.balance("auto")
+    collate, loss = CacheCollator(cache, model, tokenizer), CacheLoss(LOSSES[cache.meta.kind])
+    parts = [list(range(5)), list(range(5, 8))]
+    dataset = CacheDataset(cache)
+    num_tokens = sum(len(s.response_ids) for s in dataset.__getitems__(range(8)))
+    expected, found = torch.zeros(()), torch.zeros(())
+    for part in parts:
+        sequences, target = cache.targets(part)
+        batch = Batch.of(sequences)
+        logits_NV = student(batch)[:, : min(student.vocab_size, cache.meta.vocab_size)]
+        expected = (
+            expected + token_losses(logits_NV, crop(target, logits_NV.shape[1]), batch.labels_N, loss.settings).sum()
+        )
+        balance = student.routers.take_loss()
+        assert (balance is not None) is asks
+        if asks:
+            expected = expected + balance * len(batch.labels_N)
+    expected_grads = torch.autograd.grad(expected / num_tokens, list(model.parameters()))
+    student.release()
+    for part in parts:
+        inputs: Any = collate(dataset.__getitems__(part))
+        labels = inputs.pop("labels")
+        found = found + loss(model(**inputs), labels, torch.tensor(num_tokens))
+    torch.testing.assert_close(found, expected / num_tokens)
+    for ours, theirs in zip(torch.autograd.grad(found, list(model.parameters())), expected_grads, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+    with torch.no_grad():  # an evaluation is the divergence alone
+        alone = CacheLoss(loss.settings)(model(**inputs), labels)
+    assert not asks or alone < found
 
 
 def test_their_evaluation_with_a_worker_is_the_mean_over_tokens(
