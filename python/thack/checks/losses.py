@@ -84,6 +84,28 @@ def check_published(loss: LossSettings) -> None:
         )
 
 
+def check_loss_alone(loss: LossSettings) -> None:
+    """Refuse what a function of one batch's logits and records cannot follow: who wrote it, or how far a run is.
+
+    Raises:
+        UsageError, UndefinedLoss: names the setting.
+    """
+    check_mix(loss)
+    check_compares(loss)
+    check_alm(loss)
+    asked = {
+        "policy": loss.policy != PolicySettings(),
+        "mix = curriculum": loss.mix == "curriculum",
+        f"cross_tokenizer = {loss.cross_tokenizer}": loss.cross_tokenizer != "auto",
+        "fused = true": loss.fused is True,
+    }
+    for setting in (name for name, is_asked in asked.items() if is_asked):
+        raise UsageError(
+            f"loss.{setting} belongs to `thack distill`, which knows writer, step and head of its responses",
+            hint="leave it out, or train with `thack distill`",
+        )
+
+
 def check_mix(loss: LossSettings) -> None:
     """Refuse weights by position with nothing to weigh.
 

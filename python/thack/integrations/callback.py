@@ -36,6 +36,8 @@ from thack.targets.vocabulary import common_width
 
 _LOG = logging.getLogger("thack")
 FOLDER = "thack"  # in the trainer's output_dir
+# Of EvaluationSettings: when a run evaluates itself, and the benchmarks that it runs then.
+_OF_RUNS = ("count", "every", "max_share", "spacing", "tasks", "tasks_path", "tasks_at", "tasks_limit")
 _METRICS, _PER_PROMPT = "metrics.jsonl", "per_prompt.jsonl"
 
 
@@ -48,12 +50,23 @@ class CallbackSettings:
         seed: Of the student's samples.
         out: The folder of the logs; None: `thack/` in the trainer's output_dir.
         stop_on_alarm: End training when the detector that needs no oracle raises an alarm.
+
+    Raises:
+        UsageError: a setting of the evaluation that `thack distill` alone follows.
     """
 
     evaluation: EvaluationSettings = field(default_factory=lambda: EvaluationSettings(student_samples=False))
     seed: int = 0
     out: Path | str | None = None
     stop_on_alarm: bool = False
+
+    def __post_init__(self) -> None:
+        for name in _OF_RUNS:
+            if getattr(self.evaluation, name) != getattr(EvaluationSettings(), name):
+                raise UsageError(
+                    f"evaluation.{name} belongs to `thack distill`: a callback evaluates where its `every` says",
+                    hint=f"leave out `{name}`, and set `every` of HackingCallback",
+                )
 
 
 class HackingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here

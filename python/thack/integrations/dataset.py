@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from thack.cache import Cache
+from thack.checks.losses import check_loss_alone
 from thack.config import LossSettings
 from thack.data.sequence import TokenSequence, cache_positions
 from thack.errors import MismatchError, UsageError
@@ -134,11 +135,12 @@ class CacheLoss:
         settings: Which divergence; None: forward KL.
 
     Raises:
-        UsageError: on a call, labels that lost the target.
+        UsageError, UndefinedLoss: a setting that a loss alone cannot follow; on a call, labels that lost the target.
     """
 
     def __init__(self, settings: LossSettings | None = None) -> None:
         self.settings = settings or LossSettings()
+        check_loss_alone(self.settings)
 
     def __call__(self, outputs: Any, labels: CachedLabels | TensorLabels, num_items_in_batch: Any = None) -> Tensor:
         """Σ loss / response tokens of the optimizer step (of this batch, where the Trainer does not count them)."""

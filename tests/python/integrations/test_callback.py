@@ -69,6 +69,12 @@ def test_training_is_undisturbed(callback: HackingCallback, tmp_path: Path) -> N
     assert not with_it.get_output_embeddings()._forward_pre_hooks
 
 
+@pytest.mark.parametrize("name", ["count", "every", "tasks_limit"])
+def test_settings_of_a_run_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"evaluation\.{name} belongs to `thack distill`"):
+        CallbackSettings(evaluation=EvaluationSettings(**{name: 3}))  # type: ignore[arg-type]
+
+
 def test_columns_are_those_of_evaluate(
     callback: HackingCallback, eval_set: EvalSet, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:

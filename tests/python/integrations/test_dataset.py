@@ -12,10 +12,10 @@ import torch
 import transformers
 
 from thack import Cache, api
-from thack.config import CacheSettings, DataSettings, LossSettings
+from thack.config import CacheSettings, DataSettings, LossSettings, PolicySettings
 from thack.data import Record
 from thack.data.tokenizer import Tokenizer
-from thack.errors import MismatchError, ModelError
+from thack.errors import MismatchError, ModelError, UndefinedLoss, UsageError
 from thack.integrations import CacheCollator, CacheDataset, CacheLoss
 from thack.losses import token_losses
 from thack.models.batch import Batch
@@ -141,6 +141,26 @@ def test_a_mixture_of_experts_is_balanced_as_in_our_loop(cache: Cache, tokenizer
     with torch.no_grad():  # an evaluation is the divergence alone
         alone = CacheLoss(loss.settings)(model(**inputs), labels)
     assert not asks or alone < found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LossSettings(policy=PolicySettings(weight=1.0)),
+        LossSettings(policy=PolicySettings(discount=1.0)),
+        LossSettings(ce_weight=1.0, mix="curriculum"),
+        LossSettings(cross_tokenizer="alm"),
+        LossSettings(cross_tokenizer="cell-next"),
+        LossSettings(alm_temperature=1.0),
+        LossSettings(fused=True),
+        LossSettings(mix="entropy"),
+        LossSettings(entropy_order=0.5),
+    ],
+    ids=str,
+)
+def test_settings_that_a_loss_alone_cannot_follow_are_refused(settings: LossSettings) -> None:
+    with pytest.raises((UsageError, UndefinedLoss), match=r"loss\."):
+        CacheLoss(settings)
 
 
 def test_their_evaluation_with_a_worker_is_the_mean_over_tokens(
