@@ -4,7 +4,8 @@
     Tsallis      S_γ = (Σ p^γ − 1) / (1 − γ)                   of order γ < 1, which tends to H as γ → 1
 
 dense      both exactly.
-sampled    H is part of the record; S_γ is not known. So are they of a projected target.
+sampled    H is part of the record; S_γ is not known. So are they of a projected target. Of a mixture with weights w,
+           Σ w_c H(p_c) ≤ H ≤ Σ w_c H(p_c) + H(w), and at most log V.
 top-k      Σ p^γ exactly where the log-tail at T = 1/γ is stored. Of H, the kept ids' part exactly; that of a tail of
            mass t, whose ids have at most the smallest kept probability p_K, lies between −t·log min(t, p_K) and
            −t·log(t / (V − K)).
@@ -45,7 +46,10 @@ def entropy_bounds(target: Target, order: float = 1.0) -> tuple[Tensor, Tensor]:
         if order != 1:
             kind = "sampled" if isinstance(target, SampledTarget) else "projected"
             raise _undefined(f"entropy of order {order:g} is not known of {kind} targets", "loss.entropy_order = 1")
-        return target.entropy_N, target.entropy_N
+        if target.entropy_above_N is None:
+            return target.entropy_N, target.entropy_N
+        highest_N = (target.entropy_N + target.entropy_above_N).clamp(max=math.log(target.vocab_size))
+        return target.entropy_N, torch.maximum(target.entropy_N, highest_N)
     if target.log_tail_N is None or target.processed:
         raise _undefined(
             "the teacher's entropy is not known of a top-k target without its own tail", "loss.mix = confidence"

@@ -71,7 +71,8 @@ def mix(targets: Sequence[Target], weights_NC: Tensor) -> Target:
     dense:   log p = logsumexp_c(log w_c + log p_c).
     sampled: the ids of all targets, each with Σ_c w_c · weight_c: an unbiased estimate of p, since expectation is
              linear. Its entropy is Σ_c w_c H(p_c), as that of p is not known: the loss is an unbiased estimate of
-             Σ_c w_c KL(p_c‖q), which has the gradient of KL(p‖q). Its τ is the largest w_c τ_c.
+             Σ_c w_c KL(p_c‖q), which has the gradient of KL(p‖q). H(p) is above it by at most H(w). Its τ is the
+             largest w_c τ_c.
     projected: Wᵀp = Σ_c w_c Wᵀp_c, with the same entropy, and so the same loss.
 
     Args:
@@ -92,6 +93,7 @@ def mix(targets: Sequence[Target], weights_NC: Tensor) -> Target:
             projected[0],
             mean_NH=(means_NHC * weights_NC.float()[:, None]).sum(dim=2),
             entropy_N=_mean_entropy(projected, weights_NC),
+            entropy_above_N=torch.special.entr(weights_NC).sum(dim=1).float(),
             realised_logprob_N=realised_N,
         )
     drawn = [t for t in targets if isinstance(t, SampledTarget)]
@@ -109,6 +111,7 @@ def mix(targets: Sequence[Target], weights_NC: Tensor) -> Target:
         counts_N=counts_N,
         tau_N=(torch.stack([t.tau_N for t in drawn], dim=1) * weights_NC.float()).amax(dim=1),
         entropy_N=_mean_entropy(drawn, weights_NC),
+        entropy_above_N=torch.special.entr(weights_NC).sum(dim=1).float(),
         vocab_size=drawn[0].vocab_size,
         realised_logprob_N=realised_N,
     )

@@ -127,8 +127,10 @@ class SampledTarget(Packed):
             of a teacher without a share of the row.
         counts_N: int32, valid entries of each row.
         tau_N: float32, the threshold τ.
-        entropy_N: float32, H(p) in nats: it makes the cross-entropy an unbiased estimate of the KL divergence.
+        entropy_N: float32, H(p) in nats: it makes the cross-entropy an unbiased estimate of the KL divergence. Of a
+            mixture, the mean of its teachers' (`join.mix`).
         vocab_size: number of ids of the distribution.
+        entropy_above_N: float32, how far H(p) may be above entropy_N; None: it is entropy_N.
         realised_logprob_N: as of `DenseTarget`.
 
     Example:
@@ -146,6 +148,7 @@ class SampledTarget(Packed):
     tau_N: Tensor
     entropy_N: Tensor
     vocab_size: int
+    entropy_above_N: Tensor | None = None
     realised_logprob_N: Tensor | None = None
 
 
@@ -155,8 +158,9 @@ class FrozenHeadTarget(Packed):
 
     Args:
         mean_NH: float32, Wᵀp = Σ_v p_v W_v, the expected row of the head; H is the student's hidden width.
-        entropy_N: float32, H(p) in nats.
+        entropy_N: as of `SampledTarget`.
         vocab_size: number of ids of the distribution.
+        entropy_above_N: as of `SampledTarget`.
         realised_logprob_N: as of `DenseTarget`.
 
     Example:
@@ -168,6 +172,7 @@ class FrozenHeadTarget(Packed):
     mean_NH: Tensor
     entropy_N: Tensor
     vocab_size: int
+    entropy_above_N: Tensor | None = None
     realised_logprob_N: Tensor | None = None
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from thack import kernels
 from thack.errors import UndefinedLoss
+from thack.losses.mix import hard_share
 from thack.losses.sparse import sparse_divergence
 from thack.schema.targets import Divergence
+from thack.targets.entropy import entropy_bounds, entropy_of
+from thack.targets.frozen_head import FrozenHead
 from thack.targets.join import concatenate, mix
 from thack.targets.types import DenseTarget, FrozenHeadTarget, SampledTarget, Target, TopKTarget
 
@@ -134,6 +141,34 @@ def test_the_loss_on_joined_samples_is_the_weighted_sum_of_the_losses(dtype: tor
     (gradient,) = torch.autograd.grad(found_N.sum(), student_NV, retain_graph=True)
     (expected,) = torch.autograd.grad(expected_N.sum(), student_NV)
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 1000), st.integers(2, 4), st.sampled_from([0.1, 2.0, 40.0]))
+def test_the_entropy_of_a_mixture_is_within_its_bounds(seed: int, teachers: int, sharpness: float) -> None:
+    """Of samples and of projected rows, which know each teacher's alone; equal bounds where one has all weight."""
+    rows = [logits(seed + c, sharpness) for c in range(teachers)]
+    weights_NC = rows_of_weights(seed, teachers)
+    log_p = [torch.log_softmax(row, dim=1) for row in rows]
+    exact_N = entropy_of(spread(mix([DenseTarget(log_probs_NV=one) for one in log_p], weights_NC)).log())
+    head = FrozenHead(weight_VH=torch.ones(V, 2), fingerprint="")
+    for targets in ([drawn(row, 3) for row in rows], [head.project(one) for one in log_p]):
+        low_N, high_N = entropy_bounds(mix(targets, weights_NC))
+        assert (low_N - 1e-5 <= exact_N).all() and (exact_N <= high_N + 1e-5).all()
+        assert (high_N <= math.log(V) + 1e-5).all() and torch.equal(low_N[:2], high_N[:2])
+
+
+def test_two_sure_teachers_that_disagree_are_not_sure_together() -> None:
+    one = torch.ones(1)
+    sure = [
+        SampledTarget(
+            ids_NK=torch.tensor([[i]]).int(), weights_NK=one[:, None], counts_N=one.int(), tau_N=0 * one,
+            entropy_N=0 * one, vocab_size=8,
+        )
+        for i in (1, 2)
+    ]  # fmt: skip
+    found = hard_share("entropy", mix(sure, torch.tensor([[0.5, 0.5]])), torch.tensor([1]))
+    assert abs(float(found.share_N) - 2 / 3) <= float(found.unsure_N) + 1e-6  # H(p) = log 2, of log 8 at most
 
 
 def test_top_k_mixtures_are_refused() -> None:
