@@ -3,13 +3,14 @@
     p, q   at the first row of a chunk, times the probabilities of the realised later tokens of the chunk
     loss = h · Σ_s d(p_s, q_s) + (1 − h) · Σ_k |p_(k) − q_(k)|          h = |equal strings| / V_T
 
-The first sum is over ids of equal strings, the second over the sorted others. d is the summand of forward KL, reverse
-KL or JSD, of masses of at least 10⁻⁸; where they do not sum to 1 they are not scaled, so a value may be negative.
+The first sum is over ids of equal strings, the second over the sorted others. Where a teacher has two ends and the
+student one, their masses are added up. d is the summand of forward KL, reverse KL or JSD, of masses of at least 10⁻⁸;
+where they do not sum to 1 they are not scaled, so a value may be negative.
 
 TRL's strategy "observed", whose rows are off by one as of 1.16 (its row k predicts token k + 1), as a hybrid loss with
 the weights that TRL takes by itself. Ends are compared, which TRL leaves out unless it is asked to.
 
-N student rows, B chunks, S ids of equal strings, V student ids, V_T teacher ids.
+N student rows, B chunks, S ids of equal strings, U those of the student, V student ids, V_T teacher ids.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ def gold_divergence(logits_NV: Tensor, target: MergedTarget, divergence: Diverge
     q_BV = log_q_NV[target.is_first_N].exp() * _later(log_q_NV, target).exp()[:, None]
     p_BV = target.mass_NV[target.is_first_N].to(q_BV.dtype)
     equal = target.equal
-    teacher_S, student_S = equal.teacher_S.to(q_BV.device), equal.student_S.to(q_BV.device)
+    teacher_S, student_U = equal.teacher_S.to(q_BV.device), equal.student_U.to(q_BV.device)
     share = len(teacher_S) / p_BV.shape[1]
-    matched_B = _summand(p_BV[:, teacher_S], q_BV[:, student_S], divergence).sum(1)
-    others_B = sorted_distance(_rest(q_BV, student_S), _rest(p_BV, teacher_S), p_BV.new_zeros(len(p_BV)))
+    matched_B = _summand(equal.teacher_mass(p_BV), q_BV[:, student_U], divergence).sum(1)
+    others_B = sorted_distance(_rest(q_BV, student_U), _rest(p_BV, teacher_S), p_BV.new_zeros(len(p_BV)))
     loss_B = share * matched_B + (1 - share) * others_B
     return torch.zeros_like(log_q_NV[:, 0]).masked_scatter(target.is_first_N, loss_B)
 
@@ -57,10 +58,10 @@ def _later(log_q_NV: Tensor, target: MergedTarget) -> Tensor:
     return zero_B.index_add(0, target.chunk_N[later_N], log_q_N[later_N])
 
 
-def _rest(mass_BV: Tensor, matched_S: Tensor) -> Tensor:
+def _rest(mass_BV: Tensor, matched: Tensor) -> Tensor:
     """Masses of the other ids, largest first."""
     is_other_V = torch.ones(mass_BV.shape[1], dtype=torch.bool, device=mass_BV.device)
-    is_other_V[matched_S] = False
+    is_other_V[matched] = False
     return mass_BV[:, is_other_V].sort(1, descending=True).values
 
 

@@ -65,13 +65,23 @@ class SortedTarget(Packed):
 class EqualStrings:
     """Ids of either vocabulary that are the same bytes, or the same kind of end.
 
+    A student whose only end is EOS says with it both of a teacher's ends: U, the distinct ids, are fewer than S then.
+
     Args:
         teacher_S: int64, increasing.
         student_S: int64, of the same strings.
     """
 
     def __init__(self, teacher_S: Tensor, student_S: Tensor) -> None:
-        self.teacher_S, self.student_S = teacher_S, student_S
+        place = {u: i for i, u in enumerate(dict.fromkeys(student_S.tolist()))}
+        self.teacher_S = teacher_S
+        self.student_U = torch.tensor(list(place), dtype=torch.int64)
+        self.place_S = torch.tensor([place[u] for u in student_S.tolist()], dtype=torch.int64)  # in student_U
+
+    def teacher_mass(self, mass_BV: Tensor) -> Tensor:
+        """mass_BU of the teacher's ids, by the student's: ids of one of the student's are added up."""
+        teacher_S, place_S = self.teacher_S.to(mass_BV.device), self.place_S.to(mass_BV.device)
+        return mass_BV.new_zeros(len(mass_BV), len(self.student_U)).index_add_(1, place_S, mass_BV[:, teacher_S])
 
     @classmethod
     def of(cls, cells: Cells, teacher_width: int, student_width: int) -> EqualStrings:

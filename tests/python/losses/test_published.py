@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from thack.losses import divergence
 from thack.schema.cross_tokenizer import PUBLISHED, check_across_defined, check_published_target
 from thack.schema.targets import Divergence, TargetSpec
 from thack.targets.across import AlignedResponse, CellCounts
-from thack.targets.published import ChunkTarget, PublishedCarrier, PublishedTarget
+from thack.targets.published import ChunkTarget, EqualStrings, MergedTarget, PublishedCarrier, PublishedTarget
 from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
 
 from . import published_reference as reference
@@ -142,6 +143,27 @@ def test_gradient_by_finite_differences(variant: str) -> None:
     direction_NV = torch.randn_like(z_NV)
     above, below = (divergence((z_NV + sign * step * direction_NV).detach(), given, KL).sum() for sign in (1.0, -1.0))
     torch.testing.assert_close((above - below) / (2 * step), (slope_NV * direction_NV).sum(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
+def test_two_ends_of_a_teacher_are_one_of_the_student(kind: Any) -> None:
+    """GOLD is 0 with its gradient where the student gives its EOS what the teacher gives EOS and the end of a turn."""
+    same = SimpleNamespace(id_of={b"a": 0, b"b": 1})
+    teacher = SimpleNamespace(id_of=same.id_of, roles={"eos": 2, "turn": 3})
+    student = SimpleNamespace(id_of=same.id_of, roles={"eos": 2})
+    compared: Any = SimpleNamespace(teacher=SimpleNamespace(bpe=teacher), student=SimpleNamespace(bpe=student))
+    given = MergedTarget(
+        labels_N=torch.tensor([2]),
+        chunk_N=torch.tensor([0]),
+        is_first_N=torch.tensor([True]),
+        mass_NV=torch.tensor([[0.05, 0.05, 1e-6, 0.9 - 1e-6]], dtype=torch.float64),
+        equal=EqualStrings.of(compared, 4, 3),
+        vocab_size=3,
+    )
+    z_NV = torch.tensor([[0.05, 0.05, 0.9]], dtype=torch.float64).log().requires_grad_()
+    loss = divergence(z_NV, given, Divergence(kind=kind)).sum()
+    assert abs(float(loss.detach())) < 1e-9
+    assert torch.autograd.grad(loss, z_NV)[0].abs().max() < 1e-9
 
 
 def test_chunks_cover_both_encodings() -> None:
