@@ -10,7 +10,8 @@ sampling a token from threshold sampling. `example` is the index of the prompt i
              0, 1, 2 the models that wrote an evaluation set's fixed responses, in their order, by its own seed
              3       the student's responses in an evaluation (`EVALUATION_STREAM`)
     sample   0 …     which of several responses to one prompt; below 2^31
-             2^31 …  the draws of a multinomial target (`MULTINOMIAL_SAMPLE`)
+             2^31 …  the draws of a multinomial target (`MULTINOMIAL_SAMPLE`), the same for every response to a
+                     prompt, so that their errors at a position are alike: published numbers have it so
              2^32−1  the teacher's other responses of the training monitors (`MONITOR_SAMPLE`), downwards
              ± n·2^27  the n-th further try, where a response could not be used (`further_try`)
 
