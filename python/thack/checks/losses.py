@@ -9,7 +9,7 @@ from thack.config import DistillSettings, LossSettings, PolicySettings, Sampling
 from thack.config.specs import policy_gradient
 from thack.errors import UndefinedLoss, UsageError
 from thack.schema.cross_tokenizer import PUBLISHED
-from thack.schema.targets import TargetSpec
+from thack.schema.targets import TargetSpec, exactly
 
 
 def check_policy(settings: DistillSettings) -> None:
@@ -143,7 +143,7 @@ def check_mix_defined(loss: LossSettings, spec: TargetSpec) -> None:
     raise UndefinedLoss(
         f"loss.entropy_order = {order:g}: {spec.kind} targets do not know the entropy of that order",
         hint="use `loss.entropy_order = 1`, a dense target, "
-        f"or top-k targets of a cache with `temperatures = [{1 / order:g}]`",
+        f"or top-k targets of a cache with `temperatures = [{exactly(1 / order)}]`",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thack.errors import UndefinedLoss
-from thack.schema.targets import Divergence, TargetSpec
+from thack.schema.targets import Divergence, TargetSpec, exactly
 
 
 def check_defined(spec: TargetSpec, divergence: Divergence) -> None:
@@ -55,11 +55,11 @@ def _check_truncated(spec: TargetSpec, divergence: Divergence) -> None:
             hint="use forward_kl, or import raw log-probabilities",
         )
     if temperature != 1 and temperature not in spec.temperatures:
-        kept = ", ".join(f"{t:g}" for t in sorted({1.0, *spec.temperatures}))
-        others = "`target.kind` dense or mixed" if spec.live else f"a cache with `temperatures = [{temperature:g}]`"
+        kept, asked = ", ".join(map(exactly, sorted({1.0, *spec.temperatures}))), exactly(temperature)
+        others = "`target.kind` dense or mixed" if spec.live else f"a cache with `temperatures = [{asked}]`"
         raise UndefinedLoss(
             f"temperature {temperature:g} needs the tail at that temperature, which is not kept",
-            details=(f"asked  {temperature:g}", f"kept   {kept}"),
+            details=(f"asked  {asked}", f"kept   {kept}"),
             hint=f"use `loss.temperature = 1`, or {others}",
         )
 

@@ -361,3 +361,14 @@ class LossTerm:
 
     def __str__(self) -> str:
         return f"{self.divergence or self.policy or 'cross_entropy'}:{self.weight!r}"
+
+
+def exactly(temperature: float) -> str:
+    """What to type for it: tails are found by the number itself, so 1/0.3 must not be cut to 3.33333.
+
+    Example:
+        >>> exactly(2.0), exactly(1 / 0.3)
+        ('2', '3.3333333333333335')
+    """
+    short = f"{temperature:g}"
+    return short if float(short) == temperature else repr(temperature)

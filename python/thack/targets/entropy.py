@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from thack.errors import UndefinedLoss
+from thack.schema.targets import exactly
 from thack.targets.types import DenseTarget, FrozenHeadTarget, SampledTarget, Target, TopKTarget
 
 
@@ -62,8 +63,8 @@ def _of_top_k(target: TopKTarget, log_tail_N: Tensor, order: float) -> tuple[Ten
         log_powers_N = target.log_tail_at.get(1 / order)
         if log_powers_N is None:
             raise _undefined(
-                f"entropy of order {order:g} needs the tail at temperature {1 / order:g}, which is not kept",
-                f"loss.entropy_order = 1, or a cache with temperatures = [{1 / order:g}]",
+                f"entropy of order {order:g} needs the tail at temperature {exactly(1 / order)}, which is not kept",
+                f"loss.entropy_order = 1, or a cache with temperatures = [{exactly(1 / order)}]",
             )
         total_N = log_powers_N.exp() + (order * target.log_probs_NK).exp().sum(dim=1)
         found_N = (total_N - 1) / (1 - order)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from thack.checks.losses import check_mix, check_mix_defined
@@ -16,7 +20,8 @@ from thack.losses import token_losses
 from thack.losses.fused import fused_divergence
 from thack.losses.mix import columns, curriculum, hard_share
 from thack.losses.rows import sides_of
-from thack.schema.targets import TargetSpec
+from thack.schema.defined import check_defined
+from thack.schema.targets import Divergence, TargetSpec
 from thack.targets.entropy import entropy_bounds, most_entropy
 from thack.targets.projected import Projection
 from thack.targets.select import select
@@ -128,6 +133,26 @@ def test_weights_are_between_0_and_1_at_the_ends(order: float) -> None:
 def test_a_curriculum_goes_from_hard_to_soft() -> None:
     assert [curriculum(step, 10, 1.0) for step in (0, 5, 10)] == [0, 0.5, 1]
     assert [curriculum(step, 10, 0.2) for step in (0, 1, 2, 9)] == [0, 0.5, 1, 1]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.one_of(st.floats(0.02, 0.99), st.integers(1, 19).map(lambda twentieths: twentieths / 20)))
+def test_the_temperature_that_a_refusal_names_is_the_one_that_is_needed(order: float) -> None:
+    """Whoever types it has the cache; for a loss at that temperature too."""
+    loss, divergence = LossSettings(mix="entropy", ce_weight=1, entropy_order=order), Divergence(temperature=1 / order)
+    target: Any = select(torch.zeros(1, V), TargetSpec(kind="top-k", k=4), width=V)
+    for refused in (
+        lambda spec: check_mix_defined(loss, spec),
+        lambda spec: check_defined(spec, divergence),
+        lambda spec: entropy_bounds(
+            replace(target, log_tail_at=dict.fromkeys(spec.temperatures, torch.zeros(1))), order
+        ),
+    ):
+        with pytest.raises(UndefinedLoss) as found:
+            refused(TargetSpec(kind="top-k", k=4))
+        typed = re.search(r"temperatures = \[(.*)\]", str(found.value.hint))
+        assert typed
+        refused(TargetSpec(kind="top-k", k=4, temperatures=(float(typed[1]),)))
 
 
 def test_what_has_nothing_to_weigh_or_no_entropy_is_refused() -> None:
