@@ -45,4 +45,5 @@ def _tempered(log_C: Tensor, target: ChunkTarget) -> Tensor:
 
 def _binary_kl(log_p_C: Tensor, log_q_C: Tensor) -> Tensor:
     not_p_C = -torch.expm1(log_p_C)
-    return (1 - not_p_C) * (log_p_C - log_q_C) + not_p_C * (not_p_C.log() - (-torch.expm1(log_q_C)).log())
+    gap_C = torch.where(not_p_C < 1, log_p_C - log_q_C, 0)  # what the teacher rules out adds 0, not 0·(−∞)
+    return (1 - not_p_C) * gap_C + not_p_C * (not_p_C.log() - (-torch.expm1(log_q_C)).log())

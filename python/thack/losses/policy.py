@@ -25,6 +25,7 @@ N response tokens, C those of a chunk, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -78,12 +79,15 @@ def policy_loss(policy: PolicyGradient, log_q_N: Tensor, log_p_N: Tensor, behavi
     """
     gap_N = log_p_N.to(log_q_N.dtype) - log_q_N
     written_N = log_q_N if behaviour.log_prob_N is None else behaviour.log_prob_N.to(log_q_N.dtype)
-    ratio_N = (log_q_N - written_N).exp()
+    log_ratio_N = log_q_N - written_N
+    ratio_N = log_ratio_N.exp()
     low, high = 1 - policy.clip, 1 + policy.clip
     if policy.estimator == "k3":
         weight_N, clipped_N = _weights(policy, ratio_N, high)
-        e_N = gap_N.exp()
-        return PolicyLoss(weight_N * (e_N - 1 - gap_N), weight_N * (1 - e_N), ratio_N, clipped_N)
+        # w·e^d in one power: where ρ makes up for it, e^d alone may be infinite.
+        log_weight_N = log_ratio_N.clamp_max(math.log(high)) if policy.importance == "truncated" else 0
+        weighted_N = (gap_N + log_weight_N).exp()
+        return PolicyLoss(weighted_N - weight_N * (1 + gap_N), weight_N - weighted_N, ratio_N, clipped_N)
     advantage_N = gap_N if behaviour.later_N is None else gap_N + behaviour.later_N.to(gap_N.dtype)
     if policy.importance == "ppo":
         bounded_N = ratio_N.clamp(low, high)

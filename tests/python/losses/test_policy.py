@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -160,6 +161,22 @@ def test_value_and_slope_are_those_of_the_surrogate(estimator: Any, importance: 
     torch.testing.assert_close(found.value_N, wanted.detach())
     torch.testing.assert_close(found.slope_N, slope)
     assert (importance != "none") == bool(found.clipped_N.any())
+
+
+def test_k3_is_finite_where_a_stale_token_has_become_unlikely() -> None:
+    """ρ·e^d = p/b is small where e^d is beyond float32; also where ρ is at its bound."""
+    log_q, log_p, log_b = (
+        torch.tensor([-100.0, -95.0, -30.0]),
+        torch.tensor([-1.0, -2.0, -3.0]),
+        torch.tensor([-2.0, -2.0, -31.0]),
+    )
+    found = policy_loss(PolicyGradient(estimator="k3", clip=0.2), log_q, log_p, Behaviour(log_prob_N=log_b))
+    wide = policy_loss(
+        PolicyGradient(estimator="k3", clip=0.2), log_q.double(), log_p.double(), Behaviour(log_prob_N=log_b.double())
+    )
+    torch.testing.assert_close(found.slope_N[0].item(), -math.e, rtol=1e-4, atol=0)
+    for one, other in ((found.value_N, wide.value_N), (found.slope_N, wide.slope_N)):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=0)
 
 
 def test_later_advantages_by_the_definition_within_each_response() -> None:

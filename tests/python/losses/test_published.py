@@ -145,6 +145,25 @@ def test_gradient_by_finite_differences(variant: str) -> None:
     torch.testing.assert_close((above - below) / (2 * step), (slope_NV * direction_NV).sum(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_chunk_that_the_teacher_rules_out_is_the_other_event_alone() -> None:
+    """ALM of p = 0 is −τ·log(1 − q^(1/τ)), with its gradient, also where the student rules the chunk out too."""
+    given = ChunkTarget(
+        labels_N=torch.tensor([1, 1]),
+        chunk_N=torch.tensor([0, 1]),
+        is_last_N=torch.tensor([True, True]),
+        log_p_N=torch.tensor([-torch.inf, -torch.inf]),
+        temperature=100.0,
+        vocab_size=3,
+    )
+    z_NV = torch.tensor([[0.3, 1.0, -2.0], [0.3, -torch.inf, 1.0]], dtype=torch.float64).requires_grad_()
+    loss_N = divergence(z_NV, given, KL)
+    log_q = torch.log_softmax(z_NV[0], 0)[1]
+    expected = -100 * (-torch.expm1(log_q / 100)).log()
+    torch.testing.assert_close(loss_N, torch.stack([expected, torch.zeros_like(expected)]))
+    slopes = [torch.autograd.grad(loss, z_NV, retain_graph=True)[0] for loss in (loss_N.sum(), expected)]
+    torch.testing.assert_close(*slopes)
+
+
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
 def test_two_ends_of_a_teacher_are_one_of_the_student(kind: Any) -> None:
     """GOLD is 0 with its gradient where the student gives its EOS what the teacher gives EOS and the end of a turn."""
