@@ -11,6 +11,7 @@ from thack.config import CacheSettings
 from thack.config.specs import target_spec
 from thack.errors import UsageError
 from thack.files import check_output
+from thack.serving.client import check_address
 
 
 def check_capture(settings: CacheSettings, *, writes: bool = True) -> CacheSettings:
@@ -54,6 +55,7 @@ def _check_server(settings: CacheSettings, *, writes: bool) -> None:
     for other in ("teacher", "hidden_states"):
         if getattr(settings, other):
             raise UsageError(f"`{other}` and `server.url` are both given", hint="leave one of them out")
+    check_address(settings.server.url)
     if not settings.server.tokenizer:
         raise UsageError(
             "a teacher behind a server needs its tokenizer",

@@ -16,6 +16,7 @@ from thack.reading import BadJson, parse_json
 from thack.schema.cross_tokenizer import check_across_defined
 from thack.schema.defined import check_defined
 from thack.schema.targets import LossTerm, TargetSpec
+from thack.serving.client import check_address
 
 
 def check_combination(settings: DistillSettings) -> None:
@@ -229,6 +230,7 @@ def check_server(settings: DistillSettings) -> None:
     other = "cache" if settings.cache else "teacher" if settings.teacher else ""
     if other:
         raise UsageError(f"`{other}` and `server.url` are both given", hint="take targets from one of them")
+    check_address(settings.server.url)
     if settings.source.kind != "offline":
         raise UsageError(
             f"source.kind = {settings.source.kind} does not go with a server",

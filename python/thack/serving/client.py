@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 from thack.config import ServerSettings
 from thack.errors import ServerError, UsageError
@@ -19,6 +21,22 @@ _LONGEST_WAIT_S = 30.0
 _LONGEST_ASKED_S = 600.0  # a server may ask for more in Retry-After: it is asked again after this
 _PART_BYTES = 1 << 16
 _REPEATED = (408, 409, 425, 429, 500, 502, 503, 504)
+
+
+def check_address(url: str) -> None:
+    """Refuse what is no address of a server, before it is asked again and again.
+
+    Raises:
+        UsageError: says what to type.
+    """
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that is left open
+        right = False
+    if not right:
+        host = url if re.fullmatch(r"(?!https?/|https?:)[\w.-]+(:\d+)?(/v1)?/?", url) else "localhost:8000"
+        raise UsageError(f"server.url = {url}: not an address of a server", hint=f"such as http://{host}")
 
 
 class Refusal(ServerError):
@@ -35,9 +53,13 @@ class Client:
     Args:
         settings: address, retries, time limit, name of the variable with the key.
         wait: sleeps for a number of seconds.
+
+    Raises:
+        UsageError: `settings.url` is no address, or httpx is not installed.
     """
 
     def __init__(self, settings: ServerSettings, wait: Callable[[float], None] = time.sleep) -> None:
+        check_address(settings.url)
         self._http = _library()
         self._settings = settings
         self._wait = wait

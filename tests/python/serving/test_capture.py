@@ -19,6 +19,7 @@ from thack.config import CacheSettings, SamplingSettings
 from thack.data.sequence import TokenSequence
 from thack.errors import DataError, MismatchError, ServerError, ThackError, UsageError
 from thack.models.protocol import LanguageModel
+from thack.serving.client import check_address
 from thack.targets.types import TopKTarget
 
 SCORING = ("vllm", "sglang")
@@ -261,3 +262,29 @@ def test_what_a_server_cannot_give_is_refused_before_it_is_asked(
 def test_a_model_that_the_server_does_not_have_is_named(make: Make, teacher: LanguageModel) -> None:
     with serving(World(teacher, "vllm")) as url, pytest.raises(UsageError, match=r"no model 'big'.*\n.*tiny"):
         capture_served(make(url, server={"model": "big"}))
+
+
+@pytest.mark.parametrize(
+    ("url", "typed"),
+    [
+        ("localhost:8000", "http://localhost:8000"),
+        ("10.0.0.7:8000/v1", "http://10.0.0.7:8000/v1"),
+        ("gpu-3", "http://gpu-3"),
+        ("http//x", "http://localhost:8000"),
+        ("http:localhost", "http://localhost:8000"),
+        ("ftp://x", "http://localhost:8000"),
+        ("http://", "http://localhost:8000"),
+        ("http://x:port", "http://localhost:8000"),
+        ("http://[::1", "http://localhost:8000"),
+    ],
+)
+def test_what_is_no_address_is_refused_before_it_is_asked(url: str, typed: str, make: Make) -> None:
+    for refuse in (capture_served, check_capture):
+        with pytest.raises(UsageError, match="not an address of a server") as refused:
+            refuse(make(url))
+        assert refused.value.hint == f"such as {typed}"
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8000", "https://host/path/v1/", "http://[::1]:8000", "http://a"])
+def test_an_address_is_accepted(url: str) -> None:
+    check_address(url)
