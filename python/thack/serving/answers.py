@@ -12,8 +12,9 @@ since several ids may share one. The prompt's ids come from `prompt_token_ids` o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from thack.errors import DataError
 Entry = tuple[np.ndarray, np.ndarray]  # ids int64, natural log-probabilities float64
 _PREFIX = "token_id:"
 _TOLERANCE = 1e-3  # servers round log-probabilities
+_MOST_PADDED = 0.05  # mass of padded ids, which were never trained; tokens that a tokenizer lacks have more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,15 +148,59 @@ def check_entry(entry: Entry, k: int, vocab_size: int, place: str) -> None:
         raise DataError(f"{place}: {wrong} is not a log-probability")
 
 
+class PaddedError(DataError):
+    """An answer with padded ids, which the tokenizer does not have; another answer may do without them.
+
+    `is_drawn`: the response itself has one, else its rows have too few other ids.
+    """
+
+    def __init__(self, message: str, *, is_drawn: bool) -> None:
+        super().__init__(message)
+        self.is_drawn = is_drawn
+
+
+def without_padded(entry: Entry, tokenizer_size: int, place: str, most: float = 1.0) -> Entry:
+    """The entry on the tokenizer's ids alone, scaled to them, as a capture has it: padded ids take no part.
+
+    Raises:
+        DataError: their mass is `most` or more.
+    """
+    ids, log_probs = entry
+    padded = ids >= tokenizer_size
+    if not padded.any():
+        return entry
+    mass = float(np.exp(log_probs[padded]).sum())
+    if padded.all() or mass >= most:
+        raise DataError(
+            f"{place}: a mass of {mass:.2f} is on ids that the tokenizer does not have",
+            hint="use the tokenizer of that model, with all of its added tokens",
+        )
+    return ids[~padded], log_probs[~padded] - np.log1p(-mass)
+
+
 def check_choice(choice: Choice, k: int, vocab_size: int) -> Choice:
-    """`check_entry` for every token of a response, and that its own ids are in the vocabulary."""
+    """The choice on the tokenizer's ids alone, with `check_entry` for every token of the response.
+
+    Raises:
+        PaddedError: padded ids are in the response, or leave a row with fewer than k others.
+        DataError: the answer cannot be used.
+    """
     if not len(choice.response):
         raise DataError("an empty response")
     if choice.response.min() < 0 or choice.response.max() >= vocab_size:
-        raise DataError(f"the response has an id outside the vocabulary of {vocab_size:,}")
-    for place, entry in enumerate(choice.entries):
-        check_entry(entry, k, vocab_size, f"response token {place}")
-    return choice
+        raise PaddedError(f"the response has an id outside the vocabulary of {vocab_size:,}", is_drawn=True)
+    entries = [
+        checked_entry(entry, k, vocab_size, f"response token {place}") for place, entry in enumerate(choice.entries)
+    ]
+    if (fewest := min(len(ids) for ids, _ in entries)) < k:
+        raise PaddedError(f"{fewest} entries on ids of the tokenizer, expected {k}", is_drawn=False)
+    return replace(choice, entries=entries)
+
+
+def checked_entry(entry: Entry, k: int, vocab_size: int, place: str) -> Entry:
+    """An entry of k ids or more, without the padded ones among them; raises as `check_entry`."""
+    check_entry(entry, k, sys.maxsize, place)
+    return without_padded(entry, vocab_size, place, _MOST_PADDED)
 
 
 def _entry(pairs: Sequence[tuple[int, float]], token: int, value: float, place: int) -> Entry:

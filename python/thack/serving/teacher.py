@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,11 +12,12 @@ from thack.data.sequence import TokenSequence
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError
 from thack.files import digest
-from thack.serving.answers import Choice, check_choice
+from thack.serving.answers import Choice, PaddedError, check_choice, checked_entry
 from thack.serving.client import Client
 from thack.serving.dialects import Dialect, Question
 
 _ASK_AGAIN = 2  # after an answer that cannot be used
+_MORE_IDS = 32  # asked for where padded ids took the place of others
 
 
 class RemoteTeacher:
@@ -49,33 +51,52 @@ class RemoteTeacher:
             sampling=sampling,
             seed=int(digest(name.encode())[7:15], 16),
         )
-        return self._usable(sequence.prompt_id, lambda: self.dialect.generate(self.client, question))
+        return self._usable(sequence.prompt_id, question, self.dialect.generate)
 
     def score(self, sequence: TokenSequence) -> Choice:
         """The most likely ids of every token of the sequence's own response; raises as `respond`."""
         question = Question(model=self.model, prompt_ids=sequence.prompt_ids, k=self.k)
-        ask = self.dialect.score
-        return self._usable(sequence.prompt_id, lambda: ask(self.client, question, sequence.response_ids))
+
+        def ask(client: Client, question: Question) -> Choice:
+            return self.dialect.score(client, question, sequence.response_ids)
+
+        return self._usable(sequence.prompt_id, question, ask)
 
     def next_token(self, prompt_ids: np.ndarray, sampling: SamplingSettings) -> Choice:
-        """One token behind a prompt, with the most likely ids; raises as `respond`."""
+        """One token behind a prompt, whichever it is, with the most likely ids; raises as `respond`."""
         question = Question(model=self.model, prompt_ids=prompt_ids, k=self.k, sampling=sampling)
-        return self._usable("of the probe", lambda: self.dialect.generate(self.client, question))
+        return self._usable("of the probe", question, self.dialect.generate, _check_row)
 
-    def _usable(self, prompt: str, ask: Callable[[], Choice]) -> Choice:
-        for _ in range(_ASK_AGAIN):
+    def _usable(
+        self,
+        prompt: str,
+        question: Question,
+        ask: Callable[[Client, Question], Choice],
+        check: Callable[[Choice, int, int], Choice] = check_choice,
+    ) -> Choice:
+        for left in reversed(range(_ASK_AGAIN + 1)):
             try:
-                return self._checked(ask)
-            except DataError:
+                return self._checked(question, ask, check)
+            except DataError as error:
+                if not left:
+                    said = f"prompt {prompt}: {error.message}"
+                    raise DataError(said, details=error.details, hint=error.hint) from error
                 self.unusable += 1
-        try:
-            return self._checked(ask)
-        except DataError as error:
-            raise DataError(f"prompt {prompt}: {error.message}", details=error.details, hint=error.hint) from error
+                if isinstance(error, PaddedError):  # the same question has the same answer
+                    seed, k = (
+                        (question.seed + 1, question.k) if error.is_drawn else (question.seed, question.k + _MORE_IDS)
+                    )
+                    question = replace(question, seed=seed, k=k)
+        raise AssertionError("the last attempt returns or raises")
 
-    def _checked(self, ask: Callable[[], Choice]) -> Choice:
+    def _checked(
+        self,
+        question: Question,
+        ask: Callable[[Client, Question], Choice],
+        check: Callable[[Choice, int, int], Choice],
+    ) -> Choice:
         try:
-            return check_choice(ask(), self.k, self.tokenizer.size)
+            return check(ask(self.client, question), self.k, self.tokenizer.size)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
@@ -83,3 +104,8 @@ class RemoteTeacher:
             raise DataError(
                 f"not an answer of a {self.dialect.name} server ({problem})", hint="say what it is: `server.dialect`"
             ) from error
+
+
+def _check_row(choice: Choice, k: int, vocab_size: int) -> Choice:
+    """As `check_choice`, of a row alone: a padded id may have been drawn, and others may be fewer than k."""
+    return replace(choice, entries=[checked_entry(choice.entries[0], k, vocab_size, "response token 0")])

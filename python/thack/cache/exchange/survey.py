@@ -18,6 +18,7 @@ from thack.data.eos import Ends
 from thack.data.readers import other_prompt
 from thack.errors import DataError
 from thack.files import digest
+from thack.serving import answers
 
 # Log of the smallest normal float32. No softmax in float32 tells a lower value from 0. Servers write −100, −9999,
 # −1e4 or the lowest float where a probability is 0, because JSON has no −inf.
@@ -45,13 +46,10 @@ def without_padded(row: SourceRow, tokenizer_size: int) -> SourceRow:
     """The row on the tokenizer's ids alone, scaled to them, as a capture has it: padded ids take no part."""
     if all(ids.max() < tokenizer_size for ids, _ in row.entries):
         return row
-    entries = []
-    for n, (ids, log_probs) in enumerate(row.entries):
-        padded = ids >= tokenizer_size
-        mass = float(np.exp(log_probs[padded]).sum())
-        if padded.all() or mass >= 1:
-            raise DataError(f"{row.place}, response token {n}: all mass is on ids that the tokenizer does not have")
-        entries.append((ids[~padded], log_probs[~padded] - np.log1p(-mass) if padded.any() else log_probs))
+    places = (f"{row.place}, response token {n}" for n in range(len(row.entries)))
+    entries = [
+        answers.without_padded(entry, tokenizer_size, place) for entry, place in zip(row.entries, places, strict=True)
+    ]
     return replace(row, entries=entries)
 
 
