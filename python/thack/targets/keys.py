@@ -10,8 +10,7 @@ sampling a token from threshold sampling. `example` is the index of the prompt i
              0, 1, 2 the models that wrote an evaluation set's fixed responses, in their order, by its own seed
              3       the student's responses in an evaluation (`EVALUATION_STREAM`)
     sample   0 …     which of several responses to one prompt; below 2^31
-             2^31 …  the draws of a multinomial target (`MULTINOMIAL_SAMPLE`), the same for every response to a
-                     prompt, so that their errors at a position are alike: published numbers have it so
+             2^31 …  the draws of a multinomial target, those of each response after the other (`multinomial_sample`)
              2^32−1  the teacher's other responses of the training monitors (`MONITOR_SAMPLE`), downwards
              ± n·2^27  the n-th further try, where a response could not be used (`further_try`)
 
@@ -45,6 +44,11 @@ class Stream(IntEnum):
     DROPOUT = 2
     MONITORS = 3  # the prompts of the training monitors
     RESPONSE_SETS = 4  # which response a position uses under the guard
+
+
+def multinomial_sample(samples_N: Tensor, draw: int, draws: int) -> Tensor:
+    """The sample numbers of one of the `draws` of a multinomial target: of their own for each response to a prompt."""
+    return MULTINOMIAL_SAMPLE + (samples_N * draws + draw) % (MULTINOMIAL_SAMPLE // 2)  # far below MONITOR_SAMPLE
 
 
 def further_try(samples: np.ndarray, number: int) -> np.ndarray:

@@ -27,7 +27,7 @@ from thack.errors import ModelError, UsageError
 from thack.schema.targets import TargetSpec
 from thack.targets.entropy import entropy_of
 from thack.targets.frozen_head import FrozenHead
-from thack.targets.keys import MULTINOMIAL_SAMPLE
+from thack.targets.keys import multinomial_sample
 from thack.targets.types import DenseTarget, SampledTarget, Target, TopKTarget
 from thack.targets.vocabulary import log_probs
 
@@ -151,9 +151,9 @@ def _renormalised(log_p_NV: Tensor, k: int) -> TopKTarget:
 def _multinomial(log_p_NV: Tensor, draws: int, seed: int, keys_N4: Tensor) -> SampledTarget:
     """`draws` independent ids per row with weight count/draws each: E[weights] = p. τ is the weight of one draw."""
     drawn = []  # one after the other: rows for all draws would be [N·draws, V]
+    samples_N, keys_N4 = keys_N4[:, 2], keys_N4.clone()
     for draw in range(draws):
-        keys_N4 = keys_N4.clone()
-        keys_N4[:, 2] = MULTINOMIAL_SAMPLE + draw
+        keys_N4[:, 2] = multinomial_sample(samples_N, draw, draws)
         drawn.append(kernels.sample(log_p_NV, seed=seed, keys_N4=keys_N4))
     ids_ND = torch.stack(drawn, dim=1).sort(dim=1).values
     is_new_ND = torch.ones_like(ids_ND, dtype=torch.bool)

@@ -14,7 +14,7 @@ from thack.errors import ModelError, UsageError
 from thack.losses import forward_kl
 from thack.schema.targets import TargetSpec
 from thack.targets import DenseTarget, FrozenHeadTarget, SampledTarget, Target, TopKTarget, select
-from thack.targets.keys import MULTINOMIAL_SAMPLE
+from thack.targets.keys import MONITOR_SAMPLE, MULTINOMIAL_SAMPLE, multinomial_sample
 
 V = 40
 
@@ -100,6 +100,19 @@ def test_multinomial_draws_one_row_after_the_other(monkeypatch: pytest.MonkeyPat
         1, ids_ND, torch.full((30, draws), 1 / 8.0).double()
     )
     np.testing.assert_allclose(probabilities(found), expected_NV.numpy(), atol=1e-7)
+
+
+def test_responses_to_one_prompt_have_multinomial_draws_of_their_own() -> None:
+    """Their errors average out: 500 responses of 4 draws are as good as 2,000 draws."""
+    names, responses = keys(1).repeat(500, 1), torch.arange(500)
+    names[:, 2] = responses
+    row_V = logits(1)
+    found = select(row_V.repeat(500, 1), TargetSpec.parse("live/multinomial:4"), width=V, seed=3, keys_N4=names)
+    p = torch.softmax(row_V[0].double(), 0).numpy()
+    assert np.all(np.abs(probabilities(found).mean(0) - p) < 4 * np.sqrt(p / 2000) + 1e-6)
+    numbers = torch.stack([multinomial_sample(responses, draw, 4) for draw in range(4)])
+    assert len(numbers.unique()) == 2000
+    assert int(numbers.min()) >= MULTINOMIAL_SAMPLE and int(numbers.max()) < MONITOR_SAMPLE - (1 << 20)
 
 
 def test_a_prior_gives_the_tail_its_shape_and_leaves_the_kept_ids_alone() -> None:
