@@ -203,7 +203,7 @@ def import_cache(
         tokenizer: Model directory with the tokenizer of the ids.
         vocab_size: Width of the teacher's logits.
         top_k: Ids stored per token; 0: as many as every row has.
-        estimate_tail: Take 1 − Σp as the tail mass; else it is unknown.
+        estimate_tail: Take 1 − Σp as the tail mass where the source says none; False: The cache has no tail.
         logprobs: raw: log-softmax of the logits; processed: after a temperature, top-k, top-p or a mask, so that
             forward KL alone is defined; auto: raw, and rows that leave no tail are refused.
         packed_config: DistillKit's compression config of a packed Parquet file; by default the one beside it.

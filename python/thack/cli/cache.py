@@ -25,7 +25,7 @@ EXPORT_HELP = (
     "[dim]\\[safetensors][/]"
 )
 TOP_K_HELP = "Ids stored per token (0 = as many as every row has). [dim]\\[0][/]"
-TAIL_HELP = "Take 1 − Σp as the tail mass, or leave it unknown. [dim]\\[estimate-tail][/]"
+TAIL_HELP = "Take 1 − Σp as the tail mass where none is given, or have no tail. [dim]\\[estimate-tail][/]"
 LOGPROBS_HELP = (
     "What the numbers are: auto | raw | processed; auto refuses rows that were processed without notice. "
     "[dim]\\[auto][/]"

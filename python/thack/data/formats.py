@@ -64,7 +64,7 @@ def _pair(row: Mapping[str, Any], place: str) -> Record:
         response_ids=_ids(row),
         stopped=row.get("finish_reason") == "stop",
         was_cut=_was_cut(row),
-        sample=_sample(row),
+        sample=given_sample(row),
         teacher_prompt=_teacher_prompt(row),
         place=place,
     )
@@ -144,7 +144,7 @@ def _conversation(
         conversation=conversation,
         stopped=row.get("finish_reason") == "stop",
         was_cut=_was_cut(row),
-        sample=_sample(row),
+        sample=given_sample(row),
         teacher_prompt=_teacher_prompt(row),
         place=place,
     )
@@ -303,7 +303,7 @@ def given_name(row: Mapping[str, Any], key: str) -> str | None:
     return str(value)
 
 
-def _sample(row: Mapping[str, Any]) -> int:
+def given_sample(row: Mapping[str, Any]) -> int:
     """Which of a prompt's responses this is; part of the names of its random numbers."""
     value = row.get("sample")
     if value is None:

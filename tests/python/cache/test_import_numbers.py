@@ -88,7 +88,7 @@ def test_verify_reads_the_mass_of_every_record(tmp_path: Path, monkeypatch: pyte
     with monkeypatch.context() as patch:  # a tool that checks nothing
         none = np.empty(0, np.float32)
         patch.setattr(
-            "thack.cache.exchange.importing.pack", lambda _, layout, place: layout.native.encode_top_k(*heavy, none)
+            "thack.cache.exchange.importing.pack", lambda _, layout, *__: layout.native.encode_top_k(*heavy, none)
         )
         imported(tmp_path / "rows.jsonl", tmp_path / "cache")
     assert verify(tmp_path / "cache").ok

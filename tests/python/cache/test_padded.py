@@ -14,7 +14,11 @@ import torch
 from thack.cache import Cache
 from thack.cache.capture.job import capture
 from thack.cache.exchange.importing import ImportSettings, import_cache
+from thack.cache.exchange.readers import SourceRow
+from thack.cache.exchange.survey import completed, without_padded
+from thack.cache.exchange.tails import RowTail
 from thack.config import CacheSettings
+from thack.data.eos import Ends
 from thack.errors import DataError, MismatchError
 from thack.models.batch import Batch
 from thack.targets.crop import crop
@@ -144,3 +148,16 @@ def test_ids_are_counted_without_padded_ones(k: int, tmp_path: Path) -> None:
     if k == 2:
         with pytest.raises(DataError, match="response token 0: 1 entries, expected 2"):
             import_cache(replace(settings, out=tmp_path / "other"))
+
+
+def test_a_tail_that_counts_padded_ids_is_refused_and_one_behind_an_end_is_empty() -> None:
+    entries = [(np.array([3, VOCAB]), np.log([0.5, 0.2])), (np.array([4, 5]), np.log([0.5, 0.2]))]
+    tail = RowTail("exact", np.log([0.3, 0.3]), {2.0: np.zeros(2)})
+    s = replace(make_sequences(1)[0], response_ids=np.array([3, 4], np.int32))
+    row = SourceRow(s, entries, "row 0", finish_reason="stop", tail=tail)
+    with pytest.raises(DataError, match="row 0: holds padded ids, which its tail then counts"):
+        without_padded(row, VOCAB)
+    assert without_padded(row, VOCAB + 1) is row
+    ended = completed(row, Ends(eos=0)).tail
+    assert ended is not None
+    assert np.isneginf([ended.at_one[2], ended.further[2.0][2]]).all() and len(ended.at_one) == 3

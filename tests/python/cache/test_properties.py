@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from thack import _native
 from thack.cache import Cache, export_cache, inspect, verify
 from thack.cache.capture.job import capture
+from thack.cache.exchange.exporting import Format
 from thack.cache.exchange.importing import ImportSettings, import_cache
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.partition import ShardLimits, partition
@@ -197,28 +198,36 @@ def test_imports_of_any_lines_are_errors(text: str) -> None:
 
 
 @few
-@given(sequences(), st.integers(8, 30))
-def test_an_export_can_be_imported_again(rows: list[TokenSequence], tokens: int) -> None:
-    from safetensors.numpy import load_file, save_file
-
+@given(sequences(), st.integers(8, 30), st.sampled_from(["safetensors", "parquet"]))
+def test_an_export_can_be_imported_again(rows: list[TokenSequence], tokens: int, to: Format) -> None:
+    """As the same numbers, with the same spec. Safetensors have no names and no realised log-probabilities."""
     with TemporaryDirectory(prefix="thack-") as scratch:
         root = Path(scratch)
-        chosen = CacheSettings(out=root / "c", top_k=4, shard_tokens=tokens, batch_size=3, device="cpu")
-        cache = Cache.open(capture(chosen, teacher=FakeTeacher(), sequences=rows))
-        part = load_file(export_cache(cache.directory, root / "plain")[0])
-        part["logprobs"] = part.pop("log_probs")
-        save_file(part, root / "rows.safetensors")
-        again = Cache.open(
-            import_cache(
-                ImportSettings(source=root / "rows.safetensors", out=root / "d", vocab_size=VOCAB, tokenizer="sha256:t")
-            )
+        chosen = CacheSettings(
+            out=root / "c", top_k=4, shard_tokens=tokens, batch_size=3, device="cpu", temperatures=(0.3, 1.25, 2.0)
         )
+        unlike = {int(s.prompt_ids[-1]): s for s in rows}  # the fake teacher reads the last token alone
+        cache = Cache.open(capture(chosen, teacher=FakeTeacher(), sequences=list(unlike.values())))
+        source = export_cache(cache.directory, root / "plain", to=to)[0]
+        settings = ImportSettings(source=source, out=root / "d", vocab_size=VOCAB, tokenizer="sha256:t", logprobs="raw")
+        again = Cache.open(import_cache(settings))
         first = cache.plan.shard(0)
         (ours, target), (theirs, back) = cache.targets(first), again.targets(range(len(again)))
         assert [s.response_ids.tolist() for s in ours] == [s.response_ids.tolist() for s in theirs]
         assert isinstance(target, TopKTarget) and isinstance(back, TopKTarget)
-        assert np.array_equal(target.ids_NK, back.ids_NK)
-        np.testing.assert_allclose(back.log_probs_NK, target.log_probs_NK, atol=0.1)
+        assert again.plan.layout.spec == cache.plan.layout.spec
+        assert target.log_tail_N is not None and back.log_tail_N is not None
+        for one, other in (
+            (target.ids_NK, back.ids_NK),
+            (target.log_probs_NK, back.log_probs_NK),
+            (target.log_tail_N, back.log_tail_N),
+            *((tail, back.log_tail_at[t]) for t, tail in target.log_tail_at.items()),
+        ):
+            np.testing.assert_array_equal(one, other)
+        if to == "parquet":
+            assert [(s.prompt_id, s.sample) for s in ours] == [(s.prompt_id, s.sample) for s in theirs]
+            assert target.realised_logprob_N is not None and back.realised_logprob_N is not None
+            np.testing.assert_array_equal(target.realised_logprob_N, back.realised_logprob_N)
 
 
 def test_shards_have_names_that_sort(finished: Path) -> None:

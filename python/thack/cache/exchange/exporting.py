@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from thack.cache.exchange.parquet_files import check_columns, write_parquet
+from thack.cache.exchange.tails import tails_of
 from thack.cache.format.reader import Cache
 from thack.errors import UsageError
 from thack.files import atomic_directory
@@ -28,7 +29,8 @@ def export_cache(
     prompt_starts [S+1]. By kind of the cache it also has:
 
         dense    log_probs [N,V]
-        top-k    ids [N,K], log_probs [N,K], log_tail [N], log_tail_at_T [N] for each further temperature T
+        top-k    ids [N,K], log_probs [N,K], log_tail [N], log_tail_at_T [N] for each further temperature T:
+                 log of the mass of all other ids, and log of the sum of their p^(1/T)
         sampled  ids [N,K], weights [N,K], counts [N], tau [N], entropy [N]
 
     A Parquet file has a row for each sequence: prompt_id, sample, prompt_ids and response_ids, and of the tensors above
@@ -79,6 +81,8 @@ def _export(cache: Cache, out: Path, progress: Progress, to: Format) -> list[Pat
     names = [f"part-{shard:05d}.{suffix}" for shard in range(cache.plan.num_shards)]
     metadata = {"kind": cache.meta.kind, "vocab_size": str(cache.meta.vocab_size)}
     metadata |= {"tokenizer": cache.meta.tokenizer, "teacher": cache.meta.teacher}
+    if cache.meta.kind == "top-k":
+        metadata["tail"] = cache.plan.layout.spec.tail
     with progress.task("export", len(names), "shards") as task, atomic_directory(out, replace=True) as temporary:
         for shard, name in enumerate(names):
             positions = cache.plan.shard(shard)
@@ -106,10 +110,8 @@ def _target_tensors(target: Target) -> dict[str, np.ndarray]:
     if isinstance(target, DenseTarget):
         return {"log_probs": target.log_probs_NV.numpy()}
     if isinstance(target, TopKTarget):
-        found = {"ids": target.ids_NK.numpy(), "log_probs": target.log_probs_NK.numpy()}
-        if target.log_tail_N is not None:
-            found["log_tail"] = target.log_tail_N.numpy()
-        return found | {f"log_tail_at_{t:g}": tail.numpy() for t, tail in target.log_tail_at.items()}
+        kept = {"ids": target.ids_NK.numpy(), "log_probs": target.log_probs_NK.numpy()}
+        return kept | dict(tails_of(target))
     assert isinstance(target, SampledTarget)
     return {
         "ids": target.ids_NK.numpy(),

@@ -1,8 +1,8 @@
 """Top-k caches from rows of ids and log-probabilities that other tools write.
 
-Such rows have k ids with their log-probabilities and no tail. The tail is estimated as 1 − Σ of the kept ids, in
+Such rows have k ids with their log-probabilities and mostly no tail. It is then estimated as 1 − Σ of the kept ids, in
 float64 and before anything is quantised, and the cache says so in its record layout. With `estimate_tail=False` the
-cache has no tail, and no divergence is defined on it.
+cache has no tail, and no divergence is defined on it. An exported cache has its own tails, and they are kept.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from thack.cache.capture.preparation import prepare_directory
 from thack.cache.exchange.packing import pack, realised
 from thack.cache.exchange.readers import SourceRow, read_rows
 from thack.cache.exchange.survey import Processing, Survey, completed, without_padded
+from thack.cache.exchange.tails import RowTail
 from thack.cache.format.ends import write_ends
 from thack.cache.format.layout import RecordLayout
 from thack.cache.format.manifest import finish, shard_is_good
@@ -54,7 +55,8 @@ class ImportSettings:
         ends: which of its ids end a response; None: how responses end is not counted.
         teacher: fingerprint of the teacher, if it is known.
         top_k: ids kept per token; 0: as many as every row has.
-        estimate_tail: take 1 − Σ of the kept probabilities as the tail mass; False: the cache has no tail.
+        estimate_tail: take 1 − Σ of the kept probabilities as the tail mass where the source says none; False: the
+            cache has no tail.
         logprobs: raw: log-softmax of the teacher's logits; processed: after a temperature, top-k, top-p or a mask, so
             that forward KL alone is defined; auto: raw, and rows that leave no tail or are of another text are refused.
         packed_config: how the bytes of a packed Parquet file are laid out; None: compression_config.yaml beside it.
@@ -171,6 +173,7 @@ class _Surveyed:
         state: of the file, to see that it is not changed.
         ends: how responses end.
         found: counts to report.
+        tail: of any row, since all are of one kind; None: the source says nothing of its tails.
     """
 
     width: int
@@ -180,6 +183,7 @@ class _Surveyed:
     state: tuple[int, ...]
     ends: EndCounts
     found: Survey
+    tail: RowTail | None
 
 
 def _rows(settings: ImportSettings) -> Iterator[SourceRow]:
@@ -193,6 +197,7 @@ def _survey(settings: ImportSettings) -> _Surveyed:
     """Read and check every row."""
     lengths, content, widths = array("q"), hashlib.sha256(), [sys.maxsize]
     ended: Counter[str] = Counter()
+    tails: list[RowTail | None] = [None]
     state = _state(settings.source)
     found = Survey(settings.logprobs, settings.width)
 
@@ -212,6 +217,10 @@ def _survey(settings: ImportSettings) -> _Surveyed:
                 content.update(b"%d " % len(ids))
                 content.update(ids.tobytes())
                 content.update(log_probs.tobytes())
+            if row.tail is not None:
+                tails[0] = row.tail
+                for values in (row.tail.at_one, *row.tail.further.values()):
+                    content.update(values.tobytes())
             ended[_ending(row, settings.ends)] += 1
             yield row.sequence
 
@@ -227,6 +236,7 @@ def _survey(settings: ImportSettings) -> _Surveyed:
         state=state,
         ends=EndCounts(responses=ended.total(), finished=ended["finished"], truncated=ended["truncated"]),
         found=found,
+        tail=tails[0],
     )
 
 
@@ -277,9 +287,14 @@ def _check_width(row: SourceRow, settings: ImportSettings) -> None:
 
 
 def _plan(settings: ImportSettings, survey: _Surveyed) -> CachePlan:
-    estimated: Tail = "processed" if settings.logprobs == "processed" else "estimated"
-    tail: Tail = estimated if settings.estimate_tail else "none"
-    spec = TargetSpec(kind="top-k", k=settings.top_k or survey.width, tail=tail)
+    spec = TargetSpec(kind="top-k", k=settings.top_k or survey.width, tail="none")
+    if settings.estimate_tail:
+        kind: Tail = survey.tail.kind if survey.tail is not None else "estimated"
+        spec = replace(
+            spec,
+            tail="processed" if settings.logprobs == "processed" else kind,
+            temperatures=tuple(survey.tail.further) if survey.tail is not None else (),
+        )
     layout = RecordLayout(spec=spec, vocab_size=settings.width)
     limits = ShardLimits(tokens=settings.shard_tokens, bytes=settings.shard_bytes)
     lengths = zip(survey.lengths[::2], survey.lengths[1::2], strict=True)
@@ -304,7 +319,7 @@ def _write(directory: Path, plan: CachePlan, shard: int, rows: Iterator[SourceRo
     writer = _native.ShardWriter(shard_path(directory, shard), plan.metadata(shard))
     try:
         for position, row in zip(plan.shard(shard), rows, strict=True):
-            records = pack(row.entries, plan.layout, row.place)
+            records = pack(row.entries, plan.layout, row.place, row.tail)
             writer.records(records)
             s = row.sequence
             writer.sequence((position, s.example, s.sample), s.prompt_id, s.prompt_ids, s.response_ids, realised(row))

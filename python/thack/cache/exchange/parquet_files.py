@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from thack.cache.exchange.tails import tails_of
 from thack.cache.format.reader import Cache
 from thack.data.sequence import TokenSequence
 from thack.errors import UsageError
@@ -84,10 +85,7 @@ def _of_target(target: Target) -> Iterator[tuple[str, np.ndarray]]:
     yield "ids", target.ids_NK.numpy()
     if isinstance(target, TopKTarget):
         yield "logprobs", target.log_probs_NK.numpy()
-        if target.log_tail_N is not None:
-            yield "log_tail", target.log_tail_N.numpy()
-        for temperature, tail in target.log_tail_at.items():
-            yield f"log_tail_at_{temperature:g}", tail.numpy()
+        yield from tails_of(target)
         return
     assert isinstance(target, SampledTarget)
     yield "weights", target.weights_NK.numpy()

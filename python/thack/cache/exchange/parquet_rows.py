@@ -10,20 +10,23 @@ from typing import Any
 import numpy as np
 
 from thack.cache.exchange.packed import PackedLayout, read_layout
-from thack.cache.exchange.readers import SourceRow, row_of
+from thack.cache.exchange.readers import APPROXIMATION, SourceRow, is_export, row_of
+from thack.cache.exchange.tails import TailColumns, find_tails
+from thack.data.formats import given_sample
 from thack.errors import DataError, ThackError, UsageError
 
 _PLAIN = ("prompt_ids", "response_ids", "ids", "logprobs")
 _PACKED = ("input_ids", "compressed_logprobs", "bytepacked_indices")
 _LEGACY = ("packed_indices", "exact_values", "coeffs")
 _REALISED = "realised_logprob"  # a list with a number for each response token, if there is one
+_BESIDE = ("prompt_id", "id", "sample", _REALISED)
 _NOT_TRAINED = -100  # in `labels`
-_APPROXIMATION = 0.02  # of the mass of a token, by polynomial and bins, or by the 8 bits of a record
 
 
 def parquet_rows(path: Path, packed_config: Path | None = None) -> Iterator[SourceRow]:
     """Columns prompt_ids, response_ids (lists of ids), ids and logprobs (lists of k per response token).
 
+    And of those that `export_cache` writes beside them what is there: names, realised log-probabilities and tails.
     Or input_ids, compressed_logprobs and bytepacked_indices as DistillKit packs them, with labels or without: the rows
     of tokens whose label is −100 are left out, and each run of the others is a response to all that is before it.
     """
@@ -39,10 +42,15 @@ def parquet_rows(path: Path, packed_config: Path | None = None) -> Iterator[Sour
                     index += 1
             return
         _check_plain(path, names)
-        slack = _APPROXIMATION if b"vocab_size" in (file.schema_arrow.metadata or {}) else 0.0  # records of a cache
-        for batch in _batches(file, [*_PLAIN, *(name for name in ("id", _REALISED) if name in names)]):
+        metadata = file.schema_arrow.metadata or {}
+        facts = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in metadata.items()}
+        tails = find_tails(names, facts, path)
+        columns = [*_PLAIN, *(tails.names if tails else ()), *(name for name in _BESIDE if name in names)]
+        for batch in _batches(file, columns):
             for place in range(len(batch)):  # one row at a time: every number in a list is an object
-                yield replace(_from_columns(batch.slice(place, 1).to_pylist()[0], index, path), slack=slack)
+                content = batch.slice(place, 1).to_pylist()[0]
+                row = _from_columns(content, tails, index, path)
+                yield _of_export(row, content) if is_export(facts) else row
                 index += 1
     except ThackError:
         raise
@@ -98,7 +106,7 @@ def _from_bytes(row: Any, layout: PackedLayout, index: int, path: Path) -> Itera
     for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
         entries = [(top[t - 1], log_probs[t - 1]) for t in range(first, last)]  # row t predicts token t + 1
         found = row_of({}, ids[:first], ids[first:last], entries, place)
-        yield replace(found, slack=_APPROXIMATION)
+        yield replace(found, slack=APPROXIMATION)
 
 
 def _trained(row: Any, ids: np.ndarray, place: str) -> np.ndarray:
@@ -131,7 +139,13 @@ def _bytes(row: Any, name: str, size: int, path: Path) -> np.ndarray:
     return found.astype(np.uint8).reshape(len(lists), size)
 
 
-def _from_columns(content: Mapping[str, Any], index: int, path: Path) -> SourceRow:
+def _of_export(row: SourceRow, content: Mapping[str, Any]) -> SourceRow:
+    """The row as its cache has it, where all turns of a conversation have one name."""
+    sequence = replace(row.sequence, sample=given_sample(content))
+    return replace(row, sequence=sequence, slack=APPROXIMATION, is_named=False)
+
+
+def _from_columns(content: Mapping[str, Any], tails: TailColumns | None, index: int, path: Path) -> SourceRow:
     ids, values = content["ids"], content["logprobs"]
     widths: Sequence[tuple[int, int]] = [(len(a), len(b)) for a, b in zip(ids, values, strict=False)]
     if len(ids) != len(values) or len(ids) != len(content["response_ids"]) or any(a != b for a, b in widths):
@@ -147,4 +161,9 @@ def _from_columns(content: Mapping[str, Any], index: int, path: Path) -> SourceR
         f"row {index}",
     )
     given = content.get(_REALISED)
-    return row if given is None else replace(row, given=np.asarray(given, np.float64))
+    row = row if given is None else replace(row, given=np.asarray(given, np.float64))
+    row = row if tails is None else replace(row, tail=tails.read(content.__getitem__))
+    for name in (*(tails.names if tails else ()), *([_REALISED] if given is not None else ())):
+        if len(content[name]) != len(ids):
+            raise DataError(f"{path}: row {index}: {name} and response_ids do not match")
+    return row

@@ -6,11 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from thack.cache.exchange.tails import RowTail, find_tails
 from thack.cache.exchange.tensors import TensorFile
 from thack.data.formats import given_name
 from thack.data.sequence import TokenSequence
@@ -33,6 +35,7 @@ class SourceRow:
     slack: float = 0.0  # how far Σp may exceed 1 because the source approximates it
     given: np.ndarray | None = None  # log-probability of each response token, where the source says it apart
     is_named: bool = False  # by the source, for this prompt alone
+    tail: RowTail | None = None  # what the source says of all other ids; None: nothing
 
     @property
     def width(self) -> int:
@@ -175,11 +178,16 @@ def _tokens(values: np.ndarray, place: str) -> np.ndarray:
     return np.ascontiguousarray(values, dtype=np.int32)
 
 
+# Of the mass of a token: by a record's 8 bits, or by the polynomial and bins of packed rows.
+APPROXIMATION = 0.02
 _NEEDED = ("ids", "logprobs", "response_tokens", "response_starts", "prompt_tokens", "prompt_starts")
 
 
 def _safetensors(path: Path) -> Iterator[SourceRow]:
-    """ids [N,K], logprobs [N,K], response_tokens [N], response_starts [S+1], prompt_tokens, prompt_starts."""
+    """ids [N,K], logprobs [N,K], response_tokens [N], response_starts [S+1], prompt_tokens, prompt_starts.
+
+    And log_tail [N], log_tail_at_T [N], if they are there.
+    """
     with TensorFile(path) as file:
         shapes = file.shapes
         values = "logprobs" if "logprobs" in shapes else "log_probs"
@@ -191,6 +199,11 @@ def _safetensors(path: Path) -> Iterator[SourceRow]:
         if len(ids) != 2 or ids != shapes[values] or tokens != ids[:1]:
             problem = f"ids {ids}, logprobs {shapes[values]}, response_tokens {tokens}"
             raise DataError(f"{path}: rows do not match: {problem}")
+        tails = find_tails(shapes, file.facts, path)
+        for name in tails.names if tails is not None else ():
+            if shapes[name] != tokens:
+                raise DataError(f"{path}: rows do not match: ids {ids}, {name} {shapes[name]}")
+        slack = APPROXIMATION if is_export(file.facts) else 0.0
         starts = _starts(file, path, "response_starts", tokens[0])
         prompt_starts = _starts(file, path, "prompt_starts", math.prod(shapes["prompt_tokens"]))
         if len(starts) != len(prompt_starts):
@@ -201,7 +214,14 @@ def _safetensors(path: Path) -> Iterator[SourceRow]:
             log_probs = file.rows(values, first, last).astype(np.float64)
             prompt = file.rows("prompt_tokens", int(prompt_starts[s]), int(prompt_starts[s + 1]))
             entries = list(zip(entry_ids, log_probs, strict=True))
-            yield row_of({}, prompt, file.rows("response_tokens", first, last), entries, f"sequence {s}")
+            row = row_of({}, prompt, file.rows("response_tokens", first, last), entries, f"sequence {s}")
+            tail = None if tails is None else tails.read(partial(file.rows, start=first, stop=last))
+            yield replace(row, slack=slack, tail=tail)
+
+
+def is_export(facts: Mapping[str, str]) -> bool:
+    """Whether a file's metadata are those of an exported cache."""
+    return "vocab_size" in facts
 
 
 def _starts(file: TensorFile, path: Path, name: str, end: int) -> np.ndarray:

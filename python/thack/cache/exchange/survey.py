@@ -24,6 +24,7 @@ from thack.serving import answers
 # −1e4 or the lowest float where a probability is 0, because JSON has no −inf.
 LOWEST_LOG_PROB = -87.33
 _SUM_TOLERANCE = 1e-3
+_CODES = 255  # of a record: steps from its largest log-probability to its smallest
 _CERTAIN = 0.9  # rows with a likelier id say nothing of how their tail was treated
 _COMPLETE = 1e-5  # 1 − Σ of a row that leaves no tail
 _CLIFF = 1e-4  # the least kept id of a row that was cut; where nothing was cut, it is as rare as what follows it
@@ -46,6 +47,11 @@ def without_padded(row: SourceRow, tokenizer_size: int) -> SourceRow:
     """The row on the tokenizer's ids alone, scaled to them, as a capture has it: padded ids take no part."""
     if all(ids.max() < tokenizer_size for ids, _ in row.entries):
         return row
+    if row.tail is not None:
+        raise DataError(
+            f"{row.place}: holds padded ids, which its tail then counts among all others, too",
+            hint="write rows without padded ids, or leave out log_tail and log_tail_at_T to have tails estimated",
+        )
     places = (f"{row.place}, response token {n}" for n in range(len(row.entries)))
     entries = [
         answers.without_padded(entry, tokenizer_size, place) for entry, place in zip(row.entries, places, strict=True)
@@ -63,7 +69,8 @@ def completed(row: SourceRow, ends: Ends) -> SourceRow:
     log_probs[0] = 0.0
     response_ids = np.append(row.sequence.response_ids, np.int32(end)).astype(np.int32)
     sequence = replace(row.sequence, response_ids=response_ids)
-    return replace(row, sequence=sequence, entries=[*row.entries, (ids.astype(np.int64), log_probs)])
+    entries = [*row.entries, (ids.astype(np.int64), log_probs)]
+    return replace(row, sequence=sequence, entries=entries, tail=row.tail and row.tail.with_end())
 
 
 def rounding_excess(log_probs: np.ndarray) -> float:
@@ -89,6 +96,29 @@ def _ends_at_a_cliff(probs: np.ndarray) -> bool:
     """
     kept = probs[probs > 0]
     return bool(kept.min() > (_CLIFF if len(kept) == len(probs) else _CLIFF_TO_ZERO))
+
+
+def _tolerance(log_probs: np.ndarray, slack: float) -> float:
+    """How far the mass of a row may be from 1 by the rounding of its numbers, or by that of a record."""
+    if not slack:
+        return rounding_excess(log_probs)
+    finite = log_probs[np.isfinite(log_probs)]
+    return max(slack, min(float(np.ptp(finite)), -LOWEST_LOG_PROB) / _CODES / 2)
+
+
+def _check_tail(log_probs: np.ndarray, tail: float, place: str, slack: float) -> None:
+    """Refuse a tail that is no log of a mass, or not of what the row leaves.
+
+    Raises:
+        DataError: says how much mass there is.
+    """
+    kept = without_stand_ins(log_probs)
+    total = float(np.exp(kept).sum() + np.exp(tail))
+    if not abs(total - 1) <= max(_SUM_TOLERANCE, _tolerance(kept, slack)):
+        raise DataError(
+            f"{place}: the probabilities and the tail {tail:g} sum to {total:.4f}",
+            hint="log_tail must be the natural logarithm of the mass of all ids that the row does not have",
+        )
 
 
 @dataclass(slots=True)
@@ -130,27 +160,32 @@ class Survey:
         self.sequences += 1
         self.rows += len(row.entries)
         for n, (_, log_probs) in enumerate(row.entries):
-            self._count_row(log_probs, f"{source}: {row.place}, response token {n}", row.slack)
+            place = f"{source}: {row.place}, response token {n}"
+            rounded = self._count_row(log_probs, place, row.slack)
+            if row.tail is None:
+                self.rounded += rounded
+            else:
+                _check_tail(log_probs, float(row.tail.at_one[n]), place, row.slack)
         self._count_fit(row)
         self._stale.add(row)
 
-    def _count_row(self, log_probs: np.ndarray, place: str, slack: float) -> None:
+    def _count_row(self, log_probs: np.ndarray, place: str, slack: float) -> bool:
+        """Count a row; whether its probabilities sum to more than 1, by their rounding."""
         kept = without_stand_ins(log_probs)
         self.stand_ins += int((np.isneginf(kept) & np.isfinite(log_probs)).sum())
         probs = np.exp(kept)
         total, highest = probs.sum(), probs.max()
         if highest == 0:
             raise DataError(f"{place}: no id has mass")
-        if total > 1 + _SUM_TOLERANCE:
-            if total > 1 + max(rounding_excess(kept), slack):
-                raise DataError(
-                    f"{place}: the probabilities sum to {total:.4f}",
-                    hint="log-probabilities must be natural logarithms at temperature 1",
-                )
-            self.rounded += 1
+        if total > 1 + max(_SUM_TOLERANCE, _tolerance(kept, slack)):
+            raise DataError(
+                f"{place}: the probabilities sum to {total:.4f}",
+                hint="log-probabilities must be natural logarithms at temperature 1",
+            )
         if highest < _CERTAIN and len(log_probs) <= self.vocab_size // 2:
             self.uncertain += 1
             self.complete += abs(total - 1) <= _COMPLETE and _ends_at_a_cliff(probs)
+        return bool(total > 1 + _SUM_TOLERANCE)
 
     def _count_fit(self, row: SourceRow) -> None:
         """The mass of row t on token t + shift, and how likely the first tokens are."""

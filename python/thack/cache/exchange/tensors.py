@@ -45,7 +45,10 @@ def tensor_files(directory: Path, parameter: str) -> list[Path]:
 
 
 class TensorFile:
-    """The tensors of one file by name: `shapes`, and `rows(name, start, stop)` along the first dimension."""
+    """The tensors of one file by name: `shapes`, and `rows(name, start, stop)` along the first dimension.
+
+    `facts` are the file's metadata.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -59,6 +62,7 @@ class TensorFile:
             self._file.close()
             raise DataError(f"{path}: not a safetensors file ({error})") from error
         self._tensors = {name: header[name] for name in names}
+        self.facts: dict[str, str] = header.get("__metadata__", {})
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
