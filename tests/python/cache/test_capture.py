@@ -16,7 +16,7 @@ from safetensors import safe_open
 from thack.cache import Cache
 from thack.cache.capture.job import capture
 from thack.config import CacheSettings
-from thack.errors import CacheError, MismatchError, ModelError, UsageError
+from thack.errors import CacheError, DataError, MismatchError, ModelError, UsageError
 from thack.models.batch import Batch
 from thack.runtime.ranks import Rank
 from thack.targets.types import DenseTarget
@@ -199,3 +199,11 @@ def test_the_journal_tells_who_made_what(settings: CacheSettings, teacher: FakeT
     manifest = json.loads((directory / "manifest.json").read_text())
     assert [row["shard"] for row in rows] == list(range(len(manifest["shards"])))
     assert [row["root"] for row in rows] == [row["root"] for row in manifest["shards"]]
+
+
+def test_a_given_sequence_without_a_response_is_refused(settings: CacheSettings, teacher: FakeTeacher) -> None:
+    sequences = make_sequences(4)
+    sequences[2] = replace(sequences[2], response_ids=np.empty(0, np.int32))
+    with pytest.raises(DataError, match="sequence 2 has an empty response"):
+        capture(settings, teacher=teacher, sequences=sequences)
+    assert not (settings.out / "plan.json").exists()

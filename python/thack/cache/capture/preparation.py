@@ -24,7 +24,7 @@ from thack.data.lengths import response_limit
 from thack.data.sequence import TokenSequence
 from thack.data.store import longest_response
 from thack.data.tokenizer import Tokenizer
-from thack.errors import MismatchError, ThackError, UsageError
+from thack.errors import DataError, MismatchError, ThackError, UsageError
 from thack.files import canonical_json, claim_output, digest
 from thack.models.checkpoint import SAMPLED
 from thack.models.load import load_model
@@ -284,9 +284,15 @@ def capture_data(
         sequences: used instead of the data.
         progress: shows what happens to the data.
         directory: of the cache, where the index of the data is kept; None: no other process needs it.
+
+    Raises:
+        DataError: one of `sequences` has no response to score.
     """
     samples = settings.samples if settings.generate else 1
     if sequences is not None:
+        empty = next((n for n, s in enumerate(sequences) if not len(s.response_ids)), None)
+        if empty is not None and not settings.generate:
+            raise DataError(f"sequence {empty} has an empty response", hint="leave it out, or set `generate = true`")
         return CaptureData(ListedSequences(sequences, samples), samples)
     found = index_data(
         settings.data,
