@@ -80,7 +80,7 @@ def test_a_share_of_new_responses_is_compared_with_the_offline_arm_of_the_same_t
     [
         ("F8", {"task": "signature"}, "On task signature"),
         ("loss", {"loss": "jsd"}, "With JSD as loss"),
-        ("loss", {"loss": "total_variation"}, "With total_variation as loss"),
+        ("loss", {"loss": "total_variation"}, "With total variation as loss"),
         ("sizes", {"student": "64", "teacher": "128"}, "From a teacher of 128 to a student of 64"),
     ],
 )

@@ -38,6 +38,7 @@ NOT_READ = {
     "README.md": "written",
     "claims.csv": "written",
     "corpus.json": "written",
+    "dataset_dict.json": "a mark of several data sets",
     "evaluation.json": "written",
     "report.html": "written",
     "splits.json": "written",

@@ -27,6 +27,7 @@ from thack.config import CheckpointSettings, DataSettings, DistillSettings, load
 from thack.data.date import with_settings
 from thack.data.index import IndexedSequences
 from thack.data.prepare import prepare
+from thack.data.rows import datasets_files
 from thack.data.stream import DataStream
 from thack.data.tokenizer import Tokenizer
 from thack.detection.curves import Curves
@@ -43,7 +44,16 @@ from thack.runtime import runlog
 from thack.runtime.lock import _owner_of
 from thack.runtime.status import read_status
 from thack.schema.evaluation import PromptInformation
-from thack.schema.experiment import CellResult, ExperimentArm, Plan, PlannedCell, StageCosts, StageRecord, Summary
+from thack.schema.experiment import (
+    CellResult,
+    ExperimentArm,
+    Plan,
+    PlannedCell,
+    SpentTime,
+    StageCosts,
+    StageRecord,
+    Summary,
+)
 from thack.schema.lock import LockOwner
 from thack.schema.serving import ProbeAnswer, ServedTeacher
 from thack.schema.verdict import Verdict
@@ -165,6 +175,8 @@ KINDS = (
     Kind("written/manifest.json", lambda path: _data(path.parent)),
     Kind("written/responses.jsonl", lambda path: _data(path.parent)),
     *(Kind(f"rows{end}", _data) for end in (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")),
+    Kind("saved/state.json", lambda path: datasets_files(path.parent)),
+    Kind(".stage.spent", lambda path: SpentTime.parse(read_json(path))),
     Kind(".run.lock", _owner_of),
     Kind(".run.lock.taken", _owner_of),
     Kind("trainer_state.json", lambda path: Curves.from_log(path, {"golden": "golden", "proxy": "proxy"})),
@@ -246,6 +258,9 @@ def _rows(root: Path) -> None:
     feather.write_feather(table, str(root / "rows.feather"))
     with ipc.new_stream(str(root / "rows.arrow"), table.schema) as file:
         file.write_table(table)
+    (root / "saved").mkdir()
+    shutil.copy(root / "rows.arrow", root / "saved/data-00000-of-00001.arrow")
+    _json(root / "saved", {"state.json": {"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}})
     data = DataSettings(path=str(root / "rows.jsonl"), max_response_tokens=4)
     generate(root, data)
 
@@ -279,6 +294,7 @@ def _documents(root: Path) -> None:
     plan = Plan(recipe="demo", cells=(PlannedCell(cell=0, arm="a", seed=0, run="run", needs=("corpus",)),))
     stage = StageRecord(name="s", key="k", seconds=1.0, cpu_seconds=1.0, operations=1.0, inputs={}, settings={"a": 1})
     _json(root, {"experiment.json": summary.dump(), "cells.json": plan.dump(), "stage.json": stage.dump()})
+    _json(root, {".stage.spent": SpentTime(seconds=1.0, cpu_seconds=0.5).dump()})
     information = PromptInformation(
         with_prompt=1.0, without_prompt=2.0, from_prompt_interval=(0.5, 1.5), num_prompts=4, num_shuffles=2
     )
