@@ -49,12 +49,13 @@ def fit_size_law(
         seed: Of the resamples.
 
     Returns:
-        None where fewer runs than the law has parameters, plus two, have both bounds.
+        None where no size differs by a factor of two, or fewer runs than the law has parameters, plus two, have both
+        bounds.
     """
-    covariates = [name for name in COVARIATES if len({getattr(run, name) for run in runs}) > 1]
+    covariates = [name for name in COVARIATES if _differs(_values(runs, name))]
     tasks = sorted({run.task for run in runs})
     turned = [run for run in runs if run.is_bounded]
-    if len(turned) < len(covariates) + len(tasks) + 2:
+    if not covariates or len(turned) < len(covariates) + len(tasks) + 2:
         return None
     data = _Data.of(runs, covariates, tasks)
     fit = data.fit()
@@ -73,6 +74,11 @@ def fit_size_law(
         batch_size=batch_size,
         learning_rate=learning_rate,
     )
+
+
+def _differs(values: Sequence[float]) -> bool:
+    """Whether sizes say anything of an exponent: they are a factor of two apart."""
+    return bool(values) and max(values) >= 2 * min(values)
 
 
 def _values(runs: Sequence[SizedRun], name: Covariate) -> list[float]:
@@ -179,8 +185,10 @@ def _left_out(runs: Sequence[SizedRun], covariates: Sequence[Covariate], tasks: 
         for size in sorted({_size(run, name) for run in runs}):
             rest = [run for run in runs if _size(run, name) != size]
             turned = [run for run in runs if _size(run, name) == size and run.is_bounded]
+            if not turned or not rest:
+                continue
             known = _Data.of(rest, covariates, tasks)
-            if not turned or np.linalg.matrix_rank(known.x_RF) < known.x_RF.shape[1]:
+            if np.linalg.matrix_rank(known.x_RF) < known.x_RF.shape[1]:
                 continue
             wanted = _Data.of(turned, covariates, tasks)
             missed_R = wanted.middle_R() - wanted.x_RF @ known.fit().weights_F

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -82,3 +83,12 @@ def test_a_size_that_was_left_out_is_foretold() -> None:
 def test_too_few_runs_make_no_law() -> None:
     assert fit_size_law(runs()[:4], PASSES, batch_size=32, learning_rate=1e-3) is None
     assert fit_size_law([], PASSES, batch_size=32, learning_rate=1e-3) is None
+
+
+def test_sizes_that_hardly_differ_have_no_exponent() -> None:
+    """As the tokens of a grid whose arms have as many responses each; nor is there anything to leave out of the fit."""
+    given = [replace(run, tokens=2900 + i, parameters=100_000) for i, run in enumerate(runs())]
+    law = fitted(given)
+    assert set(law.exponents) == {"responses_per_prompt"} == {one.covariate for one in law.left_out}
+    alike = [replace(run, responses_per_prompt=1) for run in given]
+    assert fit_size_law(alike, PASSES, batch_size=32, learning_rate=1e-3) is None
