@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from thack.data import template_sandbox
+from thack.data import template_meter
 from thack.data.records import Conversation, RecordRefusal
 from thack.data.template_meter import Meter
 
@@ -73,7 +73,7 @@ class ChatTemplate:
         Raises:
             TemplateRefusal: the template does not accept the conversation, or is no template.
         """
-        from jinja2 import TemplateError  # jinja2 takes 50 ms, and most data has no conversation
+        from jinja2 import TemplateError  # slow to import, as below
 
         own: dict[str, object] = {
             "messages": _messages(conversation.messages),
@@ -97,9 +97,9 @@ class ChatTemplate:
         spans: list[tuple[int, int]] = []
         blocks: list[str] = []
         tokens = (
-            template_sandbox.now.set(self.now),
-            template_sandbox.spans.set(spans),
-            template_sandbox.meter.set(meter),
+            template_meter.now.set(self.now),
+            template_meter.spans.set(spans),
+            template_meter.meter.set(meter),
         )
         try:
             for block in _compiled(self.source).generate(given):
@@ -107,9 +107,9 @@ class ChatTemplate:
                 meter.spend(len(block))
                 meter.written += len(block)
         finally:
-            template_sandbox.now.reset(tokens[0])
-            template_sandbox.spans.reset(tokens[1])
-            template_sandbox.meter.reset(tokens[2])
+            template_meter.now.reset(tokens[0])
+            template_meter.spans.reset(tokens[1])
+            template_meter.meter.reset(tokens[2])
         return Rendering("".join(blocks), tuple(spans))
 
 
@@ -136,7 +136,7 @@ def _parsed(source: str) -> _Parsed:
     from jinja2 import TemplateError, nodes
 
     try:
-        tree = template_sandbox.environment().parse(source)
+        tree = _environment().parse(source)
     except (TemplateError, RecursionError):  # `render` says what is wrong
         return _Parsed(False, frozenset())
     literals = {node.data for node in tree.find_all(nodes.TemplateData)}
@@ -145,9 +145,15 @@ def _parsed(source: str) -> _Parsed:
     return _Parsed(marks, frozenset(literals))
 
 
+def _environment() -> Any:
+    from thack.data.template_sandbox import environment  # with Jinja, which takes 50 ms: most data has no conversation
+
+    return environment()
+
+
 @cache
 def _compiled(source: str) -> Any:
-    return template_sandbox.environment().from_string(source)
+    return _environment().from_string(source)
 
 
 def common_start(a: str, b: str) -> str:

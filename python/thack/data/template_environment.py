@@ -1,8 +1,8 @@
-"""Jinja's own classes, changed so that a template's growth is counted: imported with Jinja, which is slow to import."""
+"""Jinja's own classes, changed so that a template's growth is counted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from jinja2 import TemplateError, nodes
@@ -11,7 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from thack.data.template_sandbox import as_text, before_call, meter, spans
+from thack.data.template_meter import Meter, TemplateExhausted, meter, spans
 
 
 class Generation(Extension):
@@ -130,3 +130,22 @@ class Metered(ImmutableSandboxedEnvironment):
         if (metered := meter.get()) is not None:
             metered.spend(sum(map(len, found)))
         return "".join(found)
+
+
+def as_text(value: object) -> str:
+    """`str(value)`, counted."""
+    if not isinstance(value, str) and (metered := meter.get()) is not None:
+        metered.spend(metered.characters(value))
+    return str(value)
+
+
+def before_call(metered: Meter, called: Any, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+    """Count what a call is about to make."""
+    name, owner = getattr(called, "__name__", ""), getattr(called, "__self__", None)
+    if name in ("format", "format_map") and hasattr(called, "__wrapped__"):
+        values = [*arguments, *options.values()]
+        metered.before_format(called.__wrapped__.__self__, values)
+    elif isinstance(owner, str):
+        if name == "join" and not isinstance(arguments[0], str | list | tuple):
+            raise TemplateExhausted("it joins what is no list")
+        metered.before_method(owner, name, [*arguments, *options.values()])

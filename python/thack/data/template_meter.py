@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from datetime import datetime
 
 from thack.runtime.memory import memory_bytes
 
@@ -143,6 +145,12 @@ class Meter:
         """Count what `between.join(items)` is about to make."""
         self.spend(len(between) * len(items))
         self.spend(len(items) if isinstance(items, str) else sum(map(self.characters, items)))
+
+
+# Of the rendering that is under way.
+meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
+spans: ContextVar[list[tuple[int, int]] | None] = ContextVar("spans", default=None)  # that the template marks
+now: ContextVar[datetime | None] = ContextVar("now", default=None)  # what `strftime_now` formats
 
 
 def _items(value: object) -> Sequence[object]:

@@ -1,23 +1,22 @@
 """The sandbox in which chat templates run: Jinja with what transformers offers, and every growth counted by a `Meter`.
 
 Operators, calls and filters are intercepted. What Jinja compiles to plain Python (loops, `~`, slices, literals) is
-rewritten to calls first.
+rewritten to calls first. Imported with the first template: Jinja takes 50 ms, and most data has no conversation.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable
 from datetime import datetime
 from functools import cache
 from typing import Any
 
-from thack.data.template_meter import Meter, TemplateExhausted, namespace_of
+from jinja2 import TemplateError, pass_context
+from jinja2.utils import _PassArg
 
-now: ContextVar[datetime | None] = ContextVar("now", default=None)
-spans: ContextVar[list[tuple[int, int]] | None] = ContextVar("spans", default=None)
-meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
+from thack.data.template_environment import Generation, Metered, PublicNamespace, as_text
+from thack.data.template_meter import Meter, TemplateExhausted, meter, namespace_of, now
 
 _MOST_ARGUMENT = 1 << 20  # an integer given to a filter
 _SLOW = ("urlize", "striptags", "wordwrap", "xmlattr", "pprint")  # more than linear in the length of the text
@@ -33,9 +32,6 @@ _SEQUENCE = {
 @cache
 def environment() -> Any:
     """The one environment of all templates."""
-    from jinja2 import TemplateError
-
-    from thack.data.template_environment import Generation, Metered, PublicNamespace
 
     def refuse(message: str) -> None:
         raise TemplateError(message)
@@ -53,34 +49,12 @@ def environment() -> Any:
     return made
 
 
-def as_text(value: object) -> str:
-    """`str(value)`, counted."""
-    if not isinstance(value, str) and (metered := meter.get()) is not None:
-        metered.spend(metered.characters(value))
-    return str(value)
-
-
 def _shown(value: object) -> object:
     """A value that is about to be written as text."""
     return as_text(value) if isinstance(value, list | tuple | dict | set) or namespace_of(value) is not None else value
 
 
-def before_call(metered: Meter, called: Any, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:
-    """Count what a call is about to make."""
-    name, owner = getattr(called, "__name__", ""), getattr(called, "__self__", None)
-    if name in ("format", "format_map") and hasattr(called, "__wrapped__"):
-        values = [*arguments, *options.values()]
-        metered.before_format(called.__wrapped__.__self__, values)
-    elif isinstance(owner, str):
-        if name == "join" and not isinstance(arguments[0], str | list | tuple):
-            raise TemplateExhausted("it joins what is no list")
-        metered.before_method(owner, name, [*arguments, *options.values()])
-
-
 def _metered_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    from jinja2 import pass_context
-    from jinja2.utils import _PassArg
-
     wanted = _PassArg.from_obj(function)
 
     @pass_context  # so that Jinja does not compute it when it compiles

@@ -14,7 +14,7 @@ import torch
 from thack.cache import Cache
 from thack.cache.capture.job import capture
 from thack.cache.exchange.importing import ImportSettings, import_cache
-from thack.cache.exchange.readers import SourceRow
+from thack.cache.exchange.source_row import SourceRow
 from thack.cache.exchange.survey import completed, without_padded
 from thack.cache.exchange.tails import RowTail
 from thack.config import CacheSettings

@@ -15,7 +15,7 @@ from serving.server import World, serving
 from serving.test_distill import run_settings
 from thack.cache import Cache
 from thack.cache.exchange.packing import pack, unpack
-from thack.cache.exchange.readers import SourceRow
+from thack.cache.exchange.source_row import SourceRow
 from thack.cache.exchange.survey import Survey
 from thack.cache.format.layout import RecordLayout
 from thack.cache.served.job import capture_served

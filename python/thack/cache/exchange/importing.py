@@ -19,7 +19,8 @@ from pathlib import Path
 from thack import _native, _version
 from thack.cache.capture.preparation import prepare_directory
 from thack.cache.exchange.packing import pack, realised
-from thack.cache.exchange.readers import SourceRow, read_rows
+from thack.cache.exchange.readers import read_rows
+from thack.cache.exchange.source_row import SourceRow
 from thack.cache.exchange.survey import Processing, Survey, completed, without_padded
 from thack.cache.exchange.tails import RowTail
 from thack.cache.format.ends import write_ends

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from thack.cache.exchange.readers import SourceRow
+from thack.cache.exchange.source_row import SourceRow
 from thack.cache.exchange.survey import without_stand_ins
 from thack.cache.exchange.tails import RowTail
 from thack.cache.format.layout import RecordLayout

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from thack.cache.exchange.packed import PackedLayout, read_layout
-from thack.cache.exchange.readers import APPROXIMATION, SourceRow, is_export, row_of
+from thack.cache.exchange.source_row import APPROXIMATION, SourceRow, is_export, row_of
 from thack.cache.exchange.tails import TailColumns, find_tails
 from thack.data.formats import given_sample
 from thack.errors import DataError, ThackError, UsageError

@@ -5,42 +5,22 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from thack.cache.exchange.tails import RowTail, find_tails
+from thack.cache.exchange.parquet_rows import parquet_rows
+from thack.cache.exchange.source_row import APPROXIMATION, SourceRow, is_export, row_of, token_ids
+from thack.cache.exchange.tails import find_tails
 from thack.cache.exchange.tensors import TensorFile
-from thack.data.formats import given_name
-from thack.data.sequence import TokenSequence
 from thack.errors import DataError, UsageError
-from thack.files import digest
 from thack.reading import BadJson, lines, parse_line
 from thack.serving.answers import Entry, read_choices
 
 _LINE_BYTES = 1 << 28  # 32,000 tokens of 100 log-probabilities each
-
-
-@dataclass(frozen=True, slots=True)
-class SourceRow:
-    """One sequence, and for each response token the ids in the source."""
-
-    sequence: TokenSequence
-    entries: list[Entry]
-    place: str  # in the source
-    finish_reason: str = ""  # why a server stopped: "stop", "length", or not said
-    slack: float = 0.0  # how far Σp may exceed 1 because the source approximates it
-    given: np.ndarray | None = None  # log-probability of each response token, where the source says it apart
-    is_named: bool = False  # by the source, for this prompt alone
-    tail: RowTail | None = None  # what the source says of all other ids; None: nothing
-
-    @property
-    def width(self) -> int:
-        """Number of ids that every response token has."""
-        return min(len(ids) for ids, _ in self.entries)
 
 
 def read_rows(path: Path, packed_config: Path | None = None) -> Iterator[SourceRow]:
@@ -48,12 +28,10 @@ def read_rows(path: Path, packed_config: Path | None = None) -> Iterator[SourceR
 
     `packed_config` describes the bytes of a packed Parquet file; None: the file beside it does.
     """
-    from thack.cache.exchange.parquet_rows import parquet_rows  # needs what is below
-
     readers: dict[str, Callable[[Path], Iterator[SourceRow]]] = {
         ".jsonl": _jsonl,
         ".safetensors": _safetensors,
-        ".parquet": lambda parquet: parquet_rows(parquet, packed_config),
+        ".parquet": partial(parquet_rows, packed_config=packed_config),
     }
     if not path.is_file():
         raise DataError(f"{path} does not exist")
@@ -120,7 +98,7 @@ def _from_prompt(content: Mapping[str, Any], number: int, choice: str = "") -> S
     """
     given = content["prompt_logprobs"]
     place, said = (f"line {number}, {choice}", f"{choice}: ") if choice else (f"line {number}", "")
-    ids = _tokens(np.asarray(content["prompt_token_ids"]), place)
+    ids = token_ids(np.asarray(content["prompt_token_ids"]), place)
     length = content["prompt_length"]
     if len(given) != len(ids):
         raise DataError(f"{said}{len(given)} entries of prompt_logprobs for {len(ids)} tokens")
@@ -147,39 +125,6 @@ def _entry(given: Mapping[str, Any]) -> Entry:
     return ids, np.fromiter((float(value) for value in values), dtype=np.float64, count=len(given))
 
 
-def row_of(
-    content: Mapping[str, Any],
-    prompt: np.ndarray,
-    response: np.ndarray,
-    entries: list[Entry],
-    place: str,
-    sample: int = 0,
-) -> SourceRow:
-    """A row whose prompt is named by `prompt_id` or `id` of `content`, or by its ids."""
-    prompt_ids, response_ids = _tokens(prompt, place), _tokens(response, place)
-    names = (given_name(content, key) for key in ("prompt_id", "id"))
-    name = next((name for name in names if name is not None), None)
-    sequence = TokenSequence(
-        example=0,  # until all are numbered
-        prompt_id=digest(prompt_ids.tobytes())[7:23] if name is None else name,
-        prompt_ids=prompt_ids,
-        response_ids=response_ids,
-        sample=sample,
-    )
-    return SourceRow(sequence, entries, place, is_named=name is not None)
-
-
-def _tokens(values: np.ndarray, place: str) -> np.ndarray:
-    """int32 ids; values that are not whole numbers from 0 to 2³¹ − 1 are refused."""
-    whole = values.dtype.kind in "iu" or bool((values == np.floor(values)).all())
-    if not whole or values.min(initial=0) < 0 or values.max(initial=0) >= 1 << 31:
-        wrong = next(v for v in values.tolist() if v != int(v) or not 0 <= v < 1 << 31)
-        raise DataError(f"{place}: {wrong} is not a token id")
-    return np.ascontiguousarray(values, dtype=np.int32)
-
-
-# Of the mass of a token: by a record's 8 bits, or by the polynomial and bins of packed rows.
-APPROXIMATION = 0.02
 _NEEDED = ("ids", "logprobs", "response_tokens", "response_starts", "prompt_tokens", "prompt_starts")
 
 
@@ -217,11 +162,6 @@ def _safetensors(path: Path) -> Iterator[SourceRow]:
             row = row_of({}, prompt, file.rows("response_tokens", first, last), entries, f"sequence {s}")
             tail = None if tails is None else tails.read(partial(file.rows, start=first, stop=last))
             yield replace(row, slack=slack, tail=tail)
-
-
-def is_export(facts: Mapping[str, str]) -> bool:
-    """Whether a file's metadata are those of an exported cache."""
-    return "vocab_size" in facts
 
 
 def _starts(file: TensorFile, path: Path, name: str, end: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from thack.cache.exchange.readers import SourceRow
+from thack.cache.exchange.source_row import SourceRow
 
 FIRST_ROWS = 16  # a block of a server's prefix cache
 _FEWEST = 8  # rows behind the block, to compare it with

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from thack.cache.exchange.readers import SourceRow
+from thack.cache.exchange.source_row import SourceRow
 from thack.cache.exchange.stale import FIRST_ROWS, StaleRows
 from thack.data.eos import Ends
 from thack.data.readers import other_prompt

@@ -19,7 +19,7 @@ from thack import _native
 from thack.cache.capture.preparation import prepare_directory
 from thack.cache.capture.shards import committed, finish_cache, wanted_shards
 from thack.cache.exchange.packing import pack, realised, unpack
-from thack.cache.exchange.readers import SourceRow
+from thack.cache.exchange.source_row import SourceRow
 from thack.cache.exchange.survey import Survey
 from thack.cache.format.manifest import NAME as MANIFEST
 from thack.cache.format.plan import JOURNAL, shard_path
