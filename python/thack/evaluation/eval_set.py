@@ -144,7 +144,7 @@ class EvalSet:
             raise UsageError("an evaluation set's responses need a teacher or an oracle to write them")
         given = [] if references.tokenizer is not None or readers else [tokenizer_of(tokenizer)]
         encoders = Encoders.of(references, [*given, *readers])
-        eval_set = encoded(self, encoders, max_prompt_tokens, max_new_tokens if references.human else 0)
+        eval_set = self._encoded(encoders, max_prompt_tokens, max_new_tokens if references.human else 0)
         request = GenerationRequest(
             sampling=SamplingSettings(), max_new_tokens=max_new_tokens, seed=seed, batch_size=batch_size
         )
@@ -155,11 +155,30 @@ class EvalSet:
             writers[role], own = model.fingerprint(), model.tokenizer.fingerprint()
             tokenizers |= {} if own == eval_set.origin.tokenizer else {role: own}
             # Oracle and teacher draw independently; below EVALUATION_STREAM.
-            responses[role] = written_by(model, role, eval_set, replace(request, epoch=stream), progress, kept)
+            responses[role] = written_by(
+                model, role, eval_set.prompts_of(role, own), replace(request, epoch=stream), progress, kept
+            )
         origin = replace(
             eval_set.origin, writers=writers, tokenizers=tokenizers, seed=seed, max_new_tokens=max_new_tokens
         )
         return replace(eval_set, responses=responses, origin=origin)
+
+    def _encoded(self, encoders: Encoders, max_prompt_tokens: int, max_human_tokens: int) -> EvalSet:
+        """With prompts as ids, and people's responses where they are asked for; what does not fit is left out."""
+        if self.prompts:
+            return self
+        texts = [Record(prompt_id=key, prompt=text) for key, text in zip(self.ids, self.texts, strict=True)]
+        found = encoded(self.records or texts, encoders, max_prompt_tokens, max_human_tokens)
+        return EvalSet(
+            ids=tuple(self.ids[i] for i in found.keep),
+            texts=tuple(self.texts[i] for i in found.keep),
+            prompts=found.prompts,
+            other_prompts=found.other_prompts,
+            teacher_prompts=found.teacher_prompts,
+            responses={Role.HUMAN: found.human} if found.human else {},
+            origin=found.origin,
+            records=tuple(self.records[i] for i in found.keep) if self.records else (),
+        )
 
     def check_tokenizer(self, role: str, tokenizer: Tokenizer) -> None:
         """Refuse a model in whose token ids the evaluation set has no prompts.

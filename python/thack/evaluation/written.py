@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,21 +19,36 @@ from thack.runtime.progress import Progress
 from thack.schema.evaluation import EvalSetOrigin
 from thack.schema.metrics import Role
 
-if TYPE_CHECKING:
-    from thack.evaluation.eval_set import EvalSet
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The prompts of a new evaluation set as ids, without those that do not fit.
+
+    Attributes:
+        keep: The index of each among those that were given.
+        prompts: int32 ids, as `EvalSet` has them.
+        other_prompts: By the fingerprint of every other tokenizer.
+        teacher_prompts: What the teacher reads in their place; empty: the prompts.
+        human: People's responses where they are asked for.
+        origin: The tokenizer, and how many prompts were left out.
+    """
+
+    keep: tuple[int, ...]
+    prompts: tuple[np.ndarray, ...]
+    other_prompts: Mapping[str, tuple[np.ndarray, ...]]
+    teacher_prompts: tuple[np.ndarray, ...]
+    human: tuple[np.ndarray, ...]
+    origin: EvalSetOrigin
 
 
-def encoded(eval_set: EvalSet, encoders: Encoders, max_prompt_tokens: int, max_human_tokens: int) -> EvalSet:
-    """Prompts as ids, and people's responses where they are asked for; what does not fit leaves the eval set."""
-    if eval_set.prompts:
-        return eval_set
-    texts = [Record(prompt_id=key, prompt=text) for key, text in zip(eval_set.ids, eval_set.texts, strict=True)]
-    records, first = eval_set.records or texts, encoders.all[0]
+def encoded(records: Sequence[Record], encoders: Encoders, max_prompt_tokens: int, max_human_tokens: int) -> Encoded:
+    """Prompts as ids, and people's responses of at most `max_human_tokens`; 0: none are asked for."""
+    first = encoders.all[0]
     as_ids = encoders.encode(records, max_prompt_tokens)
     written = encode_references(records, first, max_human_tokens, max_prompt_tokens) if max_human_tokens else []
     keep = as_ids.fitting(max_prompt_tokens)
     if not keep:
-        raise DataError(f"all {len(eval_set)} prompts are empty or longer than {max_prompt_tokens} tokens")
+        raise DataError(f"all {len(records)} prompts are empty or longer than {max_prompt_tokens} tokens")
     origin = EvalSetOrigin(tokenizer=first.fingerprint(), dropped_prompts=len(records) - len(keep))
     if written:
         before, keep = len(keep), [i for i in keep if written[i] is not None]
@@ -43,25 +58,21 @@ def encoded(eval_set: EvalSet, encoders: Encoders, max_prompt_tokens: int, max_h
                 hint='each line is {"prompt": …, "response": …}; or leave human references out',
             )
         origin = replace(origin, dropped_without_response=before - len(keep))
-    kept_human = tuple(ids for i in keep if written and (ids := written[i]) is not None)
     kept = as_ids.only(keep)
-    return replace(
-        eval_set,
-        ids=tuple(eval_set.ids[i] for i in keep),
-        texts=tuple(eval_set.texts[i] for i in keep),
+    return Encoded(
+        keep=tuple(keep),
         prompts=kept.by_tokenizer.pop(origin.tokenizer),
         other_prompts=kept.by_tokenizer,
         teacher_prompts=kept.teacher,
-        responses={Role.HUMAN: kept_human} if written else {},
+        human=tuple(ids for i in keep if written and (ids := written[i]) is not None),
         origin=origin,
-        records=tuple(eval_set.records[i] for i in keep) if eval_set.records else (),
     )
 
 
 def written_by(
     model: LanguageModel,
     role: Role,
-    eval_set: EvalSet,
+    prompts: Sequence[np.ndarray],
     request: GenerationRequest,
     progress: Progress,
     kept: KeptResponses | None,
@@ -69,9 +80,9 @@ def written_by(
     """One response of a reference to each prompt; `request.epoch` names its stream of random numbers."""
     found = generate(
         model,
-        eval_set.prompts_of(role, model.tokenizer.fingerprint()),
+        prompts,
         request,
-        examples=np.arange(len(eval_set)),
+        examples=np.arange(len(prompts)),
         progress=progress,
         task=f"responses of the {role}",
         kept=None if kept is None else kept.stream(request.epoch),
