@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::Dither;
-use super::sampled::{SampledLayout, SampledRow, SampledRowMut};
+use super::sampled::SampledLayout;
+use super::sampled_row::{SampledRow, SampledRowMut};
 use super::shape::{TopKRow, TopKRowMut};
 use super::topk::TopKLayout;
 use crate::kernels::simd::Level;

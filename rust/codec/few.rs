@@ -14,7 +14,7 @@
 use super::dither::Dither;
 use super::ids::IdLayout;
 use super::minifloat;
-use super::sampled::{
+use super::sampled_row::{
     ENTROPY_BITS, ENTROPY_STEPS, FLOAT_BITS, LAST_CODE, Levels, SampledRow, SampledRowMut, WEIGHT_BITS,
     entropy_code, is_entropy, is_tau, is_weight, round_in_cell,
 };
