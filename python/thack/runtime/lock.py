@@ -26,23 +26,19 @@ An output that cannot be written at all needs no lock: a finished run on read-on
 from __future__ import annotations
 
 import errno
-import json
 import os
 import secrets
-import shlex
-import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from thack.errors import DataError, ThackError
 from thack.files import digest, explained
 from thack.reading import BadJson, parse_json
 from thack.runtime import preemption
+from thack.runtime.lock_owner import is_here, own_name, runs
 from thack.runtime.progress import SILENT, Progress
 from thack.runtime.remains import remove_remains
 from thack.schema.lock import LockOwner
@@ -94,7 +90,7 @@ def locked(
         finally:
             _held.update({key: _held[key] - 1} if key in _held else {})
         return
-    owner = _own_name()
+    owner = own_name()
     done = threading.Event()
     heartbeat = threading.Thread(target=_beat, args=(path, lock, owner, done, heartbeat_s), daemon=True)
     try:
@@ -197,8 +193,8 @@ class _Watch:
             self._seen, self._since = found, time.monotonic()
         owner = _parsed(found[0])
         still_s = time.monotonic() - self._since
-        if owner is not None and (owner.host, owner.boot) == (socket.gethostname(), _boot()):
-            self.has_seen_it_run = _runs(owner)
+        if owner is not None and is_here(owner):
+            self.has_seen_it_run = runs(owner)
             self.hangs = self.has_seen_it_run and still_s > self._stale_s
             return not self.has_seen_it_run
         return still_s > self._stale_s or (still_s >= self._confirm_s and _age_s(lock) > self._stale_s)
@@ -251,7 +247,7 @@ def _age_s(lock: Path) -> float:
 def _remove_abandoned(lock: Path, watch: _Watch) -> None:
     taken = lock.with_name(lock.name + ".taken")
     guard = _Watch(watch._stale_s, watch._confirm_s)
-    while not _create(taken, _own_name()):
+    while not _create(taken, own_name()):
         if _look(lock) is None or not watch.is_the_same(lock):
             return
         if guard.is_abandoned(taken):
@@ -281,21 +277,6 @@ def _is_ours(lock: Path, owner: str) -> bool:
     return found is not None and found[0] == owner.encode()
 
 
-def _own_name() -> str:
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv else ["python"]
-    owner = LockOwner(
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        boot=_boot(),
-        start=_start_of(os.getpid()),
-        nonce=secrets.token_hex(8),
-        since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
-        command=shlex.join(words)[:200],
-        job=os.environ.get("SLURM_JOB_ID", ""),
-    )
-    return json.dumps(owner.dump())
-
-
 def _create(lock: Path, content: str) -> bool:
     """Create the lock file with its content; whether it is ours. A signal waits, or the file would stay without it."""
     with preemption.undisturbed():
@@ -314,34 +295,6 @@ def _created(lock: Path, content: str) -> bool:
         lock.unlink(missing_ok=True)  # a full disk: without a name the lock would stop everyone
         raise
     return True
-
-
-def _runs(owner: LockOwner) -> bool:
-    """Whether a process of this machine is still the one that acquired the lock."""
-    try:
-        os.kill(owner.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return not owner.start or _start_of(owner.pid) in ("", owner.start)
-
-
-def _start_of(pid: int) -> str:
-    """When a process of this machine began, in ticks since the boot; empty where the kernel does not say."""
-    with suppress(OSError, IndexError):
-        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "ended" if state in "ZX" else numbers[18]  # a zombie waits for its parent, and writes nothing more
-    return ""
-
-
-def _boot() -> str:
-    """Differs between containers, and between two boots, that share a host name; empty where the kernel has none."""
-    found = ""
-    for name in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        with suppress(OSError):
-            found += os.readlink(name) if "ns/" in name else Path(name).read_text().strip()
-    return found
 
 
 def _beat(path: Path, lock: Path, owner: str, done: threading.Event, heartbeat_s: float) -> None:

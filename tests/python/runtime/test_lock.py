@@ -19,7 +19,7 @@ import pytest
 from thack.errors import Preempted, ThackError
 from thack.files import claim_output
 from thack.runtime import lock as locks
-from thack.runtime import preemption
+from thack.runtime import lock_owner, preemption
 from thack.runtime.lock import lock_file, locked
 from thack.runtime.progress import Task
 
@@ -172,11 +172,11 @@ ODD = {
     "a list": b"[1, 2]",
     "deep": b"[" * 100_000,
     "digits": b'{"pid": ' + b"9" * 5000 + b"}",
-    "pid text": {**ELSEWHERE, "pid": "1", "host": socket.gethostname(), "boot": locks._boot()},
-    "pid 0": {**ELSEWHERE, "pid": 0, "host": socket.gethostname(), "boot": locks._boot()},
-    "pid -1": {**ELSEWHERE, "pid": -1, "host": socket.gethostname(), "boot": locks._boot()},
-    "huge pid": {**ELSEWHERE, "pid": 10**30, "host": socket.gethostname(), "boot": locks._boot()},
-    "no pid": {"schema": 1, "host": socket.gethostname(), "boot": locks._boot()},
+    "pid text": {**ELSEWHERE, "pid": "1", "host": socket.gethostname(), "boot": lock_owner.boot()},
+    "pid 0": {**ELSEWHERE, "pid": 0, "host": socket.gethostname(), "boot": lock_owner.boot()},
+    "pid -1": {**ELSEWHERE, "pid": -1, "host": socket.gethostname(), "boot": lock_owner.boot()},
+    "huge pid": {**ELSEWHERE, "pid": 10**30, "host": socket.gethostname(), "boot": lock_owner.boot()},
+    "no pid": {"schema": 1, "host": socket.gethostname(), "boot": lock_owner.boot()},
 }
 
 
@@ -207,7 +207,7 @@ def test_a_dead_process_of_this_machine_is_noticed_at_once(tmp_path: Path) -> No
         with locked(tmp_path / "out"):
             os._exit(0)  # without releasing it
     started = time.monotonic()
-    while not (tmp_path / ".out.lock").exists() or locks._start_of(pid) != "ended":
+    while not (tmp_path / ".out.lock").exists() or lock_owner.start_of(pid) != "ended":
         assert time.monotonic() - started < 30
         time.sleep(0.01)
     with locked(tmp_path / "out"):  # it is a zombie still
@@ -238,7 +238,7 @@ def test_who_waits_for_a_suspended_process_ends_with_its_name_and_takes_nothing(
 
 
 def test_another_process_with_the_id_of_a_dead_one_is_not_its_owner(tmp_path: Path) -> None:
-    own = json.loads(locks._own_name())
+    own = json.loads(lock_owner.own_name())
     write(tmp_path, {**own, "start": "12"})
     started = time.monotonic()
     with locked(tmp_path / "out"):
@@ -247,7 +247,7 @@ def test_another_process_with_the_id_of_a_dead_one_is_not_its_owner(tmp_path: Pa
 
 
 def test_an_older_lock_of_this_very_process_is_respected(tmp_path: Path) -> None:
-    write(tmp_path, json.loads(locks._own_name()))
+    write(tmp_path, json.loads(lock_owner.own_name()))
     with pytest.raises(ThackError, match="is in use"), locked(tmp_path / "out", patience_s=0):
         pass
 
