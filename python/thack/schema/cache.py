@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from thack.errors import DataError
 from thack.files import canonical_json
 from thack.schema import document
+from thack.schema.document import Document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class ShardEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommittedShard:
+class CommittedShard(Document):
     """A line of a capture's journal: one shard that a process committed."""
 
     shard: int
@@ -43,10 +44,6 @@ class CommittedShard:
     root: str
     new: bool  # False: another process had committed the same shard before
     seconds: float
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +97,7 @@ class CacheManifest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResponseEnds:
+class ResponseEnds(Document):
     """ends.json: how the responses of a cache end.
 
     Args:
@@ -112,6 +109,7 @@ class ResponseEnds:
     """
 
     SCHEMA: ClassVar[int] = 1
+    FILE: ClassVar[str] = "ends.json"
 
     eos: int
     turn: int | None
@@ -119,22 +117,9 @@ class ResponseEnds:
     behind_turn: tuple[int, ...]
     maximum: int
 
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
-
-    @classmethod
-    def parse(cls, raw: object, what: str = "ends.json") -> ResponseEnds:
-        """The inverse of `dump`.
-
-        Raises:
-            DataError: a key is missing, or a value of another type.
-        """
-        return document.parse(cls, raw, what)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResponseWriter:
+class ResponseWriter(Document):
     """writer.json: who wrote the responses of a cache.
 
     Args:
@@ -143,19 +128,7 @@ class ResponseWriter:
     """
 
     SCHEMA: ClassVar[int] = 1
+    FILE: ClassVar[str] = "writer.json"
 
     model: str
     sampling: Mapping[str, object]
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
-
-    @classmethod
-    def parse(cls, raw: object, what: str = "writer.json") -> ResponseWriter:
-        """The inverse of `dump`.
-
-        Raises:
-            DataError: a key is missing, or a value of another type.
-        """
-        return document.parse(cls, raw, what)

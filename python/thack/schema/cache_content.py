@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from thack.schema import document
+from thack.schema.document import Document
 from thack.schema.targets import TargetKind
 
 
@@ -22,7 +22,7 @@ MOST_MISSING = 1000  # shards that are named as missing: a plan may have million
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
+class Verification(Document):
     """What `thack cache verify` finds.
 
     Args:
@@ -48,10 +48,6 @@ class Verification:
     bytes: int
     missing: int = 0
     damaged: tuple[Damage, ...]
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +86,7 @@ class TeacherNll:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
+class Inspection(Document):
     """What `thack cache inspect` shows.
 
     Args:
@@ -136,7 +132,3 @@ class Inspection:
     finished: float | None = None
     truncated: float | None = None
     teacher_nll: TeacherNll | None = None
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)

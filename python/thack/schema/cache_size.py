@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from thack.schema import document
+from thack.schema.document import Document
 from thack.schema.preflight import Finding
 from thack.schema.targets import CachedKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaptureEstimate:
+class CaptureEstimate(Document):
     """What a capture will cost: `thack cache-logits --dry-run`.
 
     Args:
@@ -37,10 +37,6 @@ class CaptureEstimate:
     bytes: int
     tokens_per_s: float
     seconds: float
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +105,7 @@ class CorpusSize:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeResult:
+class ProbeResult(Document):
     """What `thack cache probe` measures: each kind of target on a sample of the data.
 
     Args:
@@ -143,7 +139,3 @@ class ProbeResult:
     hard_gradient_error: float = 0.0
     head: Literal["teacher", "student"] = "teacher"
     another_tokenizer: tuple[Finding, ...] = ()
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from thack.schema import document
+from thack.schema.document import Document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class ShownSequence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShownData:
+class ShownData(Document):
     """The first sequences of a data set, and counts of all of it.
 
     Args:
@@ -67,7 +67,3 @@ class ShownData:
     prompt_tokens: int
     trained_tokens: int
     sequences: tuple[ShownSequence, ...]
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)

@@ -11,11 +11,38 @@ from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from pathlib import PurePath
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from thack.errors import DataError
 
 T = TypeVar("T")
+
+
+class Document:
+    """Base of the dataclasses whose values are JSON files, lines of such files, or results that commands print.
+
+    A whole file has its layout's number in `SCHEMA`. `FILE` names it in errors where no path is given.
+    """
+
+    __slots__ = ()
+    FILE: ClassVar[str] = "document"
+
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return dump(self)
+
+    @classmethod
+    def parse(cls, raw: object, what: str = "") -> Self:
+        """The inverse of `dump`.
+
+        Args:
+            raw: What was read from JSON.
+            what: Names it in errors, such as its path.
+
+        Raises:
+            DataError: `raw` has another schema number, lacks a field, or holds a value of another type.
+        """
+        return parse(cls, raw, what or cls.FILE)
 
 
 def dump(value: object) -> dict[str, object]:

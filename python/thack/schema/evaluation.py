@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from thack.errors import DataError
-from thack.schema import document
+from thack.schema.document import Document
 from thack.schema.metric_rows import PerPromptRow
 from thack.schema.metrics import Role
 
@@ -154,13 +154,14 @@ class EvaluationResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptInformation:
+class PromptInformation(Document):
     """prompt_information.json: how much of a response's information comes from its prompt.
 
     All in nats per response token, of the oracle's own responses under the oracle.
     """
 
     SCHEMA: ClassVar[int] = 1
+    FILE: ClassVar[str] = PROMPT_INFORMATION_FILE
 
     with_prompt: float  # −log p of the responses with the right prompts
     without_prompt: float  # the same with the prompts shuffled
@@ -177,16 +178,3 @@ class PromptInformation:
     def share(self) -> float:
         """Of the information that a response has where nothing is known of its prompt; 0 where it has none."""
         return self.from_prompt / self.without_prompt if self.without_prompt > 0 else 0.0
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
-
-    @classmethod
-    def parse(cls, raw: object, what: str = PROMPT_INFORMATION_FILE) -> PromptInformation:
-        """The inverse of `dump`.
-
-        Raises:
-            DataError: `raw` is not such a measurement of this version.
-        """
-        return document.parse(cls, raw, what)

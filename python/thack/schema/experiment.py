@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from thack.schema import document
 from thack.schema.cross_tokenizer import CrossTokenizer
+from thack.schema.document import Document
 from thack.schema.size_law import SizeLaw
 from thack.schema.targets import DivergenceKind
 
@@ -80,33 +80,22 @@ class PlannedCell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Document):
     """cells.json: every cell of a grid, for a Slurm array whose task N runs cell N."""
 
     SCHEMA: ClassVar[int] = 1
+    FILE: ClassVar[str] = PLAN_FILE
 
     recipe: str
     cells: tuple[PlannedCell, ...]
 
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
-
-    @classmethod
-    def parse(cls, raw: object, what: str = PLAN_FILE) -> Plan:
-        """The inverse of `dump`.
-
-        Raises:
-            DataError: `raw` is not a plan of this version.
-        """
-        return document.parse(cls, raw, what)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpentTime:
+class SpentTime(Document):
     """.NAME.spent, beside a stage that was stopped or failed: what its starts took so far."""
 
     SCHEMA: ClassVar[int] = 1
+    FILE: ClassVar[str] = ".NAME.spent"
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -114,25 +103,13 @@ class SpentTime:
     def __sub__(self, other: SpentTime) -> SpentTime:
         return SpentTime(seconds=self.seconds - other.seconds, cpu_seconds=self.cpu_seconds - other.cpu_seconds)
 
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
-
-    @classmethod
-    def parse(cls, raw: object, what: str = ".NAME.spent") -> SpentTime:
-        """The inverse of `dump`.
-
-        Raises:
-            DataError: `raw` is no such time of this version.
-        """
-        return document.parse(cls, raw, what)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageRecord:
+class StageRecord(Document):
     """stage.json: written last, so that a stage that has it is complete."""
 
     SCHEMA: ClassVar[int] = 1
+    FILE: ClassVar[str] = STAGE_FILE
 
     name: str
     key: str  # digest of everything that went into it
@@ -141,19 +118,6 @@ class StageRecord:
     operations: float  # floating-point operations, as estimated before it ran
     inputs: Mapping[str, object]
     settings: Mapping[str, object]  # by dotted key, defaults included
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
-
-    @classmethod
-    def parse(cls, raw: object, what: str = STAGE_FILE) -> StageRecord:
-        """The inverse of `dump`.
-
-        Raises:
-            DataError: `raw` is not a stage's record of this version.
-        """
-        return document.parse(cls, raw, what)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,10 +231,11 @@ class StageCosts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
+class Summary(Document):
     """experiment.json: every cell with its place on the axes and what became of it, the claims, and the costs."""
 
     SCHEMA: ClassVar[int] = 1
+    FILE: ClassVar[str] = SUMMARY_FILE
 
     title: str
     figures: tuple[str, ...]
@@ -286,19 +251,6 @@ class Summary:
     cpu_seconds: float
     settings: Mapping[str, object]  # the experiment's, nested
 
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
-
-    @classmethod
-    def parse(cls, raw: object, what: str = SUMMARY_FILE) -> Summary:
-        """The inverse of `dump`.
-
-        Raises:
-            DataError: `raw` is not a summary of this version.
-        """
-        return document.parse(cls, raw, what)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLabel:
@@ -310,17 +262,10 @@ class RunLabel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunLabels:
+class RunLabels(Document):
     """The part of experiment.json that names runs. A user may write it by hand."""
+
+    FILE: ClassVar[str] = SUMMARY_FILE
 
     title: str = ""
     runs: tuple[RunLabel, ...] = ()
-
-    @classmethod
-    def parse(cls, raw: object, what: str = SUMMARY_FILE) -> RunLabels:
-        """Read them from a summary, or from an object of these fields.
-
-        Raises:
-            DataError: a run has no path, or no arm.
-        """
-        return document.parse(cls, raw, what)

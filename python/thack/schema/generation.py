@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from thack.errors import DataError
 from thack.schema import document
+from thack.schema.document import Document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,25 +78,12 @@ class ResponsesManifest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeptFacts:
+class KeptFacts(Document):
     """The first line of responses that are not complete: what they depend on."""
 
     SCHEMA: ClassVar[int] = 1
 
     facts: Mapping[str, object]
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
-
-    @classmethod
-    def parse(cls, raw: object, what: str) -> KeptFacts:
-        """The inverse of `dump`.
-
-        Raises:
-            DataError: `raw` is something else.
-        """
-        return document.parse(cls, raw, what)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +118,7 @@ class KeptBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateResult:
+class GenerateResult(Document):
     """The responses in a directory, counted.
 
     Args:
@@ -148,7 +136,3 @@ class GenerateResult:
     finished: float
     truncated: float
     content: str
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from thack.schema import document
+from thack.schema.document import Document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LockOwner:
+class LockOwner(Document):
     """The content of a lock file: one process, told from every other one that has its host name or process id.
 
     Args:
@@ -24,6 +24,7 @@ class LockOwner:
     """
 
     SCHEMA: ClassVar[int] = 1
+    FILE: ClassVar[str] = "lock"
 
     host: str
     pid: int
@@ -37,16 +38,3 @@ class LockOwner:
     def __str__(self) -> str:
         job = f", Slurm job {self.job}" if self.job else ""
         return f"process {self.pid} on {self.host}{job}, since {self.since}: {self.command}"
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
-
-    @classmethod
-    def parse(cls, raw: object, what: str = "lock") -> LockOwner:
-        """The inverse of `dump`.
-
-        Raises:
-            DataError: `raw` is not the owner of a lock of this version.
-        """
-        return document.parse(cls, raw, what)

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from thack.schema import document
 from thack.schema.cross_tokenizer import CrossTokenizer
+from thack.schema.document import Document
 
 State = Literal["ok", "note", "wrong"]
 
@@ -108,7 +109,7 @@ class CellShares:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Preflight:
+class Preflight(Document):
     """Checks of a teacher, a student and data. What was not given is absent."""
 
     SCHEMA: ClassVar[int] = 1
@@ -130,10 +131,6 @@ class Preflight:
     def wrong(self) -> tuple[Finding, ...]:
         """The findings that stand in the way."""
         return tuple(finding for finding in self.findings if finding.state == "wrong")
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
 
     def numbers(self) -> dict[str, float]:
         """Its numbers by name, for a run's manifest."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from thack.schema import document
+from thack.schema.document import Document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +29,8 @@ class Pushed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PushResult:
+class PushResult(Document):
     """The model's commit, and the cache's where it was pushed too."""
 
     model: Pushed
     cache: Pushed | None = None
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)

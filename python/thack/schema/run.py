@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Literal
 
-from thack.schema import document
+from thack.schema.document import Document
 
 State = Literal["running", "stopped", "failed", "finished"]
 Command = Literal["sft", "distill"]
@@ -15,32 +15,20 @@ Order = Literal["sorted", "keyed"]  # how a run's order of sequences is drawn: `
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(Document):
     """STATUS.json: how the work in an output directory ended, or that it has not.
 
     A directory that says "running" while nothing runs was killed, or lost its machine.
     """
 
     SCHEMA: ClassVar[int] = 1
+    FILE: ClassVar[str] = "STATUS.json"
 
     state: State
     step: int | None = None  # of training: that of the last checkpoint
     exit_code: int = 0  # of the command; 75: stopped for preemption, to be started again
     reason: str = ""
     start: str = ""  # the batch script's name for the start that wrote this; a job compares it with its own
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
-
-    @classmethod
-    def parse(cls, raw: object, what: str = "STATUS.json") -> Status:
-        """The inverse of `dump`.
-
-        Raises:
-            DataError: `raw` is not a status of this version.
-        """
-        return document.parse(cls, raw, what)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,27 +122,15 @@ def _compared(facts: RunFacts) -> dict[str, object]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class Manifest(Document):
     """manifest.json of a run: which command wrote it, from what."""
 
     SCHEMA: ClassVar[int] = 1
+    FILE: ClassVar[str] = "manifest.json"
 
     kind: Literal["run"] = "run"
     command: Command
     facts: RunFacts
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
-
-    @classmethod
-    def parse(cls, raw: object, what: str = "manifest.json") -> Manifest:
-        """The inverse of `dump`.
-
-        Raises:
-            DataError: `raw` is not a run's manifest of this version.
-        """
-        return document.parse(cls, raw, what)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,31 +160,19 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainerState:
+class TrainerState(Document):
     """trainer.json of a checkpoint: what is needed to resume beside weights, optimizer and responses."""
 
     SCHEMA: ClassVar[int] = 1
+    FILE: ClassVar[str] = "trainer.json"
 
     step: int
     costs: Costs = field(default_factory=Costs)
     hooks: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # each hook's own state, by its name
 
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
-
-    @classmethod
-    def parse(cls, raw: object, what: str = "trainer.json") -> TrainerState:
-        """The inverse of `dump`.
-
-        Raises:
-            DataError: `raw` is not a trainer's state of this version.
-        """
-        return document.parse(cls, raw, what)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
+class Environment(Document):
     """environment.json: what a number depends on beside its settings. Nothing in it names the user or a path."""
 
     SCHEMA: ClassVar[int] = 1
@@ -226,7 +190,3 @@ class Environment:
     gpus: tuple[str, ...] = ()
     world_size: int = 1
     slurm_job: str | None = None
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)

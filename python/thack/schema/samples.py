@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from thack.schema import document
+from thack.schema.document import Document
 from thack.schema.metrics import Role
 
 SAMPLES_FILE = "samples.jsonl"
@@ -12,8 +13,10 @@ PROMPTS_FILE = "held_out.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SampleRow:
+class SampleRow(Document):
     """A line of samples.jsonl: a response to a held-out prompt, token by token."""
+
+    FILE: ClassVar[str] = SAMPLES_FILE
 
     step: int
     prompt_id: str
@@ -23,36 +26,12 @@ class SampleRow:
     nats: tuple[float, ...]  # KL(reference‖student) at each token; where tokenizers differ, the log ratio of its chunk
     dropped: int = 0  # further tokens that were not kept
 
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
-
-    @classmethod
-    def parse(cls, raw: object, what: str = SAMPLES_FILE) -> SampleRow:
-        """The inverse of `dump`.
-
-        Raises:
-            DataError: `raw` is not a sample.
-        """
-        return document.parse(cls, raw, what)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptRow:
+class PromptRow(Document):
     """A line of held_out.jsonl: a prompt of the evaluation set, in its order, as in per_prompt.jsonl."""
+
+    FILE: ClassVar[str] = PROMPTS_FILE
 
     prompt_id: str
     text: str  # its beginning
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
-
-    @classmethod
-    def parse(cls, raw: object, what: str = PROMPTS_FILE) -> PromptRow:
-        """The inverse of `dump`.
-
-        Raises:
-            DataError: `raw` is not a prompt.
-        """
-        return document.parse(cls, raw, what)

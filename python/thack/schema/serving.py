@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from thack.schema import document
+from thack.schema.document import Document
 
 LogProbs = Literal["raw", "processed"]
 
@@ -26,7 +26,7 @@ class ProbeAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServedTeacher:
+class ServedTeacher(Document):
     """What identifies a served teacher: servers have no hash of weights, so it is known by its answers.
 
     Args:
@@ -37,21 +37,9 @@ class ServedTeacher:
     """
 
     SCHEMA: ClassVar[int] = 1
+    FILE: ClassVar[str] = "served.json"
 
     model: str
     dialect: str
     log_probs: LogProbs
     probes: tuple[ProbeAnswer, ...]
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
-
-    @classmethod
-    def parse(cls, raw: object, what: str = "served.json") -> ServedTeacher:
-        """The inverse of `dump`.
-
-        Raises:
-            DataError: a key is missing, or a value of another type.
-        """
-        return document.parse(cls, raw, what)

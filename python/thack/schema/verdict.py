@@ -11,6 +11,7 @@ import numpy as np
 from thack.errors import DataError
 from thack.reading import BadJson, parse_json
 from thack.schema import document
+from thack.schema.document import Document
 from thack.schema.fields import SEED, AtLeast, Between, Help, check_bounds
 from thack.schema.metrics import LOG_RATIO, MetricName, Series, find_metric
 
@@ -119,13 +120,14 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(Document):
     """verdict.json: what the curves of one run say, and the numbers behind it.
 
     `thack.reporting.prose.reasons` gives it in words.
     """
 
     SCHEMA: ClassVar[int] = 1
+    FILE: ClassVar[str] = "verdict.json"
 
     name: VerdictName
     run: str
@@ -161,19 +163,6 @@ class Verdict:
         between = f" [{self.onset_interval[0]:.10g}, {self.onset_interval[1]:.10g}]" if self.onset_interval else ""
         cause = f": {', '.join(self.cause.names)}" if self.cause and self.cause.names else ""
         return f"{name} from step {self.onset_step:.10g}{between}{cause}"
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)
-
-    @classmethod
-    def parse(cls, raw: object, what: str = "verdict.json") -> Verdict:
-        """The inverse of `dump`.
-
-        Raises:
-            DataError: `raw` is not a verdict of this version.
-        """
-        return document.parse(cls, raw, what)
 
     def to_json(self) -> str:
         """The text of verdict.json."""
@@ -270,6 +259,10 @@ class OracleFreeVerdict:
     prompts_apart: float | None = None  # as of `Cause`
     gains: tuple[Gain, ...] = ()  # over the plain fine-tuning beside the run, where there is one
 
+    def dump(self) -> dict[str, object]:
+        """Plain values, for JSON. Series are arrays, which are not read back."""
+        return document.dump(self)
+
     @property
     def is_hacking(self) -> bool:
         return self.name == "hacking suspected"
@@ -287,7 +280,3 @@ class OracleFreeVerdict:
         if self.name == "inconclusive":
             return f"{self.name}, with an alarm at step {self.alarm_step:.10g}"
         return f"{self.name} from step {self.onset_step:.10g}"
-
-    def dump(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return document.dump(self)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from enum import Enum, StrEnum
 from pathlib import Path
-from typing import ClassVar, Literal
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
+from thack import schema
 from thack.errors import DataError
-from thack.schema.document import dump, parse
+from thack.schema.document import Document, dump, parse
+
+for _module in pkgutil.iter_modules(schema.__path__):
+    importlib.import_module(f"thack.schema.{_module.name}")
 
 
 class Colour(StrEnum):
@@ -92,3 +99,40 @@ def test_what_does_not_fit_is_refused_with_its_place(changes: dict[str, object],
         parse(Tree, dump(TREE) | changes, "t.json")
     with pytest.raises(DataError, match="a list, not an object"):
         parse(Tree, [], "t.json")
+
+
+def an_example(hint: Any) -> Any:
+    """A value of a field's type, none of its parts absent or empty."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if is_dataclass(hint):
+        hints = get_type_hints(hint)
+        needed = [f for f in fields(hint) if f.default is MISSING and f.default_factory is MISSING]
+        return hint(**{f.name: an_example(hints[f.name]) for f in needed})  # type: ignore[operator]
+    if origin in (Union, UnionType):
+        return an_example(next(one for one in arguments if one is not NoneType))
+    if origin is tuple:
+        return tuple(an_example(one) for one in arguments if one is not Ellipsis)
+    if origin is Literal:
+        return arguments[0]
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {an_example(arguments[0]): an_example(arguments[1])}
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return next(iter(hint))
+    return {int: 3, float: 1.5, str: "some", bool: True, object: "any", Path: Path("some")}[hint]
+
+
+def documents() -> list[type[Document]]:
+    """By name: a class with slots is made twice, and the first one stays for as long as it likes."""
+    found = {one.__name__: one for one in Document.__subclasses__()}
+    return [found[name] for name in sorted(found)]
+
+
+@pytest.mark.parametrize("kind", documents(), ids=lambda kind: kind.__name__)
+def test_every_document_of_the_package_comes_back_as_it_was(kind: type[Document]) -> None:
+    for hint in get_type_hints(kind).values():
+        if get_origin(hint) is not ClassVar:
+            an_example(hint)  # a type that JSON cannot give back has no example
+    value = an_example(kind)
+    assert kind.parse(json.loads(json.dumps(value.dump()))) == value
+    with pytest.raises(DataError, match=kind.FILE):
+        kind.parse([])
