@@ -79,6 +79,9 @@ class Curves:
                 since tokenizers differ, all are read per byte.
             mapping: Other columns, by curve.
 
+        Returns:
+            Its curves, with what each prompt contributed where the run kept it.
+
         Raises:
             DataError: there is no log, or no golden and no proxy column in it.
             UsageError: `mapping` names something that is no curve.
@@ -104,6 +107,9 @@ class Curves:
         Args:
             path: JSON lines, or a transformers trainer_state.json.
             mapping: Its columns, by curve or by `step`; thack's own names need none.
+
+        Returns:
+            Its curves.
 
         Raises:
             DataError: the log cannot be read, or a column of the mapping is missing.

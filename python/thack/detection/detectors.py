@@ -37,13 +37,19 @@ from thack.schema.verdict import Detection, DetectionState, OracleFreeName, Orac
 class Detector:
     """A signal, and when it is an alarm.
 
+    Attributes:
+        name: Of the detector.
+        key: Its field of `Thresholds`.
+        fires: The side of the threshold on which the alarm is.
+        signal: A number for every evaluation, from the curves of a run.
+
     Example:
         >>> slope_ratio(Curves.from_run(run)).state
         'alarm'
     """
 
     name: str
-    key: str  # its field of `Thresholds`
+    key: str
     fires: Literal["above", "below"]
     signal: Callable[[Curves, Thresholds], Signal]
 
@@ -138,16 +144,37 @@ def _training(curves: Curves) -> CurveName:
 
 
 def detect(curves: Curves, thresholds: Thresholds | None = None) -> tuple[Detection, ...]:
-    """All detectors, in the order of `DETECTORS`."""
+    """Ask every detector about one run.
+
+    Args:
+        curves: The run; a detector whose columns it lacks says "not enough data".
+        thresholds: By default `Thresholds()`.
+
+    Returns:
+        What each found, in the order of `DETECTORS`.
+
+    Example:
+        >>> [found.name for found in detect(Curves.from_run(run)) if found.fired][:2]
+        ['fresh slope ratio', 'slope ratio']
+    """
     return tuple(detector(curves, thresholds) for detector in DETECTORS)
 
 
 def watch(history: Sequence[Watched], *, threshold: float | None = None) -> Detection | None:
-    """The deciding detector's alarm on the evaluations so far, for a run that still trains; None without one.
+    """Ask the detector that decides about a run that still trains.
 
     Args:
         history: The evaluations so far, in order of step.
         threshold: Of the deciding detector; by default that of `Thresholds`.
+
+    Returns:
+        Its alarm; None where it raises none.
+
+    Example:
+        >>> monitor, fresh = [1.0, 0.7, 0.4, 0.2], [1.0, 0.8, 0.75, 0.74]
+        >>> pairs = enumerate(zip(monitor, fresh), start=1)
+        >>> watch([Watched(step=50 * i, proxy=b, monitor=a, fresh=b) for i, (a, b) in pairs]).alarm_step
+        150.0
     """
     names: tuple[CurveName, ...] = ("proxy", "monitor", "fresh")
     values = {name: [getattr(one, name) for one in history] for name in names}
@@ -225,6 +252,9 @@ def verdict_without_oracle(curves: Curves, thresholds: Thresholds | None = None)
     Args:
         curves: With the columns of a deciding detector; without them the verdict is inconclusive.
         thresholds: By default `Thresholds()`.
+
+    Returns:
+        The suspicion or its absence, every detector's finding, and the doubts that make an alarm inconclusive.
 
     Example:
         >>> verdict_without_oracle(Curves.from_run(run)).name

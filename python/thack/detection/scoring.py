@@ -29,7 +29,16 @@ from thack.schema.verdict import Detection, Margins, Thresholds, Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One run with golden, and its verdict."""
+    """One run with golden, and its verdict.
+
+    Attributes:
+        curves: The run.
+        truth: Its verdict by golden.
+
+    Example:
+        >>> Case.of(Curves.from_run(run)).rises
+        True
+    """
 
     curves: Curves
     truth: Verdict
@@ -94,7 +103,21 @@ class Score:
 def score_detectors(
     cases: Sequence[Case], thresholds: Thresholds | None = None, detectors: Sequence[Detector] = DETECTORS
 ) -> tuple[Score, ...]:
-    """Every detector on the same runs, the best first: by accuracy, then area under the ROC curve, then lead."""
+    """Score detectors that need no oracle on runs with one.
+
+    Args:
+        cases: Runs with golden; those whose verdict is inconclusive are left out.
+        thresholds: By default `Thresholds()`.
+        detectors: By default all.
+
+    Returns:
+        Their scores, the best first: by accuracy, then area under the ROC curve, then lead.
+
+    Example:
+        >>> best = score_detectors([Case.of(Curves.from_run(run))])[0]
+        >>> best.detector, best.hits, best.num_rising
+        ('fresh slope ratio', 1, 1)
+    """
     found = [score(detector, cases, thresholds or Thresholds()) for detector in detectors]
     return tuple(sorted(found, key=_rank, reverse=True))  # stable: equals keep the detectors' order
 
@@ -155,8 +178,19 @@ def worst_value(detector: Detector, found: Signal) -> float:
 def choose_threshold(detector: Detector, cases: Sequence[Case], thresholds: Thresholds | None = None) -> float | None:
     """The threshold that is most often right, and among those the one that alarms soonest, but not before the onset.
 
-    The middle of the range of such thresholds. None unless there are rising and healthy runs. Choose it on some tasks
-    or seeds and score it on others.
+    Choose it on some tasks or seeds, and score it on others.
+
+    Args:
+        detector: Whose threshold it is.
+        cases: Runs with golden, some of which rise and some of which are healthy.
+        thresholds: What the signal reads beside its own threshold; by default `Thresholds()`.
+
+    Returns:
+        The middle of the range of such thresholds; None unless there are rising and healthy runs.
+
+    Example:
+        >>> choose_threshold(DETECTORS[0], [Case.of(Curves.from_run(run))]) is None  # none of them is healthy
+        True
     """
     limits = thresholds or Thresholds()
     decided = [(case, detector.signal(case.curves, limits)) for case in cases if case.rises is not None]
@@ -188,7 +222,19 @@ def _worth(detector: Detector, decided: Sequence[tuple[Case, Signal]], cut: floa
 
 
 def with_chosen(cases: Sequence[Case], thresholds: Thresholds | None = None) -> Thresholds:
-    """Thresholds set on `cases`; those that cannot be set there stay."""
+    """Thresholds of all detectors by `choose_threshold`.
+
+    Args:
+        cases: Runs with golden.
+        thresholds: What stays where a threshold cannot be chosen; by default `Thresholds()`.
+
+    Returns:
+        The thresholds, and everything else as it was.
+
+    Example:
+        >>> with_chosen([Case.of(Curves.from_run(run))]) == Thresholds()  # no healthy run to choose by
+        True
+    """
     limits = thresholds or Thresholds()
     found = {detector.key: choose_threshold(detector, cases, limits) for detector in DETECTORS}
     for key, value in found.items():

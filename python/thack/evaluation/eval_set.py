@@ -81,6 +81,9 @@ class EvalSet:
             limit: At most this many prompts; 0: all.
             on_bad_line: `stop` or `skip`.
 
+        Returns:
+            The prompts, without responses.
+
         Raises:
             DataError: the file has no prompt, or a line that is no record.
         """
@@ -94,6 +97,9 @@ class EvalSet:
         Args:
             records: Read one after the other.
             limit: Number of prompts, after which no more are read; 0: all are read.
+
+        Returns:
+            The prompts, without responses.
 
         Raises:
             DataError: there is no record.
@@ -134,6 +140,9 @@ class EvalSet:
             batch_size: Sequences in one forward.
             progress: Where to show how far it has come.
             kept: Where batches are committed as they are complete, and found again by the next start.
+
+        Returns:
+            An evaluation set with `prompts`, `responses` and `origin`; prompts that do not fit are left out.
 
         Raises:
             UsageError: `references` has neither a model nor `human`, or no tokenizer is known.
@@ -183,6 +192,10 @@ class EvalSet:
     def check_tokenizer(self, role: str, tokenizer: Tokenizer) -> None:
         """Refuse a model in whose token ids the evaluation set has no prompts.
 
+        Args:
+            role: Of the model, for the message.
+            tokenizer: The model's.
+
         Raises:
             MismatchError: names both tokenizers.
         """
@@ -198,6 +211,10 @@ class EvalSet:
 
     def check_writer(self, role: Role, model: LanguageModel) -> None:
         """Refuse a reference that did not write the evaluation set's fixed responses.
+
+        Args:
+            role: Whose responses they are.
+            model: What is given in this role.
 
         Raises:
             UsageError: there are no responses of this role.
@@ -220,19 +237,48 @@ class EvalSet:
             self._refuse_tokenizer(role, self.tokenizer_of(role), model.tokenizer)
 
     def tokenizer_of(self, writer: Role) -> str:
-        """The fingerprint of the tokenizer of one writer's responses."""
+        """The tokenizer of one writer's responses.
+
+        Args:
+            writer: Oracle, teacher, judge or human.
+
+        Returns:
+            Its fingerprint.
+        """
         return self.origin.tokenizers.get(writer, self.origin.tokenizer)
 
     def sequences(self, writer: Role) -> list[TokenSequence]:
-        """The fixed responses of one writer, in the evaluation set's order."""
+        """The fixed responses of one writer, behind their prompts.
+
+        Args:
+            writer: Oracle, teacher, judge or human.
+
+        Returns:
+            One sequence per prompt, in the evaluation set's order.
+        """
         return self.sequences_of(self.responses[writer], self.tokenizer_of(writer))
 
     def prompts_in(self, tokenizer: str) -> tuple[np.ndarray, ...]:
-        """The prompts in the ids of a tokenizer, by its fingerprint; empty: they are not there."""
+        """The prompts in the ids of one tokenizer.
+
+        Args:
+            tokenizer: Its fingerprint.
+
+        Returns:
+            int32 ids of each; empty: the evaluation set does not have them in these ids.
+        """
         return self.prompts if tokenizer == self.origin.tokenizer else self.other_prompts.get(tokenizer, ())
 
     def prompts_of(self, reader: Role, tokenizer: str) -> tuple[np.ndarray, ...]:
-        """The prompts as a role with this tokenizer reads them: the teacher may have its own."""
+        """The prompts as one role reads them: the teacher may have its own.
+
+        Args:
+            reader: The role.
+            tokenizer: The fingerprint of its tokenizer.
+
+        Returns:
+            int32 ids of each; empty as of `prompts_in`.
+        """
         own = self.teacher_prompts if reader is Role.TEACHER else ()
         return own or self.prompts_in(tokenizer)
 
@@ -248,6 +294,9 @@ class EvalSet:
             responses: One per prompt; None: there is none, and no sequence.
             tokenizer: The fingerprint of theirs; empty: that of `prompts`.
             prompts: In its ids, where the evaluation set does not hold them.
+
+        Returns:
+            A sequence for each response that is there.
         """
         tokenizer = tokenizer or self.origin.tokenizer
         own = self.teacher_prompts if tokenizer == self.tokenizer_of(Role.TEACHER) else ()
@@ -261,11 +310,19 @@ class EvalSet:
         ]
 
     def fingerprint(self) -> str:
-        """sha256 over prompts, responses and origin."""
+        """Name the evaluation set by its content.
+
+        Returns:
+            `sha256:…` over prompts, responses and origin.
+        """
         return digest([self._lines(), canonical_json(self.origin.dump())])
 
     def save(self, directory: Path) -> None:
-        """Write prompts.jsonl and manifest.json, both or nothing. An existing evaluation set is replaced as a whole."""
+        """Write prompts.jsonl and manifest.json, both or nothing.
+
+        Args:
+            directory: An evaluation set that is there is replaced as a whole.
+        """
         check_output(directory, "eval_set")
         with atomic_directory(directory, replace=True) as temporary:
             write_bytes(temporary / "prompts.jsonl", self._lines())
@@ -275,6 +332,12 @@ class EvalSet:
     @classmethod
     def load(cls, directory: Path | str) -> EvalSet:
         """Read a saved evaluation set.
+
+        Args:
+            directory: Where it was saved.
+
+        Returns:
+            The evaluation set, with the fingerprint that it was saved with.
 
         Raises:
             DataError: there is none, or it was changed after it was saved.

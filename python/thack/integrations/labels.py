@@ -29,7 +29,14 @@ class CachedLabels:
         return len(self.labels_N)
 
     def to(self, device: torch.device | str, **_: Any) -> CachedLabels:
-        """The same labels on another device."""
+        """The same labels on another device.
+
+        Args:
+            device: As of torch.
+
+        Returns:
+            A copy; copies from pinned memory do not wait.
+        """
         rows_N, labels_N = (t.to(device, non_blocking=True) for t in (self.rows_N, self.labels_N))
         return replace(self, rows_N=rows_N, labels_N=labels_N, target=self.target.to(device))
 
@@ -38,5 +45,12 @@ class CachedLabels:
         return self
 
     def ne(self, ignored: int) -> Tensor:
-        """One True per response token: there is no padding among them."""
+        """`labels != ignored`, as trainers count tokens: there is no padding among them.
+
+        Args:
+            ignored: Their mark of padding.
+
+        Returns:
+            bool, one True per response token.
+        """
         return torch.ones(len(self), dtype=torch.bool, device=self.labels_N.device)

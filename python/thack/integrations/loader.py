@@ -68,11 +68,18 @@ class CacheLoader:
         self._epoch, self._given = self._epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loop is: plain values, for any checkpoint."""
+        """Where the loop is.
+
+        Returns:
+            Plain values, for any checkpoint.
+        """
         return {"epoch": self._epoch, "batches": self._given, "cache": self._name(), "seed": self._seed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue there.
+        """Continue where another loop was.
+
+        Args:
+            state: What `state_dict` returned.
 
         Raises:
             MismatchError: the state is of another cache, seed, batch size or number of ranks.

@@ -152,7 +152,17 @@ def cross_entropy(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
 
 
 def forward_kl(student_logits_NV: Tensor, target: Target, *, temperature: float = 1.0) -> Tensor:
-    """loss_N = T² · KL(teacher ‖ student); as of `divergence`.
+    """Forward KL: T² · KL(teacher ‖ student) per response token.
+
+    Args:
+        student_logits_NV: as of `divergence`, and so is `target`.
+        temperature: T > 0, of both distributions.
+
+    Returns:
+        loss_N in nats times T², differentiable in the logits.
+
+    Raises:
+        UndefinedLoss, MismatchError: as `divergence`.
 
     Example:
         >>> target = DenseTarget(log_probs_NV=torch.tensor([[0.75, 0.25]]).log())
@@ -163,7 +173,17 @@ def forward_kl(student_logits_NV: Tensor, target: Target, *, temperature: float 
 
 
 def reverse_kl(student_logits_NV: Tensor, target: Target, *, temperature: float = 1.0) -> Tensor:
-    """loss_N = T² · KL(student ‖ teacher); as of `divergence`. On a top-k target of K+1 outcomes: a lower bound.
+    """Reverse KL: T² · KL(student ‖ teacher) per response token. On a top-k target of K+1 outcomes: a lower bound.
+
+    Args:
+        student_logits_NV: as of `divergence`, and so is `target`.
+        temperature: T > 0, of both distributions.
+
+    Returns:
+        loss_N in nats times T², differentiable in the logits.
+
+    Raises:
+        UndefinedLoss, MismatchError: as `divergence`.
 
     Example:
         >>> target = DenseTarget(log_probs_NV=torch.tensor([[0.75, 0.25]]).log())
@@ -174,9 +194,18 @@ def reverse_kl(student_logits_NV: Tensor, target: Target, *, temperature: float 
 
 
 def jsd(student_logits_NV: Tensor, target: Target, *, beta: float = 0.5, temperature: float = 1.0) -> Tensor:
-    """loss_N = T² · [β KL(teacher ‖ M) + (1−β) KL(student ‖ M)], M = β·teacher + (1−β)·student; as of `divergence`.
+    """Jensen-Shannon: T² · [β KL(teacher ‖ M) + (1−β) KL(student ‖ M)], M = β·teacher + (1−β)·student.
 
-    β in [0, 1]: 0 is forward KL and 1 reverse KL; close to either, the scale falls with β (12× at .1).
+    Args:
+        student_logits_NV: as of `divergence`, and so is `target`.
+        temperature: T > 0, of both distributions.
+        beta: β in [0, 1]: 0 is forward KL and 1 reverse KL; close to either, the scale falls with β (12× at .1).
+
+    Returns:
+        loss_N in nats times T², differentiable in the logits.
+
+    Raises:
+        UndefinedLoss, MismatchError: as `divergence`.
 
     Example:
         >>> target = DenseTarget(log_probs_NV=torch.tensor([[0.75, 0.25]]).log())
@@ -187,7 +216,18 @@ def jsd(student_logits_NV: Tensor, target: Target, *, beta: float = 0.5, tempera
 
 
 def skewed_kl(student_logits_NV: Tensor, target: Target, *, skew: float = 0.1, temperature: float = 1.0) -> Tensor:
-    """loss_N = T² · KL(teacher ‖ skew·teacher + (1−skew)·student), skew in [0, 1); as of `divergence`.
+    """Skewed KL: T² · KL(teacher ‖ skew·teacher + (1−skew)·student) per response token (DistiLLM).
+
+    Args:
+        student_logits_NV: as of `divergence`, and so is `target`.
+        temperature: T > 0, of both distributions.
+        skew: in [0, 1); 0 is forward KL.
+
+    Returns:
+        loss_N in nats times T², differentiable in the logits.
+
+    Raises:
+        UndefinedLoss, MismatchError: as `divergence`.
 
     Example:
         >>> target = DenseTarget(log_probs_NV=torch.tensor([[0.75, 0.25]]).log())
@@ -198,7 +238,17 @@ def skewed_kl(student_logits_NV: Tensor, target: Target, *, skew: float = 0.1, t
 
 
 def total_variation(student_logits_NV: Tensor, target: Target, *, temperature: float = 1.0) -> Tensor:
-    """loss_N = T² · ½ Σ_v |teacher_v − student_v|; as of `divergence`.
+    """Total variation: T² · ½ Σ_v |teacher_v − student_v| per response token.
+
+    Args:
+        student_logits_NV: as of `divergence`, and so is `target`.
+        temperature: T > 0, of both distributions.
+
+    Returns:
+        loss_N in nats times T², differentiable in the logits.
+
+    Raises:
+        UndefinedLoss, MismatchError: as `divergence`.
 
     Example:
         >>> target = DenseTarget(log_probs_NV=torch.tensor([[0.75, 0.25]]).log())

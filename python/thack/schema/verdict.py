@@ -165,12 +165,23 @@ class Verdict(Document):
         return f"{name} from step {self.onset_step:.10g}{between}{cause}"
 
     def to_json(self) -> str:
-        """The text of verdict.json."""
+        """Write it as text.
+
+        Returns:
+            The content of verdict.json.
+        """
         return json.dumps(self.dump(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, what: str = "verdict.json") -> Verdict:
         """The inverse of `to_json`.
+
+        Args:
+            text: The content of verdict.json.
+            what: Names it in errors.
+
+        Returns:
+            The verdict.
 
         Raises:
             DataError: `text` is not a verdict of this version.

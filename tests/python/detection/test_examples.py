@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from detection.synthetic import Noise, write_run
-from thack.detection import Series, curves, detectors, power_law, verdict_table
+from thack.detection import Series, curves, detectors, power_law, scoring, verdict_table
 
-MODULES = [curves, detectors, power_law, verdict_table]
+MODULES = [curves, detectors, power_law, scoring, verdict_table]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -140,7 +140,12 @@ class Cache:
         return self._plan
 
     def costs(self) -> CacheCosts:
-        """What it holds, and the time that its processes took by their journals; an imported cache has none."""
+        """What it holds, and what it has cost.
+
+        Returns:
+            Sequences, tokens, bytes, and the seconds of all its processes by their journals; None: an imported cache
+            has no journal.
+        """
         rows = [row for path in sorted((self.directory / JOURNAL).glob("*.jsonl")) for row in runlog.read(path)]
         seconds = [found for row in rows if (found := number(row.get("seconds"))) is not None]
         held = self._manifest
@@ -192,7 +197,13 @@ class Cache:
         return found
 
     def many(self, positions: Sequence[int] | np.ndarray) -> list[TokenSequence]:
-        """The sequences at `positions`, as `targets` takes and returns them; none is kept in memory.
+        """Read several sequences without their targets; none is kept in memory.
+
+        Args:
+            positions: as of `targets`.
+
+        Returns:
+            The sequences in the order of `positions`.
 
         Raises:
             UsageError: as `targets`.
