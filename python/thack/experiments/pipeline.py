@@ -29,7 +29,7 @@ from thack.experiments.cells import Cell, base_arm, slug
 from thack.experiments.corpus import CorpusSettings, task_file, write_corpus, write_splits
 from thack.experiments.costs import Cost
 from thack.experiments.methods import has_cache, samples
-from thack.experiments.roles import check_answers, content_of, model_directory, sampled_digest, start_of
+from thack.experiments.roles import check_answers, content_of, file_content, model_directory, start_of
 from thack.experiments.stages import Stage, plan_stage
 from thack.experiments.tokenizers import TokenizerWord, write_encoded, write_tokenizer
 from thack.models.layers import check_layers
@@ -93,9 +93,9 @@ class Pipeline:
             # Not by content: an update of the package lists would begin an experiment anew that is to be resumed.
             inputs = {"system": system_release()}
         if path:
-            inputs = {"data": sampled_digest([Path(path)])}
+            inputs = {"data": file_content(Path(path))}
         if settings.tokenizer:
-            inputs["tokenizer"] = sampled_digest([Path(settings.tokenizer) / "tokenizer.json"])
+            inputs["tokenizer"] = file_content(Path(settings.tokenizer) / "tokenizer.json")
         return plan_stage(self._stages, "corpus", partial(write_corpus, settings), settings=settings, inputs=inputs)
 
     def tokenizer(self, task: str, word: str) -> Stage:

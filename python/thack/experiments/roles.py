@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from thack.config.experiment import DECIDED, ExperimentSettings, RoleSettings
 from thack.errors import ModelError, UsageError
 from thack.files import digest
 
-_SAMPLE_BYTES = 1 << 20
+_RUNS, _RUN_BYTES = 512, 1 << 12  # of a large file: 2 MiB from end to end
 
 
 def model_directory(settings: ExperimentSettings, role: RoleSettings) -> Path:
@@ -89,8 +89,13 @@ def check_answers(settings: ExperimentSettings, task: str) -> None:
 
 
 def content_of(directory: Path) -> str:
-    """What a model directory holds."""
-    return sampled_digest(sorted(directory.iterdir()))
+    """What a model directory holds; of large files, whose weights are not to be read whole at every start, a sample."""
+    return _digest(directory.iterdir(), most_bytes=_RUNS * _RUN_BYTES)
+
+
+def file_content(path: Path) -> str:
+    """What a file holds, every byte of it."""
+    return _digest([path])
 
 
 def start_of(role: RoleSettings) -> object:
@@ -129,16 +134,23 @@ def _layers(size: str, text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def sampled_digest(files: Sequence[Path]) -> str:
-    """A digest of files that are too large to read whole at every start: sizes, first and last MiB of each."""
-    return digest(part for path in files if path.is_file() for part in _parts(path))
+def _digest(paths: Iterable[Path], most_bytes: int | None = None) -> str:
+    files = [(path, path.stat()) for path in sorted(paths) if path.is_file()]
+    return _digest_of(tuple((path, found.st_size, found.st_mtime_ns) for path, found in files), most_bytes)
 
 
-def _parts(path: Path) -> Iterable[bytes]:
-    size = path.stat().st_size
+@cache  # a grid asks for every cell; a file of another size or time is read again
+def _digest_of(files: tuple[tuple[Path, int, int], ...], most_bytes: int | None) -> str:
+    return digest(part for path, size, _ in files for part in _parts(path, size, most_bytes))
+
+
+def _parts(path: Path, size: int, most_bytes: int | None) -> Iterator[bytes]:
+    """Name, size and content; of a file beyond `most_bytes`, runs from its first byte to its last."""
     yield f"{path.name}\0{size}\0".encode()
     with open(path, "rb") as file:
-        yield file.read(_SAMPLE_BYTES)
-        if size > _SAMPLE_BYTES:
-            file.seek(max(size - _SAMPLE_BYTES, _SAMPLE_BYTES), os.SEEK_SET)
-            yield file.read(_SAMPLE_BYTES)
+        if most_bytes is None or size <= most_bytes:
+            yield from iter(partial(file.read, 1 << 20), b"")
+            return
+        for number in range(_RUNS):
+            file.seek(number * (size - _RUN_BYTES) // (_RUNS - 1))
+            yield file.read(_RUN_BYTES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data.apt import install_apt_cache
@@ -14,7 +15,7 @@ from thack.errors import ThackError, UsageError
 from thack.experiments.costs import CostEstimator
 from thack.experiments.grid import run_grid
 from thack.experiments.plan import plan
-from thack.experiments.roles import resized, size_of
+from thack.experiments.roles import content_of, file_content, resized, size_of
 from thack.experiments.stages import Stage, with_upstream
 from thack.models.load import load_model, new_decoder
 from training.preflight.chats import save_tokenizer
@@ -68,6 +69,21 @@ def test_layers_are_a_stage_of_their_own(models: Path, tmp_path: Path) -> None:
     others = stages(models, tmp_path, *CUT, "teacher.layers=[0, 1, 2]")
     changed = {name for name in found if found[name].path.name != others[name].path.name}
     assert changed >= {"layers", "teacher", "eval_set"} and not changed & {"corpus", "oracle", "student"}
+
+
+def test_a_directory_is_named_by_its_weights_and_a_file_by_every_byte(tmp_path: Path) -> None:
+    """Also where neither the beginning nor the end of a large file changes, nor its size."""
+    weights, data = np.zeros(1 << 22, np.uint8), b"1 + 1 = 2\n" * (1 << 19)
+    (tmp_path / "m").mkdir()
+    weights.tofile(tmp_path / "m" / "model.safetensors")
+    (tmp_path / "sums.jsonl").write_bytes(data)
+    before = content_of(tmp_path / "m"), file_content(tmp_path / "sums.jsonl")
+    weights[3 << 19 : 5 << 19] = 1  # one tensor in the middle
+    weights.tofile(tmp_path / "m" / "model.safetensors")
+    middle = len(data) // 2
+    (tmp_path / "sums.jsonl").write_bytes(data[:middle] + b"2" + data[middle + 1 :])
+    after = content_of(tmp_path / "m"), file_content(tmp_path / "sums.jsonl")
+    assert before[0] != after[0] and before[1] != after[1]
 
 
 def test_a_student_of_the_teachers_start_has_another_seed(models: Path, tmp_path: Path) -> None:
