@@ -278,6 +278,8 @@ DECIDED: Mapping[str, str] = {
     "student": "student.model",
     "teacher": "teacher.model",
     "oracle": "oracle.model",
+    "judge": "oracle.model",
+    "human_references": "oracle.model",
     "eval_data": "num_held_out_prompts",
     "cache": "target",
     "out": "`out`",

@@ -85,7 +85,13 @@ def test_what_makes_no_sense_is_refused_with_a_hint(sets: list[str], told: str) 
     assert told in str(raised.value)
 
 
-@pytest.mark.parametrize("own", ["seed=5", "source.kind='online-teacher'", "data.limit=3", "loss.divergence='jsd'"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        *("seed=5", "source.kind='online-teacher'", "data.limit=3", "loss.divergence='jsd'"),
+        *("judge='models/judge'", "human_references=true"),  # the evaluation set has responses of the oracle alone
+    ],
+)
 def test_a_setting_that_every_cell_would_overwrite_is_refused(own: str, tmp_path: Path) -> None:
     laptop = load_recipe("laptop", [f"distill.{own}"])
     if own.startswith("loss"):
