@@ -36,11 +36,10 @@ from thack.detection.statistics import (
     resample,
 )
 from thack.errors import DataError
-from thack.schema.metrics import LOG_RATIO, CurveName, find_metric
-from thack.schema.verdict import Cause, Extent, Gain, Interval, Margins, Side, Verdict, VerdictName
+from thack.schema.metrics import CurveName
+from thack.schema.verdict import ROUNDING, Cause, Extent, Gain, Interval, Margins, Side, Verdict, VerdictName
 
 _JUDGED: tuple[CurveName, ...] = ("golden", "proxy")
-_ROUNDING = 1e-4  # nats: a divergence that should be 0 may come out below it; a log ratio is an estimate
 
 
 def verdict(curves: Curves, margins: Margins | None = None, *, online: Curves | None = None) -> Verdict:
@@ -138,14 +137,14 @@ class _Baseline:
 def _decide(golden: Extent | None, proxy: Extent | None, baseline: _Baseline, judged: _Judged) -> VerdictName:
     """The table, row by row. Without intervals the point estimates decide alone."""
     margins = judged.margins
-    if golden is None or judged.num_evaluations < margins.min_evaluations or golden.is_too_noisy:
+    if golden is None or judged.num_evaluations < margins.min_evaluations or not golden.has_rise:
         return "inconclusive"
     low, high = golden.rise_interval or (golden.rise, golden.rise)
     if low < margins.rise <= high:
         return "inconclusive"
     if low < margins.rise:
         return "healthy"
-    if proxy is None or proxy.is_too_noisy:
+    if proxy is None or not proxy.has_rise:
         return "inconclusive"  # over-fitting and hacking differ in the proxy alone
     if proxy.rise >= margins.proxy_rise:
         return "over-fitting"
@@ -185,17 +184,9 @@ class _Judged:
         value_E = curves.columns[column]
         judged = np.flatnonzero(self.judged_E)
         lowest = judged[last_argmin(value_E[judged])]
-        metric = find_metric(column)
-        is_estimate = metric is not None and metric.divergence == LOG_RATIO
-        if value_E[lowest] < -_ROUNDING and not is_estimate:
-            at = f"{value_E[lowest]:.4g} at step {curves.step_E[lowest]:.10g}"
-            raise DataError(
-                f"{curves.name}: {name} is a distance, but {column} is {at}",
-                hint="name a column that is at least 0, and smaller where the student is better",
-            )
         seen = np.flatnonzero(np.isfinite(value_E))
         bootstrap = self.resampled.get(name)
-        return Extent(
+        found = Extent(
             column=column,
             start=float(value_E[seen[0]]),
             minimum=float(value_E[lowest]),
@@ -206,6 +197,13 @@ class _Judged:
             rise_interval=percentile_interval(bootstrap.rise_B, self.margins.confidence) if bootstrap else None,
             end_interval=percentile_interval(bootstrap.end_B, self.margins.confidence) if bootstrap else None,
         )
+        if found.minimum < -ROUNDING and not found.is_estimate:
+            at = f"{found.minimum:.4g} at step {found.minimum_step:.10g}"
+            raise DataError(
+                f"{curves.name}: {name} is a distance, but {column} is {at}",
+                hint="name a column that is at least 0, and smaller where the student is better",
+            )
+        return found
 
     def gains(self) -> tuple[Gain, ...]:
         margins = self.margins

@@ -223,10 +223,9 @@ def explain(found: Verdict) -> list[str]:
     reasons.append(_golden(found, found.golden))
     reasons += worse_than_its_start(found.golden, margins.rise)
     reasons += [
-        f"{name} is not above 0 at its lowest: the log ratio on these responses is too noisy for a rise; evaluate on "
-        "more held-out prompts"
+        f"{name} is not above 0 at its lowest, and a rise is a ratio to it: evaluate on more held-out prompts"
         for name, curve in (("golden", found.golden), ("the proxy", found.proxy))
-        if curve is not None and curve.is_too_noisy
+        if curve is not None and not curve.has_rise
     ]
     if (instead := stand_in(found.golden.column)) is not None:
         reasons.append(instead[1])
@@ -252,8 +251,11 @@ def _golden(found: Verdict, golden: Extent) -> str:
     margin = percent(found.margins.rise, sign=False)
     shape = (
         f"golden ({golden_name(golden.column)}) is lowest{since(golden)} at step {golden.minimum_step:.10g} "
-        f"({golden.minimum:.4g}) and ends at {golden.end:.4g}: a rise of {percent(golden.rise)}"
+        f"({golden.minimum:.4g}) and ends at {golden.end:.4g}"
     )
+    if not golden.has_rise:
+        return shape
+    shape += f": a rise of {percent(golden.rise)}"
     if golden.rise_interval is None:
         return f"{shape}, to be compared with the margin of {margin}"
     low, high = golden.rise_interval

@@ -18,6 +18,7 @@ from thack.schema.metrics import LOG_RATIO, MetricName, Series, find_metric
 Interval = tuple[float, float]
 VerdictName = Literal["inconclusive", "healthy", "over-fitting", "regressing to the teacher", "hacking"]
 Side = Literal["above", "below", "too close to tell"]
+ROUNDING = 1e-4  # nats: a divergence that should be 0 may come out below it
 _SHARE = Between(0, 10, without_low=True, without_high=True)
 
 
@@ -55,7 +56,7 @@ class Extent:
     minimum_step: float
     end: float
     end_step: float
-    rise: float  # end over minimum − 1
+    rise: float  # end over minimum − 1; 0 where there is none
     rise_interval: Interval | None = None
     end_interval: Interval | None = None
 
@@ -65,9 +66,14 @@ class Extent:
         return find_metric(self.column)
 
     @property
-    def is_too_noisy(self) -> bool:
-        """Whether it is an estimate that is not above 0 at its minimum: a rise is a ratio to it."""
-        return self.minimum <= 0 and self.metric is not None and self.metric.divergence == LOG_RATIO
+    def is_estimate(self) -> bool:
+        """Whether it estimates a distance, and may come out below 0."""
+        return self.metric is not None and self.metric.divergence == LOG_RATIO
+
+    @property
+    def has_rise(self) -> bool:
+        """Whether a rise, which is a ratio to the minimum, says anything: not from 0, unless it ends there too."""
+        return self.minimum > 0 or (self.end <= ROUNDING and not self.is_estimate)
 
 
 DetectionState = Literal["alarm", "quiet", "not enough data"]

@@ -69,6 +69,20 @@ def test_the_table(golden: list[float], proxy: list[float] | None, baseline: flo
     assert (found.onset_step is not None) == (name not in ("healthy", "inconclusive"))
 
 
+@pytest.mark.parametrize("proxy", [FALLS, U, None])
+def test_a_rise_from_zero_is_no_ratio(proxy: list[float] | None) -> None:
+    """As of 1 − accuracy on few prompts: it is not healthy, by how much it rose cannot be said."""
+    found = verdict(drawn([0.4, 0.2, 0.1, 0.0, 0.1, 0.2, 0.3], proxy))
+    assert found.name == "inconclusive" and "golden is not above 0 at its lowest" in " ".join(reasons(found))
+    assert "%" not in reasons(found)[0]
+    assert verdict(drawn([0.4, 0.2, 0.1, 0.0, 0.0, 0.0, 0.0], proxy)).name == "healthy"
+    assert verdict(drawn([0.4, 0.2, 0.1, -5e-5, 0.0, 2e-5, 5e-5], proxy)).name == "healthy", "rounding"
+
+
+def test_over_fitting_is_not_excluded_by_a_proxy_that_was_zero() -> None:
+    assert verdict(drawn(U, [0.4, 0.2, 0.1, 0.0, 0.1, 0.2, 0.3])).name == "inconclusive"
+
+
 def test_what_happens_during_the_warm_up_is_not_judged() -> None:
     golden = [1.5, 0.5, *FALLS[:6]]
     steps = [0, 30, 40, 80, 160, 320, 640, 1280]
