@@ -184,8 +184,7 @@ def _resampled(curves: Curves, weights_BP: Floats) -> Mapping[CurveName, Floats]
     """Golden and proxy at every evaluation, in resamples of the prompts."""
     found: dict[CurveName, Floats] = {}
     for name in _COMPARED:
-        sums, metric = curves.prompts(name), curves.metric(name)
+        sums = curves.prompts(name)
         assert sums is not None
-        counts_EP = sums.counts_EP(metric.reduction if metric else None)
-        found[name] = (weights_BP @ sums.nats_EP.T) / (weights_BP @ counts_EP.T)
+        found[name] = (weights_BP @ sums.nats_EP.T) / (weights_BP @ sums.counts_EP.T)
     return found

@@ -149,7 +149,9 @@ class Curves:
         column, metric = self.column_of.get(name, ""), self.metric(name)
         if column in tuple(TrainingKL):
             return self.training_prompts.get(TrainingKL(column))
-        return None if metric is None else self.per_prompt.get(metric.per_prompt)
+        if metric is None or metric.per_prompt not in self.per_prompt:
+            return None
+        return replace(self.per_prompt[metric.per_prompt], reduction=metric.reduction)
 
     def last(self, column: str) -> float | None:
         """The last finite value of a column, of training or an evaluation (costs are cumulative)."""

@@ -39,10 +39,12 @@ class PromptCurves:
     nats_EP: Floats
     tokens_EP: Floats
     bytes_EP: Floats | None = None
+    reduction: Reduction | None = None  # of the curve; None: per token
 
-    def counts_EP(self, reduction: Reduction | None) -> Floats:
+    @property
+    def counts_EP(self) -> Floats:
         """What the nats are divided by: tokens, bytes, or one per response."""
-        return counted(self.tokens_EP, self.bytes_EP, reduction)
+        return counted(self.tokens_EP, self.bytes_EP, self.reduction)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,6 @@ def resample(
     curves: Mapping[str, PromptCurves],
     *,
     judged_E: NDArray[np.bool_],
-    reduction: Reduction | None,
     resamples: int,
     folds: int,
     seed: int,
@@ -82,7 +83,6 @@ def resample(
     Args:
         curves: By any name, all of the same prompts and evaluations.
         judged_E: The evaluations after the warm-up.
-        reduction: Nats per token, or per response.
         resamples: B.
         folds: F, of the cross-fitting.
         seed: Of the draws.
@@ -93,16 +93,16 @@ def resample(
     parts: dict[str, list[Resampled]] = {name: [] for name in curves}
     for weights_BP in _blocks(num_prompts, resamples, seed):
         for name, curve in curves.items():
-            nats_EP, counts_EP = curve.nats_EP[:, order_P], curve.counts_EP(reduction)[:, order_P]
+            nats_EP, counts_EP = curve.nats_EP[:, order_P], curve.counts_EP[:, order_P]
             parts[name].append(_crossfit(weights_BP, nats_EP, counts_EP, fold_P, judged_E))
     return {name: _join(found) for name, found in parts.items()}
 
 
 def paired_band(
-    curve: PromptCurves, anchor: int, *, reduction: Reduction | None, resamples: int, confidence: float, seed: int
+    curve: PromptCurves, anchor: int, *, resamples: int, confidence: float, seed: int
 ) -> tuple[Floats, Floats]:
     """Interval of each evaluation's ratio to evaluation `anchor`: what is common to both cancels."""
-    counts_EP = curve.counts_EP(reduction)
+    counts_EP = curve.counts_EP
     blocks = _blocks(curve.nats_EP.shape[1], resamples, seed)
     at_BE = np.concatenate([(weights_BP @ curve.nats_EP.T) / (weights_BP @ counts_EP.T) for weights_BP in blocks])
     low_E, high_E = np.quantile(at_BE / at_BE[:, anchor : anchor + 1], _tails(confidence), axis=0)

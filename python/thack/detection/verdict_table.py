@@ -268,15 +268,13 @@ def _resample(curves: Curves, judged_E: NDArray[np.bool_], margins: Margins) -> 
     """Bootstrap golden, proxy and baseline together where they count the same prompts."""
     names: tuple[CurveName, ...] = ("golden", "proxy", "baseline")
     found = {name: prompts for name in names if (prompts := curves.prompts(name)) is not None}
-    metric = curves.metric("golden")
-    if "golden" not in found or metric is None or not judged_E.any():
+    if "golden" not in found or not judged_E.any():
         return {}
     shape = found["golden"].nats_EP.shape
     same: dict[str, PromptCurves] = {name: p for name, p in found.items() if p.nats_EP.shape == shape}
     return resample(
         same,
         judged_E=judged_E,
-        reduction=metric.reduction,
         resamples=margins.resamples,
         folds=margins.folds,
         seed=margins.seed,

@@ -12,7 +12,7 @@ from thack.errors import plural
 from thack.reporting.details import Folded
 from thack.reporting.inputs import JudgedRun, ReportInput, units
 from thack.reporting.table import DASH, Cell, Row, Span, Style, table
-from thack.schema.metrics import CurveName, Floats, HealthName, MetricName, Role, unit_of
+from thack.schema.metrics import CurveName, Floats, HealthName, Role, unit_of
 from thack.schema.samples import SampleRow
 
 _ABOUT = (
@@ -88,7 +88,7 @@ def _farthest(run: JudgedRun) -> Folded | None:
     curves = [(name, found) for name in names if (found := run.curves.prompts(name)) is not None]
     if not curves:
         return None
-    means = {name: _mean_P(found, run.curves.metric(name)) for name, found in curves}
+    means = {name: _mean_P(found) for name, found in curves}
     first, prompts = curves[0]
     order = np.argsort(-np.nan_to_num(means[first], nan=-np.inf), kind="stable")[:_MOST_PROMPTS]
     texts = list(run.prompts.values())
@@ -111,9 +111,9 @@ def _farthest(run: JudgedRun) -> Folded | None:
     return Folded(title=title, table=table(head, rows, "numbers prompts stacked"))
 
 
-def _mean_P(found: PromptCurves, metric: MetricName | None) -> Floats:
+def _mean_P(found: PromptCurves) -> Floats:
     """Nats per token or byte of each prompt at the end; NaN where its response is left out."""
-    counts_P = found.counts_EP(metric.reduction if metric else None)[-1]
+    counts_P = found.counts_EP[-1]
     means_P: Floats = np.divide(found.nats_EP[-1], counts_P, out=np.full(len(counts_P), np.nan), where=counts_P > 0)
     return means_P
 

@@ -12,7 +12,7 @@ from thack.detection import Series
 from thack.detection.statistics import paired_band
 from thack.reporting.csv_text import csv_text
 from thack.reporting.inputs import ArmRuns
-from thack.schema.metrics import CurveName, Floats, find_metric
+from thack.schema.metrics import CurveName, Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +69,13 @@ def _single(arm: ArmRuns, name: CurveName, series: Series) -> Band:
     """Intervals are of the ratio to the value at golden's minimum: there the band has no width."""
     run = next(run for run in arm.runs if len(run.curves.of(name)))
     prompts, golden = run.curves.prompts(name), run.verdict.golden
-    metric = find_metric("" if golden is None else golden.column)
-    if prompts is None or golden is None or metric is None or len(series) != len(run.curves.step_E):
+    if prompts is None or golden is None or len(series) != len(run.curves.step_E):
         return Band(series.step, series.value)
     margins = run.verdict.margins
     anchor = int(np.flatnonzero(series.step == golden.minimum_step)[0])
     low_E, high_E = paired_band(
         prompts,
         anchor,
-        reduction=metric.reduction,
         resamples=margins.resamples,
         confidence=margins.confidence,
         seed=margins.seed,

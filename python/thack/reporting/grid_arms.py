@@ -112,9 +112,8 @@ def _over_prompts(pair: Sequence[JudgedRun | None], curve: CurveName) -> Interva
     sums, metrics = [one for one in found if one is not None], {run and run.curves.metric(curve) for run in pair}
     if len(sums) < 2 or len(metrics) > 1 or len({tuple(one.tokens_EP[-1]) for one in sums}) > 1:
         return None
-    (metric,) = metrics
     weights_BP = prompt_weights(np.random.default_rng(0), sums[0].nats_EP.shape[1], _RESAMPLES)
-    counts_P = sums[0].counts_EP(metric.reduction if metric else None)[-1]
+    counts_P = sums[0].counts_EP[-1]
     own_B, other_B = ((weights_BP @ one.nats_EP[-1]) / (weights_BP @ counts_P) for one in sums)
     return percentile_interval(own_B - other_B, 0.95)
 

@@ -48,6 +48,18 @@ def test_where_ids_are_shared_they_are_compared_id_by_id(tmp_path: Path) -> None
     assert other.metric("golden") == GOLDEN.per_byte and other.is_per_byte
 
 
+@pytest.mark.parametrize(
+    "column", ["golden/forward_kl/reference_sampled/sequence_sum", "golden/log_ratio/reference_sampled/byte_mean"]
+)
+def test_each_curve_has_intervals_in_its_own_unit(tmp_path: Path, column: str) -> None:
+    """Also where a mapping gives golden another unit than the proxy's."""
+    run = across(write_run(tmp_path / "run", noise=NOISE), keep=("golden", "proxy", "baseline"))
+    found = verdict(Curves.from_run(run, mapping={"golden": column}))
+    for curve in (found.golden, found.proxy):
+        assert curve is not None and curve.end_interval is not None
+        assert curve.end_interval[0] < curve.end < curve.end_interval[1]
+
+
 def test_people_in_the_oracles_place(tmp_path: Path) -> None:
     run = across(write_run(tmp_path / "run"))
     for file in ("metrics.jsonl", "per_prompt.jsonl"):

@@ -18,7 +18,6 @@ def _bootstrap(shape: Shape, noise: Noise, seed: int, num_prompts: int = 256) ->
     found = resample(
         {"golden": PromptCurves(nats_EP=nats_EP, tokens_EP=tokens_EP)},
         judged_E=JUDGED_E,
-        reduction="token_mean",
         resamples=300,
         folds=5,
         seed=0,

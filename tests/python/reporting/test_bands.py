@@ -41,7 +41,7 @@ def test_one_runs_interval_is_of_the_ratio_to_the_minimum() -> None:
     one = run(curves=with_prompts, verdict=judged(golden=extent(), margins=MARGINS))
     band = band_of(ArmRuns("a", (one,)), "golden")
     assert band is not None and band.low is not None and band.high is not None
-    low_E, high_E = paired_band(prompts(), 3, reduction="token_mean", resamples=200, confidence=0.9, seed=3)
+    low_E, high_E = paired_band(prompts(), 3, resamples=200, confidence=0.9, seed=3)
     np.testing.assert_allclose(band.low, low_E * 1.0)
     np.testing.assert_allclose(band.high, high_E * 1.0)
     assert band.low[3] == band.high[3] == 1.0, "no width at the minimum itself"
