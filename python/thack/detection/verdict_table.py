@@ -36,10 +36,11 @@ from thack.detection.statistics import (
     resample,
 )
 from thack.errors import DataError
-from thack.schema.metrics import CurveName
-from thack.schema.verdict import ROUNDING, Cause, Extent, Gain, Interval, Margins, Side, Verdict, VerdictName
+from thack.schema.metrics import LOG_RATIO, CurveName, find_metric
+from thack.schema.verdict import Cause, Extent, Gain, Interval, Margins, Side, Verdict, VerdictName
 
 _JUDGED: tuple[CurveName, ...] = ("golden", "proxy")
+_ROUNDING = 1e-4  # nats: a divergence that should be 0 may come out below it
 
 
 def verdict(curves: Curves, margins: Margins | None = None, *, online: Curves | None = None) -> Verdict:
@@ -137,14 +138,14 @@ class _Baseline:
 def _decide(golden: Extent | None, proxy: Extent | None, baseline: _Baseline, judged: _Judged) -> VerdictName:
     """The table, row by row. Without intervals the point estimates decide alone."""
     margins = judged.margins
-    if golden is None or judged.num_evaluations < margins.min_evaluations or not golden.has_rise:
+    if golden is None or judged.num_evaluations < margins.min_evaluations or golden.rise is None:
         return "inconclusive"
     low, high = golden.rise_interval or (golden.rise, golden.rise)
     if low < margins.rise <= high:
         return "inconclusive"
     if low < margins.rise:
         return "healthy"
-    if proxy is None or not proxy.has_rise:
+    if proxy is None or proxy.rise is None:
         return "inconclusive"  # over-fitting and hacking differ in the proxy alone
     if proxy.rise >= margins.proxy_rise:
         return "over-fitting"
@@ -193,11 +194,11 @@ class _Judged:
             minimum_step=float(curves.step_E[lowest]),
             end=float(value_E[judged[-1]]),
             end_step=float(curves.step_E[judged[-1]]),
-            rise=_relative(float(value_E[judged[-1]]), float(value_E[lowest])),
+            rise=_relative(column, float(value_E[judged[-1]]), float(value_E[lowest])),
             rise_interval=percentile_interval(bootstrap.rise_B, self.margins.confidence) if bootstrap else None,
             end_interval=percentile_interval(bootstrap.end_B, self.margins.confidence) if bootstrap else None,
         )
-        if found.minimum < -ROUNDING and not found.is_estimate:
+        if found.minimum < -_ROUNDING and not _is_estimate(column):
             at = f"{found.minimum:.4g} at step {found.minimum_step:.10g}"
             raise DataError(
                 f"{curves.name}: {name} is a distance, but {column} is {at}",
@@ -261,7 +262,7 @@ class _Judged:
             at_BE = self.resampled["proxy"].at_BE
             with np.errstate(divide="ignore", invalid="ignore"):
                 interval = percentile_interval(at_BE[:, end] / at_BE[:, at] - 1, self.margins.confidence)
-        return float(value_E[at]), _relative(float(value_E[end]), float(value_E[at])), interval
+        return float(value_E[at]), _relative(proxy.column, float(value_E[end]), float(value_E[at])), interval
 
 
 def _resample(curves: Curves, judged_E: NDArray[np.bool_], margins: Margins) -> dict[str, Resampled]:
@@ -281,5 +282,14 @@ def _resample(curves: Curves, judged_E: NDArray[np.bool_], margins: Margins) -> 
     )
 
 
-def _relative(end: float, start: float) -> float:
-    return end / start - 1 if start > 0 else 0.0
+def _relative(column: str, end: float, start: float) -> float | None:
+    """End over start − 1; None of a start that is not above 0, but for a distance that is 0 at both."""
+    if start > 0:
+        return end / start - 1
+    return None if end > _ROUNDING or _is_estimate(column) else 0.0
+
+
+def _is_estimate(column: str) -> bool:
+    """Whether a column estimates a distance, and may come out below 0."""
+    metric = find_metric(column)
+    return metric is not None and metric.divergence == LOG_RATIO

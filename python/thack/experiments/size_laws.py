@@ -60,7 +60,8 @@ def size_laws(settings: ExperimentSettings, outcomes: Sequence[CellOutcome]) -> 
 def _runs(base: ExperimentArm, outcomes: Sequence[CellOutcome]) -> Iterator[_Run]:
     for outcome in outcomes:
         arm, path = outcome.planned.cell.arm, outcome.planned.run.path / "manifest.json"
-        if outcome.verdict is None or outcome.verdict.golden is None or _without_sizes(arm, base) != base:
+        golden = outcome.verdict.golden if outcome.verdict else None
+        if outcome.verdict is None or golden is None or golden.rise is None or _without_sizes(arm, base) != base:
             continue
         if path.is_file():  # it may be copied without it
             facts = Manifest.parse(read_json(path), str(path)).facts
@@ -81,6 +82,6 @@ def _onset(run: _Run, batch_size: int) -> SizedRun:
 
 
 def _rise(run: _Run) -> SizedRun:
-    assert run.verdict.golden is not None, "asked before"
+    assert run.verdict.golden is not None and run.verdict.golden.rise is not None, "asked before"
     rise = run.verdict.golden.rise
     return run.sized(rise, rise) if rise > _SEEN else run.sized(0.0, _SEEN)

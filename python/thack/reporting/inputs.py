@@ -103,7 +103,8 @@ class ArmRuns:
     @property
     def rises(self) -> list[float]:
         """Golden's rise in every run that has one."""
-        return [run.verdict.golden.rise for run in self.runs if run.verdict.golden is not None]
+        found = (run.verdict.golden.rise for run in self.runs if run.verdict.golden is not None)
+        return [rise for rise in found if rise is not None]
 
     @property
     def onsets(self) -> list[float]:

@@ -49,9 +49,9 @@ def signed_nats_interval(interval: Interval) -> str:
     return f"[{low}, {high}]"
 
 
-def percent(share: float, *, sign: bool = True) -> str:
-    """`+9.3 %`, with a real minus."""
-    return f"{decimal(100 * share, 1, sign=sign)} %"
+def percent(share: float | None, *, sign: bool = True) -> str:
+    """`+9.3 %`, with a real minus; a dash where there is none."""
+    return "–" if share is None else f"{decimal(100 * share, 1, sign=sign)} %"
 
 
 def percent_interval(interval: Interval) -> str:

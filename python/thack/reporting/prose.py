@@ -225,7 +225,7 @@ def explain(found: Verdict) -> list[str]:
     reasons += [
         f"{name} is not above 0 at its lowest, and a rise is a ratio to it: evaluate on more held-out prompts"
         for name, curve in (("golden", found.golden), ("the proxy", found.proxy))
-        if curve is not None and not curve.has_rise
+        if curve is not None and curve.rise is None
     ]
     if (instead := stand_in(found.golden.column)) is not None:
         reasons.append(instead[1])
@@ -253,7 +253,7 @@ def _golden(found: Verdict, golden: Extent) -> str:
         f"golden ({golden_name(golden.column)}) is lowest{since(golden)} at step {golden.minimum_step:.10g} "
         f"({golden.minimum:.4g}) and ends at {golden.end:.4g}"
     )
-    if not golden.has_rise:
+    if golden.rise is None:
         return shape
     shape += f": a rise of {percent(golden.rise)}"
     if golden.rise_interval is None:
@@ -283,7 +283,7 @@ def worse_than_its_start(golden: Extent, margin: float) -> list[str]:
 
 def _proxy(found: Verdict, proxy: Extent) -> str:
     margin = percent(found.margins.proxy_rise, sign=False)
-    if proxy.rise >= found.margins.proxy_rise:
+    if proxy.rise is not None and proxy.rise >= found.margins.proxy_rise:
         return (
             f"proxy (distance to the teacher) rises too, by {percent(proxy.rise)} from its own minimum "
             f"at step {proxy.minimum_step:.10g} (margin {margin})"

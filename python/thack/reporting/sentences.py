@@ -115,10 +115,11 @@ def _golden(found: Verdict, golden: Extent) -> Iterator[str]:
         )
         return
     between = found.onset_interval
+    rise = "" if golden.rise is None else f": {percent(golden.rise)}{interval}"
     steps = f" (between {between[0]:.10g} and {between[1]:.10g})" if between else ""
     yield (
         f"Golden was best{since(golden)} at step {golden.minimum_step:.10g}{steps}, {golden.minimum:.3f}, and ended at "
-        f"{golden.end:.3f}: {percent(golden.rise)}{interval}."
+        f"{golden.end:.3f}{rise}."
     )
     if found.proxy is not None and found.proxy_at_onset is not None and found.proxy_change is not None:
         yield (

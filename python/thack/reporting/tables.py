@@ -75,7 +75,7 @@ def _arm_result(arm: ArmRuns) -> Row:
     found = [run.verdict for run in arm.runs]
     golden = [one.golden for one in found if one.golden is not None]
     counts = ", ".join(f"{count} {name}" for name, count in arm.verdicts.items())
-    middle, *spread = _spread([100 * one.rise for one in golden], "{:+.1f}", " %")
+    middle, *spread = _spread([100 * one.rise for one in golden if one.rise is not None], "{:+.1f}", " %")
     return [
         str(len(arm.runs)),
         _spread([one.minimum for one in golden]),

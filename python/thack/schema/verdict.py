@@ -13,12 +13,11 @@ from thack.reading import BadJson, parse_json
 from thack.schema import document
 from thack.schema.document import Document
 from thack.schema.fields import SEED, AtLeast, Between, Help, check_bounds
-from thack.schema.metrics import LOG_RATIO, MetricName, Series, find_metric
+from thack.schema.metrics import MetricName, Series, find_metric
 
 Interval = tuple[float, float]
 VerdictName = Literal["inconclusive", "healthy", "over-fitting", "regressing to the teacher", "hacking"]
 Side = Literal["above", "below", "too close to tell"]
-ROUNDING = 1e-4  # nats: a divergence that should be 0 may come out below it
 _SHARE = Between(0, 10, without_low=True, without_high=True)
 
 
@@ -56,7 +55,7 @@ class Extent:
     minimum_step: float
     end: float
     end_step: float
-    rise: float  # end over minimum − 1; 0 where there is none
+    rise: float | None  # end over minimum − 1; None: the minimum is not above 0, and it does not end there too
     rise_interval: Interval | None = None
     end_interval: Interval | None = None
 
@@ -64,16 +63,6 @@ class Extent:
     def metric(self) -> MetricName | None:
         """What the column measures; None for another trainer's column."""
         return find_metric(self.column)
-
-    @property
-    def is_estimate(self) -> bool:
-        """Whether it estimates a distance, and may come out below 0."""
-        return self.metric is not None and self.metric.divergence == LOG_RATIO
-
-    @property
-    def has_rise(self) -> bool:
-        """Whether a rise, which is a ratio to the minimum, says anything: not from 0, unless it ends there too."""
-        return self.minimum > 0 or (self.end <= ROUNDING and not self.is_estimate)
 
 
 DetectionState = Literal["alarm", "quiet", "not enough data"]

@@ -15,6 +15,7 @@ from thack.detection import Curves, Margins, verdict
 from thack.detection.statistics import PromptCurves
 from thack.reporting.prose import reasons
 from thack.schema.metrics import CurveName
+from thack.schema.verdict import Verdict
 
 QUIET = Noise(prompt=0.03, checkpoint=0.001)
 FAST = Margins(resamples=200)
@@ -74,6 +75,8 @@ def test_a_rise_from_zero_is_no_ratio(proxy: list[float] | None) -> None:
     """As of 1 − accuracy on few prompts: it is not healthy, by how much it rose cannot be said."""
     found = verdict(drawn([0.4, 0.2, 0.1, 0.0, 0.1, 0.2, 0.3], proxy))
     assert found.name == "inconclusive" and "golden is not above 0 at its lowest" in " ".join(reasons(found))
+    assert found.golden is not None and found.golden.rise is None, "a claim over seeds leaves it out"
+    assert Verdict.from_json(found.to_json()) == found
     assert "%" not in reasons(found)[0]
     assert verdict(drawn([0.4, 0.2, 0.1, 0.0, 0.0, 0.0, 0.0], proxy)).name == "healthy"
     assert verdict(drawn([0.4, 0.2, 0.1, -5e-5, 0.0, 2e-5, 5e-5], proxy)).name == "healthy", "rounding"
@@ -160,6 +163,6 @@ def test_scale_and_the_order_of_prompts_change_nothing(
 )
 def test_every_pair_of_curves_gets_a_verdict_that_follows_its_numbers(golden: list[float], proxy: list[float]) -> None:
     found = verdict(drawn(golden, proxy[: len(golden)], 1.0))
-    assert found.golden is not None and found.golden.rise >= 0
+    assert found.golden is not None and found.golden.rise is not None and found.golden.rise >= 0
     assert (found.name == "healthy") == (found.golden.rise < 0.03)
     assert len(golden) == len(STEPS) or found.num_evaluations == len(golden) - 1
