@@ -28,7 +28,7 @@ def verdict(
     verdict.
 
     Args:
-        run: Run directory, or a log of another trainer (JSONL or trainer_state.json).
+        run: Run directory, or a log of another trainer (JSONL, CSV or trainer_state.json).
         mapping: For such a log: its columns by what they measure, such as `{"golden": "eval/kl"}`.
         margins: What counts as a rise.
         thresholds: When a detector raises an alarm; used without a golden curve.

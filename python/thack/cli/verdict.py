@@ -25,7 +25,7 @@ PARAMETERS = {
     "runs": Annotated[
         list[Path],
         typer.Argument(
-            help="Run directories, or logs of other trainers (JSONL, trainer_state.json).",
+            help="Run directories, or logs of other trainers (JSONL, CSV, trainer_state.json).",
             show_default=False,
         ),
     ],

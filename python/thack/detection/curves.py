@@ -3,8 +3,8 @@
 Names of dimensions: E evaluations, P held-out prompts.
 
 A run directory has `metrics.jsonl` (one row per training step or evaluation) and, for intervals, `per_prompt.jsonl`
-(one row per evaluation: the nats and tokens of every held-out prompt). Another trainer's log is JSON lines, or a
-transformers `trainer_state.json`, with a mapping from curves to its columns.
+(one row per evaluation: the nats and tokens of every held-out prompt). Another trainer's log is JSON lines, CSV
+or a transformers `trainer_state.json`, with a mapping from curves to its columns.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Curves:
         """Read any trainer's log.
 
         Args:
-            path: JSON lines, or a transformers trainer_state.json.
+            path: JSON lines, CSV, or a transformers trainer_state.json.
             mapping: Its columns, by curve or by `step`; thack's own names need none.
 
         Returns:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,23 +13,30 @@ import numpy as np
 
 from thack.errors import DataError
 from thack.files import flattened
-from thack.reading import read_json
+from thack.reading import read_json, read_text
 from thack.runtime import runlog
 from thack.schema.metric_rows import EVENTS, number
 from thack.schema.metrics import Floats, Series
 
 Row = Mapping[str, object]
 
+_CSV_BYTES = 1 << 30  # of a log, which is read whole
+
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of JSON lines, of a JSON list, or of the `log_history` in a transformers trainer_state.json.
+    """Rows of JSON lines, of CSV, of a JSON list, or of the `log_history` in a transformers trainer_state.json.
 
-    Nested keys are joined by `/`; numbers that a conversion from CSV left as text are numbers again.
+    Nested keys are joined by `/`; numbers that stand as text, as in CSV, are numbers.
+
+    Raises:
+        DataError: the log is not of one of these forms.
     """
     return [{key: _unquoted(value) for key, value in flattened(row, "/").items()} for row in _raw(path)]
 
 
-def _raw(path: Path) -> Sequence[dict[str, object]]:
+def _raw(path: Path) -> Sequence[Row]:
+    if path.suffix == ".csv":
+        return _csv_rows(path)
     if path.suffix != ".json" or not path.is_file():
         return runlog.read(path)
     whole = read_json(path, strict=False)
@@ -35,6 +44,24 @@ def _raw(path: Path) -> Sequence[dict[str, object]]:
     if isinstance(history, list) and all(isinstance(row, dict) for row in history):
         return history
     raise DataError(f"{path} holds neither a list of rows nor a `log_history`")
+
+
+def _csv_rows(path: Path) -> list[Row]:
+    """A row for each line below the names of the columns. An empty field is not logged."""
+    text = read_text(path, _CSV_BYTES).removeprefix("\ufeff")
+    try:
+        names, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{path}: not CSV ({error})" if text.strip() else f"{path} has no rows yet") from error
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: two columns are named {twice!r}", hint="give each column a name of its own")
+    if rows and len(rows[-1]) < len(names) and not text.endswith(("\n", "\r")):
+        rows.pop()  # the torn last line of a killed writer
+    for count, row in enumerate(rows, start=1):
+        if row and len(row) != len(names):
+            raise DataError(f"{path}: row {count} has {len(row)} fields, but there are {len(names)} columns")
+    return [{name: value for name, value in zip(names, row, strict=True) if value} for row in rows if row]
 
 
 def _unquoted(value: object) -> object:

@@ -277,8 +277,8 @@ def worse_than_its_start(golden: Extent, margin: float) -> list[str]:
     if golden.start <= 0 or golden.end < (1 + margin) * golden.start:
         return []
     higher = percent(golden.end / golden.start - 1, sign=False)
-    start = f"golden was {golden.start:.4g} before the first step, and is {higher} higher at the end"
-    return [f"{start}: by it the student was better before its distillation"]
+    start = f"golden was {golden.start:.4g} at the first evaluation, and is {higher} higher at the end"
+    return [f"{start}: by it the student was better then"]
 
 
 def _proxy(found: Verdict, proxy: Extent) -> str:

@@ -63,7 +63,7 @@ def arm_sentences(arm: ArmRuns) -> list[str]:
         )
     if worse := sum(map(_is_worse_than_its_start, arm.runs)):
         where = f"In {worse} of {len(arm.runs)} seeds golden ends above its start"
-        sentences.append(f"{where}: by it the student was better before its distillation.")
+        sentences.append(f"{where}: by it the student was better then.")
     changes = [run.verdict.proxy_change for run in arm.runs if run.verdict.proxy_change is not None]
     if changes and arm.verdict != "healthy":
         sentences.append(f"The proxy changes meanwhile by {percent(statistics.median(changes))} in the median.")

@@ -30,6 +30,35 @@ def test_nested_keys_are_joined_and_quoted_numbers_are_numbers(tmp_path: Path) -
     assert read_rows(path) == [{"step": 10.0, "eval/kl": 0.5, "eval/name": "a"}]
 
 
+CSV = '\ufeffstep,golden,note\r\n0,1.0,\r\n\r\n10,,"a, b"\r\n20,0.5,c'
+
+
+def test_csv_is_a_log_whose_empty_fields_were_not_logged(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(CSV.encode())
+    whole = [{"step": 0.0, "golden": 1.0}, {"step": 10.0, "note": "a, b"}, {"step": 20.0, "golden": 0.5, "note": "c"}]
+    assert read_rows(path) == whole
+    path.write_bytes(CSV.removesuffix(",c").encode())  # its writer was killed
+    assert read_rows(path) == whole[:2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "metrics.csv has no rows yet"),
+        ("step,a,a\n1,2,3\n", "metrics.csv: two columns are named 'a'"),
+        ("step,a\n1,2\n3\n", "metrics.csv: row 2 has 1 fields, but there are 2 columns"),
+        ('step,a\n1,"2\n', "metrics.csv: not CSV"),
+        ("step,a\n1,2,3", "metrics.csv: row 1 has 3 fields"),
+    ],
+)
+def test_what_is_no_table_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_rows(path)
+
+
 @pytest.mark.parametrize("content", [[{"step": 1}], {"log_history": [{"step": 1}]}])
 def test_json_lists_and_a_trainers_state_are_logs(tmp_path: Path, content: object) -> None:
     path = tmp_path / "trainer_state.json"

@@ -53,11 +53,10 @@ def test_a_student_that_was_better_before_is_told_so_whatever_the_verdict() -> N
     worse = [judged(golden=extent(start=0.9)), healthy(golden=extent(start=0.9, minimum=1.1, rise=0.0))]
     for found in worse:
         assert (
-            "golden was 0.9 before the first step, and is 22.2 % higher at the end: by it the student was better "
-            "before its distillation"
+            "golden was 0.9 at the first evaluation, and is 22.2 % higher at the end: by it the student was better then"
         ) in prose.reasons(found)
     for start in (1.08, 2.0, 0.0):
-        assert "before the first step" not in str(prose.reasons(judged(golden=extent(start=start))))
+        assert "at the first evaluation" not in str(prose.reasons(judged(golden=extent(start=start))))
 
 
 def test_without_an_interval_the_margin_is_named() -> None:

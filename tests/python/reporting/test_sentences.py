@@ -94,7 +94,7 @@ def test_a_healthy_run_says_how_far_it_is_within_the_margin() -> None:
 
 
 def test_a_run_that_ends_above_its_start_says_so() -> None:
-    worse = "Golden was 0.5 before the first step, and is 68.0 % higher at the end: by it the student was better before"
+    worse = "Golden was 0.5 at the first evaluation, and is 68.0 % higher at the end: by it the student was better then"
     early = healthy(golden=extent(start=0.5, minimum=0.84, minimum_step=200.0, end=0.84, rise=0.0))
     found = arm_sentences(ArmRuns("a", (run(verdict=early),)))
     assert found[0] == "After the warm-up the student did not get worse on held-out prompts."
@@ -104,9 +104,7 @@ def test_a_run_that_ends_above_its_start_says_so() -> None:
     assert found[1].startswith("Golden was best after the warm-up at step 100 ")
     assert any(sentence.startswith(worse) for sentence in found)
     seeds = ArmRuns("a", tuple(run("a", seed, verdict=one) for seed, one in enumerate((early, rising, healthy()))))
-    assert "In 2 of 3 seeds golden ends above its start: by it the student was better before its distillation." in (
-        arm_sentences(seeds)
-    )
+    assert "In 2 of 3 seeds golden ends above its start: by it the student was better then." in (arm_sentences(seeds))
 
 
 def test_a_run_without_intervals_and_proxy() -> None:
