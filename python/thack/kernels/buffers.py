@@ -48,6 +48,16 @@ def rows(logits_NV: Tensor) -> Rows:
     return Rows(bits.numpy(), _FORMATS[logits_NV.dtype], logits_NV.shape[1])
 
 
-def array(tensor: Tensor, dtype: type[np.generic]) -> np.ndarray:
-    """The numbers of a tensor as a contiguous array on the CPU."""
-    return np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=dtype)
+def array(tensor: Tensor, dtype: type[np.generic], *shape: int) -> np.ndarray:
+    """The numbers of a tensor of this shape, one after the other, on the CPU.
+
+    Raises:
+        UsageError: it has another shape, which may be as many numbers; or holds one that is no whole number of `dtype`.
+    """
+    if tensor.shape != shape:
+        raise UsageError(f"a tensor has shape {tuple(tensor.shape)}, not {shape}")
+    given = tensor.detach().cpu().numpy()
+    found = np.ascontiguousarray(given, dtype=dtype)
+    if found.dtype.kind == "i" and found.dtype != given.dtype and bool((wrong := found != given).any()):
+        raise UsageError(f"{given[wrong][0]} is no {found.dtype}")
+    return found.reshape(-1)

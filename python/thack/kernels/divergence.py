@@ -100,25 +100,25 @@ def sparse_divergence_(
         (0.6931, [[0.5, -0.5]])
     """
     _check_device(logits_NW)
-    if not logits_NW.is_contiguous():
-        raise UsageError("logits to overwrite are not contiguous", hint="leave padded columns where they are")
+    _check_contiguous(logits_NW)
     use_torch_threads()
     elements, name, columns = rows(logits_NW)
-    losses = np.empty(len(logits_NW), np.float32)
+    n, losses = len(logits_NW), np.empty(len(logits_NW), np.float32)
+    kept = teacher.ids_NK.shape[1:]
     _native.sparse_divergence(
         elements,
         name,
         teacher.vocab_size,
-        array(teacher.ids_NK, np.int32),
-        array(teacher.values_NK, np.float32),
-        array(teacher.tail_N, np.float32),
+        array(teacher.ids_NK, np.int32, n, *kept),
+        array(teacher.values_NK, np.float32, n, *kept),
+        array(teacher.tail_N, np.float32, n),
         "sampled" if teacher.sampled else divergence.kind,
         divergence.teacher_share,
         divergence.temperature,
         losses,
         columns=columns,
-        labels=array(labels_N, np.int64) if labels_N is not None and ce_weight else None,
-        weights=None if weights_N is None else array(weights_N, np.float32),
+        labels=array(labels_N, np.int64, n) if labels_N is not None and ce_weight else None,
+        weights=None if weights_N is None else array(weights_N, np.float32, n),
         ce_weight=ce_weight,
     )
     return torch.from_numpy(losses)
@@ -149,9 +149,11 @@ def cells_divergence_(logits_NV: Tensor, cells: CellMembers, target: CellRows) -
         1.0986
     """
     _check_device(logits_NV)
+    _check_contiguous(logits_NV)
     use_torch_threads()
-    losses = np.empty(len(logits_NV), np.float32)
-    cell, members, starts, sizes, outside = (array(ids, np.int64) for ids in cells)
+    n, losses = len(logits_NV), np.empty(len(logits_NV), np.float32)
+    kept, weighted = target.cells_NK.shape[1:], target.ids_NW.shape[1:]
+    cell, members, starts, sizes, outside = (array(ids, np.int64, len(ids)) for ids in cells)
     _native.cells_divergence(
         rows(logits_NV).elements,
         cell,
@@ -159,12 +161,12 @@ def cells_divergence_(logits_NV: Tensor, cells: CellMembers, target: CellRows) -
         starts,
         sizes,
         outside,
-        array(target.mass_NK, np.float32).reshape(-1),
-        array(target.cells_NK, np.int64).reshape(-1),
-        array(target.tail_N, np.float32),
-        array(target.ids_NW, np.int64).reshape(-1),
-        array(target.weights_NW, np.float32).reshape(-1),
-        array(target.is_inside_N, np.uint8),
+        array(target.mass_NK, np.float32, n, *kept),
+        array(target.cells_NK, np.int64, n, *kept),
+        array(target.tail_N, np.float32, n),
+        array(target.ids_NW, np.int64, n, *weighted),
+        array(target.weights_NW, np.float32, n, *weighted),
+        array(target.is_inside_N, np.uint8, n),
         losses,
     )
     return torch.from_numpy(losses)
@@ -190,7 +192,7 @@ def dense_forward_kl(logits_NV: Tensor, log_probs_NV: Tensor) -> tuple[Tensor, T
     use_torch_threads()
     grad_NV = _PAGES.copy(logits_NV.detach())
     losses = np.empty(len(logits_NV), np.float32)
-    _native.dense_forward_kl(rows(grad_NV).elements, array(log_probs_NV, np.float32).reshape(-1), losses)
+    _native.dense_forward_kl(rows(grad_NV).elements, array(log_probs_NV, np.float32, *logits_NV.shape), losses)
     return torch.from_numpy(losses), grad_NV
 
 
@@ -223,6 +225,11 @@ class _Sparse(torch.autograd.Function):
         upstream_N1 = upstream_N[:, None].to(grad_NV.dtype)
         ctx.used = ctx.overwrite
         return (grad_NV.mul_(upstream_N1) if ctx.overwrite else grad_NV * upstream_N1), None, None, None, None
+
+
+def _check_contiguous(logits_NV: Tensor) -> None:
+    if not logits_NV.is_contiguous():
+        raise UsageError("logits to overwrite are not contiguous", hint="leave padded columns where they are")
 
 
 def _check_device(logits_NV: Tensor) -> None:

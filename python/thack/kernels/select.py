@@ -33,7 +33,7 @@ def topk_logsumexp(
 
     Raises:
         ModelError: a row holds NaN or +inf, or fewer than k finite logits; names the row. Or a label is not below V.
-        UsageError: k is below 1, or the tensor has another shape or number format.
+        UsageError: k is below 1, or a tensor has another shape or number format.
 
     Example:
         >>> top = topk_logsumexp(torch.tensor([[0.0, 2.0, 1.0]]), 2)
@@ -50,7 +50,7 @@ def topk_logsumexp(
     n = len(logits_NV)
     ids, log_probs = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
     logsumexp, tails = np.empty(n, np.float32), np.empty((n, 1 + len(temperatures)), np.float32)
-    labels, realised = _labels(labels_N)
+    labels, realised = _labels(labels_N, n)
     _native.topk_logsumexp(
         elements, name, vocab, k, list(temperatures), ids, log_probs, logsumexp, tails, labels, realised
     )
@@ -114,7 +114,7 @@ def sample(
     use_torch_threads()
     elements, name, vocab = rows(logits_NV)
     ids = np.empty(len(logits_NV), np.int64)
-    keys = array(keys_N4, np.int64).reshape(-1)
+    keys = array(keys_N4, np.int64, len(logits_NV), 4)
     _native.sample_rows(elements, name, vocab, seed, keys, temperature, top_k, top_p, min_p, greedy, ids)
     return torch.from_numpy(ids)
 
@@ -138,7 +138,7 @@ def threshold_sample(
 
     Raises:
         ModelError: a row holds NaN or +inf, or nothing but −inf; names the row. Or a label is not below V.
-        UsageError: k is below 1, or the tensor has another shape or number format.
+        UsageError: k is below 1, or a tensor has another shape or number format.
 
     Example:
         >>> drawn = threshold_sample(torch.zeros(1, 8), 4, seed=0, keys_N4=torch.zeros(1, 4, dtype=torch.int64))
@@ -153,16 +153,16 @@ def threshold_sample(
     n = len(logits_NV)
     ids, weights, counts = np.empty((n, k), np.int32), np.empty((n, k), np.float32), np.empty(n, np.int32)
     tau, entropy = np.empty(n, np.float32), np.empty(n, np.float32)
-    keys = array(keys_N4, np.int64).reshape(-1)
-    labels, realised = _labels(labels_N)
+    keys = array(keys_N4, np.int64, len(logits_NV), 4)
+    labels, realised = _labels(labels_N, n)
     _native.threshold_sample(elements, name, vocab, k, seed, keys, ids, weights, counts, tau, entropy, labels, realised)
     kept = (ids, weights, counts, tau, entropy) + (() if labels_N is None else (realised,))
     return ThresholdSample(*(torch.from_numpy(x) for x in kept))
 
 
-def _labels(labels_N: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+def _labels(labels_N: Tensor | None, n: int) -> tuple[np.ndarray, np.ndarray]:
     """int32 labels, and where their log-probabilities go; both empty where there are none."""
-    labels = np.empty(0, np.int32) if labels_N is None else array(labels_N, np.int32)
+    labels = np.empty(0, np.int32) if labels_N is None else array(labels_N, np.int32, n)
     return labels, np.empty(len(labels), np.float32)
 
 
