@@ -28,6 +28,7 @@ from torch import Tensor
 
 from thack.errors import MismatchError
 from thack.kernels import CellMembers, CellRows, cells_divergence_
+from thack.losses.shapes import check_target
 from thack.losses.sparse import has_kernel
 from thack.schema.defined import check_cells_defined
 from thack.schema.targets import Divergence
@@ -52,14 +53,7 @@ def cell_divergence_(logits_NV: Tensor, target: CellTarget, divergence: Divergen
         MismatchError: logits and target have different shapes; or the target is of other cells: names row and id.
     """
     check_cells_defined(divergence)
-    if logits_NV.shape != (len(target), target.vocab_size):
-        raise MismatchError(
-            "student logits and target have different shapes",
-            details=(
-                f"student  {tuple(logits_NV.shape)}",
-                f"target   {(len(target), target.vocab_size)} (tokens, vocabulary)",
-            ),
-        )
+    check_target(*logits_NV.shape, target)
     z_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     cells = target.student.on(z_NV.device)
     _check_cells(target, cells)

@@ -14,7 +14,8 @@ from thack.losses.alm import alm_divergence
 from thack.losses.cells import cell_divergence_
 from thack.losses.dense import dense_divergence
 from thack.losses.gold import gold_divergence
-from thack.losses.rows import Sides, cross_entropy_, policy_, sides_of
+from thack.losses.rows import Sides, check_batch, cross_entropy_, policy_, sides_of
+from thack.losses.shapes import check_labels, check_target
 from thack.losses.sparse import rowwise, sparse_divergence
 from thack.losses.uld import uld_divergence
 from thack.schema.cross_tokenizer import check_across_defined
@@ -61,6 +62,7 @@ def divergence(
 
 
 def _published(logits_NV: Tensor, target: PublishedTarget, divergence: Divergence) -> Tensor:
+    check_target(*logits_NV.shape, target)
     wide_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     if isinstance(target, MergedTarget):
         check_across_defined("gold", divergence)
@@ -94,7 +96,7 @@ def token_losses(
 
     Raises:
         UndefinedLoss: a divergence is not defined on this kind of target, or the sum has no term.
-        MismatchError: logits and target have different shapes.
+        MismatchError: logits, target and labels have different shapes; a label is outside the vocabulary.
 
     Example:
         >>> settings = LossSettings(weight=0.0, ce_weight=1.0)
@@ -102,6 +104,7 @@ def token_losses(
         0.6931
     """
     sides = sides or sides_of(settings)
+    check_batch(*student_logits_NV.shape, target, labels_N, sides)
     hard_N = sides.hard_share(target, labels_N)
     total_N: Tensor | None = None
     for term in loss_terms(settings):
@@ -141,14 +144,18 @@ def cross_entropy(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     Returns:
         loss_N in nats, differentiable in the logits; float32 at least.
 
+    Raises:
+        MismatchError: there are other labels than rows; or one is outside the vocabulary.
+
     Example:
         >>> round(float(cross_entropy(torch.zeros(1, 4), torch.tensor([2]))), 4)
         1.3863
     """
+    check_labels(*logits_NV.shape, labels_N)
     if logits_NV.device.type == "cpu" and logits_NV.dtype in (torch.float32, torch.bfloat16) and len(labels_N):
         return rowwise(logits_NV, partial(cross_entropy_, labels_C=labels_N))
     dtype = torch.promote_types(logits_NV.dtype, torch.float32)
-    return torch.nn.functional.cross_entropy(logits_NV.to(dtype), labels_N, reduction="none")
+    return -torch.log_softmax(logits_NV.to(dtype), dim=1).gather(1, labels_N[:, None])[:, 0]
 
 
 def forward_kl(student_logits_NV: Tensor, target: Target, *, temperature: float = 1.0) -> Tensor:

@@ -24,9 +24,10 @@ from torch.autograd.function import once_differentiable
 from thack._torch_private import single_precision_product_
 from thack.config import LossSettings
 from thack.config.specs import loss_terms
-from thack.errors import MismatchError, UndefinedLoss
+from thack.errors import UndefinedLoss
 from thack.losses.frozen_head import linear_part
-from thack.losses.rows import Sides, replace_by_gradient, sides_of
+from thack.losses.rows import Sides, check_batch, replace_by_gradient, sides_of
+from thack.losses.shapes import check_rows
 from thack.losses.tally import Tally
 from thack.models.native.functions import by_onednn, input_gradient, round_rows, rounded, weight_gradient
 from thack.schema.defined import check_defined
@@ -73,6 +74,7 @@ def fused_divergence(
 
     Raises:
         UndefinedLoss: a divergence is not defined on this kind of target.
+        MismatchError: target, labels or weights are of other rows or ids; a label is outside the vocabulary.
 
     Example:
         >>> head = Projection(weight_VH=torch.zeros(4, 2))
@@ -90,6 +92,8 @@ def fused_divergence(
         width=width or len(head.weight_VH),
         chunk=chunk or chunk_tokens(hidden_NH.shape[1], len(head.weight_VH)),
     )
+    check_batch(len(hidden_NH), work.width, target, labels_N, work.sides)
+    check_rows(len(hidden_NH), weights_N=weights_N)
     total: Tensor = _Fused.apply(hidden_NH, head.weight_VH, head.bias_V, work)
     return total if not isinstance(target, FrozenHeadTarget) else total + _linear(hidden_NH, target, work)
 
@@ -101,11 +105,6 @@ def _linear(hidden_NH: Tensor, target: FrozenHeadTarget, work: HeadLoss) -> Tens
         raise UndefinedLoss(
             "a projected target needs a frozen head without bias or bound",
             hint="set `lora.rank`, which trains an adapter below the head",
-        )
-    if target.vocab_size != work.width:
-        raise MismatchError(
-            "the projected target is of other ids than are compared",
-            details=(f"target   {target.vocab_size:,}", f"student  {work.width:,}"),
         )
     weight = sum(term.weight for term in work.terms if term.divergence is not None)
     for term in work.terms:

@@ -21,12 +21,14 @@ from thack.losses.dense import value_and_gradient
 from thack.losses.frozen_head import log_sum_exp_
 from thack.losses.mix import hard_share
 from thack.losses.policy import ON_POLICY, Behaviour, count, floored, policy_loss
+from thack.losses.shapes import check_labels, check_rows, check_target
 from thack.losses.sparse import at_temperature, check_defined, has_kernel
 from thack.losses.sweeps import sparse_by_sweeps_
 from thack.losses.tally import Tally
 from thack.schema.policy import PolicyGradient
 from thack.schema.targets import Divergence, LossTerm
 from thack.targets.cells import CellTarget
+from thack.targets.projected import ProjectedTeacher
 from thack.targets.published import PublishedTarget
 from thack.targets.realised import realised_log_probs
 from thack.targets.types import DenseTarget, FrozenHeadTarget, SparseTarget, Target
@@ -84,6 +86,19 @@ class Sides:
 def sides_of(settings: LossSettings) -> Sides:
     """Those of tokens that the student wrote as it is."""
     return Sides(mix=settings.mix, entropy_order=settings.entropy_order)
+
+
+def check_batch(
+    rows: int,
+    vocab_size: int,
+    target: Target | CellTarget | PublishedTarget | ProjectedTeacher | None,
+    labels_N: Tensor,
+    sides: Sides,
+) -> None:
+    """Raise MismatchError unless target, labels and sides are of this number of rows, and of these ids."""
+    check_target(rows, vocab_size, target)
+    check_labels(rows, vocab_size, labels_N)
+    check_rows(rows, log_prob_N=sides.behaviour.log_prob_N, later_N=sides.behaviour.later_N)
 
 
 def replace_by_gradient(
@@ -182,7 +197,7 @@ def policy_(logits_CV: Tensor, target: Target, labels_C: Tensor, policy: PolicyG
 def cross_entropy_(logits_CV: Tensor, labels_C: Tensor) -> Tensor:
     """loss_C = −log softmax(logits)[label]: a sampled target whose one id has weight 1 and entropy 0."""
     label = SparseRows(
-        ids_NK=labels_C[:, None].int(),
+        ids_NK=labels_C[:, None],
         values_NK=torch.ones(len(labels_C), 1, device=labels_C.device),
         tail_N=torch.zeros(len(labels_C), device=labels_C.device),
         vocab_size=logits_CV.shape[1],

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from thack import kernels
-from thack.errors import MismatchError
 from thack.kernels import SparseRows
+from thack.losses.shapes import check_target
 from thack.losses.sweeps import sparse_by_sweeps_
 from thack.schema import defined
 from thack.schema.targets import Divergence, Tail, TargetSpec
@@ -32,14 +32,7 @@ def sparse_divergence(student_logits_NV: Tensor, target: SparseTarget, divergenc
         UndefinedLoss: the divergence is not defined on this target, or reverse KL is infinite.
         MismatchError: logits and target have different shapes.
     """
-    if student_logits_NV.shape != (len(target), target.vocab_size):
-        raise MismatchError(
-            "student logits and target have different shapes",
-            details=(
-                f"student  {tuple(student_logits_NV.shape)}",
-                f"target   {(len(target), target.vocab_size)} (tokens, vocabulary)",
-            ),
-        )
+    check_target(*student_logits_NV.shape, target)
     check_defined(target, divergence)
     teacher = at_temperature(target, divergence.temperature)
     if has_kernel(student_logits_NV):

@@ -84,6 +84,14 @@ class ProjectedTeacher:
     head: Projection
     width: int = 0
 
+    def __len__(self) -> int:
+        """N."""
+        return len(self.hidden_NH)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.width or len(self.head.weight_VH)
+
     def rows(self, rows: slice) -> DenseTarget:
         """The dense target of these response tokens.
 
@@ -91,7 +99,7 @@ class ProjectedTeacher:
             ModelError: a row of the teacher's logits holds NaN or +inf.
         """
         with torch.no_grad():
-            log_probs_CV = teacher_log_probs(self.logits(rows), self.width or len(self.head.weight_VH))
+            log_probs_CV = teacher_log_probs(self.logits(rows), self.vocab_size)
         return DenseTarget(log_probs_NV=log_probs_CV)
 
     def logits(self, rows: slice = slice(None)) -> Tensor:

@@ -179,7 +179,7 @@ def test_other_losses_and_other_ids_are_refused() -> None:
             check_defined(spec, divergence)
     with pytest.raises(UndefinedLoss, match="hidden states, not with logits"):
         token_losses(hidden @ weight.t(), target, labels, LossSettings())
-    with pytest.raises(MismatchError, match="other ids"):
+    with pytest.raises(MismatchError, match="different shapes"):
         fused_divergence(hidden, Projection(weight_VH=weight), target, labels, LossSettings(), width=V - 1)
     for text in ("jsd", "reverse_kl"):
         with pytest.raises(UndefinedLoss, match="not defined on projected targets"):
