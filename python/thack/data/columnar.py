@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from thack.errors import DataError
+from thack.reading import parse_json
 
 _BATCH = 1024  # rows that become Python values at a time
+_Plain = Callable[[Any], Any]
 
 
 class _Unit:
@@ -30,6 +32,7 @@ class ColumnarRows:
         self._batches: Iterator[Any] = iter(())
         self._unit = -1  # that is open
         self._rows: list[Any] = []  # of one batch
+        self._columns: dict[str, _Plain] = {}  # what reads the values of each
         self._first = 0  # number of its first row
 
     def __iter__(self) -> Iterator[tuple[int, str, object]]:
@@ -58,7 +61,8 @@ class ColumnarRows:
         unit = self._units[self._unit]
         within = unit.before + number - self._starts[self._unit] + 1
         row = self._rows[number - self._first]
-        return f"{unit.path}: row {within}", {key: _without_nulls(value) for key, value in row.items()}
+        with _readable(unit.path, within - 1):
+            return f"{unit.path}: row {within}", {key: plain(row[key]) for key, plain in self._columns.items()}
 
     def _seek(self, number: int) -> None:
         """Read the batch that holds a row; batches of its unit that lie before it are passed over."""
@@ -73,6 +77,7 @@ class ColumnarRows:
                 self._first += batch.num_rows
             batch.validate(full=True)  # offsets are of the file, and may lead out of it
             self._rows = batch.to_pylist()
+            self._columns = {field.name: _plain(field.type) for field in batch.schema}
 
 
 @contextmanager
@@ -123,8 +128,20 @@ def _slices(batch: Any) -> Iterator[Any]:
     return (batch.slice(start, _BATCH) for start in range(0, batch.num_rows, _BATCH))
 
 
-def _without_nulls(value: Any) -> Any:
-    """A struct has every key of its column: those without a value were not in the row."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+def _plain(kind: Any) -> _Plain:
+    """What turns a value of an Arrow type into a plain one.
+
+    A struct has every key of its column: those without a value were not in the row. Values of several types in one
+    column are texts of JSON, which is how `datasets` keeps turns and tools that differ in their keys.
+    """
+    import pyarrow
+
+    if getattr(kind, "extension_name", "") == "arrow.json":
+        return lambda text: None if text is None else parse_json(text, strict=False)
+    if pyarrow.types.is_struct(kind):
+        keys = {field.name: _plain(field.type) for field in kind}
+        return lambda value: value and {key: keys[key](item) for key, item in value.items() if item is not None}
+    if hasattr(kind, "value_field"):  # any kind of list
+        plain = _plain(kind.value_type)
+        return lambda values: values and [plain(value) for value in values]
+    return lambda value: value

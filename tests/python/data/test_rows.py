@@ -76,6 +76,35 @@ def test_what_datasets_cached_beside_a_data_set_is_no_part_of_it(tmp_path: Path)
     assert len(list(read_rows(tmp_path))) == 7
 
 
+def test_what_datasets_keeps_as_json_is_read_as_it_was(tmp_path: Path) -> None:
+    """Turns and tools with different keys, which no struct of a column has."""
+    datasets = pytest.importorskip("datasets", reason="SKIPPED: needs the package datasets")
+    datasets.disable_progress_bars()
+    rows = [
+        {
+            "messages": [USER, {"role": "assistant", "content": None, "tool_calls": [_call(argument, value)]}],
+            "tools": [{"function": {"name": "f", "parameters": {"properties": {argument: {"type": "string"}}}}}],
+        }
+        for argument, value in (("x", 1), ("y", "a"))
+    ]
+    given = datasets.load_dataset(
+        "json",
+        data_files=str(write_rows(tmp_path / "d.jsonl", *rows)),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    assert "Json" in repr(given.features)
+    given.save_to_disk(tmp_path / "saved")
+    given.to_parquet(tmp_path / "d.parquet")
+    for path in (tmp_path / "saved", tmp_path / "d.parquet"):
+        assert [row for _, row in read_rows(path)] == rows == list(given)
+        assert read_records(path) == read_records(tmp_path / "d.jsonl")
+
+
+def _call(argument: str, value: object) -> dict[str, Any]:
+    return {"function": {"name": "f", "arguments": {argument: value}}}
+
+
 @pytest.mark.parametrize("state", [{}, [], {"_data_files": [{"filename": "../data.arrow"}]}, {"_data_files": [3]}])
 def test_a_damaged_state_of_a_data_set_is_named(state: Any, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
