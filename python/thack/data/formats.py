@@ -235,9 +235,9 @@ def _sharegpt(row: Mapping[str, Any]) -> tuple[Message, ...]:
             raise BadLine(f"turn {number} of `conversations`: `from` is {speaker!r}, not one of {known}")
         if not isinstance(turn.get("value"), str):
             raise BadLine(f"turn {number} of `conversations` has no text `value`")
-        marks = {key: turn[key] for key in _MARKS if key in turn}
-        found.append({"role": _SPEAKERS[speaker], "content": turn["value"], **marks})
-    return tuple(found)
+        beside = {key: value for key, value in turn.items() if key not in ("from", "value")}
+        found.append({**beside, "role": _SPEAKERS[speaker], "content": turn["value"]})
+    return _messages({"conversations": found}, "conversations")
 
 
 def _objects(row: Mapping[str, Any], key: str) -> tuple[Mapping[str, object], ...] | None:

@@ -50,14 +50,14 @@ class TestConversations:
             {"from": "human", "value": "a"},
             {"from": "gpt", "value": "b"},
             {"from": "observation", "value": "c"},
-            {"from": "chatgpt", "value": "d", "weight": 0},
+            {"from": "chatgpt", "value": "d", "weight": 0, "train": None, "reasoning_content": "e"},
         ]
         assert messages_of(conversations=turns, system="s") == [
             {"role": "system", "content": "s"},
             {"role": "user", "content": "a"},
             {"role": "assistant", "content": "b"},
             {"role": "tool", "content": "c"},
-            {"role": "assistant", "content": "d", "weight": 0},
+            {"role": "assistant", "content": "d", "weight": 0, "reasoning_content": "e"},
         ]
         assert messages_of(conversations=[USER, ANSWER]) == [USER, ANSWER]
 
