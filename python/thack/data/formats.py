@@ -57,6 +57,7 @@ def to_record(row: object, place: str = "", columns: Columns = OWN) -> Record:
 
 def _pair(row: Mapping[str, Any], place: str) -> Record:
     prompt = _text(row, "prompt") or ""
+    _refuse_system(row, prompt)
     return Record(
         prompt_id=_id(row, prompt),
         prompt=prompt,
@@ -68,6 +69,13 @@ def _pair(row: Mapping[str, Any], place: str) -> Record:
         teacher_prompt=_teacher_prompt(row),
         place=place,
     )
+
+
+def _refuse_system(row: Mapping[str, Any], text: str) -> None:
+    """A text has no turn for the `system` beside it, which would be lost unless the text holds it."""
+    system = row.get("system")
+    if system and not (isinstance(system, str) and system in text):
+        raise BadLine("`system` stands beside a text, which has no turn for it: give the turns as `messages`")
 
 
 def _teacher_prompt(row: Mapping[str, Any]) -> str | tuple[Message, ...] | None:
@@ -96,6 +104,7 @@ def _raw_text(row: Mapping[str, Any], place: str) -> Record:
     text = _text(row, "text")
     if not text:
         raise BadLine("empty text")
+    _refuse_system(row, text)
     return Record(
         prompt_id=_id(row, text),
         prompt="",

@@ -32,6 +32,10 @@ class TestPairs:
         with pytest.raises(BadLine, match="both `response` and `completion`"):
             to_record({"prompt": "a", "response": "b", "completion": "c"})
 
+    def test_a_prompt_may_hold_the_system_that_stands_beside_it(self) -> None:
+        for system in ("Be brief.", "", None):
+            assert to_record({"prompt": "<s>Be brief.</s>hi", "system": system}).prompt == "<s>Be brief.</s>hi"
+
     def test_what_is_null_is_not_there(self) -> None:
         assert to_record({"prompt": "a", "response": None, "messages": None}).response is None
 
@@ -130,6 +134,8 @@ BAD = {
         {"messages": [{"role": "system", "content": "a"}, USER], "system": "b"},
         "another turn of the system",
     ),
+    "a system beside a prompt": ({"prompt": "a", "system": "Be brief."}, "`system` stands beside a text"),
+    "a system beside a text": ({"text": "a", "system": "Be brief."}, "`system` stands beside a text"),
     "a system of numbers": ({"messages": [USER], "system": 3}, "turn 0 of `system`: `content` is int"),
     "tools of text": ({"messages": [USER], "tools": "f(x)"}, "`tools` is a text, but not of JSON"),
     "tools of numbers": ({"messages": [USER], "tools": [1]}, "`tools` is not a list of objects"),
