@@ -96,6 +96,23 @@ def test_verify_reads_the_mass_of_every_record(tmp_path: Path, monkeypatch: pyte
     assert not found.ok and "mass of 1.81" in found.damaged[0].cause
 
 
+def test_one_short_row_that_narrows_all_others_is_told(tmp_path: Path) -> None:
+    whole = {i: -1.0 - i for i in range(1, 9)}
+    short, added = {1: -0.1, 2: -3.0}, whole | {20: -12.0}  # the actual token beside the k most likely
+    for name, rows, noted in (("short", [whole, whole, short, added], True), ("added", [whole, added, added], False)):
+        source, notes = tmp_path / f"{name}.jsonl", Notes()
+        source.write_text(prompt_line(rows, [20 if row is added else 1 for row in rows]) + "\n")
+        target = imported(source, tmp_path / name, notes)
+        assert target.ids_NK.shape[1] == (2 if noted else 8)
+        told = (
+            "all rows keep 2 ids, as many as the shortest of them has: of 4 rows, 1 are so short, and half have 8 ids"
+        )
+        assert [told in line for line in notes.lines] == [True] * noted
+    notes = Notes()
+    imported(tmp_path / "short.jsonl", tmp_path / "given", notes, top_k=2)
+    assert not notes.lines
+
+
 def test_a_label_of_rank_k_is_no_extra_entry(tmp_path: Path) -> None:
     rows: list[Any] = [None]
     labels = [4, 9, 4, 20]

@@ -8,7 +8,6 @@ cache has no tail, and no divergence is defined on it. An exported cache has its
 from __future__ import annotations
 
 import hashlib
-import sys
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -131,7 +130,7 @@ def _import(settings: ImportSettings, progress: Progress) -> None:
     prepare_directory(settings.out)
     survey = _survey(settings)
     notes = [f"warning: {warning}" for warning in survey.ends.warnings()]
-    for note in (*survey.found.notes(), *notes):
+    for note in (*survey.found.notes(top_k=settings.top_k), *notes):
         progress.note(note)
     plan = publish_plan(settings.out, _plan(settings, survey))
     if settings.ends is not None:
@@ -196,7 +195,7 @@ def _rows(settings: ImportSettings) -> Iterator[SourceRow]:
 
 def _survey(settings: ImportSettings) -> _Surveyed:
     """Read and check every row."""
-    lengths, content, widths = array("q"), hashlib.sha256(), [sys.maxsize]
+    lengths, content = array("q"), hashlib.sha256()
     ended: Counter[str] = Counter()
     tails: list[RowTail | None] = [None]
     state = _state(settings.source)
@@ -212,7 +211,6 @@ def _survey(settings: ImportSettings) -> _Surveyed:
             if settings.ends is not None and settings.complete_ends:
                 given, row = len(row.entries), completed(row, settings.ends)
                 found.completed += len(row.entries) - given
-            widths[0] = min(widths[0], row.width)
             lengths.extend((len(row.sequence.prompt_ids), len(row.sequence.response_ids)))
             for ids, log_probs in row.entries:
                 content.update(b"%d " % len(ids))
@@ -230,7 +228,7 @@ def _survey(settings: ImportSettings) -> _Surveyed:
         raise DataError(f"{settings.source}: holds no sequence")
     found.check(str(settings.source))
     return _Surveyed(
-        width=widths[0],
+        width=min(found.widths),
         lengths=lengths,
         data=data,
         content=f"sha256:{content.hexdigest()}",

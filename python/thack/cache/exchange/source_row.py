@@ -32,11 +32,6 @@ class SourceRow:
     is_named: bool = False  # by the source, for this prompt alone
     tail: RowTail | None = None  # what the source says of all other ids; None: nothing
 
-    @property
-    def width(self) -> int:
-        """Number of ids that every response token has."""
-        return min(len(ids) for ids, _ in self.entries)
-
 
 def row_of(
     content: Mapping[str, Any],

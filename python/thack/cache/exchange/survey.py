@@ -6,8 +6,10 @@ Every row is read once before anything is written. Each check here looks at a ro
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -129,6 +131,7 @@ class Survey:
     vocab_size: int
     setting: str = "logprobs"  # what states the processing, for messages
     rows: int = 0
+    widths: Counter[int] = field(default_factory=Counter)  # number of ids → rows
     sequences: int = 0
     stand_ins: int = 0  # entries
     rounded: int = 0  # rows
@@ -171,6 +174,7 @@ class Survey:
 
     def _count_row(self, log_probs: np.ndarray, place: str, slack: float) -> bool:
         """Count a row; whether its probabilities sum to more than 1, by their rounding."""
+        self.widths[len(log_probs)] += 1
         kept = without_stand_ins(log_probs)
         self.stand_ins += int((np.isneginf(kept) & np.isfinite(log_probs)).sum())
         probs = np.exp(kept)
@@ -268,8 +272,20 @@ class Survey:
                 hint="row t must hold the distribution that predicts response token t",
             )
 
-    def notes(self) -> Iterable[str]:
-        """What a user should know, one line each."""
+    def _usual_width(self) -> int:
+        """The number of ids that half of the rows have at least."""
+        ordered = sorted(self.widths.items(), reverse=True)
+        counts = accumulate(count for _, count in ordered)
+        return next(width for (width, _), count in zip(ordered, counts, strict=True) if 2 * count >= self.rows)
+
+    def notes(self, top_k: int = 0) -> Iterable[str]:
+        """What a user should know, one line each; `top_k`: ids that all rows keep, 0: as many as every row has."""
+        width, usual = min(self.widths), self._usual_width()
+        if not top_k and width + 1 < usual:  # by one: the actual token was added to the k most likely ids
+            yield (
+                f"warning: all rows keep {width:,} ids, as many as the shortest of them has: of {self.rows:,} rows, "
+                f"{self.widths[width]:,} are so short, and half have {usual:,} ids or more"
+            )
         if self.stand_ins:
             yield f"{self.stand_ins:,} log-probabilities below {LOWEST_LOG_PROB:g} stand for −inf and are read as such"
         if self.rounded:
