@@ -20,7 +20,8 @@ _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
 _LONGEST_ASKED_S = 600.0  # a server may ask for more in Retry-After: it is asked again after this
 _PART_BYTES = 1 << 16
-_REPEATED = (408, 409, 425, 429, 500, 502, 503, 504)
+_REPEATED = (408, 409, 425, 429)
+_NOT_BUILT = 501  # of 5xx the one that says that a request will never be answered
 
 
 def check_address(url: str) -> None:
@@ -91,13 +92,13 @@ class Client:
             asked: float | None = None
             try:
                 status, headers, content = self._answer(method, path, body)
-                if status < 400:
+                if status < 300:
                     return _object(content)
-                if status not in _REPEATED:
-                    raise self._refusal(path, status, content)
+                if status not in _REPEATED and (status < 500 or status == _NOT_BUILT):
+                    raise self._refusal(path, status, headers, content)
                 asked = _retry_after(headers.get("Retry-After", ""))
                 problem = f"{status}: {_said(content)}"
-            except (self._http.TransportError, ValueError) as error:
+            except (self._http.RequestError, ValueError) as error:
                 problem = f"{type(error).__name__}: {error}"
             except self._http.InvalidURL as error:
                 raise UsageError(f"server.url = {self._settings.url}: {error}") from error
@@ -127,8 +128,10 @@ class Client:
                     )
             return response.status_code, response.headers, bytes(content)
 
-    def _refusal(self, path: str, status: int, content: bytes) -> Refusal:
+    def _refusal(self, path: str, status: int, headers: Mapping[str, str], content: bytes) -> Refusal:
         hint = None
+        if status < 400:
+            hint = f"it has moved: set `server.url` to where {headers.get('Location', 'the server')} is"
         if status in (401, 403):
             hint = f"put the key into the environment variable {self._settings.key_variable} (`server.key_variable`)"
         text = f"{self._url}{path} answers {status}: {_said(content)}"
@@ -185,4 +188,4 @@ def _retry_after(value: str) -> float | None:
             seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
         except (ValueError, TypeError):
             return None
-    return min(max(seconds, 0.0), _LONGEST_ASKED_S)
+    return min(max(0.0, seconds), _LONGEST_ASKED_S)  # in this order NaN is 0
