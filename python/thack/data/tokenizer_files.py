@@ -25,8 +25,7 @@ _SIDE_FILES = (
     "spiece.model",
 )
 _MOST_ADDED = 64  # special tokens around a text
-# Special tokens that transformers hands to chat templates by name.
-_NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+_OWN_TOKENS = ("extra_special_tokens", "model_specific_special_tokens")  # of one model, where they are objects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +109,7 @@ def read_facts(directory: Path, backend: Backend) -> TokenizerFacts:
         ends=Ends(eos=eos, others=frozenset(others - {eos})),
         pad_id=eos if ids["pad"] is None else ids["pad"],
         bos_id=ids["bos"],
-        tokens={name: text for name in _NAMED if (text := _text(special.get(name)))},
+        tokens=_tokens(special),
         templates=_read_templates(directory, config.get("chat_template")),
         encoder_decoder=bool(model.get("is_encoder_decoder")),
         adds_bos=bos if isinstance(bos, bool) else None,
@@ -149,6 +148,14 @@ def _text(token: object) -> str:
         token = token.get("content")
     is_text = isinstance(token, str) and not any("\ud800" <= letter <= "\udfff" for letter in token)
     return str(token) if is_text else ""  # half of a surrogate pair is no text
+
+
+def _tokens(special: Mapping[str, object]) -> dict[str, str]:
+    """Special tokens by name, as transformers hands them to chat templates: bos_token, image_token, …"""
+    named = {name: token for name, token in special.items() if name.endswith("_token")}
+    for own in map(special.get, _OWN_TOKENS):
+        named |= own if isinstance(own, dict) else {}
+    return {name: text for name, token in named.items() if (text := _text(token))}
 
 
 def _special_id(backend: Backend, token: object, configured: object) -> int | None:

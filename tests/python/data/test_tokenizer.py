@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,24 @@ import pytest
 from thack.config import DataSettings
 from thack.data.compare import closing_token, differences
 from thack.data.date import with_settings
+from thack.data.records import Conversation
 from thack.data.tokenizer import Tokenizer
 from thack.errors import DataError, ModelError
 
-from .small import BOS, BOS_ID, CHATML, END, END_ID, EOS, EOS_ID, byte_ids, write_metaspace, write_tokenizer
+from .small import (
+    BOS,
+    BOS_ID,
+    CHATML,
+    END,
+    END_ID,
+    EOS,
+    EOS_ID,
+    START,
+    USER,
+    byte_ids,
+    write_metaspace,
+    write_tokenizer,
+)
 
 
 class TestFiles:
@@ -130,6 +145,25 @@ class TestComparing:
         assert closing_token(named, chat=True) == BOS
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"image_token": START},
+        {"image_token": {"__type": "AddedToken", "content": START, "special": True}},
+        {"extra_special_tokens": {"image_token": START, "think": END}},
+        {"model_specific_special_tokens": {"image_token": START}},
+        {"extra_special_tokens": [START], "add_bos_token": True},
+    ],
+)
+def test_a_models_own_special_tokens_have_their_names_in_templates(config: dict[str, Any], tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    source = "{{ image_token }}{{ think }}{{ add_bos_token }}|{{ messages[0].content }}"
+    directory = write_tokenizer(tmp_path / "t", template=source, config=config)
+    theirs = transformers.AutoTokenizer.from_pretrained(directory).apply_chat_template([USER], tokenize=False)
+    template = Tokenizer.load(directory).template()
+    assert template is not None and template.render(Conversation(messages=(USER,))).text == theirs
+
+
 def test_a_template_sees_the_named_special_tokens(tmp_path: Path) -> None:
     """And those alone: a token that no file names is undefined, as in transformers."""
     transformers = pytest.importorskip("transformers")
@@ -137,8 +171,6 @@ def test_a_template_sees_the_named_special_tokens(tmp_path: Path) -> None:
     path = write_tokenizer(tmp_path, template=source)
     template = Tokenizer.load(path).template()
     assert template is not None
-    from thack.data.records import Conversation
-
     theirs = transformers.AutoTokenizer.from_pretrained(path)
     messages = [{"role": "user", "content": "x"}]
     found = template.render(Conversation(messages=tuple(messages))).text
