@@ -53,7 +53,7 @@ def cell_divergence_(logits_NV: Tensor, target: CellTarget, divergence: Divergen
         MismatchError: logits and target have different shapes; or the target is of other cells: names row and id.
     """
     check_cells_defined(divergence)
-    check_target(*logits_NV.shape, target)
+    check_target(logits_NV.shape, target)
     z_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     cells = target.student.on(z_NV.device)
     _check_cells(target, cells)

@@ -62,7 +62,7 @@ def divergence(
 
 
 def _published(logits_NV: Tensor, target: PublishedTarget, divergence: Divergence) -> Tensor:
-    check_target(*logits_NV.shape, target)
+    check_target(logits_NV.shape, target)
     wide_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     if isinstance(target, MergedTarget):
         check_across_defined("gold", divergence)
@@ -104,7 +104,7 @@ def token_losses(
         0.6931
     """
     sides = sides or sides_of(settings)
-    check_batch(*student_logits_NV.shape, target, labels_N, sides)
+    check_batch(student_logits_NV.shape, target, labels_N, sides)
     hard_N = sides.hard_share(target, labels_N)
     total_N: Tensor | None = None
     for term in loss_terms(settings):
@@ -151,7 +151,7 @@ def cross_entropy(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
         >>> round(float(cross_entropy(torch.zeros(1, 4), torch.tensor([2]))), 4)
         1.3863
     """
-    check_labels(*logits_NV.shape, labels_N)
+    check_labels(logits_NV.shape, labels_N)
     if logits_NV.device.type == "cpu" and logits_NV.dtype in (torch.float32, torch.bfloat16) and len(labels_N):
         return rowwise(logits_NV, partial(cross_entropy_, labels_C=labels_N))
     dtype = torch.promote_types(logits_NV.dtype, torch.float32)

@@ -92,7 +92,7 @@ def fused_divergence(
         width=width or len(head.weight_VH),
         chunk=chunk or chunk_tokens(hidden_NH.shape[1], len(head.weight_VH)),
     )
-    check_batch(len(hidden_NH), work.width, target, labels_N, work.sides)
+    check_batch((len(hidden_NH), work.width), target, labels_N, work.sides)
     check_rows(len(hidden_NH), weights_N=weights_N)
     total: Tensor = _Fused.apply(hidden_NH, head.weight_VH, head.bias_V, work)
     return total if not isinstance(target, FrozenHeadTarget) else total + _linear(hidden_NH, target, work)

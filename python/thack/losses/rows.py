@@ -89,16 +89,15 @@ def sides_of(settings: LossSettings) -> Sides:
 
 
 def check_batch(
-    rows: int,
-    vocab_size: int,
+    shape: Sequence[int],
     target: Target | CellTarget | PublishedTarget | ProjectedTeacher | None,
     labels_N: Tensor,
     sides: Sides,
 ) -> None:
-    """Raise MismatchError unless target, labels and sides are of this number of rows, and of these ids."""
-    check_target(rows, vocab_size, target)
-    check_labels(rows, vocab_size, labels_N)
-    check_rows(rows, log_prob_N=sides.behaviour.log_prob_N, later_N=sides.behaviour.later_N)
+    """Raise MismatchError unless target, labels and sides are of the rows and ids of logits of this shape, [N, V]."""
+    check_target(shape, target)
+    check_labels(shape, labels_N)
+    check_rows(shape[0], log_prob_N=sides.behaviour.log_prob_N, later_N=sides.behaviour.later_N)
 
 
 def replace_by_gradient(

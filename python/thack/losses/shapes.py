@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from thack.errors import MismatchError
@@ -11,15 +13,13 @@ from thack.targets.published import PublishedTarget
 from thack.targets.types import Target
 
 
-def check_target(
-    rows: int, vocab_size: int, target: Target | CellTarget | PublishedTarget | ProjectedTeacher | None
-) -> None:
-    """Raise MismatchError where a target is of other rows, or of other ids, than the student's logits."""
-    if target is not None and (len(target), target.vocab_size) != (rows, vocab_size):
+def check_target(shape: Sequence[int], target: Target | CellTarget | PublishedTarget | ProjectedTeacher | None) -> None:
+    """Raise MismatchError where a target is of other rows, or of other ids, than the student's logits [N, V]."""
+    if target is not None and (len(target), target.vocab_size) != tuple(shape):
         raise MismatchError(
             "student logits and target have different shapes",
             details=(
-                f"student  {(rows, vocab_size)}",
+                f"student  {tuple(shape)}",
                 f"target   {(len(target), target.vocab_size)} (tokens, vocabulary)",
             ),
         )
@@ -35,8 +35,9 @@ def check_rows(rows: int, **tensors: Tensor | None) -> None:
             )
 
 
-def check_labels(rows: int, vocab_size: int, labels_N: Tensor) -> None:
+def check_labels(shape: Sequence[int], labels_N: Tensor) -> None:
     """Raise MismatchError for labels of other rows; on the CPU also for one that is no id, as a device does itself."""
+    rows, vocab_size = shape
     check_rows(rows, labels_N=labels_N)
     if labels_N.device.type == "cpu" and bool((wrong_N := (labels_N < 0) | (labels_N >= vocab_size)).any()):
         raise MismatchError(

@@ -32,7 +32,7 @@ def sparse_divergence(student_logits_NV: Tensor, target: SparseTarget, divergenc
         UndefinedLoss: the divergence is not defined on this target, or reverse KL is infinite.
         MismatchError: logits and target have different shapes.
     """
-    check_target(*student_logits_NV.shape, target)
+    check_target(student_logits_NV.shape, target)
     check_defined(target, divergence)
     teacher = at_temperature(target, divergence.temperature)
     if has_kernel(student_logits_NV):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -86,11 +87,12 @@ def test_a_published_target_of_another_batch_is_refused(shape: tuple[int, int]) 
 def test_labels_weights_and_behaviour_of_another_batch_are_refused(rows: int) -> None:
     logits, target = torch.randn(ROWS, VOCAB), target_of("dense", ROWS, VOCAB)
     other, settings = torch.zeros(rows, dtype=torch.int64), replace(SUMS["with cross-entropy"])
-    for apply in (
+    losses: tuple[Callable[[], Tensor], ...] = (
         lambda: cross_entropy(logits, other),
         lambda: token_losses(logits, target, other, settings),
         lambda: fused(settings, target, other, torch.float32),
-    ):
+    )
+    for apply in losses:
         with pytest.raises(MismatchError, match=r"labels_N has shape .*each of 4 tokens"):
             apply()
     with pytest.raises(MismatchError, match="weights_N has shape"):
@@ -107,11 +109,12 @@ def test_a_label_that_is_no_id_is_refused_by_every_path(label: int, dtype: torch
     """−100 was a loss of 0 in some number formats, 2³² + 1 the id 1 in others."""
     logits, labels = torch.randn(ROWS, VOCAB, dtype=dtype), torch.tensor([0, label, 1, 2])
     target = target_of("top-k:2", ROWS, VOCAB)
-    for apply in (
+    losses: tuple[Callable[[], Tensor], ...] = (
         lambda: cross_entropy(logits, labels),
         lambda: token_losses(logits, target, labels, SUMS["with cross-entropy"]),
         lambda: fused(SUMS["with cross-entropy"], target, labels, dtype),
-    ):
+    )
+    for apply in losses:
         with pytest.raises(MismatchError, match=f"label {label} is outside the vocabulary of 6"):
             apply()
 
