@@ -210,13 +210,16 @@ def _like(value: Tensor, parameter: nn.Parameter) -> Tensor:
     return distribute_tensor(value, mesh, placements, src_data_rank=None)
 
 
-def prune_checkpoints(folder: Path, keep: int, protect: frozenset[int] = frozenset()) -> None:
-    """Remove all but the newest `keep` (at least two) and the protected steps.
+def prune_checkpoints(folder: Path, newest: int, keep: int, protect: frozenset[int] = frozenset()) -> None:
+    """Remove all but the `keep` last steps (at least two) up to `newest`, and the protected ones.
 
-    Called after a newer one has been written and read back, so that a complete one is always left.
+    Called after `newest` has been written and read back, so that a complete one is always left. Those of later steps
+    were damaged: the run has resumed before them.
     """
-    for directory in checkpoints(folder)[: -max(2, keep)]:
-        if step_of(directory) not in protect:
+    steps = [step for directory in checkpoints(folder) if (step := step_of(directory)) <= newest]
+    kept = protect.union(steps[-max(2, keep) :])
+    for directory in checkpoints(folder):
+        if step_of(directory) not in kept:
             shutil.rmtree(directory)
 
 

@@ -92,7 +92,7 @@ class Saver:
         try:
             model = self._student.copy or self._student.plain
             check_checkpoint(save_checkpoint(self._folder, model, tensors, snapshot))
-            prune_checkpoints(self._folder, self._keep, protected)
+            prune_checkpoints(self._folder, snapshot.step, self._keep, protected)
         except Exception as error:  # raised by `wait`, on the thread that trains
             self._error = error
 

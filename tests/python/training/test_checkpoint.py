@@ -89,10 +89,27 @@ def test_unfinished_directories_are_not_checkpoints(run: Path) -> None:
 def test_pruning_keeps_at_least_two_and_the_protected(tmp_path: Path) -> None:
     train(tmp_path / "a", total_steps=6)
     folder = tmp_path / "a" / "checkpoints"
-    prune_checkpoints(folder, 3, frozenset([1]))
+    prune_checkpoints(folder, 6, 3, frozenset([1]))
     assert [step_of(p) for p in checkpoints(folder)] == [1, 4, 5, 6]
-    prune_checkpoints(folder, 0)
+    prune_checkpoints(folder, 6, 0)
     assert [step_of(p) for p in checkpoints(folder)] == [5, 6]
+
+
+def test_pitfall_27_damaged_checkpoints_of_later_steps_never_push_out_complete_ones(tmp_path: Path) -> None:
+    """A run that had resumed before three damaged checkpoints removed each new one as the oldest."""
+    folder = tmp_path / "a" / "checkpoints"
+    train(tmp_path / "a", total_steps=6)
+    for directory in checkpoints(folder)[3:]:
+        (directory / "model.safetensors").write_bytes(b"torn")
+
+    def fail(step: int) -> dict[str, float]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "a", total_steps=8, keep=2, evaluations=frozenset([6]), evaluate=fail)
+    assert [step_of(p) for p in checkpoints(folder)] == [4, 5]
+    found, skipped = latest_checkpoint(folder)
+    assert (found, skipped) == (folder / "step_000005", [])
 
 
 def test_optimizer_of_another_model_is_refused(run: Path) -> None:
