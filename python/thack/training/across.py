@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from thack.cache import Cache
 from thack.config import DistillSettings
 from thack.config.specs import target_spec
 from thack.cross_tokenizer import (
+    Bpe,
     Cells,
     Rewriter,
     RewrittenSequence,
@@ -19,6 +21,8 @@ from thack.cross_tokenizer import (
     read_bpe,
     rewritten_from,
 )
+from thack.data.date import NAME as DATE
+from thack.data.date import with_settings
 from thack.data.sequence import TokenSequence
 from thack.data.spool import spool
 from thack.data.stream import DataStream
@@ -37,7 +41,7 @@ from thack.targets.shares import aligned, cut_share
 from thack.training.data import CachedTargets, LiveTargets, PairedData, SupervisedCache
 from thack.training.guarded_data import GuardedData
 from thack.training.models import Models
-from thack.training.prompts import PromptPlaces, prompt_hashes
+from thack.training.prompts import PromptPlaces, cached_parts, prompt_hashes
 from thack.training.run_directory import RunDirectory
 
 FILE = "cells.npz"  # in the run's directory
@@ -185,7 +189,7 @@ class Across:
         if cells is None or models.foreign is None:
             return None
         with run.group.raise_on_all_ranks():
-            prompts = _prompts(settings, models, progress)
+            prompts = _prompts(settings, models, cells, progress)
             rewriter = Rewriter(models.foreign.tokenizer, models.student.tokenizer, cells, prompts)
         return cls(cells=cells, rewriter=rewriter)
 
@@ -240,29 +244,67 @@ def open_cells(models: Models, run: RunDirectory, progress: Progress) -> Cells |
 
 
 class _Prompts:
-    """The student's ids of each prompt of the data, by its id."""
+    """Each prompt of the data in the ids of one tokenizer, by its id."""
 
     def __init__(self, stream: DataStream, settings: DistillSettings) -> None:
         self._sequences = spool(stream, settings.out)
         self._places = PromptPlaces(prompt_hashes(s.prompt_id for s in self._sequences))
 
     def __call__(self, prompt_id: str) -> np.ndarray:
-        place = int(self._places.of([prompt_id])[0])
-        found = self._sequences[place] if place >= 0 else None
-        if found is None or found.prompt_id != prompt_id:  # two ids may have one hash
+        found = self.find(prompt_id)
+        if found is None:
             raise CacheError(
                 f"prompt {prompt_id} is in the cache, and not in the data",
                 hint="set `data.path` to the data that was cached, with the same `data.limit`",
             )
-        return found.prompt_ids
+        return found
+
+    def find(self, prompt_id: str) -> np.ndarray | None:
+        """None where the data has no prompt of this id."""
+        place = int(self._places.of([prompt_id])[0])
+        found = self._sequences[place] if place >= 0 else None
+        # Two ids may have one hash.
+        return None if found is None or found.prompt_id != prompt_id else found.prompt_ids
 
 
-def _prompts(settings: DistillSettings, models: Models, progress: Progress) -> _Prompts | None:
+def _prompts(settings: DistillSettings, models: Models, cells: Cells, progress: Progress) -> _Prompts | None:
     """Every prompt that the teacher read, which bounds them in tokens of its own: those of the student may be more."""
     data = settings.data
     if not data.path:
         return None
+    for cache in models.caches:
+        assert models.foreign is not None
+        is_dated = (cache.directory / DATE).is_file()
+        teacher = with_settings(models.foreign.tokenizer, data, cache.directory if is_dated else settings.out)
+        read = DataStream(data, teacher, need_response=False, progress=progress)
+        _check_same_prompts(cache, _Prompts(read, settings), cells.teacher.bpe)
     if data.on_long == "drop":
         data = replace(data, max_prompt_tokens=_UNBOUNDED)
     stream = DataStream(data, models.student.tokenizer, need_response=False, progress=progress)
     return _Prompts(stream, settings)
+
+
+def _check_same_prompts(cache: Cache, prompts: _Prompts, teacher: Bpe) -> None:
+    """See that what the teacher has read under a prompt's id is that prompt of the data, which the student reads.
+
+    Raises:
+        CacheError: it is another one, or the cache holds several turns of a conversation.
+    """
+    others = []
+    for s in (s for part in cached_parts(cache) for s in part):
+        given = prompts.find(s.prompt_id)
+        if given is not None and not np.array_equal(given, s.prompt_ids) and not _begins(s, given, teacher):
+            others.append(s.prompt_id)
+    if others:
+        raise CacheError(
+            f"{len(others):,} of {len(cache):,} cached responses stand behind another prompt than the data has",
+            details=("prompts: " + ", ".join(others[:3]) + (", …" if len(others) > 3 else ""),),
+            hint="give the data that was cached, with the same settings of `data` and the last turns alone",
+        )
+
+
+def _begins(s: TokenSequence, given: np.ndarray, teacher: Bpe) -> bool:
+    """Whether a cached text begins with a prompt of which the last characters share a token with the response."""
+    ids_of_parts = (s.prompt_ids, given, np.concatenate((s.prompt_ids, s.response_ids)))
+    prompt, own, text = (b"".join(teacher.bytes_V[i] or b"<%d>" % i for i in ids) for ids in ids_of_parts)
+    return own.startswith(prompt) and text.startswith(own)

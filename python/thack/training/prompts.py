@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from thack.data.columns import Columns
 from thack.data.formats import to_record
 from thack.data.readers import bad_line
 from thack.data.rows import BadLine, open_rows
+from thack.data.sequence import TokenSequence
 from thack.errors import DataError
 from thack.files import digest
 
@@ -28,11 +29,13 @@ def prompt_hashes(names: Iterable[str]) -> np.ndarray:
 
 def cached_hashes(cache: Cache) -> np.ndarray:
     """uint64 [len(cache)]: of the prompt at each position; the cache is read in parts, without its records."""
-    parts = [
-        prompt_hashes(s.prompt_id for s in cache.many(range(start, min(start + _BLOCK, len(cache)))))
-        for start in range(0, len(cache), _BLOCK)
-    ]
-    return np.concatenate(parts)
+    return np.concatenate([prompt_hashes(s.prompt_id for s in part) for part in cached_parts(cache)])
+
+
+def cached_parts(cache: Cache) -> Iterator[list[TokenSequence]]:
+    """Its sequences in order, without records."""
+    for start in range(0, len(cache), _BLOCK):
+        yield cache.many(range(start, min(start + _BLOCK, len(cache))))
 
 
 class PromptPlaces:

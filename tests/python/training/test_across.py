@@ -15,6 +15,7 @@ import torch
 from runtime.said import Said
 from thack.api import preflight
 from thack.cache import Cache, probe
+from thack.cache.capture.job import capture
 from thack.config import (
     CacheSettings,
     DoctorSettings,
@@ -24,10 +25,11 @@ from thack.config import (
 from thack.cross_tokenizer import Rewriter, read_bpe
 from thack.data.sequence import TokenSequence
 from thack.detection import Curves, verdict
-from thack.errors import MismatchError, Preempted, UndefinedLoss, UsageError
+from thack.errors import CacheError, MismatchError, Preempted, UndefinedLoss, UsageError
 from thack.models.batch import Batch
 from thack.models.load import load_model
 from thack.reporting.gained import gained
+from thack.runtime.progress import SILENT
 from thack.schema.cross_tokenizer import PUBLISHED
 from thack.schema.metrics import GOLDEN, PROXY
 from thack.schema.preflight import CellShares
@@ -165,6 +167,48 @@ def test_prompts_of_the_data_are_those_of_the_cache(world: Path, tmp_path: Path)
     given = run_distill(across(world, tmp_path / "given", "top-k", data=data, steps=3))
     decoded = run_distill(across(world, tmp_path / "decoded", "top-k", steps=3))
     assert losses(given.path) == losses(decoded.path)
+
+
+def test_pitfall_20_another_prompt_under_the_same_id_is_refused(world: Path, tmp_path: Path) -> None:
+    """The student read the data's, and the records are of what the teacher read; a resumed run saw no change."""
+    path = write(tmp_path / "prompts.jsonl", records(10))
+    data = replace(DATA, path=str(path), max_response_tokens=30)
+    stopped = across(world, tmp_path / "run", "top-k", data=data, steps=3)
+    with pytest.MonkeyPatch.context() as patch:
+        signal_at(patch, 2)
+        with pytest.raises(Preempted):
+            run_distill(stopped)
+    write(path, [*records(9), replace(records(10)[9], prompt="something else")])
+    for settings in (stopped, replace(stopped, out=tmp_path / "new")):
+        with pytest.raises(CacheError, match=r"1 of 10 cached responses stand behind another prompt[\s\S]*: id9"):
+            run_distill(settings)
+
+
+_TEMPLATE = (
+    "{% for m in messages %}{{ m.role }} {{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
+)
+
+
+@pytest.mark.parametrize("train_on", ["last", "all"])
+def test_a_cache_of_several_turns_is_refused(world: Path, tmp_path: Path, train_on: Any) -> None:
+    """They share one id: the student read the last turn's prompt before each. A space may move to the response."""
+    own = Path(shutil.copytree(world, tmp_path / "world"))
+    for role in ("teacher", "student"):
+        path = own / role / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": _TEMPLATE}))
+    said = [("user", "q"), ("assistant", "give"), ("user", "more"), ("assistant", "back")]
+    messages = [{"role": role, "content": content} for role, content in said]
+    (own / "chat.jsonl").write_text(json.dumps({"id": "a", "messages": messages}) + "\n")
+    data = replace(DATA, path=str(own / "chat.jsonl"), max_prompt_tokens=60, max_response_tokens=20)
+    given = CacheSettings(out=own / "turns", teacher=str(own / "teacher"), top_k=4, device="cpu")
+    capture(replace(given, data=replace(data, train_on=train_on)), SILENT)
+    settings = across(own, tmp_path / "run", "turns", data=data, steps=1)
+    if train_on == "last":
+        assert run_distill(settings).steps == 1
+        return
+    with pytest.raises(CacheError, match=r"1 of 2 cached responses stand behind another prompt[\s\S]*the last turns"):
+        run_distill(settings)
 
 
 def test_rewritten_sequences_hold_the_same_text(world: Path) -> None:
