@@ -127,12 +127,12 @@ class RunDirectory:
         """Take the directory for this run.
 
         Raises:
-            UsageError: it holds other files, or the checkpoints of a run with other settings.
+            UsageError: it holds other files, or the checkpoints or the model of a run with other settings.
         """
         with self.group.raise_on_all_ranks():
             if self.writes:
                 claim_output(self.path, "run")
-                if checkpoints(self.checkpoints):
+                if checkpoints(self.checkpoints) or self._is_finished():
                     self._check_settings()
                 else:
                     write_text(self.path / "config.toml", config.to_toml(self.settings))

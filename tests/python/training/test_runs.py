@@ -216,6 +216,18 @@ def test_a_finished_run_is_returned_and_other_settings_are_refused(world: Path, 
         run_distill(replace(settings, loss=LossSettings(divergence="jsd")))
 
 
+def test_a_finished_run_without_its_checkpoints_is_still_of_its_settings(world: Path, tmp_path: Path) -> None:
+    """Removed to save space: its model was returned for any settings, which config.toml then claimed."""
+    settings = distill_settings(world, tmp_path / "run", eval_data="", oracle="")
+    first = run_distill(settings)
+    written = (first.path / "config.toml").read_bytes()
+    shutil.rmtree(first.path / "checkpoints")
+    with pytest.raises(UsageError, match=r"other settings[\s\S]*seed  0 then, 9 now"):
+        run_distill(replace(settings, seed=9))
+    assert (first.path / "config.toml").read_bytes() == written
+    assert run_distill(settings).model == first.model
+
+
 def test_combinations_that_cannot_work_are_refused_before_anything_is_written(world: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     refused: list[tuple[dict[str, Any], str]] = [
