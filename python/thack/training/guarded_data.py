@@ -25,7 +25,6 @@ from thack.training.data import AnyTarget, TrainingData
 from thack.training.guard import Guard
 from thack.training.live import LiveTeacher
 
-FOLDER = "fresh"  # in the run's directory
 _WINDOW = 1 << 14  # prompts that are read, and sorted by length, together
 
 
@@ -103,7 +102,7 @@ class GuardedData:
 
         def joined(number: int, epoch: int) -> SpooledSequences:
             run, samples = self._guard.run, _samples(given, number)
-            path, found = run.path / FOLDER / f"set_{number:03d}.jsonl", SpooledSequences(run.path)
+            path, found = run.fresh / f"set_{number:03d}.jsonl", SpooledSequences(run.path)
             if path.is_file():
                 for s, ids, n in zip(given, _read(path, epoch, len(given)), samples, strict=True):
                     found.append(s.with_response(ids, int(n)))

@@ -106,6 +106,11 @@ class RunDirectory:
         return self.path / "best"
 
     @property
+    def fresh(self) -> Path:
+        """The sets of responses that a guard added."""
+        return self.path / "fresh"
+
+    @property
     def supervised(self) -> Path:
         """The run of plain fine-tuning beside a distillation."""
         return self.path / SUPERVISED
@@ -214,9 +219,14 @@ class RunDirectory:
         return directory
 
     def open_logs(self, step: int) -> None:
-        """Open the logs of a run that resumes from `step`: rows of later steps are dropped first."""
+        """Open the logs of a run that resumes from `step`: rows of later steps are dropped first.
+
+        At step 0 so is what an earlier start, perhaps with other settings, has left to be read.
+        """
         if not self.writes:
             return
+        for folder in (self.fresh, self.best) if step == 0 else ():
+            shutil.rmtree(folder, ignore_errors=True)
         self.mirror = Mirror(self.settings.tracker, self.path, config.to_dict(self.settings), step)
         for name in ("metrics.jsonl", "per_prompt.jsonl", SAMPLES_FILE):
             path = self.path / name

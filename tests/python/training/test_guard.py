@@ -107,6 +107,16 @@ def test_a_run_that_goes_online_resumes_to_the_bit(world: Path, tmp_path: Path) 
     assert rows(online)[-1]["generated_tokens"] > 0
 
 
+def test_a_new_start_reads_no_set_of_an_earlier_one(world: Path, whole: Path, tmp_path: Path) -> None:
+    """Without checkpoints a run begins anew, with other settings if it is given them."""
+    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
+    for folder in ("checkpoints", "model"):
+        shutil.rmtree(copy / folder)
+    sets = [path.read_bytes() for path in sorted((copy / "fresh").iterdir())]
+    run_distill(replace(guarded(world, copy), seed=5))
+    assert [path.read_bytes() for path in sorted((copy / "fresh").iterdir())] != sets
+
+
 def test_a_set_written_after_the_last_checkpoint_is_counted_once(
     world: Path,
     whole: Path,
