@@ -101,6 +101,8 @@ def sparse_divergence_(
     """
     _check_device(logits_NW)
     _check_contiguous(logits_NW)
+    if teacher.sampled and (divergence.kind, divergence.temperature) != ("forward_kl", 1.0):
+        raise UsageError(f"{divergence} of sampled rows: they define forward KL at temperature 1 alone")
     use_torch_threads()
     elements, name, columns = rows(logits_NW)
     n, losses = len(logits_NW), np.empty(len(logits_NW), np.float32)

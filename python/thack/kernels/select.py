@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,7 +34,7 @@ def topk_logsumexp(
 
     Raises:
         ModelError: a row holds NaN or +inf, or fewer than k finite logits; names the row. Or a label is not below V.
-        UsageError: k is below 1, or a tensor has another shape or number format.
+        UsageError: k is below 1, a temperature is not above 0, or a tensor has another shape or number format.
 
     Example:
         >>> top = topk_logsumexp(torch.tensor([[0.0, 2.0, 1.0]]), 2)
@@ -43,6 +44,9 @@ def topk_logsumexp(
         0.09
     """
     k = _checked_k(logits_NV, k)
+    for temperature in temperatures:
+        if not 0 < temperature < math.inf:
+            raise UsageError(f"a temperature of {temperature} is not above 0 and finite")
     if logits_NV.device.type != "cpu":
         return torch_reference.topk_logsumexp(logits_NV, k, temperatures=temperatures, labels_N=labels_N)
     use_torch_threads()

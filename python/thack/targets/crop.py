@@ -33,7 +33,7 @@ def crop(target: Target, width: int) -> Target:
             details=(f"cache    {target.vocab_size:,}", f"student  {width:,}"),
             hint="write the cache again with this student",
         )
-    highest = int(target.ids_NK.max())
+    highest = int(target.ids_NK.amax()) if len(target) else 0
     if highest >= width:
         raise MismatchError(
             "the cache holds an id that the student has no row for",

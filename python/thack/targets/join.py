@@ -50,6 +50,7 @@ def concatenate(targets: Sequence[Target]) -> Target:
             first,
             mean_NH=torch.cat([t.mean_NH for t in projected]),
             entropy_N=torch.cat([t.entropy_N for t in projected]),
+            entropy_above_N=_entropy_above(projected),
             realised_logprob_N=realised_N,
         )
     drawn = [t for t in targets if isinstance(t, SampledTarget)]
@@ -60,6 +61,7 @@ def concatenate(targets: Sequence[Target]) -> Target:
         counts_N=torch.cat([t.counts_N for t in drawn]),
         tau_N=torch.cat([t.tau_N for t in drawn]),
         entropy_N=torch.cat([t.entropy_N for t in drawn]),
+        entropy_above_N=_entropy_above(drawn),
         vocab_size=first.vocab_size,
         realised_logprob_N=realised_N,
     )
@@ -148,7 +150,7 @@ def _merged(ids_NK: Tensor, weights_NK: Tensor) -> tuple[Tensor, Tensor, Tensor]
     is_id_NK = merged_NK != _NO_ID
     counts_N = is_id_NK.sum(dim=1)
     last_N1 = merged_NK.gather(1, (counts_N - 1).clamp_min(0)[:, None])
-    widest = int(counts_N.max())
+    widest = int(counts_N.amax()) if len(counts_N) else 0
     return torch.where(is_id_NK, merged_NK, last_N1)[:, :widest], summed_NK[:, :widest], counts_N.int()
 
 
@@ -158,6 +160,12 @@ def _padded(values_NK: Tensor, width: int, *, repeats_last: bool) -> Tensor:
         return values_NK
     last_N1 = values_NK[:, -1:]
     return torch.cat([values_NK, (last_N1 if repeats_last else torch.zeros_like(last_N1)).expand(-1, missing)], dim=1)
+
+
+def _entropy_above(targets: Sequence[SampledTarget | FrozenHeadTarget]) -> Tensor | None:
+    if all(t.entropy_above_N is None for t in targets):
+        return None
+    return torch.cat([torch.zeros_like(t.entropy_N) if (n := t.entropy_above_N) is None else n for t in targets])
 
 
 def _realised(targets: Sequence[Target]) -> Tensor | None:

@@ -63,7 +63,7 @@ def select(
 
     Raises:
         ModelError: a row holds NaN or +inf, or too few finite logits, or a label is not below `width`.
-        UsageError: keys_N4, prior_V or head is missing where it is needed.
+        UsageError: keys_N4, prior_V or head is missing where it is needed, or a tensor has another shape.
 
     Example:
         >>> from thack.schema.targets import TargetSpec
@@ -71,6 +71,7 @@ def select(
         >>> target.ids_NK.tolist()
         [[1, 2]]
     """
+    _check_shapes(logits_NV, width, labels_N, prior_V)
     if spec.kind == "top-k":
         return _top_k(logits_NV[:, :width], spec, labels_N)
     if spec.kind not in ("dense", "renormalised", "projected") and keys_N4 is None:
@@ -87,6 +88,15 @@ def select(
     else:
         target = _of_log_probs(log_p_NV, spec, prior_V, seed, keys_N4)
     return target if labels_N is None else replace(target, realised_logprob_N=_realised(log_p_NV, labels_N))
+
+
+def _check_shapes(logits_NV: Tensor, width: int, labels_N: Tensor | None, prior_V: Tensor | None) -> None:
+    """Of what broadcasting would take in another shape."""
+    if not 0 < width <= logits_NV.shape[1]:
+        raise UsageError(f"width = {width}: the logits have {logits_NV.shape[1]} ids")
+    for name, given, shape in (("labels_N", labels_N, logits_NV.shape[:1]), ("prior_V", prior_V, (width,))):
+        if given is not None and given.shape != shape:
+            raise UsageError(f"{name} has shape {tuple(given.shape)}, not {tuple(shape)}")
 
 
 def _of_log_probs(

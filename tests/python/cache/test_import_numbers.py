@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -262,3 +263,37 @@ def test_responses_that_stopped_without_an_end_are_counted_and_completed(tmp_pat
     assert [s.response_ids.tolist() for s in sequences] == [[5, END], [6, END], [7, 8]]
     assert isinstance(target, TopKTarget)
     assert target.log_probs_NK.exp()[1].tolist() == [0.0, 1.0] and target.ids_NK[1].tolist() == [5, END]
+
+
+def tensors() -> dict[str, np.ndarray]:
+    return {
+        "ids": np.array([[5, 7], [0, 5]], np.float64),
+        "logprobs": np.log([[0.7, 0.2], [0.6, 0.3]]),
+        "response_tokens": np.array([5, 0], np.float64),
+        "response_starts": np.array([0, 2], np.float64),
+        "prompt_tokens": np.array([3], np.float64),
+        "prompt_starts": np.array([0, 1], np.float64),
+    }
+
+
+@pytest.mark.parametrize("value", [0.5, math.nan, math.inf, 2.0**63])
+@pytest.mark.parametrize("name", [name for name in tensors() if name != "logprobs"])
+def test_an_id_or_a_place_that_is_no_whole_number_is_refused(name: str, value: float, tmp_path: Path) -> None:
+    """It was cut to the id below it, which is another token."""
+    given = tensors()
+    (tmp_path / "whole.safetensors").write_bytes(save(given))
+    assert imported(tmp_path / "whole.safetensors", tmp_path / "whole").ids_NK.tolist() == [[5, 7], [0, 5]]
+    given[name].reshape(-1)[-1] = value
+    (tmp_path / "rows.safetensors").write_bytes(save(given))
+    with pytest.raises(DataError, match=re.escape(f"{value} is not a")):
+        imported(tmp_path / "rows.safetensors", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("column", ["ids", "prompt_ids", "response_ids"])
+def test_a_fraction_in_parquet_is_refused(column: str, tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    row: dict[str, Any] = {"prompt_ids": [3.0], "response_ids": [5.0], "ids": [[5.0, 7.0]], "logprobs": [[-0.3, -2.0]]}
+    row[column] = [[5.5, 7.0]] if column == "ids" else [5.5]
+    parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"row 0: 5\.5 is not a token id"):
+        imported(tmp_path / "rows.parquet", tmp_path / "cache")

@@ -154,6 +154,14 @@ def test_sampled_targets_give_the_unbiased_kl() -> None:
     assert ((rows.grad.double().mean(0) - (q - p)).abs() <= 5 * error + 1e-6).all()
 
 
+@pytest.mark.parametrize("divergence", [Divergence(kind="reverse_kl"), Divergence(temperature=2.0)])
+def test_what_sampled_rows_do_not_define_is_refused(divergence: Divergence) -> None:
+    """It was computed as forward KL at temperature 1."""
+    z = torch.zeros(1, 8)
+    with pytest.raises(UsageError, match="sampled rows: they define forward KL at temperature 1 alone"):
+        kernels.sparse_divergence(z, drawn_from(z, 4, torch.zeros(1, 4, dtype=torch.int64)), divergence)
+
+
 def test_half_precision_logits() -> None:
     z = torch.randn(4, 90, generator=torch.Generator().manual_seed(0))
     student = torch.randn(4, 90, generator=torch.Generator().manual_seed(1)).bfloat16().requires_grad_()

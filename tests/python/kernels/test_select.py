@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -208,6 +209,9 @@ def test_bad_arguments() -> None:
     z = logits(2, 10)
     with pytest.raises(UsageError, match="k = 0"):
         kernels.topk_logsumexp(z, 0)
+    for temperature in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(UsageError, match=f"a temperature of {temperature} is not above 0"):
+            kernels.topk_logsumexp(z, 2, temperatures=(2.0, temperature))
     with pytest.raises(UsageError, match="temperature"):
         kernels.sample(z, seed=0, keys_N4=keys(2), temperature=0.0)
     with pytest.raises(UsageError, match="32 bits"):

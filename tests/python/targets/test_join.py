@@ -15,6 +15,7 @@ from thack.errors import UndefinedLoss
 from thack.losses.mix import hard_share
 from thack.losses.sparse import sparse_divergence
 from thack.schema.targets import Divergence
+from thack.targets.crop import crop
 from thack.targets.entropy import entropy_bounds, entropy_of
 from thack.targets.frozen_head import FrozenHead
 from thack.targets.join import concatenate, mix
@@ -77,6 +78,15 @@ def test_rows_stand_one_target_after_the_other() -> None:
     kept = concatenate([top_k(0), top_k(1)])
     assert isinstance(kept, TopKTarget)
     assert kept.log_tail_N is not None and len(kept.log_tail_N) == len(kept.log_tail_at[2.0]) == 2 * N
+    mixed = mix([drawn(logits(0), 3), drawn(logits(1), 3)], torch.full((N, 2), 0.5))
+    both = concatenate([drawn(logits(2), 3), mixed])
+    assert isinstance(both, SampledTarget) and both.entropy_above_N is not None
+    assert both.entropy_above_N.tolist() == pytest.approx([0.0] * N + [math.log(2)] * N)
+
+
+def test_no_rows_are_a_target_too() -> None:
+    none = drawn(logits(0), 3).rows(slice(0, 0))
+    assert len(mix([none, none], torch.zeros(0, 2))) == len(crop(none, V)) == 0
 
 
 def test_unknown_log_probs_of_the_realised_token_are_nan() -> None:

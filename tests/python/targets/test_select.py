@@ -157,3 +157,14 @@ def test_what_a_kind_needs_is_asked_for() -> None:
         select(logits(2), TargetSpec.parse("sampled:3"), width=V)
     with pytest.raises(UsageError, match="prior_V is missing"):
         select_by("live/mixed:3+prior", logits(2))
+
+
+@pytest.mark.parametrize("word", ["dense", "top-k:3", "sampled:3"])
+def test_what_broadcasting_would_take_in_another_shape_is_refused(word: str) -> None:
+    spec, z, keys_N4 = TargetSpec.parse(word), logits(2), torch.zeros(2, 4, dtype=torch.int64)
+    with pytest.raises(UsageError, match=r"labels_N has shape \(1,\), not \(2,\)"):
+        select(z, spec, width=V, keys_N4=keys_N4, labels_N=torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(UsageError, match=r"prior_V has shape \(1,\)"):
+        select(z, spec, width=V, keys_N4=keys_N4, prior_V=torch.ones(1))
+    with pytest.raises(UsageError, match=f"width = {V + 1}: the logits have {V} ids"):
+        select(z, spec, width=V + 1, keys_N4=keys_N4)

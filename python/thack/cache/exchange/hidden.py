@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from thack.cache.capture.data import CaptureData
 from thack.cache.capture.job import capture
 from thack.cache.capture.preparation import capture_data, load_teacher, prepare_directory
+from thack.cache.exchange.source_row import token_ids
 from thack.cache.exchange.tensors import TensorFile, tensor_files
 from thack.config import CacheSettings
 from thack.data.date import follow_settings
@@ -161,7 +162,7 @@ def _token_ids(path: Path) -> np.ndarray:
         count, states = shapes["token_ids"], shapes["hidden_states"]
         if len(count) != 1 or len(states) not in (2, 3) or states[0] != count[0] or count[0] < 2:
             raise DataError(f"{path}: token_ids {count} and hidden_states {states} do not match")
-        return file.rows("token_ids", 0, count[0]).astype(np.int32)
+        return token_ids(file.rows("token_ids", 0, count[0]), str(path))
 
 
 def _name(ids: np.ndarray) -> str:

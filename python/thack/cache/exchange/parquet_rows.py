@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from thack.cache.exchange.packed import PackedLayout, read_layout
-from thack.cache.exchange.source_row import APPROXIMATION, SourceRow, is_export, row_of
+from thack.cache.exchange.source_row import APPROXIMATION, SourceRow, is_export, row_of, whole_numbers
 from thack.cache.exchange.tails import TailColumns, find_tails
 from thack.data.formats import given_sample
 from thack.errors import DataError, ThackError, UsageError
@@ -95,7 +95,7 @@ def _batches(file: Any, columns: Sequence[str]) -> Iterator[Any]:
 def _from_bytes(row: Any, layout: PackedLayout, index: int, path: Path) -> Iterator[SourceRow]:
     """A response for each run of trained tokens of one packed row."""
     place = f"row {index}"
-    ids = np.asarray(row.column("input_ids")[0].values, np.int64)
+    ids = whole_numbers(np.asarray(row.column("input_ids")[0].values), f"{path}: {place}", "a token id")
     count = len(row.column("compressed_logprobs")[0])
     if len(ids) - count not in (0, 1) or count != len(row.column("bytepacked_indices")[0]) or count < 1:
         raise DataError(f"{path}: {place}: {len(ids)} tokens with {count} rows of log-probabilities")
@@ -113,7 +113,7 @@ def _trained(row: Any, ids: np.ndarray, place: str) -> np.ndarray:
     """bool per token: whether it is trained on. All are without labels, but the first, which nothing predicts."""
     trained = np.ones(len(ids), bool)
     if "labels" in row.schema.names:
-        labels = np.asarray(row.column("labels")[0].values, np.int64)
+        labels = whole_numbers(np.asarray(row.column("labels")[0].values), place, "a label")
         if len(labels) != len(ids):
             raise DataError(f"{place}: {len(labels)} labels for {len(ids)} tokens")
         trained = labels != _NOT_TRAINED
@@ -152,7 +152,8 @@ def _from_columns(content: Mapping[str, Any], tails: TailColumns | None, index: 
         raise DataError(f"{path}: row {index}: ids, logprobs and response_ids do not match")
     if not ids or not content["prompt_ids"]:
         raise DataError(f"{path}: row {index}: an empty prompt or response")
-    entries = [(np.asarray(a, np.int64), np.asarray(b, np.float64)) for a, b in zip(ids, values, strict=True)]
+    kept = (whole_numbers(np.asarray(of_token), f"{path}: row {index}", "a token id") for of_token in ids)
+    entries = list(zip(kept, (np.asarray(of_token, np.float64) for of_token in values), strict=True))
     row = row_of(
         content,
         np.asarray(content["prompt_ids"]),

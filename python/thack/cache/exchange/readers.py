@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from thack.cache.exchange.parquet_rows import parquet_rows
-from thack.cache.exchange.source_row import APPROXIMATION, SourceRow, is_export, row_of, token_ids
+from thack.cache.exchange.source_row import APPROXIMATION, SourceRow, is_export, row_of, token_ids, whole_numbers
 from thack.cache.exchange.tails import find_tails
 from thack.cache.exchange.tensors import TensorFile
 from thack.errors import DataError, UsageError
@@ -102,7 +102,7 @@ def _from_prompt(content: Mapping[str, Any], number: int, choice: str = "") -> S
     length = content["prompt_length"]
     if len(given) != len(ids):
         raise DataError(f"{said}{len(given)} entries of prompt_logprobs for {len(ids)} tokens")
-    if not (isinstance(length, int) and 1 <= length < len(ids)):
+    if not (type(length) is int and 1 <= length < len(ids)):
         raise DataError(f"{said}prompt_length is {length}: must leave a prompt and a response of {len(ids)} tokens")
     entries = []
     for token in range(length, len(ids)):
@@ -155,7 +155,7 @@ def _safetensors(path: Path) -> Iterator[SourceRow]:
             raise DataError(f"{path}: {len(starts) - 1} responses for {len(prompt_starts) - 1} prompts")
         for s in range(len(starts) - 1):
             first, last = int(starts[s]), int(starts[s + 1])
-            entry_ids = file.rows("ids", first, last).astype(np.int64)
+            entry_ids = whole_numbers(file.rows("ids", first, last), f"{path}: sequence {s}", "a token id")
             log_probs = file.rows(values, first, last).astype(np.float64)
             prompt = file.rows("prompt_tokens", int(prompt_starts[s]), int(prompt_starts[s + 1]))
             entries = list(zip(entry_ids, log_probs, strict=True))
@@ -166,7 +166,7 @@ def _safetensors(path: Path) -> Iterator[SourceRow]:
 
 def _starts(file: TensorFile, path: Path, name: str, end: int) -> np.ndarray:
     """The first token of each sequence, and at the end the number of tokens."""
-    found = file.rows(name, 0, math.prod(file.shapes[name])).astype(np.int64)
+    found = whole_numbers(file.rows(name, 0, math.prod(file.shapes[name])), f"{path}: {name}", "a place")
     if len(found) < 2 or found[0] != 0 or found[-1] != end or (np.diff(found) < 1).any():
         raise DataError(f"{path}: {name} must rise from 0 to {end}, one more than there are sequences")
     return found

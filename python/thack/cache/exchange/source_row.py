@@ -56,12 +56,21 @@ def row_of(
 
 
 def token_ids(values: np.ndarray, place: str) -> np.ndarray:
-    """int32 ids; values that are not whole numbers from 0 to 2³¹ − 1 are refused."""
-    whole = values.dtype.kind in "iu" or bool((values == np.floor(values)).all())
-    if not whole or values.min(initial=0) < 0 or values.max(initial=0) >= 1 << 31:
-        wrong = next(v for v in values.tolist() if v != int(v) or not 0 <= v < 1 << 31)
+    """int32 ids, of any shape; values that are not whole numbers from 0 to 2³¹ − 1 are refused."""
+    found = whole_numbers(values, place, "a token id")
+    if found.min(initial=0) < 0 or found.max(initial=0) >= 1 << 31:
+        wrong = found[(found < 0) | (found >= 1 << 31)][0]
         raise DataError(f"{place}: {wrong} is not a token id")
-    return np.ascontiguousarray(values, dtype=np.int32)
+    return np.ascontiguousarray(found, dtype=np.int32)
+
+
+def whole_numbers(values: np.ndarray, place: str, what: str) -> np.ndarray:
+    """The same as int64; a fraction, NaN, or a number beyond 64 bits is refused as not being `what`."""
+    with np.errstate(invalid="ignore"):
+        found = values.astype(np.int64)
+    if bool((wrong := found != values).any()):
+        raise DataError(f"{place}: {values[wrong][0]} is not {what}")
+    return found
 
 
 def is_export(facts: Mapping[str, str]) -> bool:
