@@ -159,10 +159,15 @@ def _library() -> Any:
 
 
 def _object(content: bytes) -> Mapping[str, Any]:
-    """ValueError unless it is a JSON object; NaN and Infinity are read, and refused where they stand for numbers."""
+    """ValueError unless it is a JSON object; NaN and Infinity are read, and refused where they stand for numbers.
+
+    A server that has begun to answer can no longer change its status, and puts an error into the answer.
+    """
     found = parse_json(content, strict=False)
     if not isinstance(found, dict):
         raise ValueError("the answer is no JSON object")
+    if found.get("error"):
+        raise ValueError(f"the answer is an error: {_said(content)}")
     return found
 
 

@@ -151,9 +151,11 @@ class RunDirectory:
         return status is not None and status.state == "finished" and self.model.is_dir()
 
     def last_step(self) -> int:
-        """The step of the newest checkpoint; 0 before the first."""
-        found = checkpoints(self.checkpoints)
-        return step_of(found[-1]) if found else 0
+        """The step of the newest checkpoint, or of a finished run without any; 0 before the first."""
+        if found := checkpoints(self.checkpoints):
+            return step_of(found[-1])
+        status = read_status(self.path)
+        return (status.step or 0) if status is not None and self._is_finished() else 0
 
     @contextmanager
     def recorded(self) -> Iterator[None]:

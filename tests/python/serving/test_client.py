@@ -57,6 +57,7 @@ ONCE: dict[str, tuple[Answer, float]] = {
     "a page": ((502, {}, b"<html>"), 0.5),
     "overloaded": ((529, {}, b'{"error": "overloaded"}'), 0.5),
     "no origin": ((522, {}, b""), 0.5),
+    "an error behind a good status": ((200, {}, b'{"error": {"message": "out of memory"}}'), 0.5),
     "a wait": ((503, {"Retry-After": "3"}, b""), 3.0),
     "a wait for nothing": ((429, {"Retry-After": "nan"}, b""), 0.0),
     "a wait for ever": ((429, {"Retry-After": "inf"}, b""), 600.0),
@@ -89,6 +90,12 @@ def test_it_is_refused_at_once(case: str, serve: Serve) -> None:
     with client, pytest.raises(Refusal, match=reason):
         client.post("/x", {})
     assert not waits
+
+
+def test_an_error_in_a_good_answer_is_said(serve: Serve) -> None:
+    client, _ = serve(*[ONCE["an error behind a good status"][0]] * 2)
+    with client, pytest.raises(ServerError, match="the answer is an error: out of memory"):
+        client.post("/x", {})
 
 
 def test_what_never_is_an_answer_is_told(serve: Serve) -> None:
