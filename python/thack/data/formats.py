@@ -26,6 +26,7 @@ _SPEAKERS = {  # ShareGPT's names of roles
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
     "system": "system",
     **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
+    "function_call": "assistant",
 }
 
 
@@ -245,8 +246,20 @@ def _sharegpt(row: Mapping[str, Any]) -> tuple[Message, ...]:
         if not isinstance(turn.get("value"), str):
             raise BadLine(f"turn {number} of `conversations` has no text `value`")
         beside = {key: value for key, value in turn.items() if key not in ("from", "value")}
-        found.append({**beside, "role": _SPEAKERS[speaker], "content": turn["value"]})
+        called = speaker == "function_call"
+        said = {"content": "", "tool_calls": _calls(turn["value"], number)} if called else {"content": turn["value"]}
+        found.append({**beside, "role": _SPEAKERS[speaker], **said})
     return _messages({"conversations": found}, "conversations")
+
+
+def _calls(text: str, number: int) -> list[Message]:
+    """The `value` of a `function_call`, one call or a list of them, as `tool_calls`."""
+    what = f"turn {number} of conversations"
+    given = _loaded(text, what)
+    calls = given if isinstance(given, list) else [given]
+    if not calls or not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
+        raise BadLine(f"{what} is no call with a `name` and `arguments`")
+    return [{"type": "function", "function": call} for call in calls]
 
 
 def _objects(row: Mapping[str, Any], key: str) -> tuple[Mapping[str, object], ...] | None:

@@ -65,6 +65,13 @@ class TestConversations:
         ]
         assert messages_of(conversations=[USER, ANSWER]) == [USER, ANSWER]
 
+    def test_a_sharegpt_call_is_the_same_as_in_messages(self) -> None:
+        call = {"name": "weather", "arguments": {"city": "Rome"}}
+        for value in (call, [call]):
+            turns = [{"from": "human", "value": "hi"}, {"from": "function_call", "value": json.dumps(value)}]
+            said = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]}
+            assert messages_of(conversations=turns) == [USER, said]
+
     @pytest.mark.parametrize("system", ["Be brief.", [{"text": "Be brief."}]])
     def test_a_system_beside_a_conversation_is_its_first_turn(self, system: Any) -> None:
         turns = [{"role": "system", "content": system}, USER, ANSWER]
@@ -129,6 +136,14 @@ BAD = {
     "a question in a completion": ({"prompt": [USER], "completion": [ANSWER, USER]}, "holds a turn of the user"),
     "an unknown speaker": ({"conversations": [{"from": "narrator", "value": "x"}]}, "`from` is 'narrator', not one of"),
     "no value": ({"conversations": [{"from": "human"}]}, "has no text `value`"),
+    "a call that is no JSON": (
+        {"conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": "f(x)"}]},
+        "`turn 1 of conversations` is a text, but not of JSON",
+    ),
+    "a call without a name": (
+        {"conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": "[{}]"}]},
+        "turn 1 of conversations is no call with a `name` and `arguments`",
+    ),
     "no turns": ({"conversations": []}, "`conversations` is not a list of turns"),
     "two systems": (
         {"messages": [{"role": "system", "content": "a"}, USER], "system": "b"},
