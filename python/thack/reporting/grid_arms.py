@@ -13,7 +13,7 @@ from thack.detection.statistics import percentile_interval, prompt_weights
 from thack.reporting.effects import effect_of
 from thack.reporting.grid import Grid
 from thack.reporting.inputs import JudgedRun
-from thack.reporting.numbers import nats, percent, percent_interval, signed_nats, signed_nats_interval
+from thack.reporting.numbers import nats, signed_nats, signed_percents
 from thack.reporting.table import DASH, Cell, Row, Span, Table, note, strong, table, without_empty
 from thack.schema.experiment import CellResult, Effect, ExperimentArm, ResponseTokens, RunOutcome, Summary
 from thack.schema.metrics import CurveName
@@ -69,7 +69,7 @@ def _row(cells: Cells, plain: Cells, runs: Runs) -> Row:
         _mean(_numbers(cells, lambda one: one.golden_minimum)),
         _mean(_numbers(cells, lambda one: one.golden_end)),
         _difference(cells, plain, runs, "golden", lambda one: one.golden_end),
-        _with_interval(effect_of(rises), percent, percent_interval) if rises else DASH,
+        _with_interval(effect_of(rises), signed_percents, " %") if rises else DASH,
         _mean(_numbers(cells, lambda one: one.proxy_end)),
         _difference(cells, plain, runs, "proxy", lambda one: one.proxy_end),
         _mean(_numbers(cells, lambda one: one.sampled_end)),
@@ -103,7 +103,7 @@ def _difference(
         pair = [runs.get((one[seed].axes, seed)) for one in (cells, plain)]
         low, high = _over_prompts(pair, curve) or (None, None)
         effect = replace(effect, low=low, high=high)
-    return _with_interval(effect, signed_nats, signed_nats_interval)
+    return _with_interval(effect, signed_nats)
 
 
 def _over_prompts(pair: Sequence[JudgedRun | None], curve: CurveName) -> Interval | None:
@@ -118,11 +118,13 @@ def _over_prompts(pair: Sequence[JudgedRun | None], curve: CurveName) -> Interva
     return percentile_interval(own_B - other_B, 0.95)
 
 
-def _with_interval(effect: Effect, written: Callable[[float], str], interval: Callable[[Interval], str]) -> Cell:
+def _with_interval(effect: Effect, written: Callable[..., list[str]], unit: str = "") -> Cell:
     """The mean, and its interval in small."""
     if effect.low is None or effect.high is None:
-        return (Span(written(effect.mean)),)
-    return (*strong(written(effect.mean)), *note(f" {interval((effect.low, effect.high))}"))
+        (mean,) = written(effect.mean)
+        return (Span(mean + unit),)
+    mean, low, high = written(effect.mean, effect.low, effect.high)
+    return (*strong(mean + unit), *note(f" [{low}, {high}]{unit}"))
 
 
 def _tokens(tokens: Sequence[ResponseTokens]) -> Iterator[str]:

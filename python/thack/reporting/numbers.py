@@ -26,27 +26,27 @@ def nats(value: float) -> str:
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.1 else f"{value:#.3g}"
 
 
-def signed_nats(value: float) -> str:
-    """A difference: `nats` with a real minus, or a plus.
+def signed_nats(*values: float) -> list[str]:
+    """Differences, with the decimals that the largest of them has by `nats`, so that they can be compared.
 
     Example:
-        >>> signed_nats(-0.00076123), signed_nats(1.2345), signed_nats(-0.0)
-        ('−0.000761', '+1.234', '+0.000')
+        >>> signed_nats(-0.00076123), signed_nats(-0.0)
+        (['−0.000761'], ['0.000'])
+        >>> signed_nats(0.00562, -0.202, 0.213), signed_nats(-0.000315, -0.0286, 0.028)
+        (['+0.006', '−0.202', '+0.213'], ['−0.0003', '−0.0286', '+0.0280'])
     """
-    return f"{'−' if value < 0 else '+'}{nats(abs(value))}"
+    exponent = int(f"{max(map(abs, values)):.2e}".partition("e")[2])
+    return [decimal(value, max(3, 2 - exponent), sign=True) for value in values]
 
 
-def signed_nats_interval(interval: Interval) -> str:
-    """Of a difference: both ends with the decimals of the larger one, as `signed_nats` has them.
+def signed_percents(*shares: float) -> list[str]:
+    """Shares as percentages, without the sign of percent.
 
     Example:
-        >>> signed_nats_interval((0.0916, 0.276)), signed_nats_interval((-0.0012, 0.01234))
-        ('[+0.092, +0.276]', '[−0.0012, +0.0123]')
+        >>> signed_percents(0.069, -0.003)
+        ['+6.9', '−0.3']
     """
-    exponent = int(f"{max(map(abs, interval)):.2e}".partition("e")[2])
-    digits = max(3, 2 - exponent)
-    low, high = (decimal(end, digits, sign=True) for end in interval)
-    return f"[{low}, {high}]"
+    return [decimal(100 * share, 1, sign=True) for share in shares]
 
 
 def percent(share: float | None, *, sign: bool = True) -> str:
@@ -56,5 +56,5 @@ def percent(share: float | None, *, sign: bool = True) -> str:
 
 def percent_interval(interval: Interval) -> str:
     """`[+4.1, +14.8] %`, with real minuses."""
-    low, high = (decimal(100 * end, 1, sign=True) for end in interval)
+    low, high = signed_percents(*interval)
     return f"[{low}, {high}] %"
