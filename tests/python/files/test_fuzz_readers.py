@@ -36,6 +36,7 @@ NOT_READ = {
     ".gguf": "the same",
     "Cargo.toml": "a mark of a checkout",
     "README.md": "written",
+    "arrow.json": "the name of a type in Arrow",
     "claims.csv": "written",
     "corpus.json": "written",
     "dataset_dict.json": "a mark of several data sets",
