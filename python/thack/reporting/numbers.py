@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from thack.schema.verdict import Interval
 
 
@@ -34,8 +36,11 @@ def signed_nats(*values: float) -> list[str]:
         (['−0.000761'], ['0.000'])
         >>> signed_nats(0.00562, -0.202, 0.213), signed_nats(-0.000315, -0.0286, 0.028)
         (['+0.006', '−0.202', '+0.213'], ['−0.0003', '−0.0286', '+0.0280'])
+        >>> signed_nats(float("inf"))
+        ['+inf']
     """
-    exponent = int(f"{max(map(abs, values)):.2e}".partition("e")[2])
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    exponent = int(f"{largest:.2e}".partition("e")[2])
     return [decimal(value, max(3, 2 - exponent), sign=True) for value in values]
 
 
