@@ -3,12 +3,14 @@
 
 mod common;
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::faulty::{Crash, Fault, Faulty};
 use common::job;
-use thack::shard::{Storage, verify};
+use thack::shard::{ReadFile, Storage, WriteFile, verify};
 
 const FAULTS: [Fault; 10] = [
     Fault::Error(ErrorKind::Other), // EIO
@@ -142,6 +144,61 @@ fn concurrent_writers_of_the_same_ranges_agree() {
                 writer.join().unwrap().unwrap();
             }
         });
+        assert!(storage.files() == reference.files());
+    }
+}
+
+/// Another process does the whole job, and sweeps, just before our first file gets its name by a rename.
+struct Overtaken(Faulty, AtomicBool);
+
+impl Storage for Overtaken {
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn WriteFile>> {
+        self.0.create_new(path)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn ReadFile>> {
+        self.0.open(path)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.link(from, to)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if !self.1.swap(true, Ordering::SeqCst) {
+            job::run(&shared(&self.0)).unwrap();
+        }
+        self.0.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.0.sync_directory(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        self.0.list(path)
+    }
+}
+
+/// Its sweep removes our temporary file, between our look at the name that it takes and the rename.
+#[test]
+fn a_writer_without_links_that_is_overtaken_finds_its_shard_there() {
+    let reference = Faulty::default();
+    job::run(&shared(&reference)).unwrap();
+    // The plan is the first file to be renamed, a shard the second.
+    for plan_is_there in [false, true] {
+        let storage = Faulty::default();
+        storage.refuse_links();
+        if plan_is_there {
+            storage.put(Path::new("/cache/plan.json"), b"{\"plan\":1}".to_vec());
+            storage.put(&job::shard_path(0), reference.files()[&job::shard_path(0)].clone());
+        }
+        let overtaken: Arc<dyn Storage> = Arc::new(Overtaken(storage.clone(), AtomicBool::new(false)));
+        job::run(&overtaken).unwrap();
         assert!(storage.files() == reference.files());
     }
 }

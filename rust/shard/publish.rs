@@ -47,14 +47,19 @@ pub(super) fn commit(
         }
         Err(error) => Err(error),
     };
-    let outcome = match uninterrupted(|| storage.link(temporary, path)) {
-        Ok(()) => Published::New,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists || has_no_links(&error) => resolve()?,
+    let named = match uninterrupted(|| storage.link(temporary, path)) {
+        Ok(()) => Ok(Published::New),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists || has_no_links(&error) => resolve(),
+        Err(error) => Err(failed(error)),
+    };
+    let outcome = match named {
         // Another process may have completed the cache and removed our temporary file: then the file is there.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && matches!(is_same(), Ok(Some(true))) => {
+        Err(error)
+            if error.io_kind() == Some(io::ErrorKind::NotFound) && matches!(is_same(), Ok(Some(true))) =>
+        {
             Published::Same
         }
-        Err(error) => return Err(failed(error)),
+        other => other?,
     };
     match uninterrupted(|| storage.remove(temporary)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
